@@ -1,0 +1,147 @@
+//! Golden values made with timm and torchvision.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use peft_core::head::LinearHead;
+use peft_core::params::{self, Tensors};
+use peft_core::testing::{Golden, assert_close};
+use peft_core::weights::{WeightsFile, load_backbone};
+use peft_core::{
+    Activation, AdaptationMethod, Attachment, Backbone, BackboneConfig, BoxedBackbone, Hooks, Init,
+    Model, Plug, Statistics, Tuned,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{BlockKind, ResNet};
+
+fn golden() -> Golden {
+    Golden::open(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../fixtures/resnet_bottleneck"
+    ))
+}
+
+fn loaded(golden: &Golden, init: &Init) -> (BoxedBackbone, LinearHead) {
+    let config = ResNet {
+        img_size: Some(64),
+        block: Some(BlockKind::Bottleneck),
+        layers: Some([1, 2, 1, 1]),
+        channels: Some([8, 16, 32, 64]),
+        ..ResNet::default()
+    };
+    let backbone = Plug::new(config.build(init).unwrap());
+    let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let (backbone, head) = load_backbone(backbone, &file).unwrap();
+    let head = head.unwrap();
+    let tensors = Tensors::from([
+        ("weight".to_owned(), head.weight),
+        ("bias".to_owned(), head.bias),
+    ]);
+    let head = params::write(LinearHead::new(256, 7, init), tensors).unwrap();
+    (backbone, head)
+}
+
+#[test]
+fn every_boundary_agrees_with_timm() {
+    let (golden, init) = (golden(), Init::empty(&Device::flex()));
+    let (backbone, head) = loaded(&golden, &init);
+    let mut x = Activation::Map(Tensor::from_data(
+        golden.io["images"].clone(),
+        init.device(),
+    ));
+    let names = [
+        "stem", "layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer4.0", "features",
+    ];
+    for (cut, name) in names.iter().enumerate() {
+        x = backbone.forward(x, cut..cut + 1, &Hooks::none());
+        assert_close(name, &x.to_vec(), &golden.values(name), 1e-5, None);
+        if let Some(boundary) = backbone.spec().boundaries.get(cut + 1) {
+            assert_eq!(
+                boundary.shape.elements() * 2,
+                x.to_vec().len(),
+                "{boundary}"
+            );
+        }
+    }
+    let logits = Activation::Features(head.forward(x.features().unwrap()));
+    assert_close(
+        "logits",
+        &logits.to_vec(),
+        &golden.values("logits"),
+        1e-5,
+        None,
+    );
+}
+
+/// Tunes every norm with batch statistics.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct AllNorms;
+
+#[typetag::serde(name = "all-norms-of-a-test")]
+impl AdaptationMethod for AllNorms {
+    fn attach(&self, backbone: &dyn Backbone, _: &Init) -> peft_core::Result<Attachment> {
+        let norms = backbone
+            .spec()
+            .sites
+            .iter()
+            .filter(|site| matches!(site.kind, peft_core::SiteKind::Norm { .. }));
+        let names = norms.flat_map(|site| ["weight", "bias"].map(|p| format!("{}.{p}", site.name)));
+        Ok(Attachment::tuned(Tuned {
+            names: names.collect(),
+            statistics: Statistics::Batch,
+        }))
+    }
+    fn formula(&self, _: &dyn Backbone) -> peft_core::Result<usize> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn batch_statistics_and_their_running_means_agree_with_torch() {
+    let (golden, init) = (golden(), Init::empty(&Device::flex()));
+    let (backbone, head) = loaded(&golden, &init);
+    let model = Model::assemble(backbone, &[Box::new(AllNorms)], head, &init).unwrap();
+    let model = model.train();
+    let images = Tensor::from_data(golden.io["images"].clone(), init.device());
+    let step = model.step(0, 0, 0);
+    let images = Activation::Map(images).into_autodiff();
+    let logits = Activation::Features(model.logits(images, 0, Some(&step)));
+    assert_close(
+        "logits",
+        &logits.to_vec(),
+        &golden.values("train.logits"),
+        1e-5,
+        None,
+    );
+
+    let model = model.with_updates(step).valid();
+    let buffers = params::read(&model.backbone, |info| info.buffer);
+    assert_eq!(buffers.len(), 2 * 20);
+    for (name, data) in buffers {
+        let expected = golden.values(&format!("train.{name}"));
+        assert_close(&name, &params::floats(data), &expected, 1e-5, None);
+    }
+}
+
+#[test]
+fn variants_have_the_published_numbers_of_parameters() {
+    let count = |variant: &str| {
+        let config = ResNet {
+            variant: Some(variant.into()),
+            ..ResNet::default()
+        };
+        let backbone = Plug::new(config.build(&Init::empty(&Device::flex())).unwrap());
+        let infos = params::infos(&backbone);
+        let count = infos
+            .iter()
+            .filter(|i| !i.buffer)
+            .map(|i| i.count())
+            .sum::<usize>();
+        count + 1000 * (backbone.spec().features + 1)
+    };
+    assert_eq!(count("resnet18"), 11_689_512);
+    assert_eq!(count("resnet34"), 21_797_672);
+    assert_eq!(count("resnet50"), 25_557_032);
+    assert_eq!(count("resnet101"), 44_549_160);
+    assert_eq!(count("resnet152"), 60_192_808);
+}

@@ -1,0 +1,267 @@
+//! The network: patch embedding, pre-norm blocks, last norm and pooling.
+
+use std::ops::Range;
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::{gelu, softmax};
+use peft_core::activation::{Activation, BoundaryShape};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, run_span};
+use peft_core::hooks::{BranchInputs, Hooks};
+use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
+use peft_core::random::Distribution;
+use peft_core::site::{Branch, Site, SiteKind};
+
+use crate::config::{GlobalPool, Sizes};
+
+/// timm's LayerNorm epsilon.
+const EPSILON: f64 = 1e-6;
+
+/// A Vision Transformer whose fields are named like timm's.
+#[derive(Module, Debug)]
+pub struct VisionTransformer {
+    cls_token: Param<Tensor<3>>,
+    pos_embed: Param<Tensor<3>>,
+    patch_embed: PatchEmbed,
+    blocks: Vec<Block>,
+    norm: Option<LayerNorm>,
+    fc_norm: Option<LayerNorm>,
+    #[module(skip)]
+    spec: BackboneSpec,
+}
+
+#[derive(Module, Debug)]
+struct PatchEmbed {
+    proj: Conv2d,
+}
+
+/// `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
+#[derive(Module, Debug)]
+struct Block {
+    norm1: LayerNorm,
+    attn: Attention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+    #[module(skip)]
+    site: Site,
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    #[module(skip)]
+    site: Site,
+}
+
+impl VisionTransformer {
+    pub(crate) fn new(sizes: Sizes, init: &Init) -> Self {
+        let (d, depth, grid) = (sizes.embed_dim, sizes.depth, sizes.grid());
+        let tokens = 1 + grid * grid;
+        let proj = Conv2dSizes {
+            inputs: 3,
+            outputs: d,
+            kernel: sizes.patch_size,
+            stride: sizes.patch_size,
+            padding: 0,
+        };
+        let patch_embed = PatchEmbed {
+            proj: Conv2d::new(Site::new("patch_embed.proj", 0, proj.kind()), true, init),
+        };
+        let blocks: Vec<Block> = (0..depth).map(|i| Block::new(i, &sizes, init)).collect();
+        let last_norm = |name: &str| {
+            let site = Site::new(name, depth + 1, SiteKind::Norm { channels: d });
+            LayerNorm::new(site, EPSILON, init)
+        };
+        let (norm, fc_norm) = match sizes.global_pool {
+            GlobalPool::Token => (Some(last_norm("norm")), None),
+            GlobalPool::Avg => (None, Some(last_norm("fc_norm"))),
+        };
+        let image = BoundaryShape::Map {
+            channels: 3,
+            height: sizes.img_size,
+            width: sizes.img_size,
+        };
+        let shape = BoundaryShape::Tokens {
+            count: tokens,
+            width: d,
+        };
+        let names: Vec<_> = (0..depth).map(|i| format!("blocks.{i}")).collect();
+        let mut sites = vec![patch_embed.proj.site().clone()];
+        sites.extend(blocks.iter().flat_map(Block::sites));
+        sites.extend(norm.iter().chain(&fc_norm).map(|n| n.site().clone()));
+        let spec = BackboneSpec {
+            name: sizes.name,
+            depth,
+            boundaries: BackboneSpec::boundaries(image, &names, &vec![shape; depth + 1]),
+            sites,
+            features: d,
+            head_name: "head".to_owned(),
+        };
+        let normal = |std| Distribution::TruncatedNormal(std);
+        Self {
+            cls_token: init.param("cls_token", [1, 1, d], normal(1e-6)),
+            pos_embed: init.param("pos_embed", [1, tokens, d], normal(0.02)),
+            patch_embed,
+            blocks,
+            norm,
+            fc_norm,
+            spec,
+        }
+    }
+
+    /// Image to tokens with the class token first, positions added.
+    ///
+    /// # Shapes
+    /// `[b, 3, h, w] -> [b, 1 + n, d]`.
+    fn embed(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<3> {
+        let patches = self.patch_embed.proj.forward(image, hooks); // [b, d, gh, gw]
+        let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [b, n, d]
+        let [b, _, d] = patches.dims();
+        let dtype = patches.dtype();
+        let class = self.cls_token.val().cast(dtype).expand([b, 1, d]);
+        Tensor::cat(vec![class, patches], 1) + self.pos_embed.val().cast(dtype)
+    }
+
+    /// # Shapes
+    /// `[b, 1 + n, d] -> [b, d]`.
+    fn pool(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<2> {
+        let [_, tokens, _] = x.dims();
+        let norm = |x: Tensor<2>, norm: &Option<LayerNorm>| match norm {
+            Some(norm) => norm.forward(x, hooks),
+            None => x,
+        };
+        match &self.fc_norm {
+            Some(_) => norm(
+                x.narrow(1, 1, tokens - 1).mean_dim(1).squeeze_dim(1),
+                &self.fc_norm,
+            ),
+            // The norm works on each token alone, so only the class token is normed.
+            None => norm(x.narrow(1, 0, 1).squeeze_dim(1), &self.norm),
+        }
+    }
+}
+
+impl Backbone for VisionTransformer {
+    fn spec(&self) -> &BackboneSpec {
+        &self.spec
+    }
+
+    fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation {
+        run_span(x, span, hooks, |cut, x| match (cut, x) {
+            (0, Activation::Map(image)) => Activation::Tokens(self.embed(image, hooks)),
+            (cut, Activation::Tokens(x)) if cut <= self.spec.depth => {
+                Activation::Tokens(self.blocks[cut - 1].forward(x, hooks))
+            }
+            (_, Activation::Tokens(x)) => Activation::Features(self.pool(x, hooks)),
+            (cut, x) => panic!("cut {cut} of a vit cannot take {:?}", x.shape()),
+        })
+    }
+}
+
+impl Block {
+    fn new(index: usize, sizes: &Sizes, init: &Init) -> Self {
+        let (d, block) = (sizes.embed_dim, index + 1);
+        let name = |part: &str| format!("blocks.{index}.{part}");
+        let norm = |part: &str| {
+            let site = Site::new(name(part), block, SiteKind::Norm { channels: d });
+            LayerNorm::new(site, EPSILON, init)
+        };
+        let linear = |part: &str, inputs, outputs| {
+            Site::new(name(part), block, SiteKind::Linear { inputs, outputs })
+        };
+        let branch = |part: &str, branch| {
+            Site::new(name(part), block, SiteKind::Branch { branch, width: d })
+        };
+        let qkv = linear("attn.qkv", d, 3 * d).with_slices(&["query", "key", "value"], d);
+        let hidden = sizes.mlp_hidden;
+        Self {
+            norm1: norm("norm1"),
+            attn: Attention {
+                qkv: Linear::new(qkv, sizes.qkv_bias, init),
+                proj: Linear::new(linear("attn.proj", d, d), true, init),
+                heads: sizes.num_heads,
+                site: branch("attn", Branch::Attention),
+            },
+            norm2: norm("norm2"),
+            mlp: Mlp {
+                fc1: Linear::new(linear("mlp.fc1", d, hidden), true, init),
+                fc2: Linear::new(linear("mlp.fc2", hidden, d), true, init),
+                site: branch("mlp", Branch::Mlp),
+            },
+        }
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        [
+            self.norm1.site(),
+            self.attn.qkv.site(),
+            self.attn.proj.site(),
+            &self.attn.site,
+            self.norm2.site(),
+            self.mlp.fc1.site(),
+            self.mlp.fc2.site(),
+            &self.mlp.site,
+        ]
+        .map(Site::clone)
+        .into()
+    }
+
+    /// # Shapes
+    /// `[b, n, d] -> [b, n, d]`.
+    fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        let normed = self.norm1.forward(x.clone(), hooks);
+        let output = self.attn.forward(normed.clone(), hooks);
+        let x = x.clone() + branch(&self.attn.site, [x, normed, output], hooks);
+        let normed = self.norm2.forward(x.clone(), hooks);
+        let output = self.mlp.forward(normed.clone(), hooks);
+        x.clone() + branch(&self.mlp.site, [x, normed, output], hooks)
+    }
+}
+
+/// The output of a branch after what acts there.
+fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks) -> Tensor<3> {
+    let values = BranchInputs {
+        residual: Activation::Tokens(residual),
+        normed: Some(Activation::Tokens(normed)),
+        output: Activation::Tokens(output),
+    };
+    match hooks.at_branch(site, values) {
+        Activation::Tokens(x) => x,
+        other => panic!("{}: tokens became {:?}", site.name, other.shape()),
+    }
+}
+
+impl Attention {
+    /// Softmax attention with heads of `d / heads` contiguous channels.
+    ///
+    /// # Shapes
+    /// `[b, n, d] -> [b, n, d]`.
+    fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        let [b, n, d] = x.dims();
+        let (h, width) = (self.heads, d / self.heads);
+        let qkv = self.qkv.forward(x, hooks); // [b, n, 3d]
+        let qkv = qkv.reshape([b, n, 3, h, width]).permute([2, 0, 3, 1, 4]); // [3, b, h, n, w]
+        let part = |i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0);
+        let (q, k, v) = (part(0), part(1), part(2)); // [b, h, n, w]
+        let scores = (q * (width as f64).powf(-0.5)).matmul(k.transpose()); // [b, h, n, n]
+        let mixed = softmax(scores, 3).matmul(v); // [b, h, n, w]
+        self.proj
+            .forward(mixed.swap_dims(1, 2).reshape([b, n, d]), hooks)
+    }
+}
+
+impl Mlp {
+    /// # Shapes
+    /// `[b, n, d] -> [b, n, d]`.
+    fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        self.fc2.forward(gelu(self.fc1.forward(x, hooks)), hooks)
+    }
+}

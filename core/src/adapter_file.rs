@@ -1,0 +1,143 @@
+//! Adapter files: only what was trained, head included, and what is needed to refuse a wrong
+//! backbone.
+//!
+//! A safetensors file whose names are canonical (see [`crate::params`]) and whose metadata holds
+//! the backbone's name, a hash of its structure, the hash of its weights file and the classes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, listed};
+use crate::model::Model;
+use crate::params::{self, Tensors};
+use crate::weights::{self, WeightsFile};
+
+/// Version of the format, in the metadata's `format`.
+const FORMAT: &str = "peft-adapter/1";
+/// The metadata's key of [`AdapterInfo`].
+const INFO: &str = "peft";
+
+/// What an adapter file says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterInfo {
+    /// The backbone's name, for messages.
+    pub backbone: String,
+    /// Hash of the names and shapes of the backbone's parameters.
+    pub structure: String,
+    /// Hash of the backbone's weights file; absent for random weights.
+    pub weights: Option<String>,
+    /// The classes' names, in the order of the logits.
+    pub classes: Vec<String>,
+}
+
+impl AdapterInfo {
+    /// What a file written from this model says.
+    pub fn of(model: &Model, weights: Option<String>, classes: Vec<String>) -> Self {
+        Self {
+            backbone: model.spec().name.clone(),
+            structure: structure(model),
+            weights,
+            classes,
+        }
+    }
+}
+
+/// Hash of the names and shapes of the backbone's parameters and buffers.
+fn structure(model: &Model) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for info in params::infos(&model.backbone) {
+        hasher.update(format!("{} {:?}\n", info.name, info.shape).as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// What the file holds of a model: everything that trained, and buffers that changed.
+pub fn tensors(model: &Model) -> Tensors {
+    params::read(model, |info| model.saved(info))
+}
+
+/// Writes an adapter file, atomically.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write(path: &Path, tensors: &Tensors, info: &AdapterInfo) -> Result<()> {
+    let info = serde_json::to_string(info).map_err(|e| Error::file(path, e.to_string()))?;
+    let metadata = HashMap::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        (INFO.to_owned(), info),
+    ]);
+    weights::write(path, tensors, metadata)
+}
+
+/// Reads an adapter file into a model that was assembled from the same configuration.
+///
+/// # Errors
+/// [`Error::File`] if the file is not whole or no adapter file; [`Error::Weights`] if it belongs to
+/// another backbone, to other weights of it or to another method, with both sets.
+pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, AdapterInfo)> {
+    let file = WeightsFile::open(path)?;
+    let metadata = file.metadata()?;
+    let refuse = |message: String| Error::Weights {
+        path: path.to_owned(),
+        message,
+    };
+    match metadata.get("format").map(String::as_str) {
+        Some(FORMAT) => {}
+        other => {
+            let other = other.unwrap_or("no format");
+            return Err(refuse(format!(
+                "expected an adapter file ({FORMAT}), got {other}"
+            )));
+        }
+    }
+    let info: AdapterInfo = metadata
+        .get(INFO)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .ok_or_else(|| refuse("expected the adapter's description in the metadata".into()))?;
+    if info.structure != structure(&model) {
+        return Err(refuse(format!(
+            "the adapter was trained on {}, whose parameters differ from those of {}",
+            info.backbone,
+            model.spec().name
+        )));
+    }
+    if info.weights.as_deref() != weights {
+        let short = |hash: Option<&str>| match hash {
+            Some(hash) => format!("weights {}", hash.get(..8).unwrap_or(hash)),
+            None => "random weights".to_owned(),
+        };
+        return Err(refuse(format!(
+            "the adapter was trained on {} of {}, but {} are loaded",
+            short(info.weights.as_deref()),
+            info.backbone,
+            short(weights)
+        )));
+    }
+    let expected: Vec<String> = params::infos(&model)
+        .into_iter()
+        .filter(|info| model.saved(info))
+        .map(|info| info.name)
+        .collect();
+    let given = file.tensors()?;
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|n| !given.contains_key(*n))
+        .collect();
+    let extra: Vec<_> = given.keys().filter(|n| !expected.contains(n)).collect();
+    if !(missing.is_empty() && extra.is_empty()) {
+        return Err(refuse(format!(
+            "the adapter does not fit this method\n  missing: {}\n  not expected: {}",
+            listed(&missing, 12),
+            listed(&extra, 12)
+        )));
+    }
+    match params::write(model, given) {
+        Ok(model) => Ok((model, info)),
+        Err((_, mismatch)) => Err(refuse(format!(
+            "the adapter does not fit this model: {}",
+            listed(&mismatch.shapes, 12)
+        ))),
+    }
+}

@@ -1,0 +1,307 @@
+//! The pretrained feature extractor: blocks, indexed boundaries, named sites.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use burn::module::Param;
+use burn::tensor::{Device, Shape, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::activation::{Activation, BoundaryShape};
+use crate::error::{Error, Result};
+use crate::hooks::Hooks;
+use crate::plug::{ErasedModule, Plug};
+use crate::random::{Distribution, Generator};
+use crate::site::Site;
+
+/// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
+pub type Cut = usize;
+
+/// A frozen feature extractor, cut into `L` blocks.
+pub trait Backbone: ErasedModule + dyn_clone::DynClone {
+    /// Boundaries, sites and sizes, known before any forward.
+    fn spec(&self) -> &BackboneSpec;
+
+    /// Runs the span from cut `span.start` to cut `span.end`, so that any part can run alone.
+    ///
+    /// The hooks at boundary `l` act when the span starts at or passes `l`, not when it ends
+    /// there: running `0..l` and then `l..end` acts once.
+    ///
+    /// # Shapes
+    /// `x` and the result have the shapes of `spec().boundaries` at those cuts with the batch in
+    /// front; a span that ends at [`BackboneSpec::features_cut`] gives `[b, features]`.
+    fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation;
+}
+
+dyn_clone::clone_trait_object!(Backbone);
+
+/// Runs a span cut by cut: the hooks at each boundary that it passes, then `block(cut, x)`, which
+/// leads from `cut` to `cut + 1` (0 is the stem, `L + 1` the last norm and pooling).
+pub fn run_span(
+    x: Activation,
+    span: Range<Cut>,
+    hooks: &Hooks,
+    block: impl Fn(Cut, Activation) -> Activation,
+) -> Activation {
+    span.fold(x, |x, cut| block(cut, hooks.at_boundary(cut, x)))
+}
+
+/// A backbone in a box that is a Burn module.
+pub type BoxedBackbone = Plug<dyn Backbone>;
+
+/// What is known of a backbone before any forward.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackboneSpec {
+    /// The variant or family, for messages.
+    pub name: String,
+    /// Number of blocks `L`.
+    pub depth: usize,
+    /// Boundaries `0..=L+1`.
+    pub boundaries: Vec<BoundarySpec>,
+    /// Named operations in the order of the forward pass.
+    pub sites: Vec<Site>,
+    /// Width of the features that the head sees.
+    pub features: usize,
+    /// The checkpoint's name for its own head, for example `head` or `fc`.
+    pub head_name: String,
+}
+
+/// One boundary.
+#[derive(Clone, Debug, Serialize)]
+pub struct BoundarySpec {
+    /// Its index, `0..=L+1`.
+    pub index: usize,
+    /// What lies there, for example `input of blocks.2`.
+    pub place: String,
+    /// The activation's shape, without the batch.
+    pub shape: BoundaryShape,
+}
+
+impl std::fmt::Display for BoundarySpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "boundary {} ({})", self.index, self.place)
+    }
+}
+
+impl BackboneSpec {
+    /// The boundaries of a backbone whose blocks are called `block_names` and whose block inputs
+    /// have `shapes[0..L]`, the last output `shapes[L]`.
+    pub fn boundaries(
+        image: BoundaryShape,
+        block_names: &[String],
+        shapes: &[BoundaryShape],
+    ) -> Vec<BoundarySpec> {
+        let inputs = block_names.iter().map(|name| format!("input of {name}"));
+        let last = block_names.last().map(|name| format!("output of {name}"));
+        std::iter::once("normalised image".to_owned())
+            .chain(inputs)
+            .chain(last)
+            .zip(std::iter::once(&image).chain(shapes))
+            .enumerate()
+            .map(|(index, (place, &shape))| BoundarySpec {
+                index,
+                place,
+                shape,
+            })
+            .collect()
+    }
+
+    /// The last boundary, `L+1`: the output of the last block.
+    pub fn last_boundary(&self) -> Cut {
+        self.depth + 1
+    }
+
+    /// The cut after the last norm and pooling: what the head sees.
+    pub fn features_cut(&self) -> Cut {
+        self.depth + 2
+    }
+
+    /// The boundary that `index` means; negative counts blocks from the end, `-1` is the input of
+    /// the last block.
+    ///
+    /// # Errors
+    /// [`Error::Boundary`] with the range.
+    pub fn boundary(&self, index: i64) -> Result<&BoundarySpec> {
+        let depth = self.depth as i64;
+        let absolute = if index < 0 { depth + 1 + index } else { index };
+        let exists = absolute >= i64::from(index < 0) && absolute <= depth + 1;
+        usize::try_from(absolute)
+            .ok()
+            .filter(|_| exists)
+            .and_then(|absolute| self.boundaries.get(absolute))
+            .ok_or_else(|| Error::Boundary {
+                index,
+                backbone: self.name.clone(),
+                last: self.last_boundary(),
+                depth: self.depth,
+            })
+    }
+
+    /// The site of that name.
+    pub fn site(&self, name: &str) -> Option<&Site> {
+        self.sites.iter().find(|site| site.name == name)
+    }
+
+    /// The block of a parameter by its name: its site's; 0 for what belongs to no site (class
+    /// token, position embedding), which is never too late.
+    pub fn block_of(&self, parameter: &str) -> usize {
+        let module = parameter.rsplit_once('.').map_or(parameter, |(m, _)| m);
+        self.site(module).map_or(0, |site| site.block)
+    }
+}
+
+/// How a backbone is configured and built; the `backbone:` of a YAML.
+#[typetag::serde(tag = "name")]
+pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
+    /// Builds it with initial values from `init`; weights are loaded afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that do not fit each other.
+    fn build(&self, init: &Init) -> Result<Box<dyn Backbone>>;
+
+    /// Where the pretrained weights are; `None` trains from random values.
+    fn weights(&self) -> Option<&PathBuf>;
+
+    /// Replaces the path of the weights, after it was resolved.
+    fn set_weights(&mut self, path: PathBuf);
+
+    /// Size, mean, deviation and interpolation that the images need.
+    fn input(&self) -> Result<InputSpec>;
+}
+
+dyn_clone::clone_trait_object!(BackboneConfig);
+
+/// What images a checkpoint expects. Normalisation belongs to the checkpoint, not to the
+/// architecture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// Rows and columns in pixels.
+    pub size: usize,
+    /// Mean of each channel, of values in `[0, 1]`.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+    /// How images are resized.
+    pub interpolation: Interpolation,
+}
+
+/// A resampling filter, antialiased as Pillow does.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Triangle filter.
+    Bilinear,
+    /// Keys' cubic with a = -0.5.
+    #[default]
+    Bicubic,
+}
+
+/// Device and seeded source of initial values; every tensor's values depend on the seed and its
+/// own name only.
+#[derive(Clone, Debug)]
+pub struct Init {
+    device: Device,
+    seed: Option<u64>,
+}
+
+impl Init {
+    /// Random values from `seed`, on `device` without autodiff.
+    pub fn seeded(device: &Device, seed: u64) -> Self {
+        Self {
+            device: device.clone(),
+            seed: Some(seed),
+        }
+    }
+
+    /// All zeros: for a model whose weights are loaded next.
+    pub fn empty(device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            seed: None,
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A tensor of initial values for the parameter called `name`.
+    pub fn tensor<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        distribution: Distribution,
+    ) -> Tensor<D> {
+        let zeros = || Tensor::zeros(shape, &self.device);
+        let Some(seed) = self.seed else {
+            return zeros();
+        };
+        let mut generator = Generator::new(seed, name);
+        let count = shape.iter().product();
+        let mut draw = |f: &dyn Fn(&mut Generator) -> f32| {
+            let values: Vec<f32> = (0..count).map(|_| f(&mut generator)).collect();
+            Tensor::from_data(TensorData::new(values, Shape::from(shape)), &self.device)
+        };
+        match distribution {
+            Distribution::Zeros => zeros(),
+            Distribution::Ones => Tensor::ones(shape, &self.device),
+            Distribution::Uniform(bound) => draw(&|g| g.uniform(-bound, bound)),
+            Distribution::TruncatedNormal(std) => draw(&|g| g.truncated_normal(std)),
+            Distribution::Normal(mean, std) => draw(&|g| mean + std * g.normal()),
+        }
+    }
+
+    /// The same as a parameter.
+    pub fn param<const D: usize>(
+        &self,
+        name: &str,
+        shape: [usize; D],
+        distribution: Distribution,
+    ) -> Param<Tensor<D>> {
+        Param::from_tensor(self.tensor(name, shape, distribution))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> BackboneSpec {
+        let tokens = BoundaryShape::Tokens { count: 5, width: 8 };
+        let names: Vec<_> = (0..4).map(|i| format!("blocks.{i}")).collect();
+        BackboneSpec {
+            name: "vit".into(),
+            depth: 4,
+            boundaries: BackboneSpec::boundaries(tokens, &names, &[tokens; 5]),
+            sites: vec![],
+            features: 8,
+            head_name: "head".into(),
+        }
+    }
+
+    #[test]
+    fn boundaries_count_from_both_ends_and_print_both_spellings() {
+        let spec = spec();
+        let at = |i| spec.boundary(i).unwrap().to_string();
+        assert_eq!(at(0), "boundary 0 (normalised image)");
+        assert_eq!(at(3), "boundary 3 (input of blocks.2)");
+        assert_eq!(at(-1), "boundary 4 (input of blocks.3)");
+        assert_eq!(at(-3), "boundary 2 (input of blocks.1)");
+        assert_eq!(at(5), "boundary 5 (output of blocks.3)");
+    }
+
+    #[test]
+    fn a_boundary_out_of_range_says_the_range() {
+        for index in [6, -5, i64::MAX, i64::MIN] {
+            let error = spec().boundary(index).unwrap_err().to_string();
+            assert!(
+                error.contains("0..=5") && error.contains("-4..=-1"),
+                "{error}"
+            );
+        }
+    }
+}

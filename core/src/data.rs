@@ -1,0 +1,97 @@
+//! Data sets as the runner sees them: labelled images in three fixed splits.
+
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// How a data set is configured; the `dataset:` of a YAML.
+#[typetag::serde(tag = "name")]
+pub trait DatasetConfig: Debug + Send + Sync + dyn_clone::DynClone {
+    /// Opens it: classes, sizes and labels are known afterwards, images are read one by one.
+    ///
+    /// # Errors
+    /// A missing path, an empty split or class, a bad record, each by name.
+    fn open(&self) -> Result<Box<dyn Dataset>>;
+
+    /// The paths that the YAML gives, so that the runner can resolve them.
+    fn paths_mut(&mut self) -> Vec<&mut std::path::PathBuf> {
+        Vec::new()
+    }
+}
+
+dyn_clone::clone_trait_object!(DatasetConfig);
+
+/// Labelled images in three splits, in a fixed order.
+pub trait Dataset: Send + Sync {
+    /// The classes' names; a label is an index into them.
+    fn classes(&self) -> &[String];
+
+    /// Number of images of a split.
+    fn len(&self, split: Split) -> usize;
+
+    /// Whether a split has no image.
+    fn is_empty(&self, split: Split) -> bool {
+        self.len(split) == 0
+    }
+
+    /// The image and label at `index < len(split)`.
+    ///
+    /// # Errors
+    /// If the record cannot be read; the message names it.
+    fn sample(&self, split: Split, index: usize) -> Result<Sample>;
+
+    /// A hash of the content, so that a changed file is another experiment.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    fn fingerprint(&self) -> Result<String>;
+}
+
+/// A part of a data set. Test is read once, after every choice was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What gradients see.
+    Train,
+    /// What choices see.
+    Validation,
+    /// What the report sees.
+    Test,
+}
+
+impl Split {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// An image and its label.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The pixels.
+    pub image: Image,
+    /// Index of its class.
+    pub label: usize,
+}
+
+/// An image of interleaved 8-bit RGB pixels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `3 * width * height` values, row by row.
+    pub rgb: Vec<u8>,
+}

@@ -1,0 +1,159 @@
+//! What can go wrong in the contracts, said in one line with the name, the shape and what would be
+//! right.
+
+use std::path::PathBuf;
+
+/// An error of `peft-core`, of a backbone, of a method or of a data set.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of a configuration has a value that cannot be.
+    #[error("{field}: {message}")]
+    Config {
+        /// Dotted path of the field below its component, for example `rank`.
+        field: String,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// A method cannot be attached to this backbone.
+    #[error("{method} cannot be attached to {backbone}: {reason}")]
+    Unfit {
+        /// The method's name.
+        method: String,
+        /// The backbone's name.
+        backbone: String,
+        /// What is lacking.
+        reason: String,
+    },
+    /// A boundary outside `0..=L+1`.
+    #[error(
+        "boundary {index} does not exist on {backbone}: expected 0..={last} (0 = the normalised \
+         image, {last} = the output of the last block) or -{depth}..=-1 (counted from the end)"
+    )]
+    Boundary {
+        /// What was asked for.
+        index: i64,
+        /// The backbone's name.
+        backbone: String,
+        /// The last boundary, `L+1`.
+        last: usize,
+        /// The number of blocks, `L`.
+        depth: usize,
+    },
+    /// A name that matches no site.
+    #[error("target {target:?} matches no site of {backbone}; the sites are: {sites}")]
+    Target {
+        /// The target as written.
+        target: String,
+        /// The backbone's name.
+        backbone: String,
+        /// All sites that could have matched.
+        sites: String,
+    },
+    /// Two plugins of one name.
+    #[error("two {kind} plugins are named {name:?}: one in crate {first}, one in crate {second}")]
+    Duplicate {
+        /// `method`, `backbone` or `dataset`.
+        kind: &'static str,
+        /// The name both carry.
+        name: String,
+        /// The crate of the first.
+        first: String,
+        /// The crate of the second.
+        second: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {message}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        message: String,
+    },
+    /// Weights and model do not fit each other.
+    #[error("{path}: {message}", path = path.display())]
+    Weights {
+        /// The weights file.
+        path: PathBuf,
+        /// Both sets: what the file has and the model lacks, and the reverse.
+        message: String,
+    },
+    /// A data set cannot be opened or one of its records is bad.
+    #[error("{0}")]
+    Data(String),
+    /// Two adapters, or an adapter and the backbone's own parameters, contradict each other.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+impl Error {
+    /// A bad value at `field`.
+    pub fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Config {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// A file that is not what it should be.
+    pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::File {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+
+    /// A system error at a path.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The name of `names` that is nearest to `wanted` (Damerau-Levenshtein distance at most a third
+/// of its length, at least two), for messages that offer it.
+pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (wanted.chars().count() / 3).max(2);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(wanted, name), name))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// At most `limit` of `names`, separated by commas, with a count of the rest.
+pub fn listed<S: AsRef<str>>(names: &[S], limit: usize) -> String {
+    let shown: Vec<_> = names.iter().take(limit).map(AsRef::as_ref).collect();
+    match names.len().checked_sub(limit) {
+        Some(rest) if rest > 0 => format!("{} and {rest} more", shown.join(", ")),
+        _ => shown.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_offered_and_a_far_one_is_not() {
+        assert_eq!(nearest("lroa", ["ap", "lora", "vpt"]), Some("lora"));
+        assert_eq!(nearest("quantum", ["ap", "lora", "vpt"]), None);
+    }
+
+    #[test]
+    fn long_lists_are_cut_with_a_count() {
+        assert_eq!(listed(&["a", "b", "c"], 2), "a, b and 1 more");
+        assert_eq!(listed(&["a", "b"], 2), "a, b");
+    }
+}

@@ -1,0 +1,64 @@
+//! Files that are whole or absent.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes a file so that a reader sees the old content or the new, never a part: a temporary file
+/// in the same folder, synced and renamed.
+///
+/// # Errors
+/// [`Error::Io`] with the path: a full disk, a folder that does not exist, missing rights.
+pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let io = || Error::io(path);
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".writing-")
+        .tempfile_in(folder)
+        .map_err(io())?;
+    file.write_all(content).map_err(io())?;
+    file.as_file().sync_all().map_err(io())?;
+    file.persist(path).map_err(|e| io()(e.error))?;
+    // The rename itself must survive a power cut; not every file system lets a folder be synced.
+    if let Ok(folder) = std::fs::File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// BLAKE3 of a file's content, in hex.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    hasher.update_reader(file).map_err(Error::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_replaced_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("summary.json");
+        write_atomically(&path, b"one").unwrap();
+        write_atomically(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let path = Path::new("no/such/folder/file");
+        let error = write_atomically(path, b"x").unwrap_err().to_string();
+        assert!(error.starts_with("no/such/folder/file: "), "{error}");
+    }
+}

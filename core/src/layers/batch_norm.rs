@@ -1,0 +1,91 @@
+//! Batch normalisation (Ioffe and Szegedy 2015) with buffers of our own.
+//!
+//! Burn keeps the biased running variance, PyTorch the unbiased one, and every checkpoint holds
+//! PyTorch's. A forward pass writes nothing: new running statistics are handed to the step.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::module::{batch_norm, batch_norm_train};
+
+use crate::backbone::Init;
+use crate::hooks::{Hooks, like, run_site};
+use crate::plug::Buffer;
+use crate::random::Distribution;
+use crate::site::{Site, SiteKind};
+
+/// `gamma (x - mean) / sqrt(var + eps) + beta` over the channels of a map.
+///
+/// Uses the running statistics, except while training a layer whose own parameters train and whose
+/// method asks for batch statistics; then they are updated with momentum 0.1 and the unbiased
+/// variance.
+#[derive(Module, Debug)]
+pub struct BatchNorm2d {
+    /// `gamma [c]`.
+    pub weight: Param<Tensor<1>>,
+    /// `beta [c]`.
+    pub bias: Param<Tensor<1>>,
+    /// Running mean `[c]`.
+    pub running_mean: Buffer<1>,
+    /// Running unbiased variance `[c]`.
+    pub running_var: Buffer<1>,
+    #[module(skip)]
+    site: Site,
+}
+
+/// PyTorch's default.
+const EPSILON: f64 = 1e-5;
+/// PyTorch's default: the weight of the batch in the running statistics.
+const MOMENTUM: f64 = 0.1;
+
+impl BatchNorm2d {
+    /// The layer at `site`, the identity at first.
+    ///
+    /// # Panics
+    /// If the site is not a norm.
+    pub fn new(site: Site, init: &Init) -> Self {
+        let SiteKind::Norm { channels } = site.kind else {
+            panic!("{}: expected a norm, got {}", site.name, site.kind)
+        };
+        let name = |part: &str| format!("{}.{part}", site.name);
+        let shape = [channels];
+        Self {
+            weight: init.param(&name("weight"), shape, Distribution::Ones),
+            bias: init.param(&name("bias"), shape, Distribution::Zeros),
+            running_mean: Buffer::new(Tensor::zeros(shape, init.device())),
+            running_var: Buffer::new(Tensor::ones(shape, init.device())),
+            site,
+        }
+    }
+
+    /// The site.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// # Shapes
+    /// `[b, c, h, w] -> [b, c, h, w]`.
+    pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        let operation = |x: Tensor<4>| {
+            let (gamma, beta) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
+            if !(hooks.batch_statistics() && self.weight.is_require_grad()) {
+                let mean = like(self.running_mean.val(), &x);
+                let variance = like(self.running_var.val(), &x);
+                return batch_norm(x, gamma, beta, mean, variance, EPSILON);
+            }
+            let [b, _, h, w] = x.dims();
+            let count = (b * h * w) as f64;
+            let batch = batch_norm_train(x, gamma, beta, EPSILON);
+            let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
+            let name = |part: &str| format!("{}.{part}", self.site.name);
+            let blend = |running: &Buffer<1>, batch: Tensor<1>| {
+                let running = running.val().without_autodiff();
+                let batch = like(batch.without_autodiff(), &running);
+                running * (1.0 - MOMENTUM) + batch * MOMENTUM
+            };
+            hooks.update(name("running_mean"), blend(&self.running_mean, batch.mean));
+            hooks.update(name("running_var"), blend(&self.running_var, unbiased));
+            batch.output
+        };
+        run_site(hooks, &self.site, x, [1, 1], operation, |_, _| None)
+    }
+}

@@ -1,0 +1,63 @@
+//! The linear layer `y = x W^T + b`.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::backbone::Init;
+use crate::hooks::{Hooks, like, linear_side_path, run_site};
+use crate::random::Distribution;
+use crate::site::{Site, SiteKind};
+
+/// A linear layer at a site.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    site: Site,
+}
+
+impl Linear {
+    /// The layer at `site`; weights drawn as timm does, truncated normal with deviation 0.02.
+    ///
+    /// # Panics
+    /// If the site is not linear: sites and layers are written side by side in a backbone.
+    pub fn new(site: Site, bias: bool, init: &Init) -> Self {
+        let SiteKind::Linear { inputs, outputs } = site.kind else {
+            panic!("{}: expected a linear site, got {}", site.name, site.kind)
+        };
+        let name = |part: &str| format!("{}.{part}", site.name);
+        let normal = Distribution::TruncatedNormal(0.02);
+        Self {
+            weight: init.param(&name("weight"), [outputs, inputs], normal),
+            bias: bias.then(|| init.param(&name("bias"), [outputs], Distribution::Zeros)),
+            site,
+        }
+    }
+
+    /// The site.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// # Shapes
+    /// `[.., in] -> [.., out]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, hooks: &Hooks) -> Tensor<D> {
+        let operation = |x| linear(x, self.weight.val(), self.bias.as_ref().map(Param::val));
+        let last = [D - 1, D - 1];
+        run_site(hooks, &self.site, x, last, operation, linear_side_path)
+    }
+}
+
+/// `x W^T + b` for `x [.., in]`, `weight [out, in]`, `bias [out]`, in the type of `x`.
+pub(crate) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let weight = like(weight, &x).transpose();
+    let bias = bias.map(|bias| like(bias, &x));
+    burn::tensor::module::linear(x, weight, bias)
+}

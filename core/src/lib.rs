@@ -1,0 +1,40 @@
+//! Parameter-efficient fine-tuning of vision models: the contracts.
+//!
+//! A [`Backbone`] is cut into blocks with indexed boundaries and named sites. An
+//! [`AdaptationMethod`] attaches to it and yields an [`Adapter`] that acts there, and the
+//! backbone's own parameters that are tuned. [`Model`] puts them together with a head; core
+//! derives below which cut everything is constant. Plugins register through [`register!`].
+
+pub mod activation;
+pub mod adapter_file;
+pub mod backbone;
+pub mod data;
+pub mod error;
+pub mod files;
+pub mod head;
+pub mod hooks;
+pub mod layers;
+pub mod loss;
+pub mod method;
+pub mod model;
+pub mod params;
+pub mod plug;
+pub mod random;
+pub mod registry;
+pub mod site;
+pub mod testing;
+pub mod weights;
+
+pub use activation::{Activation, BoundaryShape};
+pub use backbone::{Backbone, BackboneConfig, BackboneSpec, BoxedBackbone, Cut, Init};
+pub use data::{Dataset, DatasetConfig, Split};
+pub use error::{Error, Result};
+pub use head::LinearHead;
+pub use hooks::{BoundaryAct, Hooks, SiteAct, Step};
+pub use method::{AdaptationMethod, Adapter, Attachment, Statistics, Tuned};
+pub use model::{Counts, Model};
+pub use plug::{ByBoundary, BySite, Plug};
+pub use site::{Site, SiteKind, Targets};
+
+#[doc(hidden)]
+pub use {inventory, schemars};

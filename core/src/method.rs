@@ -1,0 +1,135 @@
+//! Methods and adapters: what is configured, and what it becomes on a backbone.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::{Backbone, Init};
+use crate::error::{Error, Result};
+use crate::hooks::{BoundaryAct, SiteAct};
+use crate::plug::{ErasedModule, Plug};
+use crate::site::Site;
+
+/// A way to adapt a backbone; the `method:` of a YAML.
+///
+/// A method never asks which backbone it has. It asks for boundaries and sites, attaches to what
+/// it finds, or fails with what it lacks.
+#[typetag::serde(tag = "name")]
+pub trait AdaptationMethod: Debug + Send + Sync + dyn_clone::DynClone {
+    /// Attaches to a backbone: the adapter, and what is tuned of the backbone itself.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`], [`Error::Boundary`], [`Error::Target`] or [`Error::Config`].
+    fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment>;
+
+    /// Trainable parameters by the method's formula, without the head. Reports print it beside the
+    /// count of what really trains.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize>;
+}
+
+dyn_clone::clone_trait_object!(AdaptationMethod);
+
+/// The trainable module of a method: it acts at boundaries and at sites.
+///
+/// Where it does not act it answers nothing, so that backbones may fuse there.
+pub trait Adapter: ErasedModule + dyn_clone::DynClone {
+    /// What it does at boundary `index`.
+    fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
+        let _ = index;
+        None
+    }
+
+    /// What it does at a site, in order; empty where it does not act.
+    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+        let _ = site;
+        Vec::new()
+    }
+}
+
+dyn_clone::clone_trait_object!(Adapter);
+
+/// An adapter in a box that is a Burn module.
+pub type BoxedAdapter = Plug<dyn Adapter>;
+
+/// What a method becomes on a backbone.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    /// The module that acts, if the method adds one.
+    pub adapter: Option<Box<dyn Adapter>>,
+    /// The backbone's own parameters that train.
+    pub tuned: Tuned,
+}
+
+impl Attachment {
+    /// An adapter beside a frozen backbone.
+    pub fn adapter(adapter: impl Adapter) -> Self {
+        Self {
+            adapter: Some(Box::new(adapter)),
+            tuned: Tuned::default(),
+        }
+    }
+
+    /// Some of the backbone's own parameters, and no adapter.
+    pub fn tuned(tuned: Tuned) -> Self {
+        Self {
+            adapter: None,
+            tuned,
+        }
+    }
+}
+
+/// The backbone's own parameters that a method trains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tuned {
+    /// Canonical names, for example `blocks.0.norm1.weight`.
+    pub names: BTreeSet<String>,
+    /// What tuned BatchNorm layers normalise with while training.
+    pub statistics: Statistics,
+}
+
+/// What a BatchNorm whose own parameters train normalises with.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Statistics {
+    /// The running statistics, as in evaluation; they do not change.
+    #[default]
+    Running,
+    /// The batch's own while training, which also update the running ones.
+    Batch,
+}
+
+impl Tuned {
+    /// Unites what several methods tune.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if two tune one parameter or want different statistics.
+    pub fn unite(all: impl IntoIterator<Item = Self>) -> Result<Self> {
+        let mut united = Self::default();
+        for tuned in all.into_iter().filter(|tuned| !tuned.names.is_empty()) {
+            if let Some(name) = united.names.intersection(&tuned.names).next() {
+                return Err(Error::Conflict(format!(
+                    "two methods tune the parameter {name}; expected at most one"
+                )));
+            }
+            if !united.names.is_empty() && united.statistics != tuned.statistics {
+                return Err(Error::Conflict(
+                    "two methods ask for different BatchNorm statistics".to_owned(),
+                ));
+            }
+            united.statistics = tuned.statistics;
+            united.names.extend(tuned.names);
+        }
+        Ok(united)
+    }
+}
+
+/// The name under which a method is registered: the `name:` of its YAML.
+pub fn name_of(method: &dyn AdaptationMethod) -> String {
+    method.typetag_name().to_owned()
+}

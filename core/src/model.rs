@@ -1,0 +1,239 @@
+//! The assembled model: a backbone, adapters and a head that are one Burn module.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use burn::module::Module;
+use burn::tensor::{DType, Tensor};
+use serde::Serialize;
+
+use crate::activation::Activation;
+use crate::backbone::{BackboneSpec, BoxedBackbone, Cut, Init};
+use crate::error::{Error, Result};
+use crate::head::LinearHead;
+use crate::hooks::{Hooks, Step};
+use crate::method::{AdaptationMethod, BoxedAdapter, Statistics, Tuned, name_of};
+use crate::params::{self, ParamInfo};
+use crate::plug::{Named, Plug};
+
+/// A frozen backbone, what adapts it, and a head.
+#[derive(Module, Debug)]
+pub struct Model {
+    /// The feature extractor.
+    pub backbone: BoxedBackbone,
+    /// Adapters by method name, in the order in which they act.
+    pub adapters: Named<String, BoxedAdapter>,
+    /// Features to logits.
+    pub head: LinearHead,
+    #[module(skip)]
+    assembly: Assembly,
+}
+
+/// What was decided when the model was put together.
+#[derive(Clone, Debug)]
+struct Assembly {
+    /// Names of everything that trains.
+    trainable: BTreeSet<String>,
+    batch_statistics: bool,
+    first_cut: Cut,
+}
+
+impl Model {
+    /// Attaches `methods` to a backbone, in order, and puts a head on it. Everything that does not
+    /// train is frozen; the head trains.
+    ///
+    /// # Errors
+    /// What a method lacks, or [`Error::Conflict`] between two.
+    pub fn assemble(
+        backbone: BoxedBackbone,
+        methods: &[Box<dyn AdaptationMethod>],
+        head: LinearHead,
+        init: &Init,
+    ) -> Result<Self> {
+        let mut tuned = Vec::new();
+        let mut adapters: Vec<(String, BoxedAdapter)> = Vec::new();
+        for method in methods {
+            let attachment = method.attach(&*backbone, init)?;
+            tuned.push(attachment.tuned);
+            if let Some(adapter) = attachment.adapter {
+                let name = name_of(&**method);
+                let same = adapters
+                    .iter()
+                    .filter(|(n, _)| n.starts_with(&name))
+                    .count();
+                let name = match same {
+                    0 => name,
+                    n => format!("{name}-{}", n + 1),
+                };
+                adapters.push((name, Plug::new(adapter)));
+            }
+        }
+        let tuned = Tuned::unite(tuned)?;
+        let mut model = Self {
+            backbone,
+            adapters: adapters.into_iter().collect(),
+            head,
+            assembly: Assembly {
+                trainable: BTreeSet::new(),
+                batch_statistics: tuned.statistics == Statistics::Batch,
+                first_cut: 0,
+            },
+        };
+        let names = model.trainable_names(&tuned)?;
+        model = params::identify(params::train_only(model, &names));
+        model.assembly.trainable = names;
+        model.assembly.first_cut = model.derive_first_cut(&tuned);
+        Ok(model)
+    }
+
+    fn trainable_names(&self, tuned: &Tuned) -> Result<BTreeSet<String>> {
+        let infos = params::infos(self);
+        let own = |name: &str| name.strip_prefix("backbone.").map(str::to_owned);
+        let parameters = infos.iter().filter(|info| !info.buffer);
+        let known: BTreeSet<_> = parameters.filter_map(|info| own(&info.name)).collect();
+        if let Some(name) = tuned.names.difference(&known).next() {
+            return Err(Error::Conflict(format!(
+                "{} has no parameter {name} that a method could tune",
+                self.spec().name
+            )));
+        }
+        let trains = |info: &ParamInfo| match own(&info.name) {
+            _ if info.buffer => false,
+            Some(name) => tuned.names.contains(&name),
+            None => true,
+        };
+        Ok(infos
+            .into_iter()
+            .filter(trains)
+            .map(|info| info.name)
+            .collect())
+    }
+
+    /// The first cut at which something trains: the least of the boundaries and the blocks of the
+    /// sites where an adapter acts, and of the blocks of tuned parameters; else the features.
+    fn derive_first_cut(&self, tuned: &Tuned) -> Cut {
+        let spec = self.spec();
+        let (boundaries, sites) = self.acts();
+        let tuned = tuned.names.iter().map(|name| spec.block_of(name));
+        boundaries
+            .into_iter()
+            .chain(
+                sites
+                    .into_iter()
+                    .filter_map(|name| spec.site(&name).map(|s| s.block)),
+            )
+            .chain(tuned)
+            .min()
+            .unwrap_or(spec.features_cut())
+    }
+
+    /// The boundaries and the sites at which an adapter acts.
+    pub fn acts(&self) -> (Vec<usize>, Vec<String>) {
+        let spec = self.spec();
+        let adapters = || self.adapters.iter().map(|(_, adapter)| adapter);
+        let boundaries = (0..=spec.last_boundary())
+            .filter(|&l| adapters().any(|adapter| adapter.at_boundary(l).is_some()))
+            .collect();
+        let sites = spec
+            .sites
+            .iter()
+            .filter(|site| adapters().any(|adapter| !adapter.at_site(site).is_empty()))
+            .map(|site| site.name.clone())
+            .collect();
+        (boundaries, sites)
+    }
+
+    /// The backbone's boundaries and sites.
+    pub fn spec(&self) -> &BackboneSpec {
+        self.backbone.spec()
+    }
+
+    /// The cut below which everything is constant while training: the prefix ends here.
+    pub fn first_cut(&self) -> Cut {
+        self.assembly.first_cut
+    }
+
+    /// Runs a span of the backbone with what acts there.
+    ///
+    /// # Shapes
+    /// As [`crate::backbone::Backbone::forward`].
+    pub fn span(&self, x: Activation, span: Range<Cut>, step: Option<&Step>) -> Activation {
+        self.backbone
+            .forward(x, span, &Hooks::new(&self.adapters, step))
+    }
+
+    /// Logits from the activation at cut `from`.
+    ///
+    /// # Shapes
+    /// `[b, ..] -> [b, classes]`.
+    pub fn logits(&self, x: Activation, from: Cut, step: Option<&Step>) -> Tensor<2> {
+        match self.span(x, from..self.spec().features_cut(), step) {
+            Activation::Features(features) => self.head.forward(features),
+            other => panic!("a backbone gave {:?} for features", other.shape()),
+        }
+    }
+
+    /// The random numbers and buffers of one training step.
+    pub fn step(&self, seed: u64, number: u64, part: usize) -> Step {
+        Step::new(seed, number, part, self.assembly.batch_statistics)
+    }
+
+    /// Takes over the buffers that a step updated.
+    pub fn with_updates(self, step: Step) -> Self {
+        let prefixed = |(name, value)| (format!("backbone.{name}"), value);
+        let updates = step.into_updates().into_iter().map(prefixed).collect();
+        params::update_buffers(self, updates)
+    }
+
+    /// The same model with its frozen part in `dtype`; what trains stays as it is.
+    pub fn with_compute_type(self, dtype: DType) -> Self {
+        let trainable = self.assembly.trainable.clone();
+        params::cast_except(self, &trainable, dtype)
+    }
+
+    /// Whether the parameter of that name trains.
+    pub fn trains(&self, name: &str) -> bool {
+        self.assembly.trainable.contains(name)
+    }
+
+    /// What must be saved: everything that trains, and the buffers if training changes them.
+    pub fn saved(&self, info: &ParamInfo) -> bool {
+        self.trains(&info.name) || (info.buffer && self.assembly.batch_statistics)
+    }
+
+    /// Parameters by group.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for info in params::infos(self).iter().filter(|info| !info.buffer) {
+            counts.total += info.count();
+            counts.total_bytes += info.bytes;
+            if !self.trains(&info.name) {
+                continue;
+            }
+            counts.trainable += info.count();
+            match info.name.split('.').next() {
+                Some("backbone") => counts.tuned += info.count(),
+                Some("head") => counts.head += info.count(),
+                _ => counts.adapter += info.count(),
+            }
+        }
+        counts
+    }
+}
+
+/// How many parameters there are, and which train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// All of them, frozen ones included; buffers are not parameters.
+    pub total: usize,
+    /// Bytes of all of them.
+    pub total_bytes: usize,
+    /// Those that train: `adapter + tuned + head`.
+    pub trainable: usize,
+    /// Of the adapters.
+    pub adapter: usize,
+    /// The backbone's own that train.
+    pub tuned: usize,
+    /// Of the head.
+    pub head: usize,
+}

@@ -1,0 +1,303 @@
+//! Parameters by canonical name: one walk that records, files, counts and optimisers share.
+//!
+//! A name is the path of fields with three rules: a [`crate::plug::Named`] container replaces its
+//! field's name by its own keys; a [`crate::plug::Buffer`] adds nothing; nor does a variant of an
+//! enum. So a LoRA factor is `lora.blocks.0.attn.qkv.lora_A.weight`, in memory and on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::plug::{BUFFER, ErasedModule, NAMED, VisitUp};
+
+/// Tensors by canonical name.
+pub type Tensors = BTreeMap<String, TensorData>;
+
+/// What is known of a parameter or a buffer without reading it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamInfo {
+    /// Canonical name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Bytes of its values.
+    pub bytes: usize,
+    /// Its identity in optimisers.
+    pub id: ParamId,
+    /// Whether it is a buffer: neither trained nor counted.
+    pub buffer: bool,
+}
+
+impl ParamInfo {
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// How Burn's derive announces the variants of an enum.
+const ENUM: &str = "Enum:";
+
+/// The path of the walk, with the three rules above.
+#[derive(Default)]
+struct Path {
+    parts: Vec<String>,
+    /// The field names that [`NAMED`] keys replaced, to be put back on leaving.
+    replaced: Vec<Option<String>>,
+    buffers: usize,
+}
+
+impl Path {
+    fn enter(&mut self, name: &str, container: &str) {
+        match container {
+            BUFFER => self.buffers += 1,
+            NAMED => {
+                self.replaced.push(self.parts.pop());
+                self.parts.push(name.to_owned());
+            }
+            _ if container.starts_with(ENUM) => {}
+            _ => self.parts.push(name.to_owned()),
+        }
+    }
+
+    fn exit(&mut self, container: &str) {
+        match container {
+            BUFFER => self.buffers -= 1,
+            NAMED => {
+                self.parts.pop();
+                self.parts.extend(self.replaced.pop().flatten());
+            }
+            _ if container.starts_with(ENUM) => {}
+            _ => {
+                self.parts.pop();
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        self.parts.join(".")
+    }
+
+    fn is_buffer(&self) -> bool {
+        self.buffers > 0
+    }
+}
+
+/// All parameters and buffers in the module's order.
+pub fn infos(module: &impl Module) -> Vec<ParamInfo> {
+    let mut walk = Walk::default();
+    module.visit(&mut walk);
+    walk.1
+}
+
+/// [`infos`] of a plugin.
+pub fn infos_erased<T: ErasedModule + ?Sized>(module: &T) -> Vec<ParamInfo> {
+    let mut walk = Walk::default();
+    module.visit_erased(&mut VisitUp(&mut walk));
+    walk.1
+}
+
+#[derive(Default)]
+struct Walk(Path, Vec<ParamInfo>);
+
+impl ModuleVisitor for Walk {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
+        let width = param.base().dtype().size();
+        self.1.push(ParamInfo {
+            name: self.0.name(),
+            bytes: shape.iter().product::<usize>() * width,
+            shape,
+            id: param.id,
+            buffer: self.0.is_buffer(),
+        });
+    }
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.0.enter(name, container);
+    }
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.0.exit(container);
+    }
+}
+
+/// The values of those parameters and buffers that `wanted` picks.
+pub fn read(module: &impl Module, wanted: impl Fn(&ParamInfo) -> bool) -> Tensors {
+    struct Read(BTreeMap<ParamId, String>, Tensors);
+    impl ModuleVisitor for Read {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(name) = self.0.remove(&param.id) {
+                self.1.insert(name, param.val().into_data());
+            }
+        }
+    }
+    let wanted = infos(module)
+        .into_iter()
+        .filter(wanted)
+        .map(|info| (info.id, info.name));
+    let mut read = Read(wanted.collect(), Tensors::new());
+    module.visit(&mut read);
+    read.1
+}
+
+/// The gradients of a step by canonical name.
+pub fn gradients(module: &impl Module, gradients: &GradientsParams) -> Tensors {
+    struct Read<'a>(BTreeMap<ParamId, String>, &'a GradientsParams, Tensors);
+    impl ModuleVisitor for Read<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let (Some(name), Some(gradient)) = (self.0.get(&param.id), self.1.get::<D>(param.id))
+            {
+                self.2.insert(name.clone(), gradient.into_data());
+            }
+        }
+    }
+    let names = infos(module).into_iter().map(|info| (info.id, info.name));
+    let mut read = Read(names.collect(), gradients, Tensors::new());
+    module.visit(&mut read);
+    read.2
+}
+
+/// Why tensors cannot be written into a module.
+#[derive(Debug, Default, PartialEq)]
+pub struct Mismatch {
+    /// Names that the module does not have.
+    pub unknown: Vec<String>,
+    /// `name: expected [..], got [..]`.
+    pub shapes: Vec<String>,
+}
+
+/// Replaces values by name. Nothing is written unless every name exists with that shape.
+///
+/// # Errors
+/// The module as it was, and [`Mismatch`].
+pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, (M, Mismatch)> {
+    let known: BTreeMap<String, ParamInfo> = infos(&module)
+        .into_iter()
+        .map(|info| (info.name.clone(), info))
+        .collect();
+    let mut mismatch = Mismatch::default();
+    for (name, data) in &tensors {
+        match known.get(name) {
+            None => mismatch.unknown.push(name.clone()),
+            Some(info) if info.shape[..] != data.shape()[..] => {
+                mismatch.shapes.push(format!(
+                    "{name}: expected {:?}, got {:?}",
+                    info.shape,
+                    &data.shape()[..]
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    if mismatch != Mismatch::default() {
+        return Err((module, mismatch));
+    }
+    Ok(map_named(module, |name| {
+        tensors.remove(name).map(Change::Value)
+    }))
+}
+
+/// Lets exactly the parameters called `names` train; buffers never do.
+pub fn train_only<M: Module>(module: M, names: &BTreeSet<String>) -> M {
+    map_named(module, |name| Some(Change::Trains(names.contains(name))))
+}
+
+/// Gives every parameter an identity that follows from its name, so that optimiser state saved by
+/// one process is found again by another.
+pub fn identify<M: Module>(module: M) -> M {
+    map_named(module, |_| Some(Change::Identity))
+}
+
+/// Casts everything but the parameters called `except` to `dtype`.
+pub fn cast_except<M: Module>(module: M, except: &BTreeSet<String>, dtype: DType) -> M {
+    map_named(module, |name| {
+        (!except.contains(name)).then_some(Change::Cast(dtype))
+    })
+}
+
+/// Replaces buffers by name.
+pub fn update_buffers<M: Module>(module: M, updates: Vec<(String, Tensor<1>)>) -> M {
+    if updates.is_empty() {
+        return module;
+    }
+    let mut updates: BTreeMap<_, _> = updates.into_iter().collect();
+    map_named(module, |name| updates.remove(name).map(Change::Buffer))
+}
+
+enum Change {
+    Value(TensorData),
+    Trains(bool),
+    Identity,
+    Cast(DType),
+    Buffer(Tensor<1>),
+}
+
+fn map_named<M: Module>(module: M, change: impl FnMut(&str) -> Option<Change>) -> M {
+    struct Map<F>(Path, F);
+    impl<F: FnMut(&str) -> Option<Change>> ModuleMapper for Map<F> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = self.0.name();
+            match (self.1)(&name) {
+                None => param,
+                Some(change) => apply(param, change, &name, self.0.is_buffer()),
+            }
+        }
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
+        }
+    }
+    module.map(&mut Map(Path::default(), change))
+}
+
+fn apply<const D: usize>(
+    param: Param<Tensor<D>>,
+    change: Change,
+    name: &str,
+    buffer: bool,
+) -> Param<Tensor<D>> {
+    match change {
+        Change::Value(data) => {
+            let replace = |old: Tensor<D>| {
+                let dtype = old.dtype();
+                let new = Tensor::from_data(data, (&old.device(), dtype));
+                if old.is_require_grad() {
+                    new.require_grad()
+                } else {
+                    new
+                }
+            };
+            param.map(replace)
+        }
+        Change::Trains(trains) => param.set_require_grad(trains && !buffer),
+        Change::Identity => {
+            let mut param = param;
+            let hash = blake3::hash(name.as_bytes());
+            let (head, _) = hash.as_bytes().split_at(8);
+            param.id = ParamId::from(head.iter().fold(0, |id, byte| id << 8 | u64::from(*byte)));
+            param
+        }
+        Change::Cast(dtype) => param.map(|value| value.cast(dtype)),
+        Change::Buffer(value) => param.map(|old| {
+            let value = value.reshape(old.dims());
+            if old.is_autodiff() {
+                Tensor::from_inner(value)
+            } else {
+                value
+            }
+        }),
+    }
+}
+
+/// Values as `f32`, whatever the element type.
+pub fn floats(data: TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
+/// The device of a module's parameters.
+pub fn device_of(module: &impl Module) -> Option<Device> {
+    module.devices().into_iter().next()
+}

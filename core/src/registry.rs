@@ -1,0 +1,130 @@
+//! What is linked: methods, backbones and data sets, under the names that a YAML uses.
+//!
+//! `typetag` reads the YAML; this carries what people read. A crate registers itself with
+//! [`register!`](crate::register); linking it needs a `use crate_name as _;` in exactly one place.
+
+use crate::error::{Error, Result};
+
+/// A registered plugin.
+pub struct Plugin {
+    /// What it plugs into.
+    pub kind: PluginKind,
+    /// The `name:` of its YAML.
+    pub name: &'static str,
+    /// One line for lists.
+    pub summary: &'static str,
+    /// Title, authors and year of what it implements.
+    pub reference: &'static str,
+    /// A YAML of its component that parses, all fields at their defaults where there are some.
+    pub example: &'static str,
+    /// JSON Schema of its configuration.
+    pub schema: fn() -> schemars::Schema,
+    /// The crate that registered it.
+    pub crate_name: &'static str,
+}
+
+inventory::collect!(Plugin);
+
+/// What a plugin plugs into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PluginKind {
+    /// An [`crate::AdaptationMethod`].
+    Method,
+    /// A [`crate::BackboneConfig`].
+    Backbone,
+    /// A [`crate::DatasetConfig`].
+    Dataset,
+}
+
+impl PluginKind {
+    /// The word that a YAML uses.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Backbone => "backbone",
+            Self::Dataset => "dataset",
+        }
+    }
+}
+
+/// Registers a plugin: `register!(Method, Lora, name: "lora", summary: "..", reference: "..",
+/// example: "..")`.
+#[macro_export]
+macro_rules! register {
+    ($kind:ident, $config:ty, name: $name:expr, summary: $summary:expr,
+     reference: $reference:expr, example: $example:expr $(,)?) => {
+        $crate::inventory::submit! {
+            $crate::registry::Plugin {
+                kind: $crate::registry::PluginKind::$kind,
+                name: $name,
+                summary: $summary,
+                reference: $reference,
+                example: $example,
+                schema: || $crate::schemars::schema_for!($config),
+                crate_name: env!("CARGO_PKG_NAME"),
+            }
+        }
+    };
+}
+
+/// The plugins of one kind by name.
+pub fn plugins(kind: PluginKind) -> Vec<&'static Plugin> {
+    let mut plugins: Vec<_> = inventory::iter::<Plugin>()
+        .filter(|plugin| plugin.kind == kind)
+        .collect();
+    plugins.sort_by_key(|plugin| plugin.name);
+    plugins
+}
+
+/// Refuses two plugins of one kind and name; called once at start.
+///
+/// # Errors
+/// [`Error::Duplicate`] naming both crates.
+pub fn check() -> Result<()> {
+    let mut all: Vec<_> = inventory::iter::<Plugin>().collect();
+    check_names(&mut all)
+}
+
+fn check_names(all: &mut [&Plugin]) -> Result<()> {
+    all.sort_by_key(|plugin| (plugin.kind, plugin.name, plugin.crate_name));
+    let same = |pair: &&[&Plugin]| pair[0].kind == pair[1].kind && pair[0].name == pair[1].name;
+    match all.windows(2).find(same) {
+        None => Ok(()),
+        Some(pair) => Err(Error::Duplicate {
+            kind: pair[0].kind.word(),
+            name: pair[0].name.to_owned(),
+            first: pair[0].crate_name.to_owned(),
+            second: pair[1].crate_name.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(kind: PluginKind, name: &'static str, crate_name: &'static str) -> Plugin {
+        Plugin {
+            kind,
+            name,
+            summary: "",
+            reference: "",
+            example: "",
+            schema: || schemars::schema_for!(bool),
+            crate_name,
+        }
+    }
+
+    #[test]
+    fn two_plugins_of_one_name_are_refused_by_crate() {
+        let method = plugin(PluginKind::Method, "lora", "a");
+        let dataset = plugin(PluginKind::Dataset, "lora", "b");
+        let other = plugin(PluginKind::Method, "lora", "c");
+        assert!(check_names(&mut [&method, &dataset]).is_ok());
+        let error = check_names(&mut [&other, &dataset, &method]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "two method plugins are named \"lora\": one in crate a, one in crate c"
+        );
+    }
+}

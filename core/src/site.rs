@@ -1,0 +1,312 @@
+//! Named operations inside a backbone, and how a method picks some of them.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A named operation inside the backbone with its block, its kind and its sizes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Site {
+    /// Canonical name: timm's or torchvision's module path, for example `blocks.0.attn.qkv`.
+    pub name: String,
+    /// The block it belongs to: 0 in the stem, `L+1` after the last block.
+    pub block: usize,
+    /// What it computes and on which sizes.
+    pub kind: SiteKind,
+    /// Named slices of the output of a fused projection: `query`, `key`, `value`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<Slice>,
+}
+
+/// A named part of a site's output, for example the query rows of a fused `qkv`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Slice {
+    /// Its canonical name: the site's name with the last part replaced, `blocks.0.attn.query`.
+    pub name: String,
+    /// The rows of the output.
+    pub rows: Range<usize>,
+}
+
+/// What a site computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SiteKind {
+    /// `y = x W^T + b`.
+    Linear {
+        /// Input width.
+        inputs: usize,
+        /// Output width.
+        outputs: usize,
+    },
+    /// A two-dimensional convolution.
+    Conv {
+        /// Input channels.
+        inputs: usize,
+        /// Output channels.
+        outputs: usize,
+        /// Rows and columns of the kernel.
+        kernel: [usize; 2],
+        /// Stride in both directions.
+        stride: [usize; 2],
+        /// Zero padding in both directions.
+        padding: [usize; 2],
+        /// Groups of channels.
+        groups: usize,
+    },
+    /// LayerNorm or BatchNorm over this many channels.
+    Norm {
+        /// Normalised channels.
+        channels: usize,
+    },
+    /// The branch of a residual block, before its sum.
+    Branch {
+        /// Which one.
+        branch: Branch,
+        /// Width of the residual stream.
+        width: usize,
+    },
+}
+
+/// Which branch of a residual block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Branch {
+    /// Attention.
+    Attention,
+    /// The MLP.
+    Mlp,
+    /// The convolutions of a residual block.
+    Residual,
+}
+
+impl Site {
+    /// A site without slices.
+    pub fn new(name: impl Into<String>, block: usize, kind: SiteKind) -> Self {
+        Self {
+            name: name.into(),
+            block,
+            kind,
+            slices: Vec::new(),
+        }
+    }
+
+    /// The same site with its output cut into equal named slices.
+    pub fn with_slices(mut self, names: &[&str], rows: usize) -> Self {
+        let parent = self.name.rsplit_once('.').map_or("", |(parent, _)| parent);
+        let slice = |(i, name): (usize, &&str)| Slice {
+            name: format!("{parent}.{name}")
+                .trim_start_matches('.')
+                .to_owned(),
+            rows: i * rows..(i + 1) * rows,
+        };
+        self.slices = names.iter().enumerate().map(slice).collect();
+        self
+    }
+}
+
+impl std::fmt::Display for SiteKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Linear { inputs, outputs } => write!(f, "linear {inputs} -> {outputs}"),
+            Self::Conv {
+                inputs,
+                outputs,
+                kernel: [kh, kw],
+                stride: [sh, _],
+                groups,
+                ..
+            } => {
+                write!(f, "conv {kh}x{kw}/{sh} {inputs} -> {outputs}")?;
+                if *groups > 1 {
+                    write!(f, " in {groups} groups")?;
+                }
+                Ok(())
+            }
+            Self::Norm { channels } => write!(f, "norm {channels}"),
+            Self::Branch { branch, width } => {
+                write!(f, "branch {} {width}", format!("{branch:?}").to_lowercase())
+            }
+        }
+    }
+}
+
+/// Which sites a method acts at, as HF PEFT's `target_modules` has it.
+///
+/// A string is a regular expression that must match the whole name. A list holds names or their
+/// suffixes at a dot: `qkv` matches `blocks.0.attn.qkv`, `proj` also matches `patch_embed.proj`.
+/// `query`, `key` and `value` match those rows of a fused `qkv`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(try_from = "serde_yaml::Value", into = "serde_yaml::Value")]
+#[schemars(with = "TargetsSchema")]
+pub enum Targets {
+    /// A regular expression over whole names.
+    Regex(String),
+    /// Names or suffixes.
+    Suffixes(Vec<String>),
+}
+
+/// What the schema of [`Targets`] shows.
+#[derive(schemars::JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+enum TargetsSchema {
+    Regex(String),
+    Suffixes(Vec<String>),
+}
+
+impl TryFrom<serde_yaml::Value> for Targets {
+    type Error = String;
+    fn try_from(value: serde_yaml::Value) -> Result<Self, String> {
+        match value {
+            serde_yaml::Value::String(pattern) => Ok(Self::Regex(pattern)),
+            serde_yaml::Value::Sequence(items) => items
+                .into_iter()
+                .map(|item| match item {
+                    serde_yaml::Value::String(name) => Ok(name),
+                    other => Err(format!("expected a list of names, found {other:?} in it")),
+                })
+                .collect::<Result<_, _>>()
+                .map(Self::Suffixes),
+            other => Err(format!(
+                "expected a regular expression or a list of names, got {other:?}"
+            )),
+        }
+    }
+}
+
+impl From<Targets> for serde_yaml::Value {
+    fn from(targets: Targets) -> Self {
+        match targets {
+            Targets::Regex(pattern) => Self::String(pattern),
+            Targets::Suffixes(names) => {
+                Self::Sequence(names.into_iter().map(Self::String).collect())
+            }
+        }
+    }
+}
+
+/// A site, or one slice of it, that a target picked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picked<'a> {
+    /// The site.
+    pub site: &'a Site,
+    /// The slice of its output, if a slice's name matched.
+    pub slice: Option<&'a Slice>,
+}
+
+impl Picked<'_> {
+    /// The name that matched: the slice's or the site's.
+    pub fn name(&self) -> &str {
+        self.slice.map_or(&self.site.name, |slice| &slice.name)
+    }
+}
+
+impl Targets {
+    /// The sites among `sites` that the targets name, in the sites' order.
+    ///
+    /// # Errors
+    /// [`Error::Target`] for every target that matches nothing (HF PEFT is silent about it as long
+    /// as another matches), and [`Error::Config`] for a bad pattern.
+    pub fn pick<'a>(&self, sites: &'a [Site], backbone: &str) -> Result<Vec<Picked<'a>>> {
+        let candidates: Vec<Picked<'a>> = sites
+            .iter()
+            .flat_map(|site| {
+                let slices = site.slices.iter().map(Some);
+                std::iter::once(None)
+                    .chain(slices)
+                    .map(move |slice| Picked { site, slice })
+            })
+            .collect();
+        let unmatched = |target: &str| Error::Target {
+            target: target.to_owned(),
+            backbone: backbone.to_owned(),
+            sites: crate::error::listed(
+                &sites.iter().map(|site| &site.name).collect::<Vec<_>>(),
+                60,
+            ),
+        };
+        match self {
+            Self::Regex(pattern) => {
+                let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
+                    .map_err(|e| Error::config("targets", format!("{pattern:?}: {e}")))?;
+                let picked: Vec<_> = candidates
+                    .into_iter()
+                    .filter(|c| regex.is_match(c.name()))
+                    .collect();
+                if picked.is_empty() {
+                    return Err(unmatched(pattern));
+                }
+                Ok(picked)
+            }
+            Self::Suffixes(targets) => {
+                let matches = |name: &str, target: &str| {
+                    name == target
+                        || name
+                            .strip_suffix(target)
+                            .is_some_and(|rest| rest.ends_with('.'))
+                };
+                if targets.is_empty() {
+                    return Err(Error::config("targets", "expected at least one name"));
+                }
+                for target in targets {
+                    if !candidates.iter().any(|c| matches(c.name(), target)) {
+                        return Err(unmatched(target));
+                    }
+                }
+                Ok(candidates
+                    .into_iter()
+                    .filter(|c| targets.iter().any(|target| matches(c.name(), target)))
+                    .collect())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sites() -> Vec<Site> {
+        let linear = SiteKind::Linear {
+            inputs: 4,
+            outputs: 12,
+        };
+        vec![
+            Site::new("patch_embed.proj", 0, linear),
+            Site::new("blocks.0.attn.qkv", 1, linear).with_slices(&["query", "key", "value"], 4),
+            Site::new("blocks.0.attn.proj", 1, linear),
+        ]
+    }
+
+    fn names(targets: &Targets) -> Vec<String> {
+        let sites = sites();
+        let picked = targets.pick(&sites, "vit").unwrap();
+        picked.iter().map(|p| p.name().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_suffix_matches_at_a_dot_and_a_regex_the_whole_name() {
+        let suffix = |s: &str| Targets::Suffixes(vec![s.to_owned()]);
+        assert_eq!(
+            names(&suffix("proj")),
+            ["patch_embed.proj", "blocks.0.attn.proj"]
+        );
+        assert_eq!(names(&suffix("query")), ["blocks.0.attn.query"]);
+        assert!(suffix("roj").pick(&sites(), "vit").is_err());
+        let regex = Targets::Regex(r"blocks\.\d+\.attn\.proj".into());
+        assert_eq!(names(&regex), ["blocks.0.attn.proj"]);
+        assert!(Targets::Regex("proj".into()).pick(&sites(), "vit").is_err());
+    }
+
+    #[test]
+    fn one_target_without_a_match_is_an_error_that_names_it() {
+        let targets = Targets::Suffixes(vec!["qkv".into(), "fc1".into()]);
+        let error = targets.pick(&sites(), "vit").unwrap_err().to_string();
+        assert!(
+            error.contains("\"fc1\"") && error.contains("blocks.0.attn.qkv"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! Tools for tests of plugins: golden values and their tolerances.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::activation::Activation;
+use crate::backbone::{BackboneConfig, Init};
+use crate::head::LinearHead;
+use crate::loss::cross_entropy;
+use crate::method::AdaptationMethod;
+use crate::model::Model;
+use crate::params::{self, Tensors, floats};
+use crate::plug::Plug;
+use crate::weights::{WeightsFile, load_backbone};
+
+/// A folder of golden values made with a reference library: `config.json`, `weights.safetensors`
+/// or a `base`, and `io.safetensors`.
+pub struct Golden {
+    folder: PathBuf,
+    /// The case's description.
+    pub config: serde_json::Value,
+    /// Inputs and expected values.
+    pub io: Tensors,
+}
+
+impl Golden {
+    /// Reads a folder.
+    ///
+    /// # Panics
+    /// If it is not there or not whole: a test cannot go on without it.
+    pub fn open(folder: impl AsRef<Path>) -> Self {
+        let folder = folder.as_ref().to_owned();
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let config = serde_json::from_str(&read("config.json"))
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let io = WeightsFile::open(&folder.join("io.safetensors"))
+            .and_then(|file| file.tensors())
+            .unwrap_or_else(|e| panic!("{e}"));
+        Self { folder, config, io }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The tensors whose names start with `prefix`, without it.
+    pub fn group(&self, prefix: &str) -> Tensors {
+        self.io
+            .iter()
+            .filter_map(|(name, data)| Some((name.strip_prefix(prefix)?.to_owned(), data.clone())))
+            .collect()
+    }
+
+    /// An expected tensor as `f32`.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn values(&self, name: &str) -> Vec<f32> {
+        match self.io.get(name) {
+            Some(data) => floats(data.clone()),
+            None => panic!("{}: no {name}", self.folder.display()),
+        }
+    }
+}
+
+impl Golden {
+    /// Attaches `method` to the case's base with its head and checks, at the case's tolerances,
+    /// logits, every gradient, the losses and the parameters after three AdamW steps. `rename`
+    /// turns a canonical parameter name into the case's.
+    ///
+    /// # Panics
+    /// At the first value that is off.
+    pub fn check_training(
+        &self,
+        backbone: &dyn BackboneConfig,
+        method: Box<dyn AdaptationMethod>,
+        rename: impl Fn(&str) -> String,
+    ) {
+        let device = Device::flex();
+        let init = Init::seeded(&device, 0);
+        let base = self.config["base"].as_str().unwrap_or_default();
+        let base = base.rsplit('/').next().unwrap_or_default();
+        let folder = self.folder.join("../..").join(base);
+        let file = WeightsFile::open(&folder.join("weights.safetensors"))
+            .unwrap_or_else(|e| panic!("{e}"));
+        let built = backbone.build(&init).unwrap_or_else(|e| panic!("{e}"));
+        let (backbone, _) =
+            load_backbone(Plug::new(built), &file).unwrap_or_else(|e| panic!("{e}"));
+        let classes = self.io["logits_after"].shape()[1];
+        let head = LinearHead::new(backbone.spec().features, classes, &init);
+        let formula = method.formula(&*backbone).unwrap_or_else(|e| panic!("{e}"));
+        let model =
+            Model::assemble(backbone, &[method], head, &init).unwrap_or_else(|e| panic!("{e}"));
+        let counts = model.counts();
+        assert_eq!(counts.trainable - counts.head, formula, "formula");
+        assert_eq!(
+            Some(counts.trainable as u64),
+            self.config["trainable_count"].as_u64()
+        );
+
+        let names: Vec<String> = params::infos(&model)
+            .into_iter()
+            .filter(|info| model.trains(&info.name))
+            .map(|info| info.name)
+            .collect();
+        let start = names.iter().map(|name| {
+            let data = &self.io[&format!("param.{}", rename(name))];
+            (name.clone(), data.clone())
+        });
+        let model = params::write(model, start.collect())
+            .unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"));
+
+        let mut model = model.train();
+        let images = Tensor::<4>::from_data(self.io["images"].clone(), &device);
+        let labels = Tensor::<1, Int>::from_data(self.io["labels"].clone(), &device.autodiff());
+        let optimizer = &self.config["optimizer"];
+        let number = |key: &str| optimizer[key].as_f64().unwrap_or(f64::NAN);
+        let mut adamw = AdamWConfig::new()
+            .with_weight_decay(number("weight_decay") as f32)
+            .with_epsilon(number("eps") as f32)
+            .init();
+        let mut logits = Vec::new();
+        let mut losses = Vec::new();
+        for number_of_step in 0..4 {
+            // The prefix alone, on the plain device, then what trains: as a run does it.
+            let cut = model.first_cut();
+            let prefix = model.backbone.valid();
+            let x = Activation::Map(images.clone());
+            let x = prefix
+                .forward(x, 0..cut, &crate::Hooks::none())
+                .into_autodiff();
+            let step = model.step(0, number_of_step, 0);
+            let output = model.logits(x, cut, Some(&step));
+            logits.push(floats(output.clone().into_data()));
+            let loss = cross_entropy(output, labels.clone(), 0.0);
+            losses.push(floats(loss.clone().into_data())[0]);
+            if number_of_step == 3 {
+                break;
+            }
+            let gradients = GradientsParams::from_grads(loss.backward(), &model);
+            if number_of_step == 0 {
+                let gradients = params::gradients(&model, &gradients);
+                let got: Vec<_> = gradients.keys().collect();
+                let mut expected: Vec<_> = names.iter().collect();
+                expected.sort();
+                assert_eq!(got, expected, "what has a gradient");
+                for (name, gradient) in &gradients {
+                    let name = format!("grad.{}", rename(name));
+                    let gradient = floats(gradient.clone());
+                    assert_close(&name, &gradient, &self.values(&name), 2e-5, None);
+                }
+            }
+            model = adamw.step(number("lr"), model, gradients);
+        }
+        assert_close("logits", &logits[0], &self.values("act.logits"), 1e-5, None);
+        assert_close("losses", &losses, &self.values("losses"), 1e-5, None);
+        for (name, data) in params::read(&model, |info| model.trains(&info.name)) {
+            let name = rename(&name);
+            let noisy = self.io.get(&format!("noisy.{name}")).cloned().map(floats);
+            let name = format!("after.{name}");
+            assert_close(
+                &name,
+                &floats(data),
+                &self.values(&name),
+                1e-4,
+                noisy.as_deref(),
+            );
+        }
+    }
+}
+
+/// Panics unless `|got - expected| <= tolerance * max(1, max |expected|)` everywhere outside
+/// `noisy` (1 where a value is rounding noise in the reference itself). Returns the largest error
+/// over that scale.
+pub fn assert_close(
+    what: &str,
+    got: &[f32],
+    expected: &[f32],
+    tolerance: f32,
+    noisy: Option<&[f32]>,
+) -> f32 {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    let mut worst = (0.0, 0);
+    for (i, (a, b)) in got.iter().zip(expected).enumerate() {
+        if noisy.is_some_and(|mask| mask[i] != 0.0) {
+            continue;
+        }
+        let error = (a - b).abs() / scale;
+        assert!(!error.is_nan(), "{what}[{i}]: got {a}, expected {b}");
+        if error > worst.0 {
+            worst = (error, i);
+        }
+    }
+    let (error, i) = worst;
+    assert!(
+        error <= tolerance,
+        "{what}[{i}]: got {}, expected {}, off by {error:e} of the scale {scale}, allowed {tolerance:e}",
+        got[i],
+        expected[i]
+    );
+    error
+}

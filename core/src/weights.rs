@@ -1,0 +1,283 @@
+//! Checkpoints in safetensors: read by memory map, loaded strictly, written whole.
+//!
+//! Every key is consumed and every parameter filled, or loading fails and lists both sets: silent
+//! partial loads are the most reported failure of this field.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{DType, TensorData};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::backbone::BoxedBackbone;
+use crate::error::{Error, Result, listed};
+use crate::files::write_atomically;
+use crate::params::{self, Tensors};
+
+/// A safetensors file, mapped into memory and checked.
+pub struct WeightsFile {
+    path: PathBuf,
+    map: memmap2::Mmap,
+}
+
+impl WeightsFile {
+    /// Opens and checks a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is truncated or no safetensors.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        let length = file.metadata().map_err(Error::io(path))?.len();
+        if length == 0 {
+            return Err(Error::file(path, "expected safetensors, the file is empty"));
+        }
+        // SAFETY: the map is read only; a file that another process truncates while it is mapped
+        // would raise SIGBUS, as with every reader of mapped checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        let opened = Self {
+            path: path.to_owned(),
+            map,
+        };
+        opened.view()?;
+        Ok(opened)
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn view(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.map).map_err(|e| {
+            Error::file(
+                &self.path,
+                format!(
+                    "expected a whole safetensors file, got {} bytes that are none ({e}): \
+                     truncated, or another format",
+                    self.map.len()
+                ),
+            )
+        })
+    }
+
+    /// Names and shapes.
+    ///
+    /// # Errors
+    /// As [`WeightsFile::open`].
+    pub fn shapes(&self) -> Result<BTreeMap<String, Vec<usize>>> {
+        let view = self.view()?;
+        let shapes = view
+            .iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec()));
+        Ok(shapes.collect())
+    }
+
+    /// The file's own metadata.
+    ///
+    /// # Errors
+    /// As [`WeightsFile::open`].
+    pub fn metadata(&self) -> Result<HashMap<String, String>> {
+        let (_, metadata) = SafeTensors::read_metadata(&self.map)
+            .map_err(|e| Error::file(&self.path, e.to_string()))?;
+        Ok(metadata.metadata().clone().unwrap_or_default())
+    }
+
+    /// One tensor; floats of any width become f32, integers i64.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is not there or not of a known type.
+    pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        let view = self.view()?;
+        let tensor = view
+            .tensor(name)
+            .map_err(|_| Error::file(&self.path, format!("no tensor is named {name:?}")))?;
+        decode(&tensor).ok_or_else(|| {
+            let message = format!(
+                "{name}: expected a float or integer tensor, got {:?}",
+                tensor.dtype()
+            );
+            Error::file(&self.path, message)
+        })
+    }
+
+    /// All tensors.
+    ///
+    /// # Errors
+    /// As [`WeightsFile::tensor`].
+    pub fn tensors(&self) -> Result<Tensors> {
+        let names = self.shapes()?.into_keys();
+        names
+            .map(|name| self.tensor(&name).map(|data| (name, data)))
+            .collect()
+    }
+}
+
+fn decode(tensor: &TensorView) -> Option<TensorData> {
+    fn floats<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        let (chunks, _) = bytes.as_chunks::<N>();
+        chunks.iter().map(|chunk| value(*chunk)).collect()
+    }
+    fn integers<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Vec<i64> {
+        let (chunks, _) = bytes.as_chunks::<N>();
+        chunks.iter().map(|chunk| value(*chunk)).collect()
+    }
+    let (bytes, shape) = (tensor.data(), tensor.shape().to_vec());
+    let floats = match tensor.dtype() {
+        Dtype::F32 => floats(bytes, f32::from_le_bytes),
+        Dtype::F64 => floats(bytes, |b| f64::from_le_bytes(b) as f32),
+        Dtype::F16 => floats(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => floats(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::I64 => return Some(TensorData::new(integers(bytes, i64::from_le_bytes), shape)),
+        Dtype::I32 => {
+            let values = integers(bytes, |b| i64::from(i32::from_le_bytes(b)));
+            return Some(TensorData::new(values, shape));
+        }
+        Dtype::U8 => {
+            let values = integers(bytes, |b| i64::from(u8::from_le_bytes(b)));
+            return Some(TensorData::new(values, shape));
+        }
+        _ => return None,
+    };
+    Some(TensorData::new(floats, shape))
+}
+
+/// A head that came with a checkpoint.
+#[derive(Clone, Debug)]
+pub struct CheckpointHead {
+    /// `[classes, features]`.
+    pub weight: TensorData,
+    /// `[classes]`.
+    pub bias: TensorData,
+}
+
+/// Loads a checkpoint into a backbone, one tensor at a time; its head is handed back.
+///
+/// # Errors
+/// [`Error::Weights`] with both sets: keys of the file that nothing takes, parameters that nothing
+/// fills, and shapes that differ.
+pub fn load_backbone(
+    backbone: BoxedBackbone,
+    file: &WeightsFile,
+) -> Result<(BoxedBackbone, Option<CheckpointHead>)> {
+    let spec = backbone.spec().clone();
+    let head = |part: &str| format!("{}.{part}", spec.head_name);
+    let shapes = file.shapes()?;
+    let expected: BTreeMap<String, Vec<usize>> = params::infos(&backbone)
+        .into_iter()
+        .map(|info| (info.name, info.shape))
+        .collect();
+    // PyTorch's BatchNorm counts its batches; nothing reads that number.
+    let ignored = |name: &str| name.ends_with(".num_batches_tracked");
+    let of_head = |name: &str| name == head("weight") || name == head("bias");
+    let given: BTreeSet<&String> = shapes
+        .keys()
+        .filter(|name| !ignored(name) && !of_head(name))
+        .collect();
+    let unused: Vec<_> = given
+        .iter()
+        .filter(|name| !expected.contains_key(**name))
+        .collect();
+    let missing: Vec<_> = expected
+        .keys()
+        .filter(|name| !given.contains(name))
+        .collect();
+    let differing: Vec<_> = expected
+        .iter()
+        .filter_map(|(name, shape)| {
+            let got = shapes.get(name).filter(|got| *got != shape)?;
+            Some(format!("{name}: expected {shape:?}, got {got:?}"))
+        })
+        .collect();
+    if !(unused.is_empty() && missing.is_empty() && differing.is_empty()) {
+        let part = |title: &str, names: Vec<String>| match names.len() {
+            0 => String::new(),
+            n => format!("\n  {n} {title}: {}", listed(&names, 12)),
+        };
+        let owned = |names: Vec<&String>| names.into_iter().cloned().collect();
+        let message = format!(
+            "these are not the weights of {}{}{}{}",
+            spec.name,
+            part(
+                "keys that nothing takes",
+                owned(unused.into_iter().copied().collect())
+            ),
+            part("parameters that nothing fills", owned(missing)),
+            part("of another shape", differing),
+        );
+        return Err(Error::Weights {
+            path: file.path().to_owned(),
+            message,
+        });
+    }
+    let backbone = fill(backbone, file, &expected)?;
+    let head = match (shapes.get(&head("weight")), shapes.get(&head("bias"))) {
+        (Some(_), Some(_)) => Some(CheckpointHead {
+            weight: file.tensor(&head("weight"))?,
+            bias: file.tensor(&head("bias"))?,
+        }),
+        _ => None,
+    };
+    Ok((backbone, head))
+}
+
+/// Replaces every parameter with the file's tensor of that name; shapes were compared before.
+fn fill<M: Module>(
+    mut module: M,
+    file: &WeightsFile,
+    names: &BTreeMap<String, Vec<usize>>,
+) -> Result<M> {
+    for name in names.keys() {
+        let data = file.tensor(name)?;
+        if data.dtype() != DType::F32 {
+            return Err(Error::file(
+                file.path(),
+                format!("{name}: expected floats, got {:?}", data.dtype()),
+            ));
+        }
+        module = match params::write(module, Tensors::from([(name.clone(), data)])) {
+            Ok(module) => module,
+            Err((_, mismatch)) => {
+                return Err(Error::file(file.path(), format!("{mismatch:?}")));
+            }
+        };
+    }
+    Ok(module)
+}
+
+/// Writes f32, i64 and u8 tensors as safetensors, atomically.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) -> Result<()> {
+    write_atomically(
+        path,
+        &to_bytes(tensors, metadata).map_err(|e| Error::file(path, e))?,
+    )
+}
+
+/// Tensors and metadata as the bytes of a safetensors file.
+///
+/// # Errors
+/// A message if a tensor has a type that the format lacks.
+pub fn to_bytes(tensors: &Tensors, metadata: HashMap<String, String>) -> Result<Vec<u8>, String> {
+    let views = tensors
+        .iter()
+        .map(|(name, data)| {
+            let dtype = match data.dtype() {
+                DType::F32 => Dtype::F32,
+                DType::I64 => Dtype::I64,
+                DType::U8 => Dtype::U8,
+                DType::BF16 => Dtype::BF16,
+                DType::F16 => Dtype::F16,
+                other => return Err(format!("{name}: {other:?} is not written")),
+            };
+            TensorView::new(dtype, data.shape().to_vec(), data.as_bytes())
+                .map(|view| (name.clone(), view))
+                .map_err(|e| format!("{name}: {e}"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())
+}

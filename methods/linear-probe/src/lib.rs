@@ -1,0 +1,59 @@
+//! Linear probe: the backbone stays frozen and only the head trains.
+//!
+//! The baseline of every comparison. Parameters: none of its own; the head has `D C + C`.
+
+use peft_core::backbone::{Backbone, Init};
+use peft_core::error::Result;
+use peft_core::method::{AdaptationMethod, Attachment};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Train the head only.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinearProbe {}
+
+#[typetag::serde(name = "linear-probe")]
+impl AdaptationMethod for LinearProbe {
+    fn attach(&self, _: &dyn Backbone, _: &Init) -> Result<Attachment> {
+        Ok(Attachment::default())
+    }
+
+    fn formula(&self, _: &dyn Backbone) -> Result<usize> {
+        Ok(0)
+    }
+}
+
+peft_core::register!(
+    Method, LinearProbe,
+    name: "linear-probe",
+    summary: "train the head only",
+    reference: "Understanding intermediate layers using linear classifier probes, Alain and Bengio, 2016",
+    example: "name: linear-probe\n",
+);
+
+#[cfg(test)]
+mod tests {
+    use peft_backbone_vit::Vit;
+    use peft_core::testing::Golden;
+
+    use super::*;
+
+    #[test]
+    fn training_agrees_with_timm() {
+        let vit = Vit {
+            img_size: Some(32),
+            patch_size: Some(8),
+            embed_dim: Some(48),
+            depth: Some(4),
+            num_heads: Some(3),
+            ..Vit::default()
+        };
+        let folder = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../fixtures/peft/linear_probe"
+        );
+        let rename = |name: &str| name.to_owned();
+        Golden::open(folder).check_training(&vit, Box::new(LinearProbe {}), rename);
+    }
+}
