@@ -14,10 +14,9 @@ use crate::model::Model;
 use crate::params::{self, Tensors};
 use crate::weights::{self, WeightsFile};
 
-/// Version of the format, in the metadata's `format`.
+/// The metadata's only key, so that equal adapters are equal files: it names the format's version
+/// and holds [`AdapterInfo`] as JSON.
 const FORMAT: &str = "peft-adapter/1";
-/// The metadata's key of [`AdapterInfo`].
-const INFO: &str = "peft";
 
 /// What an adapter file says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,10 +63,7 @@ pub fn tensors(model: &Model) -> Tensors {
 /// [`Error::Io`] with the path.
 pub fn write(path: &Path, tensors: &Tensors, info: &AdapterInfo) -> Result<()> {
     let info = serde_json::to_string(info).map_err(|e| Error::file(path, e.to_string()))?;
-    let metadata = HashMap::from([
-        ("format".to_owned(), FORMAT.to_owned()),
-        (INFO.to_owned(), info),
-    ]);
+    let metadata = HashMap::from([(FORMAT.to_owned(), info)]);
     weights::write(path, tensors, metadata)
 }
 
@@ -83,19 +79,10 @@ pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, 
         path: path.to_owned(),
         message,
     };
-    match metadata.get("format").map(String::as_str) {
-        Some(FORMAT) => {}
-        other => {
-            let other = other.unwrap_or("no format");
-            return Err(refuse(format!(
-                "expected an adapter file ({FORMAT}), got {other}"
-            )));
-        }
-    }
     let info: AdapterInfo = metadata
-        .get(INFO)
+        .get(FORMAT)
         .and_then(|text| serde_json::from_str(text).ok())
-        .ok_or_else(|| refuse("expected the adapter's description in the metadata".into()))?;
+        .ok_or_else(|| refuse(format!("expected an adapter file (metadata {FORMAT})")))?;
     if info.structure != structure(&model) {
         return Err(refuse(format!(
             "the adapter was trained on {}, whose parameters differ from those of {}",

@@ -77,7 +77,7 @@ impl std::fmt::Display for Split {
 }
 
 /// An image and its label.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// The pixels.
     pub image: Image,
@@ -86,7 +86,7 @@ pub struct Sample {
 }
 
 /// An image of interleaved 8-bit RGB pixels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     /// Columns.
     pub width: usize,
@@ -94,4 +94,10 @@ pub struct Image {
     pub height: usize,
     /// `3 * width * height` values, row by row.
     pub rgb: Vec<u8>,
+}
+
+impl Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({} x {})", self.width, self.height)
+    }
 }

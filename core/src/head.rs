@@ -1,11 +1,12 @@
 //! The linear head: features to logits, trained in every row of a comparison.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::backbone::Init;
 use crate::layers::linear;
 use crate::random::Distribution;
+use crate::weights::CheckpointHead;
 
 /// `logits = features W^T + b`.
 #[derive(Module, Debug)]
@@ -23,6 +24,14 @@ impl LinearHead {
         Self {
             weight: init.param("head.weight", [classes, features], normal),
             bias: init.param("head.bias", [classes], Distribution::Zeros),
+        }
+    }
+
+    /// The head that came with a checkpoint.
+    pub fn from_checkpoint(head: CheckpointHead, device: &Device) -> Self {
+        Self {
+            weight: Param::from_data(head.weight, device),
+            bias: Param::from_data(head.bias, device),
         }
     }
 

@@ -16,6 +16,10 @@ use crate::random::Generator;
 use crate::site::Site;
 
 /// What an adapter does to the activation at a boundary.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once a boundary, never stored"
+)]
 pub enum BoundaryAct<'a> {
     /// `z + delta`, the delta with batch 1 and broadcast over the batch.
     Add(Activation),

@@ -393,10 +393,10 @@ impl<K, M> FromIterator<(K, M)> for Named<K, M> {
 
 impl<K, M> Named<K, M> {
     /// The module of that name.
-    pub fn get<Q: ?Sized>(&self, key: &Q) -> Option<&M>
+    pub fn get<Q>(&self, key: &Q) -> Option<&M>
     where
         K: std::borrow::Borrow<Q>,
-        Q: PartialEq,
+        Q: PartialEq + ?Sized,
     {
         self.0
             .iter()

@@ -17,10 +17,25 @@ use crate::error::{Error, Result, listed};
 use crate::files::write_atomically;
 use crate::params::{self, Tensors};
 
-/// A safetensors file, mapped into memory and checked.
+/// A safetensors file, mapped into memory (or inside the binary) and checked.
 pub struct WeightsFile {
     path: PathBuf,
-    map: memmap2::Mmap,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Map(memmap2::Mmap),
+    Static(&'static [u8]),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
 }
 
 impl WeightsFile {
@@ -37,12 +52,31 @@ impl WeightsFile {
         // SAFETY: the map is read only; a file that another process truncates while it is mapped
         // would raise SIGBUS, as with every reader of mapped checkpoints.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Self::checked(path, Bytes::Map(map))
+    }
+
+    /// A file that is inside the binary.
+    ///
+    /// # Errors
+    /// As [`WeightsFile::open`].
+    pub fn bundled(name: &str, content: &'static [u8]) -> Result<Self> {
+        Self::checked(Path::new(name), Bytes::Static(content))
+    }
+
+    fn checked(path: &Path, bytes: Bytes) -> Result<Self> {
         let opened = Self {
             path: path.to_owned(),
-            map,
+            bytes,
         };
         opened.view()?;
         Ok(opened)
+    }
+
+    /// BLAKE3 of the content, in hex.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.bytes);
+        hasher.finalize().to_hex().to_string()
     }
 
     /// The path.
@@ -51,13 +85,13 @@ impl WeightsFile {
     }
 
     fn view(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.map).map_err(|e| {
+        SafeTensors::deserialize(&self.bytes).map_err(|e| {
             Error::file(
                 &self.path,
                 format!(
                     "expected a whole safetensors file, got {} bytes that are none ({e}): \
                      truncated, or another format",
-                    self.map.len()
+                    self.bytes.len()
                 ),
             )
         })
@@ -80,7 +114,7 @@ impl WeightsFile {
     /// # Errors
     /// As [`WeightsFile::open`].
     pub fn metadata(&self) -> Result<HashMap<String, String>> {
-        let (_, metadata) = SafeTensors::read_metadata(&self.map)
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes)
             .map_err(|e| Error::file(&self.path, e.to_string()))?;
         Ok(metadata.metadata().clone().unwrap_or_default())
     }

@@ -2,13 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use peft_core::head::LinearHead;
-use peft_core::params::{self, Tensors};
+use peft_core::params;
 use peft_core::testing::{Golden, assert_close};
 use peft_core::weights::{WeightsFile, load_backbone};
 use peft_core::{
     Activation, AdaptationMethod, Attachment, Backbone, BackboneConfig, BoxedBackbone, Hooks, Init,
-    Model, Plug, Statistics, Tuned,
+    LinearHead, Model, Plug, Statistics, Tuned,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,12 +31,7 @@ fn loaded(golden: &Golden, init: &Init) -> (BoxedBackbone, LinearHead) {
     let backbone = Plug::new(config.build(init).unwrap());
     let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
     let (backbone, head) = load_backbone(backbone, &file).unwrap();
-    let head = head.unwrap();
-    let tensors = Tensors::from([
-        ("weight".to_owned(), head.weight),
-        ("bias".to_owned(), head.bias),
-    ]);
-    let head = params::write(LinearHead::new(256, 7, init), tensors).unwrap();
+    let head = LinearHead::from_checkpoint(head.unwrap(), init.device());
     (backbone, head)
 }
 

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, softmax};
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, run_span};
 use peft_core::hooks::{BranchInputs, Hooks};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
+use peft_ops::{attention, gelu};
 
 use crate::config::{GlobalPool, Sizes};
 
@@ -245,16 +245,8 @@ impl Attention {
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
     fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        let [b, n, d] = x.dims();
-        let (h, width) = (self.heads, d / self.heads);
         let qkv = self.qkv.forward(x, hooks); // [b, n, 3d]
-        let qkv = qkv.reshape([b, n, 3, h, width]).permute([2, 0, 3, 1, 4]); // [3, b, h, n, w]
-        let part = |i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0);
-        let (q, k, v) = (part(0), part(1), part(2)); // [b, h, n, w]
-        let scores = (q * (width as f64).powf(-0.5)).matmul(k.transpose()); // [b, h, n, n]
-        let mixed = softmax(scores, 3).matmul(v); // [b, h, n, w]
-        self.proj
-            .forward(mixed.swap_dims(1, 2).reshape([b, n, d]), hooks)
+        self.proj.forward(attention(qkv, self.heads), hooks)
     }
 }
 

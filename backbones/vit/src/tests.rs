@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use peft_core::testing::{Golden, assert_close};
 use peft_core::weights::{WeightsFile, load_backbone};
-use peft_core::{Activation, BackboneConfig, Hooks, Init, Plug};
+use peft_core::{Activation, BackboneConfig, Hooks, Init, LinearHead, Plug};
 
 use crate::Vit;
 
@@ -32,7 +32,7 @@ fn every_boundary_agrees_with_timm() {
     let backbone = Plug::new(tiny().build(&init).unwrap());
     let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
     let (backbone, head) = load_backbone(backbone, &file).unwrap();
-    assert_eq!(head.unwrap().bias.shape()[..], [7]);
+    let head = LinearHead::from_checkpoint(head.unwrap(), init.device());
 
     let mut x = Activation::Map(Tensor::from_data(
         golden.io["images"].clone(),
@@ -44,7 +44,22 @@ fn every_boundary_agrees_with_timm() {
     for (cut, name) in names.iter().enumerate() {
         x = backbone.forward(x, cut..cut + 1, &Hooks::none());
         assert_close(name, &x.to_vec(), &golden.values(name), 1e-5, None);
+        if let Some(boundary) = backbone.spec().boundaries.get(cut + 1) {
+            assert_eq!(
+                boundary.shape.elements() * 2,
+                x.to_vec().len(),
+                "{boundary}"
+            );
+        }
     }
+    let logits = Activation::Features(head.forward(x.features().unwrap()));
+    assert_close(
+        "logits",
+        &logits.to_vec(),
+        &golden.values("logits"),
+        1e-5,
+        None,
+    );
 }
 
 #[test]

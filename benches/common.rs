@@ -1,0 +1,55 @@
+//! What the benchmarks share: the micro backbones with random weights, and random images.
+
+use burn::tensor::{Device, Tensor};
+use peft_backbone_resnet as _;
+use peft_backbone_vit as _;
+use peft_core::random::Distribution;
+use peft_core::{AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
+
+/// Classes of the head.
+pub const CLASSES: usize = 10;
+
+/// Names and configurations.
+pub const BACKBONES: [(&str, &str); 2] = [
+    (
+        "vit-micro",
+        include_str!("../configs/backbones/vit-micro.yaml"),
+    ),
+    (
+        "resnet-micro",
+        include_str!("../configs/backbones/resnet-micro.yaml"),
+    ),
+];
+
+/// A backbone with random weights, what `methods` make of it, and a new head.
+pub fn model(backbone: &str, methods: &[Box<dyn AdaptationMethod>], device: &Device) -> Model {
+    let init = Init::seeded(device, 0);
+    let build = || {
+        let backbone = Plug::new(config(backbone).build(&init)?);
+        let head = LinearHead::new(backbone.spec().features, CLASSES, &init);
+        Model::assemble(backbone, methods, head, &init)
+    };
+    build().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// As many random images as the backbone takes.
+///
+/// # Shapes
+/// `[batch, 3, size, size]`.
+pub fn images(backbone: &str, batch: usize, device: &Device) -> Tensor<4> {
+    let size = config(backbone)
+        .input()
+        .unwrap_or_else(|e| panic!("{e}"))
+        .size;
+    let normal = Distribution::Normal(0.0, 1.0);
+    Init::seeded(device, 1).tensor("images", [batch, 3, size, size], normal)
+}
+
+/// Waits for the device, so that the clock does not stop too early.
+pub fn sync(device: &Device) {
+    device.sync().unwrap_or_else(|e| panic!("{e:?}"));
+}
+
+fn config(yaml: &str) -> Box<dyn BackboneConfig> {
+    serde_yaml::from_str(yaml).unwrap_or_else(|e| panic!("{e}"))
+}

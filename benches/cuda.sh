@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# Times training on an NVIDIA device with nothing of Rust but a `runner` binary built with CUDA:
+#
+#   benches/cuda.sh path/to/runner
+#
+# Finds the CUDA libraries and headers that kernels are compiled with ($CUDA_PATH, /usr/local/cuda,
+# or PyTorch's wheels), runs the self-test and the quickstart, then times a step of four methods on
+# ViT-B/16 and ViT-L/16 with random weights and images. A row that fails says why, and the next one
+# runs. Exit code: 0 if everything ran, 1 if something failed, 2 for a wrong command line.
+#
+# BATCH, STEPS, WARMUP, ROW_SECONDS and DEVICE in the environment override the defaults below.
+#
+# This script has not been run on a GPU.
+set -uo pipefail
+
+BATCH=${BATCH:-128}
+STEPS=${STEPS:-10}
+WARMUP=${WARMUP:-5}
+ROW_SECONDS=${ROW_SECONDS:-900}
+DEVICE=${DEVICE:-cuda}
+
+if [[ $# -ne 1 || ! -x ${1:-} ]]; then
+  echo "usage: ${0##*/} RUNNER: an executable runner, built with CUDA" >&2
+  exit 2
+fi
+runner=$(realpath "$1")
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+# The nvidia folders of the wheels that python3 sees, one a line.
+wheel_roots() {
+  command -v python3 >/dev/null || return 0
+  python3 - <<'PYTHON' 2>/dev/null
+import site, sys, pathlib
+folders = [*sys.path, *site.getsitepackages(), site.getusersitepackages()]
+roots = (pathlib.Path(folder) / "nvidia" for folder in dict.fromkeys(folders) if folder)
+print("\n".join(str(root) for root in roots if root.is_dir()))
+PYTHON
+}
+
+# Folders named $1 (lib or include) in the wheels: nvidia/<package>/lib, for CUDA 13 nvidia/cu13/lib.
+wheel_folders() {
+  local root
+  while IFS= read -r root; do
+    [[ -n $root ]] && find -L "$root" -mindepth 2 -maxdepth 2 -type d -name "$1" 2>/dev/null
+  done < <(wheel_roots)
+}
+
+# Sets CUDA_PATH to a folder whose include/ has the headers: a toolkit, else the wheels' in one.
+find_headers() {
+  local root folder
+  for root in "${CUDA_PATH:-}" /usr/local/cuda; do
+    if [[ -n $root && -f $root/include/cuda_fp16.h ]]; then
+      export CUDA_PATH=$root
+      return
+    fi
+  done
+  mkdir -p "$work/cuda"
+  while IFS= read -r folder; do
+    if [[ -f $folder/cuda_fp16.h && ! -e $work/cuda/include ]]; then
+      ln -s "$folder" "$work/cuda/include"
+    fi
+  done < <(wheel_folders include)
+  if [[ -e $work/cuda/include ]]; then
+    export CUDA_PATH=$work/cuda
+  else
+    echo "note: cuda_fp16.h is not found: set CUDA_PATH to a toolkit" >&2
+  fi
+}
+
+# Puts the folders of CUDA's libraries in front of the loader's path. A library that is only there
+# with a version in its name gets a link without.
+find_libraries() {
+  local folder name found path=$work/lib
+  local -a folders=()
+  for folder in "${CUDA_PATH:-/usr/local/cuda}"/{lib64,lib} /usr/local/cuda/{lib64,lib}; do
+    [[ -d $folder ]] && folders+=("$folder")
+  done
+  while IFS= read -r folder; do
+    folders+=("$folder")
+  done < <(wheel_folders lib)
+  mkdir -p "$path"
+  for name in libnvrtc libcudart libcublas libcublasLt libnccl; do
+    for folder in ${folders[@]+"${folders[@]}"}; do
+      [[ -e $folder/$name.so ]] && continue 2
+    done
+    for folder in ${folders[@]+"${folders[@]}"}; do
+      found=$(find "$folder" -maxdepth 1 -name "$name.so.*" | sort -V | tail -n 1)
+      if [[ -n $found ]]; then
+        ln -s "$found" "$path/$name.so"
+        continue 2
+      fi
+    done
+  done
+  for folder in ${folders[@]+"${folders[@]}"}; do
+    path+=:$folder
+  done
+  export LD_LIBRARY_PATH=$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
+# A field of a flat JSON object on stdin.
+field() {
+  sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"
+}
+
+# The first line of an error in the file $1.
+first_error() {
+  local line
+  line=$(grep -m 1 -E '^error' "$1")
+  # What a panic says comes after its place.
+  [[ -z $line ]] && line=$(grep -m 1 -A 1 'panicked at' "$1" | tail -n 1)
+  [[ -z $line ]] && line=$(grep -m 1 . "$1")
+  echo "${line:-no message}"
+}
+
+# One row of the table: backbone, method, precision.
+row() {
+  local backbone=$1 method=$2 precision=$3 json code
+  json=$(timeout "$ROW_SECONDS" "$runner" bench --config quickstart \
+    --set "backbone={name: vit, variant: $backbone, weights: null}" \
+    --set "method=$method" \
+    --set "recipe.batch_size=$BATCH" \
+    --set "recipe.precision=$precision" \
+    --device "$DEVICE" --warmup "$WARMUP" --steps "$STEPS" --format json 2>"$work/stderr")
+  code=$?
+  printf '%-24s %-14s %-5s ' "$backbone" "$method" "$precision"
+  if [[ $code -eq 0 ]]; then
+    printf '%10.4f %10.1f %10.1f %10.0f\n' \
+      "$(field median_seconds <<<"$json")" \
+      "$(field images_per_second <<<"$json")" \
+      "$(field inference_images_per_second <<<"$json")" \
+      "$(($(field peak_bytes <<<"$json") / 1048576))"
+  else
+    failed=1
+    [[ $code -eq 124 ]] && echo "error: longer than $ROW_SECONDS s" >"$work/stderr"
+    echo "exit $code: $(first_error "$work/stderr")"
+  fi
+}
+
+find_headers
+find_libraries
+echo "CUDA_PATH        ${CUDA_PATH:-not set}"
+echo "LD_LIBRARY_PATH  $LD_LIBRARY_PATH"
+if command -v nvidia-smi >/dev/null; then
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+fi
+
+echo
+echo "== doctor"
+"$runner" doctor --device "$DEVICE" || failed=1
+
+echo
+echo "== quickstart"
+"$runner" --config quickstart --device "$DEVICE" --runs "$work/runs" || failed=1
+
+echo
+echo "== bench: batch $BATCH, median of $STEPS steps, random weights"
+printf '%-24s %-14s %-5s %10s %10s %10s %10s\n' \
+  backbone method type 's/step' 'images/s' 'inference' 'peak MiB'
+for backbone in vit_base_patch16_224 vit_large_patch16_224; do
+  for method in linear-probe ap lora full-finetune; do
+    for precision in f32 bf16; do
+      row "$backbone" "$method" "$precision"
+    done
+  done
+done
+exit "$failed"

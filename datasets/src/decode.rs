@@ -1,0 +1,214 @@
+//! How a file becomes an 8-bit RGB image: as torchvision's `pil_loader` does, that is Pillow's
+//! `convert("RGB")`.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageError, ImageFormat, ImageReader, Limits};
+use peft_core::data::Image;
+
+use crate::Error;
+
+/// The longest side that is decoded, in pixels.
+const MAX_SIDE: u32 = 32_768;
+/// The most memory one decoded image may take, in bytes: 16,384 x 10,922 pixels of RGB.
+const MAX_BYTES: u64 = 512 << 20;
+
+/// Reads a png, jpeg, webp or bmp file; the format is told from the content, not from the name.
+///
+/// Conversion follows Pillow: grey is repeated over the channels, a palette is looked up, alpha is
+/// dropped without blending, 16-bit channels keep their high byte, except that 16-bit grey without
+/// alpha is clipped at 255. EXIF orientation is not applied. Sides above 32,768 pixels and images
+/// above 512 MiB are refused before they are decoded.
+///
+/// # Errors
+/// A file that cannot be read or is not a whole image, by its path and what was found instead.
+pub fn decode(path: impl AsRef<Path>) -> Result<Image, Error> {
+    let path = path.as_ref();
+    let bytes = fs_err::read(path)?;
+    decode_bytes(&bytes).map_err(|got| Error::Decode {
+        path: path.to_owned(),
+        got,
+    })
+}
+
+/// The image in `bytes`, or what was found instead.
+fn decode_bytes(bytes: &[u8]) -> Result<Image, String> {
+    if bytes.is_empty() {
+        return Err("an empty file".into());
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| error.to_string())?;
+    match reader.format() {
+        None => return Err(format!("{} bytes of another kind", bytes.len())),
+        Some(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => {
+            return Err("a jpeg that breaks off before its end marker".into());
+        }
+        Some(_) => {}
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    match reader.decode() {
+        Ok(decoded) => Ok(from_decoded(decoded)),
+        Err(ImageError::Limits(error)) => Err(format!("an image beyond the limits ({error})")),
+        Err(error) => Err(format!("a damaged or unsupported one ({error})")),
+    }
+}
+
+fn from_decoded(decoded: DynamicImage) -> Image {
+    let (width, height) = (decoded.width() as usize, decoded.height() as usize);
+    let high_byte = |value: u16| (value >> 8) as u8;
+    let rgb = match decoded {
+        DynamicImage::ImageRgb8(rgb) => rgb.into_raw(),
+        DynamicImage::ImageLuma16(grey) => grey
+            .iter()
+            .flat_map(|&value| [value.min(255) as u8; 3])
+            .collect(),
+        DynamicImage::ImageLumaA16(grey) => grey
+            .pixels()
+            .flat_map(|pixel| [high_byte(pixel.0[0]); 3])
+            .collect(),
+        DynamicImage::ImageRgb16(rgb) => rgb.iter().map(|&value| high_byte(value)).collect(),
+        DynamicImage::ImageRgba16(rgba) => rgba
+            .pixels()
+            .flat_map(|pixel| [0, 1, 2].map(|channel| high_byte(pixel.0[channel])))
+            .collect(),
+        other => other.into_rgb8().into_raw(),
+    };
+    Image { width, height, rgb }
+}
+/// Whether a JPEG reaches its end marker. The decoder fills what a truncated file lacks with grey;
+/// Pillow refuses it.
+fn jpeg_is_complete(bytes: &[u8]) -> bool {
+    const END: u8 = 0xD9;
+    let mut at = 2; // past the start marker
+    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
+        let stands_alone = matches!(marker, 0x00 | 0x01 | 0xD0..=0xD7); // stuffing, TEM, restarts
+        if first != 0xFF || marker == 0xFF {
+            at += 1; // entropy-coded data, or fill before a marker
+        } else if marker == END {
+            return true;
+        } else if stands_alone {
+            at += 2;
+        } else {
+            let Some(&[high, low]) = bytes.get(at + 2..at + 4) else {
+                return false;
+            };
+            at += 2 + usize::from(u16::from_be_bytes([high, low]));
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{ExtendedColorType, save_buffer};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Writes `values` as `name` into a temporary folder and decodes the file.
+    fn round_trip(name: &str, values: &[u8], size: (u32, u32), color: ExtendedColorType) -> Image {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(name);
+        save_buffer(&path, values, size.0, size.1, color).unwrap();
+        decode(path).unwrap()
+    }
+
+    fn sixteen(values: &[u16]) -> Vec<u8> {
+        values
+            .iter()
+            .flat_map(|value| value.to_ne_bytes())
+            .collect()
+    }
+
+    fn error_of(content: &[u8]) -> String {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("broken.png");
+        fs_err::write(&path, content).unwrap();
+        let message = decode(&path).unwrap_err().to_string();
+        assert!(message.contains("broken.png"), "{message}");
+        message
+    }
+
+    /// A 32 x 32 gradient in the given format.
+    fn encoded(format: ImageFormat) -> Vec<u8> {
+        let gradient =
+            image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([8 * x as u8, 8 * y as u8, 100]));
+        let mut bytes = Cursor::new(Vec::new());
+        gradient.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn lossless_rgb_comes_back_as_written() {
+        let values: Vec<u8> = (0..18).map(|i| i * 14).collect();
+        for name in ["a.png", "a.bmp", "a.webp"] {
+            let image = round_trip(name, &values, (3, 2), ExtendedColorType::Rgb8);
+            assert_eq!(
+                (image.width, image.height, &image.rgb),
+                (3, 2, &values),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_colour_types_become_rgb_as_in_pillow() {
+        use ExtendedColorType::*;
+        let grey = round_trip("a.png", &[0, 200], (2, 1), L8);
+        assert_eq!(grey.rgb, [0, 0, 0, 200, 200, 200]);
+        let alpha = round_trip("a.png", &[10, 20, 30, 0], (1, 1), Rgba8);
+        assert_eq!(alpha.rgb, [10, 20, 30], "alpha is dropped, not blended");
+        let deep = round_trip("a.png", &sixteen(&[0x00FF, 0x8000, 0xFFFF]), (1, 1), Rgb16);
+        assert_eq!(
+            deep.rgb,
+            [0, 128, 255],
+            "the high byte, not the rounded one"
+        );
+        let deep_grey = round_trip("a.png", &sixteen(&[7, 300]), (2, 1), L16);
+        assert_eq!(deep_grey.rgb, [7, 7, 7, 255, 255, 255], "clipped");
+    }
+
+    #[test]
+    fn jpeg_is_close() {
+        let image = decode_bytes(&encoded(ImageFormat::Jpeg)).unwrap();
+        let pixel = &image.rgb[3 * (16 * 32 + 8)..][..3];
+        for (got, expected) in pixel.iter().zip([64u8, 128, 100]) {
+            assert!(got.abs_diff(expected) <= 8, "{pixel:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_whole_image_is_refused_by_name() {
+        assert!(error_of(b"").contains("an empty file"));
+        assert!(error_of(b"not an image, but long enough").contains("29 bytes of another kind"));
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+        ] {
+            let whole = encoded(format);
+            assert!(decode_bytes(&whole).is_ok(), "{format:?}");
+            for keep in [1, 10, whole.len() / 2, whole.len() * 9 / 10] {
+                error_of(&whole[..keep]);
+            }
+        }
+        let missing = decode("/nowhere/at/all.png").unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/at/all.png"), "{missing}");
+    }
+
+    #[test]
+    fn a_decompression_bomb_is_refused_by_its_header() {
+        let mut bomb = encoded(ImageFormat::Bmp);
+        bomb[18..22].copy_from_slice(&30_000u32.to_le_bytes()); // width
+        bomb[22..26].copy_from_slice(&30_000u32.to_le_bytes()); // height
+        let message = error_of(&bomb);
+        assert!(message.contains("beyond the limits"), "{message}");
+    }
+}

@@ -1,0 +1,237 @@
+//! The sixteen shapes, as a table of lines, curves and arcs, and how they become polylines.
+//!
+//! Coordinates are those of a unit square, x to the right and y down, each from -1 to 1.
+
+/// A point or a displacement, `[x, y]`.
+pub(super) type Point = [f32; 2];
+
+/// A straight piece of an outline, from one point to another.
+pub(super) type Segment = [Point; 2];
+
+/// A shape of the table.
+pub(super) struct Shape {
+    pub name: &'static str,
+    pub body: Body,
+    pieces: &'static [Piece],
+}
+
+/// How an outline is painted.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Body {
+    /// What it encloses.
+    Area,
+    /// A stroke along it, with the widest pen, as a part of the shape's size, at which it stays
+    /// legible.
+    Stroke { widest: f32 },
+}
+
+enum Piece {
+    /// Straight from point to point.
+    Line(&'static [Point]),
+    /// A smooth curve through the points (uniform Catmull-Rom).
+    Curve(&'static [Point]),
+    /// Part of a circle, counted in turns, clockwise from the right.
+    Arc {
+        centre: Point,
+        radius: f32,
+        from: f32,
+        to: f32,
+    },
+}
+use Piece::{Arc, Curve, Line};
+
+const CIRCLE: Piece = Arc {
+    centre: [0.0, 0.0],
+    radius: 1.0,
+    from: 0.0,
+    to: 1.0,
+};
+
+/// Seven areas and nine strokes; a stroke's turns and ends are those from which digits and letters
+/// are made.
+#[rustfmt::skip]
+pub(super) const SHAPES: [Shape; 16] = [
+    Shape { name: "disc", body: Body::Area, pieces: &[CIRCLE] },
+    Shape { name: "square", body: Body::Area, pieces: &[Line(&[[-1., -1.], [1., -1.], [1., 1.], [-1., 1.], [-1., -1.]])] },
+    Shape { name: "triangle", body: Body::Area, pieces: &[Line(&[[0., -1.], [1., 0.8], [-1., 0.8], [0., -1.]])] },
+    Shape { name: "star", body: Body::Area, pieces: &[Line(&[
+        [0.0, -1.0], [0.235, -0.324], [0.951, -0.309], [0.380, 0.124], [0.588, 0.809], [0.0, 0.4],
+        [-0.588, 0.809], [-0.380, 0.124], [-0.951, -0.309], [-0.235, -0.324], [0.0, -1.0],
+    ])] },
+    Shape { name: "half-disc", body: Body::Area, pieces: &[
+        Arc { centre: [0.0, 0.0], radius: 1.0, from: 0.5, to: 1.0 }, Line(&[[1., 0.], [-1., 0.]]),
+    ] },
+    Shape { name: "ring", body: Body::Stroke { widest: 0.22 }, pieces: &[CIRCLE] },
+    Shape { name: "arc", body: Body::Stroke { widest: 0.22 }, pieces: &[
+        Arc { centre: [0.0, 0.0], radius: 1.0, from: 0.19, to: 0.81 },
+    ] },
+    Shape { name: "zigzag", body: Body::Stroke { widest: 0.20 }, pieces: &[
+        Line(&[[-0.8, -1.], [0.8, -1.], [-0.8, 1.], [0.8, 1.]]),
+    ] },
+    Shape { name: "s-curve", body: Body::Stroke { widest: 0.20 }, pieces: &[Curve(&[
+        [0.65, -0.75], [0.1, -1.0], [-0.5, -0.85], [-0.6, -0.4], [0.0, -0.05],
+        [0.6, 0.35], [0.55, 0.85], [-0.05, 1.0], [-0.65, 0.75],
+    ])] },
+    Shape { name: "spiral", body: Body::Stroke { widest: 0.12 }, pieces: &[Curve(&[
+        [0.05, 0.05], [0.22, -0.1], [0.1, -0.32], [-0.2, -0.35], [-0.42, -0.05], [-0.3, 0.38], [0.1, 0.55], [0.52, 0.35],
+        [0.68, -0.1], [0.45, -0.6], [-0.05, -0.82], [-0.6, -0.65], [-0.95, -0.1], [-0.8, 0.55], [-0.25, 0.98],
+    ])] },
+    Shape { name: "cross", body: Body::Stroke { widest: 0.24 }, pieces: &[
+        Line(&[[-1., 0.], [1., 0.]]), Line(&[[0., -1.], [0., 1.]]),
+    ] },
+    Shape { name: "tee", body: Body::Stroke { widest: 0.24 }, pieces: &[
+        Line(&[[-0.9, -1.], [0.9, -1.]]), Line(&[[0., -1.], [0., 1.]]),
+    ] },
+    Shape { name: "ell", body: Body::Stroke { widest: 0.24 }, pieces: &[Line(&[[-0.6, -1.], [-0.6, 1.], [0.7, 1.]])] },
+    Shape { name: "loop", body: Body::Stroke { widest: 0.18 }, pieces: &[Curve(&[
+        [0.45, -1.0], [-0.05, -0.8], [-0.45, -0.35], [-0.6, 0.25], [-0.45, 0.8], [0.05, 1.0], [0.55, 0.8], [0.65, 0.35],
+        [0.35, 0.0], [-0.1, 0.0], [-0.55, 0.35],
+    ])] },
+    Shape { name: "two-loops", body: Body::Stroke { widest: 0.16 }, pieces: &[
+        Arc { centre: [0.0, -0.52], radius: 0.48, from: 0.0, to: 1.0 },
+        Arc { centre: [0.0, 0.5], radius: 0.54, from: 0.0, to: 1.0 },
+    ] },
+    Shape { name: "bars", body: Body::Stroke { widest: 0.24 }, pieces: &[
+        Line(&[[-0.6, -1.], [-0.6, 1.]]), Line(&[[0.6, -1.], [0.6, 1.]]),
+    ] },
+];
+
+impl Shape {
+    /// The outline, each point moved by `place`.
+    pub fn segments(&self, place: impl Fn(Point) -> Point) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        for piece in self.pieces {
+            let points: Vec<Point> = piece.points().into_iter().map(&place).collect();
+            segments.extend(points.windows(2).map(|pair| [pair[0], pair[1]]));
+        }
+        segments
+    }
+}
+
+impl Piece {
+    /// Points close enough to each other for straight segments between them.
+    fn points(&self) -> Vec<Point> {
+        match *self {
+            Line(corners) => subdivide(corners, 3, |[_, a, b, _], t| lerp(a, b, t)),
+            Curve(knots) => subdivide(knots, 4, catmull_rom),
+            Arc {
+                centre,
+                radius,
+                from,
+                to,
+            } => {
+                const PER_TURN: f32 = 32.0;
+                let steps = (PER_TURN * (to - from)).ceil();
+                let at = |step: u32| {
+                    let [cos, sin] = turn(from + (to - from) * step as f32 / steps);
+                    [centre[0] + radius * cos, centre[1] + radius * sin]
+                };
+                (0..=steps as u32).map(at).collect()
+            }
+        }
+    }
+}
+
+/// `parts` points a span of `knots`; `at` sees the span's ends with their outer neighbours, the
+/// first and last repeated.
+fn subdivide(knots: &[Point], parts: usize, at: impl Fn([Point; 4], f32) -> Point) -> Vec<Point> {
+    let last = knots.len() - 1;
+    let mut points = vec![knots[0]];
+    for span in 0..last {
+        let around = [
+            knots[span.saturating_sub(1)],
+            knots[span],
+            knots[span + 1],
+            knots[(span + 2).min(last)],
+        ];
+        points.extend((1..=parts).map(|part| at(around, part as f32 / parts as f32)));
+    }
+    points
+}
+
+fn lerp(a: Point, b: Point, t: f32) -> Point {
+    [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t]
+}
+
+fn catmull_rom(around: [Point; 4], t: f32) -> Point {
+    [0, 1].map(|axis| {
+        let [p, a, b, n] = around.map(|point| point[axis]);
+        let (c1, c2, c3) = (
+            b - p,
+            2.0 * p - 5.0 * a + 4.0 * b - n,
+            3.0 * (a - b) + n - p,
+        );
+        a + 0.5 * t * (c1 + t * (c2 + t * c3))
+    })
+}
+
+/// Cosine and sine of an angle in turns, the same bits on every platform; off by less than 1e-6.
+pub(super) fn turn(angle: f32) -> [f32; 2] {
+    [sine(angle + 0.25), sine(angle)]
+}
+
+fn sine(angle: f32) -> f32 {
+    let turns = angle - (angle + 0.5).floor(); // [-0.5, 0.5)
+    let folded = if turns.abs() > 0.25 {
+        turns.signum() * 0.5 - turns
+    } else {
+        turns
+    }; // [-0.25, 0.25]
+    let x = std::f32::consts::TAU * folded;
+    let y = x * x;
+    x * (1.0 - y / 6.0 * (1.0 - y / 20.0 * (1.0 - y / 42.0 * (1.0 - y / 72.0 * (1.0 - y / 110.0)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_sines_and_cosines() {
+        for step in -300..300 {
+            let angle = step as f32 / 100.0;
+            let expected = (f64::from(angle) * std::f64::consts::TAU).sin_cos();
+            let [cos, sin] = turn(angle).map(f64::from);
+            assert!(
+                (cos - expected.1).abs() < 2e-6 && (sin - expected.0).abs() < 2e-6,
+                "{angle}"
+            );
+        }
+    }
+
+    #[test]
+    fn areas_are_closed_and_all_shapes_fill_the_unit_square() {
+        for shape in &SHAPES {
+            let segments = shape.segments(|point| point);
+            if shape.body == Body::Area {
+                let next = segments.iter().cycle().skip(1);
+                let gap = |a: Point, b: Point| (a[0] - b[0]).abs() + (a[1] - b[1]).abs();
+                assert!(
+                    segments
+                        .iter()
+                        .zip(next)
+                        .all(|(a, b)| gap(a[1], b[0]) < 1e-5),
+                    "{}",
+                    shape.name
+                );
+            }
+            let reach = segments
+                .iter()
+                .flatten()
+                .flatten()
+                .fold(0.0f32, |reach, value| reach.max(value.abs()));
+            assert!(
+                (0.9..=1.1).contains(&reach),
+                "{} reaches {reach}",
+                shape.name
+            );
+        }
+    }
+
+    #[test]
+    fn curves_pass_through_their_knots() {
+        let knots = [[0.0, 0.0], [1.0, 2.0], [3.0, -1.0]];
+        let points = subdivide(&knots, 4, catmull_rom);
+        assert_eq!([points[0], points[4], points[8]], knots);
+    }
+}

@@ -1,0 +1,167 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+/// Parameter-efficient fine-tuning of vision models: a YAML in, an adapted model and its measured
+/// run out.
+#[derive(Parser)]
+#[command(name = "runner", version, arg_required_else_help = true)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; without a command, train and evaluate what --config says.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Trains and evaluates.
+    #[command(flatten)]
+    pub train: TrainArgs,
+}
+
+/// Which experiment.
+#[derive(Args, Clone)]
+pub struct ConfigArgs {
+    /// A YAML file, or a name under configs/ such as peft/lora-r10.yaml (shipped ones are inside
+    /// the binary).
+    #[arg(long)]
+    pub config: Option<String>,
+    /// Overrides a field: method.rank=4, backbone=resnet-micro, seed=1. May be repeated.
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// How to train.
+#[derive(Args, Clone)]
+pub struct TrainArgs {
+    /// Which experiment.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Folder of the run folders.
+    #[arg(long, default_value = "runs")]
+    pub runs: PathBuf,
+    /// Validate everything and print the plan, then stop.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Where something runs.
+#[derive(Args, Clone)]
+pub struct PlaceArgs {
+    /// auto (CUDA if a device answers, else the CPU), cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Threads on the CPU; 0 takes all cores.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// List what is linked: methods, backbones or datasets; or the shipped configs.
+    List {
+        /// What to list.
+        what: Listed,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Show the boundaries and sites of an experiment's backbone with their shapes.
+    Show {
+        /// Which experiment.
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Evaluate a finished run again, on the test split.
+    Eval {
+        /// The run's folder.
+        run: PathBuf,
+        /// Where it runs.
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Predict the classes of image files with a finished run.
+    Predict {
+        /// The run's folder.
+        run: PathBuf,
+        /// Image files.
+        #[arg(required = true)]
+        images: Vec<PathBuf>,
+        /// How many classes to print for each image.
+        #[arg(long, default_value_t = 5)]
+        top: usize,
+        /// Where it runs.
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Print the JSON Schema of experiments, for editors.
+    Schema,
+    /// Versions, devices, a numeric self-test of each device, its matrix-product peak.
+    Doctor {
+        /// Where it runs; auto tests every device found.
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Time a training step with random images: for benchmarks.
+    Bench(BenchArgs),
+}
+
+/// What is timed.
+#[derive(Args, Clone)]
+pub struct BenchArgs {
+    /// Which experiment; its data set gives only the number of classes.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    /// Steps that are timed.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// What can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Listed {
+    /// Ways to adapt.
+    Methods,
+    /// Architectures.
+    Backbones,
+    /// Data sets.
+    Datasets,
+    /// Shipped configs.
+    Configs,
+}

@@ -1,0 +1,40 @@
+//! `runner eval RUN`: the test split once more, from the adapter file.
+
+use std::path::Path;
+
+use peft_core::data::Split;
+use serde_json::json;
+
+use crate::cli::{Format, PlaceArgs};
+use crate::commands::{Loaded, load_run, on_pool};
+use crate::data::{Loader, preprocess};
+use crate::exit::Failure;
+use crate::train::evaluate;
+
+/// Evaluates a finished run.
+pub fn eval(run: &Path, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
+    on_pool(place, |device| {
+        let Loaded { trial, model } = load_run(run, &device)?;
+        let loader = Loader {
+            dataset: &*trial.dataset,
+            split: Split::Test,
+            preprocess: preprocess(&trial.input),
+            batch_size: trial.experiment.recipe.batch_size,
+        };
+        let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;
+        let speed = metrics.images as f64 / seconds;
+        match format {
+            Format::Json => println!(
+                "{}",
+                json!({ "test": metrics, "inference": { "images_per_second": speed } })
+            ),
+            Format::Text => {
+                println!("test top-1        {:.2} %", 100.0 * metrics.top1);
+                println!("test top-5        {:.2} %", 100.0 * metrics.top5);
+                println!("test loss         {:.4}", metrics.loss);
+                println!("inference         {speed:.0} images/s");
+            }
+        }
+        Ok(())
+    })
+}

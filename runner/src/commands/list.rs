@@ -1,0 +1,45 @@
+//! `runner list`: what is linked, by name.
+
+use peft_core::registry::{PluginKind, plugins};
+use serde_json::json;
+
+use crate::cli::{Format, Listed};
+use crate::configs;
+use crate::exit::Failure;
+
+/// Lists plugins or shipped configs.
+pub fn list(what: Listed, format: Format) -> Result<(), Failure> {
+    let kind = match what {
+        Listed::Methods => PluginKind::Method,
+        Listed::Backbones => PluginKind::Backbone,
+        Listed::Datasets => PluginKind::Dataset,
+        Listed::Configs => {
+            let names = configs::names("");
+            match format {
+                Format::Text => names.iter().for_each(|name| println!("{name}")),
+                Format::Json => println!("{}", json!(names)),
+            }
+            return Ok(());
+        }
+    };
+    let plugins = plugins(kind);
+    if format == Format::Json {
+        let entry = |p: &&peft_core::registry::Plugin| {
+            json!({
+                "name": p.name,
+                "summary": p.summary,
+                "reference": p.reference,
+                "crate": p.crate_name,
+                "example": p.example,
+            })
+        };
+        println!("{}", json!(plugins.iter().map(entry).collect::<Vec<_>>()));
+        return Ok(());
+    }
+    let width = plugins.iter().map(|p| p.name.len()).max().unwrap_or(0);
+    for plugin in plugins {
+        println!("{:<width$}  {}", plugin.name, plugin.summary);
+        println!("{:<width$}  {}", "", plugin.reference);
+    }
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! `runner schema`: the JSON Schema (draft 2020-12) of an experiment, for editors.
+//!
+//! A component is a name, the configuration of one plugin, or `extends` with some fields over it.
+//! The definitions of all plugins are hoisted to the root under `<component>.<plugin>.<type>`.
+
+use std::collections::BTreeMap;
+
+use peft_core::registry::{Plugin, plugins};
+use schemars::{Schema, schema_for};
+use serde_json::{Map, Value, json};
+
+use crate::exit::{Exit, Failure, failure};
+use crate::experiment::{COMPONENTS, Component, HeadConfig, known_names};
+use crate::recipe::Recipe;
+
+/// The root's definitions by name.
+type Definitions = Map<String, Value>;
+
+/// Prints the schema.
+pub fn schema() -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(&experiment_schema());
+    println!("{}", text.map_err(|e| failure(Exit::Unexpected, e))?);
+    Ok(())
+}
+
+/// The schema of an experiment.
+fn experiment_schema() -> Value {
+    let mut definitions = Definitions::new();
+    let mut properties = Map::from_iter([
+        text(
+            "name",
+            json!({ "type": "string" }),
+            "Folder of the runs below --runs; default: the file's name",
+        ),
+        text(
+            "seed",
+            json!({ "type": "integer", "minimum": 0, "default": 0 }),
+            "Seed of initial values, order and dropout",
+        ),
+        text(
+            "save_model",
+            json!({ "type": "boolean", "default": false }),
+            "Also write the whole adapted model; needs a method without adapters",
+        ),
+    ]);
+    for component in &COMPONENTS {
+        let mut schema = component_schema(component, &mut definitions);
+        if component.key == "method" {
+            definitions.insert("method".to_owned(), schema);
+            let one = json!({ "$ref": "#/$defs/method" });
+            let many = json!({ "type": "array", "items": one, "minItems": 1 });
+            schema = json!({ "anyOf": [one, many] });
+        }
+        properties.extend([text(component.key, schema, description(component.key))]);
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Experiment",
+        "description": "One backbone, its method, data and recipe.",
+        "type": "object",
+        "properties": properties,
+        "required": ["backbone", "method", "dataset", "recipe"],
+        "additionalProperties": false,
+        "$defs": definitions,
+    })
+}
+
+fn description(key: &str) -> &'static str {
+    match key {
+        "backbone" => "The pretrained feature extractor",
+        "method" => "How it is adapted: one method, or a list that acts in order",
+        "dataset" => "What it is adapted to",
+        "recipe" => "Optimiser, schedule, epochs, batch, precision, augmentation",
+        "head" => "Features to logits",
+        _ => "",
+    }
+}
+
+/// A property with its description.
+fn text(name: &str, mut schema: Value, description: &str) -> (String, Value) {
+    schema["description"] = description.into();
+    (name.to_owned(), schema)
+}
+
+/// A name, a configuration, or an extension of one.
+fn component_schema(component: &Component, definitions: &mut Definitions) -> Value {
+    let variants: Vec<String> = match component.plugins {
+        Some(kind) => plugins(kind)
+            .into_iter()
+            .map(|plugin| define_plugin(component.key, plugin, definitions))
+            .collect(),
+        None => {
+            let own = match component.key {
+                "head" => schema_for!(HeadConfig),
+                _ => schema_for!(Recipe),
+            };
+            let name = component.key.to_owned();
+            let schema = hoist(own, &name, definitions);
+            definitions.insert(name.clone(), schema);
+            vec![name]
+        }
+    };
+    let extension = extension(component, &variants, definitions);
+    let name = json!({
+        "type": "string",
+        "description": format!("A file in configs/{}/, or a plugin", component.room),
+        "examples": known_names(component),
+    });
+    let references: Vec<_> = variants
+        .iter()
+        .map(|name| json!({ "$ref": format!("#/$defs/{}", pointer(name)) }))
+        .collect();
+    json!({ "anyOf": [name, { "oneOf": references }, extension] })
+}
+
+/// Defines a plugin's configuration with its `name`; returns the definition's name.
+fn define_plugin(key: &str, plugin: &Plugin, definitions: &mut Definitions) -> String {
+    let name = format!("{key}.{}", plugin.name);
+    let mut schema = hoist((plugin.schema)(), &name, definitions);
+    if let Value::Object(schema) = &mut schema {
+        schema.insert("type".to_owned(), "object".into());
+        schema.insert("title".to_owned(), plugin.name.into());
+        schema.insert("description".to_owned(), plugin.summary.into());
+        if let Some(properties) = entry(schema, "properties", json!({})).as_object_mut() {
+            let constant = json!({ "const": plugin.name, "description": plugin.reference });
+            properties.insert("name".to_owned(), constant);
+        }
+        if let Some(required) = entry(schema, "required", json!([])).as_array_mut() {
+            required.insert(0, "name".into());
+        }
+    }
+    definitions.insert(name.clone(), schema);
+    name
+}
+
+fn entry<'a>(map: &'a mut Map<String, Value>, key: &str, default: Value) -> &'a mut Value {
+    map.entry(key).or_insert(default)
+}
+
+/// `extends: name` with any field of the component over it. Values are free: what they are merged
+/// with is not known here.
+fn extension(component: &Component, variants: &[String], definitions: &Definitions) -> Value {
+    let mut fields = BTreeMap::new();
+    for name in variants {
+        collect_fields(&definitions[name], &mut fields);
+    }
+    let base = format!(
+        "A file in configs/{}/ whose fields these override",
+        component.room
+    );
+    fields.extend([text(
+        "extends",
+        json!({ "type": "string", "examples": known_names(component) }),
+        &base,
+    )]);
+    json!({
+        "title": "extends",
+        "type": "object",
+        "properties": fields,
+        "required": ["extends"],
+        "additionalProperties": false,
+    })
+}
+
+/// The fields of a schema and of its alternatives, any value allowed.
+fn collect_fields(schema: &Value, fields: &mut BTreeMap<String, Value>) {
+    let properties = schema["properties"].as_object();
+    fields.extend(properties.into_iter().flatten().map(|(name, property)| {
+        let described = property.get("description");
+        let any = described.map_or(json!(true), |d| json!({ "description": d }));
+        (name.clone(), any)
+    }));
+    let alternatives = schema["oneOf"].as_array().into_iter().flatten();
+    alternatives.for_each(|schema| collect_fields(schema, fields));
+}
+
+/// Moves a schema's definitions to the root, each under `<prefix>.<name>`, and returns the rest.
+fn hoist(schema: Schema, prefix: &str, definitions: &mut Definitions) -> Value {
+    let mut schema = Value::from(schema);
+    redirect(&mut schema, &pointer(prefix));
+    let Value::Object(map) = &mut schema else {
+        return schema;
+    };
+    map.remove("$schema");
+    if let Some(Value::Object(own)) = map.remove("$defs") {
+        let renamed = own
+            .into_iter()
+            .map(|(name, schema)| (format!("{prefix}.{name}"), schema));
+        definitions.extend(renamed);
+    }
+    schema
+}
+
+/// Lets every `$ref` follow the definitions to the root.
+fn redirect(schema: &mut Value, prefix: &str) {
+    match schema {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if target == "#" {
+                            *target = format!("#/$defs/{prefix}");
+                        } else if let Some(name) = target.strip_prefix("#/$defs/") {
+                            *target = format!("#/$defs/{prefix}.{name}");
+                        }
+                    }
+                    value => redirect(value, prefix),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| redirect(item, prefix)),
+        _ => {}
+    }
+}
+
+/// A name as a part of a JSON pointer.
+fn pointer(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configs;
+
+    /// Every `$ref` of a schema.
+    fn references<'a>(schema: &'a Value, found: &mut Vec<&'a str>) {
+        match schema {
+            Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(Value::as_str));
+                map.values().for_each(|value| references(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_every_plugin_is_there() {
+        let schema = experiment_schema();
+        let text = serde_json::to_string(&schema).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), schema);
+        let mut found = Vec::new();
+        references(&schema, &mut found);
+        for target in &found {
+            let target = target.strip_prefix('#').unwrap();
+            assert!(schema.pointer(target).is_some(), "{target}");
+        }
+        for component in &COMPONENTS {
+            for plugin in component.plugins.into_iter().flat_map(plugins) {
+                let name = format!("#/$defs/{}.{}", component.key, plugin.name);
+                assert!(found.contains(&name.as_str()), "{name}");
+            }
+        }
+        let lora = &schema["$defs"]["method.lora"];
+        assert_eq!(lora["properties"]["name"]["const"], "lora");
+        assert_eq!(lora["required"][0], "name");
+        assert_eq!(lora["additionalProperties"], false);
+    }
+
+    #[test]
+    fn shipped_experiments_use_known_keys() {
+        let schema = experiment_schema();
+        let known = schema["properties"].as_object().unwrap();
+        let names = configs::names("peft/");
+        assert!(!names.is_empty());
+        for name in names {
+            let value = configs::find(&name).map_err(|f| f.error).unwrap().value;
+            for key in value.as_mapping().unwrap().keys() {
+                let key = key.as_str().unwrap();
+                assert!(known.contains_key(key), "{name}: {key}");
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Finding YAML files: by path, or by name among the shipped ones, which are also inside the
+//! binary, so that an installed `runner` works in any folder.
+
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+use serde_yaml::Value;
+
+use crate::exit::{Failure, config_error};
+use peft_core::error::nearest;
+
+static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../configs");
+static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../assets");
+
+/// A YAML file that was found.
+pub struct Found {
+    /// Where it came from, for messages.
+    pub origin: String,
+    /// The file's name without its extension.
+    pub stem: String,
+    /// The parsed document.
+    pub value: Value,
+}
+
+/// Reads the config at a path, or the one of that name under `configs/` (with or without
+/// `.yaml`).
+///
+/// # Errors
+/// If there is none, with the nearest name; if it is not YAML, with line and column.
+pub fn find(name: &str) -> Result<Found, Failure> {
+    let path = Path::new(name);
+    if path.is_file() {
+        let text = fs_err::read_to_string(path).map_err(config_error)?;
+        return parse(name, &text);
+    }
+    shipped(name).unwrap_or_else(|| {
+        let all = names("");
+        let known = all.iter().map(String::as_str);
+        let hint = match nearest(name.trim_end_matches(".yaml"), known) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("shipped are: {}", all.join(", ")),
+        };
+        Err(config_error(format!(
+            "{name}: no such file, and no shipped config of that name; {hint}"
+        )))
+    })
+}
+
+/// The file called `name` in a room of `configs/`: of the current folder first, then shipped.
+pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
+    let inner = format!("{room}/{name}.yaml");
+    let local = Path::new("configs").join(&inner);
+    if local.is_file() {
+        let text = fs_err::read_to_string(&local).map_err(config_error);
+        return Some(text.and_then(|text| parse(&local.to_string_lossy(), &text)));
+    }
+    shipped(&inner)
+}
+
+/// The names in a room, without `.yaml`; of all rooms if it is empty.
+pub fn names(room: &str) -> Vec<String> {
+    fn walk(dir: &Dir, names: &mut Vec<String>) {
+        let name = |path: &Path| path.with_extension("").to_string_lossy().into_owned();
+        names.extend(dir.files().map(|file| name(file.path())));
+        dir.dirs().for_each(|dir| walk(dir, names));
+    }
+    let mut names = Vec::new();
+    walk(&CONFIGS, &mut names);
+    names.retain(|name| name.starts_with(room));
+    names.sort();
+    names
+}
+
+fn shipped(name: &str) -> Option<Result<Found, Failure>> {
+    let file = CONFIGS
+        .get_file(name)
+        .or_else(|| CONFIGS.get_file(format!("{name}.yaml")))?;
+    let origin = format!("configs/{}", file.path().display());
+    Some(parse(&origin, file.contents_utf8()?))
+}
+
+fn parse(origin: &str, text: &str) -> Result<Found, Failure> {
+    let value: Value =
+        serde_yaml::from_str(text).map_err(|e| config_error(format!("{origin}: {e}")))?;
+    let stem = Path::new(origin).file_stem().unwrap_or_default();
+    Ok(Found {
+        origin: origin.to_owned(),
+        stem: stem.to_string_lossy().into_owned(),
+        value,
+    })
+}
+
+/// A weights file: on disk, or a bundled one inside the binary.
+pub enum Weights {
+    /// A file.
+    File(PathBuf),
+    /// The content of a bundled file and its name.
+    Bundled(&'static str, &'static [u8]),
+}
+
+/// Where a path of the YAML leads: the file if there is one; else, for `assets/<name>`, the copy
+/// inside the binary.
+///
+/// # Errors
+/// If there is neither.
+pub fn weights(path: &Path) -> Result<Weights, Failure> {
+    if path.is_file() {
+        return Ok(Weights::File(path.to_owned()));
+    }
+    let bundled = path.strip_prefix("assets").ok();
+    match bundled.and_then(|name| ASSETS.get_file(name)) {
+        Some(file) => {
+            let name = file.path().to_str().unwrap_or_default();
+            Ok(Weights::Bundled(name, file.contents()))
+        }
+        None => Err(config_error(format!(
+            "backbone.weights: {}: no such file",
+            path.display()
+        ))),
+    }
+}

@@ -1,0 +1,170 @@
+//! Which device computes: `auto`, `cpu` or `cuda[:N]`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+
+use crate::exit::{Failure, config_error};
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA if a device answers, else the CPU, said aloud.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = text.strip_prefix("cuda").map(|rest| match rest {
+            "" => Ok(0),
+            rest => rest.strip_prefix(':').unwrap_or("x").parse(),
+        });
+        match (text, index) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
+            _ => Err(format!("expected auto, cpu, cuda or cuda:N, got {text:?}")),
+        }
+    }
+}
+
+/// A device and its name for reports.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// Without autodiff.
+    pub device: Device,
+    /// `cpu` or `cuda:N`.
+    pub name: String,
+}
+
+impl Chosen {
+    /// The CPU.
+    pub fn cpu() -> Self {
+        Self {
+            device: Device::flex(),
+            name: "cpu".to_owned(),
+        }
+    }
+
+    /// Whether values are read back without waiting for a queue.
+    pub fn is_cpu(&self) -> bool {
+        self.name == "cpu"
+    }
+}
+
+/// The device that was asked for.
+///
+/// # Errors
+/// If CUDA was asked for by name and something that its first kernel needs is missing; the message
+/// lists it.
+pub fn choose(choice: DeviceChoice) -> Result<Chosen, Failure> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Chosen::cpu()),
+        DeviceChoice::Cuda(index) => cuda(index).map_err(|missing| {
+            config_error(format!(
+                "--device cuda:{index}: {missing}; or use --device cpu"
+            ))
+        }),
+        DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|missing| {
+            eprintln!("device: cpu ({missing})");
+            Chosen::cpu()
+        })),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Chosen, String> {
+    Err("this binary was built without the cuda feature".to_owned())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: usize) -> Result<Chosen, String> {
+    let missing = missing();
+    if !missing.is_empty() {
+        return Err(format!("CUDA is not usable here: {}", missing.join("; ")));
+    }
+    let count = nvidia_devices();
+    if index >= count {
+        return Err(format!("no such device: {count} found, counted from 0"));
+    }
+    Ok(Chosen {
+        device: Device::cuda(index),
+        name: format!("cuda:{index}"),
+    })
+}
+
+/// What the first kernel would lack: driver, run-time compiler and headers are looked for before
+/// CubeCL panics about them.
+pub fn missing() -> Vec<String> {
+    let mut missing = Vec::new();
+    if nvidia_devices() == 0 {
+        missing.push("no NVIDIA device (/dev/nvidia0)".to_owned());
+    }
+    if !loadable("libcuda.so") {
+        missing.push("the driver's libcuda.so is not found".to_owned());
+    }
+    if !loadable("libnvrtc.so") {
+        missing.push("the run-time compiler libnvrtc.so is not found".to_owned());
+    }
+    let root = std::env::var_os("CUDA_PATH").map_or("/usr/local/cuda".into(), PathBuf::from);
+    let header = root.join("include/cuda_fp16.h");
+    if !header.is_file() {
+        let header = header.display();
+        missing.push(format!(
+            "{header} is not found (set CUDA_PATH to the toolkit or wheel)"
+        ));
+    }
+    missing
+}
+
+/// Number of NVIDIA device files.
+fn nvidia_devices() -> usize {
+    (0..64)
+        .take_while(|i| PathBuf::from(format!("/dev/nvidia{i}")).exists())
+        .count()
+}
+
+/// Whether a library whose file name starts with `name` lies where the loader looks: its path
+/// variable, its cache's usual folders, or `$CUDA_PATH`.
+fn loadable(name: &str) -> bool {
+    let from_env = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let root = std::env::var_os("CUDA_PATH").map_or("/usr/local/cuda".into(), PathBuf::from);
+    let usual = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/local/nvidia/lib64",
+        "/usr/lib/wsl/lib",
+    ];
+    std::env::split_paths(&from_env)
+        .chain(usual.map(PathBuf::from))
+        .chain(["lib64", "lib"].map(|lib| root.join(lib)))
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .any(|entry| entry.file_name().to_string_lossy().starts_with(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_parsed_and_others_refused() {
+        let parse = |text: &str| text.parse::<DeviceChoice>();
+        assert_eq!(parse("auto"), Ok(DeviceChoice::Auto));
+        assert_eq!(parse("cuda"), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(parse("cuda:3"), Ok(DeviceChoice::Cuda(3)));
+        for bad in ["cuda3", "gpu", "cuda:", "cuda:-1", ""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

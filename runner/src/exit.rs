@@ -1,0 +1,71 @@
+//! How a run ends: exit codes, and failures that carry one.
+
+use std::fmt::Display;
+
+/// The exit codes of `runner`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything that was asked for is done.
+    Done = 0,
+    /// Something unexpected: a bug, a full disk, a file that went away.
+    Unexpected = 1,
+    /// The configuration or the command line is wrong; nothing was started.
+    Config = 2,
+    /// The loss is not finite; the last good checkpoint is kept.
+    Diverged = 3,
+    /// Some trials of several failed.
+    SomeFailed = 4,
+    /// Interrupted; run the same command again to go on.
+    Interrupted = 75,
+}
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What is printed.
+    pub error: anyhow::Error,
+}
+
+/// The configuration is wrong.
+pub fn config_error(message: impl Display) -> Failure {
+    failure(Exit::Config, message)
+}
+
+/// A failure with an exit code and a message.
+pub fn failure(exit: Exit, message: impl Display) -> Failure {
+    Failure {
+        exit,
+        error: anyhow::anyhow!("{message}"),
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self {
+            exit: Exit::Unexpected,
+            error,
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        anyhow::Error::new(error).into()
+    }
+}
+
+impl From<peft_core::Error> for Failure {
+    fn from(error: peft_core::Error) -> Self {
+        let exit = match error {
+            peft_core::Error::Io { .. } => Exit::Unexpected,
+            _ => Exit::Config,
+        };
+        Self {
+            exit,
+            error: error.into(),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A run folder: every file in it is whole, and `summary.json` is written last.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use peft_core::files::write_atomically;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::exit::{Exit, Failure, config_error, failure};
+use crate::summary::Summary;
+use crate::trial::Trial;
+
+/// Burn's version, as the root `Cargo.toml` pins it.
+pub const BURN: &str = "0.22.1";
+
+/// The folder of one trial, locked for this process.
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes the folder, or opens it again; writes the resolved configuration and the environment.
+    ///
+    /// # Errors
+    /// If it cannot be written or another process works in it.
+    pub fn open(path: PathBuf, trial: &Trial, device: &str) -> Result<Self, Failure> {
+        fs_err::create_dir_all(path.join("checkpoints"))?;
+        let lock_path = path.join(".lock");
+        let lock = File::create(&lock_path).map_err(peft_core::Error::io(&lock_path))?;
+        if lock.try_lock().is_err() {
+            return Err(failure(
+                Exit::Unexpected,
+                format_args!("{}: another process works on this run", path.display()),
+            ));
+        }
+        let folder = Self { path, _lock: lock };
+        let yaml = serde_yaml::to_string(&trial.experiment)
+            .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
+        folder.write("config.resolved.yaml", yaml.as_bytes())?;
+        folder.write_json("env.json", &Environment::here(device))?;
+        Ok(folder)
+    }
+
+    /// A file of the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file atomically.
+    ///
+    /// # Errors
+    /// With the path.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
+        Ok(write_atomically(&self.file(name), content)?)
+    }
+
+    /// Writes a value as JSON.
+    ///
+    /// # Errors
+    /// With the path.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Failure> {
+        let json = serde_json::to_string_pretty(value)
+            .map_err(|e| failure(Exit::Unexpected, format_args!("{name}: {e}")))?;
+        self.write(name, format!("{json}\n").as_bytes())
+    }
+
+    /// The summary of a finished run, if it is one.
+    pub fn finished(&self) -> Option<Summary> {
+        finished(&self.path)
+    }
+}
+
+/// The summary in a folder, if the run is finished: there, whole, and `status: done`.
+pub fn finished(folder: &Path) -> Option<Summary> {
+    read_json::<Summary>(&folder.join("summary.json")).filter(|s| s.status == "done")
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+/// What a run ran on.
+#[derive(Serialize)]
+struct Environment {
+    runner: &'static str,
+    burn: &'static str,
+    os: &'static str,
+    arch: &'static str,
+    cpus: usize,
+    threads: usize,
+    device: String,
+    command: Vec<String>,
+}
+
+impl Environment {
+    fn here(device: &str) -> Self {
+        Self {
+            runner: env!("CARGO_PKG_VERSION"),
+            burn: BURN,
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            threads: rayon::current_num_threads(),
+            device: device.to_owned(),
+            command: std::env::args().collect(),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The runner: from a YAML to an adapted model and its measured run.
+//!
+//! A program of one's own links its plugins with `use my_method as _;` and calls [`main`].
+
+mod checkpoint;
+mod cli;
+mod commands;
+mod configs;
+mod data;
+mod device;
+mod exit;
+mod experiment;
+mod folder;
+mod memory;
+mod metrics;
+mod plan;
+mod plugins;
+mod progress;
+mod recipe;
+mod report;
+mod summary;
+mod train;
+mod trial;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use exit::Exit;
+
+use cli::{Cli, Command};
+use exit::Failure;
+
+/// The whole program: reads the command line, runs, prints one message about what went wrong.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            let code = if e.use_stderr() {
+                Exit::Config
+            } else {
+                Exit::Done
+            };
+            return ExitCode::from(code as u8);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::from(Exit::Done as u8),
+        Err(Failure { exit, error }) => {
+            eprintln!(
+                "{}: {error:#}",
+                if exit == Exit::Interrupted {
+                    "note"
+                } else {
+                    "error"
+                }
+            );
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    memory::keep_pages();
+    peft_core::registry::check()?;
+    match cli.command {
+        None => commands::train(&cli.train),
+        Some(Command::List { what, format }) => commands::list(what, format),
+        Some(Command::Show { config, format }) => commands::show(&config, format),
+        Some(Command::Eval { run, place, format }) => commands::eval(&run, &place, format),
+        Some(Command::Predict {
+            run,
+            images,
+            top,
+            place,
+            format,
+        }) => commands::predict(&run, &images, top, &place, format),
+        Some(Command::Schema) => commands::schema(),
+        Some(Command::Doctor { place, format }) => commands::doctor(&place, format),
+        Some(Command::Bench(args)) => commands::bench(&args),
+    }
+}

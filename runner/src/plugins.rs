@@ -1,0 +1,9 @@
+//! The one place where plugins are linked: a crate that is only in `Cargo.toml` is not.
+
+use peft_ap as _;
+use peft_backbone_resnet as _;
+use peft_backbone_vit as _;
+use peft_datasets as _;
+use peft_full_finetune as _;
+use peft_linear_probe as _;
+use peft_lora as _;

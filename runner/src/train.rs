@@ -1,0 +1,467 @@
+//! The training loop: a step is a pure function of model, batch and step number.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Tensor;
+use peft_core::data::Split;
+use peft_core::loss::cross_entropy;
+use peft_core::params::{self, Tensors, floats};
+use peft_core::{Activation, BoxedBackbone, Hooks, Model, adapter_file};
+use replace_with::replace_with_or_abort;
+
+use crate::checkpoint::{self, EpochRecord, Progress, State};
+use crate::data::{Batch, EpochRandom, Loader, preprocess};
+use crate::device::Chosen;
+use crate::exit::{Exit, Failure, failure};
+use crate::memory;
+use crate::metrics::{Metrics, Tally};
+use crate::progress::Reporter;
+use crate::recipe::{Recipe, Select};
+use crate::trial::Trial;
+
+/// A trained model and how it went.
+pub struct Trained {
+    /// The model of the selected epoch, on the plain device.
+    pub model: Model,
+    /// What trains of it.
+    pub tensors: Tensors,
+    /// The way there.
+    pub progress: Progress,
+    /// The selected epoch, an index into the history.
+    pub selected: usize,
+}
+
+/// How a batch failed.
+enum Stop {
+    Interrupted,
+    Diverged(u64),
+}
+
+/// A trial in training.
+pub struct Trainer<'a> {
+    trial: &'a Trial,
+    device: &'a Chosen,
+    checkpoint: PathBuf,
+    interrupt: Arc<AtomicBool>,
+    reporter: &'a mut Reporter,
+    /// The frozen part on the plain device: autodiff records nothing below the first cut.
+    prefix: Option<BoxedBackbone>,
+    state: State,
+}
+
+impl<'a> Trainer<'a> {
+    /// Starts, or goes on from the checkpoint if there is one.
+    ///
+    /// # Errors
+    /// If the checkpoint is there and cannot be used.
+    pub fn new(
+        trial: &'a Trial,
+        model: Model,
+        device: &'a Chosen,
+        checkpoint: PathBuf,
+        interrupt: Arc<AtomicBool>,
+        reporter: &'a mut Reporter,
+    ) -> Result<Self, Failure> {
+        // Kept only where something lies below the first cut, so that tuned weights are not held
+        // twice.
+        let prefix = (model.first_cut() > 0).then(|| model.backbone.valid());
+        let mut state = State {
+            model: model.train(),
+            optimizer: trial.experiment.recipe.optimizer.init(),
+            progress: Progress {
+                config_hash: trial.hash.clone(),
+                ..Progress::default()
+            },
+            best: None,
+        };
+        if checkpoint.is_file() {
+            state = checkpoint::load(&checkpoint, state, &trial.hash)?;
+            reporter.resumed(&state.progress);
+        }
+        Ok(Self {
+            prefix,
+            trial,
+            device,
+            checkpoint,
+            interrupt,
+            reporter,
+            state,
+        })
+    }
+
+    fn recipe(&self) -> &'a Recipe {
+        &self.trial.experiment.recipe
+    }
+
+    fn loader(&self, split: Split) -> Loader<'a> {
+        Loader {
+            dataset: &*self.trial.dataset,
+            split,
+            preprocess: preprocess(&self.trial.input),
+            batch_size: self.recipe().batch_size,
+        }
+    }
+
+    /// Trains to the end of the recipe or of patience.
+    ///
+    /// # Errors
+    /// [`Exit::Interrupted`] after saving, [`Exit::Diverged`] with the step, or what a record or
+    /// the disk failed with.
+    pub fn run(mut self) -> Result<Trained, Failure> {
+        memory::reset_peak();
+        while self.state.progress.epoch < self.recipe().epochs && !self.out_of_patience() {
+            self.epoch()?;
+        }
+        let progress = self.state.progress;
+        let selected = match (self.trial.experiment.recipe.select, progress.best) {
+            (Select::Best, Some(best)) => best,
+            _ => progress.history.len() - 1,
+        };
+        let tensors = match (self.trial.experiment.recipe.select, self.state.best) {
+            (Select::Best, Some(best)) => best,
+            _ => adapter_file::tensors(&self.state.model),
+        };
+        let model =
+            params::write(self.state.model.valid(), tensors.clone()).map_err(|(_, m)| {
+                failure(
+                    Exit::Unexpected,
+                    format_args!("the best epoch's values: {m:?}"),
+                )
+            })?;
+        Ok(Trained {
+            model,
+            tensors,
+            progress,
+            selected,
+        })
+    }
+
+    fn out_of_patience(&self) -> bool {
+        let progress = &self.state.progress;
+        let since = |best: usize| progress.history.len() - 1 - best;
+        match (self.recipe().patience, progress.best) {
+            (Some(patience), Some(best)) => since(best) >= patience,
+            _ => false,
+        }
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        Ok(checkpoint::save(&self.checkpoint, &self.state)?)
+    }
+
+    fn epoch(&mut self) -> Result<(), Failure> {
+        let loader = self.loader(Split::Train);
+        let (batches, epoch) = (loader.batches(), self.state.progress.epoch);
+        let random = EpochRandom {
+            seed: self.trial.experiment.seed,
+            epoch,
+            augmentation: self.recipe().augmentation,
+        };
+        self.reporter
+            .start_epoch(epoch, self.recipe().epochs, loader.len());
+        let first = self.state.progress.batch;
+        let spent = (
+            self.state.progress.epoch_seconds,
+            self.state.progress.total_seconds,
+        );
+        let start = Instant::now();
+        let mut losses = Losses::new(self.device.is_cpu(), &self.state.progress);
+        let mut accumulator = GradientsAccumulator::new();
+        let mut stop = None;
+        let plain = &self.device.device;
+        loader.each(first..batches, Some(random), plain, |index, batch| {
+            let images = batch.targets.len();
+            let loss = self.batch(index, batches, batch, &mut accumulator);
+            let step = self.state.progress.step;
+            self.state.progress.batch = index + 1;
+            // Progress is known only at a step: accumulated gradients are not saved.
+            let whole = (index + 1) % self.recipe().accumulate == 0 || index + 1 == batches;
+            if let Err(step) = losses.push(loss, images, step, whole && index + 1 == batches) {
+                stop = Some(Stop::Diverged(step));
+                return Ok(false);
+            }
+            self.reporter.batch(images, losses.last);
+            if whole && self.interrupt.load(Ordering::Relaxed) {
+                stop = Some(Stop::Interrupted);
+                return Ok(false);
+            }
+            Ok(true)
+        })?;
+        self.state.progress.epoch_seconds = spent.0 + start.elapsed().as_secs_f64();
+        self.state.progress.total_seconds = spent.1 + start.elapsed().as_secs_f64();
+        if stop.is_none()
+            && let Err(step) = losses.flush()
+        {
+            stop = Some(Stop::Diverged(step));
+        }
+        self.state.progress.loss_sum = losses.sum;
+        self.state.progress.images = losses.images;
+        self.note_peak();
+        match stop {
+            None => self.finish_epoch(),
+            Some(Stop::Interrupted) => {
+                self.save()?;
+                Err(failure(
+                    Exit::Interrupted,
+                    "interrupted; run the same command to go on",
+                ))
+            }
+            Some(Stop::Diverged(step)) => Err(failure(
+                Exit::Diverged,
+                format_args!(
+                    "the loss is not finite at step {step} (epoch {}); the last good checkpoint \
+                     is {}. A smaller recipe.optimizer.lr or a recipe.clip_norm may help",
+                    epoch + 1,
+                    match self.checkpoint.is_file() {
+                        true => self.checkpoint.display().to_string(),
+                        false => "none, the first epoch did not end".to_owned(),
+                    }
+                ),
+            )),
+        }
+    }
+
+    fn note_peak(&mut self) {
+        let peak = memory::peak(&self.device.device);
+        let progress = &mut self.state.progress;
+        progress.peak_bytes = progress.peak_bytes.max(peak);
+    }
+
+    /// A whole step on one batch, as an epoch takes it: for benchmarks.
+    pub(crate) fn step(&mut self, batch: Batch) -> Tensor<1> {
+        self.batch(0, 1, batch, &mut GradientsAccumulator::new())
+    }
+
+    /// The model as it is now, on the plain device: for benchmarks.
+    pub(crate) fn model(&self) -> Model {
+        self.state.model.valid()
+    }
+
+    /// Forward and backward of one batch; a step of the optimiser after `accumulate` of them.
+    /// Returns the loss `[1]`.
+    fn batch(
+        &mut self,
+        index: usize,
+        batches: usize,
+        batch: Batch,
+        accumulator: &mut GradientsAccumulator<Model>,
+    ) -> Tensor<1> {
+        let recipe = self.recipe();
+        let seed = self.trial.experiment.seed;
+        let part = index % recipe.accumulate;
+        let parts = recipe.accumulate.min(batches - (index - part));
+        let State {
+            model,
+            optimizer,
+            progress,
+            ..
+        } = &mut self.state;
+        let cut = model.first_cut();
+        let mut x = Activation::Map(batch.images).cast(self.trial.compute_type());
+        if let Some(prefix) = &self.prefix {
+            x = prefix.forward(x, 0..cut, &Hooks::none());
+        }
+        let number = progress.step;
+        let step = model.step(seed, number, part);
+        let logits = model.logits(x.into_autodiff(), cut, Some(&step));
+        let labels = Tensor::from_inner(batch.labels);
+        let loss = cross_entropy(logits, labels, recipe.label_smoothing);
+        let value = loss.clone().inner();
+        let gradients = (loss * (1.0 / parts as f64)).backward();
+        let gradients = GradientsParams::from_grads(gradients, model);
+        accumulator.accumulate(model, gradients);
+
+        let mut gradients = (part + 1 == parts).then(|| accumulator.grads());
+        if let Some(limit) = recipe.clip_norm {
+            gradients = gradients.map(|gradients| clip_norm(model, gradients, limit));
+        }
+        let steps_per_epoch = batches.div_ceil(recipe.accumulate);
+        let factor = recipe
+            .schedule
+            .factor(number as usize, steps_per_epoch, recipe.epochs);
+        let lr = recipe.optimizer.lr() * factor;
+        progress.step += u64::from(gradients.is_some());
+        // In place: two copies of what trains are never alive together.
+        replace_with_or_abort(model, |model| {
+            let model = model.with_updates(step);
+            match gradients {
+                Some(gradients) => optimizer.step(lr, model, gradients),
+                None => model,
+            }
+        });
+        value
+    }
+
+    /// Validates, keeps the best, saves.
+    fn finish_epoch(&mut self) -> Result<(), Failure> {
+        let recipe = self.recipe();
+        let start = Instant::now();
+        let model = self.state.model.valid();
+        let loader = self.loader(Split::Validation);
+        let (validation, _) = evaluate(&model, &loader, self.device, self.trial.compute_type())?;
+        if !validation.loss.is_finite() {
+            let step = self.state.progress.step;
+            return Err(failure(
+                Exit::Diverged,
+                format_args!("the validation loss is not finite after step {step}"),
+            ));
+        }
+        let progress = &mut self.state.progress;
+        let per_epoch = self
+            .trial
+            .dataset
+            .len(Split::Train)
+            .div_ceil(recipe.batch_size);
+        let steps = per_epoch.div_ceil(recipe.accumulate);
+        let last = progress.step.saturating_sub(1) as usize;
+        let record = EpochRecord {
+            epoch: progress.epoch + 1,
+            step: progress.step,
+            train_loss: progress.loss_sum / progress.images.max(1) as f64,
+            lr: recipe.optimizer.lr() * recipe.schedule.factor(last, steps, recipe.epochs),
+            seconds: progress.epoch_seconds,
+            validation: Metrics {
+                per_class: Vec::new(),
+                confusion: Vec::new(),
+                ..validation
+            },
+        };
+        let better = progress.best.is_none_or(|best| {
+            let (old, new) = (&progress.history[best].validation, &record.validation);
+            new.top1 > old.top1 || (new.top1 == old.top1 && new.loss < old.loss)
+        });
+        self.reporter.finish_epoch(&record, better);
+        progress.history.push(record);
+        if better {
+            progress.best = Some(progress.history.len() - 1);
+            if recipe.select == Select::Best {
+                self.state.best = Some(adapter_file::tensors(&self.state.model));
+            }
+        }
+        progress.epoch += 1;
+        progress.batch = 0;
+        progress.loss_sum = 0.0;
+        progress.images = 0;
+        progress.epoch_seconds = 0.0;
+        progress.total_seconds += start.elapsed().as_secs_f64();
+        self.save()?;
+        if self.interrupt.load(Ordering::Relaxed) {
+            return Err(failure(
+                Exit::Interrupted,
+                "interrupted; run the same command to go on",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Metrics of a model on a split, and the seconds that its forward passes took.
+///
+/// # Errors
+/// If a record cannot be read.
+pub fn evaluate(
+    model: &Model,
+    loader: &Loader,
+    device: &Chosen,
+    compute: burn::tensor::DType,
+) -> anyhow::Result<(Metrics, f64)> {
+    let mut tally = Tally::new(model.head.classes());
+    let mut seconds = 0.0;
+    loader.each(0..loader.batches(), None, &device.device, |_, batch| {
+        let start = Instant::now();
+        let images = Activation::Map(batch.images).cast(compute);
+        let logits = floats(model.logits(images, 0, None).into_data());
+        seconds += start.elapsed().as_secs_f64();
+        tally.add(&logits, &batch.targets);
+        Ok(true)
+    })?;
+    Ok((tally.finish(), seconds))
+}
+
+/// Losses on their way to the host: read at once on the CPU, sixteen at a time elsewhere, so that
+/// a queue is not waited for at every step.
+struct Losses {
+    pending: Vec<(Tensor<1>, usize, u64)>,
+    limit: usize,
+    sum: f64,
+    images: usize,
+    last: f64,
+}
+
+impl Losses {
+    fn new(cpu: bool, progress: &Progress) -> Self {
+        Self {
+            pending: Vec::new(),
+            limit: if cpu { 1 } else { 16 },
+            sum: progress.loss_sum,
+            images: progress.images,
+            last: f64::NAN,
+        }
+    }
+
+    /// The step of the first loss that is not finite is an error.
+    fn push(&mut self, loss: Tensor<1>, images: usize, step: u64, flush: bool) -> Result<(), u64> {
+        self.pending.push((loss, images, step));
+        match flush || self.pending.len() >= self.limit {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), u64> {
+        for (loss, images, step) in self.pending.drain(..) {
+            let value = floats(loss.into_data())
+                .into_iter()
+                .next()
+                .map_or(f64::NAN, f64::from);
+            if !value.is_finite() {
+                return Err(step);
+            }
+            self.sum += value * images as f64;
+            self.images += images;
+            self.last = value;
+        }
+        Ok(())
+    }
+}
+
+/// Scales all gradients down together if their Euclidean norm is above `limit` (Pascanu et al.
+/// 2013), on the device.
+fn clip_norm(model: &Model, gradients: GradientsParams, limit: f64) -> GradientsParams {
+    struct Squares<'a>(&'a GradientsParams, Option<Tensor<1>>);
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                let square = gradient.square().sum();
+                self.1 = Some(match self.1.take() {
+                    Some(sum) => sum + square,
+                    None => square,
+                });
+            }
+        }
+    }
+    struct Scale(GradientsParams, Tensor<1>);
+    impl ModuleVisitor for Scale {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                let scaled = gradient * self.1.clone().reshape([1; D]);
+                self.0.register(param.id, scaled);
+            }
+        }
+    }
+    let mut squares = Squares(&gradients, None);
+    model.visit(&mut squares);
+    let Some(sum) = squares.1 else {
+        return gradients;
+    };
+    // PyTorch's `clip_grad_norm_` adds 1e-6 to the norm as well.
+    let factor = (sum.sqrt() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
+    let mut scale = Scale(gradients, factor);
+    model.visit(&mut scale);
+    scale.0
+}

@@ -1,0 +1,413 @@
+//! The program as a user types it: results, resuming, being killed, wrong input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A small trial that ends within seconds: random micro ViT, procedural images.
+const SMALL: &[&str] = &[
+    "--config",
+    "peft/lora-r10.yaml",
+    "--device",
+    "cpu",
+    "--set",
+    "backbone={name: vit, img_size: 16, patch_size: 4, embed_dim: 16, depth: 3, num_heads: 2}",
+    "--set",
+    "dataset={name: shapes, size: 16, train: 192, validation: 64, test: 64}",
+    "--set",
+    "recipe.epochs=4",
+];
+
+fn runner(args: &[&str], runs: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    command.args(args).arg("--runs").arg(runs);
+    command
+}
+
+fn run(args: &[&str], runs: &Path) -> Output {
+    runner(args, runs).output().unwrap()
+}
+
+fn small(more: &[&str], runs: &Path) -> Output {
+    run(&[SMALL, more].concat(), runs)
+}
+
+fn succeeded(output: Output) -> String {
+    let (out, err) = (output.stdout, output.stderr);
+    let err = String::from_utf8_lossy(&err).into_owned();
+    assert!(output.status.success(), "{err}");
+    String::from_utf8(out).unwrap()
+}
+
+/// The only run folder below `runs`.
+fn folder(runs: &Path) -> PathBuf {
+    let only = |path: &Path| {
+        let mut entries = std::fs::read_dir(path).unwrap();
+        let entry = entries.next().unwrap().unwrap().path();
+        assert!(
+            entries.next().is_none(),
+            "more than one in {}",
+            path.display()
+        );
+        entry
+    };
+    only(&only(runs))
+}
+
+fn summary(runs: &Path) -> Value {
+    let text = std::fs::read_to_string(folder(runs).join("summary.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Metrics, epochs and weights of two runs are the same to the bit.
+fn assert_same(a: &Path, b: &Path) {
+    let (x, y) = (summary(a), summary(b));
+    for key in [
+        "test",
+        "validation",
+        "best_epoch",
+        "epochs",
+        "config_hash",
+        "params",
+    ] {
+        assert_eq!(x[key], y[key], "{key}");
+    }
+    let adapter = |runs| std::fs::read(folder(runs).join("adapter.safetensors")).unwrap();
+    assert!(adapter(a) == adapter(b), "the adapters differ");
+    let losses = |runs| {
+        let text = std::fs::read_to_string(folder(runs).join("metrics.jsonl")).unwrap();
+        let line = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
+        let lines = text.lines().map(line);
+        lines
+            .map(|l| (l["train_loss"].clone(), l["validation"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(losses(a), losses(b));
+}
+
+#[test]
+fn a_run_reports_what_it_did_and_is_skipped_the_second_time() {
+    let runs = tempfile::tempdir().unwrap();
+    let out = succeeded(small(&[], runs.path()));
+    assert!(out.contains("test top-1"), "{out}");
+    let summary = summary(runs.path());
+    assert_eq!(summary["status"], "done");
+    for pointer in [
+        "/test/top1",
+        "/test/top5",
+        "/test/loss",
+        "/validation/top1",
+        "/best_epoch",
+        "/params/trainable",
+        "/params/total",
+        "/memory/peak_bytes",
+        "/time/seconds_per_epoch",
+        "/time/total_seconds",
+        "/inference/images_per_second",
+        "/seed",
+    ] {
+        assert!(
+            summary.pointer(pointer).is_some_and(Value::is_number),
+            "{pointer}"
+        );
+    }
+    let formula = summary["params"]["formula"].as_u64();
+    assert_eq!(formula, summary["params"]["adapter"].as_u64());
+    assert_eq!(summary["test"]["images"], 64);
+    for file in [
+        "config.resolved.yaml",
+        "env.json",
+        "metrics.jsonl",
+        "log.txt",
+        "report.html",
+    ] {
+        assert!(
+            folder(runs.path()).join(file).metadata().unwrap().len() > 0,
+            "{file}"
+        );
+    }
+    let again = small(&[], runs.path());
+    assert!(String::from_utf8_lossy(&again.stderr).contains("finished before"));
+    // Evaluating the adapter file gives the same numbers.
+    let run_folder = folder(runs.path());
+    let eval = Command::new(env!("CARGO_BIN_EXE_runner"))
+        .args(["eval", "--device", "cpu", "--format", "json"])
+        .arg(&run_folder)
+        .output()
+        .unwrap();
+    let eval: Value = serde_json::from_str(&succeeded(eval)).unwrap();
+    assert_eq!(eval["test"], summary["test"]);
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
+    let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Dropout, augmentation and accumulation depend on the step number, which must be restored.
+    let more = [
+        "--set",
+        "method.dropout=0.2",
+        "--set",
+        "recipe.augmentation=flip",
+        "--set",
+        "recipe.accumulate=2",
+        "--set",
+        "recipe.batch_size=16",
+    ];
+    succeeded(small(&more, whole.path()));
+    let mut kills = 0;
+    for wait in [150, 250, 350, 450, 550, 650, 750] {
+        let args = [SMALL, &more].concat();
+        let mut child = runner(&args, broken.path())
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(kills > 0, "no kill came in time");
+    succeeded(small(&more, broken.path()));
+    assert_same(whole.path(), broken.path());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_exits_with_75_and_goes_on() {
+    let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // Full fine-tuning with batch statistics: buffers are restored too.
+    let more = [
+        "--set",
+        "method=full-finetune",
+        "--set",
+        "backbone={name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}",
+        "--set",
+        "recipe.epochs=6",
+        "--set",
+        "recipe.batch_size=8",
+    ];
+    succeeded(small(&more, whole.path()));
+    let args = [SMALL, &more].concat();
+    let mut interrupted = 0;
+    for _ in 0..3 {
+        let child = runner(&args, broken.path())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        let pid = child.id().to_string();
+        Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        let output = child.wait_with_output().unwrap();
+        if output.status.code() == Some(75) {
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                message.contains("run the same command to go on"),
+                "{message}"
+            );
+            interrupted += 1;
+        }
+    }
+    assert!(interrupted > 0, "no interrupt came in time");
+    succeeded(small(&more, broken.path()));
+    assert_same(whole.path(), broken.path());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_with_3_and_names_the_step() {
+    let runs = tempfile::tempdir().unwrap();
+    let more = [
+        "--set",
+        "method=full-finetune",
+        "--set",
+        "recipe.optimizer={name: sgd, lr: 1e12}",
+        "--set",
+        "recipe.schedule={name: constant}",
+    ];
+    let output = small(&more, runs.path());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(
+        message.contains("not finite") && message.contains("step"),
+        "{message}"
+    );
+    assert!(!folder(runs.path()).join("summary.json").exists());
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
+    let runs = tempfile::tempdir().unwrap();
+    let out = succeeded(small(&["--dry-run"], runs.path()));
+    for part in [
+        "blocks.0.attn.qkv",
+        "frozen up to boundary 1 (input of blocks.0)",
+        "without the head: equal",
+        "192 train, 64 validation, 64 test",
+    ] {
+        assert!(out.contains(part), "{part:?} is not in\n{out}");
+    }
+    assert_eq!(std::fs::read_dir(runs.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn every_wrong_input_is_one_message_and_exit_code_2() {
+    let runs = tempfile::tempdir().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| {
+        let path = files.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let vit_tiny = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../fixtures/vit_tiny/weights.safetensors"
+    );
+    let whole = std::fs::read(vit_tiny).unwrap();
+    let truncated = write("truncated.safetensors", &whole[..whole.len() / 2]);
+    let garbage = write(
+        "garbage.safetensors",
+        b"not a checkpoint at all, but long enough",
+    );
+    let empty = write("empty.safetensors", b"");
+    let folder = files.path().join("images");
+    for split in ["train", "val", "test"] {
+        std::fs::create_dir_all(folder.join(split).join("cat")).unwrap();
+    }
+    let folder = folder.display();
+    let weights = |path: &str| format!("backbone.weights={path}");
+    let cases: Vec<(Vec<String>, Vec<&str>)> = vec![
+        (vec!["method=lroa".into()], vec!["did you mean \"lora\"?"]),
+        (
+            vec!["method.rnak=1".into()],
+            vec!["method.rnak", "did you mean `rank`?"],
+        ),
+        (
+            vec!["method.rank=four".into()],
+            vec!["method.rank", "invalid type"],
+        ),
+        (
+            vec!["method.rank=0".into()],
+            vec!["method: rank: expected at least 1"],
+        ),
+        (
+            vec!["method={name: ap, boundaries: [9]}".into()],
+            vec!["boundary 9 does not exist", "expected 0..=4", "-3..=-1"],
+        ),
+        (
+            vec!["method.targets=[fc9]".into()],
+            vec!["\"fc9\" matches no site", "blocks.0.attn.qkv"],
+        ),
+        (
+            vec!["method.targets=[norm1]".into()],
+            vec!["lora cannot be attached to", "norm"],
+        ),
+        (
+            vec![weights("no/such/file.safetensors")],
+            vec!["no/such/file.safetensors: no such file"],
+        ),
+        (
+            vec![weights(&truncated)],
+            vec!["truncated.safetensors", "expected a whole safetensors"],
+        ),
+        (
+            vec![weights(&garbage)],
+            vec!["garbage.safetensors", "expected a whole safetensors"],
+        ),
+        (
+            vec![weights(&empty)],
+            vec!["empty.safetensors", "the file is empty"],
+        ),
+        (
+            vec![weights(vit_tiny)],
+            vec![
+                "12 keys that nothing takes: blocks.3",
+                "of another shape",
+                "expected [",
+            ],
+        ),
+        (
+            vec![
+                "backbone={name: resnet, variant: resnet18}".into(),
+                weights(vit_tiny),
+            ],
+            vec![
+                "these are not the weights of resnet18",
+                "parameters that nothing fills",
+            ],
+        ),
+        (vec!["dataset.train=0".into()], vec!["dataset", "train"]),
+        (
+            vec![format!("dataset={{name: folder, root: {folder}}}")],
+            vec!["dataset", "cat"],
+        ),
+        (
+            vec!["dataset={name: folder, root: no/such/images}".into()],
+            vec!["no/such/images"],
+        ),
+        (
+            vec!["recipe.batch_size=0".into()],
+            vec!["recipe.batch_size: expected at least 1"],
+        ),
+        (
+            vec!["head.from=checkpoint".into()],
+            vec!["head.from: the checkpoint has no head"],
+        ),
+    ];
+    for (sets, parts) in cases {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        let output = small(&sets, runs.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{sets:?}: {message}");
+        for part in parts {
+            assert!(
+                message.contains(part),
+                "{sets:?}: {part:?} is not in\n{message}"
+            );
+        }
+        assert_eq!(message.matches("error: ").count(), 1, "{message}");
+    }
+    let typo = run(&["--config", "peft/lora-r01.yaml"], runs.path());
+    assert_eq!(typo.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&typo.stderr).contains("did you mean \"peft/lora-r10\"?"));
+    let device = run(&["--config", "quickstart", "--device", "gpu"], runs.path());
+    assert_eq!(device.status.code(), Some(2));
+    assert_eq!(std::fs::read_dir(runs.path()).unwrap().count(), 0);
+}
+
+/// Without a GPU, asking for one is a clear error that names what is missing.
+#[test]
+fn asking_for_cuda_where_there_is_none_says_what_is_missing() {
+    if Path::new("/dev/nvidia0").exists() {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let output = run(&["--config", "quickstart", "--device", "cuda"], runs.path());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    let named = message.contains("libcuda") || message.contains("without the cuda feature");
+    assert!(named && message.contains("--device cpu"), "{message}");
+}
+
+#[test]
+fn an_adapter_is_refused_by_another_backbone() {
+    let runs = tempfile::tempdir().unwrap();
+    succeeded(small(&["--set", "recipe.epochs=1"], runs.path()));
+    let folder = folder(runs.path());
+    // Another seed draws another random backbone, but the structure is the same: change the width.
+    let config = folder.join("config.resolved.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("embed_dim: 16", "embed_dim: 32")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_runner"))
+        .args(["eval", "--device", "cpu"])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("whose parameters differ"), "{message}");
+}
