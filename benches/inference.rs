@@ -1,6 +1,6 @@
 //! Seconds of one forward pass by `backbone/batch`, image to logits.
 //!
-//! `cargo bench --no-default-features --workspace --bench inference`
+//! `cargo bench -p peft-benches --bench inference`
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! Seconds of one training step by `method/backbone/batch`: the prefix without autodiff, the
 //! suffix with it, one step of AdamW. Memory is measured by `runner bench`.
 //!
-//! `cargo bench --no-default-features --workspace --bench training`
+//! `cargo bench -p peft-benches --bench training`
 
 mod common;
 

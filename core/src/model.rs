@@ -57,15 +57,15 @@ impl Model {
             tuned.push(attachment.tuned);
             if let Some(adapter) = attachment.adapter {
                 let name = name_of(&**method);
-                let same = adapters
-                    .iter()
-                    .filter(|(n, _)| n.starts_with(&name))
-                    .count();
-                let name = match same {
-                    0 => name,
-                    n => format!("{name}-{}", n + 1),
-                };
-                adapters.push((name, Plug::new(adapter)));
+                // A method that is listed twice has two adapters: `lora` and `lora-2`.
+                let taken = |name: &str| adapters.iter().any(|(other, _)| other == name);
+                let mut unique = name.clone();
+                let mut count = 1;
+                while taken(&unique) {
+                    count += 1;
+                    unique = format!("{name}-{count}");
+                }
+                adapters.push((unique, Plug::new(adapter)));
             }
         }
         let tuned = Tuned::unite(tuned)?;

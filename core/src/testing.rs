@@ -117,6 +117,8 @@ impl Golden {
         let model = params::write(model, start.collect())
             .unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"));
 
+        let frozen = |model: &Model| params::read(model, |info| !model.trains(&info.name));
+        let before = frozen(&model);
         let mut model = model.train();
         let images = Tensor::<4>::from_data(self.io["images"].clone(), &device);
         let labels = Tensor::<1, Int>::from_data(self.io["labels"].clone(), &device.autodiff());
@@ -159,6 +161,9 @@ impl Golden {
             }
             model = adamw.step(number("lr"), model, gradients);
         }
+        // Frozen costs nothing: two moments for each trained tensor, and not a bit changed.
+        assert_eq!(adamw.to_record().len(), 2 * names.len(), "optimiser state");
+        assert!(before == frozen(&model.valid()), "a frozen value changed");
         assert_close("logits", &logits[0], &self.values("act.logits"), 1e-5, None);
         assert_close("losses", &losses, &self.values("losses"), 1e-5, None);
         for (name, data) in params::read(&model, |info| model.trains(&info.name)) {

@@ -187,7 +187,6 @@ impl CpuOp for Attention {
             .for_each(|(task, lse)| {
                 let (image, head) = (task / heads, task % heads);
                 let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
-                let out = out;
                 SCRATCH.with_borrow_mut(|[scores, _]| {
                     scores.resize(n * n, 0.0);
                     product(
@@ -224,7 +223,6 @@ impl CpuOp for Attention {
             let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
             let (q, k, v) = (part(0), part(1), part(2));
             let dy = Matrix::new(&gradient[sizes.output(image, head)..], d);
-            let out = out;
             // SAFETY: the n rows of w values of this image, head and part lie inside `dx`.
             let place = |i| unsafe { out.at(sizes.packed(image, head, i)) };
             SCRATCH.with_borrow_mut(|[p, ds]| {

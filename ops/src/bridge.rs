@@ -34,6 +34,10 @@ pub(crate) trait CpuOp: Clone + Debug + Send + 'static {
 ///
 /// # Errors
 /// Hands the tensor back otherwise: use Burn's own operation then.
+#[allow(
+    clippy::result_large_err,
+    reason = "the tensor is handed back, not an error"
+)]
 pub(crate) fn apply(op: impl CpuOp, x: DispatchTensor) -> Result<DispatchTensor, DispatchTensor> {
     if !on_cpu(&x) {
         return Err(x);

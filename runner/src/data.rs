@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
-use anyhow::Context;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peft_core::backbone::InputSpec;
 use peft_core::data::{Dataset, Split};
@@ -11,6 +10,7 @@ use peft_core::random::Generator;
 use peft_datasets::Preprocess;
 use rayon::prelude::*;
 
+use crate::exit::{Failure, config_error};
 use crate::recipe::Augmentation;
 
 /// Images and labels of one forward pass.
@@ -83,8 +83,8 @@ impl Loader<'_> {
         range: Range<usize>,
         random: Option<EpochRandom>,
         device: &Device,
-        mut consume: impl FnMut(usize, Batch) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
+        mut consume: impl FnMut(usize, Batch) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
         let order = self.order(random);
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(2);
@@ -122,14 +122,14 @@ impl Loader<'_> {
         &self,
         indices: &[usize],
         random: Option<EpochRandom>,
-    ) -> anyhow::Result<(Vec<f32>, Vec<usize>)> {
+    ) -> Result<(Vec<f32>, Vec<usize>), Failure> {
         let values = self.preprocess.values();
         let mut pixels = vec![0.0; values * indices.len()];
         let labels = pixels
             .par_chunks_mut(values)
             .zip(indices)
             .map(|(pixels, &index)| self.image(index, random, pixels))
-            .collect::<anyhow::Result<_>>()?;
+            .collect::<Result<_, Failure>>()?;
         Ok((pixels, labels))
     }
 
@@ -138,24 +138,20 @@ impl Loader<'_> {
         index: usize,
         random: Option<EpochRandom>,
         pixels: &mut [f32],
-    ) -> anyhow::Result<usize> {
-        let record = || format!("{} image {index}", self.split);
-        let sample = self
-            .dataset
-            .sample(self.split, index)
-            .with_context(record)?;
-        let classes = self.dataset.classes().len();
-        if sample.label >= classes {
-            anyhow::bail!(
-                "{}: the label {} is out of range: expected 0..{classes}",
-                record(),
-                sample.label
-            );
+    ) -> Result<usize, Failure> {
+        let bad = |message: String| {
+            let split = self.split;
+            config_error(format!("dataset: {split} image {index}: {message}"))
+        };
+        let sample = self.dataset.sample(self.split, index);
+        let sample = sample.map_err(|e| bad(e.to_string()))?;
+        let (label, classes) = (sample.label, self.dataset.classes().len());
+        if label >= classes {
+            let message = format!("the label {label} is out of range: expected 0..{classes}");
+            return Err(bad(message));
         }
         let written = self.preprocess.apply(&sample.image, pixels);
-        written
-            .map_err(peft_core::Error::from)
-            .with_context(record)?;
+        written.map_err(|e| bad(e.to_string()))?;
         if let Some(random) = random.filter(|r| r.augmentation == Augmentation::Flip) {
             let path = format!("augment/{}/{index}", random.epoch);
             if Generator::new(random.seed, &path).below(2) == 1 {
@@ -165,5 +161,96 @@ impl Loader<'_> {
             }
         }
         Ok(sample.label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peft_core::data::{Image, Sample};
+
+    use super::*;
+    use crate::exit::Exit;
+
+    /// Ten grey images whose label is their index.
+    struct Counted {
+        classes: Vec<String>,
+    }
+
+    impl Dataset for Counted {
+        fn classes(&self) -> &[String] {
+            &self.classes
+        }
+        fn len(&self, _: Split) -> usize {
+            10
+        }
+        fn sample(&self, _: Split, index: usize) -> peft_core::Result<Sample> {
+            let image = Image {
+                width: 2,
+                height: 2,
+                rgb: vec![index as u8; 12],
+            };
+            Ok(Sample {
+                image,
+                label: index,
+            })
+        }
+        fn fingerprint(&self) -> peft_core::Result<String> {
+            Ok(String::new())
+        }
+    }
+
+    fn labels(classes: usize, random: Option<EpochRandom>) -> Result<Vec<Vec<usize>>, Failure> {
+        let dataset = Counted {
+            classes: (0..classes).map(|c| c.to_string()).collect(),
+        };
+        let loader = Loader {
+            dataset: &dataset,
+            split: Split::Train,
+            preprocess: Preprocess {
+                size: 2,
+                mean: [0.0; 3],
+                std: [1.0; 3],
+                interpolation: Default::default(),
+                crop: None,
+            },
+            batch_size: 4,
+        };
+        let mut seen = Vec::new();
+        loader.each(0..3, random, &Device::flex(), |_, batch| {
+            seen.push(batch.targets);
+            Ok(true)
+        })?;
+        Ok(seen)
+    }
+
+    #[test]
+    fn an_epoch_holds_every_image_once_in_an_order_of_its_own() {
+        let epoch = |epoch| {
+            let random = EpochRandom {
+                seed: 1,
+                epoch,
+                augmentation: Augmentation::Flip,
+            };
+            labels(10, Some(random)).unwrap().concat()
+        };
+        assert_eq!(
+            labels(10, None).unwrap(),
+            [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]
+        );
+        assert_eq!(epoch(0), epoch(0));
+        assert_ne!(epoch(0), epoch(1));
+        let mut all = epoch(2);
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_label_out_of_range_names_the_record_and_is_wrong_input() {
+        let failure = labels(9, None).unwrap_err();
+        assert_eq!(failure.exit, Exit::Config);
+        assert_eq!(
+            failure.error.to_string(),
+            "dataset: train image 9: the label 9 is out of range: expected 0..9"
+        );
     }
 }

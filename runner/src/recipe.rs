@@ -1,6 +1,5 @@
 //! The recipe: optimiser, schedule, epochs, batch, precision.
 
-use burn::grad_clipping::GradientClippingConfig;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig};
@@ -293,10 +292,9 @@ impl Optimizer {
         *lr
     }
 
-    /// Burn's optimiser.
+    /// Burn's optimiser, without its clipping: Burn clips tensor by tensor, the loop clips the norm
+    /// of all gradients together.
     pub fn init(&self) -> ModuleOptimizer {
-        // Burn clips tensor by tensor; the loop clips the norm of all gradients together.
-        let _: Option<GradientClippingConfig> = None;
         let decay = |factor: f64| match factor {
             0.0 => None,
             factor => Some(WeightDecayConfig::new(factor as f32)),
@@ -331,7 +329,7 @@ impl Optimizer {
                 ..
             } => SgdConfig::new()
                 .with_weight_decay(decay(*weight_decay))
-                .with_momentum((*momentum > 0.0).then(|| MomentumConfig {
+                .with_momentum((*momentum > 0.0).then_some(MomentumConfig {
                     momentum: *momentum,
                     dampening: 0.0,
                     nesterov: *nesterov,

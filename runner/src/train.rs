@@ -369,7 +369,7 @@ pub fn evaluate(
     loader: &Loader,
     device: &Chosen,
     compute: burn::tensor::DType,
-) -> anyhow::Result<(Metrics, f64)> {
+) -> Result<(Metrics, f64), Failure> {
     let mut tally = Tally::new(model.head.classes());
     let mut seconds = 0.0;
     loader.each(0..loader.batches(), None, &device.device, |_, batch| {

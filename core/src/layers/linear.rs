@@ -59,5 +59,11 @@ pub(crate) fn linear<const D: usize>(
 ) -> Tensor<D> {
     let weight = like(weight, &x).transpose();
     let bias = bias.map(|bias| like(bias, &x));
-    burn::tensor::module::linear(x, weight, bias)
+    // As one matrix: Burn would copy a transposed weight to give it more dimensions.
+    let mut shape = x.dims();
+    let rows = shape[..D - 1].iter().product::<usize>();
+    let x = x.reshape([rows, shape[D - 1]]);
+    let y = burn::tensor::module::linear(x, weight, bias); // [rows, out]
+    shape[D - 1] = y.dims()[1];
+    y.reshape(shape)
 }
