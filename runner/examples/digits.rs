@@ -9,8 +9,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const METHODS: [&str; 4] = ["linear-probe", "ap", "lora-r10", "full-finetune"];
-const RATES: [&str; 3] = ["0.001", "0.003", "0.01"];
+const METHODS: [&str; 4] = ["linear-probe", "lora-r10", "full-finetune", "ap"];
+const RATES: [&str; 5] = ["0.001", "0.003", "0.01", "0.1", "0.3"];
 const SEEDS: [&str; 3] = ["0", "1", "2"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let trials = SEEDS
                 .iter()
                 .map(|seed| trial(method, rate, seed, Path::new(&runs)))
-                .collect::<Result<Vec<_>, _>>()?;
+                .collect::<Result<Option<Vec<_>>, _>>()?;
+            let Some(trials) = trials else {
+                eprintln!("{method} lr {rate}: diverged");
+                continue;
+            };
             let validation = moments(&trials, "/validation/top1").0;
             eprintln!("{method} lr {rate}: validation {:.2} %", 100.0 * validation);
             if best.as_ref().is_none_or(|(old, ..)| validation > *old) {
@@ -47,13 +51,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Runs one trial with the program next to this one, or finds that it is done.
+/// The exit code of a run whose loss is not finite.
+const DIVERGED: i32 = peft_runner::Exit::Diverged as i32;
+
+/// Runs one trial with the program next to this one, or finds that it is done. `None` if it
+/// diverged.
 fn trial(
     method: &str,
     rate: &str,
     seed: &str,
     runs: &Path,
-) -> Result<Value, Box<dyn std::error::Error>> {
+) -> Result<Option<Value>, Box<dyn std::error::Error>> {
     let here = std::env::current_exe()?;
     let folder = here.ancestors().nth(2).ok_or("no target folder")?;
     let output = Command::new(folder.join("runner"))
@@ -68,13 +76,18 @@ fn trial(
         .args(["--set", &format!("seed={seed}"), "--runs"])
         .arg(runs)
         .output()?;
+    if output.status.code() == Some(DIVERGED) {
+        return Ok(None);
+    }
     let text = String::from_utf8(output.stdout)?;
     let line = text.lines().find_map(|line| line.strip_prefix("run "));
     let Some(line) = line.filter(|_| output.status.success()) else {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     };
     let summary = PathBuf::from(line.trim()).join("summary.json");
-    Ok(serde_json::from_str(&std::fs::read_to_string(summary)?)?)
+    Ok(Some(serde_json::from_str(&std::fs::read_to_string(
+        summary,
+    )?)?))
 }
 
 /// Mean and sample standard deviation of a number over trials.

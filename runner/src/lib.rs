@@ -31,8 +31,21 @@ pub use exit::Exit;
 use cli::{Cli, Command};
 use exit::Failure;
 
+/// A reader that goes away (`runner list methods | head`) ends the program quietly.
+fn end_quietly_on_a_broken_pipe() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.contains("failed printing to stdout: Broken pipe") {
+            std::process::exit(Exit::Done as i32);
+        }
+        report(panic);
+    }));
+}
+
 /// The whole program: reads the command line, runs, prints one message about what went wrong.
 pub fn main() -> ExitCode {
+    end_quietly_on_a_broken_pipe();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

@@ -411,3 +411,107 @@ fn an_adapter_is_refused_by_another_backbone() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("whose parameters differ"), "{message}");
 }
+
+/// The shipped trials that run on bundled weights and data.
+const BUNDLED: [&str; 4] = [
+    "peft/lora-r10.yaml",
+    "peft/ap.yaml",
+    "peft/linear-probe.yaml",
+    "peft/full-finetune.yaml",
+];
+
+#[test]
+fn the_bundled_trials_train_on_both_bundled_backbones() {
+    let runs = tempfile::tempdir().unwrap();
+    for config in BUNDLED {
+        for backbone in ["vit-micro", "resnet-micro"] {
+            let backbone = format!("backbone={backbone}");
+            let sets = [
+                "--set",
+                &backbone,
+                "--set",
+                "recipe.epochs=1",
+                "--device",
+                "cpu",
+            ];
+            let out = succeeded(run(
+                &[&["--config", config], &sets[..]].concat(),
+                runs.path(),
+            ));
+            assert!(out.contains("test top-1"), "{config} on {backbone}: {out}");
+        }
+    }
+}
+
+#[test]
+fn every_shipped_trial_of_the_paper_says_which_file_is_missing() {
+    let runs = tempfile::tempdir().unwrap();
+    for config in BUNDLED {
+        let config = config.replace("peft/", "peft/vit-large-");
+        let output = run(&["--config", &config, "--device", "cpu"], runs.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{config}: {message}");
+        assert!(
+            message.contains("dataset") && message.contains("data"),
+            "{config}: {message}"
+        );
+    }
+}
+
+#[test]
+fn predictions_name_classes_and_a_bad_image_is_named() {
+    let runs = tempfile::tempdir().unwrap();
+    succeeded(small(&["--set", "recipe.epochs=1"], runs.path()));
+    let folder = folder(runs.path());
+    let image = runs.path().join("disc.png");
+    image::RgbImage::from_pixel(20, 10, image::Rgb([9, 200, 30]))
+        .save(&image)
+        .unwrap();
+    let predict = |image: &Path, more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_runner"))
+            .arg("predict")
+            .arg(&folder)
+            .arg(image)
+            .args(["--device", "cpu"])
+            .args(more)
+            .output()
+            .unwrap()
+    };
+    let json = succeeded(predict(&image, &["--format", "json", "--top", "3"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let predictions = json[0]["predictions"].as_array().unwrap();
+    assert_eq!(predictions.len(), 3);
+    assert!(predictions[0]["class"].as_str().unwrap().contains('/'));
+    let bad = runs.path().join("bad.png");
+    std::fs::write(&bad, b"no image").unwrap();
+    let output = predict(&bad, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bad.png"));
+}
+
+#[test]
+fn lists_schema_and_doctor_answer_programs() {
+    let json = |args: &[&str]| -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_runner"))
+            .args(args)
+            .output()
+            .unwrap();
+        serde_json::from_str(&succeeded(output)).unwrap()
+    };
+    let names = |kind: &str| -> Vec<String> {
+        let list = json(&["list", kind, "--format", "json"]);
+        let name = |entry: &Value| entry["name"].as_str().unwrap().to_owned();
+        list.as_array().unwrap().iter().map(name).collect()
+    };
+    assert_eq!(
+        names("methods"),
+        ["ap", "full-finetune", "linear-probe", "lora"]
+    );
+    assert_eq!(names("backbones"), ["resnet", "vit"]);
+    assert_eq!(names("datasets"), ["digits", "folder", "shapes"]);
+    assert!(json(&["schema"])["properties"]["method"].is_object());
+    let shown = json(&["show", "--config", "peft/ap.yaml", "--format", "json"]);
+    assert_eq!(shown["boundaries"][3]["place"], "input of blocks.2");
+    let doctor = json(&["doctor", "--device", "cpu", "--format", "json"]);
+    assert_eq!(doctor["devices"][0]["name"], "cpu");
+}
