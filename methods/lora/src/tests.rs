@@ -1,12 +1,15 @@
 //! Golden values made with HF PEFT, and what is refused.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use peft_backbone_resnet::{BlockKind, ResNet};
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};
 use peft_core::method::AdaptationMethod;
+use peft_core::params::{self, Tensors, floats};
+use peft_core::random::Generator;
 use peft_core::site::Targets;
-use peft_core::testing::Golden;
+use peft_core::testing::{Golden, assert_close};
+use peft_core::{Activation, LinearHead, Model, Plug};
 
 use crate::Lora;
 
@@ -103,4 +106,67 @@ fn bad_values_are_refused_by_field() {
     );
     assert!(error(lora(&["norm1"])).contains("blocks.0.norm1 is a norm 48"));
     assert!(error(lora(&["conv1"])).contains("\"conv1\" matches no site"));
+}
+
+/// The side path on the rows of `value` does what adding `s B A` to those rows of the fused weight
+/// does.
+#[test]
+fn a_slice_equals_the_weight_with_the_product_in_its_rows() {
+    let init = Init::seeded(&Device::flex(), 3);
+    let assemble = |methods: &[Box<dyn AdaptationMethod>]| {
+        let backbone = Plug::new(vit().build(&init).unwrap());
+        let head = LinearHead::new(48, 7, &init);
+        Model::assemble(backbone, methods, head, &init).unwrap()
+    };
+    let images = Tensor::<4>::from_data(
+        TensorData::new(noise(2 * 3 * 32 * 32, "images"), [2, 3, 32, 32]),
+        init.device(),
+    );
+    let logits = |model: &Model| {
+        let logits = model.logits(Activation::Map(images.clone()), 0, None);
+        floats(logits.into_data())
+    };
+
+    let adapted = assemble(&[Box::new(lora(&["value"]))]);
+    let factors: Tensors = params::read(&adapted, |info| info.name.starts_with("lora."))
+        .into_iter()
+        .map(|(name, data)| {
+            let shape = data.shape().clone();
+            let values = noise(shape.num_elements(), &name);
+            (name, TensorData::new(values, shape))
+        })
+        .collect();
+    assert_eq!(factors.len(), 2 * 4);
+    let adapted = params::write(adapted, factors.clone()).unwrap();
+
+    let bare = assemble(&[]);
+    let is_qkv = |name: &str| name.ends_with("attn.qkv.weight");
+    let mut weights = params::read(&bare, |info| is_qkv(&info.name));
+    for (name, data) in &mut weights {
+        let site = name
+            .trim_start_matches("backbone.")
+            .trim_end_matches("qkv.weight");
+        let factor =
+            |part: &str| floats(factors[&format!("lora.{site}value.{part}.weight")].clone());
+        let (a, b) = (factor("lora_A"), factor("lora_B"));
+        let mut w = floats(data.clone());
+        for row in 0..48 {
+            for column in 0..48 {
+                let product: f32 = (0..4).map(|k| b[row * 4 + k] * a[k * 48 + column]).sum();
+                w[(96 + row) * 48 + column] += 2.0 * product;
+            }
+        }
+        *data = TensorData::new(w, [144, 48]);
+    }
+    let before = logits(&bare);
+    let edited = params::write(bare, weights).unwrap();
+    let (got, expected) = (logits(&adapted), logits(&edited));
+    assert!(before != expected, "the product has no effect");
+    assert_close("logits", &got, &expected, 1e-5, None);
+}
+
+/// Values of deviation 0.3 that follow from a name.
+fn noise(count: usize, name: &str) -> Vec<f32> {
+    let mut generator = Generator::new(0, name);
+    (0..count).map(|_| 0.3 * generator.normal()).collect()
 }
