@@ -5,6 +5,23 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// How the names of files begin that are being written.
+const TEMPORARY: &str = ".writing-";
+
+/// Removes what a killed process left half-written in a folder that nobody else writes to.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn sweep(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            std::fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file so that a reader sees the old content or the new, never a part: a temporary file
 /// in the same folder, synced and renamed.
 ///
@@ -16,10 +33,12 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".writing-")
-        .tempfile_in(folder)
-        .map_err(io())?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY);
+    // As any other new file: temporary ones are private by default.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(io())?;
     file.write_all(content).map_err(io())?;
     file.as_file().sync_all().map_err(io())?;
     file.persist(path).map_err(|e| io()(e.error))?;
@@ -53,6 +72,17 @@ mod tests {
         write_atomically(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(".writing-half"), b"x").unwrap();
+        std::fs::write(folder.path().join("whole"), b"x").unwrap();
+        sweep(folder.path()).unwrap();
+        let mut left = std::fs::read_dir(folder.path()).unwrap();
+        assert_eq!(left.next().unwrap().unwrap().file_name(), "whole");
+        assert!(left.next().is_none());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Writes a contact sheet of the first 8 x 8 training shapes, magnified, and prints their classes:
-//! `cargo run --release -p peft-datasets --example sheet -- /tmp/shapes.png`.
+//! `cargo run --release -p peft-datasets --example sheet -- shapes.png`.
 
 use std::error::Error;
 

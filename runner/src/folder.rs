@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use peft_core::files::write_atomically;
+use peft_core::files::{sweep, write_atomically};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -35,6 +35,8 @@ impl RunFolder {
                 format_args!("{}: another process works on this run", path.display()),
             ));
         }
+        sweep(&path)?;
+        sweep(&path.join("checkpoints"))?;
         let folder = Self { path, _lock: lock };
         let yaml = serde_yaml::to_string(&trial.experiment)
             .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;

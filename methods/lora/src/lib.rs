@@ -255,7 +255,7 @@ peft_core::register!(
     name: "lora",
     summary: "low-rank side paths beside frozen linear layers and convolutions",
     reference: "LoRA: Low-Rank Adaptation of Large Language Models, Hu et al., 2022",
-    example: "name: lora\nrank: 10\nalpha: 10\ndropout: 0.0\ntargets: [qkv]\n",
+    example: "name: lora\nrank: 10\nalpha: 10\ndropout: 0.0\n",
 );
 
 #[cfg(test)]
