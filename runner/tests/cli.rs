@@ -1,8 +1,8 @@
 //! The program as a user types it: results, resuming, being killed, wrong input.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -141,6 +141,29 @@ fn a_run_reports_what_it_did_and_is_skipped_the_second_time() {
     assert_eq!(eval["test"], summary["test"]);
 }
 
+/// When the checkpoint below `runs` was written last.
+fn checkpoint_time(runs: &Path) -> Option<SystemTime> {
+    let first = |path: PathBuf| Some(std::fs::read_dir(path).ok()?.next()?.ok()?.path());
+    let folder = first(first(runs.to_owned())?)?;
+    let checkpoint = folder.join("checkpoints/last.safetensors");
+    checkpoint.metadata().ok()?.modified().ok()
+}
+
+/// Starts the run, waits until it has written a checkpoint, and `wait` more.
+fn until_a_checkpoint(args: &[&str], runs: &Path, wait: Duration) -> Child {
+    let before = checkpoint_time(runs);
+    let mut child = runner(args, runs)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while child.try_wait().unwrap().is_none() && checkpoint_time(runs) == before {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(wait);
+    child
+}
+
 #[test]
 fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -154,17 +177,14 @@ fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
         "recipe.accumulate=2",
         "--set",
         "recipe.batch_size=16",
+        "--set",
+        "recipe.epochs=16",
     ];
     succeeded(small(&more, whole.path()));
+    let args = [SMALL, &more].concat();
     let mut kills = 0;
-    for wait in [150, 250, 350, 450, 550, 650, 750] {
-        let args = [SMALL, &more].concat();
-        let mut child = runner(&args, broken.path())
-            .stderr(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(wait));
+    for wait in [0, 3, 7, 12, 20] {
+        let mut child = until_a_checkpoint(&args, broken.path(), Duration::from_millis(wait));
         if child.try_wait().unwrap().is_none() {
             child.kill().unwrap();
             kills += 1;
@@ -187,20 +207,15 @@ fn an_interrupted_run_saves_exits_with_75_and_goes_on() {
         "--set",
         "backbone={name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}",
         "--set",
-        "recipe.epochs=6",
+        "recipe.epochs=8",
         "--set",
         "recipe.batch_size=8",
     ];
     succeeded(small(&more, whole.path()));
     let args = [SMALL, &more].concat();
     let mut interrupted = 0;
-    for _ in 0..3 {
-        let child = runner(&args, broken.path())
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(Duration::from_millis(700));
+    for wait in [0, 10, 25] {
+        let child = until_a_checkpoint(&args, broken.path(), Duration::from_millis(wait));
         let pid = child.id().to_string();
         Command::new("kill").args(["-INT", &pid]).status().unwrap();
         let output = child.wait_with_output().unwrap();
