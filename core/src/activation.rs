@@ -76,51 +76,6 @@ impl Activation {
         each!(self, x => Tensor::from_inner(x))
     }
 
-    /// Rows `start..start + len` of the batch.
-    pub fn narrow(self, start: usize, len: usize) -> Self {
-        each!(self, x => x.narrow(0, start, len))
-    }
-
-    /// Batches one after the other; all of one variant.
-    ///
-    /// # Errors
-    /// `None` if there is no part or the variants differ.
-    pub fn concat(parts: Vec<Self>) -> Option<Self> {
-        macro_rules! all {
-            ($variant:ident) => {
-                parts
-                    .into_iter()
-                    .map(|part| match part {
-                        Self::$variant(x) => Some(x),
-                        _ => None,
-                    })
-                    .collect::<Option<Vec<_>>>()
-                    .map(|parts| Self::$variant(Tensor::cat(parts, 0)))
-            };
-        }
-        match parts.first()? {
-            Self::Map(_) => all!(Map),
-            Self::Tokens(_) => all!(Tokens),
-            Self::Features(_) => all!(Features),
-        }
-    }
-
-    /// The map `[b, c, h, w]`, if it is one.
-    pub fn map(self) -> Option<Tensor<4>> {
-        match self {
-            Self::Map(x) => Some(x),
-            _ => None,
-        }
-    }
-
-    /// The tokens `[b, n, d]`, if it is a sequence.
-    pub fn tokens(self) -> Option<Tensor<3>> {
-        match self {
-            Self::Tokens(x) => Some(x),
-            _ => None,
-        }
-    }
-
     /// The features `[b, d]`, if it is those.
     pub fn features(self) -> Option<Tensor<2>> {
         match self {

@@ -49,17 +49,6 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// BLAKE3 of a file's content, in hex.
-///
-/// # Errors
-/// [`Error::Io`] with the path.
-pub fn hash_file(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    hasher.update_reader(file).map_err(Error::io(path))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

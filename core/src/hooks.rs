@@ -162,8 +162,8 @@ impl<'a> Hooks<'a> {
     }
 
     /// The output of a branch after what acts at its site.
-    pub fn at_branch(&self, site: &Site, values: BranchInputs) -> Activation {
-        let BranchInputs {
+    pub fn at_branch(&self, site: &Site, values: BranchValues) -> Activation {
+        let BranchValues {
             residual,
             normed,
             mut output,
@@ -172,7 +172,7 @@ impl<'a> Hooks<'a> {
             output = match act {
                 SiteAct::Branch(f) => f(BranchValues {
                     residual: residual.clone(),
-                    normed: normed.clone().unwrap_or_else(|| residual.clone()),
+                    normed: normed.clone(),
                     output,
                 }),
                 SiteAct::ScaleShift {
@@ -213,16 +213,6 @@ impl<'a> Hooks<'a> {
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
         x.clone() * like(mask, &x)
     }
-}
-
-/// The values of a branch; `normed` only where the block has a norm before it.
-pub struct BranchInputs {
-    /// The stream before the norm.
-    pub residual: Activation,
-    /// The stream after the norm, if there is one.
-    pub normed: Option<Activation>,
-    /// The branch's output.
-    pub output: Activation,
 }
 
 /// A parameter in the element type of the activation that it meets: a layer computes in its

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::plug::{BUFFER, ErasedModule, NAMED, VisitUp};
 
@@ -295,9 +295,4 @@ fn apply<const D: usize>(
 /// Values as `f32`, whatever the element type.
 pub fn floats(data: TensorData) -> Vec<f32> {
     data.iter::<f32>().collect()
-}
-
-/// The device of a module's parameters.
-pub fn device_of(module: &impl Module) -> Option<Device> {
-    module.devices().into_iter().next()
 }

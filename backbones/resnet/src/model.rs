@@ -9,7 +9,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, run_span};
-use peft_core::hooks::{BranchInputs, Hooks};
+use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes};
 use peft_core::site::{Branch, Site, SiteKind};
 
@@ -267,9 +267,9 @@ impl Block {
             Some((conv, norm)) => norm.forward(conv.forward(x, hooks), hooks),
             None => x,
         };
-        let values = BranchInputs {
+        let values = BranchValues {
             residual: Activation::Map(shortcut.clone()),
-            normed: None,
+            normed: Activation::Map(shortcut.clone()),
             output: Activation::Map(y),
         };
         match hooks.at_branch(&self.site, values) {

@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, run_span};
-use peft_core::hooks::{BranchInputs, Hooks};
+use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
@@ -228,9 +228,9 @@ impl Block {
 
 /// The output of a branch after what acts there.
 fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks) -> Tensor<3> {
-    let values = BranchInputs {
+    let values = BranchValues {
         residual: Activation::Tokens(residual),
-        normed: Some(Activation::Tokens(normed)),
+        normed: Activation::Tokens(normed),
         output: Activation::Tokens(output),
     };
     match hooks.at_branch(site, values) {
