@@ -7,12 +7,103 @@ use burn::tensor::{DType, Device, Shape, Tensor};
 /// The value at a cut: a batch of images, token sequences, feature maps or feature vectors.
 #[derive(Clone, Debug)]
 pub enum Activation {
-    /// Images or feature maps `[b, c, h, w]`.
+    /// Images or feature maps, channels first `[b, c, h, w]`.
     Map(Tensor<4>),
+    /// Feature maps, channels last `[b, h, w, c]`: what windowed attention works on.
+    Grid(Tensor<4>),
     /// Token sequences `[b, n, d]`, class token (if any) first.
-    Tokens(Tensor<3>),
+    Tokens(Tokens),
     /// What the head sees `[b, d]`.
     Features(Tensor<2>),
+}
+
+/// Token sequences: the image's own tokens, then extra ones that adapters put behind them.
+///
+/// Attention reads both, as does everything that works on each token alone. What acts at a boundary
+/// and what pools touch only the image's own.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// `[b, n + extras, d]`.
+    pub x: Tensor<3>,
+    extras: Vec<Extra>,
+}
+
+/// Extra tokens of one adapter, in the order of the sequence.
+#[derive(Clone, Copy, Debug)]
+struct Extra {
+    owner: usize,
+    count: usize,
+}
+
+impl From<Tensor<3>> for Tokens {
+    fn from(x: Tensor<3>) -> Self {
+        let extras = Vec::new();
+        Self { x, extras }
+    }
+}
+
+impl From<Tensor<3>> for Activation {
+    fn from(x: Tensor<3>) -> Self {
+        Self::Tokens(x.into())
+    }
+}
+
+impl Tokens {
+    /// The number of the image's own tokens.
+    pub fn own(&self) -> usize {
+        let extras: usize = self.extras.iter().map(|extra| extra.count).sum();
+        self.x.dims()[1] - extras
+    }
+
+    /// A function of the whole sequence that keeps its length.
+    ///
+    /// # Shapes
+    /// `f: [b, n + extras, d] -> [b, n + extras, d']`.
+    pub fn map(self, f: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
+        Self {
+            x: f(self.x),
+            extras: self.extras,
+        }
+    }
+
+    /// A function of the image's own tokens.
+    ///
+    /// # Shapes
+    /// `f: [b, n, d] -> [b, n, d]`.
+    pub(crate) fn map_own(self, f: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
+        if self.extras.is_empty() {
+            return self.map(f);
+        }
+        let (own, all) = (self.own(), self.x.dims()[1]);
+        self.map(|x| {
+            let extras = x.clone().narrow(1, own, all - own);
+            Tensor::cat(vec![f(x.narrow(1, 0, own)), extras], 1)
+        })
+    }
+
+    /// Puts `tokens` behind the sequence, in the place of the owner's earlier ones if `replace`.
+    ///
+    /// # Shapes
+    /// `tokens: [b, p, d]`.
+    pub(crate) fn with_extras(self, owner: usize, tokens: Tensor<3>, replace: bool) -> Self {
+        let mut start = self.own();
+        let mut parts = vec![self.x.clone().narrow(1, 0, start)];
+        let mut extras = Vec::new();
+        for extra in self.extras {
+            if !(replace && extra.owner == owner) {
+                parts.push(self.x.clone().narrow(1, start, extra.count));
+                extras.push(extra);
+            }
+            start += extra.count;
+        }
+        let count = tokens.dims()[1];
+        extras.push(Extra { owner, count });
+        parts.push(tokens);
+        Self {
+            x: Tensor::cat(parts, 1),
+            extras,
+        }
+    }
 }
 
 /// Applies a tensor expression to whichever variant is there and wraps the result again.
@@ -20,7 +111,8 @@ macro_rules! each {
     ($value:expr, $x:ident => $body:expr) => {
         match $value {
             Activation::Map($x) => Activation::Map($body),
-            Activation::Tokens($x) => Activation::Tokens($body),
+            Activation::Grid($x) => Activation::Grid($body),
+            Activation::Tokens(tokens) => Activation::Tokens(tokens.map(|$x| $body)),
             Activation::Features($x) => Activation::Features($body),
         }
     };
@@ -30,8 +122,8 @@ macro_rules! each {
 macro_rules! read {
     ($value:expr, $x:ident => $body:expr) => {
         match $value {
-            Activation::Map($x) => $body,
-            Activation::Tokens($x) => $body,
+            Activation::Map($x) | Activation::Grid($x) => $body,
+            Activation::Tokens(Tokens { x: $x, .. }) => $body,
             Activation::Features($x) => $body,
         }
     };
@@ -76,6 +168,52 @@ impl Activation {
         each!(self, x => Tensor::from_inner(x))
     }
 
+    /// Every value times `factor`.
+    pub fn scaled(self, factor: f64) -> Self {
+        if factor == 1.0 {
+            return self;
+        }
+        each!(self, x => x * factor)
+    }
+
+    /// The sum of two activations of one shape, or of one with batch 1 in `other`; extra tokens are
+    /// those of `self`.
+    ///
+    /// # Panics
+    /// If one is a map and the other is not, and so on.
+    pub fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Map(x), Self::Map(y)) => Self::Map(x + y),
+            (Self::Grid(x), Self::Grid(y)) => Self::Grid(x + y),
+            (Self::Tokens(x), Self::Tokens(y)) => Self::Tokens(x.map(|x| x + y.x)),
+            (Self::Features(x), Self::Features(y)) => Self::Features(x + y),
+            (x, y) => panic!("{:?} and {:?} have no sum", x.shape(), y.shape()),
+        }
+    }
+
+    /// A function of the channels at every position.
+    ///
+    /// # Shapes
+    /// `f: [positions, c] -> [positions, c']`.
+    pub fn per_position(self, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
+        fn last<const D: usize>(x: Tensor<D>, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Tensor<D> {
+            let mut shape = x.dims();
+            let positions = shape[..D - 1].iter().product::<usize>();
+            let y = f(x.reshape([positions, shape[D - 1]]));
+            shape[D - 1] = y.dims()[1];
+            y.reshape(shape)
+        }
+        match self {
+            Self::Map(x) => {
+                let x = last(x.permute([0, 2, 3, 1]), f); // [b, h, w, c]
+                Self::Map(x.permute([0, 3, 1, 2]))
+            }
+            Self::Grid(x) => Self::Grid(last(x, f)),
+            Self::Tokens(tokens) => Self::Tokens(tokens.map(|x| last(x, f))),
+            Self::Features(x) => Self::Features(f(x)),
+        }
+    }
+
     /// The features `[b, d]`, if it is those.
     pub fn features(self) -> Option<Tensor<2>> {
         match self {
@@ -89,7 +227,7 @@ impl Activation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BoundaryShape {
-    /// Image or feature map.
+    /// Image or feature map, channels first.
     Map {
         /// Channels.
         channels: usize,
@@ -98,7 +236,16 @@ pub enum BoundaryShape {
         /// Columns.
         width: usize,
     },
-    /// Token sequence.
+    /// Feature map, channels last.
+    Grid {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Channels.
+        channels: usize,
+    },
+    /// Token sequence under global attention: extra tokens can join it.
     Tokens {
         /// Tokens, class token included.
         count: usize,
@@ -115,28 +262,102 @@ pub enum BoundaryShape {
 impl BoundaryShape {
     /// Values an image has here.
     pub fn elements(&self) -> usize {
+        self.dims().iter().product()
+    }
+
+    /// Channels of each position.
+    pub fn channels(&self) -> usize {
+        match *self {
+            Self::Map { channels, .. } | Self::Grid { channels, .. } => channels,
+            Self::Tokens { width, .. } | Self::Features { width } => width,
+        }
+    }
+
+    /// The sizes in the order of the activation's axes, without the batch.
+    pub fn dims(&self) -> Vec<usize> {
         match *self {
             Self::Map {
                 channels,
                 height,
                 width,
-            } => channels * height * width,
-            Self::Tokens { count, width } => count * width,
-            Self::Features { width } => width,
+            } => vec![channels, height, width],
+            Self::Grid {
+                height,
+                width,
+                channels,
+            } => vec![height, width, channels],
+            Self::Tokens { count, width } => vec![count, width],
+            Self::Features { width } => vec![width],
+        }
+    }
+
+    /// The same with one position, shared by all: `[1, d]`, `[c, 1, 1]`, `[1, 1, c]`.
+    pub fn shared(self) -> Self {
+        match self {
+            Self::Map { channels, .. } => Self::Map {
+                channels,
+                height: 1,
+                width: 1,
+            },
+            Self::Grid { channels, .. } => Self::Grid {
+                height: 1,
+                width: 1,
+                channels,
+            },
+            Self::Tokens { width, .. } => Self::Tokens { count: 1, width },
+            Self::Features { width } => Self::Features { width },
+        }
+    }
+
+    /// The word for what it is.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Map { .. } => "map",
+            Self::Grid { .. } => "grid",
+            Self::Tokens { .. } => "tokens",
+            Self::Features { .. } => "features",
         }
     }
 }
 
 impl fmt::Display for BoundaryShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Map {
-                channels,
-                height,
-                width,
-            } => write!(f, "map [{channels}, {height}, {width}]"),
-            Self::Tokens { count, width } => write!(f, "tokens [{count}, {width}]"),
-            Self::Features { width } => write!(f, "features [{width}]"),
-        }
+        write!(f, "{} {:?}", self.word(), self.dims())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extras_are_replaced_by_their_owner_only() {
+        let device = Device::flex();
+        let token = |value: f32, count: usize| Tensor::<3>::full([1, count, 1], value, &device);
+        let values = |tokens: &Tokens| crate::params::floats(tokens.x.clone().into_data());
+        let tokens = Tokens::from(token(0.0, 2));
+        let tokens = tokens.with_extras(0, token(1.0, 1), true);
+        let tokens = tokens.with_extras(1, token(2.0, 2), true);
+        assert_eq!(
+            (tokens.own(), values(&tokens)),
+            (2, vec![0., 0., 1., 2., 2.])
+        );
+        let tokens = tokens.with_extras(0, token(3.0, 2), true);
+        assert_eq!(
+            (tokens.own(), values(&tokens)),
+            (2, vec![0., 0., 2., 2., 3., 3.])
+        );
+        let tokens = tokens
+            .with_extras(0, token(4.0, 1), false)
+            .map_own(|x| x + 9.0);
+        assert_eq!(values(&tokens), vec![9., 9., 2., 2., 3., 3., 4.]);
+    }
+
+    #[test]
+    fn a_map_is_seen_channel_by_channel_at_each_position() {
+        let x = Tensor::<1>::from_floats([1., 2., 3., 4.], &Device::flex()).reshape([1, 2, 1, 2]);
+        // The two channels swap at every position.
+        let swapped = Activation::Map(x).per_position(|x| x.flip([1]));
+        assert_eq!(swapped.to_vec(), vec![3., 4., 1., 2.]);
     }
 }

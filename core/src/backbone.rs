@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::activation::{Activation, BoundaryShape};
 use crate::error::{Error, Result};
 use crate::hooks::Hooks;
+use crate::layout::Layout;
+use crate::params::Tensors;
 use crate::plug::{ErasedModule, Plug};
 use crate::random::{Distribution, Generator};
-use crate::site::Site;
+use crate::site::{Branch, Site, SiteKind};
 
 /// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
 pub type Cut = usize;
@@ -32,6 +34,18 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
     /// `x` and the result have the shapes of `spec().boundaries` at those cuts with the batch in
     /// front; a span that ends at [`BackboneSpec::features_cut`] gives `[b, features]`.
     fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation;
+
+    /// Spellings of other libraries than timm and torchvision.
+    fn layouts(&self) -> &'static [Layout] {
+        &[]
+    }
+
+    /// Parameters with which the backbone itself adds `delta` (batch 1) at a boundary: a prompt
+    /// folded into position embeddings or into a bias. None where nothing does that exactly.
+    fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
+        let _ = (boundary, delta);
+        None
+    }
 }
 
 dyn_clone::clone_trait_object!(Backbone);
@@ -61,10 +75,12 @@ pub struct BackboneSpec {
     pub boundaries: Vec<BoundarySpec>,
     /// Named operations in the order of the forward pass.
     pub sites: Vec<Site>,
+    /// The images that it takes.
+    pub input: InputSpec,
     /// Width of the features that the head sees.
     pub features: usize,
     /// The checkpoint's name for its own head, for example `head` or `fc`.
-    pub head_name: String,
+    pub head_name: &'static str,
 }
 
 /// One boundary.
@@ -143,11 +159,64 @@ impl BackboneSpec {
         self.sites.iter().find(|site| site.name == name)
     }
 
-    /// The block of a parameter by its name: its site's; 0 for what belongs to no site (class
-    /// token, position embedding), which is never too late.
+    /// Whether extra tokens can join at a boundary: at the input of a block with global attention.
+    pub fn takes_extras(&self, boundary: Cut) -> bool {
+        let shape = self.boundaries.get(boundary).map(|boundary| boundary.shape);
+        boundary <= self.depth && matches!(shape, Some(BoundaryShape::Tokens { .. }))
+    }
+
+    /// Why extra tokens cannot join there.
+    pub fn why_no_extras(&self, boundary: Cut) -> String {
+        match self.boundaries.get(boundary) {
+            Some(at) if boundary > self.depth => format!("no block reads what joins at {at}"),
+            Some(at) => format!(
+                "extra tokens need a sequence under global attention; at {at} it has a {}",
+                at.shape
+            ),
+            None => format!("it has no boundary {boundary}"),
+        }
+    }
+
+    /// How prompt tokens of `width` start: `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size (Jia
+    /// et al. 2022): Xavier's bound for the first convolution.
+    pub fn prompt_distribution(&self, width: usize) -> Distribution {
+        let patch = self.sites.iter().find_map(|site| match site.kind {
+            SiteKind::Conv {
+                inputs,
+                kernel: [kh, kw],
+                ..
+            } => Some(inputs * kh * kw),
+            _ => None,
+        });
+        let fans = patch.unwrap_or(0) + width;
+        Distribution::Uniform((6.0 / fans as f32).sqrt())
+    }
+
+    /// The branch that a site lies in, by its name: `blocks.0.attn.qkv` lies in `blocks.0.attn`.
+    pub fn branch_of(&self, site: &Site) -> Option<Branch> {
+        self.sites.iter().find_map(|outer| match outer.kind {
+            SiteKind::Branch { branch, .. } => {
+                let inner = site.name.strip_prefix(&outer.name)?;
+                inner.starts_with('.').then_some(branch)
+            }
+            _ => None,
+        })
+    }
+
+    /// The block of a parameter by its name: that of its site, or of the nearest module around it that
+    /// has sites; 0 for what belongs to none (class token, position embedding), which is never too
+    /// late.
     pub fn block_of(&self, parameter: &str) -> usize {
-        let module = parameter.rsplit_once('.').map_or(parameter, |(m, _)| m);
-        self.site(module).map_or(0, |site| site.block)
+        let around = parameter.match_indices('.').rev();
+        let mut modules = around.map(|(end, _)| &parameter[..end]);
+        let of = |module: &str| {
+            let inside = |site: &&Site| {
+                let rest = site.name.strip_prefix(module);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            self.sites.iter().find(inside).map(|site| site.block)
+        };
+        modules.find_map(of).unwrap_or(0)
     }
 }
 
@@ -205,6 +274,7 @@ pub enum Interpolation {
 pub struct Init {
     device: Device,
     seed: Option<u64>,
+    scope: String,
 }
 
 impl Init {
@@ -213,6 +283,7 @@ impl Init {
         Self {
             device: device.clone(),
             seed: Some(seed),
+            scope: String::new(),
         }
     }
 
@@ -221,6 +292,15 @@ impl Init {
         Self {
             device: device.clone(),
             seed: None,
+            scope: String::new(),
+        }
+    }
+
+    /// The same source for parameters of another owner: equal names there get other values.
+    pub fn scoped(&self, scope: impl Into<String>) -> Self {
+        Self {
+            scope: scope.into(),
+            ..self.clone()
         }
     }
 
@@ -240,7 +320,7 @@ impl Init {
         let Some(seed) = self.seed else {
             return zeros();
         };
-        let mut generator = Generator::new(seed, name);
+        let mut generator = Generator::new(seed, &format!("{}{name}", self.scope));
         let count = shape.iter().product();
         let mut draw = |f: &dyn Fn(&mut Generator) -> f32| {
             let values: Vec<f32> = (0..count).map(|_| f(&mut generator)).collect();
@@ -278,8 +358,14 @@ mod tests {
             depth: 4,
             boundaries: BackboneSpec::boundaries(tokens, &names, &[tokens; 5]),
             sites: vec![],
+            input: InputSpec {
+                size: 8,
+                mean: [0.5; 3],
+                std: [0.5; 3],
+                interpolation: Interpolation::Bicubic,
+            },
             features: 8,
-            head_name: "head".into(),
+            head_name: "head",
         }
     }
 

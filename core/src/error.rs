@@ -88,6 +88,26 @@ pub enum Error {
     /// A data set cannot be opened or one of its records is bad.
     #[error("{0}")]
     Data(String),
+    /// A library's spelling lacks a name.
+    #[error("{layout} has no {what} {name}; it knows {known}")]
+    Layout {
+        /// The library.
+        layout: &'static str,
+        /// What is lacking.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Both spellings of all that is known.
+        known: String,
+    },
+    /// What a trained model cannot become: merged, or scaled.
+    #[error("cannot {what}: {reason}")]
+    Unfoldable {
+        /// `merge` or `scale`.
+        what: &'static str,
+        /// What has no exact equivalent, and why.
+        reason: String,
+    },
     /// Two adapters, or an adapter and the backbone's own parameters, contradict each other.
     #[error("{0}")]
     Conflict(String),
@@ -99,6 +119,14 @@ impl Error {
         Self::Config {
             field: field.into(),
             message: message.into(),
+        }
+    }
+
+    /// The same error about another field, if it is about one.
+    pub fn at(self, field: impl Into<String>) -> Self {
+        match self {
+            Self::Config { message, .. } => Self::config(field, message),
+            other => other,
         }
     }
 

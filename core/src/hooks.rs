@@ -4,12 +4,11 @@
 //! called. The linear kinds are applied here once for all methods.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 
 use crate::activation::Activation;
-use crate::layers::{Conv2d, linear};
+use crate::low_rank::{LowRank, Weighted};
 use crate::method::BoxedAdapter;
 use crate::plug::Named;
 use crate::random::Generator;
@@ -21,13 +20,34 @@ use crate::site::Site;
     reason = "made once a boundary, never stored"
 )]
 pub enum BoundaryAct<'a> {
-    /// `z + delta`, the delta with batch 1 and broadcast over the batch.
+    /// `z + delta`, the delta with batch 1, broadcast over the batch (and over positions, if it has
+    /// one only). Touches the image's own tokens.
     Add(Activation),
+    /// `z * factor`, feature by feature, with the factor as the delta of [`BoundaryAct::Add`].
+    Multiply(Activation),
+    /// Extra tokens behind the image's own.
+    Extras(Extras),
     /// Anything else.
-    Function(&'a dyn Fn(Activation) -> Activation),
+    Function(BoundaryFunction<'a>),
+}
+
+/// A function of the activation at a boundary.
+pub type BoundaryFunction<'a> = Box<dyn Fn(Activation, &Hooks) -> Activation + 'a>;
+/// A function of a branch: its new output.
+pub type BranchFunction<'a> = Box<dyn Fn(BranchValues, &Hooks) -> Activation + 'a>;
+
+/// Extra tokens that join the sequence: prompts.
+pub struct Extras {
+    /// `[p, d]`.
+    pub tokens: Tensor<2>,
+    /// Probability of dropping an entry while training, drawn for each image.
+    pub dropout: f64,
+    /// Whether they take the place of what the same adapter put there before.
+    pub replace: bool,
 }
 
 /// What an adapter does at a site.
+#[allow(clippy::large_enum_variant, reason = "made once a site, never stored")]
 pub enum SiteAct<'a> {
     /// `y + scale * B A dropout(x)` beside a linear layer or a convolution.
     LowRank(LowRank),
@@ -41,7 +61,7 @@ pub enum SiteAct<'a> {
         shift: Option<Tensor<1>>,
     },
     /// A function of a branch, before LayerScale and the sum.
-    Branch(&'a dyn Fn(BranchValues) -> Activation),
+    Branch(BranchFunction<'a>),
 }
 
 /// The input or the output of a site.
@@ -53,29 +73,10 @@ pub enum Side {
     Output,
 }
 
-/// The low-rank side path of a linear layer or a convolution (Hu et al. 2021, Eq. 3).
-pub struct LowRank {
-    /// `A` and `B`.
-    pub factors: Factors,
-    /// `alpha / r`.
-    pub scale: f64,
-    /// Probability of dropping an entry of the side path's input while training.
-    pub dropout: f64,
-    /// The rows of the output that it adds to; all if absent.
-    pub out_range: Option<Range<usize>>,
-}
-
-/// The factors of a [`LowRank`].
-pub enum Factors {
-    /// `A [r, in]`, `B [out, r]`.
-    Linear(Tensor<2>, Tensor<2>),
-    /// `A [r, in / groups, kh, kw]` with the site's stride and padding, `B [out, r, 1, 1]`.
-    Conv(Tensor<4>, Tensor<4>),
-}
-
 /// What a branch site hands over.
+#[derive(Clone, Debug)]
 pub struct BranchValues {
-    /// The stream before the norm.
+    /// The stream before the norm, of the output's shape.
     pub residual: Activation,
     /// The stream after the norm; the residual itself where there is none.
     pub normed: Activation,
@@ -119,6 +120,9 @@ impl Step {
 pub struct Hooks<'a> {
     adapters: Option<&'a Named<String, BoxedAdapter>>,
     step: Option<&'a Step>,
+    strength: f64,
+    /// The place of the adapter that acts: two draw masks of their own at one site.
+    owner: usize,
 }
 
 impl<'a> Hooks<'a> {
@@ -127,6 +131,8 @@ impl<'a> Hooks<'a> {
         Self {
             adapters: None,
             step: None,
+            strength: 1.0,
+            owner: 0,
         }
     }
 
@@ -135,30 +141,106 @@ impl<'a> Hooks<'a> {
         Self {
             adapters: Some(adapters).filter(|adapters| !adapters.is_empty()),
             step,
+            strength: 1.0,
+            owner: 0,
         }
+    }
+
+    /// The same adapters between absent (0) and as they are (1).
+    pub(crate) fn with_strength(self, strength: f64) -> Self {
+        Self { strength, ..self }
+    }
+
+    /// For what the adapter at place `owner` does.
+    fn of(&self, owner: usize) -> Self {
+        Self { owner, ..*self }
     }
 
     /// Applies what acts at boundary `index`.
     pub fn at_boundary(&self, index: usize, mut x: Activation) -> Activation {
-        for (_, adapter) in self.adapters.iter().flat_map(|a| a.iter()) {
+        for (owner, (_, adapter)) in self.adapters.iter().flat_map(|a| a.iter()).enumerate() {
+            let hooks = self.of(owner);
             x = match adapter.at_boundary(index) {
                 None => x,
-                Some(BoundaryAct::Add(delta)) => add(x, delta),
-                Some(BoundaryAct::Function(f)) => f(x),
+                Some(BoundaryAct::Add(delta)) => join(x, self.weakened(delta), Join::Sum),
+                Some(BoundaryAct::Multiply(factor)) => {
+                    join(x, self.weakened_factor(factor), Join::Product)
+                }
+                Some(BoundaryAct::Extras(extras)) => hooks.with_extras(x, index, extras),
+                Some(BoundaryAct::Function(f)) => self.between(x, |x| f(x, &hooks)),
             };
         }
         x
     }
 
+    /// A delta as strong as the hooks are.
+    pub(crate) fn weakened(&self, delta: Activation) -> Activation {
+        match self.strength {
+            1.0 => delta,
+            strength => delta.scaled(strength),
+        }
+    }
+
+    fn weakened_factor(&self, factor: Activation) -> Activation {
+        match self.strength {
+            1.0 => factor,
+            // 1 + s (f - 1)
+            s => factor.per_position(|factor| factor * s + (1.0 - s)),
+        }
+    }
+
+    /// `x + strength * (f(x) - x)`.
+    fn between(&self, x: Activation, f: impl FnOnce(Activation) -> Activation) -> Activation {
+        match self.strength {
+            1.0 => f(x),
+            strength => f(x.clone()).scaled(strength).plus(x.scaled(1.0 - strength)),
+        }
+    }
+
+    fn with_extras(&self, x: Activation, index: usize, extras: Extras) -> Activation {
+        let Activation::Tokens(tokens) = x else {
+            panic!("boundary {index} has {:?}, no tokens", x.shape())
+        };
+        let [batch, _, d] = tokens.x.dims();
+        let [count, _] = extras.tokens.dims();
+        let prompts = like(extras.tokens, &tokens.x)
+            .unsqueeze::<3>()
+            .expand([batch, count, d]);
+        let prompts = self.dropout(prompts, extras.dropout, &format!("extras/{index}"));
+        Activation::Tokens(tokens.with_extras(self.owner, prompts, extras.replace))
+    }
+
     /// What acts at a site, in the adapters' order.
     pub(crate) fn at_site(&self, site: &Site) -> Vec<SiteAct<'a>> {
-        let Some(adapters) = self.adapters else {
-            return Vec::new();
-        };
-        adapters
-            .iter()
-            .flat_map(|(_, adapter)| adapter.at_site(site))
-            .collect()
+        self.owned_at_site(site).map(|(_, act)| act).collect()
+    }
+
+    /// The same, each with the hooks of its adapter.
+    fn owned_at_site<'s>(
+        &'s self,
+        site: &'s Site,
+    ) -> impl Iterator<Item = (Hooks<'a>, SiteAct<'a>)> + use<'a, 's> {
+        let adapters = self.adapters.into_iter().flat_map(Named::iter).enumerate();
+        adapters.flat_map(move |(owner, (_, adapter))| {
+            let mut acts = adapter.at_site(site);
+            if self.strength != 1.0 {
+                acts.iter_mut().for_each(|act| self.weaken(act));
+            }
+            acts.into_iter().map(move |act| (self.of(owner), act))
+        })
+    }
+
+    fn weaken(&self, act: &mut SiteAct) {
+        let s = self.strength;
+        match act {
+            SiteAct::LowRank(path) => path.strength = s,
+            SiteAct::ScaleShift { scale, shift, .. } => {
+                *scale = scale.take().map(|scale| scale * s + (1.0 - s));
+                *shift = shift.take().map(|shift| shift * s);
+            }
+            // Applied where the branch's output is at hand.
+            SiteAct::Branch(_) => {}
+        }
     }
 
     /// The output of a branch after what acts at its site.
@@ -168,12 +250,15 @@ impl<'a> Hooks<'a> {
             normed,
             mut output,
         } = values;
-        for act in self.at_site(site) {
+        for (hooks, act) in self.owned_at_site(site) {
             output = match act {
-                SiteAct::Branch(f) => f(BranchValues {
-                    residual: residual.clone(),
-                    normed: normed.clone(),
-                    output,
+                SiteAct::Branch(f) => self.between(output, |output| {
+                    let values = BranchValues {
+                        residual: residual.clone(),
+                        normed: normed.clone(),
+                        output,
+                    };
+                    f(values, &hooks)
                 }),
                 SiteAct::ScaleShift {
                     on: Side::Output,
@@ -201,13 +286,21 @@ impl<'a> Hooks<'a> {
         }
     }
 
+    /// Whether dropout with probability `p` drops anything: only while training.
+    pub fn drops(&self, p: f64) -> bool {
+        p > 0.0 && self.step.is_some()
+    }
+
     /// Zeroes entries with probability `p` and scales the rest by `1/(1-p)`, while training. The
-    /// mask is a function of seed, step and `name`.
+    /// mask is a function of seed, step, the adapter's place and `name`.
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, p: f64, name: &str) -> Tensor<D> {
         let Some(step) = self.step.filter(|_| p > 0.0) else {
             return x;
         };
-        let path = format!("dropout/{}/{}/{name}", step.number, step.part);
+        let path = format!(
+            "dropout/{}/{}/{}/{name}",
+            step.number, step.part, self.owner
+        );
         let shape: Shape = x.shape();
         let mask = Generator::new(step.seed, &path).dropout_mask(shape.num_elements(), p);
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
@@ -217,7 +310,7 @@ impl<'a> Hooks<'a> {
 
 /// A parameter in the element type of the activation that it meets: a layer computes in its
 /// input's type.
-pub(crate) fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
+pub fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
     let dtype: DType = x.dtype();
     if param.dtype() == dtype {
         param
@@ -226,29 +319,40 @@ pub(crate) fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<
     }
 }
 
-fn add(x: Activation, delta: Activation) -> Activation {
-    match (x, delta) {
-        (Activation::Map(x), Activation::Map(delta)) => {
-            let delta = like(delta, &x);
-            Activation::Map(x + delta)
+/// How a value of batch 1 joins the activation at a boundary.
+#[derive(Clone, Copy)]
+enum Join {
+    Sum,
+    Product,
+}
+
+/// Joins a value to the image's own part of an activation.
+fn join(x: Activation, value: Activation, how: Join) -> Activation {
+    fn tensors<const D: usize>(x: Tensor<D>, value: Tensor<D>, how: Join) -> Tensor<D> {
+        let value = like(value, &x);
+        match how {
+            Join::Sum => x + value,
+            Join::Product => x * value,
         }
-        (Activation::Tokens(x), Activation::Tokens(delta)) => {
-            let delta = like(delta, &x);
-            Activation::Tokens(x + delta)
+    }
+    match (x, value) {
+        (Activation::Map(x), Activation::Map(v)) => Activation::Map(tensors(x, v, how)),
+        (Activation::Grid(x), Activation::Grid(v)) => Activation::Grid(tensors(x, v, how)),
+        (Activation::Tokens(x), Activation::Tokens(v)) => {
+            Activation::Tokens(x.map_own(|x| tensors(x, v.x, how)))
         }
-        (Activation::Features(x), Activation::Features(delta)) => {
-            let delta = like(delta, &x);
-            Activation::Features(x + delta)
+        (Activation::Features(x), Activation::Features(v)) => {
+            Activation::Features(tensors(x, v, how))
         }
-        (x, delta) => panic!(
-            "a boundary of shape {:?} got a delta of shape {:?}",
+        (x, value) => panic!(
+            "a boundary of shape {:?} got a value of shape {:?}",
             x.shape(),
-            delta.shape()
+            value.shape()
         ),
     }
 }
 
-/// Per-channel scale and shift of `[b, .., c]` or, for maps, `[b, c, h, w]`.
+/// Per-channel scale and shift along `axis`.
 fn scale_shift<const D: usize>(
     x: Tensor<D>,
     axis: usize,
@@ -283,94 +387,45 @@ fn scale_shift_activation(
 ) -> Activation {
     match value {
         Activation::Map(x) => Activation::Map(scale_shift(x, 1, scale, shift)),
-        Activation::Tokens(x) => Activation::Tokens(scale_shift(x, 2, scale, shift)),
+        Activation::Grid(x) => Activation::Grid(scale_shift(x, 3, scale, shift)),
+        Activation::Tokens(x) => Activation::Tokens(x.map(|x| scale_shift(x, 2, scale, shift))),
         Activation::Features(x) => Activation::Features(scale_shift(x, 1, scale, shift)),
     }
 }
 
 /// Runs a site: input acts, the operation itself, output acts and side paths, in order.
 ///
-/// `axis` is the channels' axis; `side_path` computes a [`LowRank`]'s contribution from the input.
+/// `axis` is the channels' axis in the input and in the output; `layer` is what low-rank paths
+/// stand beside.
 pub(crate) fn run_site<const D: usize, const E: usize>(
     hooks: &Hooks,
     site: &Site,
     x: Tensor<D>,
     axis: [usize; 2],
     operation: impl FnOnce(Tensor<D>) -> Tensor<E>,
-    side_path: impl Fn(Tensor<D>, Factors) -> Option<Tensor<E>>,
+    layer: &impl Weighted<D, E>,
 ) -> Tensor<E> {
-    let acts = hooks.at_site(site);
-    if acts.is_empty() {
-        return operation(x);
-    }
     let (mut input, mut outputs) = (x, Vec::new());
-    for act in acts {
+    for (hooks, act) in hooks.owned_at_site(site) {
         match act {
             SiteAct::ScaleShift {
                 on: Side::Input,
                 scale,
                 shift,
             } => input = scale_shift(input, axis[0], scale, shift),
-            act => outputs.push(act),
+            act => outputs.push((hooks, act)),
         }
     }
+    if outputs.is_empty() {
+        return operation(input);
+    }
     let mut y = operation(input.clone());
-    for act in outputs {
+    for (hooks, act) in outputs {
         y = match act {
             SiteAct::ScaleShift { scale, shift, .. } => scale_shift(y, axis[1], scale, shift),
-            SiteAct::LowRank(path) => {
-                let x = hooks.dropout(input.clone(), path.dropout, &site.name);
-                match side_path(x, path.factors) {
-                    Some(delta) => add_to_rows(y, delta * path.scale, axis[1], path.out_range),
-                    None => panic!(
-                        "{}: the factors are not those of a {}",
-                        site.name, site.kind
-                    ),
-                }
-            }
+            SiteAct::LowRank(path) => path.beside(y, &input, axis[1], layer, &hooks, site),
             SiteAct::Branch(_) => panic!("{}: a {} is no branch", site.name, site.kind),
         };
     }
     y
-}
-
-/// `y` with `delta` added to those channels of it.
-fn add_to_rows<const D: usize>(
-    y: Tensor<D>,
-    delta: Tensor<D>,
-    axis: usize,
-    rows: Option<Range<usize>>,
-) -> Tensor<D> {
-    let Some(Range { start, end }) = rows else {
-        return y + delta;
-    };
-    let channels = y.dims()[axis];
-    let mut parts = Vec::with_capacity(3);
-    if start > 0 {
-        parts.push(y.clone().narrow(axis, 0, start));
-    }
-    parts.push(y.clone().narrow(axis, start, end - start) + delta);
-    if end < channels {
-        parts.push(y.narrow(axis, end, channels - end));
-    }
-    Tensor::cat(parts, axis)
-}
-
-/// `B A x` beside a linear layer.
-pub(crate) fn linear_side_path<const D: usize>(
-    x: Tensor<D>,
-    factors: Factors,
-) -> Option<Tensor<D>> {
-    match factors {
-        Factors::Linear(a, b) => Some(linear(linear(x, a, None), b, None)),
-        Factors::Conv(..) => None,
-    }
-}
-
-/// `B * (A * x)` beside a convolution; `A` takes the site's stride, padding and groups.
-pub(crate) fn conv_side_path(x: Tensor<4>, factors: Factors, site: &Conv2d) -> Option<Tensor<4>> {
-    match factors {
-        Factors::Conv(a, b) => Some(site.low_rank(x, a, b)),
-        Factors::Linear(..) => None,
-    }
 }

@@ -1,13 +1,16 @@
 //! Methods and adapters: what is configured, and what it becomes on a backbone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, Init};
+use crate::backbone::{Backbone, Init, InputSpec};
 use crate::error::{Error, Result};
+use crate::hf_peft::HfPeft;
 use crate::hooks::{BoundaryAct, SiteAct};
+use crate::layout::Layout;
+use crate::params::Tensors;
 use crate::plug::{ErasedModule, Plug};
 use crate::site::Site;
 
@@ -29,6 +32,36 @@ pub trait AdaptationMethod: Debug + Send + Sync + dyn_clone::DynClone {
     /// # Errors
     /// As [`attach`](Self::attach).
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize>;
+
+    /// The images that it wants, given those that the backbone takes: a prompt that frames the image
+    /// asks for smaller ones.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it cannot work with images of that size.
+    fn input(&self, backbone: InputSpec) -> Result<InputSpec> {
+        Ok(backbone)
+    }
+
+    /// The folder that HF PEFT would have written for these values (by canonical name, as
+    /// [`crate::adapter_file`] holds them), if it has this method; without the head.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] for a site that the library has no name for, [`Error::Unfit`] for what it
+    /// cannot do.
+    fn to_hf_peft(
+        &self,
+        backbone: &dyn Backbone,
+        layout: &Layout,
+        values: &Tensors,
+    ) -> Result<Option<HfPeft>> {
+        let _ = (backbone, layout, values);
+        Ok(None)
+    }
+
+    /// Whether the adapted model starts with the backbone's own outputs.
+    fn starts_as_backbone(&self) -> bool {
+        true
+    }
 }
 
 dyn_clone::clone_trait_object!(AdaptationMethod);
@@ -62,6 +95,8 @@ pub struct Attachment {
     pub adapter: Option<Box<dyn Adapter>>,
     /// The backbone's own parameters that train.
     pub tuned: Tuned,
+    /// What the user should know and is no error.
+    pub remarks: Vec<String>,
 }
 
 impl Attachment {
@@ -69,26 +104,33 @@ impl Attachment {
     pub fn adapter(adapter: impl Adapter) -> Self {
         Self {
             adapter: Some(Box::new(adapter)),
-            tuned: Tuned::default(),
+            ..Self::default()
         }
     }
 
     /// Some of the backbone's own parameters, and no adapter.
     pub fn tuned(tuned: Tuned) -> Self {
         Self {
-            adapter: None,
             tuned,
+            ..Self::default()
         }
+    }
+
+    /// The same with something to say.
+    pub fn with_remarks(self, remarks: Vec<String>) -> Self {
+        Self { remarks, ..self }
     }
 }
 
 /// The backbone's own parameters that a method trains.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tuned {
     /// Canonical names, for example `blocks.0.norm1.weight`.
     pub names: BTreeSet<String>,
     /// What tuned BatchNorm layers normalise with while training.
     pub statistics: Statistics,
+    /// What the learning rate is multiplied by, where it is not 1.
+    pub rates: BTreeMap<String, f64>,
 }
 
 /// What a BatchNorm whose own parameters train normalises with.
@@ -124,6 +166,7 @@ impl Tuned {
             }
             united.statistics = tuned.statistics;
             united.names.extend(tuned.names);
+            united.rates.extend(tuned.rates);
         }
         Ok(united)
     }

@@ -1,19 +1,20 @@
 //! The assembled model: a backbone, adapters and a head that are one Burn module.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::activation::Activation;
 use crate::backbone::{BackboneSpec, BoxedBackbone, Cut, Init};
 use crate::error::{Error, Result};
 use crate::head::LinearHead;
-use crate::hooks::{Hooks, Step};
+use crate::hooks::{BoundaryAct, Hooks, SiteAct, Step};
+use crate::merge;
 use crate::method::{AdaptationMethod, BoxedAdapter, Statistics, Tuned, name_of};
-use crate::params::{self, ParamInfo};
+use crate::params::{self, ParamInfo, Tensors, floats};
 use crate::plug::{Named, Plug};
 
 /// A frozen backbone, what adapts it, and a head.
@@ -36,6 +37,12 @@ struct Assembly {
     trainable: BTreeSet<String>,
     batch_statistics: bool,
     first_cut: Cut,
+    /// Factors of the learning rate by name, where they are not 1.
+    rates: BTreeMap<String, f64>,
+    remarks: Vec<String>,
+    /// How much of the adapters acts: 1, unless it was scaled.
+    strength: f64,
+    merged: bool,
 }
 
 impl Model {
@@ -50,11 +57,18 @@ impl Model {
         head: LinearHead,
         init: &Init,
     ) -> Result<Self> {
-        let mut tuned = Vec::new();
+        let (mut tuned, mut remarks) = (Vec::new(), Vec::new());
         let mut adapters: Vec<(String, BoxedAdapter)> = Vec::new();
-        for method in methods {
-            let attachment = method.attach(&*backbone, init)?;
+        for (place, method) in methods.iter().enumerate() {
+            // What a method starts with does not depend on what comes after it.
+            let scope = if place == 0 {
+                String::new()
+            } else {
+                format!("{place}/")
+            };
+            let attachment = method.attach(&*backbone, &init.scoped(scope))?;
             tuned.push(attachment.tuned);
+            remarks.extend(attachment.remarks);
             if let Some(adapter) = attachment.adapter {
                 let name = name_of(&**method);
                 // A method that is listed twice has two adapters: `lora` and `lora-2`.
@@ -77,13 +91,60 @@ impl Model {
                 trainable: BTreeSet::new(),
                 batch_statistics: tuned.statistics == Statistics::Batch,
                 first_cut: 0,
+                rates: (tuned.rates.iter())
+                    .map(|(name, rate)| (format!("backbone.{name}"), *rate))
+                    .collect(),
+                remarks,
+                strength: 1.0,
+                merged: false,
             },
         };
+        model.check_image()?;
+        model.check_sites()?;
         let names = model.trainable_names(&tuned)?;
         model = params::identify(params::train_only(model, &names));
         model.assembly.trainable = names;
         model.assembly.first_cut = model.derive_first_cut(&tuned);
         Ok(model)
+    }
+
+    /// What sets the image inside a frame must be the first to see it.
+    fn check_image(&self) -> Result<()> {
+        let acts = self.adapters.iter().filter_map(|(name, adapter)| {
+            let act = adapter.at_boundary(0)?;
+            Some((name, matches!(act, BoundaryAct::Function(_))))
+        });
+        match acts.skip(1).find(|(_, function)| *function) {
+            Some((name, _)) => Err(Error::Conflict(format!(
+                "{name} makes a new image of the one it gets; put it first in the list, once"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A path that rescales the frozen weight (DoRA) must meet it as it is.
+    fn check_sites(&self) -> Result<()> {
+        let hooks = Hooks::new(&self.adapters, None);
+        for site in &self.spec().sites {
+            let acts = hooks.at_site(site);
+            let meets_another = |(i, act): (usize, &SiteAct)| match act {
+                SiteAct::LowRank(path) if path.magnitude.is_some() => {
+                    acts[..i].iter().any(|earlier| match earlier {
+                        SiteAct::LowRank(earlier) => earlier.overlaps(path),
+                        _ => true,
+                    })
+                }
+                _ => false,
+            };
+            if acts.iter().enumerate().any(meets_another) {
+                return Err(Error::Conflict(format!(
+                    "{}: a low-rank path with a magnitude must be the first to act; put its method \
+                     first in the list",
+                    site.name
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn trainable_names(&self, tuned: &Tuned) -> Result<BTreeSet<String>> {
@@ -158,8 +219,12 @@ impl Model {
     /// # Shapes
     /// As [`crate::backbone::Backbone::forward`].
     pub fn span(&self, x: Activation, span: Range<Cut>, step: Option<&Step>) -> Activation {
-        self.backbone
-            .forward(x, span, &Hooks::new(&self.adapters, step))
+        self.backbone.forward(x, span, &self.hooks(step))
+    }
+
+    /// What acts in a forward pass.
+    pub(crate) fn hooks<'a>(&'a self, step: Option<&'a Step>) -> Hooks<'a> {
+        Hooks::new(&self.adapters, step).with_strength(self.assembly.strength)
     }
 
     /// Logits from the activation at cut `from`.
@@ -189,6 +254,75 @@ impl Model {
     pub fn with_compute_type(self, dtype: DType) -> Self {
         let trainable = self.assembly.trainable.clone();
         params::cast_except(self, &trainable, dtype)
+    }
+
+    /// What the learning rate of the parameter of that name is multiplied by.
+    pub fn rate(&self, name: &str) -> f64 {
+        self.assembly.rates.get(name).copied().unwrap_or(1.0)
+    }
+
+    /// What the methods remarked when they were attached.
+    pub fn remarks(&self) -> &[String] {
+        &self.assembly.remarks
+    }
+
+    /// The model between the frozen backbone (0) and as it was trained (1): what adapters do is
+    /// scaled, and tuned parameters lie on the line between `frozen`, their values before training
+    /// by canonical name, and their own (Wortsman et al. 2022). The head stays.
+    ///
+    /// # Errors
+    /// [`Error::Unfoldable`] if a prompt of extra tokens or a function of the image acts, which
+    /// nothing lies half-way to; [`Error::Config`] for a scale that is not finite.
+    pub fn scaled(mut self, strength: f64, frozen: &Tensors) -> Result<Self> {
+        if !strength.is_finite() {
+            let message = format!("expected a finite number, got {strength}");
+            return Err(Error::config("scale", message));
+        }
+        for boundary in &self.spec().boundaries {
+            let acts = self.adapters.iter().filter_map(|(name, adapter)| {
+                adapter.at_boundary(boundary.index).map(|act| (name, act))
+            });
+            for (name, act) in acts {
+                if matches!(act, BoundaryAct::Extras(_) | BoundaryAct::Function(_)) {
+                    return Err(Error::Unfoldable {
+                        what: "scale",
+                        reason: format!("what {name} does at {boundary} is no sum or product"),
+                    });
+                }
+            }
+        }
+        let own = params::read(&self, |info| frozen.contains_key(&info.name));
+        let between = own.into_iter().map(|(name, own)| {
+            let shape = own.shape().clone();
+            let start = floats(frozen[&name].clone());
+            let line = |(a, b): (f32, f32)| a + strength as f32 * (b - a);
+            let values: Vec<f32> = start.into_iter().zip(floats(own)).map(line).collect();
+            (name, TensorData::new(values, shape))
+        });
+        self = params::write(self, between.collect()).map_err(|(_, mismatch)| {
+            Error::Conflict(format!("the values before training: {mismatch:?}"))
+        })?;
+        self.assembly.strength = strength;
+        Ok(self)
+    }
+
+    /// The same model with everything that its adapters do folded into the backbone's weights.
+    ///
+    /// # Errors
+    /// [`Error::Unfoldable`] naming what has no exact fold, or if it was merged before.
+    pub fn merged(&self) -> Result<Self> {
+        if self.assembly.merged {
+            return Err(Error::Unfoldable {
+                what: "merge",
+                reason: "the model is merged already".to_owned(),
+            });
+        }
+        let mut merged = self.valid();
+        merged.backbone = merge::fold(&merged.backbone, &merged.adapters, &merged.hooks(None))?;
+        merged.adapters = std::iter::empty().collect();
+        merged.assembly.strength = 1.0;
+        merged.assembly.merged = true;
+        Ok(merged)
     }
 
     /// Whether the parameter of that name trains.

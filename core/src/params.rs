@@ -141,6 +141,22 @@ pub fn read(module: &impl Module, wanted: impl Fn(&ParamInfo) -> bool) -> Tensor
     read.1
 }
 
+/// The value of a plugin's parameter, if it has one of that name.
+pub fn value<T: ErasedModule + ?Sized>(module: &T, name: &str) -> Option<TensorData> {
+    struct Value(ParamId, Option<TensorData>);
+    impl ModuleVisitor for Value {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.id == self.0 {
+                self.1 = Some(param.val().into_data());
+            }
+        }
+    }
+    let info = infos_erased(module).into_iter().find(|i| i.name == name)?;
+    let mut value = Value(info.id, None);
+    module.visit_erased(&mut VisitUp(&mut value));
+    value.1
+}
+
 /// The gradients of a step by canonical name.
 pub fn gradients(module: &impl Module, gradients: &GradientsParams) -> Tensors {
     struct Read<'a>(BTreeMap<ParamId, String>, &'a GradientsParams, Tensors);

@@ -17,6 +17,11 @@ pub struct Plugin {
     pub reference: &'static str,
     /// A YAML of its component that parses, all fields at their defaults where there are some.
     pub example: &'static str,
+    /// YAMLs of backbones so small that tests train them in no time: one for each kind that a method
+    /// may meet.
+    pub tiny: &'static [&'static str],
+    /// How a method reads what HF PEFT wrote, if that has it.
+    pub hf_peft: Option<crate::hf_peft::Import>,
     /// JSON Schema of its configuration.
     pub schema: fn() -> schemars::Schema,
     /// The crate that registered it.
@@ -52,7 +57,8 @@ impl PluginKind {
 #[macro_export]
 macro_rules! register {
     ($kind:ident, $config:ty, name: $name:expr, summary: $summary:expr,
-     reference: $reference:expr, example: $example:expr $(,)?) => {
+     reference: $reference:expr, example: $example:expr $(, tiny: $tiny:expr)?
+     $(, hf_peft: $hf_peft:expr)? $(,)?) => {
         $crate::inventory::submit! {
             $crate::registry::Plugin {
                 kind: $crate::registry::PluginKind::$kind,
@@ -60,11 +66,17 @@ macro_rules! register {
                 summary: $summary,
                 reference: $reference,
                 example: $example,
+                tiny: $crate::register!(@tiny $($tiny)?),
+                hf_peft: $crate::register!(@import $($hf_peft)?),
                 schema: || $crate::schemars::schema_for!($config),
                 crate_name: env!("CARGO_PKG_NAME"),
             }
         }
     };
+    (@import) => { None };
+    (@import $import:expr) => { Some($import) };
+    (@tiny) => { &[] };
+    (@tiny $tiny:expr) => { $tiny };
 }
 
 /// The plugins of one kind by name.
@@ -110,6 +122,8 @@ mod tests {
             summary: "",
             reference: "",
             example: "",
+            tiny: &[],
+            hf_peft: None,
             schema: || schemars::schema_for!(bool),
             crate_name,
         }

@@ -1,5 +1,6 @@
 //! Named operations inside a backbone, and how a method picks some of them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -204,6 +205,24 @@ impl Picked<'_> {
 }
 
 impl Targets {
+    /// Those of `names` that the targets name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a bad pattern.
+    pub fn matching<'n>(&self, names: &[&'n str]) -> Result<Vec<&'n str>> {
+        let matched: Box<dyn Fn(&str) -> bool> = match self {
+            Self::Regex(pattern) => {
+                let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
+                    .map_err(|e| Error::config("targets", format!("{pattern:?}: {e}")))?;
+                Box::new(move |name| regex.is_match(name))
+            }
+            Self::Suffixes(targets) => {
+                Box::new(|name| targets.iter().any(|target| is_suffix(name, target)))
+            }
+        };
+        Ok(names.iter().copied().filter(|name| matched(name)).collect())
+    }
+
     /// The sites among `sites` that the targets name, in the sites' order.
     ///
     /// # Errors
@@ -227,41 +246,32 @@ impl Targets {
                 60,
             ),
         };
+        let names: Vec<&str> = candidates.iter().map(Picked::name).collect();
         match self {
-            Self::Regex(pattern) => {
-                let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::config("targets", format!("{pattern:?}: {e}")))?;
-                let picked: Vec<_> = candidates
-                    .into_iter()
-                    .filter(|c| regex.is_match(c.name()))
-                    .collect();
-                if picked.is_empty() {
-                    return Err(unmatched(pattern));
-                }
-                Ok(picked)
+            Self::Suffixes(targets) if targets.is_empty() => {
+                return Err(Error::config("targets", "expected at least one name"));
             }
             Self::Suffixes(targets) => {
-                let matches = |name: &str, target: &str| {
-                    name == target
-                        || name
-                            .strip_suffix(target)
-                            .is_some_and(|rest| rest.ends_with('.'))
-                };
-                if targets.is_empty() {
-                    return Err(Error::config("targets", "expected at least one name"));
+                let matches = |target: &&String| names.iter().any(|name| is_suffix(name, target));
+                if let Some(target) = targets.iter().find(|target| !matches(target)) {
+                    return Err(unmatched(target));
                 }
-                for target in targets {
-                    if !candidates.iter().any(|c| matches(c.name(), target)) {
-                        return Err(unmatched(target));
-                    }
-                }
-                Ok(candidates
-                    .into_iter()
-                    .filter(|c| targets.iter().any(|target| matches(c.name(), target)))
-                    .collect())
             }
+            Self::Regex(pattern) if self.matching(&names)?.is_empty() => {
+                return Err(unmatched(pattern));
+            }
+            Self::Regex(_) => {}
         }
+        let matched: BTreeSet<&str> = self.matching(&names)?.into_iter().collect();
+        let picked = candidates.iter().filter(|c| matched.contains(c.name()));
+        Ok(picked.cloned().collect())
     }
+}
+
+/// Whether `target` is `name` or its end at a dot.
+fn is_suffix(name: &str, target: &str) -> bool {
+    let rest = name.strip_suffix(target);
+    rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 #[cfg(test)]

@@ -43,8 +43,16 @@ fn end_quietly_on_a_broken_pipe() {
     }));
 }
 
+/// Makes the CPU Burn's default device. Burn restores optimiser states there before it moves them to
+/// their parameters, and would otherwise take CUDA in every binary that has it.
+fn default_to_the_cpu() {
+    // SAFETY: called first in `main`, while no other thread runs that could read the environment.
+    unsafe { std::env::set_var("BURN_DEVICE", "flex") };
+}
+
 /// The whole program: reads the command line, runs, prints one message about what went wrong.
 pub fn main() -> ExitCode {
+    default_to_the_cpu();
     end_quietly_on_a_broken_pipe();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -1,9 +1,16 @@
 //! The one place where plugins are linked: a crate that is only in `Cargo.toml` is not.
 
+use peft_adapter as _;
+use peft_adaptformer as _;
 use peft_ap as _;
 use peft_backbone_resnet as _;
 use peft_backbone_vit as _;
+use peft_bias as _;
 use peft_datasets as _;
 use peft_full_finetune as _;
 use peft_linear_probe as _;
 use peft_lora as _;
+use peft_norm_tune as _;
+use peft_ssf as _;
+use peft_vp as _;
+use peft_vpt as _;

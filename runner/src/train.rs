@@ -1,12 +1,13 @@
 //! The training loop: a step is a pure function of model, batch and step number.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use peft_core::data::Split;
 use peft_core::loss::cross_entropy;
@@ -51,6 +52,7 @@ pub struct Trainer<'a> {
     reporter: &'a mut Reporter,
     /// The frozen part on the plain device: autodiff records nothing below the first cut.
     prefix: Option<BoxedBackbone>,
+    rates: Rates,
     state: State,
 }
 
@@ -70,6 +72,7 @@ impl<'a> Trainer<'a> {
         // Kept only where something lies below the first cut, so that tuned weights are not held
         // twice.
         let prefix = (model.first_cut() > 0).then(|| model.backbone.valid());
+        let rates = Rates::of(&model);
         let mut state = State {
             model: model.train(),
             optimizer: trial.experiment.recipe.optimizer.init(),
@@ -85,6 +88,7 @@ impl<'a> Trainer<'a> {
         }
         Ok(Self {
             prefix,
+            rates,
             trial,
             device,
             checkpoint,
@@ -290,7 +294,7 @@ impl<'a> Trainer<'a> {
         replace_with_or_abort(model, |model| {
             let model = model.with_updates(step);
             match gradients {
-                Some(gradients) => optimizer.step(lr, model, gradients),
+                Some(gradients) => self.rates.step(optimizer, lr, model, gradients),
                 None => model,
             }
         });
@@ -357,6 +361,66 @@ impl<'a> Trainer<'a> {
             ));
         }
         Ok(())
+    }
+}
+
+/// What the learning rates of some parameters are multiplied by: of all where it is not 1.
+struct Rates(BTreeMap<ParamId, f64>);
+
+impl Rates {
+    fn of(model: &Model) -> Self {
+        let infos = params::infos(model).into_iter();
+        let rates = infos.map(|info| (info.id, model.rate(&info.name)));
+        Self(rates.filter(|(_, rate)| *rate != 1.0).collect())
+    }
+
+    /// A step in which every parameter has its own learning rate, and AdamW's weight decay follows
+    /// it, as in PyTorch's parameter groups.
+    fn step(
+        &self,
+        optimizer: &mut ModuleOptimizer,
+        lr: f64,
+        model: Model,
+        gradients: GradientsParams,
+    ) -> Model {
+        if self.0.is_empty() {
+            return optimizer.step(lr, model, gradients);
+        }
+        // The optimiser touches only what has a gradient.
+        let groups = self.split(&model, gradients);
+        groups.into_iter().fold(model, |model, (rate, gradients)| {
+            optimizer.step(lr * rate, model, gradients)
+        })
+    }
+
+    /// The gradients by factor.
+    fn split(&self, model: &Model, gradients: GradientsParams) -> Vec<(f64, GradientsParams)> {
+        struct Split<'a> {
+            rates: &'a BTreeMap<ParamId, f64>,
+            gradients: GradientsParams,
+            groups: Vec<(f64, GradientsParams)>,
+        }
+        impl ModuleVisitor for Split<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+                    return;
+                };
+                let rate = self.rates.get(&param.id).copied().unwrap_or(1.0);
+                let same = self.groups.iter().position(|(other, _)| *other == rate);
+                let at = same.unwrap_or_else(|| {
+                    self.groups.push((rate, GradientsParams::new()));
+                    self.groups.len() - 1
+                });
+                self.groups[at].1.register(param.id, gradient);
+            }
+        }
+        let mut split = Split {
+            rates: &self.0,
+            gradients,
+            groups: Vec::new(),
+        };
+        model.visit(&mut split);
+        split.groups
     }
 }
 
@@ -464,4 +528,74 @@ fn clip_norm(model: &Model, gradients: GradientsParams, limit: f64) -> Gradients
     let mut scale = Scale(gradients, factor);
     model.visit(&mut scale);
     scale.0
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::optim::SgdConfig;
+    use burn::tensor::{Device, Int};
+    use peft_core::backbone::{BackboneConfig, Init};
+    use peft_core::method::AdaptationMethod;
+    use peft_core::{LinearHead, Plug};
+
+    use super::*;
+
+    fn model(method: &str) -> Model {
+        let backbone =
+            "{name: vit, img_size: 32, patch_size: 16, embed_dim: 8, depth: 2, num_heads: 2}";
+        let backbone: Box<dyn BackboneConfig> = serde_yaml::from_str(backbone).unwrap();
+        let method: Box<dyn AdaptationMethod> = serde_yaml::from_str(method).unwrap();
+        let init = Init::seeded(&Device::flex(), 4);
+        let head = LinearHead::new(8, 3, &init);
+        let backbone = Plug::new(backbone.build(&init).unwrap());
+        Model::assemble(backbone, &[method], head, &init).unwrap()
+    }
+
+    /// What one step of plain gradient descent changes, by name.
+    fn change(method: &str) -> BTreeMap<String, Vec<f32>> {
+        let model = model(method);
+        let values = |model: &Model| params::read(model, |info| model.trains(&info.name));
+        let before = values(&model);
+        let (rates, model) = (Rates::of(&model), model.train());
+        let device = Device::flex();
+        let images = Tensor::<1, Int>::arange(0..2 * 3 * 32 * 32, &device).float();
+        let images = images.reshape([2, 3, 32, 32]).sin();
+        let x = Activation::Map(images).into_autodiff();
+        let logits = model.logits(x, 0, Some(&model.step(0, 0, 0)));
+        let labels = Tensor::from_data([0, 2], &device.autodiff());
+        let gradients = cross_entropy(logits, labels, 0.0).backward();
+        let gradients = GradientsParams::from_grads(gradients, &model);
+        let model = rates.step(&mut SgdConfig::new().init(), 1.0, model, gradients);
+        let after = values(&model.valid());
+        let difference = |(name, after): (String, _)| {
+            let before = floats(before[&name].clone());
+            let pairs = floats(after).into_iter().zip(before);
+            (name, pairs.map(|(a, b)| a - b).collect())
+        };
+        after.into_iter().map(difference).collect()
+    }
+
+    #[test]
+    fn a_step_is_as_large_as_its_factor() {
+        let whole = change("{name: full-finetune}");
+        let decayed = change("{name: full-finetune, layer_decay: 0.5}");
+        let rates = model("{name: full-finetune, layer_decay: 0.5}");
+        let mut seen = Vec::new();
+        for (name, whole) in &whole {
+            let rate = rates.rate(name) as f32;
+            let largest = whole.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            assert!(largest > 0.0, "{name} does not move");
+            for (got, whole) in decayed[name].iter().zip(whole) {
+                // Both differences are rounded where the parameter lies, around 1.
+                assert!(
+                    (got - rate * whole).abs() <= 2e-6 + 1e-5 * largest,
+                    "{name}"
+                );
+            }
+            seen.push(rate);
+        }
+        seen.sort_by(f32::total_cmp);
+        seen.dedup();
+        assert_eq!(seen, [0.125, 0.25, 0.5, 1.0]);
+    }
 }

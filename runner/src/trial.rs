@@ -22,7 +22,7 @@ pub struct Trial {
     pub experiment: Experiment,
     /// The images.
     pub dataset: Box<dyn Dataset>,
-    /// What the backbone wants of them.
+    /// What the backbone, or the method for it, wants of them.
     pub input: InputSpec,
     /// The backbone's boundaries and sites.
     pub spec: BackboneSpec,
@@ -45,6 +45,10 @@ impl Trial {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
         let input = experiment.backbone.input().map_err(at("backbone"))?;
+        let mut methods = experiment.method.iter();
+        let input = methods
+            .try_fold(input, |input, method| method.input(input))
+            .map_err(at("method"))?;
         let dataset = experiment.dataset.open().map_err(at("dataset"))?;
         for split in Split::ALL {
             if dataset.is_empty(split) {
@@ -117,6 +121,8 @@ impl Trial {
             .map_err(at("method"))?;
         let model =
             Model::assemble(backbone, &experiment.method, head, &init).map_err(at("method"))?;
+        let said = model.remarks().iter();
+        remarks.extend(said.map(|remark| format!("method: {remark}")));
         if experiment.save_model && !model.adapters.is_empty() {
             return Err(config_error(
                 "save_model: the method adds adapters; expected one that only tunes the backbone",
@@ -224,4 +230,51 @@ pub fn checkpoint_tensors(model: &Model) -> Tensors {
             (name, data)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Loader, preprocess};
+    use crate::train::evaluate;
+
+    fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
+        let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+        Experiment::read(config, &overrides)
+            .and_then(|experiment| Trial::open(experiment, &Chosen::cpu()))
+            .map_err(|failure| failure.error.to_string())
+    }
+
+    #[test]
+    fn a_frame_asks_for_smaller_images() {
+        for (config, size) in [("peft/vp-frame.yaml", 24), ("peft/vp-border.yaml", 32)] {
+            let (trial, model) = open(config, &[]).unwrap();
+            assert_eq!((trial.input.size, model.spec().input.size), (size, 32));
+            let loader = Loader {
+                dataset: &*trial.dataset,
+                split: Split::Validation,
+                preprocess: preprocess(&trial.input),
+                batch_size: 64,
+            };
+            let device = Chosen::cpu();
+            let (metrics, _) = evaluate(&model, &loader, &device, DType::F32).unwrap();
+            assert!(metrics.loss.is_finite());
+        }
+    }
+
+    #[test]
+    fn the_configs_of_what_is_tuned_open() {
+        for config in ["norm-tune", "bias", "full-finetune-decay", "vp"] {
+            let (trial, model) = open(&format!("peft/{config}.yaml"), &[]).unwrap();
+            let counts = model.counts();
+            assert_eq!(counts.trainable - counts.head, trial.formula, "{config}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_does_not_fit_is_an_error_of_the_method() {
+        let error = open("peft/vp-frame.yaml", &["method.inner=32"]).err();
+        let expected = "method: inner: expected 1 to 31 pixels on images of 32 pixels, got 32";
+        assert_eq!(error.as_deref(), Some(expected));
+    }
 }

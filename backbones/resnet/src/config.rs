@@ -125,7 +125,8 @@ impl ResNet {
 #[typetag::serde(name = "resnet")]
 impl BackboneConfig for ResNet {
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
-        Ok(Box::new(ResidualNetwork::new(self.sizes()?, init)))
+        let (sizes, input) = (self.sizes()?, self.input()?);
+        Ok(Box::new(ResidualNetwork::new(sizes, input, init)))
     }
 
     fn weights(&self) -> Option<&PathBuf> {
@@ -152,4 +153,9 @@ peft_core::register!(
     summary: "Residual network: 18, 34, 50, 101, 152, or sizes of your own",
     reference: "Deep Residual Learning for Image Recognition, He, Zhang, Ren and Sun, 2016",
     example: "name: resnet\nvariant: resnet50\n",
+    tiny: &[
+        "{name: resnet, img_size: 64, block: bottleneck, layers: [1, 2, 1, 1], \
+          channels: [8, 16, 32, 64]}",
+        "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
+    ],
 );

@@ -8,7 +8,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use peft_core::activation::{Activation, BoundaryShape};
-use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, run_span};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes};
 use peft_core::site::{Branch, Site, SiteKind};
@@ -56,7 +56,7 @@ struct Place {
 }
 
 impl ResidualNetwork {
-    pub(crate) fn new(sizes: Sizes, init: &Init) -> Self {
+    pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
         let stem = Conv2dSizes {
             inputs: 3,
             outputs: STEM,
@@ -108,8 +108,9 @@ impl ResidualNetwork {
             depth: names.len(),
             boundaries: BackboneSpec::boundaries(map(3, sizes.img_size), &names, &shapes),
             sites,
+            input,
             features: inputs,
-            head_name: "fc".to_owned(),
+            head_name: "fc",
         };
         let mut stage = |i: usize| std::mem::take(&mut stages[i]);
         Self {

@@ -83,6 +83,7 @@ impl AdaptationMethod for AllNorms {
         Ok(Attachment::tuned(Tuned {
             names: names.collect(),
             statistics: Statistics::Batch,
+            rates: Default::default(),
         }))
     }
     fn formula(&self, _: &dyn Backbone) -> peft_core::Result<usize> {

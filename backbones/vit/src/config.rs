@@ -166,7 +166,8 @@ impl Vit {
 #[typetag::serde(name = "vit")]
 impl BackboneConfig for Vit {
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
-        Ok(Box::new(VisionTransformer::new(self.sizes()?, init)))
+        let (sizes, input) = (self.sizes()?, self.input()?);
+        Ok(Box::new(VisionTransformer::new(sizes, input, init)))
     }
 
     fn weights(&self) -> Option<&PathBuf> {
@@ -193,4 +194,9 @@ peft_core::register!(
     summary: "Vision Transformer: Ti, S, B, L, H at patch 14, 16 and 32, or sizes of your own",
     reference: "An Image is Worth 16x16 Words, Dosovitskiy et al., 2021",
     example: "name: vit\nvariant: vit_base_patch16_224\n",
+    tiny: &[
+        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}",
+        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2, \
+          qkv_bias: false, global_pool: avg}",
+    ],
 );

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peft_core::activation::{Activation, BoundaryShape};
-use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, run_span};
+use peft_core::activation::{Activation, BoundaryShape, Tokens};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
+use peft_core::layout::Layout;
+use peft_core::params::Tensors;
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
 use peft_ops::{attention, gelu};
@@ -16,6 +18,63 @@ use crate::config::{GlobalPool, Sizes};
 
 /// timm's LayerNorm epsilon.
 const EPSILON: f64 = 1e-6;
+
+/// HF transformers' modules, since version 5 and before.
+const LAYOUTS: [Layout; 2] = [
+    Layout {
+        name: "transformers",
+        head: "classifier",
+        rules: &[
+            (
+                "patch_embed.proj",
+                "vit.embeddings.patch_embeddings.projection",
+            ),
+            ("blocks.{i}.norm1", "vit.layers.{i}.layernorm_before"),
+            ("blocks.{i}.attn.query", "vit.layers.{i}.attention.q_proj"),
+            ("blocks.{i}.attn.key", "vit.layers.{i}.attention.k_proj"),
+            ("blocks.{i}.attn.value", "vit.layers.{i}.attention.v_proj"),
+            ("blocks.{i}.attn.proj", "vit.layers.{i}.attention.o_proj"),
+            ("blocks.{i}.norm2", "vit.layers.{i}.layernorm_after"),
+            ("blocks.{i}.mlp.fc1", "vit.layers.{i}.mlp.fc1"),
+            ("blocks.{i}.mlp.fc2", "vit.layers.{i}.mlp.fc2"),
+            ("norm", "vit.layernorm"),
+        ],
+    },
+    Layout {
+        name: "transformers-4",
+        head: "classifier",
+        rules: &[
+            (
+                "patch_embed.proj",
+                "vit.embeddings.patch_embeddings.projection",
+            ),
+            ("blocks.{i}.norm1", "vit.encoder.layer.{i}.layernorm_before"),
+            (
+                "blocks.{i}.attn.query",
+                "vit.encoder.layer.{i}.attention.attention.query",
+            ),
+            (
+                "blocks.{i}.attn.key",
+                "vit.encoder.layer.{i}.attention.attention.key",
+            ),
+            (
+                "blocks.{i}.attn.value",
+                "vit.encoder.layer.{i}.attention.attention.value",
+            ),
+            (
+                "blocks.{i}.attn.proj",
+                "vit.encoder.layer.{i}.attention.output.dense",
+            ),
+            ("blocks.{i}.norm2", "vit.encoder.layer.{i}.layernorm_after"),
+            (
+                "blocks.{i}.mlp.fc1",
+                "vit.encoder.layer.{i}.intermediate.dense",
+            ),
+            ("blocks.{i}.mlp.fc2", "vit.encoder.layer.{i}.output.dense"),
+            ("norm", "vit.layernorm"),
+        ],
+    },
+];
 
 /// A Vision Transformer whose fields are named like timm's.
 #[derive(Module, Debug)]
@@ -62,7 +121,7 @@ struct Mlp {
 }
 
 impl VisionTransformer {
-    pub(crate) fn new(sizes: Sizes, init: &Init) -> Self {
+    pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
         let (d, depth, grid) = (sizes.embed_dim, sizes.depth, sizes.grid());
         let tokens = 1 + grid * grid;
         let proj = Conv2dSizes {
@@ -102,8 +161,9 @@ impl VisionTransformer {
             depth,
             boundaries: BackboneSpec::boundaries(image, &names, &vec![shape; depth + 1]),
             sites,
+            input,
             features: d,
-            head_name: "head".to_owned(),
+            head_name: "head",
         };
         let normal = |std| Distribution::TruncatedNormal(std);
         Self {
@@ -130,17 +190,19 @@ impl VisionTransformer {
         Tensor::cat(vec![class, patches], 1) + self.pos_embed.val().cast(dtype)
     }
 
+    /// Of the image's own tokens.
+    ///
     /// # Shapes
     /// `[b, 1 + n, d] -> [b, d]`.
-    fn pool(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<2> {
-        let [_, tokens, _] = x.dims();
+    fn pool(&self, tokens: Tokens, hooks: &Hooks) -> Tensor<2> {
+        let (own, x) = (tokens.own(), tokens.x);
         let norm = |x: Tensor<2>, norm: &Option<LayerNorm>| match norm {
             Some(norm) => norm.forward(x, hooks),
             None => x,
         };
         match &self.fc_norm {
             Some(_) => norm(
-                x.narrow(1, 1, tokens - 1).mean_dim(1).squeeze_dim(1),
+                x.narrow(1, 1, own - 1).mean_dim(1).squeeze_dim(1),
                 &self.fc_norm,
             ),
             // The norm works on each token alone, so only the class token is normed.
@@ -156,13 +218,52 @@ impl Backbone for VisionTransformer {
 
     fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation {
         run_span(x, span, hooks, |cut, x| match (cut, x) {
-            (0, Activation::Map(image)) => Activation::Tokens(self.embed(image, hooks)),
+            (0, Activation::Map(image)) => self.embed(image, hooks).into(),
             (cut, Activation::Tokens(x)) if cut <= self.spec.depth => {
                 Activation::Tokens(self.blocks[cut - 1].forward(x, hooks))
             }
             (_, Activation::Tokens(x)) => Activation::Features(self.pool(x, hooks)),
             (cut, x) => panic!("cut {cut} of a vit cannot take {:?}", x.shape()),
         })
+    }
+
+    fn layouts(&self) -> &'static [Layout] {
+        &LAYOUTS
+    }
+
+    /// A prompt on the image or before the first block joins the position embedding; one that is
+    /// shared over positions joins the bias that the block before writes last.
+    fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
+        let (name, value) = match (boundary, delta.clone()) {
+            (0, Activation::Map(image)) => {
+                let size = self.spec.input.size;
+                let image = image.expand([1, 3, size, size]);
+                let nothing = Hooks::none();
+                let with = self.patch_embed.proj.forward(image.clone(), &nothing);
+                let without = self.patch_embed.proj.forward(image.zeros_like(), &nothing);
+                let patches = (with - without).flatten::<3>(2, 3).swap_dims(1, 2); // [1, n, d]
+                let class = self.cls_token.val().zeros_like(); // [1, 1, d]
+                let delta = Tensor::cat(vec![class, patches], 1);
+                (
+                    "pos_embed".to_owned(),
+                    (self.pos_embed.val() + delta).into_data(),
+                )
+            }
+            (1, Activation::Tokens(delta)) => (
+                "pos_embed".to_owned(),
+                (self.pos_embed.val() + delta.x).into_data(),
+            ),
+            (boundary, Activation::Tokens(delta)) if delta.x.dims()[1] == 1 => {
+                let bias = self.blocks[boundary - 2].mlp.fc2.bias.as_ref()?;
+                let delta = delta.x.flatten::<1>(0, 2);
+                (
+                    format!("blocks.{}.mlp.fc2.bias", boundary - 2),
+                    (bias.val() + delta).into_data(),
+                )
+            }
+            _ => return None,
+        };
+        Some(Tensors::from([(name, value)]))
     }
 }
 
@@ -215,26 +316,28 @@ impl Block {
     }
 
     /// # Shapes
-    /// `[b, n, d] -> [b, n, d]`.
-    fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        let normed = self.norm1.forward(x.clone(), hooks);
-        let output = self.attn.forward(normed.clone(), hooks);
-        let x = x.clone() + branch(&self.attn.site, [x, normed, output], hooks);
-        let normed = self.norm2.forward(x.clone(), hooks);
-        let output = self.mlp.forward(normed.clone(), hooks);
-        x.clone() + branch(&self.mlp.site, [x, normed, output], hooks)
+    /// `[b, n, d] -> [b, n, d]`, extra tokens included.
+    fn forward(&self, tokens: Tokens, hooks: &Hooks) -> Tokens {
+        tokens.map(|x| {
+            let normed = self.norm1.forward(x.clone(), hooks);
+            let output = self.attn.forward(normed.clone(), hooks);
+            let x = x.clone() + branch(&self.attn.site, [x, normed, output], hooks);
+            let normed = self.norm2.forward(x.clone(), hooks);
+            let output = self.mlp.forward(normed.clone(), hooks);
+            x.clone() + branch(&self.mlp.site, [x, normed, output], hooks)
+        })
     }
 }
 
 /// The output of a branch after what acts there.
 fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks) -> Tensor<3> {
     let values = BranchValues {
-        residual: Activation::Tokens(residual),
-        normed: Activation::Tokens(normed),
-        output: Activation::Tokens(output),
+        residual: residual.into(),
+        normed: normed.into(),
+        output: output.into(),
     };
     match hooks.at_branch(site, values) {
-        Activation::Tokens(x) => x,
+        Activation::Tokens(tokens) => tokens.x,
         other => panic!("{}: tokens became {:?}", site.name, other.shape()),
     }
 }

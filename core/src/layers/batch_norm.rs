@@ -9,6 +9,7 @@ use burn::tensor::module::{batch_norm, batch_norm_train};
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
+use crate::low_rank::Unweighted;
 use crate::plug::Buffer;
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
@@ -67,7 +68,8 @@ impl BatchNorm2d {
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
         let operation = |x: Tensor<4>| {
             let (gamma, beta) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
-            if !(hooks.batch_statistics() && self.weight.is_require_grad()) {
+            let trains = self.weight.is_require_grad() || self.bias.is_require_grad();
+            if !(hooks.batch_statistics() && trains) {
                 let mean = like(self.running_mean.val(), &x);
                 let variance = like(self.running_var.val(), &x);
                 return batch_norm(x, gamma, beta, mean, variance, EPSILON);
@@ -86,6 +88,6 @@ impl BatchNorm2d {
             hooks.update(name("running_var"), blend(&self.running_var, unbiased));
             batch.output
         };
-        run_site(hooks, &self.site, x, [1, 1], operation, |_, _| None)
+        run_site(hooks, &self.site, x, [1, 1], operation, &Unweighted)
     }
 }

@@ -6,8 +6,9 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
 use crate::backbone::Init;
-use crate::hooks::{Hooks, conv_side_path, like, run_site};
+use crate::hooks::{Hooks, like, run_site};
 use crate::layers::linear;
+use crate::low_rank::{Factors, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -93,34 +94,35 @@ impl Conv2d {
         let operation = |x: Tensor<4>| {
             let weight = like(self.weight.val(), &x);
             let bias = self.bias.as_ref().map(|bias| like(bias.val(), &x));
-            self.convolve(x, weight, bias)
+            self.convolve(x, weight, bias, self.groups())
         };
-        let side_path = |x, factors| conv_side_path(x, factors, self);
-        run_site(hooks, &self.site, x, [1, 1], operation, side_path)
+        run_site(hooks, &self.site, x, [1, 1], operation, self)
     }
 
-    /// `B * (A * x)` with this layer's stride, padding and groups for `A`.
-    pub(crate) fn low_rank(&self, x: Tensor<4>, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
-        let (a, b) = (like(a, &x), like(b, &x));
-        let hidden = self.convolve(x, a, None);
-        let pointwise = ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
-        conv2d(hidden, b, None, pointwise)
+    fn groups(&self) -> usize {
+        match self.site.kind {
+            SiteKind::Conv { groups, .. } => groups,
+            _ => unreachable!("checked when it was built"),
+        }
     }
 
-    fn convolve(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+    /// With this layer's stride and padding.
+    fn convolve(
+        &self,
+        x: Tensor<4>,
+        weight: Tensor<4>,
+        bias: Option<Tensor<1>>,
+        groups: usize,
+    ) -> Tensor<4> {
         match self.site.kind {
             SiteKind::Conv {
                 kernel,
                 stride,
                 padding: [0, 0],
-                groups: 1,
                 ..
-            } if kernel == stride && kernel != [1, 1] => patches(x, weight, bias),
+            } if groups == 1 && kernel == stride && kernel != [1, 1] => patches(x, weight, bias),
             SiteKind::Conv {
-                stride,
-                padding,
-                groups,
-                ..
+                stride, padding, ..
             } => conv2d(
                 x,
                 weight,
@@ -129,6 +131,28 @@ impl Conv2d {
             ),
             _ => unreachable!("checked when it was built"),
         }
+    }
+}
+
+impl Weighted<4, 4> for Conv2d {
+    fn low_rank(&self, x: Tensor<4>, factors: &Factors) -> Option<Tensor<4>> {
+        let Factors::Conv(a, b) = factors else {
+            return None;
+        };
+        let (a, b) = (like(a.clone(), &x), like(b.clone(), &x));
+        let hidden = self.convolve(x, a, None, 1);
+        let pointwise = ConvOptions::new([1, 1], [0, 0], [1, 1], self.groups());
+        Some(conv2d(hidden, b, None, pointwise))
+    }
+    fn bare(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = like(self.weight.val(), &x);
+        self.convolve(x, weight, None, self.groups())
+    }
+    fn matrix(&self) -> Tensor<2> {
+        self.weight.val().flatten(1, 3)
+    }
+    fn bias(&self) -> Option<Tensor<1>> {
+        self.bias.as_ref().map(Param::val)
     }
 }
 
@@ -146,4 +170,43 @@ fn patches(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4
         .reshape([b, gh * gw, c * p * q]);
     let y = linear(columns, weight.reshape([o, c * p * q]), bias); // [b, gh * gw, o]
     y.swap_dims(1, 2).reshape([b, o, gh, gw])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Golden, assert_close};
+
+    /// HF PEFT's path beside a grouped convolution: `A` reads all channels, `B` is grouped.
+    #[test]
+    fn a_low_rank_path_beside_groups_agrees_with_hf_peft() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/peft/lora_grouped");
+        let golden = Golden::open(folder);
+        let init = Init::empty(&burn::tensor::Device::flex());
+        let tensor = |name: &str| Tensor::<4>::from_data(golden.io[name].clone(), init.device());
+        let number = |name: &str| golden.config["conv"][name].as_u64().unwrap() as usize;
+        let weight = tensor("weight");
+        let [outputs, _, kh, kw] = weight.dims();
+        let kind = SiteKind::Conv {
+            inputs: tensor("x").dims()[1],
+            outputs,
+            kernel: [kh, kw],
+            stride: [number("stride"); 2],
+            padding: [number("padding"); 2],
+            groups: number("groups"),
+        };
+        let mut conv = Conv2d::new(Site::new("conv", 1, kind), true, &init);
+        conv.weight = Param::from_tensor(weight);
+        conv.bias = Some(Param::from_data(golden.io["bias"].clone(), init.device()));
+        let base = conv.forward(tensor("x"), &Hooks::none());
+        let values = |x: Tensor<4>| crate::params::floats(x.into_data());
+        let expected = golden.values("act.y_base");
+        assert_close("y", &values(base.clone()), &expected, 1e-5, None);
+        let factors = Factors::Conv(tensor("lora_A"), tensor("lora_B"));
+        let path = conv.low_rank(tensor("x"), &factors);
+        let lora = |name: &str| golden.config["peft_config"][name].as_f64().unwrap();
+        let scale = lora("lora_alpha") / lora("r");
+        let y = base + path.unwrap() * scale;
+        assert_close("y", &values(y), &golden.values("act.y"), 1e-5, None);
+    }
 }

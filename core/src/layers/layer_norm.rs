@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
+use crate::low_rank::Unweighted;
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -51,6 +52,6 @@ impl LayerNorm {
             burn::tensor::module::layer_norm(x, weight, Some(bias), self.epsilon)
         };
         let last = [D - 1, D - 1];
-        run_site(hooks, &self.site, x, last, operation, |_, _| None)
+        run_site(hooks, &self.site, x, last, operation, &Unweighted)
     }
 }

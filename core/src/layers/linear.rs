@@ -4,7 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::backbone::Init;
-use crate::hooks::{Hooks, like, linear_side_path, run_site};
+use crate::hooks::{Hooks, like, run_site};
+use crate::low_rank::{Factors, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -47,7 +48,25 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>, hooks: &Hooks) -> Tensor<D> {
         let operation = |x| linear(x, self.weight.val(), self.bias.as_ref().map(Param::val));
         let last = [D - 1, D - 1];
-        run_site(hooks, &self.site, x, last, operation, linear_side_path)
+        run_site(hooks, &self.site, x, last, operation, self)
+    }
+}
+
+impl<const D: usize> Weighted<D, D> for Linear {
+    fn low_rank(&self, x: Tensor<D>, factors: &Factors) -> Option<Tensor<D>> {
+        match factors {
+            Factors::Linear(a, b) => Some(linear(linear(x, a.clone(), None), b.clone(), None)),
+            Factors::Conv(..) => None,
+        }
+    }
+    fn bare(&self, x: Tensor<D>) -> Tensor<D> {
+        linear(x, self.weight.val(), None)
+    }
+    fn matrix(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+    fn bias(&self) -> Option<Tensor<1>> {
+        self.bias.as_ref().map(Param::val)
     }
 }
 

@@ -1,11 +1,14 @@
-//! Activation prompts: one trained perturbation added to the activation at a layer boundary.
+//! Activation prompts: one trained perturbation of the activation at a layer boundary.
 //!
 //! Reference: "Visual Prompting Reimagined: The Power of Activation Prompts", 2026
-//! (arXiv 2604.06440), Eq. 2.
+//! (arXiv 2604.06440), Eq. 2 and Tab. A6.
 //!
 //! `z(l) <- z(l) + delta(l)`, one `delta` for all inputs, of the activation's full shape; `l = 0`
-//! is additive visual prompting. Parameters: `N D` on tokens (the class token included), `C H W` on
-//! maps, per boundary. `delta` starts at zero, so that an adapted model starts as the backbone.
+//! is additive visual prompting. `product` multiplies feature by feature, `concat` puts `p` trained
+//! tokens behind the sequence. Parameters: `N D` on tokens (the class token included), `C H W` on
+//! maps, per boundary; `D` or `C` if shared over positions; `p D` for `concat`. A delta starts at
+//! zero and a factor at one, so that an adapted model starts as the backbone; concatenated tokens
+//! start as VPT's prompts do.
 //!
 //! Departure: the paper's text puts the prompt at the input of the third block (ViT-L) and of the
 //! third-to-last block (ResNet-101), which is the default rule here; its parameter count for
@@ -13,17 +16,18 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peft_core::activation::{Activation, BoundaryShape};
+use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{Backbone, BoundarySpec, Init};
 use peft_core::error::{Error, Result};
-use peft_core::hooks::BoundaryAct;
+use peft_core::hooks::{BoundaryAct, Extras};
+use peft_core::layers::BoundaryTensor;
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::{Boundary, ByBoundary};
 use peft_core::random::Distribution;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Add a trained perturbation at boundaries.
+/// Perturb the activation at boundaries.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ap {
@@ -32,30 +36,102 @@ pub struct Ap {
     /// tokens, of the third-to-last where it is a map (paper, Sec. 5.1).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub boundaries: Vec<i64>,
+    /// The inputs of the first `k` blocks instead of `boundaries` (the paper's AP-3 and AP-5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<usize>,
+    /// How the prompt meets the activation. Default `additive`.
+    pub kind: Kind,
+    /// One value for each channel, shared over all positions. Not with `concat`.
+    pub shared: bool,
+    /// Number of tokens of `concat`, at least 1. Default 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
 }
+
+/// How a prompt meets the activation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `z + delta`.
+    #[default]
+    Additive,
+    /// `z * factor`, feature by feature.
+    Product,
+    /// `[z; prompt]`, along the tokens.
+    Concat,
+}
+
+/// Tokens of `concat`, as many as the paper's VPT has.
+const LENGTH: usize = 10;
 
 impl Ap {
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<&'a BoundarySpec>> {
+        self.check()?;
         let spec = backbone.spec();
-        if self.boundaries.is_empty() {
-            let third = spec.boundary(3.min(spec.depth as i64))?;
-            return Ok(match third.shape {
-                BoundaryShape::Map { .. } => vec![spec.boundary(-(3.min(spec.depth as i64)))?],
-                _ => vec![third],
-            });
-        }
-        let places: Vec<_> = self
-            .boundaries
-            .iter()
-            .map(|&index| spec.boundary(index))
-            .collect::<Result<_>>()?;
+        let depth = spec.depth as i64;
+        let places = match (self.first, &self.boundaries[..]) {
+            (Some(k), _) => {
+                if k == 0 || k > spec.depth {
+                    let message = format!("expected 1 to {depth} (the blocks), got {k}");
+                    return Err(Error::config("first", message));
+                }
+                (1..=k as i64).map(|l| spec.boundary(l)).collect()
+            }
+            (None, []) => {
+                let third = spec.boundary(3.min(depth))?;
+                match third.shape {
+                    BoundaryShape::Map { .. } => spec.boundary(-(3.min(depth))).map(|l| vec![l]),
+                    _ => Ok(vec![third]),
+                }
+            }
+            (None, boundaries) => boundaries.iter().map(|&l| spec.boundary(l)).collect(),
+        };
+        let places: Vec<&BoundarySpec> = places?;
         for (i, place) in places.iter().enumerate() {
             if places[..i].iter().any(|other| other.index == place.index) {
                 let message = format!("{place} is named twice");
                 return Err(Error::config("boundaries", message));
             }
+            if self.kind == Kind::Concat && !spec.takes_extras(place.index) {
+                return Err(Error::Unfit {
+                    method: "ap with kind concat".to_owned(),
+                    backbone: spec.name.clone(),
+                    reason: spec.why_no_extras(place.index),
+                });
+            }
         }
         Ok(places)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.first.is_some() && !self.boundaries.is_empty() {
+            let message = "expected either `first` or `boundaries`, got both";
+            return Err(Error::config("first", message));
+        }
+        match (self.kind, self.length) {
+            (Kind::Concat, Some(0)) => Err(Error::config("length", "expected at least 1, got 0")),
+            (Kind::Concat, _) if self.shared => {
+                let message = "expected false with kind concat, whose tokens have no position";
+                Err(Error::config("shared", message))
+            }
+            (Kind::Additive | Kind::Product, Some(_)) => {
+                let message = "only kind concat has a length";
+                Err(Error::config("length", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The shape of the prompt at a boundary.
+    fn shape(&self, place: &BoundarySpec) -> BoundaryShape {
+        match (self.kind, place.shape) {
+            (Kind::Concat, shape) => BoundaryShape::Tokens {
+                count: self.length.unwrap_or(LENGTH),
+                width: shape.channels(),
+            },
+            (_, shape) if self.shared => shape.shared(),
+            (_, shape) => shape,
+        }
     }
 }
 
@@ -63,78 +139,81 @@ impl Ap {
 impl AdaptationMethod for Ap {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
         let prompts = self.places(backbone)?.into_iter().map(|place| {
-            let prompt = Prompt::new(place, init);
-            (Boundary(place.index), prompt)
+            let name = format!("{}.prompt", Boundary(place.index));
+            let shape = self.shape(place);
+            let tensor = |values| Prompt::Tensor(BoundaryTensor::new(&name, shape, values, init));
+            let prompt = match self.kind {
+                Kind::Additive => tensor(Distribution::Zeros),
+                Kind::Product => tensor(Distribution::Ones),
+                Kind::Concat => {
+                    let values = backbone.spec().prompt_distribution(shape.channels());
+                    let count = self.length.unwrap_or(LENGTH);
+                    Prompt::Tokens(init.param(&name, [count, shape.channels()], values))
+                }
+            };
+            (Boundary(place.index), AtBoundary { prompt })
         });
         Ok(Attachment::adapter(ApAdapter {
             prompts: prompts.collect(),
+            kind: self.kind,
         }))
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
-        let places = self.places(backbone)?;
-        Ok(places.iter().map(|place| place.shape.elements()).sum())
+        let places = self.places(backbone)?.into_iter();
+        Ok(places.map(|place| self.shape(place).elements()).sum())
+    }
+
+    fn starts_as_backbone(&self) -> bool {
+        self.kind != Kind::Concat
     }
 }
 
 /// The prompts of an [`Ap`].
 #[derive(Module, Debug)]
 pub struct ApAdapter {
-    prompts: ByBoundary<Prompt>,
+    prompts: ByBoundary<AtBoundary>,
+    #[module(skip)]
+    kind: Kind,
+}
+
+#[derive(Module, Debug)]
+struct AtBoundary {
+    prompt: Prompt,
+}
+
+/// A delta, a factor or tokens.
+#[derive(Module, Debug)]
+enum Prompt {
+    /// Of the boundary's shape, or shared over its positions.
+    Tensor(BoundaryTensor),
+    /// `[p, d]`.
+    Tokens(Param<Tensor<2>>),
 }
 
 impl Adapter for ApAdapter {
     fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
-        let prompt = self.prompts.get(&Boundary(index))?;
-        Some(BoundaryAct::Add(prompt.delta()))
-    }
-}
-
-/// One `delta`: `prompt` is `[N, D]` on tokens and `[C, H, W]` on maps.
-#[derive(Module, Debug)]
-struct Prompt {
-    prompt: Delta,
-}
-
-#[derive(Module, Debug)]
-enum Delta {
-    Tokens(Param<Tensor<2>>),
-    Map(Param<Tensor<3>>),
-}
-
-impl Prompt {
-    fn new(place: &BoundarySpec, init: &Init) -> Self {
-        let name = format!("{}.prompt", Boundary(place.index));
-        let zeros = Distribution::Zeros;
-        let prompt = match place.shape {
-            BoundaryShape::Tokens { count, width } => {
-                Delta::Tokens(init.param(&name, [count, width], zeros))
+        let at = self.prompts.get(&Boundary(index))?;
+        Some(match &at.prompt {
+            Prompt::Tensor(factor) if self.kind == Kind::Product => {
+                BoundaryAct::Multiply(factor.value())
             }
-            BoundaryShape::Map {
-                channels,
-                height,
-                width,
-            } => Delta::Map(init.param(&name, [channels, height, width], zeros)),
-            BoundaryShape::Features { .. } => unreachable!("no boundary has features"),
-        };
-        Self { prompt }
-    }
-
-    /// With a batch of one.
-    fn delta(&self) -> Activation {
-        match &self.prompt {
-            Delta::Tokens(prompt) => Activation::Tokens(prompt.val().unsqueeze()),
-            Delta::Map(prompt) => Activation::Map(prompt.val().unsqueeze()),
-        }
+            Prompt::Tensor(delta) => BoundaryAct::Add(delta.value()),
+            Prompt::Tokens(tokens) => BoundaryAct::Extras(Extras {
+                tokens: tokens.val(),
+                dropout: 0.0,
+                replace: false,
+            }),
+        })
     }
 }
 
 peft_core::register!(
     Method, Ap,
     name: "ap",
-    summary: "activation prompt: add one trained perturbation at a boundary",
+    summary: "activation prompt: one trained perturbation at a boundary",
     reference: "Visual Prompting Reimagined: The Power of Activation Prompts, 2026, arXiv 2604.06440",
-    example: "name: ap\nboundaries: [3]\n",
+    example: "name: ap\nboundaries: [3]\nkind: additive\nshared: false\n",
 );
 
 #[cfg(test)]

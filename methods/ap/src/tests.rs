@@ -5,9 +5,9 @@ use peft_backbone_resnet::{BlockKind, ResNet};
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{BackboneConfig, Init};
 use peft_core::method::AdaptationMethod;
-use peft_core::testing::Golden;
+use peft_core::testing::{Golden, Verdict, conforms};
 
-use crate::Ap;
+use crate::{Ap, Kind};
 
 fn vit() -> Vit {
     Vit {
@@ -39,6 +39,7 @@ fn golden(name: &str) -> Golden {
 fn a_prompt_at_block_2_of_a_vit_agrees_with_timm() {
     let method = Ap {
         boundaries: vec![3],
+        ..Ap::default()
     };
     let rename = |name: &str| name.replace("ap.boundary.3.", "");
     golden("ap_block2").check_training(&vit(), Box::new(method), rename);
@@ -48,9 +49,39 @@ fn a_prompt_at_block_2_of_a_vit_agrees_with_timm() {
 fn a_prompt_at_the_last_block_of_a_resnet_agrees_with_timm() {
     let method = Ap {
         boundaries: vec![-1],
+        ..Ap::default()
     };
     let rename = |name: &str| name.replace("ap.boundary.5.", "").replace("head.", "fc.");
     golden("resnet_ap_layer4").check_training(&resnet(), Box::new(method), rename);
+}
+
+#[test]
+fn products_shared_prompts_and_concatenated_tokens_agree_with_torch() {
+    let at_block_2 = Ap {
+        boundaries: vec![3],
+        ..Ap::default()
+    };
+    let product = Ap {
+        kind: Kind::Product,
+        ..at_block_2.clone()
+    };
+    let shared = Ap {
+        shared: true,
+        ..at_block_2.clone()
+    };
+    let concat = Ap {
+        kind: Kind::Concat,
+        length: Some(5),
+        ..at_block_2
+    };
+    for (name, method) in [
+        ("ap_product", product),
+        ("ap_shared", shared),
+        ("ap_concat", concat),
+    ] {
+        let rename = |name: &str| name.replace("ap.boundary.3.", "");
+        golden(name).check_training(&vit(), Box::new(method), rename);
+    }
 }
 
 #[test]
@@ -69,9 +100,83 @@ fn a_boundary_that_does_not_exist_or_is_named_twice_is_refused() {
     let error = |boundaries: &[i64]| {
         let method = Ap {
             boundaries: boundaries.to_vec(),
+            ..Ap::default()
         };
         method.formula(&*backbone).unwrap_err().to_string()
     };
     assert!(error(&[6]).contains("expected 0..=5"));
     assert!(error(&[-1, 4]).contains("boundary 4 (input of blocks.3) is named twice"));
+}
+
+#[test]
+fn exclusive_options_are_refused_by_field() {
+    let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+    let error = |method: Ap| method.formula(&*backbone).unwrap_err().to_string();
+    let concat = Ap {
+        kind: Kind::Concat,
+        ..Ap::default()
+    };
+    let zero = Ap {
+        length: Some(0),
+        ..concat.clone()
+    };
+    assert_eq!(error(zero), "length: expected at least 1, got 0");
+    let shared = Ap {
+        shared: true,
+        ..concat.clone()
+    };
+    assert!(error(shared).starts_with("shared: "));
+    let length = Ap {
+        length: Some(3),
+        ..Ap::default()
+    };
+    assert!(error(length).starts_with("length: "));
+    let both = Ap {
+        first: Some(2),
+        boundaries: vec![1],
+        ..Ap::default()
+    };
+    assert!(error(both).starts_with("first: "));
+    let many = Ap {
+        first: Some(5),
+        ..Ap::default()
+    };
+    assert_eq!(error(many), "first: expected 1 to 4 (the blocks), got 5");
+    let late = Ap {
+        boundaries: vec![5],
+        ..concat
+    };
+    assert!(error(late).contains("no block reads what joins at boundary 5"));
+}
+
+#[test]
+fn every_kind_conforms() {
+    let ap = |kind, shared, first, boundaries: &[i64]| -> Box<dyn AdaptationMethod> {
+        Box::new(Ap {
+            kind,
+            shared,
+            first,
+            boundaries: boundaries.to_vec(),
+            length: None,
+        })
+    };
+    let verdicts = conforms(&[
+        ap(Kind::Additive, false, None, &[]),
+        ap(Kind::Additive, false, None, &[0, 1]),
+        ap(Kind::Additive, true, None, &[-1, -2]),
+        ap(Kind::Product, false, Some(2), &[]),
+        ap(Kind::Product, true, None, &[1]),
+        ap(Kind::Concat, false, None, &[1, 2]),
+    ]);
+    // On both transformers a prompt folds into the position embedding or, shared, into a bias.
+    let merged: Vec<bool> = verdicts
+        .chunks(verdicts.len() / 6)
+        .map(|backbones| {
+            let merges = |v: &&Verdict| matches!(v, Verdict::Conforms { merges: Ok(()) });
+            backbones.iter().filter(merges).count() == 2
+        })
+        .collect();
+    assert_eq!(merged, [false, true, true, false, false, false]);
+    let refused = verdicts.iter().filter(|v| matches!(v, Verdict::Refused(_)));
+    assert_eq!(refused.count(), 2, "concat on two residual networks");
 }

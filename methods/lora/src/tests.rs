@@ -8,7 +8,7 @@ use peft_core::method::AdaptationMethod;
 use peft_core::params::{self, Tensors, floats};
 use peft_core::random::Generator;
 use peft_core::site::Targets;
-use peft_core::testing::{Golden, assert_close};
+use peft_core::testing::{Golden, Verdict, assert_close, conforms};
 use peft_core::{Activation, LinearHead, Model, Plug};
 
 use crate::Lora;
@@ -49,21 +49,79 @@ fn built(config: &dyn BackboneConfig) -> Box<dyn Backbone> {
     config.build(&Init::empty(&Device::flex())).unwrap()
 }
 
-fn check(name: &str, targets: &[&str]) {
+fn golden(name: &str) -> Golden {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
-    let rename = |name: &str| format!("base_model.model.{}", name.trim_start_matches("lora."));
-    let method = Box::new(lora(targets));
-    Golden::open(format!("{fixtures}{name}")).check_training(&vit(), method, rename);
+    Golden::open(format!("{fixtures}{name}"))
+}
+
+fn check(name: &str, backbone: &dyn BackboneConfig, method: Lora) {
+    let rename = |name: &str| {
+        let name = name.trim_start_matches("lora.");
+        let own_head = name
+            .strip_prefix("head.")
+            .filter(|_| backbone.typetag_name() == "resnet");
+        match own_head {
+            Some(part) => format!("base_model.model.fc.{part}"),
+            None => format!("base_model.model.{name}"),
+        }
+    };
+    golden(name).check_training(backbone, Box::new(method), rename);
 }
 
 #[test]
 fn the_fused_qkv_agrees_with_hf_peft() {
-    check("lora_qkv", &["qkv"]);
+    check("lora_qkv", &vit(), lora(&["qkv"]));
 }
 
 #[test]
 fn every_linear_and_the_patch_embedding_agree_with_hf_peft() {
-    check("lora_all", &["qkv", "proj", "fc1", "fc2"]);
+    check("lora_all", &vit(), lora(&["qkv", "proj", "fc1", "fc2"]));
+}
+
+#[test]
+fn rank_stabilisation_agrees_with_hf_peft() {
+    let method = Lora {
+        rslora: true,
+        ..lora(&["qkv", "fc1"])
+    };
+    check("lora_rslora", &vit(), method);
+}
+
+#[test]
+fn patterns_agree_with_hf_peft() {
+    let targets = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc1)";
+    let method = Lora {
+        targets: Some(Targets::Regex(targets.to_owned())),
+        rank_pattern: [("blocks.0.attn.qkv".to_owned(), 2), ("fc1".to_owned(), 6)].into(),
+        alpha_pattern: [("fc1".to_owned(), 3.0)].into(),
+        ..lora(&[])
+    };
+    check("lora_patterns", &vit(), method);
+}
+
+#[test]
+fn dora_agrees_with_hf_peft_on_linears_and_convolutions() {
+    let linear = Lora {
+        dora: true,
+        ..lora(&["qkv", "fc2"])
+    };
+    check("dora_linear", &vit(), linear);
+    let conv = Lora {
+        dora: true,
+        targets: Some(Targets::Regex(r"layer2\.0\.(conv2|downsample\.0)".into())),
+        ..lora(&[])
+    };
+    check("dora_conv", &resnet(), conv);
+}
+
+#[test]
+fn strided_and_padded_convolutions_agree_with_hf_peft() {
+    let targets = r"conv1|layer[12]\.\d\.conv[12]|layer3\.0\.conv2";
+    let method = Lora {
+        targets: Some(Targets::Regex(targets.to_owned())),
+        ..lora(&[])
+    };
+    check("lora_conv", &resnet(), method);
 }
 
 #[test]
@@ -169,4 +227,86 @@ fn a_slice_equals_the_weight_with_the_product_in_its_rows() {
 fn noise(count: usize, name: &str) -> Vec<f32> {
     let mut generator = Generator::new(0, name);
     (0..count).map(|_| 0.3 * generator.normal()).collect()
+}
+
+#[test]
+fn every_form_conforms_and_merges() {
+    let dora = Lora {
+        dora: true,
+        ..Lora::default()
+    };
+    let patterns = Lora {
+        rank: 4,
+        alpha: Some(8.0),
+        rslora: true,
+        targets: Some(Targets::Regex(r".*\.(qkv|fc1|proj|conv\d)".into())),
+        ..Lora::default()
+    };
+    let dropped = Lora {
+        dropout: 0.3,
+        ..dora.clone()
+    };
+    let verdicts = conforms(&[
+        Box::new(Lora::default()),
+        Box::new(dora),
+        Box::new(dropped),
+        Box::new(patterns),
+    ]);
+    for verdict in verdicts {
+        assert!(
+            matches!(verdict, Verdict::Conforms { merges: Ok(()) }),
+            "{verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn slices_conform() {
+    let slices = Lora {
+        dora: true,
+        ..lora(&["query", "value"])
+    };
+    conforms(&[Box::new(lora(&["key"])), Box::new(slices)]);
+}
+
+#[test]
+fn patterns_give_sites_their_own_rank_and_scale() {
+    let backbone = built(&vit());
+    let places = |method: &Lora| {
+        let places = method.places(&*backbone).unwrap();
+        places
+            .iter()
+            .map(|place| (place.picked.name().to_owned(), place.rank, place.scale))
+            .collect::<Vec<_>>()
+    };
+    let method = Lora {
+        rank_pattern: [("blocks.0.attn.qkv".to_owned(), 2)].into(),
+        alpha_pattern: [(r"blocks\.[01]\.attn\.qkv".to_owned(), 6.0)].into(),
+        ..lora(&["qkv"])
+    };
+    let got: Vec<_> = places(&method)
+        .into_iter()
+        .map(|(_, r, s)| (r, s))
+        .collect();
+    assert_eq!(got, [(2, 3.0), (4, 1.5), (4, 2.0), (4, 2.0)]);
+    let rslora = Lora {
+        rslora: true,
+        ..lora(&["qkv"])
+    };
+    assert_eq!(places(&rslora)[0].2, 4.0);
+
+    let error = |method: &Lora| method.formula(&*backbone).unwrap_err().to_string();
+    let unmatched = Lora {
+        rank_pattern: [("fc1".to_owned(), 2)].into(),
+        ..lora(&["qkv"])
+    };
+    assert_eq!(
+        error(&unmatched),
+        "rank_pattern.fc1: matches no site that is adapted"
+    );
+    let twice = Lora {
+        rank_pattern: [("qkv".to_owned(), 2), ("attn.qkv".to_owned(), 3)].into(),
+        ..lora(&["qkv"])
+    };
+    assert!(error(&twice).contains("another pattern gives blocks.0.attn.qkv another value"));
 }

@@ -1,0 +1,101 @@
+//! The bottleneck of adapters: down, a nonlinearity, up, at every position.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, silu};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::activation::Activation;
+use crate::backbone::Init;
+use crate::hooks::Hooks;
+use crate::layers::linear;
+use crate::random::Distribution;
+
+/// `up(dropout(f(down(x))))` over the channels; zero at first, because `up` is, while `down` is not
+/// (Houlsby et al. 2019; a `down` of zero would never learn).
+#[derive(Module, Debug)]
+pub struct Bottleneck {
+    down: Dense,
+    up: Dense,
+    #[module(skip)]
+    nonlinearity: Nonlinearity,
+    dropout: f64,
+    #[module(skip)]
+    name: String,
+}
+
+#[derive(Module, Debug)]
+struct Dense {
+    /// `[out, in]`.
+    weight: Param<Tensor<2>>,
+    /// `[out]`.
+    bias: Param<Tensor<1>>,
+}
+
+/// The function between `down` and `up`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Nonlinearity {
+    /// `x cdf(x)`, exact.
+    #[default]
+    Gelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x sigmoid(x)`.
+    Silu,
+}
+
+impl Nonlinearity {
+    fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Gelu => peft_ops::gelu(x),
+            Self::Relu => relu(x),
+            Self::Silu => silu(x),
+        }
+    }
+}
+
+impl Bottleneck {
+    /// `width -> hidden -> width`, parameters called `<name>.down.weight` and so on; `down` is
+    /// drawn as PyTorch draws a linear layer, `up` is zero.
+    pub fn new(
+        name: &str,
+        [width, hidden]: [usize; 2],
+        nonlinearity: Nonlinearity,
+        dropout: f64,
+        init: &Init,
+    ) -> Self {
+        let dense = |part: &str, inputs, outputs, values| Dense {
+            weight: init.param(&format!("{name}.{part}.weight"), [outputs, inputs], values),
+            bias: init.param(
+                &format!("{name}.{part}.bias"),
+                [outputs],
+                Distribution::Zeros,
+            ),
+        };
+        Self {
+            down: dense("down", width, hidden, Distribution::kaiming(width)),
+            up: dense("up", hidden, width, Distribution::Zeros),
+            nonlinearity,
+            dropout,
+            name: name.to_owned(),
+        }
+    }
+
+    /// Trainable parameters: `2 D d + d + D`.
+    pub fn count([width, hidden]: [usize; 2]) -> usize {
+        2 * width * hidden + hidden + width
+    }
+
+    /// # Shapes
+    /// Any activation with `width` channels; the result has the same.
+    pub fn forward(&self, x: Activation, hooks: &Hooks) -> Activation {
+        x.per_position(|x| {
+            let hidden = linear(x, self.down.weight.val(), Some(self.down.bias.val()));
+            let hidden = self.nonlinearity.apply(hidden);
+            let hidden = hooks.dropout(hidden, self.dropout, &self.name);
+            linear(hidden, self.up.weight.val(), Some(self.up.bias.val()))
+        })
+    }
+}

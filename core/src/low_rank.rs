@@ -1,0 +1,221 @@
+//! Low-rank side paths beside linear layers and convolutions: LoRA (Hu et al. 2022, Eq. 3) and its
+//! weight-decomposed form DoRA (Liu et al. 2024, Eq. 5), computed and folded once for all methods.
+
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor};
+
+use crate::hooks::{Hooks, like};
+use crate::site::Site;
+
+/// `y + scale * B A dropout(x)`; with a magnitude `m`, `y` becomes
+/// `m / ||W + scale B A|| * (W + scale B A) x + b`, the norm of each row taken as a constant.
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    /// `A` and `B`.
+    pub factors: Factors,
+    /// What the product is multiplied by.
+    pub scale: f64,
+    /// Probability of dropping an entry of the path's input while training.
+    pub dropout: f64,
+    /// The rows of the output that it adds to; all if absent.
+    pub rows: Option<Range<usize>>,
+    /// DoRA's magnitude `m [rows]`. Such a path must be the first to act at its site.
+    pub magnitude: Option<Tensor<1>>,
+    pub(crate) strength: f64,
+}
+
+/// The factors of a [`LowRank`].
+#[derive(Clone, Debug)]
+pub enum Factors {
+    /// `A [r, in]`, `B [out, r]`.
+    Linear(Tensor<2>, Tensor<2>),
+    /// `A [r, in, kh, kw]` with the site's stride and padding, `B [out, r / groups, 1, 1]` in the
+    /// site's groups.
+    Conv(Tensor<4>, Tensor<4>),
+}
+
+impl LowRank {
+    /// A path without dropout over all rows.
+    pub fn new(factors: Factors, scale: f64) -> Self {
+        Self {
+            factors,
+            scale,
+            dropout: 0.0,
+            rows: None,
+            magnitude: None,
+            strength: 1.0,
+        }
+    }
+
+    /// `y` with what the path adds to it; `input` is the site's, `axis` the output's channels.
+    pub(crate) fn beside<const D: usize, const E: usize>(
+        self,
+        y: Tensor<E>,
+        input: &Tensor<D>,
+        axis: usize,
+        layer: &impl Weighted<D, E>,
+        hooks: &Hooks,
+        site: &Site,
+    ) -> Tensor<E> {
+        let x = hooks.dropout(input.clone(), self.dropout, &site.name);
+        let Some(product) = layer.low_rank(x.clone(), &self.factors) else {
+            panic!(
+                "{}: the factors are not those of a {}",
+                site.name, site.kind
+            )
+        };
+        let mut delta = product * self.scale;
+        if let Some(magnitude) = &self.magnitude {
+            let channels = |v: Tensor<1>| {
+                let mut shape = [1; E];
+                shape[axis] = v.dims()[0];
+                like(v.reshape(shape), &delta)
+            };
+            let norms = self.row_norms(layer.matrix());
+            let norms = match magnitude.is_autodiff() {
+                true => Tensor::from_inner(norms),
+                false => norms,
+            };
+            let factor = channels(magnitude.clone() / norms);
+            let bare = match hooks.drops(self.dropout) {
+                true => self.own_rows(layer.bare(x), axis),
+                false => {
+                    let y = self.own_rows(y.clone(), axis);
+                    match layer.bias() {
+                        Some(bias) => y - channels(self.own_rows(bias, 0)),
+                        None => y,
+                    }
+                }
+            };
+            delta = bare * (factor.clone() - 1.0) + delta * factor;
+        }
+        if self.strength != 1.0 {
+            delta = delta * self.strength;
+        }
+        add_to_rows(y, delta, axis, self.rows)
+    }
+
+    /// The norm of each row of `W + scale B A`, as a constant, for `W` flattened to `[out, ..]`.
+    fn row_norms(&self, weight: Tensor<2>) -> Tensor<1> {
+        let product = self.factors.product().without_autodiff();
+        let weight = like(self.own_rows(weight.without_autodiff(), 0), &product);
+        (weight + product * self.scale)
+            .square()
+            .sum_dim(1)
+            .sqrt()
+            .squeeze_dim(1)
+    }
+
+    /// The weight `[out, ..]` that does alone what it does with this path beside it.
+    pub(crate) fn folded(&self, weight: Tensor<2>) -> Tensor<2> {
+        let product = self.factors.product();
+        let own = self.own_rows(weight.clone(), 0);
+        let delta = match &self.magnitude {
+            None => product * self.scale,
+            Some(magnitude) => {
+                let factor = magnitude.clone() / self.row_norms(weight.clone());
+                let sum = own.clone() + product * self.scale;
+                sum * factor.unsqueeze_dim(1) - own
+            }
+        };
+        add_to_rows(weight, delta * self.strength, 0, self.rows.clone())
+    }
+
+    /// On the CPU without autodiff, where weights are folded.
+    pub(crate) fn to_plain(&self) -> Self {
+        Self {
+            factors: match &self.factors {
+                Factors::Linear(a, b) => Factors::Linear(to_plain(a), to_plain(b)),
+                Factors::Conv(a, b) => Factors::Conv(to_plain(a), to_plain(b)),
+            },
+            magnitude: self.magnitude.as_ref().map(to_plain),
+            ..self.clone()
+        }
+    }
+
+    /// Whether both add to some row.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (&self.rows, &other.rows) {
+            (Some(a), Some(b)) => a.start < b.end && b.start < a.end,
+            _ => true,
+        }
+    }
+
+    fn own_rows<const D: usize>(&self, y: Tensor<D>, axis: usize) -> Tensor<D> {
+        match &self.rows {
+            Some(rows) => y.narrow(axis, rows.start, rows.len()),
+            None => y,
+        }
+    }
+}
+
+/// The same values on the CPU, without autodiff.
+pub(crate) fn to_plain<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    Tensor::from_data(x.to_data(), &Device::flex())
+}
+
+impl Factors {
+    /// `B A`, a kernel flattened to `[out, in * kh * kw]`.
+    pub fn product(&self) -> Tensor<2> {
+        match self {
+            Self::Linear(a, b) => b.clone().matmul(a.clone()),
+            Self::Conv(a, b) => {
+                let b = b.clone().flatten::<2>(1, 3);
+                b.matmul(a.clone().flatten(1, 3))
+            }
+        }
+    }
+}
+
+/// `y` with `delta` added to those channels of it.
+fn add_to_rows<const D: usize>(
+    y: Tensor<D>,
+    delta: Tensor<D>,
+    axis: usize,
+    rows: Option<Range<usize>>,
+) -> Tensor<D> {
+    let Some(Range { start, end }) = rows else {
+        return y + delta;
+    };
+    let channels = y.dims()[axis];
+    let mut parts = Vec::with_capacity(3);
+    if start > 0 {
+        parts.push(y.clone().narrow(axis, 0, start));
+    }
+    parts.push(y.clone().narrow(axis, start, end - start) + delta);
+    if end < channels {
+        parts.push(y.narrow(axis, end, channels - end));
+    }
+    Tensor::cat(parts, axis)
+}
+
+/// A layer beside which a low-rank path can stand.
+pub(crate) trait Weighted<const D: usize, const E: usize> {
+    /// `B A x`; none if the factors are those of another kind of layer.
+    fn low_rank(&self, x: Tensor<D>, factors: &Factors) -> Option<Tensor<E>>;
+    /// `W x` without the bias.
+    fn bare(&self, x: Tensor<D>) -> Tensor<E>;
+    /// `W` flattened to `[out, ..]`.
+    fn matrix(&self) -> Tensor<2>;
+    /// `b [out]`.
+    fn bias(&self) -> Option<Tensor<1>>;
+}
+
+/// A layer without a weight matrix: a norm.
+pub(crate) struct Unweighted;
+
+impl<const D: usize> Weighted<D, D> for Unweighted {
+    fn low_rank(&self, _: Tensor<D>, _: &Factors) -> Option<Tensor<D>> {
+        None
+    }
+    fn bare(&self, x: Tensor<D>) -> Tensor<D> {
+        x
+    }
+    fn matrix(&self) -> Tensor<2> {
+        unreachable!("a norm takes no low-rank path")
+    }
+    fn bias(&self) -> Option<Tensor<1>> {
+        None
+    }
+}

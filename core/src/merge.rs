@@ -1,0 +1,230 @@
+//! Folding adapters into the weights, where that is exact.
+//!
+//! At a site what acts is folded in the order in which it acts: a low-rank path adds its product to
+//! the weight, a scale multiplies rows (or columns, on the input), a shift joins the bias. At a
+//! boundary an added prompt goes where the backbone can absorb it. Everything else is refused by
+//! name: no merge is almost right.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::backbone::BoxedBackbone;
+use crate::error::{Error, Result};
+use crate::hooks::{BoundaryAct, Hooks, Side, SiteAct};
+use crate::low_rank::to_plain;
+use crate::method::BoxedAdapter;
+use crate::params::{self, Tensors};
+use crate::plug::Named;
+use crate::site::{Site, SiteKind};
+
+/// The backbone with what `adapters` do folded into its weights, all of them without autodiff;
+/// `hooks` are made of the adapters.
+///
+/// # Errors
+/// [`Error::Unfoldable`] naming the first thing that has no exact fold.
+pub(crate) fn fold(
+    backbone: &BoxedBackbone,
+    adapters: &Named<String, BoxedAdapter>,
+    hooks: &Hooks,
+) -> Result<BoxedBackbone> {
+    let mut backbone = backbone.clone();
+    let mut folded = Tensors::new();
+    for site in &backbone.spec().sites {
+        let acts = hooks.at_site(site);
+        if !acts.is_empty() {
+            fold_site(&backbone, site, acts, &mut folded)?;
+        }
+    }
+    backbone = write(backbone, folded)?;
+    for boundary in backbone.spec().boundaries.clone() {
+        for (name, adapter) in adapters.iter() {
+            let refuse = |reason: &str| Error::Unfoldable {
+                what: "merge",
+                reason: format!("what {name} does at {boundary} {reason}"),
+            };
+            let absorbed = match adapter.at_boundary(boundary.index) {
+                None => continue,
+                Some(BoundaryAct::Add(delta)) => {
+                    backbone.absorb(boundary.index, &hooks.weakened(delta))
+                }
+                Some(BoundaryAct::Multiply(_)) => {
+                    return Err(refuse(
+                        "is a product, which no weight of the backbone holds",
+                    ));
+                }
+                Some(BoundaryAct::Extras(_)) => {
+                    return Err(refuse("adds tokens, which no weight of the backbone holds"));
+                }
+                Some(BoundaryAct::Function(_)) => {
+                    return Err(refuse("is a function of the activation"));
+                }
+            };
+            let absorbed = absorbed.ok_or_else(|| {
+                refuse("is a sum that no position embedding or bias there can hold")
+            })?;
+            backbone = write(backbone, absorbed)?;
+        }
+    }
+    Ok(backbone)
+}
+
+fn write(backbone: BoxedBackbone, tensors: Tensors) -> Result<BoxedBackbone> {
+    params::write(backbone, tensors)
+        .map_err(|(_, mismatch)| Error::Conflict(format!("folded weights: {mismatch:?}")))
+}
+
+/// A layer's weight as a matrix, and its bias.
+struct Folding<'a> {
+    site: &'a Site,
+    /// `[out, ..]`, the rest flattened; `[1, c]` for a norm.
+    weight: Tensor<2>,
+    shape: Vec<usize>,
+    bias: Option<Tensor<1>>,
+}
+
+fn fold_site(
+    backbone: &BoxedBackbone,
+    site: &Site,
+    acts: Vec<SiteAct>,
+    folded: &mut Tensors,
+) -> Result<()> {
+    let names = ["weight", "bias"].map(|part| format!("{}.{part}", site.name));
+    let mut values = params::read(backbone, |info| names.contains(&info.name));
+    let Some(weight) = values.remove(&names[0]) else {
+        let refused = "a branch has no weight that could hold what acts on it";
+        return Err(unfoldable(site, refused));
+    };
+    let device = Device::flex();
+    let shape = weight.shape().to_vec();
+    let rows = match site.kind {
+        SiteKind::Norm { .. } => 1,
+        _ => shape[0],
+    };
+    let rest = shape.iter().product::<usize>() / rows;
+    let matrix = |data: TensorData| {
+        let data = TensorData::new(params::floats(data), [rows, rest]);
+        Tensor::<2>::from_data(data, &device)
+    };
+    let mut folding = Folding {
+        site,
+        weight: matrix(weight),
+        shape,
+        bias: (values.remove(&names[1])).map(|bias| Tensor::from_data(bias, &device)),
+    };
+    // Input acts come first, whatever their place in the list: they are applied last.
+    let on_input = |act: &SiteAct| {
+        matches!(
+            act,
+            SiteAct::ScaleShift {
+                on: Side::Input,
+                ..
+            }
+        )
+    };
+    let (inputs, outputs): (Vec<_>, Vec<_>) = acts.into_iter().partition(on_input);
+    for act in outputs {
+        folding.output(act)?;
+    }
+    for act in inputs.into_iter().rev() {
+        folding.input(act)?;
+    }
+    let data = TensorData::new(
+        params::floats(folding.weight.into_data()),
+        folding.shape.clone(),
+    );
+    folded.insert(names[0].clone(), data);
+    if let Some(bias) = folding.bias {
+        folded.insert(names[1].clone(), bias.into_data());
+    }
+    Ok(())
+}
+
+fn unfoldable(site: &Site, reason: &str) -> Error {
+    Error::Unfoldable {
+        what: "merge",
+        reason: format!("{} ({}): {reason}", site.name, site.kind),
+    }
+}
+
+impl Folding<'_> {
+    fn is_norm(&self) -> bool {
+        matches!(self.site.kind, SiteKind::Norm { .. })
+    }
+
+    fn refuse(&self, reason: &str) -> Error {
+        unfoldable(self.site, reason)
+    }
+
+    fn output(&mut self, act: SiteAct) -> Result<()> {
+        match act {
+            SiteAct::LowRank(path) => {
+                if matches!(self.site.kind, SiteKind::Conv { groups, .. } if groups > 1) {
+                    let reason = "its side path reads all channels, its weight those of a group";
+                    return Err(self.refuse(reason));
+                }
+                self.weight = path.to_plain().folded(self.weight.clone());
+            }
+            SiteAct::ScaleShift { scale, shift, .. } => {
+                if let Some(scale) = scale.as_ref().map(to_plain) {
+                    let axis = usize::from(!self.is_norm());
+                    self.weight = self.weight.clone() * scale.clone().unsqueeze_dim(axis);
+                    self.bias = self.bias.take().map(|bias| bias * scale);
+                }
+                if let Some(shift) = shift.as_ref().map(to_plain) {
+                    self.add_to_bias(shift)?;
+                }
+            }
+            SiteAct::Branch(_) => return Err(self.refuse("a function of a branch is not linear")),
+        }
+        Ok(())
+    }
+
+    /// `W (g x + h) + b = (W diag g) x + (W h + b)`.
+    fn input(&mut self, act: SiteAct) -> Result<()> {
+        let SiteAct::ScaleShift { scale, shift, .. } = act else {
+            return Err(self.refuse("only scales and shifts act on an input"));
+        };
+        if self.is_norm() {
+            return Err(self.refuse("what acts on the input of a norm is normalised away"));
+        }
+        let (padded, groups) = match self.site.kind {
+            SiteKind::Conv {
+                padding, groups, ..
+            } => (padding != [0, 0], groups),
+            _ => (false, 1),
+        };
+        if groups > 1 {
+            return Err(
+                self.refuse("what acts on the input of a grouped convolution is not folded")
+            );
+        }
+        // Each channel owns as many columns as the kernel has taps.
+        let taps = |v: Tensor<1>, columns: usize| {
+            let channels = v.dims()[0];
+            let each = columns / channels;
+            let v: Tensor<2> = v.unsqueeze_dim(1);
+            v.expand([channels, each]).reshape([1, columns])
+        };
+        let columns = self.weight.dims()[1];
+        if let Some(shift) = shift.as_ref().map(to_plain) {
+            if padded {
+                return Err(self.refuse("a shift before zero padding differs at the border"));
+            }
+            let added = (self.weight.clone() * taps(shift, columns)).sum_dim(1);
+            self.add_to_bias(added.squeeze_dim(1))?;
+        }
+        if let Some(scale) = scale.as_ref().map(to_plain) {
+            self.weight = self.weight.clone() * taps(scale, columns);
+        }
+        Ok(())
+    }
+
+    fn add_to_bias(&mut self, shift: Tensor<1>) -> Result<()> {
+        match self.bias.take() {
+            Some(bias) => {
+                self.bias = Some(bias + shift);
+                Ok(())
+            }
+            None => Err(self.refuse("it has no bias that could hold a shift")),
+        }
+    }
+}

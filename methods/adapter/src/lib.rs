@@ -1,0 +1,269 @@
+//! Adapters: a small trained network of two layers after or beside the branches of frozen blocks.
+//!
+//! References: "Parameter-Efficient Transfer Learning for NLP", Houlsby et al., 2019;
+//! "AdapterFusion: Non-Destructive Task Composition for Transfer Learning", Pfeiffer et al., 2021;
+//! "Towards a Unified View of Parameter-Efficient Transfer Learning", He et al., 2022, Tab. 1.
+//!
+//! `B(h) = W_up f(W_down h + b_down) + b_up` with `W_down [d, D]`, `W_up [D, d]`. A branch's output
+//! `h` becomes `h + s B(h)`, after the MLP (Pfeiffer) or after the attention and after the MLP
+//! (Houlsby), or `h + s B(norm x)` beside the MLP (parallel). Parameters: `2 D d + d + D` per
+//! branch, so `L (2 D d + d + D)` on a Transformer and twice that for Houlsby. `W_up` and the biases
+//! start at zero, so that an adapted model starts as the backbone; `W_down` does not, or only
+//! `b_up` would ever learn.
+//!
+//! Departures: no norm is trained along. Before LayerScale, where a backbone has it. A residual
+//! block of convolutions is one branch: Pfeiffer and Houlsby act after it, parallel reads its
+//! shortcut.
+
+use burn::module::Module;
+use peft_core::backbone::{Backbone, Init};
+use peft_core::error::{Error, Result};
+use peft_core::hooks::{BranchValues, Hooks, SiteAct};
+use peft_core::layers::{Bottleneck, Nonlinearity};
+use peft_core::method::{AdaptationMethod, Adapter, Attachment};
+use peft_core::plug::BySite;
+use peft_core::site::{Branch, Site, SiteKind};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Put bottlenecks after or beside branches.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterMethod {
+    /// Where they stand and what they read. Default `pfeiffer`.
+    pub kind: Kind,
+    /// Hidden width `d`, at least 1. Default 64.
+    pub bottleneck: usize,
+    /// The function between the two layers. Default `gelu`.
+    pub activation: Nonlinearity,
+    /// Factor `s` of the bottleneck's output, any finite number. Default 1.
+    pub scale: f64,
+}
+
+/// Where bottlenecks stand and what they read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// After the MLP, reading its output.
+    #[default]
+    Pfeiffer,
+    /// After the attention and after the MLP, reading their outputs.
+    Houlsby,
+    /// Beside the MLP, reading its normalised input.
+    Parallel,
+}
+
+impl Default for AdapterMethod {
+    fn default() -> Self {
+        Self {
+            kind: Kind::default(),
+            bottleneck: 64,
+            activation: Nonlinearity::default(),
+            scale: 1.0,
+        }
+    }
+}
+
+impl AdapterMethod {
+    fn check(&self) -> Result<()> {
+        if self.bottleneck == 0 {
+            return Err(Error::config("bottleneck", "expected at least 1, got 0"));
+        }
+        if !self.scale.is_finite() {
+            let message = format!("expected a finite number, got {}", self.scale);
+            return Err(Error::config("scale", message));
+        }
+        Ok(())
+    }
+
+    /// The branches with their widths.
+    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
+        self.check()?;
+        let spec = backbone.spec();
+        let place = |site: &'a Site| match site.kind {
+            SiteKind::Branch { branch, width } => {
+                let wanted = branch != Branch::Attention || self.kind == Kind::Houlsby;
+                wanted.then_some((site, width))
+            }
+            _ => None,
+        };
+        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
+        if places.is_empty() {
+            return Err(Error::Unfit {
+                method: "adapter".to_owned(),
+                backbone: spec.name.clone(),
+                reason: "it has neither an mlp nor a residual branch".to_owned(),
+            });
+        }
+        Ok(places)
+    }
+}
+
+#[typetag::serde(name = "adapter")]
+impl AdaptationMethod for AdapterMethod {
+    fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
+        let places = self.places(backbone)?;
+        let narrower = places.iter().find(|(_, width)| *width < self.bottleneck);
+        let remark = narrower.map(|(site, width)| {
+            let (name, hidden) = (&site.name, self.bottleneck);
+            format!("adapter: bottleneck {hidden} is wider than {name} ({width})")
+        });
+        let bottlenecks = places.into_iter().map(|(site, width)| {
+            let sizes = [width, self.bottleneck];
+            let bottleneck = Bottleneck::new(&site.name, sizes, self.activation, 0.0, init);
+            (site.name.clone(), bottleneck)
+        });
+        let adapter = Bottlenecks {
+            bottlenecks: bottlenecks.collect(),
+            kind: self.kind,
+            scale: self.scale,
+        };
+        Ok(Attachment::adapter(adapter).with_remarks(remark.into_iter().collect()))
+    }
+
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
+        let places = self.places(backbone)?.into_iter();
+        let count = |(_, width)| Bottleneck::count([width, self.bottleneck]);
+        Ok(places.map(count).sum())
+    }
+}
+
+/// The bottlenecks of an [`AdapterMethod`].
+#[derive(Module, Debug)]
+pub struct Bottlenecks {
+    bottlenecks: BySite<Bottleneck>,
+    #[module(skip)]
+    kind: Kind,
+    scale: f64,
+}
+
+impl Adapter for Bottlenecks {
+    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+        let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
+            return Vec::new();
+        };
+        let act = move |values: BranchValues, hooks: &Hooks| {
+            let input = match self.kind {
+                Kind::Pfeiffer | Kind::Houlsby => values.output.clone(),
+                Kind::Parallel => values.normed,
+            };
+            let delta = bottleneck.forward(input, hooks).scaled(self.scale);
+            values.output.plus(delta)
+        };
+        vec![SiteAct::Branch(Box::new(act))]
+    }
+}
+
+peft_core::register!(
+    Method, AdapterMethod,
+    name: "adapter",
+    summary: "bottleneck adapters after or beside the branches of blocks",
+    reference: "Parameter-Efficient Transfer Learning for NLP, Houlsby et al., 2019",
+    example: "name: adapter\nkind: pfeiffer\nbottleneck: 64\nactivation: gelu\nscale: 1.0\n",
+);
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use peft_backbone_resnet as _;
+    use peft_backbone_vit::Vit;
+    use peft_core::backbone::BackboneConfig;
+    use peft_core::testing::{Golden, conforms};
+
+    use super::*;
+
+    fn vit() -> Vit {
+        Vit {
+            img_size: Some(32),
+            patch_size: Some(8),
+            embed_dim: Some(48),
+            depth: Some(4),
+            num_heads: Some(3),
+            ..Vit::default()
+        }
+    }
+
+    fn adapter(kind: Kind) -> AdapterMethod {
+        AdapterMethod {
+            kind,
+            bottleneck: 6,
+            ..AdapterMethod::default()
+        }
+    }
+
+    /// `mlp` is what the reference calls a bottleneck at the MLP.
+    fn check(name: &str, kind: Kind, mlp: &str) {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
+        let rename = |name: &str| {
+            let name = name.trim_start_matches("adapter.");
+            let name = name.replace(".attn.", ".attn_out.");
+            name.replace(".mlp.", mlp)
+        };
+        let method = Box::new(adapter(kind));
+        Golden::open(format!("{fixtures}{name}")).check_training(&vit(), method, rename);
+    }
+
+    #[test]
+    fn after_the_mlp_agrees_with_the_reference() {
+        check("adapter_pfeiffer", Kind::Pfeiffer, ".mlp_out.");
+    }
+
+    #[test]
+    fn after_both_branches_agrees_with_the_reference() {
+        check("adapter_houlsby", Kind::Houlsby, ".mlp_out.");
+    }
+
+    #[test]
+    fn beside_the_mlp_agrees_with_the_reference() {
+        check("adapter_parallel", Kind::Parallel, ".");
+    }
+
+    #[test]
+    fn it_conforms() {
+        let scaled = AdapterMethod {
+            activation: Nonlinearity::Silu,
+            scale: 0.5,
+            ..adapter(Kind::Parallel)
+        };
+        conforms(&[
+            Box::new(adapter(Kind::Pfeiffer)),
+            Box::new(adapter(Kind::Houlsby)),
+            Box::new(adapter(Kind::Parallel)),
+            Box::new(scaled),
+        ]);
+    }
+
+    #[test]
+    fn the_formula_counts_each_branch() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let count = |kind| adapter(kind).formula(&*backbone).unwrap();
+        let one = 2 * 48 * 6 + 6 + 48;
+        assert_eq!(count(Kind::Pfeiffer), 4 * one);
+        assert_eq!(count(Kind::Parallel), 4 * one);
+        assert_eq!(count(Kind::Houlsby), 8 * one);
+    }
+
+    #[test]
+    fn a_bottleneck_wider_than_its_layer_is_remarked_once() {
+        let init = Init::seeded(&Device::flex(), 0);
+        let backbone = vit().build(&init).unwrap();
+        let remarks = |method: AdapterMethod| method.attach(&*backbone, &init).unwrap().remarks;
+        let expected = "adapter: bottleneck 64 is wider than blocks.0.mlp (48)";
+        assert_eq!(remarks(AdapterMethod::default()), [expected]);
+        assert!(remarks(adapter(Kind::Houlsby)).is_empty());
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_field() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let error = |change: fn(&mut AdapterMethod)| {
+            let mut method = AdapterMethod::default();
+            change(&mut method);
+            method.formula(&*backbone).unwrap_err().to_string()
+        };
+        let bottleneck = error(|m| m.bottleneck = 0);
+        assert_eq!(bottleneck, "bottleneck: expected at least 1, got 0");
+        let scale = error(|m| m.scale = f64::NAN);
+        assert_eq!(scale, "scale: expected a finite number, got NaN");
+    }
+}

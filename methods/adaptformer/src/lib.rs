@@ -1,0 +1,256 @@
+//! AdaptFormer: a trained bottleneck beside the MLP of every frozen block.
+//!
+//! Reference: "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", Chen et
+//! al., 2022, Eqs. 2 and 3.
+//!
+//! `x_l = MLP(LN(x'_l)) + x'_l + s B(x'_l)`, `B(x) = W_up dropout(relu(W_down x + b_down)) + b_up`
+//! with `W_down [d, D]` kaiming-uniform (`a = sqrt 5`), `W_up [D, d]` and the biases zero, so that
+//! an adapted model starts as the backbone. Parameters: `2 D d + d + D` per branch, so
+//! `L (2 D d + d + D)` on a Transformer.
+//!
+//! Departures: paper and official code disagree on what `B` reads. The code's default is the stream
+//! before the norm, as here; the paper's Eq. 2 is `input: normed`. The code's learned `s` is left
+//! out. Before LayerScale, where a backbone has it. A residual block of convolutions is one branch,
+//! and its shortcut is what `B` reads either way.
+
+use burn::module::Module;
+use peft_core::backbone::{Backbone, Init};
+use peft_core::error::{Error, Result};
+use peft_core::hooks::{BranchValues, Hooks, SiteAct};
+use peft_core::layers::{Bottleneck, Nonlinearity};
+use peft_core::method::{AdaptationMethod, Adapter, Attachment};
+use peft_core::plug::BySite;
+use peft_core::site::{Branch, Site, SiteKind};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Put a bottleneck beside every MLP.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdaptFormer {
+    /// Hidden width `d`, at least 1. Default 64.
+    pub bottleneck: usize,
+    /// Factor `s` of the bottleneck's output, any finite number. Default 0.1.
+    pub scale: f64,
+    /// Probability in `[0, 1)` of dropping a hidden value while training. Default 0.1.
+    pub dropout: f64,
+    /// What the bottleneck reads. Default `residual`.
+    pub input: Input,
+}
+
+/// What the bottleneck reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Input {
+    /// The residual stream before the norm (the official code).
+    #[default]
+    Residual,
+    /// What the MLP reads, after the norm (the paper).
+    Normed,
+}
+
+impl Default for AdaptFormer {
+    fn default() -> Self {
+        Self {
+            bottleneck: 64,
+            scale: 0.1,
+            dropout: 0.1,
+            input: Input::default(),
+        }
+    }
+}
+
+impl AdaptFormer {
+    fn check(&self) -> Result<()> {
+        if self.bottleneck == 0 {
+            return Err(Error::config("bottleneck", "expected at least 1, got 0"));
+        }
+        if !self.scale.is_finite() {
+            let message = format!("expected a finite number, got {}", self.scale);
+            return Err(Error::config("scale", message));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
+            return Err(Error::config("dropout", message));
+        }
+        Ok(())
+    }
+
+    /// The branches with their widths.
+    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
+        self.check()?;
+        let spec = backbone.spec();
+        let place = |site: &'a Site| match site.kind {
+            SiteKind::Branch { branch, width } => {
+                (branch != Branch::Attention).then_some((site, width))
+            }
+            _ => None,
+        };
+        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
+        if places.is_empty() {
+            return Err(Error::Unfit {
+                method: "adaptformer".to_owned(),
+                backbone: spec.name.clone(),
+                reason: "it has neither an mlp nor a residual branch".to_owned(),
+            });
+        }
+        Ok(places)
+    }
+}
+
+#[typetag::serde(name = "adaptformer")]
+impl AdaptationMethod for AdaptFormer {
+    fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
+        let places = self.places(backbone)?;
+        let narrower = places.iter().find(|(_, width)| *width < self.bottleneck);
+        let remark = narrower.map(|(site, width)| {
+            let (name, hidden) = (&site.name, self.bottleneck);
+            format!("adaptformer: bottleneck {hidden} is wider than {name} ({width})")
+        });
+        let bottlenecks = places.into_iter().map(|(site, width)| {
+            let (sizes, relu) = ([width, self.bottleneck], Nonlinearity::Relu);
+            let bottleneck = Bottleneck::new(&site.name, sizes, relu, self.dropout, init);
+            (site.name.clone(), bottleneck)
+        });
+        let adapter = Bottlenecks {
+            bottlenecks: bottlenecks.collect(),
+            input: self.input,
+            scale: self.scale,
+        };
+        Ok(Attachment::adapter(adapter).with_remarks(remark.into_iter().collect()))
+    }
+
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
+        let places = self.places(backbone)?.into_iter();
+        let count = |(_, width)| Bottleneck::count([width, self.bottleneck]);
+        Ok(places.map(count).sum())
+    }
+}
+
+/// The bottlenecks of an [`AdaptFormer`].
+#[derive(Module, Debug)]
+pub struct Bottlenecks {
+    bottlenecks: BySite<Bottleneck>,
+    #[module(skip)]
+    input: Input,
+    scale: f64,
+}
+
+impl Adapter for Bottlenecks {
+    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+        let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
+            return Vec::new();
+        };
+        let act = move |values: BranchValues, hooks: &Hooks| {
+            let input = match self.input {
+                Input::Residual => values.residual,
+                Input::Normed => values.normed,
+            };
+            let delta = bottleneck.forward(input, hooks).scaled(self.scale);
+            values.output.plus(delta)
+        };
+        vec![SiteAct::Branch(Box::new(act))]
+    }
+}
+
+peft_core::register!(
+    Method, AdaptFormer,
+    name: "adaptformer",
+    summary: "a scaled bottleneck beside every MLP",
+    reference: "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition, Chen et al., 2022",
+    example: "name: adaptformer\nbottleneck: 64\nscale: 0.1\ndropout: 0.1\ninput: residual\n",
+);
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use peft_backbone_resnet as _;
+    use peft_backbone_vit::Vit;
+    use peft_core::backbone::BackboneConfig;
+    use peft_core::testing::{Golden, conforms};
+
+    use super::*;
+
+    fn vit() -> Vit {
+        Vit {
+            img_size: Some(32),
+            patch_size: Some(8),
+            embed_dim: Some(48),
+            depth: Some(4),
+            num_heads: Some(3),
+            ..Vit::default()
+        }
+    }
+
+    fn adaptformer(input: Input) -> AdaptFormer {
+        AdaptFormer {
+            bottleneck: 6,
+            scale: 0.5,
+            dropout: 0.0,
+            input,
+        }
+    }
+
+    fn check(name: &str, input: Input) {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
+        let rename = |name: &str| {
+            let name = name.trim_start_matches("adaptformer.");
+            name.replace(".mlp.", ".")
+        };
+        let method = Box::new(adaptformer(input));
+        Golden::open(format!("{fixtures}{name}")).check_training(&vit(), method, rename);
+    }
+
+    #[test]
+    fn the_official_codes_input_agrees_with_the_reference() {
+        check("adaptformer_code", Input::Residual);
+    }
+
+    #[test]
+    fn the_papers_input_agrees_with_the_reference() {
+        check("adaptformer_paper", Input::Normed);
+    }
+
+    #[test]
+    fn it_conforms() {
+        conforms(&[
+            Box::new(AdaptFormer::default()),
+            Box::new(adaptformer(Input::Residual)),
+            Box::new(adaptformer(Input::Normed)),
+        ]);
+    }
+
+    #[test]
+    fn the_formula_counts_each_mlp() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let count = adaptformer(Input::Residual).formula(&*backbone).unwrap();
+        assert_eq!(count, 4 * (2 * 48 * 6 + 6 + 48));
+    }
+
+    #[test]
+    fn a_bottleneck_wider_than_its_layer_is_remarked_once() {
+        let init = Init::seeded(&Device::flex(), 0);
+        let backbone = vit().build(&init).unwrap();
+        let remarks = |method: AdaptFormer| method.attach(&*backbone, &init).unwrap().remarks;
+        let expected = "adaptformer: bottleneck 64 is wider than blocks.0.mlp (48)";
+        assert_eq!(remarks(AdaptFormer::default()), [expected]);
+        assert!(remarks(adaptformer(Input::Normed)).is_empty());
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_field() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let error = |change: fn(&mut AdaptFormer)| {
+            let mut method = AdaptFormer::default();
+            change(&mut method);
+            method.formula(&*backbone).unwrap_err().to_string()
+        };
+        let bottleneck = error(|m| m.bottleneck = 0);
+        assert_eq!(bottleneck, "bottleneck: expected at least 1, got 0");
+        let scale = error(|m| m.scale = f64::INFINITY);
+        assert_eq!(scale, "scale: expected a finite number, got inf");
+        let dropout = error(|m| m.dropout = 1.0);
+        let expected = "dropout: expected at least 0 and less than 1, got 1";
+        assert_eq!(dropout, expected);
+    }
+}

@@ -1,0 +1,104 @@
+//! Norm-tuning: weight and bias of the normalisation layers train, nothing else of the backbone.
+//!
+//! References: "Training BatchNorm and Only BatchNorm", Frankle, Schwab and Morcos, 2021; norm-tuning
+//! of "Visual Prompting Reimagined: The Power of Activation Prompts", 2026 (arXiv 2604.06440).
+//!
+//! `y = gamma (x - mean) / sqrt(var + eps) + beta` with `gamma` and `beta` trained in place.
+//! Parameters: twice the channels of every norm, `(4 L + 2) D` on a ViT. BatchNorm layers whose
+//! `gamma` and `beta` train use and update batch statistics, unless told otherwise.
+
+use std::collections::BTreeMap;
+
+use peft_core::backbone::{Backbone, Init};
+use peft_core::error::{Error, Result};
+use peft_core::method::{AdaptationMethod, Attachment, Statistics, Tuned};
+use peft_core::site::{Site, SiteKind, Targets};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Train the norms.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormTune {
+    /// Norms by suffix (a list) or regular expression over the whole name (a string). Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Targets>,
+    /// What tuned BatchNorm layers normalise with while training. Default `batch`.
+    pub statistics: Statistics,
+}
+
+impl Default for NormTune {
+    fn default() -> Self {
+        Self {
+            sites: None,
+            statistics: Statistics::Batch,
+        }
+    }
+}
+
+impl NormTune {
+    /// The norms with their channels.
+    fn norms<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
+        let spec = backbone.spec();
+        let unfit = |reason: String| Error::Unfit {
+            method: "norm-tune".to_owned(),
+            backbone: spec.name.clone(),
+            reason,
+        };
+        let channels = |site: &Site| match site.kind {
+            SiteKind::Norm { channels } => Some(channels),
+            _ => None,
+        };
+        let Some(targets) = &self.sites else {
+            let norms = spec.sites.iter().filter_map(|s| Some((s, channels(s)?)));
+            let norms: Vec<_> = norms.collect();
+            return match norms.is_empty() {
+                true => Err(unfit("it has no norm".to_owned())),
+                false => Ok(norms),
+            };
+        };
+        let picked = targets
+            .pick(&spec.sites, &spec.name)
+            .map_err(|e| e.at("sites"))?;
+        let norm = |picked: peft_core::site::Picked<'a>| match channels(picked.site) {
+            Some(channels) => Ok((picked.site, channels)),
+            None => Err(unfit(format!(
+                "{} is a {}; expected a norm",
+                picked.name(),
+                picked.site.kind
+            ))),
+        };
+        picked.into_iter().map(norm).collect()
+    }
+}
+
+#[typetag::serde(name = "norm-tune")]
+impl AdaptationMethod for NormTune {
+    fn attach(&self, backbone: &dyn Backbone, _: &Init) -> Result<Attachment> {
+        let norms = self.norms(backbone)?.into_iter();
+        let names = |(site, _): (&Site, usize)| {
+            ["weight", "bias"].map(|part| format!("{}.{part}", site.name))
+        };
+        Ok(Attachment::tuned(Tuned {
+            names: norms.flat_map(names).collect(),
+            statistics: self.statistics,
+            rates: BTreeMap::new(),
+        }))
+    }
+
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
+        let norms = self.norms(backbone)?.into_iter();
+        Ok(norms.map(|(_, channels)| 2 * channels).sum())
+    }
+}
+
+peft_core::register!(
+    Method, NormTune,
+    name: "norm-tune",
+    summary: "train weight and bias of the norms",
+    reference: "Training BatchNorm and Only BatchNorm, Frankle, Schwab and Morcos, 2021",
+    example: "name: norm-tune\nstatistics: batch\n# sites: [norm1, norm2]\n",
+);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! SSF: a trained scale and shift after frozen layers.
+//!
+//! Reference: "Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning", Lian
+//! et al., 2022, Eqs. 3 and 5.
+//!
+//! `y = gamma * x + beta` per channel on what a layer writes: every linear layer, convolution and
+//! norm, on a ViT the patch embedding, `norm1`, `qkv`, `proj`, `norm2`, `fc1`, `fc2` and the last
+//! norm. Parameters: twice the sum of the sites' output channels, `2 (11 L + 2) D` on a ViT whose
+//! MLP is four times as wide. Both fold into the layer, `W' = diag(gamma) W`, `b' = gamma * b +
+//! beta`, if it has a bias. `gamma ~ N(1, 0.02)` and `beta ~ N(0, 0.02)`, deviations, so that an
+//! adapted model starts near the backbone but not as it.
+//!
+//! Departure: `init: identity`, which starts as the backbone, is not in the reference.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use peft_core::backbone::{Backbone, Init};
+use peft_core::error::{Error, Result};
+use peft_core::hooks::{Side, SiteAct};
+use peft_core::method::{AdaptationMethod, Adapter, Attachment};
+use peft_core::plug::BySite;
+use peft_core::random::Distribution;
+use peft_core::site::{Picked, Site, SiteKind, Targets};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Scale and shift what layers write, channel by channel.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ssf {
+    /// How scales and shifts start. Default `random`.
+    pub init: Start,
+    /// Sites by suffix (a list) or regular expression over the whole name (a string). Default:
+    /// every linear layer, convolution and norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sites: Option<Targets>,
+}
+
+/// How scales and shifts start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Normal with deviation 0.02 around one and zero, as in the reference code.
+    #[default]
+    Random,
+    /// One and zero: the backbone's own outputs.
+    Identity,
+}
+
+impl Ssf {
+    /// The sites and the number of channels that each writes.
+    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
+        let spec = backbone.spec();
+        let unfit = |reason: String| Error::Unfit {
+            method: "ssf".to_owned(),
+            backbone: spec.name.clone(),
+            reason,
+        };
+        let Some(targets) = &self.sites else {
+            let place = |site: &'a Site| Some((site, channels(site)?));
+            let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
+            return match places.is_empty() {
+                true => Err(unfit("it has no linear layer, convolution or norm".into())),
+                false => Ok(places),
+            };
+        };
+        let picked = targets.pick(&spec.sites, &spec.name);
+        let place = |Picked { site, slice }| match (slice, channels(site)) {
+            (Some(slice), _) => Err(unfit(format!(
+                "{} is a part of {}; expected a whole layer",
+                slice.name, site.name
+            ))),
+            (None, Some(channels)) => Ok((site, channels)),
+            (None, None) => Err(unfit(format!(
+                "{} is a {}; expected a linear layer, a convolution or a norm",
+                site.name, site.kind
+            ))),
+        };
+        let picked = picked.map_err(|error| error.at("sites"))?;
+        picked.into_iter().map(place).collect()
+    }
+}
+
+/// The channels that a layer writes; none for a branch.
+fn channels(site: &Site) -> Option<usize> {
+    match site.kind {
+        SiteKind::Linear { outputs, .. } | SiteKind::Conv { outputs, .. } => Some(outputs),
+        SiteKind::Norm { channels } => Some(channels),
+        SiteKind::Branch { .. } => None,
+    }
+}
+
+#[typetag::serde(name = "ssf")]
+impl AdaptationMethod for Ssf {
+    fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
+        let [scales, shifts] = match self.init {
+            Start::Random => [
+                Distribution::Normal(1.0, 0.02),
+                Distribution::Normal(0.0, 0.02),
+            ],
+            Start::Identity => [Distribution::Ones, Distribution::Zeros],
+        };
+        let at_sites = self.places(backbone)?.into_iter().map(|(site, channels)| {
+            let param = |part: &str, values| {
+                init.param(&format!("{}.{part}", site.name), [channels], values)
+            };
+            let at_site = ScaleShift {
+                scale: param("scale", scales),
+                shift: param("shift", shifts),
+            };
+            (site.name.clone(), at_site)
+        });
+        Ok(Attachment::adapter(SsfAdapter {
+            at_sites: at_sites.collect(),
+        }))
+    }
+
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
+        let places = self.places(backbone)?;
+        Ok(2 * places.iter().map(|(_, channels)| channels).sum::<usize>())
+    }
+
+    fn starts_as_backbone(&self) -> bool {
+        self.init == Start::Identity
+    }
+}
+
+/// The scales and shifts of an [`Ssf`].
+#[derive(Module, Debug)]
+pub struct SsfAdapter {
+    at_sites: BySite<ScaleShift>,
+}
+
+/// `gamma [c]` and `beta [c]` at one site.
+#[derive(Module, Debug)]
+struct ScaleShift {
+    scale: Param<Tensor<1>>,
+    shift: Param<Tensor<1>>,
+}
+
+impl Adapter for SsfAdapter {
+    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+        let act = |at: &ScaleShift| SiteAct::ScaleShift {
+            on: Side::Output,
+            scale: Some(at.scale.val()),
+            shift: Some(at.shift.val()),
+        };
+        let at_site = self.at_sites.get(site.name.as_str());
+        at_site.map(act).into_iter().collect()
+    }
+}
+
+peft_core::register!(
+    Method, Ssf,
+    name: "ssf",
+    summary: "scale and shift of what frozen layers write; folds into their weights",
+    reference: "Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning, Lian et al., 2022",
+    example: "name: ssf\ninit: random\n",
+);
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use peft_backbone_resnet as _;
+    use peft_backbone_vit::Vit;
+    use peft_core::backbone::BackboneConfig;
+    use peft_core::testing::{Golden, Verdict, conforms};
+
+    use super::*;
+
+    fn vit() -> Vit {
+        Vit {
+            img_size: Some(32),
+            patch_size: Some(8),
+            embed_dim: Some(48),
+            depth: Some(4),
+            num_heads: Some(3),
+            ..Vit::default()
+        }
+    }
+
+    fn at(pattern: &str) -> Ssf {
+        Ssf {
+            sites: Some(Targets::Regex(pattern.to_owned())),
+            ..Ssf::default()
+        }
+    }
+
+    fn identity() -> Ssf {
+        Ssf {
+            init: Start::Identity,
+            ..Ssf::default()
+        }
+    }
+
+    #[test]
+    fn every_layer_agrees_with_the_reference() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
+        let rename = |name: &str| {
+            let modules = [
+                ("patch_embed.proj", "patch_embed"),
+                ("attn.qkv", "qkv"),
+                ("attn.proj", "attn_out"),
+                ("mlp.fc1", "fc1"),
+                ("mlp.fc2", "mlp_out"),
+            ];
+            let name = name.trim_start_matches("ssf.").to_owned();
+            modules
+                .into_iter()
+                .fold(name, |name, (ours, theirs)| name.replace(ours, theirs))
+        };
+        let method = Box::new(Ssf::default());
+        Golden::open(format!("{fixtures}ssf")).check_training(&vit(), method, rename);
+    }
+
+    #[test]
+    fn it_conforms() {
+        conforms(&[Box::new(Ssf::default()), Box::new(identity())]);
+    }
+
+    #[test]
+    fn behind_norms_it_conforms_and_merges_everywhere() {
+        for verdict in conforms(&[Box::new(at(r".*(norm|bn)\d?"))]) {
+            let merges = matches!(verdict, Verdict::Conforms { merges: Ok(()) });
+            assert!(merges, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn the_formula_counts_the_outputs_twice() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let count = |method: Ssf| method.formula(&*backbone).unwrap();
+        assert_eq!(count(Ssf::default()), 2 * (11 * 4 + 2) * 48);
+        assert_eq!(count(identity()), 2 * (11 * 4 + 2) * 48);
+        assert_eq!(count(at(r".*\.qkv")), 2 * 4 * 3 * 48);
+    }
+
+    #[test]
+    fn what_is_no_whole_layer_is_refused() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let error = |method: Ssf| method.formula(&*backbone).unwrap_err().to_string();
+        let slice = error(at(r"blocks\.1\.attn\.query"));
+        assert!(
+            slice.contains("blocks.1.attn.query is a part of blocks.1.attn.qkv"),
+            "{slice}"
+        );
+        let branch = error(at(r"blocks\.1\.mlp"));
+        assert!(
+            branch.contains("blocks.1.mlp is a branch mlp 48; expected a linear"),
+            "{branch}"
+        );
+        assert!(error(at("conv1")).contains("\"conv1\" matches no site"));
+        assert!(error(at("(")).starts_with("sites: "));
+        let none = Ssf {
+            sites: Some(Targets::Suffixes(Vec::new())),
+            ..Ssf::default()
+        };
+        assert_eq!(error(none), "sites: expected at least one name");
+    }
+}

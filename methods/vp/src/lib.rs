@@ -1,0 +1,277 @@
+//! Visual prompts: a trained perturbation of the image, over all of it, on its border, or as a frame
+//! around a smaller copy of it.
+//!
+//! References: "Exploring Visual Prompts for Adapting Large-Scale Models", Bahng et al., 2022 (`full`
+//! and `border`); "Understanding and Improving Visual Prompting: A Label-Mapping Perspective", Chen
+//! et al., 2023 (`frame`, resize and concatenate).
+//!
+//! `full`, `border`: `x <- x + delta` on the normalised image, `delta` zero inside the border.
+//! `frame`: the image is loaded at `inner` pixels and set into a frame whose pixels are `sigmoid(v)`
+//! (or `v`), normalised as the backbone's images are: `(sigmoid(v) - mean) / std`. Parameters at `S`
+//! pixels: `3 S^2`; `12 w (S - w)`; `3 (S^2 - inner^2)`: of a border and a frame only the four strips
+//! are kept, as in Bahng's code. If `S - inner` is odd, the lower and the right strip are a pixel
+//! wider.
+//!
+//! Departure: a delta starts at zero, where Bahng's code draws it from a normal distribution, so that
+//! an adapted model starts as the backbone; a frame cannot.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
+use peft_core::activation::Activation;
+use peft_core::backbone::{Backbone, Init, InputSpec};
+use peft_core::error::{Error, Result};
+use peft_core::hooks::{BoundaryAct, like};
+use peft_core::layers::BoundaryTensor;
+use peft_core::method::{AdaptationMethod, Adapter, Attachment};
+use peft_core::random::Distribution;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Perturb the image.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vp {
+    /// Where the prompt lies. Default `full`.
+    pub kind: Kind,
+    /// Width of the border of kind `border` in pixels, at least 1 and less than half of the image.
+    /// Default 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Rows and columns in pixels to which kind `frame` shrinks the image, at least 1 and less than
+    /// the backbone's. Default 128.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner: Option<usize>,
+    /// Whether the pixels of kind `frame` are a sigmoid of what trains, and so stay in `(0, 1)`.
+    /// Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigmoid: Option<bool>,
+}
+
+/// Where a prompt lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Added to every pixel.
+    #[default]
+    Full,
+    /// Added to the pixels of the border.
+    Border,
+    /// Around a smaller copy of the image.
+    Frame,
+}
+
+const WIDTH: usize = 30;
+const INNER: usize = 128;
+const CHANNELS: usize = 3;
+
+impl Vp {
+    /// Widths of the upper and left strip and of the lower and right one on images of `size` pixels;
+    /// none for kind `full`.
+    fn widths(&self, size: usize) -> Result<Option<[usize; 2]>> {
+        let given = [
+            ("width", self.width.is_some(), Kind::Border),
+            ("inner", self.inner.is_some(), Kind::Frame),
+            ("sigmoid", self.sigmoid.is_some(), Kind::Frame),
+        ];
+        if let Some((field, _, owner)) =
+            given.iter().find(|(_, is, kind)| *is && *kind != self.kind)
+        {
+            let owner = format!("{owner:?}").to_lowercase();
+            return Err(Error::config(
+                *field,
+                format!("only kind {owner} has this field"),
+            ));
+        }
+        let within = |field: &str, value: usize, limit: usize| match (1..=limit).contains(&value) {
+            true => Ok(value),
+            false => {
+                let message =
+                    format!("expected 1 to {limit} pixels on images of {size} pixels, got {value}");
+                Err(Error::config(field, message))
+            }
+        };
+        match self.kind {
+            Kind::Full => Ok(None),
+            Kind::Border => {
+                let width = self.width.unwrap_or(WIDTH);
+                within("width", width, (size - 1) / 2).map(|width| Some([width; 2]))
+            }
+            Kind::Frame => {
+                let inner = self.inner.unwrap_or(INNER);
+                let rest = size - within("inner", inner, size - 1)?;
+                Ok(Some([rest / 2, rest - rest / 2]))
+            }
+        }
+    }
+}
+
+#[typetag::serde(name = "vp")]
+impl AdaptationMethod for Vp {
+    fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
+        let spec = backbone.spec();
+        Ok(Attachment::adapter(match self.widths(spec.input.size)? {
+            None => {
+                let shape = spec.boundary(0)?.shape;
+                let prompt = BoundaryTensor::new("prompt", shape, Distribution::Zeros, init);
+                VpAdapter::Full(Full { prompt })
+            }
+            Some(widths) => {
+                let pixels = (self.kind == Kind::Frame).then_some(Pixels {
+                    mean: spec.input.mean,
+                    std: spec.input.std,
+                    sigmoid: self.sigmoid.unwrap_or(true),
+                });
+                VpAdapter::Strips(Strips::new(spec.input.size, widths, pixels, init))
+            }
+        }))
+    }
+
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
+        let size = backbone.spec().input.size;
+        let inner = match self.widths(size)? {
+            None => 0,
+            Some([before, after]) => size - before - after,
+        };
+        Ok(CHANNELS * (size * size - inner * inner))
+    }
+
+    fn input(&self, backbone: InputSpec) -> Result<InputSpec> {
+        let widths = self.widths(backbone.size)?;
+        Ok(match (self.kind, widths) {
+            (Kind::Frame, Some([before, after])) => InputSpec {
+                size: backbone.size - before - after,
+                ..backbone
+            },
+            _ => backbone,
+        })
+    }
+
+    fn starts_as_backbone(&self) -> bool {
+        self.kind != Kind::Frame
+    }
+}
+
+/// The prompt of a [`Vp`].
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once a model, never stored in numbers"
+)]
+#[derive(Module, Debug)]
+pub enum VpAdapter {
+    /// Over the whole image.
+    Full(Full),
+    /// Around it.
+    Strips(Strips),
+}
+
+/// A delta of the image's shape.
+#[derive(Module, Debug)]
+pub struct Full {
+    prompt: BoundaryTensor,
+}
+
+/// Four strips around a square: a border that is added, or a frame that is set.
+#[derive(Module, Debug)]
+pub struct Strips {
+    /// `[3, w, S]`.
+    up: Param<Tensor<3>>,
+    /// `[3, w', S]`.
+    down: Param<Tensor<3>>,
+    /// `[3, S - w - w', w]`.
+    left: Param<Tensor<3>>,
+    /// `[3, S - w - w', w']`.
+    right: Param<Tensor<3>>,
+    /// How a frame's values become pixels; none for a border.
+    #[module(skip)]
+    pixels: Option<Pixels>,
+}
+
+/// From what trains to normalised pixels.
+#[derive(Clone, Debug)]
+struct Pixels {
+    mean: [f32; CHANNELS],
+    std: [f32; CHANNELS],
+    sigmoid: bool,
+}
+
+impl Pixels {
+    fn normalised(&self, v: Tensor<3>) -> Tensor<3> {
+        let device = v.device();
+        let by_channel = |values: [f32; CHANNELS]| {
+            Tensor::<1>::from_floats(values, &device).reshape([CHANNELS, 1, 1])
+        };
+        let pixels = if self.sigmoid { sigmoid(v) } else { v };
+        (pixels - by_channel(self.mean)) / by_channel(self.std)
+    }
+}
+
+impl Strips {
+    fn new(size: usize, widths: [usize; 2], pixels: Option<Pixels>, init: &Init) -> Self {
+        let [before, after] = widths;
+        let inner = size - before - after;
+        let strip = |name: &str, height, width| {
+            init.param(name, [CHANNELS, height, width], Distribution::Zeros)
+        };
+        Self {
+            up: strip("up", before, size),
+            down: strip("down", after, size),
+            left: strip("left", inner, before),
+            right: strip("right", inner, after),
+            pixels,
+        }
+    }
+
+    /// # Shapes
+    /// `[b, 3, inner, inner] -> [b, 3, S, S]`.
+    fn around(&self, inner: Tensor<4>) -> Tensor<4> {
+        let batch = inner.dims()[0];
+        let strip = |param: &Param<Tensor<3>>| {
+            let value = match &self.pixels {
+                Some(pixels) => pixels.normalised(param.val()),
+                None => param.val(),
+            };
+            let [c, h, w] = value.dims();
+            like(value, &inner)
+                .unsqueeze::<4>()
+                .expand([batch, c, h, w])
+        };
+        let (left, right) = (strip(&self.left), strip(&self.right));
+        let (up, down) = (strip(&self.up), strip(&self.down));
+        let middle = Tensor::cat(vec![left, inner, right], 3); // [b, 3, inner, S]
+        Tensor::cat(vec![up, middle, down], 2)
+    }
+
+    fn act(&self) -> BoundaryAct<'_> {
+        if self.pixels.is_none() {
+            let left = self.left.val();
+            let [channels, inner, _] = left.dims();
+            let zeros = Tensor::zeros([1, channels, inner, inner], &left.device());
+            return BoundaryAct::Add(Activation::Map(self.around(zeros)));
+        }
+        BoundaryAct::Function(Box::new(|x, _| match x {
+            Activation::Map(image) => Activation::Map(self.around(image)),
+            x => panic!("a frame goes around an image, not around {:?}", x.shape()),
+        }))
+    }
+}
+
+impl Adapter for VpAdapter {
+    fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
+        (index == 0).then(|| match self {
+            Self::Full(full) => BoundaryAct::Add(full.prompt.value()),
+            Self::Strips(strips) => strips.act(),
+        })
+    }
+}
+
+peft_core::register!(
+    Method, Vp,
+    name: "vp",
+    summary: "visual prompt: a trained perturbation of the image, its border or a frame around it",
+    reference: "Exploring Visual Prompts for Adapting Large-Scale Models, Bahng et al., 2022",
+    example: "name: vp\nkind: border\nwidth: 4\n# kind: frame has inner: 128 and sigmoid: true\n",
+);
+
+#[cfg(test)]
+mod tests;

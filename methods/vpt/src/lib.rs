@@ -1,0 +1,300 @@
+//! Visual prompt tuning: trained tokens that join the sequence before frozen blocks.
+//!
+//! Reference: "Visual Prompt Tuning", Jia et al., 2022, Eqs. 4 to 6.
+//!
+//! Shallow: `[x_1, Z_1, E_1] = B_1([x_0, P, E_0])`, and the prompts' outputs `Z` stay in the
+//! sequence. Deep: `[x_l, _, E_l] = B_l([x_{l-1}, P_{l-1}, E_{l-1}])`, new prompts in the place of
+//! `Z` before every block. Parameters: `p D` shallow, `p D L` deep, `p D` for each boundary of a
+//! list. Prompts start as `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size, so that an adapted
+//! model does not start as the backbone; they never merge.
+//!
+//! Departures: prompts stand behind the patches and not between the class token and them, which
+//! changes nothing, because they have no position embedding and attention has no order of its own.
+//! The reference code's projection of narrower prompts is left out. The default length is that of
+//! the comparisons in "Visual Prompting Reimagined" (2026), where the paper searches it.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use peft_core::backbone::{Backbone, BoundarySpec, Init};
+use peft_core::error::{Error, Result};
+use peft_core::hooks::{BoundaryAct, Extras};
+use peft_core::method::{AdaptationMethod, Adapter, Attachment};
+use peft_core::plug::{Boundary, ByBoundary};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Put trained tokens into the sequence.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vpt {
+    /// Before which blocks. Default `shallow`. Not with `boundaries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Boundaries instead of a mode: `l` is the input of block `l`, `1..=L`, `-1` that of the last
+    /// block. The prompts of each take the place of those before and stay afterwards; one boundary
+    /// is the paper's single-layer prompt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub boundaries: Vec<i64>,
+    /// Number of prompts `p` at each boundary, at least 1. Default 10.
+    pub length: usize,
+    /// Probability in `[0, 1)` of dropping an entry of a prompt while training, drawn for each
+    /// image. Default 0.
+    pub dropout: f64,
+}
+
+/// Before which blocks prompts join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Before the first block; they stay in the sequence.
+    Shallow,
+    /// Before every block, in the place of those before.
+    Deep,
+}
+
+impl Default for Vpt {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            boundaries: Vec::new(),
+            length: 10,
+            dropout: 0.0,
+        }
+    }
+}
+
+impl Vpt {
+    fn check(&self) -> Result<()> {
+        if self.mode.is_some() && !self.boundaries.is_empty() {
+            let message = "expected either `mode` or `boundaries`, got both";
+            return Err(Error::config("mode", message));
+        }
+        if self.length == 0 {
+            return Err(Error::config("length", "expected at least 1, got 0"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
+            return Err(Error::config("dropout", message));
+        }
+        Ok(())
+    }
+
+    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<&'a BoundarySpec>> {
+        self.check()?;
+        let spec = backbone.spec();
+        let indices = match (self.mode, &self.boundaries[..]) {
+            (Some(Mode::Deep), _) => (1..=spec.depth as i64).collect(),
+            (_, []) => vec![1],
+            (_, boundaries) => boundaries.to_vec(),
+        };
+        let mut places: Vec<&BoundarySpec> = Vec::with_capacity(indices.len());
+        for index in indices {
+            let place = spec.boundary(index)?;
+            if places.iter().any(|other| other.index == place.index) {
+                let message = format!("{place} is named twice");
+                return Err(Error::config("boundaries", message));
+            }
+            if !spec.takes_extras(place.index) {
+                return Err(Error::Unfit {
+                    method: "vpt".to_owned(),
+                    backbone: spec.name.clone(),
+                    reason: spec.why_no_extras(place.index),
+                });
+            }
+            places.push(place);
+        }
+        Ok(places)
+    }
+}
+
+#[typetag::serde(name = "vpt")]
+impl AdaptationMethod for Vpt {
+    fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
+        let prompts = self.places(backbone)?.into_iter().map(|place| {
+            let boundary = Boundary(place.index);
+            let width = place.shape.channels();
+            let values = backbone.spec().prompt_distribution(width);
+            let shape = [self.length, width];
+            let prompt = init.param(&format!("{boundary}.prompt"), shape, values);
+            (boundary, Prompts { prompt })
+        });
+        Ok(Attachment::adapter(VptAdapter {
+            prompts: prompts.collect(),
+            dropout: self.dropout,
+        }))
+    }
+
+    fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
+        let places = self.places(backbone)?.into_iter();
+        let widths = places.map(|place| place.shape.channels());
+        Ok(self.length * widths.sum::<usize>())
+    }
+
+    fn starts_as_backbone(&self) -> bool {
+        false
+    }
+}
+
+/// The prompts of a [`Vpt`].
+#[derive(Module, Debug)]
+pub struct VptAdapter {
+    prompts: ByBoundary<Prompts>,
+    dropout: f64,
+}
+
+/// `P [p, D]` at one boundary.
+#[derive(Module, Debug)]
+struct Prompts {
+    prompt: Param<Tensor<2>>,
+}
+
+impl Adapter for VptAdapter {
+    fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
+        let at = self.prompts.get(&Boundary(index))?;
+        Some(BoundaryAct::Extras(Extras {
+            tokens: at.prompt.val(),
+            dropout: self.dropout,
+            replace: true,
+        }))
+    }
+}
+
+peft_core::register!(
+    Method, Vpt,
+    name: "vpt",
+    summary: "visual prompt tuning: trained tokens before the first block or before every block",
+    reference: "Visual Prompt Tuning, Jia et al., 2022",
+    example: "name: vpt\nmode: shallow\nlength: 10\ndropout: 0.0\n",
+);
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use peft_backbone_resnet as _;
+    use peft_backbone_vit::Vit;
+    use peft_core::backbone::BackboneConfig;
+    use peft_core::params::floats;
+    use peft_core::testing::{Golden, Reference, Verdict, conforms};
+
+    use super::*;
+
+    fn vit() -> Vit {
+        Vit {
+            img_size: Some(32),
+            patch_size: Some(8),
+            embed_dim: Some(48),
+            depth: Some(4),
+            num_heads: Some(3),
+            ..Vit::default()
+        }
+    }
+
+    fn vpt(mode: Mode) -> Vpt {
+        Vpt {
+            mode: Some(mode),
+            length: 5,
+            ..Vpt::default()
+        }
+    }
+
+    fn at(boundaries: &[i64]) -> Vpt {
+        Vpt {
+            boundaries: boundaries.to_vec(),
+            ..Vpt::default()
+        }
+    }
+
+    fn golden(name: &str) -> Golden {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
+        Golden::open(format!("{fixtures}{name}"))
+    }
+
+    #[test]
+    fn shallow_prompts_agree_with_the_reference() {
+        let rename = |name: &str| match name {
+            "vpt.boundary.1.prompt" => Reference::slice("prompt", &[0..1, 0..5]),
+            name => name.into(),
+        };
+        golden("vpt_shallow").check_training(&vit(), Box::new(vpt(Mode::Shallow)), rename);
+    }
+
+    #[test]
+    fn deep_prompts_agree_with_the_reference() {
+        let rename = |name: &str| {
+            let boundary = name.strip_prefix("vpt.boundary.");
+            match boundary.and_then(|name| name.strip_suffix(".prompt")?.parse::<usize>().ok()) {
+                Some(l) => Reference::slice("prompts", &[l - 1..l, 0..5]),
+                None => name.into(),
+            }
+        };
+        golden("vpt_deep").check_training(&vit(), Box::new(vpt(Mode::Deep)), rename);
+    }
+
+    #[test]
+    fn it_conforms() {
+        let dropping = Vpt {
+            dropout: 0.2,
+            ..vpt(Mode::Deep)
+        };
+        let verdicts = conforms(&[
+            Box::new(Vpt::default()),
+            Box::new(vpt(Mode::Deep)),
+            Box::new(dropping),
+            Box::new(at(&[2])),
+            Box::new(at(&[-1, 1])),
+        ]);
+        for verdict in verdicts {
+            let refused =
+                matches!(&verdict, Verdict::Refused(reason) if reason.contains("a sequence"));
+            let unmerged = matches!(verdict, Verdict::Conforms { merges: Err(_) });
+            assert!(refused || unmerged, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn prompts_start_within_xaviers_bound() {
+        let init = Init::seeded(&Device::flex(), 0);
+        let backbone = vit().build(&init).unwrap();
+        let attachment = Vpt::default().attach(&*backbone, &init).unwrap();
+        let adapter = attachment.adapter.unwrap();
+        let Some(BoundaryAct::Extras(extras)) = adapter.at_boundary(1) else {
+            panic!("no prompts at boundary 1")
+        };
+        let values = floats(extras.tokens.into_data());
+        let largest = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let bound = (6.0f32 / (3.0 * 64.0 + 48.0)).sqrt();
+        assert!(largest <= bound && largest > 0.9 * bound, "{largest}");
+        assert!(adapter.at_boundary(2).is_none());
+    }
+
+    #[test]
+    fn the_formula_counts_each_boundary() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let count = |method: Vpt| method.formula(&*backbone).unwrap();
+        assert_eq!(count(vpt(Mode::Shallow)), 5 * 48);
+        assert_eq!(count(vpt(Mode::Deep)), 5 * 48 * 4);
+        assert_eq!(count(at(&[2, -1])), 10 * 48 * 2);
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_field() {
+        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let error = |change: fn(&mut Vpt)| {
+            let mut method = at(&[2]);
+            change(&mut method);
+            method.formula(&*backbone).unwrap_err().to_string()
+        };
+        let length = error(|m| m.length = 0);
+        assert_eq!(length, "length: expected at least 1, got 0");
+        let dropout = error(|m| m.dropout = -0.1);
+        let expected = "dropout: expected at least 0 and less than 1, got -0.1";
+        assert_eq!(dropout, expected);
+        let both = error(|m| m.mode = Some(Mode::Shallow));
+        assert!(both.starts_with("mode: expected either `mode` or `boundaries`"));
+        let at = |boundaries| at(boundaries).formula(&*backbone).unwrap_err().to_string();
+        assert!(at(&[4, -1]).contains("boundary 4 (input of blocks.3) is named twice"));
+        assert!(at(&[6]).contains("expected 0..=5"));
+        assert!(at(&[0]).contains("boundary 0 (normalised image) it has a map"));
+        assert!(at(&[5]).contains("no block reads what joins at boundary 5"));
+    }
+}
