@@ -1,8 +1,9 @@
-//! What the benchmarks share: the micro backbones with random weights, and random images.
+//! What the benchmarks share: backbones with random weights, and random images.
 
 use burn::tensor::{Device, Tensor};
 use peft_backbone_resnet as _;
 use peft_backbone_vit as _;
+use peft_core::backbone::BoxedBackbone;
 use peft_core::random::Distribution;
 use peft_core::{AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
 
@@ -21,15 +22,17 @@ pub const BACKBONES: [(&str, &str); 2] = [
     ),
 ];
 
+/// A backbone with random weights.
+pub fn backbone(yaml: &str, device: &Device) -> BoxedBackbone {
+    let built = config(yaml).build(&Init::seeded(device, 0));
+    Plug::new(built.unwrap_or_else(|e| panic!("{e}")))
+}
+
 /// A backbone with random weights, what `methods` make of it, and a new head.
-pub fn model(backbone: &str, methods: &[Box<dyn AdaptationMethod>], device: &Device) -> Model {
-    let init = Init::seeded(device, 0);
-    let build = || {
-        let backbone = Plug::new(config(backbone).build(&init)?);
-        let head = LinearHead::new(backbone.spec().features, CLASSES, &init);
-        Model::assemble(backbone, methods, head, &init)
-    };
-    build().unwrap_or_else(|e| panic!("{e}"))
+pub fn model(yaml: &str, methods: &[Box<dyn AdaptationMethod>], device: &Device) -> Model {
+    let (backbone, init) = (backbone(yaml, device), Init::seeded(device, 0));
+    let head = LinearHead::new(backbone.spec().features, CLASSES, &init);
+    Model::assemble(backbone, methods, head, &init).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// As many random images as the backbone takes.

@@ -1,32 +1,56 @@
 #!/usr/bin/env bash
-# What a training step costs: time and peak memory of the methods on one backbone, as Markdown.
-#   benches/cost.sh RUNNER [DEVICE] [VARIANT] [BATCH]
-# RUNNER is the path of a built `runner`; default cpu, vit_tiny_patch16_224, 16.
+# What a training step of every method costs on one backbone, as Markdown: time, peak memory and
+# arithmetic (peft_core::flops), each as a multiple of a linear probe's and of full fine-tuning's.
+#   benches/cost.sh RUNNER [DEVICE] [BACKBONE] [BATCH]
+# RUNNER is the path of a built `runner`; BACKBONE is what a YAML may say at `backbone:`. Default cpu,
+# ViT-Ti/16 at 224, 16. STEPS and WARMUP in the environment override 7 and 2.
 set -euo pipefail
 
 runner=${1:?path of a built runner}
 device=${2:-cpu}
-variant=${3:-vit_tiny_patch16_224}
+backbone=${3:-'{name: vit, variant: vit_tiny_patch16_224}'}
 batch=${4:-16}
 
-number() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" <<<"$2"; }
+methods=(
+    "{name: linear-probe}"
+    "{name: full-finetune}"
+    "{name: ap, boundaries: [-1]}"
+    "{name: ap, boundaries: [1]}"
+    "{name: vp, kind: full}"
+    "{name: vp, kind: border, width: 4}"
+    "{name: vp, kind: frame, inner: 24}"
+    "{name: vpt, mode: shallow, length: 10}"
+    "{name: vpt, mode: deep, length: 10}"
+    "{name: lora, rank: 10}"
+    "{name: lora, rank: 10, dora: true}"
+    "{name: adapter, kind: pfeiffer, bottleneck: 16}"
+    "{name: adapter, kind: houlsby, bottleneck: 16}"
+    "{name: adapter, kind: parallel, bottleneck: 16}"
+    "{name: adaptformer, bottleneck: 16}"
+    "{name: ssf}"
+    "{name: norm-tune}"
+    "{name: bias}"
+)
 
-row() {
-    local title=$1 config=$2
-    shift 2
-    local json
-    json=$("$runner" bench --config "$config" --device "$device" --format json \
-        --set "backbone={name: vit, variant: $variant}" \
-        --set "recipe.batch_size=$batch" --warmup 2 --steps 7 "$@" 2>/dev/null)
-    awk -v title="$title" -v trainable="$(number trainable "$json")" \
-        -v seconds="$(number median_seconds "$json")" -v bytes="$(number peak_bytes "$json")" \
-        'BEGIN { printf "| %s | %d | %.0f | %.0f |\n", title, trainable, 1000 * seconds, bytes / 1048576 }'
-}
+number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p" <<<"$2"; }
 
-echo "| $variant, batch $batch, f32, $device | trainable | ms/step | peak MiB |"
-echo "|---|---|---|---|"
-row "linear-probe" peft/linear-probe.yaml
-row "ap, boundary 12 (late)" peft/ap.yaml --set "method.boundaries=[12]"
-row "ap, boundary 1 (early)" peft/ap.yaml --set "method.boundaries=[1]"
-row "lora, rank 10 on qkv" peft/lora-r10.yaml
-row "full-finetune" peft/full-finetune.yaml
+for method in "${methods[@]}"; do
+    json=$("$runner" bench --config quickstart --device "$device" --format json \
+        --set "backbone=$backbone" --set "method=$method" --set "recipe.batch_size=$batch" \
+        --warmup "${WARMUP:-2}" --steps "${STEPS:-7}" 2>/dev/null) ||
+        { echo "$method is refused" >&2 && continue; }
+    echo "$method;$(number trainable "$json");$(number median_seconds "$json");$(
+        number peak_bytes "$json");$(number gflop_per_step "$json")"
+done | awk -F';' -v title="$backbone, batch $batch, f32, $device" '
+    { line[NR] = $0; if (NR <= 2) { time[NR] = $3; work[NR] = $5 } }
+    END {
+        print title ":\n"
+        print "| method | trainable | peak MiB | ms/step | of probe | of full | GFLOP/step | of probe | of full | GFLOP/s |"
+        print "|---|---|---|---|---|---|---|---|---|---|"
+        for (i = 1; i <= NR; i++) {
+            split(line[i], of, ";")
+            printf "| `%s` | %d | %.0f | %.1f | %.2f | %.2f | %.3f | %.2f | %.2f | %.0f |\n", of[1], of[2],
+                of[4] / 1048576, 1000 * of[3], of[3] / time[1], of[3] / time[2], of[5],
+                of[5] / work[1], of[5] / work[2], of[5] / of[3]
+        }
+    }'

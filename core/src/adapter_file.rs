@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backbone::BoxedBackbone;
 use crate::error::{Error, Result, listed};
 use crate::model::Model;
 use crate::params::{self, Tensors};
@@ -36,7 +37,7 @@ impl AdapterInfo {
     pub fn of(model: &Model, weights: Option<String>, classes: Vec<String>) -> Self {
         Self {
             backbone: model.spec().name.clone(),
-            structure: structure(model),
+            structure: structure(&model.backbone),
             weights,
             classes,
         }
@@ -44,9 +45,9 @@ impl AdapterInfo {
 }
 
 /// Hash of the names and shapes of the backbone's parameters and buffers.
-fn structure(model: &Model) -> String {
+fn structure(backbone: &BoxedBackbone) -> String {
     let mut hasher = blake3::Hasher::new();
-    for info in params::infos(&model.backbone) {
+    for info in params::infos(backbone) {
         hasher.update(format!("{} {:?}\n", info.name, info.shape).as_bytes());
     }
     hasher.finalize().to_hex().to_string()
@@ -67,12 +68,16 @@ pub fn write(path: &Path, tensors: &Tensors, info: &AdapterInfo) -> Result<()> {
     weights::write(path, tensors, metadata)
 }
 
-/// Reads an adapter file into a model that was assembled from the same configuration.
+/// Reads an adapter file of this backbone.
 ///
 /// # Errors
 /// [`Error::File`] if the file is not whole or no adapter file; [`Error::Weights`] if it belongs to
-/// another backbone, to other weights of it or to another method, with both sets.
-pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, AdapterInfo)> {
+/// another backbone or to other weights of it.
+pub fn read(
+    path: &Path,
+    backbone: &BoxedBackbone,
+    weights: Option<&str>,
+) -> Result<(AdapterInfo, Tensors)> {
     let file = WeightsFile::open(path)?;
     let metadata = file.metadata()?;
     let refuse = |message: String| Error::Weights {
@@ -83,11 +88,11 @@ pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, 
         .get(FORMAT)
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| refuse(format!("expected an adapter file (metadata {FORMAT})")))?;
-    if info.structure != structure(&model) {
+    if info.structure != structure(backbone) {
         return Err(refuse(format!(
             "the adapter was trained on {}, whose parameters differ from those of {}",
             info.backbone,
-            model.spec().name
+            backbone.spec().name
         )));
     }
     if info.weights.as_deref() != weights {
@@ -102,17 +107,31 @@ pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, 
             short(weights)
         )));
     }
+    Ok((info, file.tensors()?))
+}
+
+/// Writes what was trained into a model that was assembled from the same configuration; a head may
+/// be lacking as a whole.
+///
+/// # Errors
+/// [`Error::Weights`] with both sets if the values belong to another method or size.
+pub fn fill(model: Model, values: Tensors, path: &Path) -> Result<Model> {
+    let refuse = |message: String| Error::Weights {
+        path: path.to_owned(),
+        message,
+    };
+    let of_head = |name: &str| name.starts_with("head.");
+    let has_head = values.keys().any(|name| of_head(name));
     let expected: Vec<String> = params::infos(&model)
         .into_iter()
-        .filter(|info| model.saved(info))
+        .filter(|info| model.saved(info) && (has_head || !of_head(&info.name)))
         .map(|info| info.name)
         .collect();
-    let given = file.tensors()?;
     let missing: Vec<_> = expected
         .iter()
-        .filter(|n| !given.contains_key(*n))
+        .filter(|n| !values.contains_key(*n))
         .collect();
-    let extra: Vec<_> = given.keys().filter(|n| !expected.contains(n)).collect();
+    let extra: Vec<_> = values.keys().filter(|n| !expected.contains(n)).collect();
     if !(missing.is_empty() && extra.is_empty()) {
         return Err(refuse(format!(
             "the adapter does not fit this method\n  missing: {}\n  not expected: {}",
@@ -120,11 +139,19 @@ pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, 
             listed(&extra, 12)
         )));
     }
-    match params::write(model, given) {
-        Ok(model) => Ok((model, info)),
-        Err((_, mismatch)) => Err(refuse(format!(
+    params::write(model, values).map_err(|(_, mismatch)| {
+        refuse(format!(
             "the adapter does not fit this model: {}",
             listed(&mismatch.shapes, 12)
-        ))),
-    }
+        ))
+    })
+}
+
+/// [`read`] and [`fill`].
+///
+/// # Errors
+/// As these.
+pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, AdapterInfo)> {
+    let (info, values) = read(path, &model.backbone, weights)?;
+    Ok((fill(model, values, path)?, info))
 }

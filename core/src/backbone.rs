@@ -9,7 +9,7 @@ use burn::tensor::{Device, Shape, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::activation::{Activation, BoundaryShape};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::hooks::Hooks;
 use crate::layout::Layout;
 use crate::params::Tensors;
@@ -240,6 +240,22 @@ pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
 }
 
 dyn_clone::clone_trait_object!(BackboneConfig);
+
+/// The row of that name in a backbone's table of variants.
+///
+/// # Errors
+/// [`Error::Config`] for the field `variant`, with the nearest name and all of them.
+pub fn variant<'a, T>(table: &'a [(&'static str, T)], name: &str) -> Result<&'a T> {
+    let names = || table.iter().map(|(name, _)| *name);
+    let row = table.iter().find(|(n, _)| *n == name);
+    row.map(|(_, row)| row).ok_or_else(|| {
+        let hint = nearest(name, names())
+            .map_or(".".to_owned(), |name| format!("; did you mean {name:?}?"));
+        let all = names().collect::<Vec<_>>().join(", ");
+        let message = format!("unknown variant {name:?}{hint} There are: {all}");
+        Error::config("variant", message)
+    })
+}
 
 /// What images a checkpoint expects. Normalisation belongs to the checkpoint, not to the
 /// architecture.

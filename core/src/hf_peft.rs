@@ -133,7 +133,7 @@ impl HfPeft {
 
 /// The layout under which all of the tensors' modules are known: the canonical one, or one of the
 /// backbone's others.
-fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
+pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
     let spec = backbone.spec();
     // A parameter's name goes on behind its module's: some prefix of it must be a module.
     let known = |layout: &Layout, name: &str| {

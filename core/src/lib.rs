@@ -11,6 +11,7 @@ pub mod backbone;
 pub mod data;
 pub mod error;
 pub mod files;
+pub mod flops;
 pub mod head;
 pub mod hf_peft;
 pub mod hooks;

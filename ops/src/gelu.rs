@@ -1,4 +1,5 @@
-//! GELU with the exact normal distribution function (Hendrycks and Gimpel 2016).
+//! GELU (Hendrycks and Gimpel 2016): with the exact normal distribution function, and the sigmoid
+//! approximation that OpenAI's CLIP was trained with.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -13,17 +14,45 @@ use crate::kernels;
 /// # Shapes
 /// Any; the result has the same.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match apply(Gelu, x.into_dispatch()) {
+    let kernels = Gelu {
+        value: kernels::gelu,
+        slope: kernels::gelu_backward,
+    };
+    match apply(kernels, x.into_dispatch()) {
         Ok(y) => Tensor::from_dispatch(y),
         Err(x) => burn::tensor::activation::gelu(Tensor::<D>::from_dispatch(x)),
+    }
+}
+
+/// QuickGELU, `x sigmoid(1.702 x)`, and its exact derivative.
+///
+/// # Shapes
+/// Any; the result has the same.
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let kernels = Gelu {
+        value: kernels::quick_gelu,
+        slope: kernels::quick_gelu_backward,
+    };
+    match apply(kernels, x.into_dispatch()) {
+        Ok(y) => Tensor::from_dispatch(y),
+        Err(x) => {
+            let x = Tensor::<D>::from_dispatch(x);
+            x.clone() * burn::tensor::activation::sigmoid(x * 1.702)
+        }
     }
 }
 
 /// Values that one task handles: large enough to pay for it, small enough for the first cache.
 const CHUNK: usize = 8 * 1024;
 
-#[derive(Clone, Debug)]
-struct Gelu;
+/// An activation function by its kernels.
+#[derive(Clone, Copy, Debug)]
+struct Gelu {
+    /// From `x` to `y`.
+    value: fn(&[f32], &mut [f32]),
+    /// From `x` and the gradient of `y` to that of `x`.
+    slope: fn(&[f32], &[f32], &mut [f32]),
+}
 
 impl CpuOp for Gelu {
     type Saved = FlexTensor;
@@ -33,7 +62,7 @@ impl CpuOp for Gelu {
         let mut y = vec![0.0; input.len()];
         y.par_chunks_mut(CHUNK)
             .zip(input.par_chunks(CHUNK))
-            .for_each(|(y, x)| kernels::gelu(x, y));
+            .for_each(|(y, x)| (self.value)(x, y));
         let y = tensor(y, x.shape());
         (y, tracked.then_some(x))
     }
@@ -44,7 +73,7 @@ impl CpuOp for Gelu {
         dx.par_chunks_mut(CHUNK)
             .zip(input.par_chunks(CHUNK))
             .zip(gradient.par_chunks(CHUNK))
-            .for_each(|((dx, x), g)| kernels::gelu_backward(x, g, dx));
+            .for_each(|((dx, x), g)| (self.slope)(x, g, dx));
         tensor(dx, x.shape())
     }
 }
@@ -82,22 +111,50 @@ mod tests {
         Tensor::from_data(values, device)
     }
 
-    #[test]
-    fn values_and_slopes_agree_with_f64() {
+    /// Compares with values and slopes in f64.
+    fn check(f: fn(Tensor<1>) -> Tensor<1>, value: fn(f64) -> f64, derivative: fn(f64) -> f64) {
         let grid = grid();
         let device = Device::flex().autodiff();
         let x = line(&grid, &device).require_grad();
-        let y = gelu(x.clone());
+        let y = f(x.clone());
         let got: Vec<f32> = y.clone().into_data().iter().collect();
         let slopes = x.grad(&y.sum().backward()).unwrap();
         let slopes: Vec<f32> = slopes.into_data().iter().collect();
         for ((&x, y), slope) in grid.iter().zip(got).zip(slopes) {
             let x = f64::from(x);
-            let error = (f64::from(y) - reference(x)).abs();
-            assert!(error <= 1e-6, "gelu({x}) is off by {error:e}");
-            let pdf = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
-            let error = (f64::from(slope) - (cdf(x) + x * pdf)).abs();
-            assert!(error <= 1e-6, "gelu'({x}) is off by {error:e}");
+            let error = (f64::from(y) - value(x)).abs();
+            assert!(error <= 1e-6, "the value at {x} is off by {error:e}");
+            let error = (f64::from(slope) - derivative(x)).abs();
+            assert!(error <= 1e-6, "the slope at {x} is off by {error:e}");
+        }
+    }
+
+    #[test]
+    fn values_and_slopes_agree_with_f64() {
+        fn pdf(x: f64) -> f64 {
+            (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+        }
+        check(gelu, reference, |x| cdf(x) + x * pdf(x));
+    }
+
+    #[test]
+    fn quick_values_and_slopes_agree_with_f64() {
+        fn gate(x: f64) -> f64 {
+            1.0 / (1.0 + (-1.702 * x).exp())
+        }
+        let slope = |x: f64| gate(x) + 1.702 * x * gate(x) * (1.0 - gate(x));
+        check(quick_gelu, |x| x * gate(x), slope);
+    }
+
+    /// The composition that other devices and element types run, in f64 on the CPU backend.
+    #[test]
+    fn quick_in_another_type_is_composed() {
+        let x = line(&grid(), &Device::flex());
+        let y = quick_gelu(x.clone().cast(burn::tensor::DType::F64));
+        let expected: Vec<f32> = y.into_data().iter().collect();
+        let got: Vec<f32> = quick_gelu(x).into_data().iter().collect();
+        for (got, expected) in got.into_iter().zip(expected) {
+            assert!((got - expected).abs() <= 1e-6, "{got}, {expected}");
         }
     }
 
@@ -118,6 +175,9 @@ mod tests {
         let y: Vec<f32> = y.into_data().iter().collect();
         assert!(y[0].is_nan());
         assert_eq!(y[1..], [f32::INFINITY, 0.0, 1e30, 0.0, 0.0]);
+        let quick = quick_gelu(line(&ends, &Device::flex()));
+        let quick: Vec<f32> = quick.into_data().iter().collect();
+        assert!(quick[0].is_nan() && quick[1..] == y[1..], "{quick:?}");
         let empty = gelu(Tensor::<1>::zeros([0], &Device::flex()));
         assert_eq!(empty.dims(), [0]);
     }

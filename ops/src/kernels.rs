@@ -103,6 +103,17 @@ fn normal_cdf(x: f32) -> f32 {
     0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// `sigmoid(1.702 x)` and `1 - sigmoid(1.702 x)`, each without cancellation.
+#[inline(always)]
+fn quick_gates(x: f32) -> (f32, f32) {
+    let e = exp(-QUICK * x);
+    let open = 1.0 / (1.0 + e);
+    (open, e * open)
+}
+
+/// QuickGELU's factor.
+const QUICK: f32 = 1.702;
+
 multiversion! {
     /// `y = x cdf(x)`.
     pub(crate) fn gelu(x: &[f32], y: &mut [f32]) {
@@ -121,6 +132,26 @@ multiversion! {
             // x pdf(x) vanishes far out, also where x^2 overflows.
             let slope = if x > 20.0 { 1.0 } else { slope };
             let slope = if x < -20.0 { 0.0 } else { slope };
+            *y = g * slope;
+        }
+    }
+
+    /// `y = x sigmoid(1.702 x)`.
+    pub(crate) fn quick_gelu(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let value = x * quick_gates(x).0;
+            // `exp` saturates: far out the product would not vanish.
+            *y = if x < -50.0 { 0.0 } else { value };
+        }
+    }
+
+    /// `y = g (s + 1.702 x s (1 - s))` with `s = sigmoid(1.702 x)`.
+    pub(crate) fn quick_gelu_backward(x: &[f32], g: &[f32], y: &mut [f32]) {
+        for ((y, &x), &g) in y.iter_mut().zip(x).zip(g) {
+            let (open, shut) = quick_gates(x);
+            let slope = (QUICK * x * shut).mul_add(open, open);
+            let slope = if x > 50.0 { 1.0 } else { slope };
+            let slope = if x < -50.0 { 0.0 } else { slope };
             *y = g * slope;
         }
     }

@@ -10,4 +10,4 @@ mod gelu;
 mod kernels;
 
 pub use attention::attention;
-pub use gelu::gelu;
+pub use gelu::{gelu, quick_gelu};

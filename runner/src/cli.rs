@@ -44,9 +44,25 @@ pub struct TrainArgs {
     /// Folder of the run folders.
     #[arg(long, default_value = "runs")]
     pub runs: PathBuf,
+    /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Validate everything and print the plan, then stop.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Which trained model.
+#[derive(Args, Clone)]
+pub struct TrainedArgs {
+    /// The run's folder; with --adapter also a config: a YAML file or a name under configs/.
+    pub run: PathBuf,
+    /// A trained adapter instead of the run's own: another run's folder, or one of HF PEFT.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+    #[arg(long)]
+    pub scale: Option<f64>,
 }
 
 /// Where something runs.
@@ -68,6 +84,13 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// Other libraries' forms of adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// adapter_config.json and adapter_model.safetensors.
+    HfPeft,
 }
 
 /// The commands.
@@ -92,8 +115,9 @@ pub enum Command {
     },
     /// Evaluate a finished run again, on the test split.
     Eval {
-        /// The run's folder.
-        run: PathBuf,
+        /// Which trained model.
+        #[command(flatten)]
+        trained: TrainedArgs,
         /// Where it runs.
         #[command(flatten)]
         place: PlaceArgs,
@@ -101,13 +125,53 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         format: Format,
     },
+    /// Fold a trained adapter into the backbone's weights, where that is exact.
+    Merge {
+        /// Which trained model.
+        #[command(flatten)]
+        trained: TrainedArgs,
+        /// The checkpoint to write: safetensors under the backbone's own keys, head included.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Where it runs.
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Write a trained adapter in another library's form.
+    Export {
+        /// Which trained model.
+        #[command(flatten)]
+        trained: TrainedArgs,
+        /// The form.
+        #[arg(long, value_enum, default_value = "hf-peft")]
+        format: ExportFormat,
+        /// The library whose model it is for: timm, transformers or transformers-4.
+        #[arg(long, default_value = "timm")]
+        layout: String,
+        /// The folder to write; default: hf-peft in the run's folder.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Where it runs.
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
     /// Predict the classes of image files with a finished run.
     Predict {
-        /// The run's folder.
+        /// The run's folder; with --adapter also a config.
         run: PathBuf,
         /// Image files.
         #[arg(required = true)]
         images: Vec<PathBuf>,
+        /// A trained adapter instead of the run's own, a run's folder or one of HF PEFT; may be
+        /// repeated, all on one backbone.
+        #[arg(long = "adapter", value_name = "[NAME=]DIR")]
+        adapters: Vec<String>,
+        /// Of the adapters, predict with this one only. May be repeated.
+        #[arg(long = "use", value_name = "NAME")]
+        names: Vec<String>,
+        /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+        #[arg(long)]
+        scale: Option<f64>,
         /// How many classes to print for each image.
         #[arg(long, default_value_t = 5)]
         top: usize,

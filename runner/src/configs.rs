@@ -119,3 +119,19 @@ pub fn weights(path: &Path) -> Result<Weights, Failure> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::Experiment;
+
+    #[test]
+    fn every_shipped_experiment_parses() {
+        let experiments = [names("peft/"), names("pretrain/"), names("quickstart")].concat();
+        assert!(experiments.len() > 20, "{experiments:?}");
+        for name in experiments {
+            let read = Experiment::read(&name, &[]).map_err(|failure| failure.error);
+            assert!(read.is_ok(), "{name}: {:#}", read.unwrap_err());
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! The typed experiment: what one YAML says, with defaults filled and names resolved.
 
+use std::path::PathBuf;
+
 use peft_core::registry::{PluginKind, plugins};
 use peft_core::{AdaptationMethod, BackboneConfig, DatasetConfig};
 use schemars::JsonSchema;
@@ -32,6 +34,10 @@ pub struct Experiment {
     /// Seed of initial values, order and dropout.
     #[serde(default)]
     pub seed: u64,
+    /// Start from a trained adapter: a run folder or one of HF PEFT. Its methods take the place of
+    /// `method`; its head is taken over if it has as many classes as the data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
     /// Also write the whole adapted model under the checkpoint's own keys (`model.safetensors`);
     /// needs a method without adapters, such as full-finetune.
     #[serde(default)]
@@ -48,6 +54,14 @@ pub enum HeadConfig {
         #[serde(default)]
         from: HeadFrom,
     },
+}
+
+impl HeadConfig {
+    /// Where its first values come from.
+    pub fn from(&self) -> HeadFrom {
+        let Self::Linear { from } = self;
+        *from
+    }
 }
 
 impl Default for HeadConfig {

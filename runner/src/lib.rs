@@ -2,6 +2,8 @@
 //!
 //! A program of one's own links its plugins with `use my_method as _;` and calls [`main`].
 
+mod adapter;
+mod base;
 mod checkpoint;
 mod cli;
 mod commands;
@@ -28,7 +30,8 @@ use clap::Parser;
 
 pub use exit::Exit;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, ExportFormat};
+use commands::Request;
 use exit::Failure;
 
 /// A reader that goes away (`runner list methods | head`) ends the program quietly.
@@ -89,14 +92,43 @@ fn run(cli: Cli) -> Result<(), Failure> {
         None => commands::train(&cli.train),
         Some(Command::List { what, format }) => commands::list(what, format),
         Some(Command::Show { config, format }) => commands::show(&config, format),
-        Some(Command::Eval { run, place, format }) => commands::eval(&run, &place, format),
+        Some(Command::Eval {
+            trained,
+            place,
+            format,
+        }) => commands::eval(&trained, &place, format),
+        Some(Command::Merge {
+            trained,
+            out,
+            place,
+        }) => commands::merge(&trained, &out, &place),
+        Some(Command::Export {
+            trained,
+            format: ExportFormat::HfPeft,
+            layout,
+            out,
+            place,
+        }) => commands::export(&trained, &layout, out, &place),
         Some(Command::Predict {
             run,
             images,
+            adapters,
+            names,
+            scale,
             top,
             place,
             format,
-        }) => commands::predict(&run, &images, top, &place, format),
+        }) => {
+            let request = Request {
+                run,
+                images,
+                adapters,
+                names,
+                scale,
+                top,
+            };
+            commands::predict(&request, &place, format)
+        }
         Some(Command::Schema) => commands::schema(),
         Some(Command::Doctor { place, format }) => commands::doctor(&place, format),
         Some(Command::Bench(args)) => commands::bench(&args),

@@ -7,14 +7,24 @@ use burn::tensor::{DType, Device};
 use peft_core::backbone::InputSpec;
 use peft_core::data::{Dataset, Split};
 use peft_core::params::{self, Tensors};
-use peft_core::weights::{CheckpointHead, WeightsFile, load_backbone};
-use peft_core::{BackboneSpec, Init, LinearHead, Model, Plug};
+use peft_core::weights::CheckpointHead;
+use peft_core::{BackboneSpec, Init, LinearHead, Model};
 
-use crate::configs::{self, Weights};
+use crate::adapter::Adapter;
+use crate::base::Base;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::experiment::{Experiment, HeadConfig, HeadFrom};
+use crate::experiment::{Experiment, HeadFrom};
 use crate::recipe::Precision;
+
+/// What a trial is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To train on the data set's classes.
+    Train,
+    /// To use an adapter as it is, with its own classes.
+    Use,
+}
 
 /// Everything that a run needs, validated.
 pub struct Trial {
@@ -22,7 +32,9 @@ pub struct Trial {
     pub experiment: Experiment,
     /// The images.
     pub dataset: Box<dyn Dataset>,
-    /// What the backbone, or the method for it, wants of them.
+    /// The classes' names, in the order of the logits.
+    pub classes: Vec<String>,
+    /// What the backbone, or the method for it, wants of the images.
     pub input: InputSpec,
     /// The backbone's boundaries and sites.
     pub spec: BackboneSpec,
@@ -32,88 +44,100 @@ pub struct Trial {
     pub weights_hash: Option<String>,
     /// Hash of everything that changes results.
     pub hash: String,
+    /// A trained adapter to start from.
+    pub adapter: Option<Adapter>,
     /// Said once before the run: what was dropped or drawn at random.
     pub remarks: Vec<String>,
 }
 
 impl Trial {
-    /// Opens data and weights and assembles the model, on the plain device.
+    /// Opens data and weights and assembles the model, on the plain device; the values of an adapter
+    /// to start from are not written yet (see [`Trial::started`]).
     ///
     /// # Errors
     /// What is wrong with a path, a file, a shape or a target, with the component's name.
     pub fn open(experiment: Experiment, device: &Chosen) -> Result<(Self, Model), Failure> {
+        let base = Base::open(&*experiment.backbone, experiment.seed, device)?;
+        Self::on(&base, experiment, Purpose::Train, device)
+    }
+
+    /// The same on a backbone that is open already.
+    ///
+    /// # Errors
+    /// As [`Trial::open`].
+    pub fn on(
+        base: &Base,
+        mut experiment: Experiment,
+        purpose: Purpose,
+        device: &Chosen,
+    ) -> Result<(Self, Model), Failure> {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
-        let input = experiment.backbone.input().map_err(at("backbone"))?;
-        let mut methods = experiment.method.iter();
-        let input = methods
-            .try_fold(input, |input, method| method.input(input))
-            .map_err(at("method"))?;
         let dataset = experiment.dataset.open().map_err(at("dataset"))?;
         for split in Split::ALL {
             if dataset.is_empty(split) {
                 return Err(config_error(format!("dataset: the {split} split is empty")));
             }
         }
-        let classes = dataset.classes().len();
-        let mut remarks = Vec::new();
+        let mut classes = dataset.classes().to_vec();
+        let mut remarks: Vec<String> = base.remark.iter().cloned().collect();
 
-        let weights = match experiment.backbone.weights() {
+        let mut adapter = match &experiment.adapter {
             None => None,
-            Some(path) => Some(open_weights(path)?),
+            Some(path) => Some(Adapter::read(path, base)?),
         };
-        let init = Init::seeded(&device.device, experiment.seed);
-        let start = match weights {
-            Some(_) => Init::empty(&device.device),
-            None => init.clone(),
-        };
-        let built = experiment.backbone.build(&start).map_err(at("backbone"))?;
-        let mut backbone = Plug::new(built);
-        let mut checkpoint_head = None;
-        match &weights {
-            Some(file) => {
-                (backbone, checkpoint_head) =
-                    load_backbone(backbone, file).map_err(at("backbone.weights"))?;
+        if let Some(adapter) = &mut adapter {
+            let own = adapter
+                .remarks
+                .iter()
+                .map(|remark| format!("adapter: {remark}"));
+            remarks.extend(own);
+            experiment.method = adapter.methods.clone();
+            match (adapter.outputs(), purpose) {
+                (Some(outputs), Purpose::Train) if outputs != classes.len() => {
+                    adapter.drop_head();
+                    remarks.push(format!(
+                        "adapter: its head ({outputs} classes) is dropped for a new one"
+                    ));
+                }
+                (Some(outputs), Purpose::Use) => {
+                    classes = match adapter.classes.clone() {
+                        Some(names) => names,
+                        None if outputs == classes.len() => classes,
+                        None => (0..outputs).map(|label| label.to_string()).collect(),
+                    };
+                }
+                (None, Purpose::Use) if experiment.head.from() == HeadFrom::New => {
+                    return Err(config_error(
+                        "adapter: its folder holds no head; the checkpoint's is taken with \
+                         head.from=checkpoint",
+                    ));
+                }
+                _ => {}
             }
-            None => remarks.push(format!(
-                "backbone: no weights are given, the values are random (seed {})",
-                experiment.seed
-            )),
         }
-        let head = LinearHead::new(backbone.spec().features, classes, &init);
-        let head = match (&experiment.head, checkpoint_head) {
-            (
-                HeadConfig::Linear {
-                    from: HeadFrom::New,
-                },
-                Some(old),
-            ) => {
+        let input = experiment.backbone.input().map_err(at("backbone"))?;
+        let mut methods = experiment.method.iter();
+        let input = methods
+            .try_fold(input, |input, method| method.input(input))
+            .map_err(at("method"))?;
+
+        let backbone = base.backbone.clone();
+        let init = Init::seeded(&device.device, experiment.seed);
+        let new_head = || LinearHead::new(backbone.spec().features, classes.len(), &init);
+        let head = match (experiment.head.from(), &base.head) {
+            (HeadFrom::New, Some(old)) => {
                 let outputs = old.bias.shape()[0];
                 remarks.push(format!(
                     "head: the checkpoint's ({outputs} classes) is dropped for a new one"
                 ));
-                head
+                new_head()
             }
-            (
-                HeadConfig::Linear {
-                    from: HeadFrom::New,
-                },
-                None,
-            ) => head,
-            (
-                HeadConfig::Linear {
-                    from: HeadFrom::Checkpoint,
-                },
-                None,
-            ) => {
+            (HeadFrom::New, None) => new_head(),
+            (HeadFrom::Checkpoint, None) => {
                 return Err(config_error("head.from: the checkpoint has no head"));
             }
-            (
-                HeadConfig::Linear {
-                    from: HeadFrom::Checkpoint,
-                },
-                Some(old),
-            ) => head_from(old, classes, &device.device)?,
+            (HeadFrom::Checkpoint, Some(old)) => head_from(old, classes.len(), &device.device)?,
         };
         let formulas = experiment.method.iter().map(|m| m.formula(&*backbone));
         let formula = formulas
@@ -121,8 +145,7 @@ impl Trial {
             .map_err(at("method"))?;
         let model =
             Model::assemble(backbone, &experiment.method, head, &init).map_err(at("method"))?;
-        let said = model.remarks().iter();
-        remarks.extend(said.map(|remark| format!("method: {remark}")));
+        remarks.extend(model.remarks().iter().map(|text| format!("method: {text}")));
         if experiment.save_model && !model.adapters.is_empty() {
             return Err(config_error(
                 "save_model: the method adds adapters; expected one that only tunes the backbone",
@@ -138,20 +161,37 @@ impl Trial {
                 return Err(config_error(message));
             }
         };
-        let weights_hash = weights.as_ref().map(WeightsFile::hash);
         let fingerprint = dataset.fingerprint().map_err(at("dataset"))?;
-        let hash = hash(&experiment, weights_hash.as_deref(), &fingerprint)?;
+        let content = Content {
+            weights: base.weights_hash.as_deref(),
+            data: &fingerprint,
+            adapter: adapter.as_ref().map(Adapter::hash),
+        };
+        let hash = hash(&experiment, &content)?;
         let trial = Self {
             spec: model.spec().clone(),
             experiment,
             dataset,
+            classes,
             input,
             formula,
-            weights_hash,
+            weights_hash: base.weights_hash.clone(),
             hash,
+            adapter,
             remarks,
         };
         Ok((trial, model))
+    }
+
+    /// The model with the values of the adapter that it starts from, if there is one.
+    ///
+    /// # Errors
+    /// If they do not fit.
+    pub fn started(&self, model: Model) -> Result<Model, Failure> {
+        match &self.adapter {
+            Some(adapter) => adapter.fill(model),
+            None => Ok(model),
+        }
     }
 
     /// A readable slug and 8 digits of the hash.
@@ -182,32 +222,34 @@ impl Trial {
     }
 }
 
-fn open_weights(path: &Path) -> Result<WeightsFile, Failure> {
-    let opened = match configs::weights(path)? {
-        Weights::File(path) => WeightsFile::open(&path),
-        Weights::Bundled(name, bytes) => WeightsFile::bundled(name, bytes),
-    };
-    opened.map_err(|e| config_error(format_args!("backbone.weights: {e}")))
-}
-
-fn head_from(old: CheckpointHead, classes: usize, device: &Device) -> Result<LinearHead, Failure> {
+fn head_from(old: &CheckpointHead, classes: usize, device: &Device) -> Result<LinearHead, Failure> {
     let outputs = old.bias.shape()[0];
     if outputs != classes {
         return Err(config_error(format!(
             "head.from: the checkpoint's head has {outputs} classes, the data set {classes}"
         )));
     }
-    Ok(LinearHead::from_checkpoint(old, device))
+    Ok(LinearHead::from_checkpoint(old.clone(), device))
 }
 
-/// Hash of what changes results: the resolved experiment without its name, with weights and data by
-/// content. Device, threads and output folder are not in it.
-fn hash(experiment: &Experiment, weights: Option<&str>, data: &str) -> Result<String, Failure> {
+/// What an experiment names by path and is hashed by content.
+struct Content<'a> {
+    weights: Option<&'a str>,
+    data: &'a str,
+    adapter: Option<String>,
+}
+
+/// Hash of what changes results: the resolved experiment without its name, with weights, data and
+/// adapter by content. Device, threads and output folder are not in it.
+fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
     let mut value = serde_json::to_value(experiment)
         .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
     value["name"] = serde_json::Value::Null;
-    value["backbone"]["weights"] = weights.into();
-    value["dataset"]["content"] = data.into();
+    value["backbone"]["weights"] = content.weights.into();
+    value["dataset"]["content"] = content.data.into();
+    if let Some(adapter) = &content.adapter {
+        value["adapter"] = adapter.as_str().into();
+    }
     // A moved image folder is the same data.
     if let Some(dataset) = value["dataset"].as_object_mut() {
         dataset.remove("root");

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use peft_core::backbone::{Backbone, BackboneConfig, Init, InputSpec, Interpolation};
-use peft_core::error::{Error, Result, nearest};
+use peft_core::backbone::{Backbone, BackboneConfig, Init, InputSpec, Interpolation, variant};
+use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -63,12 +63,12 @@ impl BlockKind {
 }
 
 /// torchvision's variants.
-const VARIANTS: [(&str, BlockKind, [usize; 4]); 5] = [
-    ("resnet18", BlockKind::Basic, [2, 2, 2, 2]),
-    ("resnet34", BlockKind::Basic, [3, 4, 6, 3]),
-    ("resnet50", BlockKind::Bottleneck, [3, 4, 6, 3]),
-    ("resnet101", BlockKind::Bottleneck, [3, 4, 23, 3]),
-    ("resnet152", BlockKind::Bottleneck, [3, 8, 36, 3]),
+const VARIANTS: [(&str, (BlockKind, [usize; 4])); 5] = [
+    ("resnet18", (BlockKind::Basic, [2, 2, 2, 2])),
+    ("resnet34", (BlockKind::Basic, [3, 4, 6, 3])),
+    ("resnet50", (BlockKind::Bottleneck, [3, 4, 6, 3])),
+    ("resnet101", (BlockKind::Bottleneck, [3, 4, 23, 3])),
+    ("resnet152", (BlockKind::Bottleneck, [3, 8, 36, 3])),
 ];
 
 /// The sizes of a residual network, complete and consistent.
@@ -83,24 +83,14 @@ pub(crate) struct Sizes {
 
 impl ResNet {
     pub(crate) fn sizes(&self) -> Result<Sizes> {
-        let variant = match &self.variant {
+        let row = match &self.variant {
             None => None,
-            Some(name) => {
-                let names = || VARIANTS.iter().map(|(name, ..)| *name);
-                let row = VARIANTS.iter().find(|(n, ..)| n == name).ok_or_else(|| {
-                    let hint = nearest(name, names())
-                        .map_or(String::new(), |name| format!("; did you mean {name:?}?"));
-                    let all = names().collect::<Vec<_>>().join(", ");
-                    let message = format!("unknown variant {name:?}{hint} There are: {all}");
-                    Error::config("variant", message)
-                })?;
-                Some(row)
-            }
+            Some(name) => Some(variant(&VARIANTS, name)?),
         };
         let needed =
             |field: &str| Error::config(field, "expected a value, or a `variant` that has one");
-        let block = self.block.or(variant.map(|(_, block, _)| *block));
-        let layers = self.layers.or(variant.map(|(.., layers)| *layers));
+        let block = self.block.or(row.map(|(block, _)| *block));
+        let layers = self.layers.or(row.map(|(_, layers)| *layers));
         let sizes = Sizes {
             name: self.variant.clone().unwrap_or_else(|| "resnet".to_owned()),
             img_size: self.img_size.unwrap_or(224),

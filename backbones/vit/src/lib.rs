@@ -8,8 +8,8 @@
 mod config;
 mod model;
 
-pub use config::{GlobalPool, Vit};
-pub use model::VisionTransformer;
+pub use config::Vit;
+pub use model::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! The network: patch embedding, pre-norm blocks, last norm and pooling.
+//! The network: patch embedding, pre-norm blocks, last norm and pooling; and the options in which
+//! its families differ.
 
 use std::ops::Range;
 
@@ -6,21 +7,118 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::activation::{Activation, BoundaryShape, Tokens};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
+use peft_core::error::{Error, Result};
 use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
 use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
-use peft_ops::{attention, gelu};
+use peft_ops::{attention, gelu, quick_gelu};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{GlobalPool, Sizes};
+/// What a Vision Transformer is built of, complete and consistent.
+#[derive(Clone, Debug)]
+pub struct Architecture {
+    /// The variant or family, for messages.
+    pub name: String,
+    /// Rows and columns of the image in pixels, a multiple of `patch_size`.
+    pub img_size: usize,
+    /// Rows and columns of a patch in pixels.
+    pub patch_size: usize,
+    /// Width `D` of the tokens, a multiple of `num_heads`.
+    pub embed_dim: usize,
+    /// Number of blocks `L`.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Hidden width of the MLP over `embed_dim`, more than 0 and at most 64.
+    pub mlp_ratio: f64,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Whether a norm stands before the first block (`norm_pre`); the patch embedding then has no
+    /// bias.
+    pub pre_norm: bool,
+    /// What the MLPs apply.
+    pub activation: MlpActivation,
+    /// What the norms add to a variance.
+    pub epsilon: f64,
+    /// What the head sees.
+    pub global_pool: GlobalPool,
+    /// Width of a linear layer without bias after the last norm (`projection`), if there is one.
+    pub projection: Option<usize>,
+    /// Spellings of other libraries.
+    pub layouts: &'static [Layout],
+}
 
-/// timm's LayerNorm epsilon.
-const EPSILON: f64 = 1e-6;
+/// What the head sees of the tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GlobalPool {
+    /// The class token of the normed sequence.
+    #[default]
+    Token,
+    /// The mean of the patch tokens, normed afterwards (`fc_norm`).
+    Avg,
+}
+
+/// What the MLPs apply between their two layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MlpActivation {
+    /// `x cdf(x)`, exact.
+    Gelu,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+impl Architecture {
+    /// The same, if its sizes fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field that does not.
+    pub fn checked(self) -> Result<Self> {
+        let positive = [
+            ("patch_size", self.patch_size),
+            ("embed_dim", self.embed_dim),
+            ("depth", self.depth),
+            ("num_heads", self.num_heads),
+            ("img_size", self.img_size),
+            ("projection", self.projection.unwrap_or(1)),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::config(*field, "expected at least 1, got 0"));
+        }
+        let multiple = |field: &str, of: &str, value: usize, unit: usize| {
+            if value.is_multiple_of(unit) {
+                return Ok(());
+            }
+            let message = format!("expected a multiple of {of} ({unit}), got {value}");
+            Err(Error::config(field, message))
+        };
+        multiple("img_size", "patch_size", self.img_size, self.patch_size)?;
+        multiple("embed_dim", "num_heads", self.embed_dim, self.num_heads)?;
+        let ratio = self.mlp_ratio;
+        if !(ratio > 0.0 && ratio <= 64.0) {
+            let message = format!("expected more than 0 and at most 64, got {ratio}");
+            return Err(Error::config("mlp_ratio", message));
+        }
+        Ok(self)
+    }
+
+    /// Patches along one side.
+    fn grid(&self) -> usize {
+        self.img_size / self.patch_size
+    }
+
+    fn mlp_hidden(&self) -> usize {
+        (self.embed_dim as f64 * self.mlp_ratio) as usize
+    }
+}
 
 /// HF transformers' modules, since version 5 and before.
-const LAYOUTS: [Layout; 2] = [
+pub(crate) const LAYOUTS: [Layout; 2] = [
     Layout {
         name: "transformers",
         head: "classifier",
@@ -82,11 +180,15 @@ pub struct VisionTransformer {
     cls_token: Param<Tensor<3>>,
     pos_embed: Param<Tensor<3>>,
     patch_embed: PatchEmbed,
+    norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
     fc_norm: Option<LayerNorm>,
+    projection: Option<Linear>,
     #[module(skip)]
     spec: BackboneSpec,
+    #[module(skip)]
+    layouts: &'static [Layout],
 }
 
 #[derive(Module, Debug)]
@@ -117,11 +219,14 @@ struct Mlp {
     fc1: Linear,
     fc2: Linear,
     #[module(skip)]
+    activation: MlpActivation,
+    #[module(skip)]
     site: Site,
 }
 
 impl VisionTransformer {
-    pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
+    /// The network with initial values from `init`.
+    pub fn new(sizes: Architecture, input: InputSpec, init: &Init) -> Self {
         let (d, depth, grid) = (sizes.embed_dim, sizes.depth, sizes.grid());
         let tokens = 1 + grid * grid;
         let proj = Conv2dSizes {
@@ -132,17 +237,26 @@ impl VisionTransformer {
             padding: 0,
         };
         let patch_embed = PatchEmbed {
-            proj: Conv2d::new(Site::new("patch_embed.proj", 0, proj.kind()), true, init),
+            proj: Conv2d::new(
+                Site::new("patch_embed.proj", 0, proj.kind()),
+                !sizes.pre_norm,
+                init,
+            ),
         };
         let blocks: Vec<Block> = (0..depth).map(|i| Block::new(i, &sizes, init)).collect();
-        let last_norm = |name: &str| {
-            let site = Site::new(name, depth + 1, SiteKind::Norm { channels: d });
-            LayerNorm::new(site, EPSILON, init)
+        let norm = |name: &str, block| {
+            let site = Site::new(name, block, SiteKind::Norm { channels: d });
+            LayerNorm::new(site, sizes.epsilon, init)
         };
+        let norm_pre = sizes.pre_norm.then(|| norm("norm_pre", 0));
         let (norm, fc_norm) = match sizes.global_pool {
-            GlobalPool::Token => (Some(last_norm("norm")), None),
-            GlobalPool::Avg => (None, Some(last_norm("fc_norm"))),
+            GlobalPool::Token => (Some(norm("norm", depth + 1)), None),
+            GlobalPool::Avg => (None, Some(norm("fc_norm", depth + 1))),
         };
+        let projection = sizes.projection.map(|outputs| {
+            let kind = SiteKind::Linear { inputs: d, outputs };
+            Linear::new(Site::new("projection", depth + 1, kind), false, init)
+        });
         let image = BoundaryShape::Map {
             channels: 3,
             height: sizes.img_size,
@@ -154,15 +268,17 @@ impl VisionTransformer {
         };
         let names: Vec<_> = (0..depth).map(|i| format!("blocks.{i}")).collect();
         let mut sites = vec![patch_embed.proj.site().clone()];
+        sites.extend(norm_pre.iter().map(|n| n.site().clone()));
         sites.extend(blocks.iter().flat_map(Block::sites));
         sites.extend(norm.iter().chain(&fc_norm).map(|n| n.site().clone()));
+        sites.extend(projection.iter().map(|p| p.site().clone()));
         let spec = BackboneSpec {
             name: sizes.name,
             depth,
             boundaries: BackboneSpec::boundaries(image, &names, &vec![shape; depth + 1]),
             sites,
             input,
-            features: d,
+            features: sizes.projection.unwrap_or(d),
             head_name: "head",
         };
         let normal = |std| Distribution::TruncatedNormal(std);
@@ -170,14 +286,17 @@ impl VisionTransformer {
             cls_token: init.param("cls_token", [1, 1, d], normal(1e-6)),
             pos_embed: init.param("pos_embed", [1, tokens, d], normal(0.02)),
             patch_embed,
+            norm_pre,
             blocks,
             norm,
             fc_norm,
+            projection,
             spec,
+            layouts: sizes.layouts,
         }
     }
 
-    /// Image to tokens with the class token first, positions added.
+    /// Image to tokens with the class token first, positions added, normed if the family does.
     ///
     /// # Shapes
     /// `[b, 3, h, w] -> [b, 1 + n, d]`.
@@ -187,26 +306,34 @@ impl VisionTransformer {
         let [b, _, d] = patches.dims();
         let dtype = patches.dtype();
         let class = self.cls_token.val().cast(dtype).expand([b, 1, d]);
-        Tensor::cat(vec![class, patches], 1) + self.pos_embed.val().cast(dtype)
+        let tokens = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val().cast(dtype);
+        match &self.norm_pre {
+            Some(norm) => norm.forward(tokens, hooks),
+            None => tokens,
+        }
     }
 
     /// Of the image's own tokens.
     ///
     /// # Shapes
-    /// `[b, 1 + n, d] -> [b, d]`.
+    /// `[b, 1 + n, d] -> [b, features]`.
     fn pool(&self, tokens: Tokens, hooks: &Hooks) -> Tensor<2> {
         let (own, x) = (tokens.own(), tokens.x);
         let norm = |x: Tensor<2>, norm: &Option<LayerNorm>| match norm {
             Some(norm) => norm.forward(x, hooks),
             None => x,
         };
-        match &self.fc_norm {
+        let pooled = match &self.fc_norm {
             Some(_) => norm(
                 x.narrow(1, 1, own - 1).mean_dim(1).squeeze_dim(1),
                 &self.fc_norm,
             ),
             // The norm works on each token alone, so only the class token is normed.
             None => norm(x.narrow(1, 0, 1).squeeze_dim(1), &self.norm),
+        };
+        match &self.projection {
+            Some(projection) => projection.forward(pooled, hooks),
+            None => pooled,
         }
     }
 }
@@ -228,11 +355,12 @@ impl Backbone for VisionTransformer {
     }
 
     fn layouts(&self) -> &'static [Layout] {
-        &LAYOUTS
+        self.layouts
     }
 
-    /// A prompt on the image or before the first block joins the position embedding; one that is
-    /// shared over positions joins the bias that the block before writes last.
+    /// A prompt on the image joins the position embedding, as does one before the first block,
+    /// unless a norm stands between; one that is shared over positions joins the bias that is
+    /// added last before it.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
         let (name, value) = match (boundary, delta.clone()) {
             (0, Activation::Map(image)) => {
@@ -249,17 +377,24 @@ impl Backbone for VisionTransformer {
                     (self.pos_embed.val() + delta).into_data(),
                 )
             }
-            (1, Activation::Tokens(delta)) => (
+            (1, Activation::Tokens(delta)) if self.norm_pre.is_none() => (
                 "pos_embed".to_owned(),
                 (self.pos_embed.val() + delta.x).into_data(),
             ),
             (boundary, Activation::Tokens(delta)) if delta.x.dims()[1] == 1 => {
-                let bias = self.blocks[boundary - 2].mlp.fc2.bias.as_ref()?;
+                let (site, bias) = match boundary {
+                    1 => {
+                        let norm = self.norm_pre.as_ref()?;
+                        (norm.site(), &norm.bias)
+                    }
+                    boundary => {
+                        let last = &self.blocks[boundary - 2].mlp.fc2;
+                        (last.site(), last.bias.as_ref()?)
+                    }
+                };
                 let delta = delta.x.flatten::<1>(0, 2);
-                (
-                    format!("blocks.{}.mlp.fc2.bias", boundary - 2),
-                    (bias.val() + delta).into_data(),
-                )
+                let name = format!("{}.bias", site.name);
+                (name, (bias.val() + delta).into_data())
             }
             _ => return None,
         };
@@ -268,12 +403,12 @@ impl Backbone for VisionTransformer {
 }
 
 impl Block {
-    fn new(index: usize, sizes: &Sizes, init: &Init) -> Self {
+    fn new(index: usize, sizes: &Architecture, init: &Init) -> Self {
         let (d, block) = (sizes.embed_dim, index + 1);
         let name = |part: &str| format!("blocks.{index}.{part}");
         let norm = |part: &str| {
             let site = Site::new(name(part), block, SiteKind::Norm { channels: d });
-            LayerNorm::new(site, EPSILON, init)
+            LayerNorm::new(site, sizes.epsilon, init)
         };
         let linear = |part: &str, inputs, outputs| {
             Site::new(name(part), block, SiteKind::Linear { inputs, outputs })
@@ -282,7 +417,7 @@ impl Block {
             Site::new(name(part), block, SiteKind::Branch { branch, width: d })
         };
         let qkv = linear("attn.qkv", d, 3 * d).with_slices(&["query", "key", "value"], d);
-        let hidden = sizes.mlp_hidden;
+        let hidden = sizes.mlp_hidden();
         Self {
             norm1: norm("norm1"),
             attn: Attention {
@@ -295,6 +430,7 @@ impl Block {
             mlp: Mlp {
                 fc1: Linear::new(linear("mlp.fc1", d, hidden), true, init),
                 fc2: Linear::new(linear("mlp.fc2", hidden, d), true, init),
+                activation: sizes.activation,
                 site: branch("mlp", Branch::Mlp),
             },
         }
@@ -357,6 +493,11 @@ impl Mlp {
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
     fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        self.fc2.forward(gelu(self.fc1.forward(x, hooks)), hooks)
+        let x = self.fc1.forward(x, hooks);
+        let x = match self.activation {
+            MlpActivation::Gelu => gelu(x),
+            MlpActivation::QuickGelu => quick_gelu(x),
+        };
+        self.fc2.forward(x, hooks)
     }
 }

@@ -9,8 +9,10 @@ use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::activation::Activation;
+use crate::adapter_file;
 use crate::backbone::{BackboneConfig, Init};
 use crate::head::LinearHead;
+use crate::hf_peft::{self, HfPeft};
 use crate::loss::cross_entropy;
 use crate::method::AdaptationMethod;
 use crate::model::Model;
@@ -230,6 +232,53 @@ impl Golden {
             assert_close(&what, &floats(data), &after, 1e-4, noisy.as_deref());
         }
     }
+}
+
+/// Checks a folder that HF PEFT wrote for the model in `base`: its values give the library's logits
+/// here, and what is written of them is the same folder again.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
+    let init = Init::seeded(&Device::flex(), 0);
+    let unwrap = |e: crate::Error| -> ! { panic!("{folder}: {e}") };
+    let file = WeightsFile::open(&Path::new(base).join("weights.safetensors"));
+    let file = file.unwrap_or_else(|e| unwrap(e));
+    let built = backbone.build(&init).unwrap_or_else(|e| unwrap(e));
+    let (backbone, _) = load_backbone(Plug::new(built), &file).unwrap_or_else(|e| unwrap(e));
+    let io = WeightsFile::open(&Path::new(folder).join("io.safetensors"));
+    let io = io.and_then(|io| io.tensors()).unwrap_or_else(|e| unwrap(e));
+
+    let given = HfPeft::read(Path::new(folder)).unwrap_or_else(|e| unwrap(e));
+    let imported = hf_peft::import(given.clone(), &*backbone).unwrap_or_else(|e| unwrap(e));
+    let method: Box<dyn AdaptationMethod> =
+        serde_json::from_value(imported.method.clone()).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    let classes = io["logits"].shape()[1];
+    let head = LinearHead::new(backbone.spec().features, classes, &init);
+    let model = Model::assemble(backbone.clone(), &[method.clone()], head, &init);
+    let model = model.unwrap_or_else(|e| unwrap(e));
+    let model = adapter_file::fill(model, imported.tensors.clone(), Path::new(folder));
+    let model = model.unwrap_or_else(|e| unwrap(e));
+    let images = Activation::Map(Tensor::from_data(io["images"].clone(), init.device()));
+    let logits = floats(model.logits(images, 0, None).into_data());
+    assert_close(folder, &logits, &floats(io["logits"].clone()), 1e-5, None);
+
+    let layout = hf_peft::layout_of(&given, &*backbone);
+    let values = adapter_file::tensors(&model);
+    let own = method.to_hf_peft(&*backbone, &layout, &values);
+    let own = own.unwrap_or_else(|e| unwrap(e));
+    let own = own.unwrap_or_else(|| panic!("{folder}: it is not written"));
+    let own = hf_peft::with_head(own, &layout, &values);
+    assert!(
+        own.tensors == given.tensors,
+        "{folder}: other tensors are written"
+    );
+    let again = hf_peft::import(own, &*backbone).unwrap_or_else(|e| unwrap(e));
+    assert_eq!(
+        again.method, imported.method,
+        "{folder}: another method is written"
+    );
+    assert!(again.tensors == imported.tensors);
 }
 
 /// Panics unless `|got - expected| <= tolerance * max(1, max |expected|)` everywhere outside

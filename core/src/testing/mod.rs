@@ -5,4 +5,4 @@ mod conformance;
 mod golden;
 
 pub use conformance::{Verdict, conforms, tiny_backbones};
-pub use golden::{Golden, Reference, assert_close};
+pub use golden::{Golden, Reference, assert_close, check_hf_peft};

@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use peft_backbone_clip as _;
 use peft_backbone_resnet::{BlockKind, ResNet};
+use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{BackboneConfig, Init};
 use peft_core::method::{AdaptationMethod, Statistics};

@@ -1,7 +1,9 @@
 //! Golden values made with timm, the conformance suite, learning rates by block, and what is refused.
 
 use burn::tensor::Device;
+use peft_backbone_clip as _;
 use peft_backbone_resnet as _;
+use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};
 use peft_core::method::{AdaptationMethod, Statistics};

@@ -34,8 +34,11 @@ peft_core::register!(
 
 #[cfg(test)]
 mod tests {
+    use peft_backbone_clip as _;
+    use peft_backbone_resnet as _;
+    use peft_backbone_swin as _;
     use peft_backbone_vit::Vit;
-    use peft_core::testing::Golden;
+    use peft_core::testing::{Golden, conforms};
 
     use super::*;
 
@@ -55,5 +58,10 @@ mod tests {
         );
         let rename = |name: &str| name.to_owned();
         Golden::open(folder).check_training(&vit, Box::new(LinearProbe {}), rename);
+    }
+
+    #[test]
+    fn it_conforms() {
+        conforms(&[Box::new(LinearProbe {})]);
     }
 }

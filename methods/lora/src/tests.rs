@@ -1,14 +1,19 @@
 //! Golden values made with HF PEFT, and what is refused.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Tensor, TensorData};
+use peft_backbone_clip as _;
 use peft_backbone_resnet::{BlockKind, ResNet};
+use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};
+use peft_core::hf_peft::{self, HfPeft};
 use peft_core::method::AdaptationMethod;
 use peft_core::params::{self, Tensors, floats};
 use peft_core::random::Generator;
 use peft_core::site::Targets;
-use peft_core::testing::{Golden, Verdict, assert_close, conforms};
+use peft_core::testing::{Golden, Verdict, assert_close, check_hf_peft, conforms};
 use peft_core::{Activation, LinearHead, Model, Plug};
 
 use crate::Lora;
@@ -309,4 +314,64 @@ fn patterns_give_sites_their_own_rank_and_scale() {
         ..lora(&["qkv"])
     };
     assert!(error(&twice).contains("another pattern gives blocks.0.attn.qkv another value"));
+}
+
+#[test]
+fn folders_of_hf_peft_are_read_and_written() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+    let check = |name: &str, base: &str, backbone: &dyn BackboneConfig| {
+        let folder = format!("{fixtures}/hf_peft/{name}");
+        check_hf_peft(&folder, &format!("{fixtures}/{base}"), backbone);
+    };
+    for name in [
+        "lora",
+        "rslora",
+        "rank_pattern",
+        "dora",
+        "lora_transformers",
+    ] {
+        check(name, "vit_tiny", &vit());
+    }
+    for name in ["lora_resnet", "dora_resnet"] {
+        check(name, "resnet_bottleneck", &resnet());
+    }
+}
+
+#[test]
+fn what_does_not_fit_of_a_folder_is_refused_and_listed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/hf_peft/lora");
+    let given = HfPeft::read(Path::new(folder)).unwrap();
+    let backbone = built(&vit());
+    let error = |change: &dyn Fn(&mut HfPeft)| {
+        let mut given = given.clone();
+        change(&mut given);
+        hf_peft::import(given, &*backbone).unwrap_err().to_string()
+    };
+    let set = |field: &'static str, value: serde_json::Value| {
+        move |given: &mut HfPeft| {
+            given.config.insert(field.to_owned(), value.clone());
+        }
+    };
+    assert!(error(&set("peft_type", "VERA".into())).contains("expected one of LORA, got \"VERA\""));
+    assert!(error(&set("use_qalora", true.into())).contains("use_qalora: true is not supported"));
+    assert!(
+        error(&set("init_lora_weights", "pissa".into())).contains("\"pissa\" is not supported")
+    );
+    assert!(error(&set("r", 5.into())).contains("expected rank 5, got 4"));
+    let unmatched = error(&set("target_modules", vec!["qkv", "fc9"].into()));
+    assert!(unmatched.contains("\"fc9\" matches no site"), "{unmatched}");
+    let fewer = error(&set("target_modules", vec!["qkv"].into()));
+    assert!(
+        fewer.contains("tensors of no target: blocks.0.mlp.fc1"),
+        "{fewer}"
+    );
+    let deeper = error(&|given| {
+        let data = given.tensors["blocks.0.attn.qkv.lora_A.weight"].clone();
+        let name = "blocks.9.attn.qkv.lora_A.weight";
+        given.tensors.insert(name.to_owned(), data);
+    });
+    assert!(
+        deeper.contains("vit has no module blocks.9.attn.qkv"),
+        "{deeper}"
+    );
 }

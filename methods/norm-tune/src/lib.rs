@@ -7,14 +7,18 @@
 //! Parameters: twice the channels of every norm, `(4 L + 2) D` on a ViT. BatchNorm layers whose
 //! `gamma` and `beta` train use and update batch statistics, unless told otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::{Error, Result};
+use peft_core::hf_peft::{HfPeft, Import, Imported, check_targets, exactly};
+use peft_core::layout::Layout;
 use peft_core::method::{AdaptationMethod, Attachment, Statistics, Tuned};
+use peft_core::params::{self, Tensors};
 use peft_core::site::{Site, SiteKind, Targets};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Train the norms.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -90,6 +94,93 @@ impl AdaptationMethod for NormTune {
         let norms = self.norms(backbone)?.into_iter();
         Ok(norms.map(|(_, channels)| 2 * channels).sum())
     }
+
+    fn to_hf_peft(
+        &self,
+        backbone: &dyn Backbone,
+        layout: &Layout,
+        values: &Tensors,
+    ) -> Result<Option<HfPeft>> {
+        let mut folder = HfPeft::default();
+        let mut modules = Vec::new();
+        for (site, _) in self.norms(backbone)? {
+            if params::value(backbone, &format!("{}.running_mean", site.name)).is_some() {
+                return Err(Error::Unfit {
+                    method: "norm-tune in HF PEFT's form".to_owned(),
+                    backbone: backbone.spec().name.clone(),
+                    reason: format!("{} keeps running statistics", site.name),
+                });
+            }
+            let module = layout.theirs(&site.name)?;
+            for part in ["weight", "bias"] {
+                if let Some(data) = values.get(&format!("backbone.{}.{part}", site.name)) {
+                    let name = format!("{module}.{LN_TUNING}.{part}");
+                    folder.tensors.insert(name, data.clone());
+                }
+            }
+            modules.push(module);
+        }
+        let config = [
+            ("peft_type", "LN_TUNING".into()),
+            ("target_modules", exactly(&modules).into()),
+        ];
+        let named = config.map(|(name, value)| (name.to_owned(), value));
+        folder.config = named.into_iter().collect();
+        Ok(Some(folder))
+    }
+}
+
+/// The part of HF PEFT's names that says what trains.
+const LN_TUNING: &str = "ln_tuning_layers";
+
+fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Imported> {
+    let fields = [
+        "peft_type",
+        "peft_version",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "task_type",
+        "inference_mode",
+        "modules_to_save",
+        "target_modules",
+        "exclude_modules",
+    ];
+    given.refuse_all_but(&fields.map(|field| (field, &[][..])))?;
+    let spec = backbone.spec();
+    let (mut names, mut modules) = (BTreeSet::new(), BTreeSet::new());
+    let mut tensors = Tensors::new();
+    for (key, data) in &given.tensors {
+        let unknown =
+            |what: &str| Error::config("adapter_model.safetensors", format!("{key}: {what}"));
+        let (module, part) = key
+            .split_once(&format!(".{LN_TUNING}."))
+            .ok_or_else(|| unknown("expected a tuned norm"))?;
+        let name = layout.ours(module)?;
+        if !matches!(
+            spec.site(&name).map(|site| site.kind),
+            Some(SiteKind::Norm { .. })
+        ) {
+            return Err(unknown(&format!("{} has no norm {name}", spec.name)));
+        }
+        tensors.insert(format!("backbone.{name}.{part}"), data.clone());
+        names.insert(name);
+        modules.insert(module.to_owned());
+    }
+    let norms = spec.sites.iter();
+    let norms = norms.filter(|site| matches!(site.kind, SiteKind::Norm { .. }));
+    let all: Vec<String> = norms.filter_map(|s| layout.theirs(&s.name).ok()).collect();
+    check_targets(given, &modules, &all, &spec.name)?;
+    let method = json!({
+        "name": "norm-tune",
+        "sites": exactly(&names),
+        "statistics": "running",
+    });
+    Ok(Imported {
+        method,
+        tensors,
+        remarks: Vec::new(),
+    })
 }
 
 peft_core::register!(
@@ -98,6 +189,7 @@ peft_core::register!(
     summary: "train weight and bias of the norms",
     reference: "Training BatchNorm and Only BatchNorm, Frankle, Schwab and Morcos, 2021",
     example: "name: norm-tune\nstatistics: batch\n# sites: [norm1, norm2]\n",
+    hf_peft: Import { peft_type: "LN_TUNING", read },
 );
 
 #[cfg(test)]

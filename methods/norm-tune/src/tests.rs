@@ -1,7 +1,9 @@
 //! Golden values made with timm and torchvision, the conformance suite, and what is refused.
 
 use burn::tensor::Device;
+use peft_backbone_clip as _;
 use peft_backbone_resnet::{BlockKind, ResNet};
+use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{BackboneConfig, Init};
 use peft_core::method::{AdaptationMethod, Statistics};
@@ -93,4 +95,11 @@ fn a_target_that_is_no_norm_is_refused() {
     );
     assert!(error("bn1").contains("\"bn1\" matches no site of"));
     assert!(error("(").starts_with("sites: "), "{}", error("("));
+}
+
+#[test]
+fn folders_of_hf_peft_are_read_and_written() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+    let folder = format!("{fixtures}/hf_peft/ln_tuning");
+    peft_core::testing::check_hf_peft(&folder, &format!("{fixtures}/vit_tiny"), &vit());
 }

@@ -161,7 +161,9 @@ peft_core::register!(
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
+    use peft_backbone_swin as _;
     use peft_backbone_vit::Vit;
     use peft_core::backbone::BackboneConfig;
     use peft_core::testing::{Golden, Verdict, conforms};

@@ -1,7 +1,9 @@
 //! Golden values made with timm and PyTorch, the conformance suite, sizes, and what is refused.
 
 use burn::tensor::{Device, Tensor};
+use peft_backbone_clip as _;
 use peft_backbone_resnet as _;
+use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::activation::Activation;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};

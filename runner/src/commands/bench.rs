@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
+use peft_core::flops::Flops;
 use peft_core::random::Generator;
 use peft_core::{Activation, Model};
 use serde::Serialize;
@@ -36,6 +37,10 @@ struct Timing {
     mean_seconds: f64,
     images_per_second: f64,
     inference_images_per_second: f64,
+    /// 10^9 operations of a training step, by arithmetic.
+    gflop_per_step: f64,
+    /// The same over the median time.
+    gflop_per_second: f64,
     /// While training, weights included; on CUDA the device's pool.
     peak_bytes: usize,
 }
@@ -69,6 +74,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
 fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Result<Timing, Failure> {
     let batch = random_batch(trial, device);
     let (name, counts) = (trial.spec.name.clone(), model.counts());
+    let flops = Flops::of(&model);
     let mut reporter = Reporter::new(None);
     // No checkpoint: the path is no file and nothing is saved.
     let (path, interrupt) = (PathBuf::new(), Arc::default());
@@ -88,6 +94,7 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
     })?;
 
     let images = trial.experiment.recipe.batch_size;
+    let gflop_per_step = images as f64 * flops.step() as f64 / 1e9;
     let methods = trial.experiment.method.iter();
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     Ok(Timing {
@@ -103,6 +110,8 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
         mean_seconds: training.iter().sum::<f64>() / training.len() as f64,
         images_per_second: images as f64 / median(&training),
         inference_images_per_second: images as f64 / median(&inference),
+        gflop_per_step,
+        gflop_per_second: gflop_per_step / median(&training),
         peak_bytes,
     })
 }
@@ -191,6 +200,13 @@ fn print(timing: &Timing) {
         (
             "inference",
             format!("{:.1} images/s", timing.inference_images_per_second),
+        ),
+        (
+            "arithmetic",
+            format!(
+                "{:.3} GFLOP a step, {:.1} GFLOP/s",
+                timing.gflop_per_step, timing.gflop_per_second
+            ),
         ),
         (
             "peak memory",

@@ -3,7 +3,9 @@
 mod bench;
 mod doctor;
 mod eval;
+mod export;
 mod list;
+mod merge;
 mod predict;
 mod schema;
 mod show;
@@ -12,23 +14,27 @@ mod train;
 pub use bench::bench;
 pub use doctor::doctor;
 pub use eval::eval;
+pub use export::export;
 pub use list::list;
-pub use predict::predict;
+pub use merge::merge;
+pub use predict::{Request, predict};
 pub use schema::schema;
 pub use show::show;
 pub use train::train;
 
 use std::path::Path;
 
-use peft_core::data::Dataset;
+use peft_core::params::{self, ParamInfo};
 use peft_core::{Model, adapter_file};
 
-use crate::cli::PlaceArgs;
+use crate::adapter::{ADAPTER, resolved};
+use crate::base::Base;
+use crate::cli::{PlaceArgs, TrainedArgs};
 use crate::device::{self, Chosen};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::experiment::Experiment;
 use crate::folder::finished;
-use crate::trial::Trial;
+use crate::trial::{Purpose, Trial};
 
 /// Runs `work` on a worker of rayon's pool: from outside it, every parallel operation wakes the
 /// workers and waits for them.
@@ -46,32 +52,56 @@ fn on_pool<T: Send>(
     result.unwrap_or_else(|| Err(failure(Exit::Unexpected, "the work did not run")))
 }
 
-/// A finished run, loaded again.
+/// A trained model: a finished run, or an adapter on the backbone of a run or a config.
 struct Loaded {
     trial: Trial,
     model: Model,
 }
 
-/// Loads the model of a finished run.
-fn load_run(run: &Path, device: &Chosen) -> Result<Loaded, Failure> {
-    let at = |message: String| config_error(format_args!("{}: {message}", run.display()));
-    let config = run.join("config.resolved.yaml");
-    let text = std::fs::read_to_string(&config)
-        .map_err(|e| at(format!("no run folder (config.resolved.yaml: {e})")))?;
-    if finished(run).is_none() {
+/// The experiment that `run` names: a finished run's, or a config's where an adapter is given that
+/// takes the place of training.
+fn experiment_of(run: &Path, adapted: bool) -> Result<Experiment, Failure> {
+    let at = |message: &str| config_error(format_args!("{}: {message}", run.display()));
+    let mut experiment = match (run.is_dir(), adapted) {
+        (true, _) => resolved(run)?,
+        (false, true) => Experiment::read(&run.to_string_lossy(), &[])?,
+        (false, false) => {
+            return Err(at("no such run folder; a config needs an --adapter"));
+        }
+    };
+    if !adapted && finished(run).is_none() {
         return Err(at(
-            "the run is not finished; run its command again to go on".into(),
+            "the run is not finished; run its command again to go on",
         ));
     }
-    let value = serde_yaml::from_str(&text).map_err(|e| at(e.to_string()))?;
-    let experiment = Experiment::typed(value).map_err(at)?;
-    let (trial, model) = Trial::open(experiment, device)?;
-    let weights = trial.weights_hash.as_deref();
-    let (model, _) = adapter_file::load(&run.join("adapter.safetensors"), model, weights)?;
+    // What it started from is in what it trained.
+    experiment.adapter = None;
+    Ok(experiment)
+}
+
+/// Loads what `which` names.
+fn load(which: &TrainedArgs, device: &Chosen) -> Result<Loaded, Failure> {
+    let mut experiment = experiment_of(&which.run, which.adapter.is_some())?;
+    experiment.adapter.clone_from(&which.adapter);
+    let base = Base::open(&*experiment.backbone, experiment.seed, device)?;
+    let (trial, model) = Trial::on(&base, experiment, Purpose::Use, device)?;
+    let model = filled(&trial, model, &which.run, which.scale)?;
     Ok(Loaded { trial, model })
 }
 
-/// The classes' names.
-fn classes(dataset: &dyn Dataset) -> Vec<String> {
-    dataset.classes().to_vec()
+/// The model with its trained values, between the frozen backbone (0) and these (1).
+fn filled(trial: &Trial, model: Model, run: &Path, scale: Option<f64>) -> Result<Model, Failure> {
+    let of_backbone = |info: &ParamInfo| info.name.starts_with("backbone.");
+    let frozen = params::read(&model, |info| model.saved(info) && of_backbone(info));
+    let model = match &trial.adapter {
+        Some(_) => trial.started(model)?,
+        None => {
+            let weights = trial.weights_hash.as_deref();
+            adapter_file::load(&run.join(ADAPTER), model, weights)?.0
+        }
+    };
+    match scale {
+        Some(scale) => Ok(model.scaled(scale, &frozen)?),
+        None => Ok(model),
+    }
 }

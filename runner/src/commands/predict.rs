@@ -10,40 +10,116 @@ use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
 use serde_json::json;
 
+use crate::base::Base;
 use crate::cli::{Format, PlaceArgs};
-use crate::commands::{Loaded, classes, load_run, on_pool};
+use crate::commands::{experiment_of, filled, on_pool};
 use crate::data::preprocess;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::trial::Trial;
+use crate::trial::{Purpose, Trial};
 
-/// Predicts the `top` most likely classes of each image with a finished run.
-pub fn predict(
-    run: &Path,
-    images: &[PathBuf],
-    top: usize,
-    place: &PlaceArgs,
-    format: Format,
-) -> Result<(), Failure> {
-    if top == 0 {
+/// What is predicted, and with what.
+pub struct Request {
+    /// A finished run's folder, or a config if adapters are given.
+    pub run: PathBuf,
+    /// Image files.
+    pub images: Vec<PathBuf>,
+    /// `[NAME=]DIR` of adapters that take the place of the run's own.
+    pub adapters: Vec<String>,
+    /// Which of them predict; all if empty.
+    pub names: Vec<String>,
+    /// How much of them acts.
+    pub scale: Option<f64>,
+    /// How many classes to print for each image.
+    pub top: usize,
+}
+
+/// The most likely classes of each image, by one adapter.
+struct Predictions {
+    adapter: Option<String>,
+    classes: Vec<String>,
+    ranked: Vec<Vec<(usize, f64)>>,
+}
+
+/// Predicts the most likely classes of each image.
+pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
+    if request.top == 0 {
         return Err(config_error("--top: expected at least 1, got 0"));
     }
+    let adapters = chosen(&request.adapters, &request.names)?;
     on_pool(place, |device| {
-        let Loaded { trial, model } = load_run(run, &device)?;
-        let names = classes(&*trial.dataset);
+        let own = experiment_of(&request.run, !adapters.is_empty())?;
+        let base = Base::open(&*own.backbone, own.seed, &device)?;
         // All of them before the first line: a bad image leaves nothing half done.
-        let mut ranked = Vec::with_capacity(images.len());
-        for paths in images.chunks(trial.experiment.recipe.batch_size) {
-            let logits = logits(paths, &trial, &model, &device)?;
-            let rows = logits.chunks_exact(names.len());
-            ranked.extend(rows.map(|row| best(&softmax(row), top)));
+        let mut all = Vec::new();
+        for adapter in adapters
+            .iter()
+            .map(Some)
+            .chain(adapters.is_empty().then_some(None))
+        {
+            let mut experiment = own.clone();
+            experiment.adapter = adapter.map(|(_, path)| path.clone());
+            let (trial, model) = Trial::on(&base, experiment, Purpose::Use, &device)?;
+            let model = filled(&trial, model, &request.run, request.scale)?;
+            all.push(Predictions {
+                adapter: adapter.map(|(name, _)| name.clone()),
+                ranked: ranked(request, &trial, &model, &device)?,
+                classes: trial.classes,
+            });
         }
         match format {
-            Format::Text => print_text(images, &ranked, &names),
-            Format::Json => print_json(images, &ranked, &names),
+            Format::Text => all.iter().for_each(|one| print_text(&request.images, one)),
+            Format::Json => print_json(&request.images, &all),
         }
         Ok(())
     })
+}
+
+/// The adapters of `[NAME=]DIR` that are asked for by name; a folder's own name is the default.
+fn chosen(given: &[String], names: &[String]) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let mut adapters = Vec::<(String, PathBuf)>::new();
+    for text in given {
+        let (name, path) = match text.split_once('=') {
+            Some((name, path)) => (name.to_owned(), PathBuf::from(path)),
+            None => {
+                let path = PathBuf::from(text);
+                let name = path.file_name().unwrap_or_default();
+                (name.to_string_lossy().into_owned(), path)
+            }
+        };
+        if adapters.iter().any(|(other, _)| *other == name) {
+            let message = format!("--adapter: two are called {name}; write NAME=DIR");
+            return Err(config_error(message));
+        }
+        adapters.push((name, path));
+    }
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !adapters.iter().any(|(known, _)| known == *name))
+    {
+        let known: Vec<_> = adapters.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(config_error(format!(
+            "--use {unknown}: there is no such adapter; there are: {}",
+            known.join(", ")
+        )));
+    }
+    adapters.retain(|(name, _)| names.is_empty() || names.contains(name));
+    Ok(adapters)
+}
+
+fn ranked(
+    request: &Request,
+    trial: &Trial,
+    model: &Model,
+    device: &Chosen,
+) -> Result<Vec<Vec<(usize, f64)>>, Failure> {
+    let mut ranked = Vec::with_capacity(request.images.len());
+    for paths in request.images.chunks(trial.experiment.recipe.batch_size) {
+        let logits = logits(paths, trial, model, device)?;
+        let rows = logits.chunks_exact(trial.classes.len());
+        ranked.extend(rows.map(|row| best(&softmax(row), request.top)));
+    }
+    Ok(ranked)
 }
 
 /// The logits of some image files, `[b * classes]` row by row.
@@ -90,22 +166,38 @@ fn best(probabilities: &[f64], top: usize) -> Vec<(usize, f64)> {
     ranked
 }
 
-fn print_text(images: &[PathBuf], ranked: &[Vec<(usize, f64)>], names: &[String]) {
-    for (image, predictions) in images.iter().zip(ranked) {
-        for &(label, probability) in predictions {
-            println!("{}  {}  {probability:.4}", image.display(), names[label]);
+fn print_text(images: &[PathBuf], predictions: &Predictions) {
+    let prefix = match &predictions.adapter {
+        Some(name) => format!("{name}  "),
+        None => String::new(),
+    };
+    for (image, ranked) in images.iter().zip(&predictions.ranked) {
+        for &(label, probability) in ranked {
+            let class = &predictions.classes[label];
+            println!("{prefix}{}  {class}  {probability:.4}", image.display());
         }
     }
 }
 
-fn print_json(images: &[PathBuf], ranked: &[Vec<(usize, f64)>], names: &[String]) {
-    let prediction = |&(label, probability): &(usize, f64)| json!({ "class": names[label], "label": label, "probability": probability });
-    let image = |(image, predictions): (&PathBuf, &Vec<(usize, f64)>)| {
-        let predictions: Vec<_> = predictions.iter().map(prediction).collect();
-        json!({ "image": image.to_string_lossy(), "predictions": predictions })
-    };
-    let all: Vec<_> = images.iter().zip(ranked).map(image).collect();
-    println!("{}", json!(all));
+/// A list with one entry an image; with adapters, one an adapter and image.
+fn print_json(images: &[PathBuf], all: &[Predictions]) {
+    let mut entries = Vec::new();
+    for one in all {
+        for (image, ranked) in images.iter().zip(&one.ranked) {
+            let prediction = |&(label, probability): &(usize, f64)| {
+                let class = &one.classes[label];
+                json!({ "class": class, "label": label, "probability": probability })
+            };
+            let predictions: Vec<_> = ranked.iter().map(prediction).collect();
+            let image = image.to_string_lossy();
+            let mut entry = json!({ "image": image, "predictions": predictions });
+            if let Some(name) = &one.adapter {
+                entry["adapter"] = name.as_str().into();
+            }
+            entries.push(entry);
+        }
+    }
+    println!("{}", json!(entries));
 }
 
 #[cfg(test)]

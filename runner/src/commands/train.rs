@@ -9,7 +9,7 @@ use peft_core::{Model, weights};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::TrainArgs;
-use crate::commands::{classes, on_pool};
+use crate::commands::on_pool;
 use crate::data::{Loader, preprocess};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
@@ -29,7 +29,10 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             "--config is missing: a YAML file or a name under configs/",
         ));
     };
-    let experiment = Experiment::read(config, &args.config.set)?;
+    let mut experiment = Experiment::read(config, &args.config.set)?;
+    if args.adapter.is_some() {
+        experiment.adapter.clone_from(&args.adapter);
+    }
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
         if args.dry_run {
@@ -69,8 +72,9 @@ fn run(
         signal_hook::flag::register_conditional_default(signal, interrupt.clone())?;
         signal_hook::flag::register(signal, interrupt.clone())?;
     }
+    let model = trial.started(model)?;
     let counts = model.counts();
-    let info = AdapterInfo::of(&model, trial.weights_hash.clone(), classes(&*trial.dataset));
+    let info = AdapterInfo::of(&model, trial.weights_hash.clone(), trial.classes.clone());
     let checkpoint = folder.file("checkpoints/last.safetensors");
     let trainer = Trainer::new(trial, model, device, checkpoint, interrupt, &mut reporter)?;
     let trained = trainer.run();

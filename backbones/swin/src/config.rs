@@ -1,0 +1,217 @@
+//! The configuration and the table of variants.
+
+use std::path::PathBuf;
+
+use peft_core::backbone::{Backbone, BackboneConfig, Init, InputSpec, Interpolation, variant};
+use peft_core::error::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::SwinTransformer;
+
+/// A Swin Transformer: a variant of the table, or sizes of its own; a field that is given overrides
+/// the variant's.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Swin {
+    /// timm's name, for example `swin_tiny_patch4_window7_224`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub img_size: Option<usize>,
+    /// Rows and columns of a patch in pixels. Default 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_size: Option<usize>,
+    /// Channels `C` of the first stage; each later one has twice those of the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embed_dim: Option<usize>,
+    /// Blocks in each stage, one or more stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depths: Option<Vec<usize>>,
+    /// Attention heads in each stage, divisors of its channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_heads: Option<Vec<usize>>,
+    /// Rows and columns of a window in positions. Default 7. A smaller map is one window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_size: Option<usize>,
+    /// Hidden width of the MLP over the channels. Default 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mlp_ratio: Option<f64>,
+    /// Whether queries, keys and values have a bias. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qkv_bias: Option<bool>,
+    /// Mean of each channel that the checkpoint was trained with. Default ImageNet's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of each channel. Default ImageNet's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub std: Option<[f32; 3]>,
+    /// How images are resized. Default bicubic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interpolation: Option<Interpolation>,
+    /// A safetensors file under timm's names; without one the values are random.
+    pub weights: Option<PathBuf>,
+}
+
+/// A row of the table: image size, window size, channels, blocks and heads of the stages.
+type Row = ([usize; 3], [usize; 4], [usize; 4]);
+
+/// timm's variants; all with patches of 4 and `mlp_ratio` 4.
+const VARIANTS: [(&str, Row); 6] = {
+    const TINY: [usize; 4] = [2, 2, 6, 2];
+    const DEEP: [usize; 4] = [2, 2, 18, 2];
+    const NARROW: [usize; 4] = [3, 6, 12, 24];
+    const BASE: [usize; 4] = [4, 8, 16, 32];
+    const LARGE: [usize; 4] = [6, 12, 24, 48];
+    [
+        ("swin_tiny_patch4_window7_224", ([224, 7, 96], TINY, NARROW)),
+        (
+            "swin_small_patch4_window7_224",
+            ([224, 7, 96], DEEP, NARROW),
+        ),
+        ("swin_base_patch4_window7_224", ([224, 7, 128], DEEP, BASE)),
+        (
+            "swin_base_patch4_window12_384",
+            ([384, 12, 128], DEEP, BASE),
+        ),
+        (
+            "swin_large_patch4_window7_224",
+            ([224, 7, 192], DEEP, LARGE),
+        ),
+        (
+            "swin_large_patch4_window12_384",
+            ([384, 12, 192], DEEP, LARGE),
+        ),
+    ]
+};
+
+/// The sizes of a Swin Transformer, complete and consistent.
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
+    pub name: String,
+    pub img_size: usize,
+    pub patch_size: usize,
+    pub embed_dim: usize,
+    pub depths: Vec<usize>,
+    pub num_heads: Vec<usize>,
+    pub window_size: usize,
+    pub mlp_ratio: f64,
+    pub qkv_bias: bool,
+}
+
+impl Swin {
+    pub(crate) fn sizes(&self) -> Result<Sizes> {
+        let row = match &self.variant {
+            None => None,
+            Some(name) => Some(variant(&VARIANTS, name)?),
+        };
+        let needed =
+            |field: &str| Error::config(field, "expected a value, or a `variant` that has one");
+        let own_or = |own: &Option<Vec<usize>>, of_variant: Option<[usize; 4]>, field: &str| {
+            let stages = own.clone().or(of_variant.map(Vec::from));
+            stages.ok_or_else(|| needed(field))
+        };
+        let of_variant = |i: usize| row.map(|(sizes, ..)| sizes[i]);
+        let embed_dim = self.embed_dim.or(of_variant(2));
+        Sizes {
+            name: self.variant.clone().unwrap_or_else(|| "swin".to_owned()),
+            img_size: self.img_size.or(of_variant(0)).unwrap_or(224),
+            patch_size: self.patch_size.unwrap_or(4),
+            embed_dim: embed_dim.ok_or_else(|| needed("embed_dim"))?,
+            depths: own_or(&self.depths, row.map(|(_, depths, _)| *depths), "depths")?,
+            num_heads: own_or(&self.num_heads, row.map(|(.., heads)| *heads), "num_heads")?,
+            window_size: self.window_size.or(of_variant(1)).unwrap_or(7),
+            mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
+            qkv_bias: self.qkv_bias.unwrap_or(true),
+        }
+        .checked()
+    }
+}
+
+impl Sizes {
+    fn checked(self) -> Result<Self> {
+        let positive = [
+            ("img_size", self.img_size),
+            ("patch_size", self.patch_size),
+            ("embed_dim", self.embed_dim),
+            ("window_size", self.window_size),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::config(*field, "expected at least 1, got 0"));
+        }
+        if !self.img_size.is_multiple_of(self.patch_size) {
+            let message = format!(
+                "expected a multiple of patch_size ({}), got {}",
+                self.patch_size, self.img_size
+            );
+            return Err(Error::config("img_size", message));
+        }
+        // Channels double from stage to stage.
+        let (stages, most) = (self.depths.len(), 16);
+        if stages == 0 || stages > most || self.depths.contains(&0) {
+            let message = format!(
+                "expected 1 to {most} stages of at least 1 block, got {:?}",
+                self.depths
+            );
+            return Err(Error::config("depths", message));
+        }
+        let widths: Vec<usize> = (0..stages).map(|stage| self.embed_dim << stage).collect();
+        let divides = |(width, heads): (&usize, &usize)| *heads > 0 && width % heads == 0;
+        if self.num_heads.len() != stages || !widths.iter().zip(&self.num_heads).all(divides) {
+            let message = format!(
+                "expected one divisor of its channels for each stage ({widths:?}), got {:?}",
+                self.num_heads
+            );
+            return Err(Error::config("num_heads", message));
+        }
+        let ratio = self.mlp_ratio;
+        if !(ratio > 0.0 && ratio <= 64.0) {
+            let message = format!("expected more than 0 and at most 64, got {ratio}");
+            return Err(Error::config("mlp_ratio", message));
+        }
+        Ok(self)
+    }
+}
+
+#[typetag::serde(name = "swin")]
+impl BackboneConfig for Swin {
+    fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
+        let (sizes, input) = (self.sizes()?, self.input()?);
+        Ok(Box::new(SwinTransformer::new(sizes, input, init)))
+    }
+
+    fn weights(&self) -> Option<&PathBuf> {
+        self.weights.as_ref()
+    }
+
+    fn set_weights(&mut self, path: PathBuf) {
+        self.weights = Some(path);
+    }
+
+    fn input(&self) -> Result<InputSpec> {
+        Ok(InputSpec {
+            size: self.sizes()?.img_size,
+            mean: self.mean.unwrap_or([0.485, 0.456, 0.406]),
+            std: self.std.unwrap_or([0.229, 0.224, 0.225]),
+            interpolation: self.interpolation.unwrap_or_default(),
+        })
+    }
+}
+
+peft_core::register!(
+    Backbone, Swin,
+    name: "swin",
+    summary: "Swin Transformer: T, S, B, L at 224 or 384 pixels, or sizes of your own",
+    reference: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et \
+                al., 2021",
+    example: "name: swin\nvariant: swin_tiny_patch4_window7_224\n",
+    // Maps of 8, 4 and 2 under windows of 3: padded, padded and shifted, one window. Maps of 16 and
+    // 8 under windows of 4: shifted.
+    tiny: &[
+        "{name: swin, img_size: 32, patch_size: 4, embed_dim: 16, depths: [1, 2, 1], \
+          num_heads: [2, 2, 4], window_size: 3}",
+        "{name: swin, img_size: 32, patch_size: 2, embed_dim: 12, depths: [1, 3], \
+          num_heads: [2, 3], window_size: 4, qkv_bias: false}",
+    ],
+);

@@ -1,0 +1,230 @@
+//! Golden values made with timm.
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
+use peft_core::params::{self, floats};
+use peft_core::random::Distribution;
+use peft_core::site::SiteKind;
+use peft_core::testing::{Golden, assert_close};
+use peft_core::weights::{WeightsFile, load_backbone};
+use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, LinearHead, Plug};
+
+use crate::Swin;
+
+fn golden(name: &str) -> Golden {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/");
+    Golden::open(format!("{fixtures}{name}"))
+}
+
+/// Maps of 16 and 8 under windows of 4.
+fn tiny() -> Swin {
+    Swin {
+        img_size: Some(32),
+        patch_size: Some(2),
+        embed_dim: Some(16),
+        depths: Some(vec![2, 2]),
+        num_heads: Some(vec![2, 4]),
+        window_size: Some(4),
+        ..Swin::default()
+    }
+}
+
+/// Maps of 9, 5 and 3 under windows of 4.
+fn padded() -> Swin {
+    Swin {
+        img_size: Some(36),
+        patch_size: Some(4),
+        embed_dim: Some(8),
+        depths: Some(vec![2, 2, 2]),
+        num_heads: Some(vec![2, 2, 4]),
+        window_size: Some(4),
+        mlp_ratio: Some(2.0),
+        ..Swin::default()
+    }
+}
+
+fn built(config: &Swin) -> BoxedBackbone {
+    Plug::new(config.build(&Init::empty(&Device::flex())).unwrap())
+}
+
+fn loaded(golden: &Golden, config: &Swin) -> (BoxedBackbone, LinearHead) {
+    let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let (backbone, head) = load_backbone(built(config), &file).unwrap();
+    let head = LinearHead::from_checkpoint(head.unwrap(), &Device::flex());
+    (backbone, head)
+}
+
+fn images(golden: &Golden) -> Tensor<4> {
+    Tensor::from_data(golden.io["images"].clone(), &Device::flex())
+}
+
+/// Compares what each span of one cut leads to.
+fn check(golden: &Golden, config: &Swin, names: &[&str]) {
+    let (backbone, head) = loaded(golden, config);
+    assert_eq!(backbone.spec().features_cut(), names.len());
+    let mut x = Activation::Map(images(golden));
+    for (cut, name) in names.iter().enumerate() {
+        x = backbone.forward(x, cut..cut + 1, &Hooks::none());
+        assert_close(name, &x.to_vec(), &golden.values(name), 1e-5, None);
+        if let Some(boundary) = backbone.spec().boundaries.get(cut + 1) {
+            let shape = x.shape().to_vec();
+            assert_eq!(boundary.shape.dims(), shape[1..], "{boundary}");
+        }
+    }
+    let logits = Activation::Features(head.forward(x.features().unwrap()));
+    let expected = golden.values("logits");
+    assert_close("logits", &logits.to_vec(), &expected, 1e-5, None);
+}
+
+#[test]
+fn every_boundary_agrees_with_timm() {
+    let names = [
+        "patch_embed",
+        "stage.0.block.0",
+        "stage.1.downsample",
+        "stage.1.block.0",
+        "stage.1.block.1",
+        "features",
+    ];
+    check(&golden("swin_tiny"), &tiny(), &names);
+}
+
+#[test]
+fn padded_maps_and_one_no_larger_than_a_window_agree_with_timm() {
+    let names = [
+        "patch_embed",
+        "stage.0.block.0",
+        "stage.1.downsample",
+        "stage.1.block.0",
+        "stage.2.downsample",
+        "stage.2.block.0",
+        "stage.2.block.1",
+        "features",
+    ];
+    check(&golden("swin_padded"), &padded(), &names);
+}
+
+#[test]
+fn gradients_agree_with_timm() {
+    let golden = golden("swin_padded");
+    let (backbone, head) = loaded(&golden, &padded());
+    let (backbone, head) = (backbone.train(), head.train());
+    let images = Tensor::from_inner(images(&golden)).require_grad();
+    let span = 0..backbone.spec().features_cut();
+    let x = backbone.forward(Activation::Map(images.clone()), span, &Hooks::none());
+    let weights = golden.io["loss_weights"].clone();
+    let weights = Tensor::<2>::from_data(weights, &Device::flex().autodiff());
+    let loss = (head.forward(x.features().unwrap()) * weights).sum();
+    let gradients = loss.backward();
+    let of_images = images.grad(&gradients).unwrap().into_data();
+    let gradients = GradientsParams::from_grads(gradients, &backbone);
+    let mut gradients = params::gradients(&backbone, &gradients);
+    gradients.insert("images".to_owned(), of_images);
+    let expected = golden.group("grad.");
+    assert_eq!(expected.len(), 14);
+    for (name, expected) in expected {
+        let got = floats(gradients[&name].clone());
+        assert_close(&name, &got, &floats(expected), 2e-5, None);
+    }
+}
+
+#[test]
+fn a_downsampling_counts_with_the_block_before_it() {
+    let backbone = built(&padded());
+    let spec = backbone.spec();
+    for (name, block) in [
+        ("patch_embed.norm", 0),
+        ("layers.0.blocks.1.attn.proj", 2),
+        ("layers.1.downsample.reduction", 2),
+        ("layers.1.blocks.0.norm1", 3),
+        ("layers.2.downsample.norm", 4),
+        ("norm", 7),
+    ] {
+        assert_eq!(spec.site(name).unwrap().block, block, "{name}");
+    }
+    let order: Vec<_> = spec.sites.iter().map(|site| site.block).collect();
+    assert!(order.is_sorted());
+    let table = "layers.1.blocks.1.attn.relative_position_bias_table";
+    assert_eq!(spec.block_of(table), 4);
+    let at = spec.boundary(3).unwrap().to_string();
+    assert_eq!(at, "boundary 3 (input of layers.1.blocks.0)");
+    assert!((0..=7).all(|boundary| !spec.takes_extras(boundary)));
+    let qkv = spec.site("layers.2.blocks.0.attn.qkv").unwrap();
+    assert_eq!(qkv.slices[1].name, "layers.2.blocks.0.attn.key");
+    let (inputs, outputs) = (32, 96);
+    assert_eq!(qkv.kind, SiteKind::Linear { inputs, outputs });
+}
+
+#[test]
+fn a_shared_prompt_is_absorbed_where_a_bias_comes_before_it() {
+    let init = Init::seeded(&Device::flex(), 5);
+    let backbone: BoxedBackbone = Plug::new(padded().build(&init).unwrap());
+    let images = images(&golden("swin_padded"));
+    let run = |backbone: &BoxedBackbone, x, span| backbone.forward(x, span, &Hooks::none());
+    let (image, last) = (Activation::Map(images), backbone.spec().features_cut());
+    for (boundary, width) in [(1, 8), (2, 8), (3, 16), (4, 16), (7, 32)] {
+        let values = Distribution::Normal(0.0, 0.5);
+        let delta = Activation::Grid(init.tensor("delta", [1, 1, 1, width], values));
+        let Some(tensors) = backbone.absorb(boundary, &delta) else {
+            assert_eq!(boundary, 3, "behind a downsampling");
+            continue;
+        };
+        let x = run(&backbone, image.clone(), 0..boundary).plus(delta);
+        let expected = run(&backbone, x, boundary..last);
+        let absorbed = params::write(backbone.clone(), tensors);
+        let absorbed = absorbed.unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"));
+        let got = run(&absorbed, image.clone(), 0..last);
+        let what = format!("boundary {boundary}");
+        assert_close(&what, &got.to_vec(), &expected.to_vec(), 1e-5, None);
+    }
+}
+
+#[test]
+fn variants_have_the_published_numbers_of_parameters() {
+    let count = |variant: &str| {
+        let backbone = built(&Swin {
+            variant: Some(variant.into()),
+            ..Swin::default()
+        });
+        let infos = params::infos(&backbone);
+        let count: usize = infos.iter().map(|info| info.count()).sum();
+        count + 1000 * (backbone.spec().features + 1)
+    };
+    assert_eq!(count("swin_tiny_patch4_window7_224"), 28_288_354);
+    assert_eq!(count("swin_small_patch4_window7_224"), 49_606_258);
+    assert_eq!(count("swin_base_patch4_window7_224"), 87_768_224);
+    assert_eq!(count("swin_base_patch4_window12_384"), 87_903_584);
+    assert_eq!(count("swin_large_patch4_window7_224"), 196_532_476);
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused_by_field() {
+    let message = |change: fn(&mut Swin)| {
+        let mut config = tiny();
+        change(&mut config);
+        config.input().unwrap_err().to_string()
+    };
+    let odd = message(|swin| swin.img_size = Some(33));
+    let expected = "img_size: expected a multiple of patch_size (2), got 33";
+    assert_eq!(odd, expected);
+    let heads = message(|swin| swin.num_heads = Some(vec![2, 3]));
+    let expected =
+        "num_heads: expected one divisor of its channels for each stage ([16, 32]), got [2, 3]";
+    assert_eq!(heads, expected);
+    let stages = message(|swin| swin.depths = Some(vec![2, 2, 2]));
+    assert!(stages.starts_with("num_heads: "), "{stages}");
+    let empty = message(|swin| swin.depths = Some(vec![2, 0]));
+    assert!(empty.starts_with("depths: "), "{empty}");
+    let window = message(|swin| swin.window_size = Some(0));
+    assert_eq!(window, "window_size: expected at least 1, got 0");
+    let ratio = message(|swin| swin.mlp_ratio = Some(f64::NAN));
+    assert!(ratio.starts_with("mlp_ratio: "), "{ratio}");
+    let width = message(|swin| swin.embed_dim = None);
+    assert_eq!(
+        width,
+        "embed_dim: expected a value, or a `variant` that has one"
+    );
+    let typo = message(|swin| swin.variant = Some("swin_tiny_patch4_window8_224".into()));
+    assert!(typo.contains("did you mean \"swin_tiny_patch4_window7_224\"?"));
+}

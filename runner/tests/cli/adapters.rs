@@ -1,0 +1,219 @@
+//! What becomes of a trained adapter: merged, exported, read back, scaled, several at a time.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::{folder, small, succeeded};
+
+/// Trains one epoch; the run's folder.
+fn trained(method: &str, runs: &Path) -> PathBuf {
+    let method = format!("method={method}");
+    succeeded(small(&["--set", "recipe.epochs=1", "--set", &method], runs));
+    folder(runs)
+}
+
+fn runner(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    command.args(args.iter().map(|arg| arg.as_ref()));
+    command.args(["--device", "cpu"]).output().unwrap()
+}
+
+fn test_loss(args: &[&dyn AsRef<std::ffi::OsStr>]) -> f64 {
+    let mut all: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"eval"];
+    all.extend(args);
+    all.extend([&"--format" as &dyn AsRef<std::ffi::OsStr>, &"json"]);
+    let json: Value = serde_json::from_str(&succeeded(runner(&all))).unwrap();
+    json["test"]["loss"].as_f64().unwrap()
+}
+
+fn refused(output: Output, part: &str) {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains(part), "{message}");
+}
+
+#[test]
+fn a_merged_checkpoint_gives_the_same_results_without_the_adapter() {
+    let runs = tempfile::tempdir().unwrap();
+    let run = trained("{name: lora, dora: true}", runs.path());
+    let out = runs.path().join("merged.safetensors");
+    let said = succeeded(runner(&[&"merge", &run, &"--out", &out]));
+    assert!(said.contains("checked           64 test images"), "{said}");
+    let again = runner(&[&"merge", &run, &"--out", &out]);
+    refused(again, "it is there already");
+
+    // The merged file is a checkpoint of the bare backbone, head included.
+    let weights = format!(
+        "backbone={{name: vit, img_size: 16, patch_size: 4, embed_dim: 16, depth: 3, num_heads: 2, \
+         weights: {}}}",
+        out.display()
+    );
+    let plain = tempfile::tempdir().unwrap();
+    let more = [
+        "method=linear-probe",
+        "head.from=checkpoint",
+        "recipe.epochs=1",
+    ];
+    let mut args = vec!["--set", &weights, "--set", "recipe.optimizer.lr=1.0e-30"];
+    args.extend(more.iter().flat_map(|set| ["--set", set]));
+    succeeded(small(&args, plain.path()));
+    let (before, after) = (test_loss(&[&run]), test_loss(&[&folder(plain.path())]));
+    assert!((before - after).abs() < 1e-5, "{before} and {after}");
+
+    let vpt = tempfile::tempdir().unwrap();
+    let run = trained("{name: vpt, length: 2}", vpt.path());
+    let out = vpt.path().join("merged.safetensors");
+    let output = runner(&[&"merge", &run, &"--out", &out]);
+    refused(output, "adds tokens, which no weight of the backbone holds");
+    assert!(!out.exists());
+}
+
+#[test]
+fn an_exported_folder_is_read_back_and_trained_further() {
+    let runs = tempfile::tempdir().unwrap();
+    let run = trained("{name: lora, rank: 3, targets: [query, fc1]}", runs.path());
+    refused(
+        runner(&[&"export", &run]),
+        "blocks.0.attn.query is a part of blocks.0.attn.qkv",
+    );
+    let exported = runs.path().join("peft");
+    let out: [&dyn AsRef<std::ffi::OsStr>; 6] = [
+        &"export",
+        &run,
+        &"--layout",
+        &"transformers",
+        &"--out",
+        &exported,
+    ];
+    succeeded(runner(&out));
+    let config = std::fs::read_to_string(exported.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["modules_to_save"][0], "classifier");
+    let modules = config["target_modules"].as_str().unwrap();
+    assert!(modules.contains(r"vit\.layers\.0\.attention\.q_proj"));
+
+    let own = test_loss(&[&run]);
+    assert_eq!(own, test_loss(&[&run, &"--adapter", &exported]));
+
+    // As a start: the folder's method takes the place of the YAML's, and its values are there.
+    let further = tempfile::tempdir().unwrap();
+    let start = exported.to_string_lossy().into_owned();
+    let args = [
+        "--adapter",
+        &start,
+        "--set",
+        "recipe.epochs=1",
+        "--set",
+        "recipe.optimizer.lr=1.0e-30",
+    ];
+    succeeded(small(&args, further.path()));
+    let further = folder(further.path());
+    assert!((own - test_loss(&[&further])).abs() < 1e-6);
+    let resolved = std::fs::read_to_string(further.join("config.resolved.yaml")).unwrap();
+    assert!(resolved.contains("rank: 3"), "{resolved}");
+
+    // A tensor too many is no silent no-op.
+    let broken = runs.path().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(exported.join(name), broken.join(name)).unwrap();
+    }
+    let text = config.to_string().replace("q_proj", "k_proj");
+    std::fs::write(broken.join("adapter_config.json"), text).unwrap();
+    refused(
+        runner(&[&"eval", &run, &"--adapter", &broken]),
+        "targets without tensors: vit.layers.0.attention.k_proj",
+    );
+}
+
+#[test]
+fn scale_leads_from_the_frozen_backbone_to_the_adapted_one() {
+    let runs = tempfile::tempdir().unwrap();
+    let run = trained("[{name: lora}, {name: bias, parts: [mlp]}]", runs.path());
+    let at = |scale: &str| test_loss(&[&run, &"--scale", &scale]);
+    let own = test_loss(&[&run]);
+    assert!((own - at("1")).abs() < 1e-6);
+    let (half, none) = (at("0.5"), at("0"));
+    assert!(half != own && half != none, "{own}, {half}, {none}");
+    refused(
+        runner(&[&"eval", &run, &"--scale", &"nan"]),
+        "scale: expected a finite number",
+    );
+}
+
+#[test]
+fn several_adapters_predict_on_one_backbone() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let lora = trained("lora", first.path());
+    let ssf = trained("ssf", second.path());
+    let image = first.path().join("disc.png");
+    image::RgbImage::from_pixel(20, 10, image::Rgb([9, 200, 30]))
+        .save(&image)
+        .unwrap();
+    let named = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let adapters = [named("a", &lora), named("b", &ssf)];
+    let predict = |more: &[&str]| -> Value {
+        let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"predict", &lora, &image];
+        for adapter in &adapters {
+            args.extend([&"--adapter" as &dyn AsRef<std::ffi::OsStr>, adapter]);
+        }
+        args.extend([&"--format" as &dyn AsRef<std::ffi::OsStr>, &"json"]);
+        let more: Vec<String> = more.iter().map(|arg| (*arg).to_owned()).collect();
+        args.extend(more.iter().map(|arg| arg as &dyn AsRef<std::ffi::OsStr>));
+        serde_json::from_str(&succeeded(runner(&args))).unwrap()
+    };
+    let both = predict(&[]);
+    let names: Vec<_> = both
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| &e["adapter"])
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(both[0]["predictions"] != both[1]["predictions"]);
+    let alone = runner(&[&"predict", &ssf, &image, &"--format", &"json"]);
+    let alone: Value = serde_json::from_str(&succeeded(alone)).unwrap();
+    assert_eq!(alone[0]["predictions"], both[1]["predictions"]);
+    let one = predict(&["--use", "b"]);
+    assert_eq!(one.as_array().unwrap().len(), 1);
+    refused(
+        runner(&[
+            &"predict",
+            &lora,
+            &image,
+            &"--adapter",
+            &adapters[0],
+            &"--use",
+            &"c",
+        ]),
+        "there is no such adapter; there are: a",
+    );
+}
+
+#[test]
+fn methods_that_contradict_each_other_are_refused() {
+    let runs = tempfile::tempdir().unwrap();
+    for (methods, part) in [
+        (
+            "[bias, full-finetune]",
+            "two methods tune the parameter blocks.0.attn.proj.bias",
+        ),
+        (
+            "[{name: lora}, {name: lora, dora: true}]",
+            "must be the first to act; put its method first",
+        ),
+        (
+            "[{name: ap, boundaries: [0]}, {name: vp, kind: frame, inner: 8}]",
+            "vp makes a new image of the one it gets; put it first",
+        ),
+        (
+            "[{name: lora}, {name: vp, kind: border, width: 40}]",
+            "method: width: expected 1 to",
+        ),
+    ] {
+        let method = format!("method={methods}");
+        refused(small(&["--set", &method], runs.path()), part);
+    }
+}
