@@ -3,7 +3,8 @@
 # arithmetic (peft_core::flops), each as a multiple of a linear probe's and of full fine-tuning's.
 #   benches/cost.sh RUNNER [DEVICE] [BACKBONE] [BATCH]
 # RUNNER is the path of a built `runner`; BACKBONE is what a YAML may say at `backbone:`. Default cpu,
-# ViT-Ti/16 at 224, 16. STEPS and WARMUP in the environment override 7 and 2.
+# ViT-Ti/16 at 224, 16. STEPS and WARMUP in the environment override 7 and 2; of ROUNDS, default 1,
+# the fastest counts, each round the median of its steps: for a machine that does other work too.
 set -euo pipefail
 
 runner=${1:?path of a built runner}
@@ -34,23 +35,27 @@ methods=(
 
 number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p" <<<"$2"; }
 
-for method in "${methods[@]}"; do
-    json=$("$runner" bench --config quickstart --device "$device" --format json \
-        --set "backbone=$backbone" --set "method=$method" --set "recipe.batch_size=$batch" \
-        --warmup "${WARMUP:-2}" --steps "${STEPS:-7}" 2>/dev/null) ||
-        { echo "$method is refused" >&2 && continue; }
-    echo "$method;$(number trainable "$json");$(number median_seconds "$json");$(
-        number peak_bytes "$json");$(number gflop_per_step "$json")"
+for ((round = 0; round < ${ROUNDS:-1}; round++)); do
+    for method in "${methods[@]}"; do
+        json=$("$runner" bench --config quickstart --device "$device" --format json \
+            --set "backbone=$backbone" --set "method=$method" --set "recipe.batch_size=$batch" \
+            --warmup "${WARMUP:-2}" --steps "${STEPS:-7}" 2>/dev/null) ||
+            { echo "$method is refused" >&2 && continue; }
+        echo "$method;$(number trainable "$json");$(number median_seconds "$json");$(
+            number peak_bytes "$json");$(number gflop_per_step "$json")"
+    done
 done | awk -F';' -v title="$backbone, batch $batch, f32, $device" '
-    { line[NR] = $0; if (NR <= 2) { time[NR] = $3; work[NR] = $5 } }
+    !($1 in time) { method[++count] = $1; time[$1] = $3 }
+    { trainable[$1] = $2; bytes[$1] = $4; work[$1] = $5; if ($3 < time[$1]) time[$1] = $3 }
     END {
+        probe = method[1]; full = method[2]
         print title ":\n"
         print "| method | trainable | peak MiB | ms/step | of probe | of full | GFLOP/step | of probe | of full | GFLOP/s |"
         print "|---|---|---|---|---|---|---|---|---|---|"
-        for (i = 1; i <= NR; i++) {
-            split(line[i], of, ";")
-            printf "| `%s` | %d | %.0f | %.1f | %.2f | %.2f | %.3f | %.2f | %.2f | %.0f |\n", of[1], of[2],
-                of[4] / 1048576, 1000 * of[3], of[3] / time[1], of[3] / time[2], of[5],
-                of[5] / work[1], of[5] / work[2], of[5] / of[3]
+        for (i = 1; i <= count; i++) {
+            m = method[i]
+            printf "| `%s` | %d | %.0f | %.1f | %.2f | %.2f | %.3f | %.2f | %.2f | %.0f |\n", m, trainable[m],
+                bytes[m] / 1048576, 1000 * time[m], time[m] / time[probe], time[m] / time[full], work[m],
+                work[m] / work[probe], work[m] / work[full], work[m] / time[m]
         }
     }'

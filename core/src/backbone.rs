@@ -40,6 +40,13 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         &[]
     }
 
+    /// A checkpoint's value of the parameter `name`, made for another resolution, at this one; none if
+    /// it does not depend on the resolution.
+    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
+        let _ = (name, value);
+        None
+    }
+
     /// Parameters with which the backbone itself adds `delta` (batch 1) at a boundary: a prompt
     /// folded into position embeddings or into a bias. None where nothing does that exactly.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
@@ -231,6 +238,11 @@ pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
 
     /// Where the pretrained weights are; `None` trains from random values.
     fn weights(&self) -> Option<&PathBuf>;
+
+    /// The library whose names the weights have, if they are not to be recognised by their keys.
+    fn layout(&self) -> Option<&str> {
+        None
+    }
 
     /// Replaces the path of the weights, after it was resolved.
     fn set_weights(&mut self, path: PathBuf);

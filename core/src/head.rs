@@ -4,9 +4,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::backbone::Init;
+use crate::checkpoint::CheckpointHead;
 use crate::layers::linear;
 use crate::random::Distribution;
-use crate::weights::CheckpointHead;
 
 /// `logits = features W^T + b`.
 #[derive(Module, Debug)]

@@ -1,17 +1,32 @@
 //! How a library spells the names of the same modules: two-way tables of patterns.
 
-use crate::error::{Error, Result};
+use burn::tensor::TensorData;
 
-/// A library's spelling of module names; `{i}` in a rule stands for one number.
+use crate::backbone::BackboneSpec;
+use crate::error::{Error, Result};
+use crate::site::Slice;
+
+/// A library's spelling of the names of modules and parameters; `{i}`, `{s}` in a rule stand for
+/// numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// The library, for example `transformers`.
     pub name: &'static str,
     /// Its name for the head.
     pub head: &'static str,
-    /// Canonical name and the library's, for sites and their slices.
+    /// What may stand before all names; the first is what this program writes.
+    pub prefixes: &'static [&'static str],
+    /// Canonical name and the library's: of modules, of slices of a fused projection, or of whole
+    /// parameters.
     pub rules: &'static [(&'static str, &'static str)],
+    /// Starts of names in its checkpoints that are of no backbone: text towers, poolers, indices.
+    pub ignored: &'static [&'static str],
+    /// What each of its values needs, given its canonical name.
+    pub convert: Option<Convert>,
 }
+
+/// Brings a value of another library into ours: transposed kernels, other axes.
+pub type Convert = fn(&str, TensorData) -> TensorData;
 
 impl Layout {
     /// The canonical spelling, with the head called `head`.
@@ -19,7 +34,10 @@ impl Layout {
         Self {
             name: "timm",
             head,
+            prefixes: &[""],
             rules: &[("{*}", "{*}")],
+            ignored: &[],
+            convert: None,
         }
     }
 
@@ -28,11 +46,16 @@ impl Layout {
     /// # Errors
     /// [`Error::Layout`] if it has none.
     pub fn theirs(&self, ours: &str) -> Result<String> {
-        let translated = self
-            .rules
-            .iter()
-            .find_map(|(from, to)| translate(ours, from, to));
+        let prefix = self.prefixes.first().copied().unwrap_or_default();
+        let translated = self.bare(ours).map(|theirs| format!("{prefix}{theirs}"));
         translated.ok_or_else(|| self.unknown(ours, "name of its own for"))
+    }
+
+    /// The library's name without a prefix.
+    fn bare(&self, ours: &str) -> Option<String> {
+        self.rules
+            .iter()
+            .find_map(|(from, to)| translate(ours, from, to))
     }
 
     /// The canonical name of the library's module.
@@ -40,11 +63,39 @@ impl Layout {
     /// # Errors
     /// [`Error::Layout`] if no rule knows it.
     pub fn ours(&self, theirs: &str) -> Result<String> {
-        let translated = self
-            .rules
-            .iter()
-            .find_map(|(to, from)| translate(theirs, from, to));
+        let translated = self.prefixes.iter().find_map(|prefix| {
+            let bare = theirs.strip_prefix(prefix)?;
+            self.rules
+                .iter()
+                .find_map(|(to, from)| translate(bare, from, to))
+        });
         translated.ok_or_else(|| self.unknown(theirs, "module"))
+    }
+
+    /// The tensors that make up the parameter called `ours`: the canonical name of each and the
+    /// library's, without a prefix. One, or one for each slice of a fused projection, to be joined
+    /// along the first axis.
+    pub fn sources(&self, ours: &str, spec: &BackboneSpec) -> Option<Vec<(String, String)>> {
+        let one = |name: &str| {
+            self.bare(name).or_else(|| {
+                let (module, part) = name.rsplit_once('.')?;
+                Some(format!("{}.{part}", self.bare(module)?))
+            })
+        };
+        if let Some(name) = one(ours) {
+            return Some(vec![(ours.to_owned(), name)]);
+        }
+        let (module, part) = ours.rsplit_once('.')?;
+        let slices = &spec.site(module)?.slices;
+        let of = |slice: &Slice| {
+            let name = format!("{}.{part}", slice.name);
+            let theirs = one(&name)?;
+            Some((name, theirs))
+        };
+        match slices.is_empty() {
+            true => None,
+            false => slices.iter().map(of).collect(),
+        }
     }
 
     fn unknown(&self, name: &str, what: &'static str) -> Error {
@@ -64,24 +115,24 @@ impl Layout {
     }
 }
 
-/// `name` with the pattern `from` rewritten to `to`: `{i}` takes one number, `{*}` everything.
+/// `name` with the pattern `from` rewritten to `to`: `{i}` and `{s}` take a number each, `{*}`
+/// everything.
 fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     if from == "{*}" {
         return Some(to.replace("{*}", name));
     }
-    let (mut number, mut parts) = (None, name.split('.'));
-    for expected in from.split('.') {
-        let part = parts.next()?;
-        match expected {
-            "{i}" if part.parse::<usize>().is_ok() => number = Some(part),
-            expected if expected == part => {}
-            _ => return None,
+    let (mut rest, mut pattern, mut result) = (name, from, to.to_owned());
+    while let Some((literal, behind)) = pattern.split_once('{') {
+        let (placeholder, after) = behind.split_once('}')?;
+        rest = rest.strip_prefix(literal)?;
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        if digits == 0 {
+            return None;
         }
+        result = result.replace(&format!("{{{placeholder}}}"), &rest[..digits]);
+        (rest, pattern) = (&rest[digits..], after);
     }
-    match parts.next() {
-        Some(_) => None,
-        None => Some(to.replace("{i}", number.unwrap_or_default())),
-    }
+    (rest == pattern).then_some(result)
 }
 
 #[cfg(test)]
@@ -91,10 +142,14 @@ mod tests {
     const LAYOUT: Layout = Layout {
         name: "transformers",
         head: "classifier",
+        prefixes: &["vit.", ""],
         rules: &[
-            ("blocks.{i}.attn.query", "vit.layers.{i}.attention.q_proj"),
-            ("norm", "vit.layernorm"),
+            ("blocks.{i}.attn.query", "layers.{i}.attention.q_proj"),
+            ("blocks.{i}.mlp.{s}", "layers.{i}.mlp_{s}"),
+            ("norm", "layernorm"),
         ],
+        ignored: &[],
+        convert: None,
     };
 
     #[test]
@@ -103,6 +158,11 @@ mod tests {
         assert_eq!(theirs, "vit.layers.11.attention.q_proj");
         assert_eq!(LAYOUT.ours(&theirs).unwrap(), "blocks.11.attn.query");
         assert_eq!(LAYOUT.ours("vit.layernorm").unwrap(), "norm");
+        assert_eq!(LAYOUT.ours("layernorm").unwrap(), "norm");
+        assert_eq!(
+            LAYOUT.theirs("blocks.3.mlp.12").unwrap(),
+            "vit.layers.3.mlp_12"
+        );
         let canonical = Layout::canonical("head");
         assert_eq!(canonical.ours("blocks.0.attn").unwrap(), "blocks.0.attn");
     }
@@ -112,7 +172,7 @@ mod tests {
         for name in ["blocks.x.attn.query", "blocks.0.attn.qkv", "norm.weight"] {
             let error = LAYOUT.theirs(name).unwrap_err().to_string();
             assert!(
-                error.contains(name) && error.contains("norm = vit.layernorm"),
+                error.contains(name) && error.contains("norm = layernorm"),
                 "{error}"
             );
         }

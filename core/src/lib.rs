@@ -8,6 +8,7 @@
 pub mod activation;
 pub mod adapter_file;
 pub mod backbone;
+pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod files;

@@ -3,32 +3,48 @@
 //! Every key is consumed and every parameter filled, or loading fails and lists both sets: silent
 //! partial loads are the most reported failure of this field.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
 use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::backbone::BoxedBackbone;
-use crate::error::{Error, Result, listed};
+use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::params::{self, Tensors};
+use crate::params::Tensors;
 
 /// A safetensors file, mapped into memory (or inside the binary) and checked.
 pub struct WeightsFile {
     path: PathBuf,
-    bytes: Bytes,
+    bytes: FileBytes,
 }
 
-enum Bytes {
+/// A file's bytes: mapped into memory, or inside the binary.
+pub(crate) enum FileBytes {
     Map(memmap2::Mmap),
     Static(&'static [u8]),
 }
 
-impl std::ops::Deref for Bytes {
+impl FileBytes {
+    /// Maps a file.
+    pub(crate) fn map(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.len() == 0 {
+            return Err(Error::file(
+                path,
+                "expected a checkpoint, the file is empty",
+            ));
+        }
+        // SAFETY: the map is read only; a file that another process truncates while it is mapped
+        // would raise SIGBUS, as with every reader of mapped checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self::Map(map))
+    }
+}
+
+impl std::ops::Deref for FileBytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
@@ -44,15 +60,7 @@ impl WeightsFile {
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is truncated or no safetensors.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        let length = file.metadata().map_err(Error::io(path))?.len();
-        if length == 0 {
-            return Err(Error::file(path, "expected safetensors, the file is empty"));
-        }
-        // SAFETY: the map is read only; a file that another process truncates while it is mapped
-        // would raise SIGBUS, as with every reader of mapped checkpoints.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-        Self::checked(path, Bytes::Map(map))
+        Self::checked(path, FileBytes::map(path)?)
     }
 
     /// A file that is inside the binary.
@@ -60,10 +68,10 @@ impl WeightsFile {
     /// # Errors
     /// As [`WeightsFile::open`].
     pub fn bundled(name: &str, content: &'static [u8]) -> Result<Self> {
-        Self::checked(Path::new(name), Bytes::Static(content))
+        Self::checked(Path::new(name), FileBytes::Static(content))
     }
 
-    fn checked(path: &Path, bytes: Bytes) -> Result<Self> {
+    fn checked(path: &Path, bytes: FileBytes) -> Result<Self> {
         let opened = Self {
             path: path.to_owned(),
             bytes,
@@ -176,109 +184,6 @@ fn decode(tensor: &TensorView) -> Option<TensorData> {
         _ => return None,
     };
     Some(TensorData::new(floats, shape))
-}
-
-/// A head that came with a checkpoint.
-#[derive(Clone, Debug)]
-pub struct CheckpointHead {
-    /// `[classes, features]`.
-    pub weight: TensorData,
-    /// `[classes]`.
-    pub bias: TensorData,
-}
-
-/// Loads a checkpoint into a backbone, one tensor at a time; its head is handed back.
-///
-/// # Errors
-/// [`Error::Weights`] with both sets: keys of the file that nothing takes, parameters that nothing
-/// fills, and shapes that differ.
-pub fn load_backbone(
-    backbone: BoxedBackbone,
-    file: &WeightsFile,
-) -> Result<(BoxedBackbone, Option<CheckpointHead>)> {
-    let spec = backbone.spec().clone();
-    let head = |part: &str| format!("{}.{part}", spec.head_name);
-    let shapes = file.shapes()?;
-    let expected: BTreeMap<String, Vec<usize>> = params::infos(&backbone)
-        .into_iter()
-        .map(|info| (info.name, info.shape))
-        .collect();
-    // PyTorch's BatchNorm counts its batches; nothing reads that number.
-    let ignored = |name: &str| name.ends_with(".num_batches_tracked");
-    let of_head = |name: &str| name == head("weight") || name == head("bias");
-    let given: BTreeSet<&String> = shapes
-        .keys()
-        .filter(|name| !ignored(name) && !of_head(name))
-        .collect();
-    let unused: Vec<_> = given
-        .iter()
-        .filter(|name| !expected.contains_key(**name))
-        .collect();
-    let missing: Vec<_> = expected
-        .keys()
-        .filter(|name| !given.contains(name))
-        .collect();
-    let differing: Vec<_> = expected
-        .iter()
-        .filter_map(|(name, shape)| {
-            let got = shapes.get(name).filter(|got| *got != shape)?;
-            Some(format!("{name}: expected {shape:?}, got {got:?}"))
-        })
-        .collect();
-    if !(unused.is_empty() && missing.is_empty() && differing.is_empty()) {
-        let part = |title: &str, names: Vec<String>| match names.len() {
-            0 => String::new(),
-            n => format!("\n  {n} {title}: {}", listed(&names, 12)),
-        };
-        let owned = |names: Vec<&String>| names.into_iter().cloned().collect();
-        let message = format!(
-            "these are not the weights of {}{}{}{}",
-            spec.name,
-            part(
-                "keys that nothing takes",
-                owned(unused.into_iter().copied().collect())
-            ),
-            part("parameters that nothing fills", owned(missing)),
-            part("of another shape", differing),
-        );
-        return Err(Error::Weights {
-            path: file.path().to_owned(),
-            message,
-        });
-    }
-    let backbone = fill(backbone, file, &expected)?;
-    let head = match (shapes.get(&head("weight")), shapes.get(&head("bias"))) {
-        (Some(_), Some(_)) => Some(CheckpointHead {
-            weight: file.tensor(&head("weight"))?,
-            bias: file.tensor(&head("bias"))?,
-        }),
-        _ => None,
-    };
-    Ok((backbone, head))
-}
-
-/// Replaces every parameter with the file's tensor of that name; shapes were compared before.
-fn fill<M: Module>(
-    mut module: M,
-    file: &WeightsFile,
-    names: &BTreeMap<String, Vec<usize>>,
-) -> Result<M> {
-    for name in names.keys() {
-        let data = file.tensor(name)?;
-        if data.dtype() != DType::F32 {
-            return Err(Error::file(
-                file.path(),
-                format!("{name}: expected floats, got {:?}", data.dtype()),
-            ));
-        }
-        module = match params::write(module, Tensors::from([(name.clone(), data)])) {
-            Ok(module) => module,
-            Err((_, mismatch)) => {
-                return Err(Error::file(file.path(), format!("{mismatch:?}")));
-            }
-        };
-    }
-    Ok(module)
 }
 
 /// Writes f32, i64 and u8 tensors as safetensors, atomically.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use peft_core::backbone::BoxedBackbone;
-use peft_core::weights::{CheckpointHead, WeightsFile, load_backbone};
+use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
 use peft_core::{BackboneConfig, Init, Plug};
 
 use crate::configs::{self, Weights};
@@ -20,7 +20,7 @@ pub struct Base {
     /// Hash of the weights file; absent for random weights.
     pub weights_hash: Option<String>,
     /// Said once before a run.
-    pub remark: Option<String>,
+    pub remarks: Vec<String>,
 }
 
 impl Base {
@@ -45,25 +45,26 @@ impl Base {
                 backbone,
                 head: None,
                 weights_hash: None,
-                remark: Some(format!(
+                remarks: vec![format!(
                     "backbone: no weights are given, the values are random (seed {seed})"
-                )),
+                )],
             });
         };
-        let (backbone, head) = load_backbone(backbone, &file).map_err(at("backbone.weights"))?;
+        let forced = config.layout();
+        let loaded = load_backbone(backbone, &file, forced).map_err(at("backbone.weights"))?;
         Ok(Self {
-            backbone,
-            head,
+            backbone: loaded.backbone,
+            head: loaded.head,
             weights_hash: Some(file.hash()),
-            remark: None,
+            remarks: loaded.remarks,
         })
     }
 }
 
-fn open_weights(path: &Path) -> Result<WeightsFile, Failure> {
+fn open_weights(path: &Path) -> Result<Checkpoint, Failure> {
     let opened = match configs::weights(path)? {
-        Weights::File(path) => WeightsFile::open(&path),
-        Weights::Bundled(name, bytes) => WeightsFile::bundled(name, bytes),
+        Weights::File(path) => Checkpoint::open(&path),
+        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
     };
     opened.map_err(|e| config_error(format_args!("backbone.weights: {e}")))
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use peft_core::backbone::InputSpec;
+use peft_core::checkpoint::CheckpointHead;
 use peft_core::data::{Dataset, Split};
 use peft_core::params::{self, Tensors};
-use peft_core::weights::CheckpointHead;
 use peft_core::{BackboneSpec, Init, LinearHead, Model};
 
 use crate::adapter::Adapter;
@@ -80,7 +80,7 @@ impl Trial {
             }
         }
         let mut classes = dataset.classes().to_vec();
-        let mut remarks: Vec<String> = base.remark.iter().cloned().collect();
+        let mut remarks = base.remarks.clone();
 
         let mut adapter = match &experiment.adapter {
             None => None,

@@ -8,6 +8,8 @@ use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::layouts::LAYOUTS;
+
 /// CLIP's LayerNorm epsilon.
 const EPSILON: f64 = 1e-5;
 
@@ -131,7 +133,7 @@ impl Clip {
                 Features::Before => None,
                 Features::After => Some(needed("projection", self.projection, projection)?),
             },
-            layouts: &[],
+            layouts: &LAYOUTS,
         }
         .checked()
     }

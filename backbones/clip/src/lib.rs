@@ -10,6 +10,7 @@
 //! the place of a classifier, with a bias of zeros that CLIP does not have.
 
 mod config;
+mod layouts;
 
 pub use config::{Clip, Features};
 

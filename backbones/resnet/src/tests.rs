@@ -2,9 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::params;
 use peft_core::testing::{Golden, assert_close};
-use peft_core::weights::{WeightsFile, load_backbone};
 use peft_core::{
     Activation, AdaptationMethod, Attachment, Backbone, BackboneConfig, BoxedBackbone, Hooks, Init,
     LinearHead, Model, Plug, Statistics, Tuned,
@@ -29,8 +29,9 @@ fn loaded(golden: &Golden, init: &Init) -> (BoxedBackbone, LinearHead) {
         ..ResNet::default()
     };
     let backbone = Plug::new(config.build(init).unwrap());
-    let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
-    let (backbone, head) = load_backbone(backbone, &file).unwrap();
+    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let loaded = load_backbone(backbone, &file, None).unwrap();
+    let (backbone, head) = (loaded.backbone, loaded.head);
     let head = LinearHead::from_checkpoint(head.unwrap(), init.device());
     (backbone, head)
 }

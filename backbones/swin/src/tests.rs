@@ -3,11 +3,11 @@
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
+use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution;
 use peft_core::site::SiteKind;
 use peft_core::testing::{Golden, assert_close};
-use peft_core::weights::{WeightsFile, load_backbone};
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, LinearHead, Plug};
 
 use crate::Swin;
@@ -49,8 +49,9 @@ fn built(config: &Swin) -> BoxedBackbone {
 }
 
 fn loaded(golden: &Golden, config: &Swin) -> (BoxedBackbone, LinearHead) {
-    let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
-    let (backbone, head) = load_backbone(built(config), &file).unwrap();
+    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let loaded = load_backbone(built(config), &file, None).unwrap();
+    let (backbone, head) = (loaded.backbone, loaded.head);
     let head = LinearHead::from_checkpoint(head.unwrap(), &Device::flex());
     (backbone, head)
 }

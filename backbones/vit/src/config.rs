@@ -7,7 +7,8 @@ use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Architecture, GlobalPool, LAYOUTS, MlpActivation, VisionTransformer};
+use crate::layouts::LAYOUTS;
+use crate::model::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 
 /// timm's LayerNorm epsilon.
 const EPSILON: f64 = 1e-6;
@@ -55,6 +56,10 @@ pub struct Vit {
     pub interpolation: Option<Interpolation>,
     /// A safetensors file under timm's names; without one the values are random.
     pub weights: Option<PathBuf>,
+    /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` or
+    /// `google`. Default: recognised by their keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
 }
 
 /// timm's variants: patch size, width, blocks, heads; all at 224 pixels with `mlp_ratio` 4.
@@ -111,6 +116,10 @@ impl BackboneConfig for Vit {
 
     fn weights(&self) -> Option<&PathBuf> {
         self.weights.as_ref()
+    }
+
+    fn layout(&self) -> Option<&str> {
+        self.layout.as_deref()
     }
 
     fn set_weights(&mut self, path: PathBuf) {

@@ -6,6 +6,7 @@
 //! `[1 + N, D]` with the class token first.
 
 mod config;
+mod layouts;
 mod model;
 
 pub use config::Vit;

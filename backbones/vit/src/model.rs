@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape, Tokens};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::error::{Error, Result};
@@ -17,6 +17,8 @@ use peft_core::site::{Branch, Site, SiteKind};
 use peft_ops::{attention, gelu, quick_gelu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::layouts::resampled;
 
 /// What a Vision Transformer is built of, complete and consistent.
 #[derive(Clone, Debug)]
@@ -116,63 +118,6 @@ impl Architecture {
         (self.embed_dim as f64 * self.mlp_ratio) as usize
     }
 }
-
-/// HF transformers' modules, since version 5 and before.
-pub(crate) const LAYOUTS: [Layout; 2] = [
-    Layout {
-        name: "transformers",
-        head: "classifier",
-        rules: &[
-            (
-                "patch_embed.proj",
-                "vit.embeddings.patch_embeddings.projection",
-            ),
-            ("blocks.{i}.norm1", "vit.layers.{i}.layernorm_before"),
-            ("blocks.{i}.attn.query", "vit.layers.{i}.attention.q_proj"),
-            ("blocks.{i}.attn.key", "vit.layers.{i}.attention.k_proj"),
-            ("blocks.{i}.attn.value", "vit.layers.{i}.attention.v_proj"),
-            ("blocks.{i}.attn.proj", "vit.layers.{i}.attention.o_proj"),
-            ("blocks.{i}.norm2", "vit.layers.{i}.layernorm_after"),
-            ("blocks.{i}.mlp.fc1", "vit.layers.{i}.mlp.fc1"),
-            ("blocks.{i}.mlp.fc2", "vit.layers.{i}.mlp.fc2"),
-            ("norm", "vit.layernorm"),
-        ],
-    },
-    Layout {
-        name: "transformers-4",
-        head: "classifier",
-        rules: &[
-            (
-                "patch_embed.proj",
-                "vit.embeddings.patch_embeddings.projection",
-            ),
-            ("blocks.{i}.norm1", "vit.encoder.layer.{i}.layernorm_before"),
-            (
-                "blocks.{i}.attn.query",
-                "vit.encoder.layer.{i}.attention.attention.query",
-            ),
-            (
-                "blocks.{i}.attn.key",
-                "vit.encoder.layer.{i}.attention.attention.key",
-            ),
-            (
-                "blocks.{i}.attn.value",
-                "vit.encoder.layer.{i}.attention.attention.value",
-            ),
-            (
-                "blocks.{i}.attn.proj",
-                "vit.encoder.layer.{i}.attention.output.dense",
-            ),
-            ("blocks.{i}.norm2", "vit.encoder.layer.{i}.layernorm_after"),
-            (
-                "blocks.{i}.mlp.fc1",
-                "vit.encoder.layer.{i}.intermediate.dense",
-            ),
-            ("blocks.{i}.mlp.fc2", "vit.encoder.layer.{i}.output.dense"),
-            ("norm", "vit.layernorm"),
-        ],
-    },
-];
 
 /// A Vision Transformer whose fields are named like timm's.
 #[derive(Module, Debug)]
@@ -356,6 +301,16 @@ impl Backbone for VisionTransformer {
 
     fn layouts(&self) -> &'static [Layout] {
         self.layouts
+    }
+
+    /// Position embeddings of another resolution, as timm resamples them.
+    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
+        let patches = self.pos_embed.dims()[1] - 1;
+        let side = (patches as f64).sqrt().round() as usize;
+        match name {
+            "pos_embed" => resampled(value, 1, side),
+            _ => None,
+        }
     }
 
     /// A prompt on the image joins the position embedding, as does one before the first block,

@@ -1,8 +1,10 @@
 //! Golden values made with timm.
 
 use burn::tensor::{Device, Tensor};
+use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
+use peft_core::params::{self, floats};
+use peft_core::random::Generator;
 use peft_core::testing::{Golden, assert_close};
-use peft_core::weights::{WeightsFile, load_backbone};
 use peft_core::{Activation, BackboneConfig, Hooks, Init, LinearHead, Plug};
 
 use crate::Vit;
@@ -30,8 +32,9 @@ fn every_boundary_agrees_with_timm() {
     let golden = golden();
     let init = Init::empty(&Device::flex());
     let backbone = Plug::new(tiny().build(&init).unwrap());
-    let file = WeightsFile::open(&golden.folder().join("weights.safetensors")).unwrap();
-    let (backbone, head) = load_backbone(backbone, &file).unwrap();
+    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let loaded = load_backbone(backbone, &file, None).unwrap();
+    let (backbone, head) = (loaded.backbone, loaded.head);
     let head = LinearHead::from_checkpoint(head.unwrap(), init.device());
 
     let mut x = Activation::Map(Tensor::from_data(
@@ -64,14 +67,17 @@ fn every_boundary_agrees_with_timm() {
 
 #[test]
 fn a_checkpoint_of_another_width_is_refused_with_both_sets() {
-    let file = WeightsFile::open(&golden().folder().join("weights.safetensors")).unwrap();
+    let file = Checkpoint::open(&golden().folder().join("weights.safetensors")).unwrap();
     let wide = Vit {
         embed_dim: Some(96),
         depth: Some(5),
         ..tiny()
     };
     let backbone = Plug::new(wide.build(&Init::empty(&Device::flex())).unwrap());
-    let error = load_backbone(backbone, &file).unwrap_err().to_string();
+    let error = load_backbone(backbone, &file, None)
+        .err()
+        .unwrap()
+        .to_string();
     for part in [
         "12 parameters that nothing fills: blocks.4.attn.proj.bias",
         "blocks.0.attn.proj.bias: expected [96], got [48]",
@@ -115,4 +121,151 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
         ..Vit::default()
     };
     assert!(message(typo).contains("did you mean \"vit_base_patch16_224\"?"));
+}
+
+/// The tiny ViT of `fixtures/checkpoints`, at another resolution if asked.
+fn small(img_size: usize) -> Vit {
+    Vit {
+        img_size: Some(img_size),
+        patch_size: Some(4),
+        embed_dim: Some(12),
+        depth: Some(2),
+        num_heads: Some(3),
+        ..Vit::default()
+    }
+}
+
+fn checkpoint(name: &str) -> std::path::PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/checkpoints/");
+    std::path::Path::new(folder).join(name)
+}
+
+fn loaded(config: &Vit, name: &str, forced: Option<&str>) -> peft_core::Result<Loaded> {
+    let init = Init::empty(&Device::flex());
+    let backbone = Plug::new(config.build(&init).unwrap());
+    load_backbone(backbone, &Checkpoint::open(&checkpoint(name))?, forced)
+}
+
+#[test]
+fn every_format_and_spelling_gives_the_same_values() {
+    let values = |loaded: &Loaded| params::read(&loaded.backbone, |_| true);
+    let expected = loaded(&small(16), "vit.safetensors", None).unwrap();
+    let head = expected.head.as_ref().unwrap();
+    for (name, layout, tolerance) in [
+        ("double.safetensors", "timm", 0.0),
+        ("half.safetensors", "timm", 5e-4),
+        ("vit.pth", "timm", 0.0),
+        ("legacy.pth", "timm", 0.0),
+        ("wrapped.pth", "timm", 0.0),
+        ("sharded.safetensors.index.json", "timm", 0.0),
+        ("google.npz", "google", 0.0),
+        ("compressed.npz", "google", 0.0),
+        ("transformers.safetensors", "transformers", 0.0),
+        ("transformers-4.safetensors", "transformers-4", 0.0),
+    ] {
+        let got = loaded(&small(16), name, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(got.layout, layout, "{name}");
+        let own = got
+            .head
+            .as_ref()
+            .unwrap_or_else(|| panic!("{name}: no head"));
+        for (a, b) in [(&own.weight, &head.weight), (&own.bias, &head.bias)] {
+            assert_eq!(a.shape(), b.shape(), "{name}");
+            assert_close(
+                name,
+                &floats(a.clone()),
+                &floats(b.clone()),
+                tolerance,
+                None,
+            );
+        }
+        for (param, data) in values(&got) {
+            let what = format!("{name}: {param}");
+            let expected = floats(values(&expected)[&param].clone());
+            assert_close(&what, &floats(data), &expected, tolerance, None);
+        }
+    }
+}
+
+#[test]
+fn a_position_embedding_of_another_resolution_is_resampled_as_timm_does() {
+    let text = std::fs::read_to_string(checkpoint("resampled.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for side in [2, 3, 5, 7] {
+        let loaded = loaded(&small(4 * side), "vit.safetensors", None).unwrap();
+        let tokens = 1 + side * side;
+        let said = format!("pos_embed is resized from [1, 17, 12] to [1, {tokens}, 12]");
+        assert!(loaded.remarks[0].contains(&said), "{:?}", loaded.remarks);
+        let got = params::read(&loaded.backbone, |info| info.name == "pos_embed");
+        let expected = expected[side.to_string()].as_array().unwrap();
+        let expected: Vec<f32> = expected
+            .iter()
+            .map(|v| v.as_f64().unwrap() as f32)
+            .collect();
+        let got = floats(got["pos_embed"].clone());
+        assert_close(&format!("side {side}"), &got, &expected, 1e-6, None);
+    }
+}
+
+#[test]
+fn code_in_a_file_is_not_run_and_a_wrong_layout_is_refused() {
+    // Weights beside an object whose unpickling would run a command: the weights are read.
+    let evil = loaded(&small(16), "evil.pth", None).unwrap();
+    assert_eq!(evil.layout, "timm");
+    assert!(!std::path::Path::new("evil-ran").exists());
+    let error = |name: &str, forced| loaded(&small(16), name, forced).err().unwrap().to_string();
+    let pickled = error("pickled.pth", None);
+    assert!(pickled.contains("whose code is not run"), "{pickled}");
+    let unknown = error("vit.safetensors", Some("keras"));
+    let known = "expected one of timm, transformers, transformers-4, google";
+    assert!(unknown.contains(known), "{unknown}");
+    let wrong = error("vit.safetensors", Some("google"));
+    assert!(
+        wrong.contains("keys that nothing takes: blocks.0"),
+        "{wrong}"
+    );
+    assert!(
+        wrong.contains("parameters that nothing fills: blocks.0"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn a_damaged_file_is_an_error_and_never_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let init = Init::empty(&Device::flex());
+    for name in [
+        "vit.safetensors",
+        "vit.pth",
+        "legacy.pth",
+        "google.npz",
+        "compressed.npz",
+    ] {
+        let whole = std::fs::read(checkpoint(name)).unwrap();
+        let path = folder.path().join(name);
+        let mut generator = Generator::new(0, name);
+        for round in 0..150 {
+            let mut bytes = whole.clone();
+            match round % 3 {
+                0 => bytes.truncate(generator.below(whole.len())),
+                1 => {
+                    let at = generator.below(whole.len());
+                    bytes[at] = generator.bits() as u8;
+                }
+                // Where headers and pickles are.
+                _ => {
+                    let end = whole.len().min(2048);
+                    let at = generator.below(end);
+                    let till = (at + 8).min(end);
+                    bytes[at..till].fill(0xff);
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let Ok(file) = Checkpoint::open(&path) else {
+                continue;
+            };
+            let backbone = Plug::new(small(16).build(&init).unwrap());
+            let _ = load_backbone(backbone, &file, None);
+        }
+    }
 }

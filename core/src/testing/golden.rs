@@ -11,6 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use crate::activation::Activation;
 use crate::adapter_file;
 use crate::backbone::{BackboneConfig, Init};
+use crate::checkpoint::{Checkpoint, load_backbone};
 use crate::head::LinearHead;
 use crate::hf_peft::{self, HfPeft};
 use crate::loss::cross_entropy;
@@ -18,7 +19,7 @@ use crate::method::AdaptationMethod;
 use crate::model::Model;
 use crate::params::{self, Tensors, floats};
 use crate::plug::Plug;
-use crate::weights::{WeightsFile, load_backbone};
+use crate::weights::WeightsFile;
 
 /// Where the reference keeps the values of one of our parameters.
 #[derive(Clone, Debug)]
@@ -143,11 +144,11 @@ impl Golden {
         let base = self.config["base"].as_str().unwrap_or_default();
         let base = base.rsplit('/').next().unwrap_or_default();
         let folder = self.folder.join("../..").join(base);
-        let file = WeightsFile::open(&folder.join("weights.safetensors"))
-            .unwrap_or_else(|e| panic!("{e}"));
+        let file =
+            Checkpoint::open(&folder.join("weights.safetensors")).unwrap_or_else(|e| panic!("{e}"));
         let built = backbone.build(&init).unwrap_or_else(|e| panic!("{e}"));
-        let (backbone, _) =
-            load_backbone(Plug::new(built), &file).unwrap_or_else(|e| panic!("{e}"));
+        let loaded = load_backbone(Plug::new(built), &file, None);
+        let backbone = loaded.unwrap_or_else(|e| panic!("{e}")).backbone;
         let classes = self.io["logits_after"].shape()[1];
         let head = LinearHead::new(backbone.spec().features, classes, &init);
         let formula = method.formula(&*backbone).unwrap_or_else(|e| panic!("{e}"));
@@ -242,10 +243,11 @@ impl Golden {
 pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
     let init = Init::seeded(&Device::flex(), 0);
     let unwrap = |e: crate::Error| -> ! { panic!("{folder}: {e}") };
-    let file = WeightsFile::open(&Path::new(base).join("weights.safetensors"));
+    let file = Checkpoint::open(&Path::new(base).join("weights.safetensors"));
     let file = file.unwrap_or_else(|e| unwrap(e));
     let built = backbone.build(&init).unwrap_or_else(|e| unwrap(e));
-    let (backbone, _) = load_backbone(Plug::new(built), &file).unwrap_or_else(|e| unwrap(e));
+    let loaded = load_backbone(Plug::new(built), &file, None);
+    let backbone = loaded.unwrap_or_else(|e| unwrap(e)).backbone;
     let io = WeightsFile::open(&Path::new(folder).join("io.safetensors"));
     let io = io.and_then(|io| io.tensors()).unwrap_or_else(|e| unwrap(e));
 
@@ -255,7 +257,7 @@ pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
         serde_json::from_value(imported.method.clone()).unwrap_or_else(|e| panic!("{folder}: {e}"));
     let classes = io["logits"].shape()[1];
     let head = LinearHead::new(backbone.spec().features, classes, &init);
-    let model = Model::assemble(backbone.clone(), &[method.clone()], head, &init);
+    let model = Model::assemble(backbone.clone(), std::slice::from_ref(&method), head, &init);
     let model = model.unwrap_or_else(|e| unwrap(e));
     let model = adapter_file::fill(model, imported.tensors.clone(), Path::new(folder));
     let model = model.unwrap_or_else(|e| unwrap(e));

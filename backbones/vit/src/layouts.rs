@@ -1,0 +1,250 @@
+//! How other libraries spell a Vision Transformer's weights.
+
+use burn::tensor::TensorData;
+use peft_core::layout::Layout;
+use peft_core::params::floats;
+
+/// HF transformers since version 5, transformers before, Google's archives.
+pub(crate) const LAYOUTS: [Layout; 3] = [
+    Layout {
+        name: "transformers",
+        head: "classifier",
+        prefixes: &["vit.", "deit.", ""],
+        rules: &[
+            ("cls_token", "embeddings.cls_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("blocks.{i}.norm1", "layers.{i}.layernorm_before"),
+            ("blocks.{i}.attn.query", "layers.{i}.attention.q_proj"),
+            ("blocks.{i}.attn.key", "layers.{i}.attention.k_proj"),
+            ("blocks.{i}.attn.value", "layers.{i}.attention.v_proj"),
+            ("blocks.{i}.attn.proj", "layers.{i}.attention.o_proj"),
+            ("blocks.{i}.norm2", "layers.{i}.layernorm_after"),
+            ("blocks.{i}.mlp.fc1", "layers.{i}.mlp.fc1"),
+            ("blocks.{i}.mlp.fc2", "layers.{i}.mlp.fc2"),
+            ("norm", "layernorm"),
+        ],
+        ignored: &["pooler."],
+        convert: None,
+    },
+    Layout {
+        name: "transformers-4",
+        head: "classifier",
+        prefixes: &["vit.", "deit.", ""],
+        rules: &[
+            ("cls_token", "embeddings.cls_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("blocks.{i}.norm1", "encoder.layer.{i}.layernorm_before"),
+            (
+                "blocks.{i}.attn.query",
+                "encoder.layer.{i}.attention.attention.query",
+            ),
+            (
+                "blocks.{i}.attn.key",
+                "encoder.layer.{i}.attention.attention.key",
+            ),
+            (
+                "blocks.{i}.attn.value",
+                "encoder.layer.{i}.attention.attention.value",
+            ),
+            (
+                "blocks.{i}.attn.proj",
+                "encoder.layer.{i}.attention.output.dense",
+            ),
+            ("blocks.{i}.norm2", "encoder.layer.{i}.layernorm_after"),
+            ("blocks.{i}.mlp.fc1", "encoder.layer.{i}.intermediate.dense"),
+            ("blocks.{i}.mlp.fc2", "encoder.layer.{i}.output.dense"),
+            ("norm", "layernorm"),
+        ],
+        ignored: &["pooler."],
+        convert: None,
+    },
+    Layout {
+        name: "google",
+        head: "head",
+        prefixes: &[""],
+        rules: &[
+            ("cls_token", "cls"),
+            ("pos_embed", "Transformer/posembed_input/pos_embedding"),
+            ("patch_embed.proj.weight", "embedding/kernel"),
+            ("patch_embed.proj.bias", "embedding/bias"),
+            (
+                "blocks.{i}.norm1.weight",
+                "Transformer/encoderblock_{i}/LayerNorm_0/scale",
+            ),
+            (
+                "blocks.{i}.norm1.bias",
+                "Transformer/encoderblock_{i}/LayerNorm_0/bias",
+            ),
+            (
+                "blocks.{i}.attn.query.weight",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/query/kernel",
+            ),
+            (
+                "blocks.{i}.attn.query.bias",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/query/bias",
+            ),
+            (
+                "blocks.{i}.attn.key.weight",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/key/kernel",
+            ),
+            (
+                "blocks.{i}.attn.key.bias",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/key/bias",
+            ),
+            (
+                "blocks.{i}.attn.value.weight",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/value/kernel",
+            ),
+            (
+                "blocks.{i}.attn.value.bias",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/value/bias",
+            ),
+            (
+                "blocks.{i}.attn.proj.weight",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/out/kernel",
+            ),
+            (
+                "blocks.{i}.attn.proj.bias",
+                "Transformer/encoderblock_{i}/MultiHeadDotProductAttention_1/out/bias",
+            ),
+            (
+                "blocks.{i}.norm2.weight",
+                "Transformer/encoderblock_{i}/LayerNorm_2/scale",
+            ),
+            (
+                "blocks.{i}.norm2.bias",
+                "Transformer/encoderblock_{i}/LayerNorm_2/bias",
+            ),
+            (
+                "blocks.{i}.mlp.fc1.weight",
+                "Transformer/encoderblock_{i}/MlpBlock_3/Dense_0/kernel",
+            ),
+            (
+                "blocks.{i}.mlp.fc1.bias",
+                "Transformer/encoderblock_{i}/MlpBlock_3/Dense_0/bias",
+            ),
+            (
+                "blocks.{i}.mlp.fc2.weight",
+                "Transformer/encoderblock_{i}/MlpBlock_3/Dense_1/kernel",
+            ),
+            (
+                "blocks.{i}.mlp.fc2.bias",
+                "Transformer/encoderblock_{i}/MlpBlock_3/Dense_1/bias",
+            ),
+            ("norm.weight", "Transformer/encoder_norm/scale"),
+            ("norm.bias", "Transformer/encoder_norm/bias"),
+            ("head.weight", "head/kernel"),
+            ("head.bias", "head/bias"),
+        ],
+        // The hidden layer of heads on ImageNet-21k, which timm leaves out as well.
+        ignored: &["pre_logits/"],
+        convert: Some(from_google),
+    },
+];
+
+/// Kernels stand the other way round there, and attention keeps its heads apart: `[d, heads, c]` to
+/// the heads, `[heads, c, d]` back.
+fn from_google(name: &str, data: TensorData) -> TensorData {
+    let shape = data.shape().to_vec();
+    match (name.ends_with(".weight"), &shape[..]) {
+        (true, &[h, w, inputs, outputs]) => {
+            let values = floats(data);
+            let at = |o: usize, i: usize, y: usize, x: usize| {
+                values[((y * w + x) * inputs + i) * outputs + o]
+            };
+            let mut turned = Vec::with_capacity(values.len());
+            for o in 0..outputs {
+                for i in 0..inputs {
+                    for y in 0..h {
+                        turned.extend((0..w).map(|x| at(o, i, y, x)));
+                    }
+                }
+            }
+            TensorData::new(turned, [outputs, inputs, h, w])
+        }
+        (true, &[a, b, c]) if name.ends_with("attn.proj.weight") => transposed(data, a * b, c),
+        (true, &[a, b, c]) => transposed(data, a, b * c),
+        (true, &[inputs, outputs]) => transposed(data, inputs, outputs),
+        (false, &[heads, c]) if name.ends_with(".bias") => {
+            TensorData::new(floats(data), [heads * c])
+        }
+        _ => data,
+    }
+}
+
+fn transposed(data: TensorData, rows: usize, columns: usize) -> TensorData {
+    let values = floats(data);
+    let turned: Vec<f32> = (0..columns)
+        .flat_map(|c| (0..rows).map(move |r| (r, c)))
+        .map(|(r, c)| values[r * columns + c])
+        .collect();
+    TensorData::new(turned, [columns, rows])
+}
+
+/// A position embedding `[1, prefix + o * o, d]` at a grid of `side`, as timm resamples it: bicubic
+/// with a = -0.5 and antialiasing (Pillow's), the prefix tokens as they are.
+pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option<TensorData> {
+    let &[1, tokens, d] = &value.shape()[..] else {
+        return None;
+    };
+    let old = (tokens.checked_sub(prefix)? as f64).sqrt().round() as usize;
+    if old == 0 || old * old + prefix != tokens {
+        return None;
+    }
+    let values = floats(value);
+    let (kept, grid) = values.split_at(prefix * d);
+    let filter = filter(old, side);
+    // Columns, then rows.
+    let mut wide = vec![0.0f32; old * side * d];
+    for y in 0..old {
+        for (x, (first, weights)) in filter.iter().enumerate() {
+            for (k, weight) in weights.iter().enumerate() {
+                let from = (y * old + first + k) * d;
+                let to = (y * side + x) * d;
+                for c in 0..d {
+                    wide[to + c] += weight * grid[from + c];
+                }
+            }
+        }
+    }
+    let mut both = vec![0.0f32; side * side * d];
+    for (y, (first, weights)) in filter.iter().enumerate() {
+        for (k, weight) in weights.iter().enumerate() {
+            let (from, to) = ((first + k) * side * d, y * side * d);
+            for c in 0..side * d {
+                both[to + c] += weight * wide[from + c];
+            }
+        }
+    }
+    let all = [kept, &both].concat();
+    Some(TensorData::new(all, [1, prefix + side * side, d]))
+}
+
+/// For each of `new` positions the first of `old` and the weights from there on.
+fn filter(old: usize, new: usize) -> Vec<(usize, Vec<f32>)> {
+    let cubic = |x: f64| {
+        let (a, x) = (-0.5, x.abs());
+        match x {
+            x if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+            x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * a,
+            _ => 0.0,
+        }
+    };
+    let scale = old as f64 / new as f64;
+    let stretch = scale.max(1.0);
+    let support = 2.0 * stretch;
+    (0..new)
+        .map(|i| {
+            let centre = scale * (i as f64 + 0.5);
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(old);
+            let raw: Vec<f64> = (first..end)
+                .map(|j| cubic((j as f64 - centre + 0.5) / stretch))
+                .collect();
+            let sum: f64 = raw.iter().sum();
+            (first, raw.iter().map(|w| (w / sum) as f32).collect())
+        })
+        .collect()
+}

@@ -1,0 +1,322 @@
+//! Checkpoints as they are published: safetensors (one file, or several with an index), PyTorch's
+//! `.pth`, `.pt` and `.bin`, NumPy's `.npz`.
+//!
+//! Files are mapped into memory and tensors decoded one at a time. Nothing in a file is run, and
+//! every size that it claims is held against the bytes that are there.
+
+mod load;
+mod npz;
+mod pickle;
+mod torch;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::TensorData;
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+use crate::weights::FileBytes;
+
+pub use load::{CheckpointHead, Loaded, load_backbone};
+
+/// A checkpoint of any known format, open and checked.
+pub struct Checkpoint {
+    path: PathBuf,
+    format: &'static str,
+    files: Vec<FileBytes>,
+    entries: BTreeMap<String, (usize, Entry)>,
+}
+
+/// Where a tensor's values are.
+#[derive(Clone, Debug)]
+struct Entry {
+    element: Element,
+    shape: Vec<usize>,
+    /// In elements.
+    strides: Vec<usize>,
+    /// First element.
+    offset: usize,
+    bytes: Bytes,
+}
+
+/// Bytes of a file, or what was decompressed from it.
+#[derive(Clone, Debug)]
+enum Bytes {
+    In(Range<usize>),
+    Own(Arc<[u8]>),
+}
+
+/// An element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 64-bit float.
+    F64,
+    /// 32-bit float.
+    F32,
+    /// 16-bit float.
+    F16,
+    /// 16-bit brain float.
+    BF16,
+    /// 64-bit integer.
+    I64,
+    /// 32-bit integer.
+    I32,
+    /// 16-bit integer.
+    I16,
+    /// 8-bit integer.
+    I8,
+    /// Byte.
+    U8,
+    /// Truth value, a byte.
+    Bool,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub fn width(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Whether it is a float.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
+    }
+}
+
+impl Checkpoint {
+    /// Opens a file, or a sharded checkpoint by its `.index.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is not whole or of no known format.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.to_string_lossy().ends_with(".index.json") {
+            return Self::sharded(path);
+        }
+        Self::of(path, FileBytes::map(path)?)
+    }
+
+    /// A file that is inside the binary.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn bundled(name: &str, content: &'static [u8]) -> Result<Self> {
+        Self::of(Path::new(name), FileBytes::Static(content))
+    }
+
+    fn of(path: &Path, file: FileBytes) -> Result<Self> {
+        let bytes: &[u8] = &file;
+        let at = |message: String| Error::file(path, message);
+        let is_zip = bytes.starts_with(b"PK\x03\x04");
+        let npz = path.extension().is_some_and(|ending| ending == "npz");
+        // A pickle of protocol 2 begins an old file of PyTorch.
+        let (format, entries) = if is_zip && npz {
+            ("npz", npz::entries(bytes).map_err(at)?)
+        } else if is_zip || bytes.starts_with(&[0x80, 0x02]) {
+            ("pytorch", torch::entries(bytes).map_err(at)?)
+        } else {
+            ("safetensors", safetensors(bytes).map_err(at)?)
+        };
+        let entries = entries.into_iter().map(|(name, entry)| (name, (0, entry)));
+        Ok(Self {
+            path: path.to_owned(),
+            format,
+            entries: entries.collect(),
+            files: vec![file],
+        })
+    }
+
+    /// The files that an index names, beside it.
+    fn sharded(path: &Path) -> Result<Self> {
+        let at = |message: String| Error::file(path, message);
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let index: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| at(format!("expected JSON: {e}")))?;
+        let map = index["weight_map"].as_object();
+        let map = map.ok_or_else(|| at("expected a weight_map of tensors to files".to_owned()))?;
+        let mut shards: BTreeMap<&str, Self> = BTreeMap::new();
+        for file in map.values() {
+            let name = file.as_str().unwrap_or_default();
+            let plain = Path::new(name).file_name().is_some_and(|own| own == name);
+            if !plain {
+                return Err(at(format!(
+                    "expected the name of a file beside it, got {file}"
+                )));
+            }
+            if !shards.contains_key(name) {
+                shards.insert(name, Self::open(&path.with_file_name(name))?);
+            }
+        }
+        let (mut files, mut entries, mut format) = (Vec::new(), BTreeMap::new(), "safetensors");
+        for (file, shard) in shards {
+            format = shard.format;
+            for (name, (_, entry)) in shard.entries {
+                if map.get(&name).and_then(|own| own.as_str()) != Some(file) {
+                    return Err(at(format!(
+                        "{file} holds {name}, which the index does not say"
+                    )));
+                }
+                entries.insert(name, (files.len(), entry));
+            }
+            files.extend(shard.files);
+        }
+        match map.keys().find(|name| !entries.contains_key(*name)) {
+            Some(name) => Err(at(format!("{} lacks {name}", map[name]))),
+            None => Ok(Self {
+                path: path.to_owned(),
+                format,
+                files,
+                entries,
+            }),
+        }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `safetensors`, `pytorch` or `npz`.
+    pub fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// BLAKE3 of the content, in hex.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            hasher.update(file);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Names, element types and shapes.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Element, &[usize])> {
+        let own = self.entries.iter();
+        own.map(|(name, (_, entry))| (name.as_str(), entry.element, &entry.shape[..]))
+    }
+
+    /// The shape of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.entries.get(name)?.1.shape)
+    }
+
+    /// One tensor as f32, row-major.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is not there or holds no floats.
+    pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        let (file, entry) = self
+            .entries
+            .get(name)
+            .ok_or_else(|| Error::file(&self.path, format!("no tensor is named {name:?}")))?;
+        if !entry.element.is_float() {
+            let message = format!("{name}: expected floats, got {:?}", entry.element);
+            return Err(Error::file(&self.path, message));
+        }
+        let values = entry.values(&self.files[*file]);
+        Ok(TensorData::new(values, entry.shape.clone()))
+    }
+}
+
+impl Entry {
+    fn values(&self, file: &[u8]) -> Vec<f32> {
+        fn decode<const N: usize>(
+            entry: &Entry,
+            bytes: &[u8],
+            value: impl Fn([u8; N]) -> f32,
+        ) -> Vec<f32> {
+            let (elements, _) = bytes.as_chunks::<N>();
+            let count = entry.shape.iter().product::<usize>();
+            let mut dense = 1;
+            let contiguous = entry.shape.iter().zip(&entry.strides).rev().all(|(n, s)| {
+                let fits = *n == 1 || *s == dense;
+                dense *= n;
+                fits
+            });
+            if contiguous {
+                let own = elements.iter().skip(entry.offset).take(count);
+                return own.map(|element| value(*element)).collect();
+            }
+            let mut index = vec![0; entry.shape.len()];
+            (0..count)
+                .map(|_| {
+                    let steps = index.iter().zip(&entry.strides);
+                    let at = entry.offset + steps.map(|(i, stride)| i * stride).sum::<usize>();
+                    for axis in (0..index.len()).rev() {
+                        index[axis] += 1;
+                        if index[axis] < entry.shape[axis] {
+                            break;
+                        }
+                        index[axis] = 0;
+                    }
+                    value(elements[at])
+                })
+                .collect()
+        }
+        let bytes = self.bytes.of(file);
+        match self.element {
+            Element::F64 => decode(self, bytes, |b| f64::from_le_bytes(b) as f32),
+            Element::F32 => decode(self, bytes, f32::from_le_bytes),
+            Element::F16 => decode(self, bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Element::BF16 => decode(self, bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    if bytes.is_empty() {
+        return Err("expected a checkpoint, the file is empty".to_owned());
+    }
+    let broken = |e: safetensors::SafeTensorError| {
+        format!(
+            "expected a whole safetensors file, got {} bytes that are none ({e}): truncated, or \
+             another format",
+            bytes.len()
+        )
+    };
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+    // Checks offsets and lengths against the bytes.
+    SafeTensors::deserialize(bytes).map_err(broken)?;
+    let mut entries = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        let element = match info.dtype {
+            Dtype::F64 => Element::F64,
+            Dtype::F32 => Element::F32,
+            Dtype::F16 => Element::F16,
+            Dtype::BF16 => Element::BF16,
+            Dtype::I64 => Element::I64,
+            Dtype::I32 => Element::I32,
+            Dtype::I16 => Element::I16,
+            Dtype::I8 => Element::I8,
+            Dtype::U8 => Element::U8,
+            Dtype::BOOL => Element::Bool,
+            other => return Err(format!("{name}: elements of type {other:?} are not read")),
+        };
+        let mut strides = vec![1; info.shape.len()];
+        for axis in (1..strides.len()).rev() {
+            strides[axis - 1] = strides[axis] * info.shape[axis];
+        }
+        // Behind the header and its eight bytes of length.
+        let base = header + 8;
+        let (start, end) = info.data_offsets;
+        let entry = Entry {
+            element,
+            shape: info.shape.clone(),
+            strides,
+            offset: 0,
+            bytes: Bytes::In(base + start..base + end),
+        };
+        entries.insert(name, entry);
+    }
+    Ok(entries)
+}

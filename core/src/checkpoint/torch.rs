@@ -1,0 +1,267 @@
+//! PyTorch's checkpoints: the zip of today and the sequence of pickles of before version 1.6.
+//!
+//! Only tensors are read; what else a file holds is never called (see [`super::pickle`]).
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::pickle::{self, TensorRef, Value};
+use super::{Bytes, Element, Entry};
+
+/// Under which key a file that holds more than the weights keeps them.
+const STATES: [&str; 6] = [
+    "state_dict",
+    "model",
+    "model_state",
+    "module",
+    "teacher",
+    "net",
+];
+
+/// The tensors of a `.pth`, `.pt` or `.bin` file.
+///
+/// # Errors
+/// What is wrong with it, in one line.
+pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    match bytes.starts_with(b"PK\x03\x04") {
+        true => zipped(bytes),
+        false => legacy(bytes),
+    }
+}
+
+/// Where the bytes of storages are.
+struct Storages(BTreeMap<String, Bytes>);
+
+fn zipped(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    let mut archive =
+        zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("its zip is damaged: {e}"))?;
+    let names = names(&archive)?;
+    let pickle = names
+        .iter()
+        .find(|name| name.ends_with("/data.pkl") || *name == "data.pkl");
+    let pickle = pickle.ok_or("its zip holds no data.pkl: not a file of torch.save")?;
+    let root = pickle.trim_end_matches("data.pkl");
+    if let Some(order) = names
+        .iter()
+        .find(|name| **name == format!("{root}byteorder"))
+    {
+        let mut text = String::new();
+        let mut file = archive.by_name(order).map_err(|e| e.to_string())?;
+        file.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        if text.trim() != "little" {
+            return Err(format!(
+                "its byte order is {}, expected little",
+                text.trim()
+            ));
+        }
+    }
+    let program = member(&mut archive, pickle, bytes.len())?;
+    let (value, _) = pickle::run(program.of(bytes))?;
+    let mut storages = BTreeMap::new();
+    let data = format!("{root}data/");
+    for name in &names {
+        if let Some(key) = name.strip_prefix(&data) {
+            storages.insert(key.to_owned(), member(&mut archive, name, bytes.len())?);
+        }
+    }
+    tensors(&value, &Storages(storages))
+}
+
+/// The names of a zip's members.
+pub(super) fn names(archive: &zip::ZipArchive<Cursor<&[u8]>>) -> Result<Vec<String>, String> {
+    let named = archive
+        .file_names()
+        .map(|name| name.map(|name| name.into_owned()));
+    named.collect::<Result<_, _>>().map_err(|e| e.to_string())
+}
+
+/// A member of a zip: where it lies if it is stored, else its content.
+pub(super) fn member(
+    archive: &mut zip::ZipArchive<Cursor<&[u8]>>,
+    name: &str,
+    length: usize,
+) -> Result<Bytes, String> {
+    let mut file = archive.by_name(name).map_err(|e| format!("{name}: {e}"))?;
+    if file.compression() == zip::CompressionMethod::Stored {
+        let start = file
+            .data_start()
+            .ok_or_else(|| format!("{name}: no data"))? as usize;
+        let end = start
+            .checked_add(file.size() as usize)
+            .filter(|end| *end <= length);
+        let end = end.ok_or_else(|| format!("{name} is cut off"))?;
+        return Ok(Bytes::In(start..end));
+    }
+    // A header may claim terabytes: what comes out counts.
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)
+        .map_err(|e| format!("{name}: {e}"))?;
+    Ok(Bytes::Own(Arc::from(content)))
+}
+
+/// The magic number that begins a file of before version 1.6.
+const MAGIC: &[u8] = &[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    // A pickled LONG1 of ten bytes: after the protocol.
+    let is_magic = bytes.get(2..4) == Some(&[0x8a, 10]) && bytes.get(4..14) == Some(MAGIC);
+    if !is_magic {
+        return Err("neither a zip nor an old file of torch.save".to_owned());
+    }
+    let mut at = 0;
+    let mut next = || -> Result<Value, String> {
+        let (value, taken) = pickle::run(&bytes[at..])?;
+        at += taken;
+        Ok(value)
+    };
+    let (_, _, _, value) = (next()?, next()?, next()?, next()?);
+    let Value::List(keys) = next()? else {
+        return Err("it lists no storages".to_owned());
+    };
+    // Storages follow in that order, each behind its number of elements; types are in the tensors.
+    let mut types = BTreeMap::new();
+    visit(&value, &mut |_, tensor| {
+        if let [_, Value::Global(kind), Value::Text(key), ..] = &tensor.storage[..] {
+            types.insert(key.clone(), kind.clone());
+        }
+    });
+    let mut storages = BTreeMap::new();
+    for key in keys.borrow().iter() {
+        let key = key.text().ok_or("a storage's key is no text")?;
+        let Some(header) = bytes.get(at..at + 8) else {
+            return Err(format!("storage {key} is cut off"));
+        };
+        let mut count = [0; 8];
+        count.copy_from_slice(header);
+        let element = types.get(key).map(|kind| element(kind)).transpose()?;
+        let width = element.map_or(0, Element::width);
+        let size = usize::try_from(u64::from_le_bytes(count))
+            .ok()
+            .and_then(|count| count.checked_mul(width));
+        let start = at + 8;
+        let end = size
+            .and_then(|size| start.checked_add(size))
+            .filter(|end| element.is_some() && *end <= bytes.len());
+        let end = end.ok_or_else(|| format!("storage {key} is cut off"))?;
+        storages.insert(key.to_owned(), Bytes::In(start..end));
+        at = end;
+    }
+    tensors(&value, &Storages(storages))
+}
+
+/// Every tensor of the state dict: the whole file's, or that under one of the usual keys.
+fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>, String> {
+    let state = |value: &Value| {
+        let mut any = false;
+        visit(value, &mut |_, _| any = true);
+        any
+    };
+    let inner = match root {
+        Value::Dict(dict) => STATES.iter().find_map(|wanted| {
+            let dict = dict.borrow();
+            let mut own = dict.iter().filter(|(key, _)| key.text() == Some(wanted));
+            own.find(|(_, value)| state(value)).map(|(_, v)| v.clone())
+        }),
+        _ => None,
+    };
+    let state = inner.as_ref().unwrap_or(root);
+    if let Value::Object(name) = state {
+        return Err(format!(
+            "it holds a pickled {name}, whose code is not run; expected a state dict of tensors"
+        ));
+    }
+    let (mut entries, mut failure) = (BTreeMap::new(), None);
+    visit(state, &mut |name, tensor| match entry(tensor, storages) {
+        Ok(entry) => {
+            if entries.insert(name.to_owned(), entry).is_some() {
+                failure.get_or_insert(format!("{name} is there twice"));
+            }
+        }
+        Err(e) => {
+            failure.get_or_insert(format!("{name}: {e}"));
+        }
+    });
+    match failure {
+        Some(failure) => Err(failure),
+        None if entries.is_empty() => Err("it holds no state dict of tensors".to_owned()),
+        None => Ok(entries),
+    }
+}
+
+fn visit(value: &Value, found: &mut impl FnMut(&str, &TensorRef)) {
+    if let Value::Dict(dict) = value {
+        for (key, value) in dict.borrow().iter() {
+            if let (Some(name), Value::Tensor(tensor)) = (key.text(), value) {
+                found(name, tensor);
+            }
+        }
+    }
+}
+
+fn element(kind: &str) -> Result<Element, String> {
+    Ok(
+        match kind
+            .trim_start_matches("torch.")
+            .trim_start_matches("cuda.")
+        {
+            "FloatStorage" => Element::F32,
+            "DoubleStorage" => Element::F64,
+            "HalfStorage" => Element::F16,
+            "BFloat16Storage" => Element::BF16,
+            "LongStorage" => Element::I64,
+            "IntStorage" => Element::I32,
+            "ShortStorage" => Element::I16,
+            "CharStorage" => Element::I8,
+            "ByteStorage" => Element::U8,
+            "BoolStorage" => Element::Bool,
+            other => return Err(format!("elements of type {other} are not read")),
+        },
+    )
+}
+
+fn entry(tensor: &TensorRef, storages: &Storages) -> Result<Entry, String> {
+    let [_, Value::Global(kind), Value::Text(key), ..] = &tensor.storage[..] else {
+        return Err("its storage is not described".to_owned());
+    };
+    let element = element(kind)?;
+    let storage = storages.0.get(key).ok_or("its storage is not there")?;
+    // The last element that the view reaches must lie in the storage.
+    let mut reach = tensor.sizes.iter().zip(&tensor.strides);
+    let reach = reach.try_fold(tensor.offset, |at, (size, stride)| {
+        let last = size
+            .checked_sub(1)
+            .unwrap_or_default()
+            .checked_mul(*stride)?;
+        at.checked_add(last)
+    });
+    let empty = tensor.sizes.contains(&0);
+    let end = reach.and_then(|last| last.checked_add(1)?.checked_mul(element.width()));
+    if !empty && end.is_none_or(|end| end > storage.len()) {
+        return Err("it reaches beyond its storage".to_owned());
+    }
+    Ok(Entry {
+        element,
+        shape: tensor.sizes.clone(),
+        strides: tensor.strides.clone(),
+        offset: tensor.offset,
+        bytes: storage.clone(),
+    })
+}
+
+impl Bytes {
+    pub(super) fn of<'a>(&'a self, file: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::In(range) => &file[Range::clone(range)],
+            Self::Own(bytes) => bytes,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::In(range) => range.len(),
+            Self::Own(bytes) => bytes.len(),
+        }
+    }
+}
