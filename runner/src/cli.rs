@@ -182,6 +182,8 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         format: Format,
     },
+    /// Write activations at boundaries, features and logits of images as safetensors.
+    Features(FeaturesArgs),
     /// Print the JSON Schema of experiments, for editors.
     Schema,
     /// Versions, devices, a numeric self-test of each device, its matrix-product peak.
@@ -195,6 +197,35 @@ pub enum Command {
     },
     /// Time a training step with random images: for benchmarks.
     Bench(BenchArgs),
+}
+
+/// What is run and written.
+#[derive(Args, Clone)]
+pub struct FeaturesArgs {
+    /// Which backbone; a YAML with nothing but a backbone is enough.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Image files, or one safetensors file with normalised images.
+    #[arg(long, required = true, num_args = 1..)]
+    pub input: Vec<PathBuf>,
+    /// The tensor [n, 3, h, w] of a safetensors input.
+    #[arg(long, default_value = "images")]
+    pub tensor: String,
+    /// all, or boundaries separated by commas; -1 is the input of the last block.
+    #[arg(long, default_value = "all", allow_hyphen_values = true)]
+    pub boundaries: String,
+    /// The file to write: boundary.0 to boundary.L+1, features, and logits if there is a head.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// With a trained adapter: a run's folder, or one of HF PEFT.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Seed of random weights, where none are given.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 /// What is timed.

@@ -7,6 +7,7 @@ use include_dir::{Dir, include_dir};
 use serde_yaml::Value;
 
 use crate::exit::{Failure, config_error};
+use crate::hub;
 use peft_core::error::nearest;
 
 static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../configs");
@@ -98,12 +99,15 @@ pub enum Weights {
     Bundled(&'static str, &'static [u8]),
 }
 
-/// Where a path of the YAML leads: the file if there is one; else, for `assets/<name>`, the copy
-/// inside the binary.
+/// Where a path of the YAML leads: the file if there is one; for `hf://owner/name` that in the hub's
+/// cache; else, for `assets/<name>`, the copy inside the binary.
 ///
 /// # Errors
 /// If there is neither.
 pub fn weights(path: &Path) -> Result<Weights, Failure> {
+    if let Some(cached) = hub::resolve(path) {
+        return Ok(Weights::File(cached?));
+    }
     if path.is_file() {
         return Ok(Weights::File(path.to_owned()));
     }

@@ -148,6 +148,35 @@ impl Experiment {
         Self::typed(value).map_err(|message| config_error(format!("{origin}: {message}")))
     }
 
+    /// The backbone alone of the YAML called `config`, which may hold nothing else.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn read_backbone(
+        config: &str,
+        overrides: &[String],
+    ) -> Result<Box<dyn BackboneConfig>, Failure> {
+        let Found {
+            origin, mut value, ..
+        } = configs::find(config)?;
+        // A file of the room `backbones` is the component itself.
+        if value.get("backbone").is_none() && value.get("name").is_some() {
+            value = Value::Mapping(Mapping::from_iter([("backbone".into(), value)]));
+        }
+        for text in overrides {
+            set(&mut value, text)?;
+        }
+        let mut backbone = match value.get("backbone") {
+            Some(backbone) => backbone.clone(),
+            None => return Err(config_error(format!("{origin}: backbone: missing"))),
+        };
+        resolve(&mut backbone, &COMPONENTS[0])?;
+        serde_path_to_error::deserialize(backbone).map_err(|e| {
+            let path = e.path().to_string();
+            config_error(format!("{origin}: backbone.{path}: {}", e.into_inner()))
+        })
+    }
+
     /// The experiment of a resolved document, as a run folder holds it.
     ///
     /// # Errors

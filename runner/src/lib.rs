@@ -13,6 +13,7 @@ mod device;
 mod exit;
 mod experiment;
 mod folder;
+mod hub;
 mod memory;
 mod metrics;
 mod plan;
@@ -129,6 +130,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             };
             commands::predict(&request, &place, format)
         }
+        Some(Command::Features(args)) => commands::features(&args),
         Some(Command::Schema) => commands::schema(),
         Some(Command::Doctor { place, format }) => commands::doctor(&place, format),
         Some(Command::Bench(args)) => commands::bench(&args),

@@ -57,8 +57,13 @@ pub struct Clip {
     /// How images are resized. Default bicubic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
-    /// A safetensors file under timm's names; without one the values are random.
+    /// A checkpoint: safetensors, `.pth` or `.bin`, under timm's or transformers' names; without one the
+    /// values are random.
     pub weights: Option<PathBuf>,
+    /// The library whose names the weights have: `timm` or `transformers`. Default: recognised by their
+    /// keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
 }
 
 /// What the head sees of the normed class token.
@@ -148,6 +153,10 @@ impl BackboneConfig for Clip {
 
     fn weights(&self) -> Option<&PathBuf> {
         self.weights.as_ref()
+    }
+
+    fn layout(&self) -> Option<&str> {
+        self.layout.as_deref()
     }
 
     fn set_weights(&mut self, path: PathBuf) {

@@ -38,7 +38,8 @@ pub struct ResNet {
     /// How images are resized. Default bilinear (torchvision).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
-    /// A safetensors file under torchvision's or timm's names; without one the values are random.
+    /// A checkpoint (safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names; without
+    /// one the values are random.
     pub weights: Option<PathBuf>,
 }
 

@@ -6,6 +6,7 @@
 //! map `[c, h, w]`.
 
 mod config;
+mod layouts;
 mod model;
 
 pub use config::{BlockKind, ResNet};

@@ -11,9 +11,11 @@ use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes};
+use peft_core::layout::Layout;
 use peft_core::site::{Branch, Site, SiteKind};
 
 use crate::config::{BlockKind, Sizes};
+use crate::layouts::LAYOUTS;
 
 /// Width of the stem in every published variant, whatever the stages' widths.
 const STEM: usize = 64;
@@ -149,6 +151,10 @@ impl ResidualNetwork {
 impl Backbone for ResidualNetwork {
     fn spec(&self) -> &BackboneSpec {
         &self.spec
+    }
+
+    fn layouts(&self) -> &'static [Layout] {
+        &LAYOUTS
     }
 
     fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation {

@@ -141,3 +141,31 @@ fn variants_have_the_published_numbers_of_parameters() {
     assert_eq!(count("resnet101"), 44_549_160);
     assert_eq!(count("resnet152"), 60_192_808);
 }
+
+#[test]
+fn transformers_names_are_read_and_its_logits_agree() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/checkpoints");
+    let path = |name: &str| std::path::Path::new(folder).join(name);
+    let basic = ResNet {
+        img_size: Some(32),
+        block: Some(BlockKind::Basic),
+        layers: Some([1, 1, 2, 1]),
+        channels: Some([8, 8, 16, 16]),
+        ..ResNet::default()
+    };
+    let init = Init::empty(&Device::flex());
+    let file = Checkpoint::open(&path("resnet-transformers.safetensors")).unwrap();
+    let loaded = load_backbone(Plug::new(basic.build(&init).unwrap()), &file, None).unwrap();
+    assert_eq!(loaded.layout, "transformers");
+    let io = Checkpoint::open(&path("resnet-transformers-io.safetensors")).unwrap();
+    let images = Tensor::<4>::from_data(io.tensor("images").unwrap(), init.device());
+    let last = loaded.backbone.spec().features_cut();
+    let x = loaded
+        .backbone
+        .forward(Activation::Map(images), 0..last, &Hooks::none());
+    let head = LinearHead::from_checkpoint(loaded.head.unwrap(), init.device());
+    let logits = head.forward(x.features().unwrap());
+    let expected = peft_core::params::floats(io.tensor("logits").unwrap());
+    let got = peft_core::params::floats(logits.into_data());
+    assert_close("logits", &got, &expected, 1e-5, None);
+}

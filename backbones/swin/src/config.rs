@@ -50,7 +50,7 @@ pub struct Swin {
     /// How images are resized. Default bicubic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
-    /// A safetensors file under timm's names; without one the values are random.
+    /// A checkpoint (safetensors, `.pth`, `.bin`) under timm's names; without one the values are random.
     pub weights: Option<PathBuf>,
 }
 

@@ -54,7 +54,8 @@ pub struct Vit {
     /// How images are resized. Default bicubic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
-    /// A safetensors file under timm's names; without one the values are random.
+    /// A checkpoint (safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers' or Google's names;
+    /// without one the values are random.
     pub weights: Option<PathBuf>,
     /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` or
     /// `google`. Default: recognised by their keys.

@@ -117,10 +117,9 @@ impl Checkpoint {
         let at = |message: String| Error::file(path, message);
         let is_zip = bytes.starts_with(b"PK\x03\x04");
         let npz = path.extension().is_some_and(|ending| ending == "npz");
-        // A pickle of protocol 2 begins an old file of PyTorch.
         let (format, entries) = if is_zip && npz {
             ("npz", npz::entries(bytes).map_err(at)?)
-        } else if is_zip || bytes.starts_with(&[0x80, 0x02]) {
+        } else if is_zip || torch::is_legacy(bytes) {
             ("pytorch", torch::entries(bytes).map_err(at)?)
         } else {
             ("safetensors", safetensors(bytes).map_err(at)?)

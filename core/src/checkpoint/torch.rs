@@ -104,12 +104,13 @@ pub(super) fn member(
 /// The magic number that begins a file of before version 1.6.
 const MAGIC: &[u8] = &[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
+/// Whether a file begins as `torch.save` wrote before version 1.6: behind the protocol a pickled
+/// integer of ten bytes, the magic number.
+pub(super) fn is_legacy(bytes: &[u8]) -> bool {
+    bytes.get(2..4) == Some(&[0x8a, 10]) && bytes.get(4..14) == Some(MAGIC)
+}
+
 fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    // A pickled LONG1 of ten bytes: after the protocol.
-    let is_magic = bytes.get(2..4) == Some(&[0x8a, 10]) && bytes.get(4..14) == Some(MAGIC);
-    if !is_magic {
-        return Err("neither a zip nor an old file of torch.save".to_owned());
-    }
     let mut at = 0;
     let mut next = || -> Result<Value, String> {
         let (value, taken) = pickle::run(&bytes[at..])?;

@@ -7,6 +7,8 @@ use peft_core::registry::{PluginKind, plugins};
 use peft_core::site::Targets;
 use peft_core::testing::{Verdict, conforms};
 use peft_core::{Backbone, BackboneConfig, Init};
+// Links the backbones on which the method is tried.
+use peft_runner as _;
 
 fn vit() -> Box<dyn Backbone> {
     let tiny = "{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}";

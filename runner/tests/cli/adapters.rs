@@ -217,3 +217,65 @@ fn methods_that_contradict_each_other_are_refused() {
         refused(small(&["--set", &method], runs.path()), part);
     }
 }
+
+/// Against timm's own activations, from nothing but a backbone.
+#[test]
+fn features_are_those_of_the_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/vit_tiny");
+    let config = folder.path().join("tiny.yaml");
+    let weights = fixtures.join("weights.safetensors");
+    let yaml = format!(
+        "backbone: {{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3, \
+         weights: {}}}",
+        weights.display()
+    );
+    std::fs::write(&config, yaml).unwrap();
+    let (io, out) = (
+        fixtures.join("io.safetensors"),
+        folder.path().join("acts.safetensors"),
+    );
+    let run = |boundaries: &str| {
+        let boundaries = boundaries.to_owned();
+        runner(&[
+            &"features",
+            &"--config",
+            &config,
+            &"--input",
+            &io,
+            &"--boundaries",
+            &boundaries,
+            &"--out",
+            &out,
+        ])
+    };
+    let said = succeeded(run("-1,0"));
+    let written: Vec<_> = said
+        .lines()
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(
+        written,
+        ["boundary.0", "boundary.4", "features", "logits", "written"]
+    );
+    let read = |path: &Path, name: &str| {
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let data = file.tensor(name).unwrap().data().to_vec();
+        let (values, _) = data.as_chunks::<4>();
+        values
+            .iter()
+            .map(|v| f32::from_le_bytes(*v))
+            .collect::<Vec<_>>()
+    };
+    for name in ["features", "logits"] {
+        let (got, expected) = (read(&out, name), read(&io, name));
+        assert_eq!(got.len(), expected.len());
+        let worst = got
+            .iter()
+            .zip(&expected)
+            .fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(worst < 1e-4, "{name} is off by {worst}");
+    }
+    refused(run("9"), "boundary 9 does not exist on vit: expected 0..=5");
+}
