@@ -10,10 +10,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::BoxedBackbone;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, listed};
 use crate::model::Model;
 use crate::params::{self, Tensors};
-use crate::weights::{self, WeightsFile};
+use crate::weights;
 
 /// The metadata's only key, so that equal adapters are equal files: it names the format's version
 /// and holds [`AdapterInfo`] as JSON.
@@ -78,8 +79,8 @@ pub fn read(
     backbone: &BoxedBackbone,
     weights: Option<&str>,
 ) -> Result<(AdapterInfo, Tensors)> {
-    let file = WeightsFile::open(path)?;
-    let metadata = file.metadata()?;
+    let file = Checkpoint::open(path)?;
+    let metadata = file.metadata();
     let refuse = |message: String| Error::Weights {
         path: path.to_owned(),
         message,

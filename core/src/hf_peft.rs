@@ -10,12 +10,13 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::backbone::Backbone;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, listed};
 use crate::files::write_atomically;
 use crate::layout::Layout;
 use crate::params::Tensors;
 use crate::registry::{PluginKind, plugins};
-use crate::weights::{self, WeightsFile};
+use crate::weights;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
@@ -69,7 +70,7 @@ impl HfPeft {
             Err(e) => return Err(Error::file(path, format!("expected JSON: {e}"))),
         };
         let path = folder.join(TENSORS);
-        let all = WeightsFile::open(&path)?.tensors()?;
+        let all = Checkpoint::open(&path)?.tensors()?;
         let mut tensors = Tensors::new();
         for (name, data) in all {
             match name.strip_prefix(PREFIX) {

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{Bytes, TensorData};
+use peft_core::checkpoint::Checkpoint;
 use peft_core::params::{self, Tensors};
-use peft_core::weights::{self, WeightsFile};
+use peft_core::weights;
 use peft_core::{Error, Model, adapter_file};
 use serde::{Deserialize, Serialize};
 
@@ -103,8 +104,8 @@ pub fn save(path: &Path, state: &State) -> Result<(), Error> {
 /// # Errors
 /// If the file is not whole, or belongs to another experiment or model.
 pub fn load(path: &Path, state: State, config_hash: &str) -> Result<State, Error> {
-    let file = WeightsFile::open(path)?;
-    let metadata = file.metadata()?;
+    let file = Checkpoint::open(path)?;
+    let metadata = file.metadata();
     let fail = |message: &str| Error::file(path, message);
     if metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(fail("expected a checkpoint of this program"));

@@ -4,7 +4,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::params::{self, Tensors, floats};
 use peft_core::testing::{Golden, assert_close};
-use peft_core::weights::WeightsFile;
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, Plug};
 
 use crate::{Clip, Features};
@@ -34,7 +33,7 @@ fn built(config: &Clip, init: &Init) -> BoxedBackbone {
 
 /// transformers' tensors under our names: queries, keys and values joined, a prefix dropped.
 fn renamed(file: &str) -> Tensors {
-    let file = WeightsFile::open(&golden().folder().join(file)).unwrap();
+    let file = Checkpoint::open(&golden().folder().join(file)).unwrap();
     let theirs: Tensors = (file.tensors().unwrap().into_iter())
         .map(|(name, data)| (name.trim_start_matches("vision_model.").to_owned(), data))
         .collect();

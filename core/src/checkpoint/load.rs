@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 
 use super::Checkpoint;
 use crate::backbone::{Backbone, BoxedBackbone};
@@ -58,6 +58,10 @@ impl Reading {
     /// One of them, as it is here.
     fn read(&self, file: &Checkpoint, source: &Source) -> Result<TensorData> {
         let data = file.tensor(&source.theirs)?;
+        if data.dtype() != DType::F32 {
+            let message = format!("{}: expected floats, got {:?}", source.theirs, data.dtype());
+            return Err(Error::file(file.path(), message));
+        }
         Ok(match self.layout.convert {
             Some(convert) => convert(&source.ours, data),
             None => data,
@@ -122,7 +126,8 @@ pub fn load_backbone(
                 "backbone: {name} is resized from {was:?} to {shape:?}"
             ));
         }
-        if floats(data.clone()).iter().any(|value| !value.is_finite()) {
+        let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        if !data.as_slice::<f32>().is_ok_and(finite) {
             strange.push(name.clone());
         }
         let tensors = Tensors::from([(name, data)]);
@@ -219,8 +224,7 @@ fn plan(
         }
     }
     let unused: Vec<String> = file
-        .tensors()
-        .map(|(name, ..)| name)
+        .names()
         .filter(|name| !used.contains(*name) && !reading.ignores(name))
         .map(str::to_owned)
         .collect();

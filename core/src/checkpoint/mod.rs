@@ -9,7 +9,7 @@ mod npz;
 mod pickle;
 mod torch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
-use crate::weights::FileBytes;
+use crate::params::Tensors;
 
 pub use load::{CheckpointHead, Loaded, load_backbone};
 
@@ -29,6 +29,40 @@ pub struct Checkpoint {
     format: &'static str,
     files: Vec<FileBytes>,
     entries: BTreeMap<String, (usize, Entry)>,
+    metadata: HashMap<String, String>,
+}
+
+/// A file's bytes: mapped into memory, or inside the binary.
+enum FileBytes {
+    Map(memmap2::Mmap),
+    Static(&'static [u8]),
+}
+
+impl FileBytes {
+    /// Maps a file.
+    fn map(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.len() == 0 {
+            return Err(Error::file(
+                path,
+                "expected a checkpoint, the file is empty",
+            ));
+        }
+        // SAFETY: the map is read only; a file that another process truncates while it is mapped
+        // would raise SIGBUS, as with every reader of mapped checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self::Map(map))
+    }
+}
+
+impl std::ops::Deref for FileBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
 }
 
 /// Where a tensor's values are.
@@ -52,7 +86,7 @@ enum Bytes {
 
 /// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
+enum Element {
     /// 64-bit float.
     F64,
     /// 32-bit float.
@@ -77,18 +111,13 @@ pub enum Element {
 
 impl Element {
     /// Bytes of one.
-    pub fn width(self) -> usize {
+    fn width(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 | Self::I16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
         }
-    }
-
-    /// Whether it is a float.
-    pub fn is_float(self) -> bool {
-        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
 }
 
@@ -117,12 +146,15 @@ impl Checkpoint {
         let at = |message: String| Error::file(path, message);
         let is_zip = bytes.starts_with(b"PK\x03\x04");
         let npz = path.extension().is_some_and(|ending| ending == "npz");
+        let mut metadata = HashMap::new();
         let (format, entries) = if is_zip && npz {
             ("npz", npz::entries(bytes).map_err(at)?)
         } else if is_zip || torch::is_legacy(bytes) {
             ("pytorch", torch::entries(bytes).map_err(at)?)
         } else {
-            ("safetensors", safetensors(bytes).map_err(at)?)
+            let (entries, own) = safetensors(bytes).map_err(at)?;
+            metadata = own;
+            ("safetensors", entries)
         };
         let entries = entries.into_iter().map(|(name, entry)| (name, (0, entry)));
         Ok(Self {
@@ -130,6 +162,7 @@ impl Checkpoint {
             format,
             entries: entries.collect(),
             files: vec![file],
+            metadata,
         })
     }
 
@@ -174,6 +207,7 @@ impl Checkpoint {
                 format,
                 files,
                 entries,
+                metadata: HashMap::new(),
             }),
         }
     }
@@ -197,10 +231,14 @@ impl Checkpoint {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Names, element types and shapes.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, Element, &[usize])> {
-        let own = self.entries.iter();
-        own.map(|(name, (_, entry))| (name.as_str(), entry.element, &entry.shape[..]))
+    /// What a safetensors file says of itself; nothing for other formats.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// The names of the tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
     }
 
     /// The shape of a tensor, if there is one of that name.
@@ -208,84 +246,97 @@ impl Checkpoint {
         Some(&self.entries.get(name)?.1.shape)
     }
 
-    /// One tensor as f32, row-major.
+    /// One tensor, row-major: floats of any width become f32, integers i64.
     ///
     /// # Errors
-    /// [`Error::File`] if it is not there or holds no floats.
+    /// [`Error::File`] if it is not there.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
         let (file, entry) = self
             .entries
             .get(name)
             .ok_or_else(|| Error::file(&self.path, format!("no tensor is named {name:?}")))?;
-        if !entry.element.is_float() {
-            let message = format!("{name}: expected floats, got {:?}", entry.element);
-            return Err(Error::file(&self.path, message));
-        }
-        let values = entry.values(&self.files[*file]);
-        Ok(TensorData::new(values, entry.shape.clone()))
+        Ok(entry.data(&self.files[*file]))
+    }
+
+    /// All tensors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn tensors(&self) -> Result<Tensors> {
+        let all = self.entries.keys();
+        all.map(|name| Ok((name.clone(), self.tensor(name)?)))
+            .collect()
     }
 }
 
 impl Entry {
-    fn values(&self, file: &[u8]) -> Vec<f32> {
-        fn decode<const N: usize>(
-            entry: &Entry,
-            bytes: &[u8],
-            value: impl Fn([u8; N]) -> f32,
-        ) -> Vec<f32> {
-            let (elements, _) = bytes.as_chunks::<N>();
-            let count = entry.shape.iter().product::<usize>();
-            let mut dense = 1;
-            let contiguous = entry.shape.iter().zip(&entry.strides).rev().all(|(n, s)| {
-                let fits = *n == 1 || *s == dense;
-                dense *= n;
-                fits
-            });
-            if contiguous {
-                let own = elements.iter().skip(entry.offset).take(count);
-                return own.map(|element| value(*element)).collect();
-            }
-            let mut index = vec![0; entry.shape.len()];
-            (0..count)
-                .map(|_| {
-                    let steps = index.iter().zip(&entry.strides);
-                    let at = entry.offset + steps.map(|(i, stride)| i * stride).sum::<usize>();
-                    for axis in (0..index.len()).rev() {
-                        index[axis] += 1;
-                        if index[axis] < entry.shape[axis] {
-                            break;
-                        }
-                        index[axis] = 0;
-                    }
-                    value(elements[at])
-                })
-                .collect()
-        }
+    fn data(&self, file: &[u8]) -> TensorData {
         let bytes = self.bytes.of(file);
-        match self.element {
-            Element::F64 => decode(self, bytes, |b| f64::from_le_bytes(b) as f32),
-            Element::F32 => decode(self, bytes, f32::from_le_bytes),
-            Element::F16 => decode(self, bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Element::BF16 => decode(self, bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            _ => Vec::new(),
+        let floats = match self.element {
+            Element::F64 => self.decode(bytes, |b| f64::from_le_bytes(b) as f32),
+            Element::F32 => self.decode(bytes, f32::from_le_bytes),
+            Element::F16 => self.decode(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Element::BF16 => self.decode(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            _ => {
+                let integers = match self.element {
+                    Element::I64 => self.decode(bytes, i64::from_le_bytes),
+                    Element::I32 => self.decode(bytes, |b| i64::from(i32::from_le_bytes(b))),
+                    Element::I16 => self.decode(bytes, |b| i64::from(i16::from_le_bytes(b))),
+                    Element::I8 => self.decode(bytes, |b| i64::from(i8::from_le_bytes(b))),
+                    _ => self.decode(bytes, |b| i64::from(u8::from_le_bytes(b))),
+                };
+                return TensorData::new(integers, self.shape.clone());
+            }
+        };
+        TensorData::new(floats, self.shape.clone())
+    }
+
+    fn decode<const N: usize, T>(&self, bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+        let (elements, _) = bytes.as_chunks::<N>();
+        let count = self.shape.iter().product::<usize>();
+        let mut dense = 1;
+        let contiguous = self.shape.iter().zip(&self.strides).rev().all(|(n, s)| {
+            let fits = *n == 1 || *s == dense;
+            dense *= n;
+            fits
+        });
+        if contiguous {
+            let own = elements.iter().skip(self.offset).take(count);
+            return own.map(|element| value(*element)).collect();
         }
+        let mut index = vec![0; self.shape.len()];
+        (0..count)
+            .map(|_| {
+                let steps = index.iter().zip(&self.strides);
+                let at = self.offset + steps.map(|(i, stride)| i * stride).sum::<usize>();
+                for axis in (0..index.len()).rev() {
+                    index[axis] += 1;
+                    if index[axis] < self.shape[axis] {
+                        break;
+                    }
+                    index[axis] = 0;
+                }
+                value(elements[at])
+            })
+            .collect()
     }
 }
 
-fn safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+/// Tensors by name, and what the file says of itself.
+type Contents = (BTreeMap<String, Entry>, HashMap<String, String>);
+
+fn safetensors(bytes: &[u8]) -> Result<Contents, String> {
     if bytes.is_empty() {
         return Err("expected a checkpoint, the file is empty".to_owned());
     }
-    let broken = |e: safetensors::SafeTensorError| {
+    // Holds offsets and lengths against the bytes.
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| {
         format!(
             "expected a whole safetensors file, got {} bytes that are none ({e}): truncated, or \
              another format",
             bytes.len()
         )
-    };
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
-    // Checks offsets and lengths against the bytes.
-    SafeTensors::deserialize(bytes).map_err(broken)?;
+    })?;
     let mut entries = BTreeMap::new();
     for (name, info) in metadata.tensors() {
         let element = match info.dtype {
@@ -317,5 +368,5 @@ fn safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
         };
         entries.insert(name, entry);
     }
-    Ok(entries)
+    Ok((entries, metadata.metadata().clone().unwrap_or_default()))
 }

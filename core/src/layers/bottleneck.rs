@@ -7,10 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
-use crate::backbone::Init;
+use crate::backbone::{BackboneSpec, Init};
+use crate::error::{Error, Result};
 use crate::hooks::Hooks;
 use crate::layers::linear;
 use crate::random::Distribution;
+use crate::site::{Branch, Site, SiteKind};
 
 /// `up(dropout(f(down(x))))` over the channels; zero at first, because `up` is, while `down` is not
 /// (Houlsby et al. 2019; a `down` of zero would never learn).
@@ -81,6 +83,40 @@ impl Bottleneck {
             dropout,
             name: name.to_owned(),
         }
+    }
+
+    /// The branches that are `wanted`, with their widths, where `method` puts bottlenecks.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] if there is none.
+    pub fn places<'a>(
+        spec: &'a BackboneSpec,
+        method: &str,
+        wanted: impl Fn(Branch) -> bool,
+    ) -> Result<Vec<(&'a Site, usize)>> {
+        let place = |site: &'a Site| match site.kind {
+            SiteKind::Branch { branch, width } => wanted(branch).then_some((site, width)),
+            _ => None,
+        };
+        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
+        match places.is_empty() {
+            false => Ok(places),
+            true => Err(Error::Unfit {
+                method: method.to_owned(),
+                backbone: spec.name.clone(),
+                reason: "it has neither an mlp nor a residual branch".to_owned(),
+            }),
+        }
+    }
+
+    /// What to say of a hidden width that is larger than a branch's: allowed, and rarely meant.
+    pub fn remarks(places: &[(&Site, usize)], hidden: usize, method: &str) -> Vec<String> {
+        let narrower = places.iter().find(|(_, width)| *width < hidden);
+        let remark = narrower.map(|(site, width)| {
+            let name = &site.name;
+            format!("{method}: bottleneck {hidden} is wider than {name} ({width})")
+        });
+        remark.into_iter().collect()
     }
 
     /// Trainable parameters: `2 D d + d + D`.

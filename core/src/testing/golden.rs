@@ -19,7 +19,6 @@ use crate::method::AdaptationMethod;
 use crate::model::Model;
 use crate::params::{self, Tensors, floats};
 use crate::plug::Plug;
-use crate::weights::WeightsFile;
 
 /// Where the reference keeps the values of one of our parameters.
 #[derive(Clone, Debug)]
@@ -85,7 +84,7 @@ impl Golden {
         };
         let config = serde_json::from_str(&read("config.json"))
             .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-        let io = WeightsFile::open(&folder.join("io.safetensors"))
+        let io = Checkpoint::open(&folder.join("io.safetensors"))
             .and_then(|file| file.tensors())
             .unwrap_or_else(|e| panic!("{e}"));
         Self { folder, config, io }
@@ -248,7 +247,7 @@ pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
     let built = backbone.build(&init).unwrap_or_else(|e| unwrap(e));
     let loaded = load_backbone(Plug::new(built), &file, None);
     let backbone = loaded.unwrap_or_else(|e| unwrap(e)).backbone;
-    let io = WeightsFile::open(&Path::new(folder).join("io.safetensors"));
+    let io = Checkpoint::open(&Path::new(folder).join("io.safetensors"));
     let io = io.and_then(|io| io.tensors()).unwrap_or_else(|e| unwrap(e));
 
     let given = HfPeft::read(Path::new(folder)).unwrap_or_else(|e| unwrap(e));

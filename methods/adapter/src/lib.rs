@@ -22,7 +22,7 @@ use peft_core::hooks::{BranchValues, Hooks, SiteAct};
 use peft_core::layers::{Bottleneck, Nonlinearity};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::BySite;
-use peft_core::site::{Branch, Site, SiteKind};
+use peft_core::site::{Branch, Site};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -79,23 +79,9 @@ impl AdapterMethod {
     /// The branches with their widths.
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
         self.check()?;
-        let spec = backbone.spec();
-        let place = |site: &'a Site| match site.kind {
-            SiteKind::Branch { branch, width } => {
-                let wanted = branch != Branch::Attention || self.kind == Kind::Houlsby;
-                wanted.then_some((site, width))
-            }
-            _ => None,
-        };
-        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
-        if places.is_empty() {
-            return Err(Error::Unfit {
-                method: "adapter".to_owned(),
-                backbone: spec.name.clone(),
-                reason: "it has neither an mlp nor a residual branch".to_owned(),
-            });
-        }
-        Ok(places)
+        Bottleneck::places(backbone.spec(), "adapter", |branch| {
+            branch != Branch::Attention || self.kind == Kind::Houlsby
+        })
     }
 }
 
@@ -103,11 +89,7 @@ impl AdapterMethod {
 impl AdaptationMethod for AdapterMethod {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
         let places = self.places(backbone)?;
-        let narrower = places.iter().find(|(_, width)| *width < self.bottleneck);
-        let remark = narrower.map(|(site, width)| {
-            let (name, hidden) = (&site.name, self.bottleneck);
-            format!("adapter: bottleneck {hidden} is wider than {name} ({width})")
-        });
+        let remarks = Bottleneck::remarks(&places, self.bottleneck, "adapter");
         let bottlenecks = places.into_iter().map(|(site, width)| {
             let sizes = [width, self.bottleneck];
             let bottleneck = Bottleneck::new(&site.name, sizes, self.activation, 0.0, init);
@@ -118,7 +100,7 @@ impl AdaptationMethod for AdapterMethod {
             kind: self.kind,
             scale: self.scale,
         };
-        Ok(Attachment::adapter(adapter).with_remarks(remark.into_iter().collect()))
+        Ok(Attachment::adapter(adapter).with_remarks(remarks))
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {

@@ -20,7 +20,7 @@ use peft_core::hooks::{BranchValues, Hooks, SiteAct};
 use peft_core::layers::{Bottleneck, Nonlinearity};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::BySite;
-use peft_core::site::{Branch, Site, SiteKind};
+use peft_core::site::{Branch, Site};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -79,22 +79,9 @@ impl AdaptFormer {
     /// The branches with their widths.
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
         self.check()?;
-        let spec = backbone.spec();
-        let place = |site: &'a Site| match site.kind {
-            SiteKind::Branch { branch, width } => {
-                (branch != Branch::Attention).then_some((site, width))
-            }
-            _ => None,
-        };
-        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
-        if places.is_empty() {
-            return Err(Error::Unfit {
-                method: "adaptformer".to_owned(),
-                backbone: spec.name.clone(),
-                reason: "it has neither an mlp nor a residual branch".to_owned(),
-            });
-        }
-        Ok(places)
+        Bottleneck::places(backbone.spec(), "adaptformer", |branch| {
+            branch != Branch::Attention
+        })
     }
 }
 
@@ -102,11 +89,7 @@ impl AdaptFormer {
 impl AdaptationMethod for AdaptFormer {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
         let places = self.places(backbone)?;
-        let narrower = places.iter().find(|(_, width)| *width < self.bottleneck);
-        let remark = narrower.map(|(site, width)| {
-            let (name, hidden) = (&site.name, self.bottleneck);
-            format!("adaptformer: bottleneck {hidden} is wider than {name} ({width})")
-        });
+        let remarks = Bottleneck::remarks(&places, self.bottleneck, "adaptformer");
         let bottlenecks = places.into_iter().map(|(site, width)| {
             let (sizes, relu) = ([width, self.bottleneck], Nonlinearity::Relu);
             let bottleneck = Bottleneck::new(&site.name, sizes, relu, self.dropout, init);
@@ -117,7 +100,7 @@ impl AdaptationMethod for AdaptFormer {
             input: self.input,
             scale: self.scale,
         };
-        Ok(Attachment::adapter(adapter).with_remarks(remark.into_iter().collect()))
+        Ok(Attachment::adapter(adapter).with_remarks(remarks))
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::Cut;
+use peft_core::checkpoint::Checkpoint;
 use peft_core::params::{Tensors, floats};
-use peft_core::weights::{self, WeightsFile};
+use peft_core::weights;
 use peft_core::{Activation, BackboneSpec, Init, LinearHead, Model};
 use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
@@ -108,7 +109,7 @@ fn batches(args: &FeaturesArgs, preprocess: &Preprocess) -> Result<Vec<TensorDat
     if let [path] = &args.input[..]
         && is_tensors(path)
     {
-        let data = WeightsFile::open(path)?.tensor(&args.tensor)?;
+        let data = Checkpoint::open(path)?.tensor(&args.tensor)?;
         let shape = data.shape().to_vec();
         if shape.len() != 4 || shape[1..] != [3, size, size] {
             return Err(config_error(format!(
