@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use burn::module::Param;
 use burn::tensor::{Device, Shape, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::activation::{Activation, BoundaryShape};
 use crate::error::{Error, Result, nearest};
@@ -16,6 +16,8 @@ use crate::params::Tensors;
 use crate::plug::{ErasedModule, Plug};
 use crate::random::{Distribution, Generator};
 use crate::site::{Branch, Site, SiteKind};
+
+pub use crate::input::{CropMode, InputFields, InputSpec, Interpolation};
 
 /// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
 pub type Cut = usize;
@@ -247,8 +249,14 @@ pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
     /// Replaces the path of the weights, after it was resolved.
     fn set_weights(&mut self, path: PathBuf);
 
-    /// Size, mean, deviation and interpolation that the images need.
+    /// How images become its input: what the configuration says, else the family's default.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for sizes that do not fit each other.
     fn input(&self) -> Result<InputSpec>;
+
+    /// The fields that say so, for what comes with the weights.
+    fn input_fields(&mut self) -> InputFields<'_>;
 }
 
 dyn_clone::clone_trait_object!(BackboneConfig);
@@ -267,33 +275,6 @@ pub fn variant<'a, T>(table: &'a [(&'static str, T)], name: &str) -> Result<&'a 
         let message = format!("unknown variant {name:?}{hint} There are: {all}");
         Error::config("variant", message)
     })
-}
-
-/// What images a checkpoint expects. Normalisation belongs to the checkpoint, not to the
-/// architecture.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct InputSpec {
-    /// Rows and columns in pixels.
-    pub size: usize,
-    /// Mean of each channel, of values in `[0, 1]`.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel.
-    pub std: [f32; 3],
-    /// How images are resized.
-    pub interpolation: Interpolation,
-}
-
-/// A resampling filter, antialiased as Pillow does.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// Triangle filter.
-    Bilinear,
-    /// Keys' cubic with a = -0.5.
-    #[default]
-    Bicubic,
 }
 
 /// Device and seeded source of initial values; every tensor's values depend on the seed and its
@@ -391,6 +372,8 @@ mod tests {
                 mean: [0.5; 3],
                 std: [0.5; 3],
                 interpolation: Interpolation::Bicubic,
+                crop_pct: 1.0,
+                crop_mode: CropMode::Center,
             },
             features: 8,
             head_name: "head",

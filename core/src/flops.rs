@@ -397,7 +397,7 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     use super::*;
-    use crate::backbone::{InputSpec, Interpolation};
+    use crate::backbone::{CropMode, InputSpec, Interpolation};
     use crate::hooks::Extras;
     use crate::low_rank::LowRank;
     use crate::method::Adapter;
@@ -420,6 +420,8 @@ mod tests {
                 mean: [0.5; 3],
                 std: [0.5; 3],
                 interpolation: Interpolation::Bicubic,
+                crop_pct: 1.0,
+                crop_mode: CropMode::Center,
             },
             features: 8,
             head_name: "head",

@@ -16,6 +16,7 @@ pub mod flops;
 pub mod head;
 pub mod hf_peft;
 pub mod hooks;
+pub mod input;
 pub mod layers;
 pub mod layout;
 pub mod loss;

@@ -214,6 +214,12 @@ pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, (M, Mismat
     }))
 }
 
+/// Replaces the values for which `value` has another of the same shape, in one walk: what it gives
+/// is not needed any longer when the next one is asked for.
+pub fn fill<M: Module>(module: M, mut value: impl FnMut(&str) -> Option<TensorData>) -> M {
+    map_named(module, |name| value(name).map(Change::Value))
+}
+
 /// Lets exactly the parameters called `names` train; buffers never do.
 pub fn train_only<M: Module>(module: M, names: &BTreeSet<String>) -> M {
     map_named(module, |name| Some(Change::Trains(names.contains(name))))

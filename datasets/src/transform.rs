@@ -3,53 +3,24 @@
 
 use fast_image_resize::images::{Image as Target, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use peft_core::backbone::{InputSpec, Interpolation};
+use peft_core::backbone::{CropMode, InputSpec, Interpolation};
 use peft_core::data::Image;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// How an image becomes the input of a backbone.
 ///
-/// An image that already has the target size is not resampled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// An image that already has the target size and is kept whole is not resampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
-    /// Side of the square output, in pixels: 1..=4096.
-    #[schemars(range(min = 1, max = 4096))]
-    pub size: usize,
-    /// Mean of each channel (red, green, blue) that is subtracted, on the scale where white is 1.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel that is divided by, on the scale where white is 1: above
-    /// 0.
-    pub std: [f32; 3],
-    /// Filter of the resize.
-    #[serde(default)]
-    pub interpolation: Interpolation,
-    /// Part of the shorter side that is kept, in (0, 1]: the shorter side is resized to `floor(size
-    /// / crop)` pixels and the centre is cut out. Without it the whole image is resized to a
-    /// square, whatever its aspect.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crop: Option<f32>,
+    /// Size, filter, crop and normalisation.
+    pub input: InputSpec,
 }
 
 impl Preprocess {
-    /// What a backbone's input needs: the whole image, without a crop.
+    /// What a backbone's input needs.
     pub fn new(input: &InputSpec) -> Self {
-        let InputSpec {
-            size,
-            mean,
-            std,
-            interpolation,
-        } = *input;
-        Self {
-            size,
-            mean,
-            std,
-            interpolation,
-            crop: None,
-        }
+        Self { input: *input }
     }
 
     /// Checks every field's range.
@@ -61,30 +32,32 @@ impl Preprocess {
                 got,
             })
         };
-        if !(1..=4096).contains(&self.size) {
-            return invalid("size", "1 to 4096 pixels", self.size.to_string());
+        let InputSpec {
+            size,
+            mean,
+            std,
+            crop_pct,
+            ..
+        } = self.input;
+        if !(1..=4096).contains(&size) {
+            return invalid("img_size", "1 to 4096 pixels", size.to_string());
         }
-        if !self.mean.iter().all(|mean| mean.is_finite()) {
-            return invalid("mean", "three finite numbers", format!("{:?}", self.mean));
+        if !mean.iter().all(|mean| mean.is_finite()) {
+            return invalid("mean", "three finite numbers", format!("{mean:?}"));
         }
-        if !self.std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return invalid(
-                "std",
-                "three finite numbers above 0",
-                format!("{:?}", self.std),
-            );
+        if !std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return invalid("std", "three finite numbers above 0", format!("{std:?}"));
         }
-        match self.crop {
-            Some(crop) if !(crop > 0.0 && crop <= 1.0) => {
-                invalid("crop", "a number above 0 and at most 1", crop.to_string())
-            }
-            _ => Ok(()),
+        if !(crop_pct > 0.0 && crop_pct <= 1.0) {
+            let expected = "a number above 0 and at most 1";
+            return invalid("crop_pct", expected, crop_pct.to_string());
         }
+        Ok(())
     }
 
     /// Values that [`apply`](Self::apply) writes: `3 * size * size`.
     pub fn values(&self) -> usize {
-        3 * self.size * self.size
+        3 * self.input.size * self.input.size
     }
 
     /// Writes `(x / 255 - mean) / std` of the resized image into `out`.
@@ -98,8 +71,8 @@ impl Preprocess {
             let expected = format!(
                 "{} values (3 x {} x {})",
                 self.values(),
-                self.size,
-                self.size
+                self.input.size,
+                self.input.size
             );
             return Err(Error::Invalid {
                 field: "out",
@@ -121,7 +94,9 @@ impl Preprocess {
                 got: values.to_string(),
             });
         }
-        if (width, height) == (self.size, self.size) && self.window(image).is_whole(image) {
+        if (width, height) == (self.input.size, self.input.size)
+            && self.window(image).is_whole(image)
+        {
             self.normalise(&image.rgb, out);
         } else {
             self.normalise(&self.resize(image)?, out);
@@ -142,7 +117,7 @@ impl Preprocess {
     /// Columns first, then rows, rounded to grey levels between: the order of Pillow 12.3. It shows
     /// where a cubic overshoots; Pillow 13.0 takes rows first for some sizes.
     fn resize(&self, image: &Image) -> Result<Vec<u8>, Error> {
-        let filter = match self.interpolation {
+        let filter = match self.input.interpolation {
             Interpolation::Bilinear => FilterType::Bilinear,
             Interpolation::Bicubic => FilterType::CatmullRom,
         };
@@ -152,7 +127,7 @@ impl Preprocess {
             width,
             height,
         } = self.window(image);
-        let (size, rows) = (self.size, image.height as f64);
+        let (size, rows) = (self.input.size, image.height as f64);
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
         let narrow = resample(
             image,
@@ -170,23 +145,24 @@ impl Preprocess {
     /// The part of the image that becomes the output. Resampling it straight to the output equals
     /// resizing the whole image and cropping afterwards, and costs nothing for what is cut away.
     fn window(&self, image: &Image) -> Window {
+        let InputSpec {
+            size,
+            crop_pct,
+            crop_mode,
+            ..
+        } = self.input;
         let (width, height) = (image.width as f64, image.height as f64);
-        let Some(crop) = self.crop else {
-            return Window {
-                left: 0.0,
-                top: 0.0,
-                width,
-                height,
-            };
-        };
         // The decimal that was written, so that 224 / 0.8 is 280, as in Python, and not 279.999996.
-        let crop = (f64::from(crop) * 1e6).round() / 1e6;
-        let shorter = (self.size as f64 / crop).floor();
-        let resized = |side: f64| (shorter * side / width.min(height)).floor();
+        let kept = (f64::from(crop_pct) * 1e6).round() / 1e6;
+        let target = (size as f64 / kept).floor();
+        let resized = |side: f64| match crop_mode {
+            CropMode::Center => (target * side / width.min(height)).floor(),
+            CropMode::Squash => target,
+        };
         let across = |side: f64| {
             let scale = side / resized(side);
-            let start = ((resized(side) - self.size as f64) / 2.0).round_ties_even() * scale;
-            (start, (self.size as f64 * scale).min(side - start))
+            let start = ((resized(side) - size as f64) / 2.0).round_ties_even() * scale;
+            (start, (size as f64 * scale).min(side - start))
         };
         let ((left, width), (top, height)) = (across(width), across(height));
         Window {
@@ -199,8 +175,11 @@ impl Preprocess {
 
     /// `[size, size, 3]` grey levels to `[3, size, size]` normalised values.
     fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
-        for (channel, plane) in out.chunks_exact_mut(self.size * self.size).enumerate() {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
+        for (channel, plane) in out
+            .chunks_exact_mut(self.input.size * self.input.size)
+            .enumerate()
+        {
+            let (mean, std) = (self.input.mean[channel], self.input.std[channel]);
             for (value, pixel) in plane.iter_mut().zip(rgb.chunks_exact(3)) {
                 *value = (f32::from(pixel[channel]) / 255.0 - mean) / std;
             }
@@ -254,16 +233,25 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
 
     fn plain(size: usize) -> Preprocess {
-        Preprocess {
+        with(size, |_| ())
+    }
+
+    fn with(size: usize, change: impl FnOnce(&mut InputSpec)) -> Preprocess {
+        let mut input = InputSpec {
             size,
             mean: [0.0; 3],
             std: [1.0; 3],
             interpolation: Interpolation::Bilinear,
-            crop: None,
-        }
+            crop_pct: 1.0,
+            crop_mode: CropMode::Center,
+        };
+        change(&mut input);
+        Preprocess::new(&input)
     }
 
     fn image(width: usize, height: usize, value: impl Fn(usize, usize, usize) -> u8) -> Image {
@@ -275,11 +263,9 @@ mod tests {
 
     #[test]
     fn normalises_into_planes_without_touching_an_image_of_the_right_size() {
-        let preprocess = Preprocess {
-            mean: [0.0, 0.5, 1.0],
-            std: [1.0, 0.5, 0.25],
-            ..plain(2)
-        };
+        let preprocess = with(2, |input| {
+            (input.mean, input.std) = ([0.0, 0.5, 1.0], [1.0, 0.5, 0.25]);
+        });
         let source = image(2, 2, |x, y, channel| {
             [[[0, 255, 51], [51, 0, 255]], [[102, 51, 0], [255, 102, 51]]][y][x][channel]
         });
@@ -311,11 +297,8 @@ mod tests {
             (224, 0.8, 280, 28.0),
             (32, 1.0, 32, 0.0),
         ] {
-            let window = Preprocess {
-                crop: Some(crop),
-                ..plain(size)
-            }
-            .window(&image(side, side, |_, _, _| 0));
+            let window =
+                with(size, |input| input.crop_pct = crop).window(&image(side, side, |_, _, _| 0));
             assert_eq!(
                 (window.left, window.width),
                 (expected, size as f64),
@@ -324,11 +307,7 @@ mod tests {
         }
         // 30 x 20 to a shorter side of 10: 15 x 10, of which python's round(2.5) = 2 columns go at
         // the left.
-        let window = Preprocess {
-            crop: Some(1.0),
-            ..plain(10)
-        }
-        .window(&image(30, 20, |_, _, _| 0));
+        let window = plain(10).window(&image(30, 20, |_, _, _| 0));
         assert_eq!(
             [window.left, window.top, window.width, window.height],
             [4.0, 0.0, 20.0, 20.0]
@@ -338,12 +317,8 @@ mod tests {
     #[test]
     fn a_sliver_of_an_image_costs_no_more_than_its_window() {
         let sliver = image(30_000, 1, |_, _, _| 9);
-        let got = Preprocess {
-            crop: Some(0.9),
-            ..plain(224)
-        }
-        .to_vec(&sliver)
-        .unwrap();
+        let preprocess = with(224, |input| input.crop_pct = 0.9);
+        let got = preprocess.to_vec(&sliver).unwrap();
         assert!(got.iter().all(|&value| value == 9.0 / 255.0));
     }
 
@@ -374,11 +349,13 @@ mod tests {
             expected,
         } in cases
         {
-            let preprocess = Preprocess {
-                interpolation,
-                crop,
-                ..plain(size)
-            };
+            let preprocess = with(size, |input| {
+                input.interpolation = interpolation;
+                input.crop_pct = crop.unwrap_or(1.0);
+                if crop.is_none() {
+                    input.crop_mode = CropMode::Squash;
+                }
+            });
             let got = preprocess.resize(&Image { width, height, rgb }).unwrap();
             let worst = got
                 .iter()
@@ -395,28 +372,10 @@ mod tests {
     fn refuses_what_is_out_of_range() {
         let black = image(2, 2, |_, _, _| 0);
         for (broken, field) in [
-            (plain(0), "`size`"),
-            (
-                Preprocess {
-                    std: [1.0, 0.0, 1.0],
-                    ..plain(2)
-                },
-                "`std`",
-            ),
-            (
-                Preprocess {
-                    mean: [f32::NAN; 3],
-                    ..plain(2)
-                },
-                "`mean`",
-            ),
-            (
-                Preprocess {
-                    crop: Some(1.5),
-                    ..plain(2)
-                },
-                "`crop`",
-            ),
+            (plain(0), "`img_size`"),
+            (with(2, |input| input.std = [1.0, 0.0, 1.0]), "`std`"),
+            (with(2, |input| input.mean = [f32::NAN; 3]), "`mean`"),
+            (with(2, |input| input.crop_pct = 1.5), "`crop_pct`"),
         ] {
             let message = broken.to_vec(&black).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
@@ -431,9 +390,5 @@ mod tests {
                 })
                 .is_err()
         );
-        let unknown = serde_json::from_str::<Preprocess>(
-            r#"{"size": 2, "mean": [0,0,0], "std": [1,1,1], "colour": 1}"#,
-        );
-        assert!(unknown.is_err());
     }
 }

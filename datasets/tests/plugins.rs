@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use peft_core::backbone::{InputSpec, Interpolation};
+use peft_core::backbone::{CropMode, InputSpec, Interpolation};
 use peft_core::data::{DatasetConfig, Split};
 use peft_core::registry::{PluginKind, plugins};
 use peft_datasets::Preprocess;
@@ -33,6 +33,8 @@ fn a_backbones_input_comes_out_of_any_data_set() {
         mean: [0.5; 3],
         std: [0.5; 3],
         interpolation: Interpolation::Bicubic,
+        crop_pct: 1.0,
+        crop_mode: CropMode::Center,
     });
     for yaml in [
         "name: digits",

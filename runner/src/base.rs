@@ -5,6 +5,7 @@ use std::path::Path;
 
 use peft_core::backbone::BoxedBackbone;
 use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
+use peft_core::input::Published;
 use peft_core::{BackboneConfig, Init, Plug};
 
 use crate::configs::{self, Weights};
@@ -13,6 +14,8 @@ use crate::exit::{Failure, config_error};
 
 /// A backbone, filled from its weights file or at random.
 pub struct Base {
+    /// What the YAML said, and what came with the weights.
+    pub config: Box<dyn BackboneConfig>,
     /// The backbone, on the plain device.
     pub backbone: BoxedBackbone,
     /// The head that came with the checkpoint.
@@ -28,35 +31,56 @@ impl Base {
     ///
     /// # Errors
     /// What is wrong with the configuration or the weights file.
-    pub fn open(config: &dyn BackboneConfig, seed: u64, device: &Chosen) -> Result<Self, Failure> {
+    pub fn open(
+        mut config: Box<dyn BackboneConfig>,
+        seed: u64,
+        device: &Chosen,
+    ) -> Result<Self, Failure> {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
+        let mut remarks = Vec::new();
         let weights = match config.weights() {
             None => None,
             Some(path) => Some(open_weights(path)?),
         };
+        let published = weights.as_ref().map(|file| Published::beside(file.path()));
+        let published = published.transpose().map_err(at("backbone.weights"))?;
+        if let Some(published) = published.flatten() {
+            let path = published.path.display();
+            let unknown = published.remarks.iter();
+            remarks.extend(unknown.map(|remark| format!("backbone: {path}: {remark}")));
+            let taken = config.input_fields().take(&published);
+            remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
+        }
+        let input = config.input().map_err(at("backbone"))?;
+        remarks.push(format!("backbone: images {input}"));
         let init = match weights {
             Some(_) => Init::empty(&device.device),
             None => Init::seeded(&device.device, seed),
         };
         let backbone = Plug::new(config.build(&init).map_err(at("backbone"))?);
         let Some(file) = weights else {
+            let random = "no weights are given, the values are random";
+            remarks.push(format!("backbone: {random} (seed {seed})"));
             return Ok(Self {
+                config,
                 backbone,
                 head: None,
                 weights_hash: None,
-                remarks: vec![format!(
-                    "backbone: no weights are given, the values are random (seed {seed})"
-                )],
+                remarks,
             });
         };
-        let forced = config.layout();
-        let loaded = load_backbone(backbone, &file, forced).map_err(at("backbone.weights"))?;
+        let loaded = load_backbone(backbone, &file, config.layout()).map_err(|e| match e {
+            peft_core::Error::Config { .. } => at("backbone")(e),
+            e => at("backbone.weights")(e),
+        })?;
+        remarks.extend(loaded.remarks);
         Ok(Self {
+            config,
             backbone: loaded.backbone,
             head: loaded.head,
             weights_hash: Some(file.hash()),
-            remarks: loaded.remarks,
+            remarks,
         })
     }
 }

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use peft_core::backbone::InputSpec;
 use peft_core::data::{Dataset, Split};
 use peft_core::random::Generator;
 use peft_datasets::Preprocess;
@@ -44,11 +43,6 @@ pub struct EpochRandom {
     pub epoch: usize,
     /// What changes.
     pub augmentation: Augmentation,
-}
-
-/// The preprocessing that a backbone's input needs.
-pub fn preprocess(input: &InputSpec) -> Preprocess {
-    Preprocess::new(input)
 }
 
 impl Loader<'_> {
@@ -102,7 +96,7 @@ impl Loader<'_> {
             });
             for (index, batch) in receiver {
                 let (pixels, targets) = batch?;
-                let (rows, size) = (targets.len(), self.preprocess.size);
+                let (rows, size) = (targets.len(), self.preprocess.input.size);
                 let images = TensorData::new(pixels, [rows, 3, size, size]);
                 let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
                 let batch = Batch {
@@ -156,7 +150,7 @@ impl Loader<'_> {
             let path = format!("augment/{}/{index}", random.epoch);
             if Generator::new(random.seed, &path).below(2) == 1 {
                 pixels
-                    .chunks_mut(self.preprocess.size)
+                    .chunks_mut(self.preprocess.input.size)
                     .for_each(<[f32]>::reverse);
             }
         }
@@ -167,6 +161,7 @@ impl Loader<'_> {
 #[cfg(test)]
 mod tests {
     use peft_core::data::{Image, Sample};
+    use peft_core::input::{CropMode, InputSpec, Interpolation};
 
     use super::*;
     use crate::exit::Exit;
@@ -206,13 +201,14 @@ mod tests {
         let loader = Loader {
             dataset: &dataset,
             split: Split::Train,
-            preprocess: Preprocess {
+            preprocess: Preprocess::new(&InputSpec {
                 size: 2,
                 mean: [0.0; 3],
                 std: [1.0; 3],
-                interpolation: Default::default(),
-                crop: None,
-            },
+                interpolation: Interpolation::Bicubic,
+                crop_pct: 1.0,
+                crop_mode: CropMode::Center,
+            }),
             batch_size: 4,
         };
         let mut seen = Vec::new();

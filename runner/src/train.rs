@@ -16,7 +16,7 @@ use peft_core::{Activation, BoxedBackbone, Hooks, Model, adapter_file};
 use replace_with::replace_with_or_abort;
 
 use crate::checkpoint::{self, EpochRecord, Progress, State};
-use crate::data::{Batch, EpochRandom, Loader, preprocess};
+use crate::data::{Batch, EpochRandom, Loader};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
 use crate::memory;
@@ -24,6 +24,7 @@ use crate::metrics::{Metrics, Tally};
 use crate::progress::Reporter;
 use crate::recipe::{Recipe, Select};
 use crate::trial::Trial;
+use peft_datasets::Preprocess;
 
 /// A trained model and how it went.
 pub struct Trained {
@@ -106,7 +107,7 @@ impl<'a> Trainer<'a> {
         Loader {
             dataset: &*self.trial.dataset,
             split,
-            preprocess: preprocess(&self.trial.input),
+            preprocess: Preprocess::new(&self.trial.input),
             batch_size: self.recipe().batch_size,
         }
     }

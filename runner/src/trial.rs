@@ -57,7 +57,7 @@ impl Trial {
     /// # Errors
     /// What is wrong with a path, a file, a shape or a target, with the component's name.
     pub fn open(experiment: Experiment, device: &Chosen) -> Result<(Self, Model), Failure> {
-        let base = Base::open(&*experiment.backbone, experiment.seed, device)?;
+        let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
         Self::on(&base, experiment, Purpose::Train, device)
     }
 
@@ -73,6 +73,7 @@ impl Trial {
     ) -> Result<(Self, Model), Failure> {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
+        experiment.backbone = base.config.clone();
         let dataset = experiment.dataset.open().map_err(at("dataset"))?;
         for split in Split::ALL {
             if dataset.is_empty(split) {
@@ -277,7 +278,9 @@ pub fn checkpoint_tensors(model: &Model) -> Tensors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Loader, preprocess};
+    use peft_datasets::Preprocess;
+
+    use crate::data::Loader;
     use crate::train::evaluate;
 
     fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
@@ -295,7 +298,7 @@ mod tests {
             let loader = Loader {
                 dataset: &*trial.dataset,
                 split: Split::Validation,
-                preprocess: preprocess(&trial.input),
+                preprocess: Preprocess::new(&trial.input),
                 batch_size: 64,
             };
             let device = Chosen::cpu();

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
-use peft_core::backbone::{Backbone, BackboneConfig, Init, InputSpec, Interpolation, variant};
+use peft_core::backbone::{
+    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+};
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,6 +59,14 @@ pub struct Clip {
     /// How images are resized. Default bicubic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
+    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
+    /// centre is cut out. Default 1.0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_pct: Option<f32>,
+    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
+    /// `center`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_mode: Option<CropMode>,
     /// A checkpoint: safetensors, `.pth` or `.bin`, under timm's or transformers' names; without one the
     /// values are random.
     pub weights: Option<PathBuf>,
@@ -171,7 +181,19 @@ impl BackboneConfig for Clip {
             mean: self.mean.unwrap_or(mean),
             std: self.std.unwrap_or(std),
             interpolation: self.interpolation.unwrap_or_default(),
+            crop_pct: self.crop_pct.unwrap_or(1.0),
+            crop_mode: self.crop_mode.unwrap_or_default(),
         })
+    }
+
+    fn input_fields(&mut self) -> InputFields<'_> {
+        InputFields {
+            mean: &mut self.mean,
+            std: &mut self.std,
+            interpolation: &mut self.interpolation,
+            crop_pct: &mut self.crop_pct,
+            crop_mode: &mut self.crop_mode,
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use peft_core::backbone::{Backbone, BackboneConfig, Init, InputSpec, Interpolation, variant};
+use peft_core::backbone::{
+    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+};
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,14 @@ pub struct ResNet {
     /// How images are resized. Default bilinear (torchvision).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
+    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
+    /// centre is cut out. Default 0.875.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_pct: Option<f32>,
+    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
+    /// `center`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_mode: Option<CropMode>,
     /// A checkpoint (safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names; without
     /// one the values are random.
     pub weights: Option<PathBuf>,
@@ -134,7 +144,19 @@ impl BackboneConfig for ResNet {
             mean: self.mean.unwrap_or([0.485, 0.456, 0.406]),
             std: self.std.unwrap_or([0.229, 0.224, 0.225]),
             interpolation: self.interpolation.unwrap_or(Interpolation::Bilinear),
+            crop_pct: self.crop_pct.unwrap_or(0.875),
+            crop_mode: self.crop_mode.unwrap_or_default(),
         })
+    }
+
+    fn input_fields(&mut self) -> InputFields<'_> {
+        InputFields {
+            mean: &mut self.mean,
+            std: &mut self.std,
+            interpolation: &mut self.interpolation,
+            crop_pct: &mut self.crop_pct,
+            crop_mode: &mut self.crop_mode,
+        }
     }
 }
 

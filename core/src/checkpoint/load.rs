@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::{DType, TensorData};
 
 use super::Checkpoint;
-use crate::backbone::{Backbone, BoxedBackbone};
+use crate::backbone::{Backbone, BackboneSpec, BoxedBackbone};
 use crate::error::{Error, Result, listed};
 use crate::layout::Layout;
-use crate::params::{self, Tensors, floats};
+use crate::params::{self, floats};
 
 /// A head that came with a checkpoint.
 #[derive(Clone, Debug)]
@@ -87,6 +87,31 @@ impl Reading {
             theirs,
         })
     }
+
+    /// The head of the file, if it has one; one without a bias has zeros.
+    fn head_of(&self, file: &Checkpoint) -> Result<Option<CheckpointHead>> {
+        let find = |part: &str| {
+            let mut places = self.head(part).into_iter();
+            places.find(|source| file.shape(&source.theirs).is_some())
+        };
+        let Some(weight) = find("weight") else {
+            return Ok(None);
+        };
+        let at = weight.theirs.clone();
+        let weight = self.read(file, &weight)?;
+        let &[outputs, _] = &weight.shape()[..] else {
+            let message = format!(
+                "{at}: expected [classes, features], got {:?}",
+                weight.shape()
+            );
+            return Err(Error::file(file.path(), message));
+        };
+        let bias = match find("bias") {
+            Some(bias) => self.read(file, &bias)?,
+            None => TensorData::zeros::<f32, _>([outputs]),
+        };
+        Ok(Some(CheckpointHead { weight, bias }))
+    }
 }
 
 /// Loads a checkpoint into a backbone, one tensor at a time; its head is handed back. The layout is
@@ -96,31 +121,35 @@ impl Reading {
 /// [`Error::Weights`] with both sets: keys of the file that nothing takes, parameters that nothing
 /// fills, and shapes that differ; [`Error::Config`] for a layout that the backbone does not know.
 pub fn load_backbone(
-    mut backbone: BoxedBackbone,
+    backbone: BoxedBackbone,
     file: &Checkpoint,
     forced: Option<&str>,
 ) -> Result<Loaded> {
-    let expected: BTreeMap<String, Vec<usize>> = params::infos(&backbone)
-        .into_iter()
-        .map(|info| (info.name, info.shape))
-        .collect();
-    let reading = detect(&*backbone, file, &expected, forced)?;
-    let plan = plan(&*backbone, file, &expected, reading)?;
-
+    let survey = Survey::of(&*backbone, file, forced)?;
+    if !survey.fits() {
+        return Err(survey.refusal(backbone.spec(), file));
+    }
+    let Survey {
+        reading,
+        expected,
+        plan,
+        ..
+    } = survey;
     let mut remarks = Vec::new();
     if reading.layout.name != "timm" {
         let name = reading.layout.name;
         remarks.push(format!("backbone: the checkpoint has the names of {name}"));
     }
-    let mut strange = Vec::new();
-    for (name, sources) in plan {
-        let shape = &expected[&name];
-        let mut data = joined(file, reading, &sources)?;
+    let (mut strange, mut failure) = (Vec::new(), None);
+    let resizer = backbone.clone();
+    let mut read = |name: &str| -> Result<TensorData> {
+        let shape = &expected[name];
+        let mut data = joined(file, reading, &plan[name])?;
         if data.shape()[..] != shape[..] {
             let was = data.shape().to_vec();
-            data = match backbone.resized(&name, data) {
+            data = match resizer.resized(name, data) {
                 Some(data) if data.shape()[..] == shape[..] => data,
-                _ => return Err(differing(&*backbone, file, &[(name, shape, was)])),
+                _ => return Err(differing(resizer.spec(), file, (name, shape, &was))),
             };
             remarks.push(format!(
                 "backbone: {name} is resized from {was:?} to {shape:?}"
@@ -128,35 +157,137 @@ pub fn load_backbone(
         }
         let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
         if !data.as_slice::<f32>().is_ok_and(finite) {
-            strange.push(name.clone());
+            strange.push(name.to_owned());
         }
-        let tensors = Tensors::from([(name, data)]);
-        backbone = params::write(backbone, tensors)
-            .map_err(|(_, mismatch)| Error::file(file.path(), format!("{mismatch:?}")))?;
+        Ok(data)
+    };
+    let backbone = params::fill(backbone, |name| match failure {
+        Some(_) => None,
+        None => read(name).map_err(|e| failure = Some(e)).ok(),
+    });
+    if let Some(error) = failure {
+        return Err(error);
     }
     if !strange.is_empty() {
         let names = listed(&strange, 6);
         remarks.push(format!("backbone: values that are not finite in {names}"));
     }
-    let find = |part: &str| {
-        let places = reading.head(part);
-        places
-            .into_iter()
-            .find(|source| file.shape(&source.theirs).is_some())
-    };
-    let head = match (find("weight"), find("bias")) {
-        (Some(weight), Some(bias)) => Some(CheckpointHead {
-            weight: reading.read(file, &weight)?,
-            bias: reading.read(file, &bias)?,
-        }),
-        _ => None,
-    };
     Ok(Loaded {
         backbone,
-        head,
+        head: reading.head_of(file)?,
         layout: reading.layout.name,
         remarks,
     })
+}
+
+/// How far a checkpoint and a backbone fit each other.
+pub struct Survey {
+    reading: Reading,
+    /// Shapes of the backbone's parameters and buffers.
+    expected: BTreeMap<String, Vec<usize>>,
+    /// The tensors that make up each of those that are there.
+    plan: BTreeMap<String, Vec<Source>>,
+    /// Parameters that nothing fills.
+    pub missing: Vec<String>,
+    /// Keys of the file that nothing takes.
+    pub unused: Vec<String>,
+    /// Keys of the file that belong to no backbone: counters, indices, another tower.
+    pub ignored: Vec<String>,
+    /// `name: expected [..], got [..]`, of what nothing converts or resizes.
+    pub shapes: Vec<String>,
+}
+
+impl Survey {
+    /// Holds the names and shapes of a file against those of a backbone; no values are read.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a layout that the backbone does not know.
+    pub fn of(backbone: &dyn Backbone, file: &Checkpoint, forced: Option<&str>) -> Result<Self> {
+        let infos = params::infos_erased(backbone).into_iter();
+        let expected: BTreeMap<_, _> = infos.map(|info| (info.name, info.shape)).collect();
+        let reading = detect(backbone, file, &expected, forced)?;
+        let mut used: BTreeSet<String> = ["weight", "bias"]
+            .iter()
+            .flat_map(|part| reading.head(part))
+            .map(|source| source.theirs)
+            .collect();
+        let (mut plan, mut missing, mut shapes) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for (name, shape) in &expected {
+            let there =
+                |sources: &Vec<Source>| sources.iter().all(|s| file.shape(&s.theirs).is_some());
+            let Some(sources) = reading.sources(name, backbone).filter(there) else {
+                missing.push(name.clone());
+                continue;
+            };
+            used.extend(sources.iter().map(|source| source.theirs.clone()));
+            if let ([source], None) = (&sources[..], reading.layout.convert)
+                && let Some(own) = file.shape(&source.theirs)
+                && own != shape
+                && backbone
+                    .resized(name, TensorData::zeros::<f32, _>(own.to_vec()))
+                    .is_none()
+            {
+                shapes.push(format!("{name}: expected {shape:?}, got {own:?}"));
+            }
+            plan.insert(name.clone(), sources);
+        }
+        let rest = file.names().filter(|name| !used.contains(*name));
+        let (ignored, unused) = rest
+            .map(str::to_owned)
+            .partition(|name| reading.ignores(name));
+        Ok(Self {
+            reading,
+            expected,
+            plan,
+            missing,
+            unused,
+            ignored,
+            shapes,
+        })
+    }
+
+    /// The library whose names the file has.
+    pub fn layout(&self) -> &'static str {
+        self.reading.layout.name
+    }
+
+    /// Whether every key is taken and every parameter filled, as far as shapes are known before
+    /// values are read.
+    pub fn fits(&self) -> bool {
+        self.missing.is_empty() && self.unused.is_empty() && self.shapes.is_empty()
+    }
+
+    /// Parameters that the file fills.
+    pub fn found(&self) -> usize {
+        self.plan.len()
+    }
+
+    /// The head of the file, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be read.
+    pub fn head(&self, file: &Checkpoint) -> Result<Option<CheckpointHead>> {
+        self.reading.head_of(file)
+    }
+
+    fn refusal(&self, spec: &BackboneSpec, file: &Checkpoint) -> Error {
+        let part = |title: &str, names: &[String]| match names.len() {
+            0 => String::new(),
+            n => format!("\n  {n} {title}: {}", listed(names, 12)),
+        };
+        let message = format!(
+            "these are not the weights of {} (names read as {}){}{}{}",
+            spec.name,
+            self.layout(),
+            part("keys that nothing takes", &self.unused),
+            part("parameters that nothing fills", &self.missing),
+            part("of another shape", &self.shapes),
+        );
+        Error::Weights {
+            path: file.path().to_owned(),
+            message,
+        }
+    }
 }
 
 /// The layout and prefix under which most parameters are found.
@@ -199,86 +330,16 @@ fn detect(
     Ok(best.map_or(canonical, |(_, reading)| reading))
 }
 
-/// Which tensors make up each parameter.
-fn plan(
-    backbone: &dyn Backbone,
-    file: &Checkpoint,
-    expected: &BTreeMap<String, Vec<usize>>,
-    reading: Reading,
-) -> Result<Vec<(String, Vec<Source>)>> {
-    let (mut plan, mut missing) = (Vec::new(), Vec::new());
-    let mut used: BTreeSet<String> = ["weight", "bias"]
-        .iter()
-        .flat_map(|part| reading.head(part))
-        .map(|source| source.theirs)
-        .collect();
-    for name in expected.keys() {
-        let sources = reading.sources(name, backbone);
-        let there = |sources: &Vec<Source>| sources.iter().all(|s| file.shape(&s.theirs).is_some());
-        match sources.filter(there) {
-            Some(sources) => {
-                used.extend(sources.iter().map(|source| source.theirs.clone()));
-                plan.push((name.clone(), sources));
-            }
-            None => missing.push(name.clone()),
-        }
-    }
-    let unused: Vec<String> = file
-        .names()
-        .filter(|name| !used.contains(*name) && !reading.ignores(name))
-        .map(str::to_owned)
-        .collect();
-    // Shapes that nothing converts or resizes are told together.
-    let shapes: Vec<_> = plan
-        .iter()
-        .filter(|(_, sources)| reading.layout.convert.is_none() && sources.len() == 1)
-        .filter_map(|(name, sources)| {
-            let (own, shape) = (file.shape(&sources[0].theirs)?, &expected[name]);
-            let resizes = || {
-                let data = TensorData::zeros::<f32, _>(own.to_vec());
-                backbone.resized(name, data).is_some()
-            };
-            (own != shape && !resizes()).then(|| (name.clone(), shape, own.to_vec()))
-        })
-        .collect();
-    if unused.is_empty() && missing.is_empty() && shapes.is_empty() {
-        return Ok(plan);
-    }
-    let part = |title: &str, names: &[String]| match names.len() {
-        0 => String::new(),
-        n => format!("\n  {n} {title}: {}", listed(names, 12)),
-    };
-    let shapes = shapes
-        .iter()
-        .map(|(name, shape, own)| format!("{name}: expected {shape:?}, got {own:?}"));
-    let message = format!(
-        "these are not the weights of {} (names read as {}){}{}{}",
-        backbone.spec().name,
-        reading.layout.name,
-        part("keys that nothing takes", &unused),
-        part("parameters that nothing fills", &missing),
-        part("of another shape", &shapes.collect::<Vec<_>>()),
-    );
-    Err(Error::Weights {
-        path: file.path().to_owned(),
-        message,
-    })
-}
-
 fn differing(
-    backbone: &dyn Backbone,
+    spec: &BackboneSpec,
     file: &Checkpoint,
-    shapes: &[(String, &Vec<usize>, Vec<usize>)],
+    (name, expected, got): (&str, &[usize], &[usize]),
 ) -> Error {
-    let shapes = shapes
-        .iter()
-        .map(|(name, shape, own)| format!("{name}: expected {shape:?}, got {own:?}"));
+    let spec = &spec.name;
     Error::Weights {
         path: file.path().to_owned(),
         message: format!(
-            "these are not the weights of {}\n  of another shape: {}",
-            backbone.spec().name,
-            shapes.collect::<Vec<_>>().join(", ")
+            "these are not the weights of {spec}\n  of another shape: {name}: expected {expected:?}, got {got:?}"
         ),
     }
 }

@@ -21,7 +21,7 @@ use safetensors::{Dtype, SafeTensors};
 use crate::error::{Error, Result};
 use crate::params::Tensors;
 
-pub use load::{CheckpointHead, Loaded, load_backbone};
+pub use load::{CheckpointHead, Loaded, Survey, load_backbone};
 
 /// A checkpoint of any known format, open and checked.
 pub struct Checkpoint {
@@ -31,6 +31,9 @@ pub struct Checkpoint {
     entries: BTreeMap<String, (usize, Entry)>,
     metadata: HashMap<String, String>,
 }
+
+/// Bytes that are hashed at once.
+const HASHED: usize = 16 << 20;
 
 /// A file's bytes: mapped into memory, or inside the binary.
 enum FileBytes {
@@ -52,6 +55,26 @@ impl FileBytes {
         // would raise SIGBUS, as with every reader of mapped checkpoints.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
         Ok(Self::Map(map))
+    }
+}
+
+impl FileBytes {
+    /// Says that these bytes are not needed soon: mapped pages that were read count as this
+    /// process's memory until then.
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Map(map) = self {
+            // SAFETY: the map is of a file, never written: a page that is read again is the same.
+            let advised = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    range.start,
+                    range.len(),
+                )
+            };
+            // Only memory is at stake, which stays as it is where the advice is not taken.
+            drop(advised);
+        }
     }
 }
 
@@ -226,7 +249,11 @@ impl Checkpoint {
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for file in &self.files {
-            hasher.update(file);
+            for start in (0..file.len()).step_by(HASHED) {
+                let range = start..file.len().min(start + HASHED);
+                hasher.update(&file[range.clone()]);
+                file.release(range);
+            }
         }
         hasher.finalize().to_hex().to_string()
     }
@@ -255,7 +282,12 @@ impl Checkpoint {
             .entries
             .get(name)
             .ok_or_else(|| Error::file(&self.path, format!("no tensor is named {name:?}")))?;
-        Ok(entry.data(&self.files[*file]))
+        let file = &self.files[*file];
+        let data = entry.data(file);
+        if let Bytes::In(range) = &entry.bytes {
+            file.release(range.clone());
+        }
+        Ok(data)
     }
 
     /// All tensors.

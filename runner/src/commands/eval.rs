@@ -5,9 +5,10 @@ use serde_json::json;
 
 use crate::cli::{Format, PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
-use crate::data::{Loader, preprocess};
+use crate::data::Loader;
 use crate::exit::{Failure, config_error};
 use crate::train::evaluate;
+use peft_datasets::Preprocess;
 
 /// Evaluates a finished run.
 pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
@@ -22,7 +23,7 @@ pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<()
         let loader = Loader {
             dataset: &*trial.dataset,
             split: Split::Test,
-            preprocess: preprocess(&trial.input),
+            preprocess: Preprocess::new(&trial.input),
             batch_size: trial.experiment.recipe.batch_size,
         };
         let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;

@@ -16,7 +16,6 @@ use crate::adapter::Adapter;
 use crate::base::Base;
 use crate::cli::FeaturesArgs;
 use crate::commands::on_pool;
-use crate::data::preprocess;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::experiment::Experiment;
@@ -33,7 +32,7 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
     };
     let backbone = Experiment::read_backbone(config, &args.config.set)?;
     on_pool(&args.place, |device| {
-        let base = Base::open(&*backbone, args.seed, &device)?;
+        let base = Base::open(backbone, args.seed, &device)?;
         for remark in &base.remarks {
             eprintln!("{remark}");
         }
@@ -43,7 +42,7 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
         };
         let methods = adapter.as_ref().map_or(&[][..], |adapter| &adapter.methods);
         let mut methods_input = methods.iter();
-        let input = methods_input.try_fold(backbone.input()?, |input, m| m.input(input))?;
+        let input = methods_input.try_fold(base.config.input()?, |input, m| m.input(input))?;
 
         let init = Init::seeded(&device.device, args.seed);
         let own = adapter.as_ref().and_then(Adapter::outputs);
@@ -67,7 +66,7 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
         }
         let wanted = boundaries(&args.boundaries, model.spec())?;
         let mut out = Collected::default();
-        for images in batches(args, &preprocess(&input))? {
+        for images in batches(args, &Preprocess::new(&input))? {
             let images = Tensor::<4>::from_data(images, &device.device);
             run(&model, images, &wanted, has_head, &device, &mut out)?;
         }
@@ -103,7 +102,7 @@ fn boundaries(text: &str, spec: &BackboneSpec) -> Result<BTreeSet<Cut>, Failure>
 
 /// The images in batches `[b, 3, s, s]`: of a tensor in a safetensors file, or of image files.
 fn batches(args: &FeaturesArgs, preprocess: &Preprocess) -> Result<Vec<TensorData>, Failure> {
-    let size = preprocess.size;
+    let size = preprocess.input.size;
     let values = preprocess.values();
     let is_tensors = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
     if let [path] = &args.input[..]

@@ -8,10 +8,11 @@ use peft_core::{Activation, Model, weights};
 
 use crate::cli::{PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
-use crate::data::{Loader, preprocess};
+use crate::data::Loader;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::trial::{Trial, checkpoint_tensors};
+use peft_datasets::Preprocess;
 
 /// How far merged logits may be from unmerged ones, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;
@@ -53,7 +54,7 @@ fn difference(
     let loader = Loader {
         dataset: &*trial.dataset,
         split: Split::Test,
-        preprocess: preprocess(&trial.input),
+        preprocess: Preprocess::new(&trial.input),
         batch_size: trial.experiment.recipe.batch_size,
     };
     let (mut images, mut error) = (0, 0.0f32);

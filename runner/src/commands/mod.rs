@@ -85,7 +85,7 @@ fn experiment_of(run: &Path, adapted: bool) -> Result<Experiment, Failure> {
 fn load(which: &TrainedArgs, device: &Chosen) -> Result<Loaded, Failure> {
     let mut experiment = experiment_of(&which.run, which.adapter.is_some())?;
     experiment.adapter.clone_from(&which.adapter);
-    let base = Base::open(&*experiment.backbone, experiment.seed, device)?;
+    let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
     let (trial, model) = Trial::on(&base, experiment, Purpose::Use, device)?;
     let model = filled(&trial, model, &which.run, which.scale)?;
     Ok(Loaded { trial, model })

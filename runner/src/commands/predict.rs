@@ -13,7 +13,6 @@ use serde_json::json;
 use crate::base::Base;
 use crate::cli::{Format, PlaceArgs};
 use crate::commands::{experiment_of, filled, on_pool};
-use crate::data::preprocess;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::trial::{Purpose, Trial};
@@ -49,7 +48,7 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
     let adapters = chosen(&request.adapters, &request.names)?;
     on_pool(place, |device| {
         let own = experiment_of(&request.run, !adapters.is_empty())?;
-        let base = Base::open(&*own.backbone, own.seed, &device)?;
+        let base = Base::open(own.backbone.clone(), own.seed, &device)?;
         // All of them before the first line: a bad image leaves nothing half done.
         let mut all = Vec::new();
         for adapter in adapters
@@ -129,8 +128,8 @@ fn logits(
     model: &Model,
     device: &Chosen,
 ) -> Result<Vec<f32>, Failure> {
-    let preprocess = preprocess(&trial.input);
-    let (values, size) = (preprocess.values(), preprocess.size);
+    let preprocess = Preprocess::new(&trial.input);
+    let (values, size) = (preprocess.values(), preprocess.input.size);
     let mut pixels = vec![0.0; values * paths.len()];
     pixels
         .par_chunks_mut(values)

@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::TrainArgs;
 use crate::commands::on_pool;
-use crate::data::{Loader, preprocess};
+use crate::data::Loader;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::experiment::Experiment;
@@ -21,6 +21,7 @@ use crate::report;
 use crate::summary::{Inference, Memory, Params, Summary, Time};
 use crate::train::{Trained, Trainer, evaluate};
 use crate::trial::{Trial, checkpoint_tensors};
+use peft_datasets::Preprocess;
 
 /// Trains and evaluates.
 pub fn train(args: &TrainArgs) -> Result<(), Failure> {
@@ -89,7 +90,7 @@ fn run(
     let loader = |split| Loader {
         dataset: &*trial.dataset,
         split,
-        preprocess: preprocess(&trial.input),
+        preprocess: Preprocess::new(&trial.input),
         batch_size: trial.experiment.recipe.batch_size,
     };
     let compute = trial.compute_type();

@@ -1,0 +1,427 @@
+//! What images a checkpoint expects: it belongs to the weights, not to the architecture, and comes
+//! with them where a `config.json` beside the file says so.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// How an image becomes a backbone's input.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// Rows and columns in pixels.
+    pub size: usize,
+    /// Mean of each channel (red, green, blue), of values in `[0, 1]`.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+    /// How images are resized.
+    pub interpolation: Interpolation,
+    /// Part of the resized image that is kept, in `(0, 1]`: images are resized to `floor(size /
+    /// crop_pct)` pixels and the centre is cut out.
+    pub crop_pct: f32,
+    /// What is resized to that many pixels.
+    pub crop_mode: CropMode,
+}
+
+impl std::fmt::Display for InputSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            size,
+            mean,
+            std,
+            interpolation,
+            crop_pct,
+            crop_mode,
+        } = self;
+        let (filter, mode) = match (interpolation, crop_mode) {
+            (Interpolation::Bilinear, mode) => ("bilinear", mode),
+            (Interpolation::Bicubic, mode) => ("bicubic", mode),
+        };
+        let mode = match mode {
+            CropMode::Center => "center",
+            CropMode::Squash => "squash",
+        };
+        write!(
+            f,
+            "{size} x {size}, {filter}, crop {crop_pct} ({mode}), mean {mean:?}, std {std:?}"
+        )
+    }
+}
+
+/// A resampling filter, antialiased as Pillow does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Triangle filter.
+    Bilinear,
+    /// Keys' cubic with a = -0.5.
+    #[default]
+    Bicubic,
+}
+
+/// What of an image is resized before its centre is cut out (timm's words).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CropMode {
+    /// The shorter side; the aspect stays.
+    #[default]
+    Center,
+    /// Both sides, whatever the aspect.
+    Squash,
+}
+
+/// What a backbone's YAML may say of its input, next to the image size.
+pub struct InputFields<'a> {
+    /// Mean of each channel.
+    pub mean: &'a mut Option<[f32; 3]>,
+    /// Standard deviation of each channel.
+    pub std: &'a mut Option<[f32; 3]>,
+    /// How images are resized.
+    pub interpolation: &'a mut Option<Interpolation>,
+    /// Part of the resized image that is kept.
+    pub crop_pct: &'a mut Option<f32>,
+    /// What is resized.
+    pub crop_mode: &'a mut Option<CropMode>,
+}
+
+impl InputFields<'_> {
+    /// Takes over what came with the weights, and says which fields of the YAML gave way.
+    pub fn take(self, published: &Published) -> Vec<String> {
+        let mut overruled = Vec::new();
+        let path = published.path.display();
+        put(self.mean, published.mean, "mean", &mut overruled);
+        put(self.std, published.std, "std", &mut overruled);
+        let interpolation = published.interpolation;
+        put(
+            self.interpolation,
+            interpolation,
+            "interpolation",
+            &mut overruled,
+        );
+        put(
+            self.crop_pct,
+            published.crop_pct,
+            "crop_pct",
+            &mut overruled,
+        );
+        put(
+            self.crop_mode,
+            published.crop_mode,
+            "crop_mode",
+            &mut overruled,
+        );
+        overruled
+            .into_iter()
+            .map(|field| format!("{field}, not the configuration's: {path} comes with the weights"))
+            .collect()
+    }
+}
+
+fn put<T: Copy + PartialEq + std::fmt::Debug>(
+    field: &mut Option<T>,
+    published: Option<T>,
+    name: &str,
+    overruled: &mut Vec<String>,
+) {
+    let Some(value) = published else { return };
+    if field.is_some_and(|own| own != value) {
+        overruled.push(format!("{name} is {value:?}"));
+    }
+    *field = Some(value);
+}
+
+/// What a file beside a checkpoint says of its input and its architecture.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Published {
+    /// The file.
+    pub path: PathBuf,
+    /// timm's name of the architecture.
+    pub architecture: Option<String>,
+    /// Attention heads (transformers' `config.json`).
+    pub num_heads: Option<usize>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+    interpolation: Option<Interpolation>,
+    crop_pct: Option<f32>,
+    crop_mode: Option<CropMode>,
+    /// What the file says and cannot be followed.
+    pub remarks: Vec<String>,
+}
+
+/// What is looked for beside a checkpoint, in this order: of transformers, of open_clip, of timm.
+const FILES: [&str; 3] = [
+    "preprocessor_config.json",
+    "open_clip_config.json",
+    "config.json",
+];
+
+impl Published {
+    /// What lies beside `weights`, if it says anything of the input.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a file there is no JSON or holds values of another kind.
+    pub fn beside(weights: &Path) -> Result<Option<Self>> {
+        let mut all = Self::default();
+        for file in FILES {
+            let path = weights.with_file_name(file);
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io(&path)(e)),
+            };
+            let value: Value = serde_json::from_str(&text)
+                .map_err(|e| Error::file(&path, format!("expected JSON: {e}")))?;
+            let published = Self::read(&value).map_err(|e| Error::file(&path, e))?;
+            all = all.or(published, path);
+        }
+        Ok(Some(all).filter(|published| *published != Self::default()))
+    }
+
+    /// The same with the holes filled from another file.
+    fn or(self, other: Self, path: PathBuf) -> Self {
+        let silent = Self::default();
+        Self {
+            path: match self == silent && other != silent {
+                true => path,
+                false => self.path,
+            },
+            architecture: self.architecture.or(other.architecture),
+            num_heads: self.num_heads.or(other.num_heads),
+            mean: self.mean.or(other.mean),
+            std: self.std.or(other.std),
+            interpolation: self.interpolation.or(other.interpolation),
+            crop_pct: self.crop_pct.or(other.crop_pct),
+            crop_mode: self.crop_mode.or(other.crop_mode),
+            remarks: [self.remarks, other.remarks].concat(),
+        }
+    }
+
+    fn read(value: &Value) -> Result<Self, String> {
+        let own = match (&value["pretrained_cfg"], &value["preprocess_cfg"]) {
+            (Value::Object(_), _) => &value["pretrained_cfg"],
+            (_, Value::Object(_)) => &value["preprocess_cfg"],
+            _ => value,
+        };
+        let mut published = Self {
+            architecture: value["architecture"].as_str().map(str::to_owned),
+            num_heads: number(value, "num_attention_heads")?.map(|heads| heads as usize),
+            ..Self::default()
+        };
+        match own.get("image_mean").is_some() || own.get("do_resize").is_some() {
+            true => published.of_transformers(own)?,
+            false => published.of_timm(own)?,
+        }
+        Ok(published)
+    }
+
+    /// timm's `pretrained_cfg` and open_clip's `preprocess_cfg`.
+    fn of_timm(&mut self, value: &Value) -> Result<(), String> {
+        self.mean = channels(value, "mean")?;
+        self.std = channels(value, "std")?;
+        self.filter(&value["interpolation"]);
+        self.crop_pct = part(value, "crop_pct")?;
+        let mode = value["crop_mode"]
+            .as_str()
+            .or(value["resize_mode"].as_str());
+        match mode {
+            None => {}
+            Some("center" | "shortest") => self.crop_mode = Some(CropMode::Center),
+            Some("squash") => self.crop_mode = Some(CropMode::Squash),
+            Some(other) => {
+                let message = format!("its crop mode {other:?} is not known here");
+                self.remarks.push(message);
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings of transformers' image processors.
+    fn of_transformers(&mut self, value: &Value) -> Result<(), String> {
+        let off = |name: &str| value[name].as_bool() == Some(false);
+        if off("do_normalize") {
+            (self.mean, self.std) = (Some([0.0; 3]), Some([1.0; 3]));
+        } else {
+            self.mean = channels(value, "image_mean")?;
+            self.std = channels(value, "image_std")?;
+        }
+        self.filter(&value["resample"]);
+        let side = |value: &Value, name: &str| match value {
+            Value::Object(_) => number(value, name),
+            Value::Number(_) if name == "shortest_edge" => Ok(value.as_f64()),
+            _ => Ok(None),
+        };
+        let (size, crop) = (&value["size"], &value["crop_size"]);
+        let shortest = side(size, "shortest_edge")?;
+        let cut = match side(crop, "height")? {
+            Some(height) => Some(height),
+            None => side(crop, "shortest_edge")?,
+        };
+        let crops = value["do_center_crop"].as_bool() == Some(true);
+        let crop_pct = part(value, "crop_pct")?;
+        (self.crop_mode, self.crop_pct) = match (shortest, cut.filter(|_| crops), crop_pct) {
+            (_, None, Some(kept)) => (Some(CropMode::Center), Some(kept)),
+            (Some(short), Some(cut), _) if cut <= short => {
+                (Some(CropMode::Center), Some((cut / short) as f32))
+            }
+            (_, None, None) if size.get("height").is_some() => (Some(CropMode::Squash), Some(1.0)),
+            _ => (None, None),
+        };
+        Ok(())
+    }
+
+    fn filter(&mut self, value: &Value) {
+        self.interpolation = match (value.as_str(), value.as_u64()) {
+            (Some("bilinear"), _) | (_, Some(2)) => Some(Interpolation::Bilinear),
+            (Some("bicubic"), _) | (_, Some(3)) => Some(Interpolation::Bicubic),
+            (None, None) => None,
+            _ => {
+                let message = format!("its interpolation {value} is not known here");
+                self.remarks.push(message);
+                None
+            }
+        };
+    }
+}
+
+fn channels(value: &Value, name: &str) -> Result<Option<[f32; 3]>, String> {
+    let Some(list) = value.get(name).filter(|list| !list.is_null()) else {
+        return Ok(None);
+    };
+    let wrong = || format!("{name}: expected three finite numbers, got {list}");
+    let numbers = list.as_array().ok_or_else(wrong)?;
+    let numbers: Vec<f32> = (numbers.iter().filter_map(Value::as_f64))
+        .map(|number| number as f32)
+        .collect();
+    let three = <[f32; 3]>::try_from(numbers).map_err(|_| wrong())?;
+    Ok(Some(three))
+}
+
+fn number(value: &Value, name: &str) -> Result<Option<f64>, String> {
+    match value.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(number) => match number.as_f64().filter(|n| *n > 0.0) {
+            Some(number) => Ok(Some(number)),
+            None => Err(format!("{name}: expected a number above 0, got {number}")),
+        },
+    }
+}
+
+fn part(value: &Value, name: &str) -> Result<Option<f32>, String> {
+    match number(value, name)? {
+        Some(part) if part > 1.0 => Err(format!("{name}: expected at most 1, got {part}")),
+        part => Ok(part.map(|part| part as f32)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beside(files: &[(&str, &str)]) -> Result<Option<Published>> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        Published::beside(&folder.path().join("model.safetensors"))
+    }
+
+    /// The files as timm, transformers (ViT, ConvNeXt's processor for ResNets, CLIP) and open_clip
+    /// publish them, cut down to what is read.
+    #[test]
+    fn every_library_tells_it_in_its_own_way() {
+        let half = Some([0.5; 3]);
+        let timm = r#"{"architecture": "vit_base_patch16_224", "num_classes": 1000, "pretrained_cfg":
+            {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
+             "crop_pct": 0.9, "crop_mode": "center", "input_size": [3, 224, 224]}}"#;
+        let published = beside(&[("config.json", timm)]).unwrap().unwrap();
+        assert_eq!(
+            published.architecture.as_deref(),
+            Some("vit_base_patch16_224")
+        );
+        assert_eq!((published.mean, published.std), (half, half));
+        assert_eq!(published.crop_pct, Some(0.9));
+        assert_eq!(published.crop_mode, Some(CropMode::Center));
+        assert_eq!(published.interpolation, Some(Interpolation::Bicubic));
+
+        let vit = r#"{"do_normalize": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5], "resample": 2, "size": {"height": 224, "width": 224}}"#;
+        let config = r#"{"model_type": "vit", "num_attention_heads": 12}"#;
+        let files = [("config.json", config), ("preprocessor_config.json", vit)];
+        let published = beside(&files).unwrap().unwrap();
+        assert_eq!(published.interpolation, Some(Interpolation::Bilinear));
+        assert_eq!(published.crop_mode, Some(CropMode::Squash));
+        assert_eq!(published.num_heads, Some(12));
+
+        let resnet = r#"{"crop_pct": 0.875, "do_resize": true, "image_mean": [0.485, 0.456, 0.406],
+            "image_std": [0.229, 0.224, 0.225], "resample": 3, "size": {"shortest_edge": 224}}"#;
+        let published = beside(&[("preprocessor_config.json", resnet)]).unwrap();
+        let published = published.unwrap();
+        assert_eq!(published.crop_pct, Some(0.875));
+        assert_eq!(published.crop_mode, Some(CropMode::Center));
+
+        let clip = r#"{"crop_size": 224, "do_center_crop": true, "do_resize": true, "resample": 3,
+            "image_mean": [0.48, 0.45, 0.40], "image_std": [0.26, 0.26, 0.27], "size": 224}"#;
+        let published = beside(&[("preprocessor_config.json", clip)]).unwrap();
+        assert_eq!(published.unwrap().crop_pct, None);
+
+        let open_clip = r#"{"model_cfg": {}, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5], "interpolation": "lanczos", "resize_mode": "squash"}}"#;
+        let published = beside(&[("open_clip_config.json", open_clip)]).unwrap();
+        let published = published.unwrap();
+        assert_eq!(published.crop_mode, Some(CropMode::Squash));
+        assert_eq!(published.interpolation, None);
+        assert!(
+            published.remarks[0].contains("lanczos"),
+            "{:?}",
+            published.remarks
+        );
+    }
+
+    #[test]
+    fn the_weights_overrule_a_configuration_and_say_so() {
+        let json = r#"{"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}"#;
+        let published = beside(&[("config.json", json)]).unwrap().unwrap();
+        let (mut mean, mut std) = (Some([0.5; 3]), None);
+        let (mut interpolation, mut crop_pct, mut crop_mode) = (None, Some(0.9), None);
+        let remarks = InputFields {
+            mean: &mut mean,
+            std: &mut std,
+            interpolation: &mut interpolation,
+            crop_pct: &mut crop_pct,
+            crop_mode: &mut crop_mode,
+        }
+        .take(&published);
+        assert_eq!((mean, std), (Some([0.1, 0.2, 0.3]), Some([1.0; 3])));
+        assert_eq!(crop_pct, Some(0.9));
+        assert_eq!(remarks.len(), 1);
+        assert!(
+            remarks[0].starts_with("mean is [0.1, 0.2, 0.3], not"),
+            "{remarks:?}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_none_and_a_broken_one_an_error() {
+        assert_eq!(beside(&[]).unwrap(), None);
+        assert_eq!(
+            beside(&[("config.json", r#"{"model_type": "x"}"#)]).unwrap(),
+            None
+        );
+        for (broken, expected) in [
+            ("{", "expected JSON"),
+            (r#"{"mean": [0.5]}"#, "mean: expected three finite numbers"),
+            (r#"{"crop_pct": 1.5}"#, "crop_pct: expected at most 1"),
+            (r#"{"crop_pct": "x"}"#, "crop_pct: expected a number"),
+        ] {
+            let error = beside(&[("config.json", broken)]).unwrap_err().to_string();
+            assert!(
+                error.contains(expected) && error.contains("config.json"),
+                "{error}"
+            );
+        }
+    }
+}
