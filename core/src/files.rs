@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::error::{Error, Result};
 
 /// How the names of files begin that are being written.
@@ -28,25 +30,39 @@ pub fn sweep(folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] with the path: a full disk, a folder that does not exist, missing rights.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
-    let io = || Error::io(path);
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let mut file = begin(path)?;
+    file.write_all(content).map_err(Error::io(path))?;
+    finish(file, path)
+}
+
+/// A temporary file beside `path`, removed unless it is finished.
+pub(crate) fn begin(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
     // As any other new file: temporary ones are private by default.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(io())?;
-    file.write_all(content).map_err(io())?;
+    builder
+        .tempfile_in(folder_of(path))
+        .map_err(Error::io(path))
+}
+
+/// Makes it the file at `path`.
+pub(crate) fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
+    let io = || Error::io(path);
     file.as_file().sync_all().map_err(io())?;
     file.persist(path).map_err(|e| io()(e.error))?;
     // The rename itself must survive a power cut; not every file system lets a folder be synced.
-    if let Ok(folder) = std::fs::File::open(folder) {
+    if let Ok(folder) = std::fs::File::open(folder_of(path)) {
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

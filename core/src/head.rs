@@ -1,12 +1,65 @@
-//! The linear head: features to logits, trained in every row of a comparison.
+//! Heads: features to logits.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::backbone::Init;
-use crate::checkpoint::CheckpointHead;
+use crate::checkpoint::{Checkpoint, CheckpointHead};
+use crate::error::{Error, Result, listed};
 use crate::layers::linear;
+use crate::params::floats;
 use crate::random::Distribution;
+
+/// Features to logits.
+#[derive(Module, Debug)]
+pub enum Head {
+    /// A linear layer, trained in every row of a comparison.
+    Linear(LinearHead),
+    /// Similarity to embedded texts, frozen.
+    Text(TextHead),
+}
+
+impl Head {
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Linear(head) => head.weight.dims()[0],
+            Self::Text(head) => head.weight.dims()[0],
+        }
+    }
+
+    /// Whether it trains.
+    pub fn trains(&self) -> bool {
+        matches!(self, Self::Linear(_))
+    }
+
+    /// Logits in f32, whatever the backbone computes in.
+    ///
+    /// # Shapes
+    /// `[b, features] -> [b, classes]`.
+    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        let features = match features.dtype() {
+            DType::F32 | DType::F64 => features,
+            _ => features.cast(DType::F32),
+        };
+        match self {
+            Self::Linear(head) => linear(features, head.weight.val(), Some(head.bias.val())),
+            Self::Text(head) => head.forward(features),
+        }
+    }
+}
+
+impl From<LinearHead> for Head {
+    fn from(head: LinearHead) -> Self {
+        Self::Linear(head)
+    }
+}
+
+impl From<TextHead> for Head {
+    fn from(head: TextHead) -> Self {
+        Self::Text(head)
+    }
+}
 
 /// `logits = features W^T + b`.
 #[derive(Module, Debug)]
@@ -34,21 +87,163 @@ impl LinearHead {
             bias: Param::from_data(head.bias, device),
         }
     }
+}
 
-    /// Number of classes.
-    pub fn classes(&self) -> usize {
-        self.weight.dims()[0]
+/// `logits = scale cos(features, text)` with a text for each class: CLIP's zero-shot classifier
+/// (Radford et al. 2021, Sec. 3.1).
+#[derive(Module, Debug)]
+pub struct TextHead {
+    /// `[classes, features]`, each row of length 1.
+    weight: Param<Tensor<2>>,
+    scale: f64,
+}
+
+/// The key of the classes' names, a JSON list in the order of the rows, in the metadata of a
+/// safetensors file of text embeddings.
+pub const CLASSES: &str = "classes";
+
+impl TextHead {
+    /// Embeddings `[classes, features]` of a file, in the order of `classes`: by the names in its
+    /// metadata ([`CLASSES`]), or row by row if it has none. `tensor` names them; without it the
+    /// file holds that tensor alone.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file lacks the tensor or a class, or the shape does not fit.
+    pub fn read(
+        file: &Checkpoint,
+        tensor: Option<&str>,
+        (classes, features): (&[String], usize),
+        scale: f64,
+        device: &Device,
+    ) -> Result<Self> {
+        let at = |message: String| Error::file(file.path(), message);
+        let names: Vec<_> = file.names().map(str::to_owned).collect();
+        let name = match (tensor, &names[..]) {
+            (Some(name), _) => name,
+            (None, [only]) => only,
+            (None, _) => {
+                let names = listed(&names, 6);
+                let message = format!("expected one tensor, or the name of one of {names}");
+                return Err(at(message));
+            }
+        };
+        let data = file.tensor(name)?;
+        let shape = data.shape().to_vec();
+        if data.dtype() != DType::F32 || shape.len() != 2 || shape[1] != features {
+            let got = data.dtype();
+            return Err(at(format!(
+                "{name}: expected floats [classes, {features}], as wide as the features, got \
+                 {got:?} {shape:?}"
+            )));
+        }
+        let rows = rows(file, classes, shape[0]).map_err(at)?;
+        let values = floats(data);
+        let mut weight = Vec::with_capacity(classes.len() * features);
+        for (row, class) in rows.into_iter().zip(classes) {
+            let text = &values[row * features..(row + 1) * features];
+            let length = text.iter().map(|x| x * x).sum::<f32>().sqrt();
+            if !(length.is_finite() && length > 0.0) {
+                let message = format!("{name}: the embedding of {class:?} has the length {length}");
+                return Err(at(message));
+            }
+            weight.extend(text.iter().map(|x| x / length));
+        }
+        let weight = TensorData::new(weight, [classes.len(), features]);
+        Ok(Self {
+            weight: Param::from_data(weight, device),
+            scale,
+        })
     }
 
-    /// Logits in f32, whatever the backbone computes in.
-    ///
-    /// # Shapes
-    /// `[b, features] -> [b, classes]`.
-    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
-        let features = match features.dtype() {
-            DType::F32 | DType::F64 => features,
-            _ => features.cast(DType::F32),
+    fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        let length = features.clone().square().sum_dim(1).sqrt();
+        let direction = features / length.clamp_min(1e-12); // [b, features]
+        linear(direction, self.weight.val(), None) * self.scale
+    }
+}
+
+/// The row of each class.
+fn rows(file: &Checkpoint, classes: &[String], count: usize) -> Result<Vec<usize>, String> {
+    let Some(text) = file.metadata().get(CLASSES) else {
+        return match count == classes.len() {
+            true => Ok((0..count).collect()),
+            false => Err(format!(
+                "expected a row for each of {} classes, got {count}; with names in the metadata \
+                 under {CLASSES:?} there may be more",
+                classes.len()
+            )),
         };
-        linear(features, self.weight.val(), Some(self.bias.val()))
+    };
+    let names: Vec<String> = serde_json::from_str(text)
+        .map_err(|e| format!("metadata {CLASSES:?}: expected a JSON list of names: {e}"))?;
+    if names.len() != count {
+        let given = names.len();
+        return Err(format!(
+            "metadata {CLASSES:?}: expected {count} names, got {given}"
+        ));
+    }
+    let of = |class: &String| names.iter().position(|name| name == class);
+    let missing: Vec<_> = classes
+        .iter()
+        .filter(|class| of(class).is_none())
+        .cloned()
+        .collect();
+    match missing.is_empty() {
+        true => Ok(classes.iter().filter_map(of).collect()),
+        false => Err(format!(
+            "no embedding of {}; there are {}",
+            listed(&missing, 6),
+            listed(&names, 12)
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::Tensors;
+    use crate::weights;
+
+    fn head(rows: &[[f32; 2]], names: Option<&str>, classes: &[&str]) -> Result<TextHead> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("texts.safetensors");
+        let values: Vec<f32> = rows.concat();
+        let data = TensorData::new(values, [rows.len(), 2]);
+        let metadata = names.map(|names| (CLASSES.to_owned(), names.to_owned()));
+        let tensors = Tensors::from([("texts".to_owned(), data)]);
+        weights::write(&path, &tensors, metadata.into_iter().collect()).unwrap();
+        let classes: Vec<String> = classes.iter().map(|class| (*class).to_owned()).collect();
+        let file = Checkpoint::open(&path)?;
+        TextHead::read(&file, None, (&classes, 2), 100.0, &Device::flex())
+    }
+
+    #[test]
+    fn logits_are_scaled_cosines_in_the_order_of_the_classes() {
+        let names = r#"["dog", "cat", "cow"]"#;
+        let rows = [[0.0, 2.0], [3.0, 4.0], [1.0, 0.0]];
+        let head = Head::from(head(&rows, Some(names), &["cat", "dog"]).unwrap());
+        let features = Tensor::from_data([[5.0f32, 0.0], [0.0, 0.1]], &Device::flex());
+        let logits = floats(head.forward(features).into_data());
+        let expected = [60.0, 0.0, 80.0, 100.0];
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+        assert!(logits.iter().zip(&expected).all(close), "{logits:?}");
+        assert_eq!((head.classes(), head.trains()), (2, false));
+    }
+
+    #[test]
+    fn a_row_a_class_needs_no_names_and_what_does_not_fit_is_said() {
+        let rows = [[0.0, 2.0], [3.0, 4.0]];
+        assert!(head(&rows, None, &["a", "b"]).is_ok());
+        for (names, classes, expected) in [
+            (None, &["a"][..], "a row for each of 1 classes, got 2"),
+            (Some(r#"["a", "b"]"#), &["c"], "no embedding of c"),
+            (Some(r#"["a"]"#), &["a"], "expected 2 names, got 1"),
+            (Some("a, b"), &["a"], "expected a JSON list"),
+        ] {
+            let error = head(&rows, names, classes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = head(&[[0.0, 0.0]], None, &["a"]).unwrap_err().to_string();
+        assert!(error.contains("\"a\" has the length 0"), "{error}");
     }
 }

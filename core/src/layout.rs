@@ -41,6 +41,14 @@ impl Layout {
         }
     }
 
+    /// The layout under each prefix that names may have: its own, or what a training script wrapped
+    /// the model in.
+    pub fn readings(&self) -> impl Iterator<Item = (&Self, &'static str)> {
+        let own = self.prefixes.iter().copied();
+        own.chain(["module.", "model."])
+            .map(move |prefix| (self, prefix))
+    }
+
     /// The library's name of a module.
     ///
     /// # Errors
@@ -96,6 +104,19 @@ impl Layout {
             true => None,
             false => slices.iter().map(of).collect(),
         }
+    }
+
+    /// The canonical name of a tensor that the library calls `theirs` behind a prefix; a slice of a
+    /// fused projection has a name of its own.
+    pub fn own(&self, theirs: &str) -> Option<String> {
+        let one = |name: &str| {
+            let mut rules = self.rules.iter();
+            rules.find_map(|(to, from)| translate(name, from, to))
+        };
+        one(theirs).or_else(|| {
+            let (module, part) = theirs.rsplit_once('.')?;
+            Some(format!("{}.{part}", one(module)?))
+        })
     }
 
     fn unknown(&self, name: &str, what: &'static str) -> Error {

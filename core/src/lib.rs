@@ -36,7 +36,7 @@ pub use activation::{Activation, BoundaryShape, Tokens};
 pub use backbone::{Backbone, BackboneConfig, BackboneSpec, BoxedBackbone, Cut, Init};
 pub use data::{Dataset, DatasetConfig, Split};
 pub use error::{Error, Result};
-pub use head::LinearHead;
+pub use head::{Head, LinearHead, TextHead};
 pub use hooks::{BoundaryAct, Hooks, SiteAct, Step};
 pub use low_rank::{Factors, LowRank};
 pub use method::{AdaptationMethod, Adapter, Attachment, Statistics, Tuned};

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::activation::Activation;
 use crate::backbone::{BackboneSpec, BoxedBackbone, Cut, Init};
 use crate::error::{Error, Result};
-use crate::head::LinearHead;
+use crate::head::Head;
 use crate::hooks::{BoundaryAct, Hooks, SiteAct, Step};
 use crate::merge;
 use crate::method::{AdaptationMethod, BoxedAdapter, Statistics, Tuned, name_of};
@@ -25,7 +25,7 @@ pub struct Model {
     /// Adapters by method name, in the order in which they act.
     pub adapters: Named<String, BoxedAdapter>,
     /// Features to logits.
-    pub head: LinearHead,
+    pub head: Head,
     #[module(skip)]
     assembly: Assembly,
 }
@@ -47,14 +47,14 @@ struct Assembly {
 
 impl Model {
     /// Attaches `methods` to a backbone, in order, and puts a head on it. Everything that does not
-    /// train is frozen; the head trains.
+    /// train is frozen; a linear head trains.
     ///
     /// # Errors
     /// What a method lacks, or [`Error::Conflict`] between two.
     pub fn assemble(
         backbone: BoxedBackbone,
         methods: &[Box<dyn AdaptationMethod>],
-        head: LinearHead,
+        head: impl Into<Head>,
         init: &Init,
     ) -> Result<Self> {
         let (mut tuned, mut remarks) = (Vec::new(), Vec::new());
@@ -86,7 +86,7 @@ impl Model {
         let mut model = Self {
             backbone,
             adapters: adapters.into_iter().collect(),
-            head,
+            head: head.into(),
             assembly: Assembly {
                 trainable: BTreeSet::new(),
                 batch_statistics: tuned.statistics == Statistics::Batch,
@@ -161,7 +161,7 @@ impl Model {
         let trains = |info: &ParamInfo| match own(&info.name) {
             _ if info.buffer => false,
             Some(name) => tuned.names.contains(&name),
-            None => true,
+            None => self.head.trains() || !info.name.starts_with("head."),
         };
         Ok(infos
             .into_iter()

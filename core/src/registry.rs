@@ -20,6 +20,8 @@ pub struct Plugin {
     /// YAMLs of backbones so small that tests train them in no time: one for each kind that a method
     /// may meet.
     pub tiny: &'static [&'static str],
+    /// How a family of backbones is found in checkpoints.
+    pub family: Option<Family>,
     /// How a method reads what HF PEFT wrote, if that has it.
     pub hf_peft: Option<crate::hf_peft::Import>,
     /// JSON Schema of its configuration.
@@ -29,6 +31,18 @@ pub struct Plugin {
 }
 
 inventory::collect!(Plugin);
+
+/// The published members of a family of backbones, and how one is recognised.
+#[derive(Clone, Copy)]
+pub struct Family {
+    /// The names of its variants.
+    pub variants: fn() -> Vec<&'static str>,
+    /// Spellings of other libraries than timm and torchvision.
+    pub layouts: &'static [crate::layout::Layout],
+    /// The configuration of a backbone with parameters of these shapes: a variant where its sizes are
+    /// one's.
+    pub recognise: fn(&crate::checkpoint::Shapes) -> Option<Box<dyn crate::BackboneConfig>>,
+}
 
 /// What a plugin plugs into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +72,7 @@ impl PluginKind {
 macro_rules! register {
     ($kind:ident, $config:ty, name: $name:expr, summary: $summary:expr,
      reference: $reference:expr, example: $example:expr $(, tiny: $tiny:expr)?
-     $(, hf_peft: $hf_peft:expr)? $(,)?) => {
+     $(, family: $family:expr)? $(, hf_peft: $hf_peft:expr)? $(,)?) => {
         $crate::inventory::submit! {
             $crate::registry::Plugin {
                 kind: $crate::registry::PluginKind::$kind,
@@ -67,14 +81,15 @@ macro_rules! register {
                 reference: $reference,
                 example: $example,
                 tiny: $crate::register!(@tiny $($tiny)?),
-                hf_peft: $crate::register!(@import $($hf_peft)?),
+                family: $crate::register!(@some $($family)?),
+                hf_peft: $crate::register!(@some $($hf_peft)?),
                 schema: || $crate::schemars::schema_for!($config),
                 crate_name: env!("CARGO_PKG_NAME"),
             }
         }
     };
-    (@import) => { None };
-    (@import $import:expr) => { Some($import) };
+    (@some) => { None };
+    (@some $some:expr) => { Some($some) };
     (@tiny) => { &[] };
     (@tiny $tiny:expr) => { $tiny };
 }
@@ -123,6 +138,7 @@ mod tests {
             reference: "",
             example: "",
             tiny: &[],
+            family: None,
             hf_peft: None,
             schema: || schemars::schema_for!(bool),
             crate_name,

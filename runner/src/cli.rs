@@ -104,6 +104,15 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         format: Format,
     },
+    /// Say what a checkpoint is of: layout, family, variant, sizes, and what would not be used.
+    Inspect {
+        /// Any checkpoint that backbone.weights may name: safetensors (or its .index.json), .pth,
+        /// .bin, .npz, hf://owner/name.
+        file: PathBuf,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
     /// Show the boundaries and sites of an experiment's backbone with their shapes.
     Show {
         /// Which experiment.
@@ -206,8 +215,14 @@ pub struct FeaturesArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
     /// Image files, or one safetensors file with normalised images.
-    #[arg(long, required = true, num_args = 1..)]
+    #[arg(long, required_unless_present = "dataset", conflicts_with = "dataset", num_args = 1..)]
     pub input: Vec<PathBuf>,
+    /// A data set instead: a YAML file, or a name under configs/datasets.
+    #[arg(long, value_name = "CONFIG")]
+    pub dataset: Option<String>,
+    /// Which images of the data set.
+    #[arg(long, default_value = "test")]
+    pub split: SplitChoice,
     /// The tensor [n, 3, h, w] of a safetensors input.
     #[arg(long, default_value = "images")]
     pub tensor: String,
@@ -246,6 +261,27 @@ pub struct BenchArgs {
     /// How to print.
     #[arg(long, default_value = "text")]
     pub format: Format,
+}
+
+/// A split of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitChoice {
+    /// What gradients see.
+    Train,
+    /// What choices see.
+    Validation,
+    /// What the report sees.
+    Test,
+}
+
+impl From<SplitChoice> for peft_core::Split {
+    fn from(choice: SplitChoice) -> Self {
+        match choice {
+            SplitChoice::Train => Self::Train,
+            SplitChoice::Validation => Self::Validation,
+            SplitChoice::Test => Self::Test,
+        }
+    }
 }
 
 /// What can be listed.

@@ -54,13 +54,34 @@ pub enum HeadConfig {
         #[serde(default)]
         from: HeadFrom,
     },
+    /// Similarity to a text for each class, frozen: CLIP's zero-shot classifier.
+    Text {
+        /// Text embeddings `[classes, features]` in a safetensors file; the names of the classes
+        /// in the order of the rows are a JSON list under `classes` in its metadata, else the rows
+        /// are the data set's classes in order.
+        embeddings: PathBuf,
+        /// The tensor in the file. Default: the only one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tensor: Option<String>,
+        /// What cosines are multiplied by. Default 100, CLIP's trained temperature.
+        #[serde(default = "default_scale")]
+        scale: f64,
+    },
+}
+
+fn default_scale() -> f64 {
+    100.0
 }
 
 impl HeadConfig {
-    /// Where its first values come from.
-    pub fn from(&self) -> HeadFrom {
-        let Self::Linear { from } = self;
-        *from
+    /// Whether its first values are drawn from the seed.
+    pub fn is_new(&self) -> bool {
+        matches!(
+            self,
+            Self::Linear {
+                from: HeadFrom::New
+            }
+        )
     }
 }
 
@@ -156,25 +177,15 @@ impl Experiment {
         config: &str,
         overrides: &[String],
     ) -> Result<Box<dyn BackboneConfig>, Failure> {
-        let Found {
-            origin, mut value, ..
-        } = configs::find(config)?;
-        // A file of the room `backbones` is the component itself.
-        if value.get("backbone").is_none() && value.get("name").is_some() {
-            value = Value::Mapping(Mapping::from_iter([("backbone".into(), value)]));
-        }
-        for text in overrides {
-            set(&mut value, text)?;
-        }
-        let mut backbone = match value.get("backbone") {
-            Some(backbone) => backbone.clone(),
-            None => return Err(config_error(format!("{origin}: backbone: missing"))),
-        };
-        resolve(&mut backbone, &COMPONENTS[0])?;
-        serde_path_to_error::deserialize(backbone).map_err(|e| {
-            let path = e.path().to_string();
-            config_error(format!("{origin}: backbone.{path}: {}", e.into_inner()))
-        })
+        part(&COMPONENTS[0], config, overrides)
+    }
+
+    /// The data set alone of the YAML called `config`, or of that name.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn read_dataset(config: &str) -> Result<Box<dyn DatasetConfig>, Failure> {
+        part(&COMPONENTS[2], config, &[])
     }
 
     /// The experiment of a resolved document, as a run folder holds it.
@@ -206,6 +217,42 @@ impl Experiment {
         }
         Ok(experiment)
     }
+}
+
+/// One component of a YAML: of an experiment, of a file with that key alone, or of a file of its
+/// room.
+fn part<T: serde::de::DeserializeOwned>(
+    component: &Component,
+    config: &str,
+    overrides: &[String],
+) -> Result<T, Failure> {
+    let key = component.key;
+    let (origin, mut value) = match configs::in_room(component.room, config) {
+        Some(found) => (config.to_owned(), found?.value),
+        None if plugin_names(component).iter().any(|name| name == config) => {
+            (config.to_owned(), Value::String(config.to_owned()))
+        }
+        None => {
+            let found = configs::find(config)?;
+            (found.origin, found.value)
+        }
+    };
+    // A file of the component's room is the component itself.
+    if value.get(key).is_none() && (value.is_string() || value.get("name").is_some()) {
+        value = Value::Mapping(Mapping::from_iter([(key.into(), value)]));
+    }
+    for text in overrides {
+        set(&mut value, text)?;
+    }
+    let Some(own) = value.get_mut(key) else {
+        return Err(config_error(format!("{origin}: {key}: missing")));
+    };
+    let mut own = std::mem::take(own);
+    resolve(&mut own, component)?;
+    serde_path_to_error::deserialize(own).map_err(|e| {
+        let path = e.path().to_string();
+        config_error(format!("{origin}: {key}.{path}: {}", e.into_inner()))
+    })
 }
 
 /// `--set path.to.field=value`, the value in YAML.
@@ -280,7 +327,7 @@ fn resolve(value: &mut Value, component: &Component) -> Result<(), Failure> {
         }
         _ => {}
     }
-    // There is one kind of head, so that `--set head.from=..` needs no name.
+    // Most heads are linear, so that `--set head.from=..` needs no name.
     if let (Value::Mapping(map), "head") = (&mut *value, component.key) {
         map.entry("name".into()).or_insert("linear".into());
     }
@@ -308,7 +355,7 @@ fn named(name: &str, component: &Component) -> Result<Value, Failure> {
 fn plugin_names(component: &Component) -> Vec<String> {
     match component.plugins {
         Some(kind) => plugins(kind).iter().map(|p| p.name.to_owned()).collect(),
-        None if component.key == "head" => vec!["linear".to_owned()],
+        None if component.key == "head" => vec!["linear".to_owned(), "text".to_owned()],
         None => Vec::new(),
     }
 }

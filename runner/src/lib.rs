@@ -130,6 +130,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             };
             commands::predict(&request, &place, format)
         }
+        Some(Command::Inspect { file, format }) => commands::inspect(&file, format),
         Some(Command::Features(args)) => commands::features(&args),
         Some(Command::Schema) => commands::schema(),
         Some(Command::Doctor { place, format }) => commands::doctor(&place, format),

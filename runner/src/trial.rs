@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use peft_core::backbone::InputSpec;
-use peft_core::checkpoint::CheckpointHead;
+use peft_core::checkpoint::{Checkpoint, CheckpointHead};
 use peft_core::data::{Dataset, Split};
-use peft_core::params::{self, Tensors};
-use peft_core::{BackboneSpec, Init, LinearHead, Model};
+use peft_core::params::{self, ParamInfo, Tensors};
+use peft_core::{BackboneSpec, Head, Init, LinearHead, Model, TextHead};
 
 use crate::adapter::Adapter;
 use crate::base::Base;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::experiment::{Experiment, HeadFrom};
+use crate::experiment::{Experiment, HeadConfig, HeadFrom};
 use crate::recipe::Precision;
 
 /// What a trial is opened for.
@@ -108,7 +108,7 @@ impl Trial {
                         None => (0..outputs).map(|label| label.to_string()).collect(),
                     };
                 }
-                (None, Purpose::Use) if experiment.head.from() == HeadFrom::New => {
+                (None, Purpose::Use) if experiment.head.is_new() => {
                     return Err(config_error(
                         "adapter: its folder holds no head; the checkpoint's is taken with \
                          head.from=checkpoint",
@@ -125,20 +125,41 @@ impl Trial {
 
         let backbone = base.backbone.clone();
         let init = Init::seeded(&device.device, experiment.seed);
-        let new_head = || LinearHead::new(backbone.spec().features, classes.len(), &init);
-        let head = match (experiment.head.from(), &base.head) {
-            (HeadFrom::New, Some(old)) => {
-                let outputs = old.bias.shape()[0];
-                remarks.push(format!(
-                    "head: the checkpoint's ({outputs} classes) is dropped for a new one"
-                ));
-                new_head()
+        let features = backbone.spec().features;
+        let head: Head = match (&experiment.head, &base.head) {
+            (
+                HeadConfig::Linear {
+                    from: HeadFrom::New,
+                },
+                old,
+            ) => {
+                if let Some(old) = old {
+                    let outputs = old.bias.shape()[0];
+                    remarks.push(format!(
+                        "head: the checkpoint's ({outputs} outputs) is dropped for a new one"
+                    ));
+                }
+                LinearHead::new(features, classes.len(), &init).into()
             }
-            (HeadFrom::New, None) => new_head(),
-            (HeadFrom::Checkpoint, None) => {
+            (HeadConfig::Linear { .. }, None) => {
                 return Err(config_error("head.from: the checkpoint has no head"));
             }
-            (HeadFrom::Checkpoint, Some(old)) => head_from(old, classes.len(), &device.device)?,
+            (HeadConfig::Linear { .. }, Some(old)) => {
+                head_from(old, classes.len(), &device.device)?.into()
+            }
+            (
+                HeadConfig::Text {
+                    embeddings,
+                    tensor,
+                    scale,
+                },
+                _,
+            ) => {
+                let (file, tensor) = (embeddings_of(embeddings)?, tensor.as_deref());
+                let rows = (&classes[..], features);
+                let head = TextHead::read(&file, tensor, rows, *scale, &device.device);
+                head.map_err(at("head.embeddings"))?.into()
+            }
         };
         let formulas = experiment.method.iter().map(|m| m.formula(&*backbone));
         let formula = formulas
@@ -146,6 +167,12 @@ impl Trial {
             .map_err(at("method"))?;
         let model =
             Model::assemble(backbone, &experiment.method, head, &init).map_err(at("method"))?;
+        if purpose == Purpose::Train && model.counts().trainable == 0 {
+            return Err(config_error(
+                "method: nothing trains: it adapts nothing and the head is frozen; `runner eval` \
+                 takes such a config as it is",
+            ));
+        }
         remarks.extend(model.remarks().iter().map(|text| format!("method: {text}")));
         if experiment.save_model && !model.adapters.is_empty() {
             return Err(config_error(
@@ -163,9 +190,14 @@ impl Trial {
             }
         };
         let fingerprint = dataset.fingerprint().map_err(at("dataset"))?;
+        let embeddings = match &experiment.head {
+            HeadConfig::Linear { .. } => None,
+            HeadConfig::Text { embeddings, .. } => Some(embeddings_of(embeddings)?.hash()),
+        };
         let content = Content {
             weights: base.weights_hash.as_deref(),
             data: &fingerprint,
+            embeddings,
             adapter: adapter.as_ref().map(Adapter::hash),
         };
         let hash = hash(&experiment, &content)?;
@@ -233,10 +265,16 @@ fn head_from(old: &CheckpointHead, classes: usize, device: &Device) -> Result<Li
     Ok(LinearHead::from_checkpoint(old.clone(), device))
 }
 
+fn embeddings_of(path: &Path) -> Result<Checkpoint, Failure> {
+    let opened = Checkpoint::open(path);
+    opened.map_err(|e| config_error(format_args!("head.embeddings: {e}")))
+}
+
 /// What an experiment names by path and is hashed by content.
 struct Content<'a> {
     weights: Option<&'a str>,
     data: &'a str,
+    embeddings: Option<String>,
     adapter: Option<String>,
 }
 
@@ -248,6 +286,9 @@ fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
     value["name"] = serde_json::Value::Null;
     value["backbone"]["weights"] = content.weights.into();
     value["dataset"]["content"] = content.data.into();
+    if let Some(embeddings) = &content.embeddings {
+        value["head"]["embeddings"] = embeddings.as_str().into();
+    }
     if let Some(adapter) = &content.adapter {
         value["adapter"] = adapter.as_str().into();
     }
@@ -260,10 +301,11 @@ fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
         .to_string())
 }
 
-/// The whole model under the checkpoint's own keys.
+/// The whole model under the checkpoint's own keys; texts are not of the checkpoint.
 pub fn checkpoint_tensors(model: &Model) -> Tensors {
     let head = &model.spec().head_name;
-    params::read(&model.valid(), |_| true)
+    let own = |info: &ParamInfo| model.head.trains() || !info.name.starts_with("head.");
+    params::read(&model.valid(), own)
         .into_iter()
         .map(|(name, data)| {
             let name = match name.strip_prefix("head.") {

@@ -309,10 +309,12 @@ fn detect(
         }
     }
     let mut best: Option<(usize, Reading)> = None;
-    for layout in layouts {
-        // A training script may have wrapped the model.
-        for prefix in layout.prefixes.iter().copied().chain(["module.", "model."]) {
-            let reading = Reading { layout, prefix };
+    for layout in &layouts {
+        for (layout, prefix) in layout.readings() {
+            let reading = Reading {
+                layout: *layout,
+                prefix,
+            };
             let found = expected.keys().filter(|name| {
                 let sources = reading.sources(name, backbone);
                 sources.is_some_and(|all| all.iter().all(|one| file.shape(&one.theirs).is_some()))

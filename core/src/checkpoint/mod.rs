@@ -7,6 +7,7 @@
 mod load;
 mod npz;
 mod pickle;
+mod recognise;
 mod torch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::params::Tensors;
 
 pub use load::{CheckpointHead, Loaded, Survey, load_backbone};
+pub use recognise::{Recognised, Shapes, recognise};
 
 /// A checkpoint of any known format, open and checked.
 pub struct Checkpoint {
@@ -271,6 +273,27 @@ impl Checkpoint {
     /// The shape of a tensor, if there is one of that name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         Some(&self.entries.get(name)?.1.shape)
+    }
+
+    /// Elements of a tensor, as safetensors calls them: `F32`, `BF16`, `I64`.
+    pub fn dtype(&self, name: &str) -> Option<&'static str> {
+        Some(match self.entries.get(name)?.1.element {
+            Element::F64 => "F64",
+            Element::F32 => "F32",
+            Element::F16 => "F16",
+            Element::BF16 => "BF16",
+            Element::I64 => "I64",
+            Element::I32 => "I32",
+            Element::I16 => "I16",
+            Element::I8 => "I8",
+            Element::U8 => "U8",
+            Element::Bool => "BOOL",
+        })
+    }
+
+    /// Bytes of its files.
+    pub fn bytes(&self) -> usize {
+        self.files.iter().map(|file| file.len()).sum()
     }
 
     /// One tensor, row-major: floats of any width become f32, integers i64.

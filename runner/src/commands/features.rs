@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::Cut;
 use peft_core::checkpoint::Checkpoint;
-use peft_core::params::{Tensors, floats};
-use peft_core::weights;
+use peft_core::params::floats;
+use peft_core::weights::Writer;
 use peft_core::{Activation, BackboneSpec, Init, LinearHead, Model};
 use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
@@ -16,6 +16,7 @@ use crate::adapter::Adapter;
 use crate::base::Base;
 use crate::cli::FeaturesArgs;
 use crate::commands::on_pool;
+use crate::data::Loader;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::experiment::Experiment;
@@ -41,42 +42,37 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
             Some(folder) => Some(Adapter::read(folder, &base)?),
         };
         let methods = adapter.as_ref().map_or(&[][..], |adapter| &adapter.methods);
-        let mut methods_input = methods.iter();
-        let input = methods_input.try_fold(base.config.input()?, |input, m| m.input(input))?;
+        let input = base.config.input()?;
+        let input = methods.iter().try_fold(input, |input, m| m.input(input))?;
 
         let init = Init::seeded(&device.device, args.seed);
         let own = adapter.as_ref().and_then(Adapter::outputs);
+        let features = base.backbone.spec().features;
         let (head, has_head) = match (own, &base.head) {
-            (Some(classes), _) => {
-                let features = base.backbone.spec().features;
-                (LinearHead::new(features, classes, &init), true)
-            }
+            (Some(classes), _) => (LinearHead::new(features, classes, &init), true),
             (None, Some(head)) => (
                 LinearHead::from_checkpoint(head.clone(), &device.device),
                 true,
             ),
-            (None, None) => (
-                LinearHead::new(base.backbone.spec().features, 1, &init),
-                false,
-            ),
+            (None, None) => (LinearHead::new(features, 1, &init), false),
         };
         let mut model = Model::assemble(base.backbone.clone(), methods, head, &init)?;
         if let Some(adapter) = &adapter {
             model = adapter.fill(model)?;
         }
-        let wanted = boundaries(&args.boundaries, model.spec())?;
-        let mut out = Collected::default();
-        for images in batches(args, &Preprocess::new(&input))? {
-            let images = Tensor::<4>::from_data(images, &device.device);
-            run(&model, images, &wanted, has_head, &device, &mut out)?;
+        let mut output = Output {
+            path: &args.out,
+            wanted: boundaries(&args.boundaries, model.spec())?,
+            has_head,
+            device: &device,
+            writer: None,
+        };
+        let preprocess = Preprocess::new(&input);
+        match &args.dataset {
+            Some(dataset) => output.of_dataset(&model, dataset, args, preprocess)?,
+            None => output.of_files(&model, args, &preprocess)?,
         }
-        let tensors = out.tensors();
-        weights::write(&args.out, &tensors, [].into())?;
-        for (name, data) in &tensors {
-            println!("{name:<14}{:?}", &data.shape()[..]);
-        }
-        println!("written       {}", args.out.display());
-        Ok(())
+        output.finish()
     })
 }
 
@@ -100,87 +96,160 @@ fn boundaries(text: &str, spec: &BackboneSpec) -> Result<BTreeSet<Cut>, Failure>
         .collect()
 }
 
-/// The images in batches `[b, 3, s, s]`: of a tensor in a safetensors file, or of image files.
-fn batches(args: &FeaturesArgs, preprocess: &Preprocess) -> Result<Vec<TensorData>, Failure> {
-    let size = preprocess.input.size;
-    let values = preprocess.values();
-    let is_tensors = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
-    if let [path] = &args.input[..]
-        && is_tensors(path)
-    {
-        let data = Checkpoint::open(path)?.tensor(&args.tensor)?;
-        let shape = data.shape().to_vec();
-        if shape.len() != 4 || shape[1..] != [3, size, size] {
+/// What is computed, and the file that grows with each batch.
+struct Output<'a> {
+    path: &'a Path,
+    wanted: BTreeSet<Cut>,
+    has_head: bool,
+    device: &'a Chosen,
+    writer: Option<Writer>,
+}
+
+impl Output<'_> {
+    /// A split of a data set, with its labels.
+    fn of_dataset(
+        &mut self,
+        model: &Model,
+        config: &str,
+        args: &FeaturesArgs,
+        preprocess: Preprocess,
+    ) -> Result<(), Failure> {
+        let dataset = Experiment::read_dataset(config)?.open();
+        let dataset = dataset.map_err(|e| config_error(format_args!("--dataset: {e}")))?;
+        let loader = Loader {
+            dataset: &*dataset,
+            split: args.split.into(),
+            preprocess,
+            batch_size: BATCH,
+        };
+        let total = loader.len();
+        if total == 0 {
+            let split = loader.split;
             return Err(config_error(format!(
-                "{}: {}: expected [n, 3, {size}, {size}], got {shape:?}",
-                path.display(),
-                args.tensor
+                "--dataset: the {split} split is empty"
             )));
         }
-        let all = floats(data);
-        let chunks = all.chunks(BATCH * values);
-        let batch =
-            |part: &[f32]| TensorData::new(part.to_vec(), [part.len() / values, 3, size, size]);
-        return Ok(chunks.map(batch).collect());
+        let device = &self.device.device;
+        loader.each(0..loader.batches(), None, device, |_, batch| {
+            self.add(model, batch.images, Some(&batch.targets), total)?;
+            Ok(true)
+        })
     }
-    let read = |paths: &[PathBuf]| -> Result<TensorData, Failure> {
-        let mut pixels = vec![0.0; values * paths.len()];
-        pixels
-            .par_chunks_mut(values)
-            .zip(paths)
-            .try_for_each(|(pixels, path)| {
-                let image = decode(path).map_err(config_error)?;
-                let applied = preprocess.apply(&image, pixels);
-                applied.map_err(|e| config_error(format_args!("{}: {e}", path.display())))
-            })?;
-        Ok(TensorData::new(pixels, [paths.len(), 3, size, size]))
-    };
-    args.input.chunks(BATCH).map(read).collect()
+
+    /// Image files, or the tensor of a safetensors file.
+    fn of_files(
+        &mut self,
+        model: &Model,
+        args: &FeaturesArgs,
+        preprocess: &Preprocess,
+    ) -> Result<(), Failure> {
+        let (size, values) = (preprocess.input.size, preprocess.values());
+        let mut add = |pixels: Vec<f32>, total: usize| {
+            let shape = [pixels.len() / values, 3, size, size];
+            let images = TensorData::new(pixels, shape);
+            let images = Tensor::from_data(images, &self.device.device);
+            self.add(model, images, None, total)
+        };
+        if let [path] = &args.input[..]
+            && path.extension().is_some_and(|e| e == "safetensors")
+        {
+            let images = images_of(path, &args.tensor, size)?;
+            let total = images.len() / values;
+            let mut batches = images.chunks(BATCH * values);
+            return batches.try_for_each(|batch| add(batch.to_vec(), total));
+        }
+        let total = args.input.len();
+        let mut batches = args.input.chunks(BATCH);
+        batches.try_for_each(|paths| add(decoded(paths, preprocess)?, total))
+    }
+
+    /// Runs a batch of `total` images and writes what it gave.
+    fn add(
+        &mut self,
+        model: &Model,
+        images: Tensor<4>,
+        labels: Option<&[usize]>,
+        total: usize,
+    ) -> Result<(), Failure> {
+        let mut values: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
+        let mut x = Activation::Map(images);
+        for cut in 0..model.spec().features_cut() {
+            if self.wanted.contains(&cut) {
+                values.insert(format!("boundary.{cut}"), (x.shape().to_vec(), x.to_vec()));
+            }
+            x = model.span(x, cut..cut + 1, None);
+        }
+        values.insert("features".to_owned(), (x.shape().to_vec(), x.to_vec()));
+        if let (true, Some(features)) = (self.has_head, x.features()) {
+            let logits = model.head.forward(features);
+            let shape = logits.dims().to_vec();
+            values.insert("logits".to_owned(), (shape, floats(logits.into_data())));
+        }
+        let synced = self.device.device.sync();
+        synced.map_err(|e| config_error(format_args!("{}: {e:?}", self.device.name)))?;
+
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let shapes = values.iter().map(|(name, (shape, _))| {
+                    let shape = [&[total], &shape[1..]].concat();
+                    println!("{name:<14}{shape:?}");
+                    (name.clone(), shape)
+                });
+                let shapes = shapes.collect();
+                let labels = labels.map(|_| ("labels".to_owned(), vec![total]));
+                let labels = labels.into_iter().collect();
+                let writer = Writer::create(self.path, &shapes, &labels)?;
+                self.writer.insert(writer)
+            }
+        };
+        for (name, (_, values)) in values {
+            let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+            writer.append(&name, &bytes)?;
+        }
+        let labels = labels.unwrap_or_default().iter();
+        let labels: Vec<u8> = labels
+            .flat_map(|&label| (label as i64).to_le_bytes())
+            .collect();
+        if !labels.is_empty() {
+            writer.append("labels", &labels)?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        if let Some(writer) = self.writer {
+            writer.finish()?;
+            println!("written       {}", self.path.display());
+        }
+        Ok(())
+    }
 }
 
-/// Values by name, batch behind batch.
-#[derive(Default)]
-struct Collected(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
-
-impl Collected {
-    fn add(&mut self, name: String, shape: &[usize], values: Vec<f32>) {
-        let (all, own) = self.0.entry(name).or_default();
-        match all.is_empty() {
-            true => *all = shape.to_vec(),
-            false => all[0] += shape[0],
-        }
-        own.extend(values);
-    }
-
-    fn tensors(self) -> Tensors {
-        let tensor = |(name, (shape, values))| (name, TensorData::new(values, shape));
-        self.0.into_iter().map(tensor).collect()
+/// The normalised images `[n, 3, size, size]` of a safetensors file.
+fn images_of(path: &Path, tensor: &str, size: usize) -> Result<Vec<f32>, Failure> {
+    let data = Checkpoint::open(path)?.tensor(tensor)?;
+    let shape = data.shape().to_vec();
+    match &shape[..] {
+        [n, 3, h, w] if *n > 0 && [*h, *w] == [size, size] => Ok(floats(data)),
+        _ => Err(config_error(format!(
+            "{}: {tensor}: expected [n, 3, {size}, {size}], got {shape:?}",
+            path.display(),
+        ))),
     }
 }
 
-fn run(
-    model: &Model,
-    images: Tensor<4>,
-    wanted: &BTreeSet<Cut>,
-    has_head: bool,
-    device: &Chosen,
-    out: &mut Collected,
-) -> Result<(), Failure> {
-    let mut x = Activation::Map(images);
-    for cut in 0..model.spec().features_cut() {
-        if wanted.contains(&cut) {
-            let shape = x.shape();
-            out.add(format!("boundary.{cut}"), &shape[..], x.to_vec());
-        }
-        x = model.span(x, cut..cut + 1, None);
-    }
-    let shape = x.shape();
-    out.add("features".to_owned(), &shape[..], x.to_vec());
-    if let (true, Some(features)) = (has_head, x.features()) {
-        let logits = model.head.forward(features);
-        let shape = logits.dims();
-        out.add("logits".to_owned(), &shape, floats(logits.into_data()));
-    }
-    let synced = device.device.sync();
-    synced.map_err(|e| config_error(format_args!("{}: {e:?}", device.name)))
+/// Image files as `[b, 3, size, size]`.
+fn decoded(paths: &[PathBuf], preprocess: &Preprocess) -> Result<Vec<f32>, Failure> {
+    let values = preprocess.values();
+    let mut pixels = vec![0.0; values * paths.len()];
+    pixels
+        .par_chunks_mut(values)
+        .zip(paths)
+        .try_for_each(|(pixels, path)| {
+            let image = decode(path).map_err(config_error)?;
+            let applied = preprocess.apply(&image, pixels);
+            applied.map_err(|e| config_error(format_args!("{}: {e}", path.display())))
+        })?;
+    Ok(pixels)
 }

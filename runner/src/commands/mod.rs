@@ -5,6 +5,7 @@ mod doctor;
 mod eval;
 mod export;
 mod features;
+mod inspect;
 mod list;
 mod merge;
 mod predict;
@@ -17,6 +18,7 @@ pub use doctor::doctor;
 pub use eval::eval;
 pub use export::export;
 pub use features::features;
+pub use inspect::inspect;
 pub use list::list;
 pub use merge::merge;
 pub use predict::{Request, predict};
@@ -60,18 +62,21 @@ struct Loaded {
     model: Model,
 }
 
-/// The experiment that `run` names: a finished run's, or a config's where an adapter is given that
-/// takes the place of training.
+/// The experiment that `run` names: a finished run's, or a config's where an adapter or a head that
+/// is there already takes the place of training.
 fn experiment_of(run: &Path, adapted: bool) -> Result<Experiment, Failure> {
     let at = |message: &str| config_error(format_args!("{}: {message}", run.display()));
     let mut experiment = match (run.is_dir(), adapted) {
         (true, _) => resolved(run)?,
-        (false, true) => Experiment::read(&run.to_string_lossy(), &[])?,
-        (false, false) => {
-            return Err(at("no such run folder; a config needs an --adapter"));
-        }
+        (false, _) => Experiment::read(&run.to_string_lossy(), &[])?,
     };
-    if !adapted && finished(run).is_none() {
+    if !run.is_dir() && !adapted && experiment.head.is_new() {
+        return Err(at(
+            "no such run folder; a config needs an --adapter, or a head that is there without \
+             training: text, or linear from the checkpoint",
+        ));
+    }
+    if run.is_dir() && !adapted && finished(run).is_none() {
         return Err(at(
             "the run is not finished; run its command again to go on",
         ));
@@ -97,6 +102,7 @@ fn filled(trial: &Trial, model: Model, run: &Path, scale: Option<f64>) -> Result
     let frozen = params::read(&model, |info| model.saved(info) && of_backbone(info));
     let model = match &trial.adapter {
         Some(_) => trial.started(model)?,
+        None if !run.is_dir() => model,
         None => {
             let weights = trial.weights_hash.as_deref();
             adapter_file::load(&run.join(ADAPTER), model, weights)?.0

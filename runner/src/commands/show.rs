@@ -15,10 +15,9 @@ pub fn show(config: &ConfigArgs, format: Format) -> Result<(), Failure> {
             "--config is missing: a YAML file or a name under configs/",
         ));
     };
-    let experiment = Experiment::read(name, &config.set)?;
+    let backbone = Experiment::read_backbone(name, &config.set)?;
     let init = Init::empty(&Device::flex());
-    let backbone = experiment
-        .backbone
+    let backbone = backbone
         .build(&init)
         .map_err(|e| config_error(format_args!("backbone: {e}")))?;
     let spec = backbone.spec();

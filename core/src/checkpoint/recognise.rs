@@ -1,0 +1,106 @@
+//! What a checkpoint is of: every linked family is asked for a configuration that its shapes fit.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, TensorData};
+
+use super::{Checkpoint, Survey};
+use crate::backbone::{BackboneConfig, BackboneSpec, Init};
+use crate::error::Result;
+use crate::input::Published;
+use crate::layout::Layout;
+use crate::registry::{Plugin, PluginKind, plugins};
+
+/// The shapes in a checkpoint by canonical name, as one layout reads them.
+pub struct Shapes<'a> {
+    file: &'a Checkpoint,
+    layout: Layout,
+    keys: BTreeMap<String, String>,
+    /// Attention heads, where a file beside the checkpoint says how many: shapes do not tell.
+    pub num_heads: Option<usize>,
+}
+
+impl Shapes<'_> {
+    /// The shape of a parameter; a slice of a fused projection has a name of its own.
+    pub fn get(&self, name: &str) -> Option<Vec<usize>> {
+        let shape = self.file.shape(self.keys.get(name)?)?.to_vec();
+        Some(match self.layout.convert {
+            None => shape,
+            Some(convert) => {
+                let zeros = TensorData::zeros::<f32, _>(shape);
+                convert(name, zeros).shape().to_vec()
+            }
+        })
+    }
+
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.keys.contains_key(name)
+    }
+
+    /// How many of `{}` = 0, 1, 2 .. there are in `pattern` before one is missing.
+    pub fn count(&self, pattern: &str) -> usize {
+        let there = |i: &usize| self.has(&pattern.replace("{}", &i.to_string()));
+        (0..).take_while(there).count()
+    }
+}
+
+/// A family's answer.
+pub struct Recognised {
+    /// The family.
+    pub plugin: &'static Plugin,
+    /// A configuration that the checkpoint fills, or comes closest to.
+    pub config: Box<dyn BackboneConfig>,
+    /// What is built from it.
+    pub spec: BackboneSpec,
+    /// Values of its parameters, buffers not counted.
+    pub parameters: usize,
+    /// How well they fit.
+    pub survey: Survey,
+}
+
+/// The linked family and the configuration that fit best; none if no family knows the names.
+///
+/// # Errors
+/// If a family gives a configuration that cannot be built, which is a defect of it.
+pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Option<Recognised>> {
+    let mut best: Option<(usize, Recognised)> = None;
+    for plugin in plugins(PluginKind::Backbone) {
+        let Some(family) = plugin.family else {
+            continue;
+        };
+        let layouts = std::iter::once(&CANONICAL).chain(family.layouts);
+        for (layout, prefix) in layouts.flat_map(|layout| layout.readings()) {
+            let own = |name: &str| Some((layout.own(name.strip_prefix(prefix)?)?, name.to_owned()));
+            let shapes = Shapes {
+                file,
+                layout: *layout,
+                keys: file.names().filter_map(own).collect(),
+                num_heads: published.and_then(|published| published.num_heads),
+            };
+            let Some(config) = (family.recognise)(&shapes) else {
+                continue;
+            };
+            let backbone = config.build(&Init::empty(&Device::flex()))?;
+            let survey = Survey::of(&*backbone, file, None)?;
+            let wrong = survey.missing.len() + survey.unused.len() + survey.shapes.len();
+            if best.as_ref().is_none_or(|(least, _)| wrong < *least) {
+                let infos = crate::params::infos_erased(&*backbone).into_iter();
+                let recognised = Recognised {
+                    plugin,
+                    config,
+                    spec: backbone.spec().clone(),
+                    parameters: infos
+                        .filter(|info| !info.buffer)
+                        .map(|info| info.count())
+                        .sum(),
+                    survey,
+                };
+                best = Some((wrong, recognised));
+            }
+        }
+    }
+    Ok(best.map(|(_, recognised)| recognised))
+}
+
+static CANONICAL: Layout = Layout::canonical("head");

@@ -1,0 +1,205 @@
+//! `runner inspect FILE`: what a checkpoint is of, and what of it a backbone would not take.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use peft_core::checkpoint::{Checkpoint, recognise};
+use peft_core::error::listed;
+use peft_core::input::Published;
+use peft_core::params::floats;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::Format;
+use crate::configs::{self, Weights};
+use crate::exit::{Exit, Failure, config_error, failure};
+
+/// What a checkpoint holds.
+#[derive(Serialize)]
+struct Contents {
+    path: String,
+    /// `safetensors`, `pytorch` or `npz`.
+    format: &'static str,
+    /// Size of the files.
+    bytes: usize,
+    tensors: usize,
+    /// Values of all tensors.
+    values: usize,
+    /// Values by element type.
+    dtypes: BTreeMap<&'static str, usize>,
+    /// Tensors with values that are not finite.
+    not_finite: Vec<String>,
+    metadata: BTreeMap<String, String>,
+    /// None if no linked family knows the names.
+    model: Option<Model>,
+}
+
+/// The backbone that fits it best.
+#[derive(Serialize)]
+struct Model {
+    family: &'static str,
+    /// Whose names it has.
+    layout: &'static str,
+    /// The published variant with these sizes, if there is one.
+    variant: Option<String>,
+    /// The YAML of its backbone.
+    backbone: Value,
+    blocks: usize,
+    image: String,
+    features: usize,
+    /// Parameters of the backbone, the head not counted.
+    parameters: usize,
+    /// Outputs of its head.
+    classes: Option<usize>,
+    /// Whether a backbone of this configuration loads it.
+    loads: bool,
+    /// Keys that the backbone would not take: these make loading fail.
+    unused: Vec<String>,
+    /// Keys that are known to belong to no backbone and are left alone.
+    ignored: Vec<String>,
+    /// Parameters that nothing fills.
+    missing: Vec<String>,
+    /// Of another shape.
+    shapes: Vec<String>,
+    remarks: Vec<String>,
+}
+
+/// Prints what `path` holds; it may be anything that `backbone.weights` may be.
+pub fn inspect(path: &Path, format: Format) -> Result<(), Failure> {
+    let at = |e: peft_core::Error| config_error(e);
+    let file = match configs::weights(path)? {
+        Weights::File(path) => Checkpoint::open(&path),
+        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
+    };
+    let contents = contents(&file.map_err(at)?).map_err(at)?;
+    match format {
+        Format::Json => {
+            let json = serde_json::to_string_pretty(&contents);
+            println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
+        }
+        Format::Text => print(&contents)?,
+    }
+    Ok(())
+}
+
+fn contents(file: &Checkpoint) -> peft_core::Result<Contents> {
+    let mut dtypes = BTreeMap::new();
+    let mut not_finite = Vec::new();
+    let (mut tensors, mut values) = (0, 0);
+    for name in file.names() {
+        let count: usize = file.shape(name).unwrap_or_default().iter().product();
+        let dtype = file.dtype(name).unwrap_or_default();
+        (tensors, values) = (tensors + 1, values + count);
+        *dtypes.entry(dtype).or_insert(0) += count;
+        let is_float = dtype.starts_with('F') || dtype == "BF16";
+        if is_float && !floats(file.tensor(name)?).iter().all(|x| x.is_finite()) {
+            not_finite.push(name.to_owned());
+        }
+    }
+    Ok(Contents {
+        path: file.path().display().to_string(),
+        format: file.format(),
+        bytes: file.bytes(),
+        tensors,
+        values,
+        dtypes,
+        not_finite,
+        metadata: file.metadata().clone().into_iter().collect(),
+        model: model(file)?,
+    })
+}
+
+fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
+    let published = Published::beside(file.path())?;
+    let Some(mut found) = recognise(file, published.as_ref())? else {
+        return Ok(None);
+    };
+    let mut remarks = Vec::new();
+    if let Some(published) = &published {
+        let unknown = published.remarks.iter();
+        remarks.extend(unknown.map(|remark| format!("{}: {remark}", published.path.display())));
+        remarks.extend(found.config.input_fields().take(published));
+    }
+    let backbone = serde_json::to_value(&found.config).unwrap_or_default();
+    let head = found.survey.head(file)?;
+    Ok(Some(Model {
+        family: found.plugin.name,
+        layout: found.survey.layout(),
+        variant: backbone["variant"].as_str().map(str::to_owned),
+        image: found.config.input()?.to_string(),
+        backbone,
+        blocks: found.spec.depth,
+        features: found.spec.features,
+        parameters: found.parameters,
+        classes: head.map(|head| head.bias.shape()[0]),
+        loads: found.survey.fits(),
+        unused: found.survey.unused,
+        ignored: found.survey.ignored,
+        missing: found.survey.missing,
+        shapes: found.survey.shapes,
+        remarks,
+    }))
+}
+
+fn print(contents: &Contents) -> Result<(), Failure> {
+    let line = |title: &str, text: String| println!("{title:<12}{text}");
+    let names = |title: &str, names: &[String]| match names.len() {
+        0 => {}
+        n => line(title, format!("{n}: {}", listed(names, 12))),
+    };
+    let mib = contents.bytes as f64 / f64::from(1 << 20);
+    line("file", contents.path.clone());
+    line("format", format!("{}, {mib:.1} MiB", contents.format));
+    let dtypes = contents.dtypes.iter();
+    let dtypes: Vec<_> = dtypes.map(|(dtype, n)| format!("{n} {dtype}")).collect();
+    let tensors = contents.tensors;
+    line("tensors", format!("{tensors} ({})", dtypes.join(", ")));
+    names("not finite", &contents.not_finite);
+    for (key, value) in &contents.metadata {
+        line("metadata", format!("{key}: {value}"));
+    }
+    let Some(model) = &contents.model else {
+        line("family", "no linked backbone has these names".to_owned());
+        return Ok(());
+    };
+    line("family", model.family.to_owned());
+    line("layout", format!("names of {}", model.layout));
+    line(
+        "variant",
+        match &model.variant {
+            Some(name) => name.clone(),
+            None => "none of the published ones".to_owned(),
+        },
+    );
+    line(
+        "backbone",
+        format!(
+            "{} blocks, {} parameters, features [{}]",
+            model.blocks, model.parameters, model.features
+        ),
+    );
+    line("images", model.image.clone());
+    line(
+        "head",
+        match model.classes {
+            Some(classes) => format!("{classes} outputs"),
+            None => "none".to_owned(),
+        },
+    );
+    names("unused", &model.unused);
+    names("ignored", &model.ignored);
+    names("missing", &model.missing);
+    names("shapes", &model.shapes);
+    for remark in &model.remarks {
+        line("remark", remark.clone());
+    }
+    let loads = match model.loads {
+        true => "as it is, with this backbone:",
+        false => "not: keys are left over, or parameters not filled; the nearest backbone:",
+    };
+    line("loads", loads.to_owned());
+    let yaml = serde_yaml::to_string(&model.backbone);
+    let yaml = yaml.map_err(|e| failure(Exit::Unexpected, e))?;
+    yaml.lines().for_each(|line| println!("  {line}"));
+    Ok(())
+}
