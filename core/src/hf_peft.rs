@@ -16,6 +16,7 @@ use crate::files::write_atomically;
 use crate::layout::Layout;
 use crate::params::Tensors;
 use crate::registry::{PluginKind, plugins};
+use crate::site::Site;
 use crate::weights;
 
 const CONFIG: &str = "adapter_config.json";
@@ -132,21 +133,29 @@ impl HfPeft {
     }
 }
 
-/// The layout under which all of the tensors' modules are known: the canonical one, or one of the
-/// backbone's others.
+/// The layout whose names of the backbone's modules the tensors have: the canonical one, or one of
+/// the backbone's others.
 pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
     let spec = backbone.spec();
+    let canonical = Layout::canonical(spec.head_name);
+    let is_module = |name: &str| {
+        let slices = |site: &Site| site.slices.iter().any(|slice| slice.name == name);
+        spec.sites
+            .iter()
+            .any(|site| site.name == name || slices(site))
+    };
     // A parameter's name goes on behind its module's: some prefix of it must be a module.
     let known = |layout: &Layout, name: &str| {
         let ends = name.match_indices('.').map(|(end, _)| &name[..end]);
         let mut modules = ends.chain([name]);
-        modules.any(|module| module == layout.head || layout.ours(module).is_ok())
+        modules.any(|module| {
+            module == layout.head || layout.ours(module).is_ok_and(|ours| is_module(&ours))
+        })
     };
     let fits = |layout: &&Layout| given.tensors.keys().all(|name| known(layout, name));
-    let canonical = Layout::canonical(spec.head_name);
-    backbone
-        .layouts()
+    [canonical]
         .iter()
+        .chain(backbone.layouts())
         .find(fits)
         .copied()
         .unwrap_or(canonical)

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::site::Slice;
 
 /// A library's spelling of the names of modules and parameters; `{i}`, `{s}` in a rule stand for
-/// numbers.
+/// numbers, `{s-1}` for the number before `{s}`.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// The library, for example `transformers`.
@@ -19,7 +19,8 @@ pub struct Layout {
     /// Canonical name and the library's: of modules, of slices of a fused projection, or of whole
     /// parameters.
     pub rules: &'static [(&'static str, &'static str)],
-    /// Starts of names in its checkpoints that are of no backbone: text towers, poolers, indices.
+    /// Starts of names in its checkpoints that are of no backbone: text towers, poolers, indices;
+    /// with numbers as in a rule.
     pub ignored: &'static [&'static str],
     /// What each of its values needs, given its canonical name.
     pub convert: Option<Convert>,
@@ -119,6 +120,12 @@ impl Layout {
         })
     }
 
+    /// Whether a name, without a prefix, is of no backbone.
+    pub fn ignores(&self, bare: &str) -> bool {
+        let starts = |pattern: &&str| numbers(bare, pattern).is_some();
+        self.ignored.iter().any(starts)
+    }
+
     fn unknown(&self, name: &str, what: &'static str) -> Error {
         let known = self
             .rules
@@ -136,24 +143,56 @@ impl Layout {
     }
 }
 
-/// `name` with the pattern `from` rewritten to `to`: `{i}` and `{s}` take a number each, `{*}`
-/// everything.
+/// `name` with the pattern `from` rewritten to `to`: `{i}` and `{s}` take a number each, `{s-1}` one
+/// less than `{s}`, `{*}` everything.
 fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     if from == "{*}" {
         return Some(to.replace("{*}", name));
     }
-    let (mut rest, mut pattern, mut result) = (name, from, to.to_owned());
-    while let Some((literal, behind)) = pattern.split_once('{') {
-        let (placeholder, after) = behind.split_once('}')?;
+    let (numbers, "") = numbers(name, from)? else {
+        return None;
+    };
+    let (mut result, mut pattern) = (String::new(), to);
+    while let Some((literal, placeholder, after)) = cut(pattern) {
+        let (letter, less) = offset(placeholder);
+        let (_, number) = numbers.iter().find(|(of, _)| *of == letter)?;
+        result = format!("{result}{literal}{}", number.checked_sub(less)?);
+        pattern = after;
+    }
+    Some(result + pattern)
+}
+
+/// The numbers that the placeholders of `pattern` take at the start of `name`, and what is left of it.
+fn numbers<'a, 'b>(name: &'a str, pattern: &'b str) -> Option<(Vec<(&'b str, usize)>, &'a str)> {
+    let (mut numbers, mut rest, mut pattern) = (Vec::new(), name, pattern);
+    while let Some((literal, placeholder, after)) = cut(pattern) {
         rest = rest.strip_prefix(literal)?;
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        if digits == 0 {
+        let number: usize = rest[..digits].parse().ok()?;
+        // 007 is not how a library counts: it would not come back as it was.
+        if number.to_string().len() != digits {
             return None;
         }
-        result = result.replace(&format!("{{{placeholder}}}"), &rest[..digits]);
+        let (letter, less) = offset(placeholder);
+        numbers.push((letter, number.checked_add(less)?));
         (rest, pattern) = (&rest[digits..], after);
     }
-    (rest == pattern).then_some(result)
+    Some((numbers, rest.strip_prefix(pattern)?))
+}
+
+/// What stands before the first placeholder of a pattern, in it, and behind it.
+fn cut(pattern: &str) -> Option<(&str, &str, &str)> {
+    let (literal, behind) = pattern.split_once('{')?;
+    let (placeholder, after) = behind.split_once('}')?;
+    Some((literal, placeholder, after))
+}
+
+/// The letter of a placeholder and how much less than its number stands there.
+fn offset(placeholder: &str) -> (&str, usize) {
+    match placeholder.strip_suffix("-1") {
+        Some(letter) => (letter, 1),
+        None => (placeholder, 0),
+    }
 }
 
 #[cfg(test)]
@@ -167,9 +206,10 @@ mod tests {
         rules: &[
             ("blocks.{i}.attn.query", "layers.{i}.attention.q_proj"),
             ("blocks.{i}.mlp.{s}", "layers.{i}.mlp_{s}"),
+            ("stages.{s}.merge", "layers.{s-1}.downsample"),
             ("norm", "layernorm"),
         ],
-        ignored: &[],
+        ignored: &["pooler.", "layers.{i}.index"],
         convert: None,
     };
 
@@ -184,18 +224,37 @@ mod tests {
             LAYOUT.theirs("blocks.3.mlp.12").unwrap(),
             "vit.layers.3.mlp_12"
         );
+        let theirs = LAYOUT.theirs("stages.10.merge").unwrap();
+        assert_eq!(theirs, "vit.layers.9.downsample");
+        assert_eq!(LAYOUT.ours(&theirs).unwrap(), "stages.10.merge");
         let canonical = Layout::canonical("head");
         assert_eq!(canonical.ours("blocks.0.attn").unwrap(), "blocks.0.attn");
     }
 
     #[test]
     fn an_unknown_name_lists_both_spellings() {
-        for name in ["blocks.x.attn.query", "blocks.0.attn.qkv", "norm.weight"] {
+        for name in [
+            "blocks.x.attn.query",
+            "blocks.0.attn.qkv",
+            "blocks.01.attn.query",
+            "stages.0.merge",
+            "norm.weight",
+        ] {
             let error = LAYOUT.theirs(name).unwrap_err().to_string();
             assert!(
                 error.contains(name) && error.contains("norm = layernorm"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_of_no_backbone_is_known_by_how_it_starts() {
+        for name in ["pooler.dense.weight", "layers.3.index", "layers.3.index_0"] {
+            assert!(LAYOUT.ignores(name), "{name}");
+        }
+        for name in ["pool", "layers.index", "layers.3.mlp_0", "a.layers.3.index"] {
+            assert!(!LAYOUT.ignores(name), "{name}");
         }
     }
 }

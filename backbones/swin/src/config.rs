@@ -34,7 +34,8 @@ pub struct Swin {
     /// Attention heads in each stage, divisors of its channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_heads: Option<Vec<usize>>,
-    /// Rows and columns of a window in positions. Default 7. A smaller map is one window.
+    /// Rows and columns of a window in positions, in all stages. Default 7. A smaller map is one
+    /// window; bias tables of a checkpoint with other windows are resized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_size: Option<usize>,
     /// Hidden width of the MLP over the channels. Default 4.
@@ -60,39 +61,45 @@ pub struct Swin {
     /// `center`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_mode: Option<CropMode>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`) under timm's names; without one the values are random.
+    /// A checkpoint (safetensors, `.pth`, `.bin`) under timm's, Microsoft's or transformers' names;
+    /// without one the values are random.
     pub weights: Option<PathBuf>,
+    /// The library whose names the weights have: `timm`, `microsoft`, `transformers` or
+    /// `transformers-4`. Default: recognised by their keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
 }
 
-/// A row of the table: image size, window size, channels, blocks and heads of the stages.
-type Row = ([usize; 3], [usize; 4], [usize; 4]);
+/// A row of the table: image size and channels; windows, blocks and heads of the stages.
+type Row = ([usize; 2], [usize; 4], [usize; 4], [usize; 4]);
 
 /// timm's variants; all with patches of 4 and `mlp_ratio` 4.
-const VARIANTS: [(&str, Row); 6] = {
-    const TINY: [usize; 4] = [2, 2, 6, 2];
+const VARIANTS: [(&str, Row); 9] = {
+    const SHALLOW: [usize; 4] = [2, 2, 6, 2];
     const DEEP: [usize; 4] = [2, 2, 18, 2];
     const NARROW: [usize; 4] = [3, 6, 12, 24];
     const BASE: [usize; 4] = [4, 8, 16, 32];
     const LARGE: [usize; 4] = [6, 12, 24, 48];
+    const TINY_224: Row = ([224, 96], [7; 4], SHALLOW, NARROW);
+    const SMALL_224: Row = ([224, 96], [7; 4], DEEP, NARROW);
+    const BASE_224: Row = ([224, 128], [7; 4], DEEP, BASE);
+    const BASE_384: Row = ([384, 128], [12; 4], DEEP, BASE);
+    const LARGE_224: Row = ([224, 192], [7; 4], DEEP, LARGE);
+    const LARGE_384: Row = ([384, 192], [12; 4], DEEP, LARGE);
+    // Searched by Chen et al., 2021 ("Searching the Search Space of Vision Transformer").
+    const S3_TINY: Row = ([224, 96], [7, 7, 14, 7], SHALLOW, NARROW);
+    const S3_SMALL: Row = ([224, 96], [14, 14, 14, 7], DEEP, NARROW);
+    const S3_BASE: Row = ([224, 96], [7, 7, 14, 7], [2, 2, 30, 2], NARROW);
     [
-        ("swin_tiny_patch4_window7_224", ([224, 7, 96], TINY, NARROW)),
-        (
-            "swin_small_patch4_window7_224",
-            ([224, 7, 96], DEEP, NARROW),
-        ),
-        ("swin_base_patch4_window7_224", ([224, 7, 128], DEEP, BASE)),
-        (
-            "swin_base_patch4_window12_384",
-            ([384, 12, 128], DEEP, BASE),
-        ),
-        (
-            "swin_large_patch4_window7_224",
-            ([224, 7, 192], DEEP, LARGE),
-        ),
-        (
-            "swin_large_patch4_window12_384",
-            ([384, 12, 192], DEEP, LARGE),
-        ),
+        ("swin_tiny_patch4_window7_224", TINY_224),
+        ("swin_small_patch4_window7_224", SMALL_224),
+        ("swin_base_patch4_window7_224", BASE_224),
+        ("swin_base_patch4_window12_384", BASE_384),
+        ("swin_large_patch4_window7_224", LARGE_224),
+        ("swin_large_patch4_window12_384", LARGE_384),
+        ("swin_s3_tiny_224", S3_TINY),
+        ("swin_s3_small_224", S3_SMALL),
+        ("swin_s3_base_224", S3_BASE),
     ]
 };
 
@@ -105,7 +112,7 @@ pub(crate) struct Sizes {
     pub embed_dim: usize,
     pub depths: Vec<usize>,
     pub num_heads: Vec<usize>,
-    pub window_size: usize,
+    pub window_sizes: Vec<usize>,
     pub mlp_ratio: f64,
     pub qkv_bias: bool,
 }
@@ -123,15 +130,18 @@ impl Swin {
             stages.ok_or_else(|| needed(field))
         };
         let of_variant = |i: usize| row.map(|(sizes, ..)| sizes[i]);
-        let embed_dim = self.embed_dim.or(of_variant(2));
+        let embed_dim = self.embed_dim.or(of_variant(1));
+        let depths = own_or(&self.depths, row.map(|(_, _, depths, _)| *depths), "depths")?;
+        let windows = row.map_or([7; 4], |(_, windows, ..)| *windows);
+        let window = |stage: usize| self.window_size.unwrap_or(windows[stage.min(3)]);
         Sizes {
             name: self.variant.clone().unwrap_or_else(|| "swin".to_owned()),
             img_size: self.img_size.or(of_variant(0)).unwrap_or(224),
             patch_size: self.patch_size.unwrap_or(4),
             embed_dim: embed_dim.ok_or_else(|| needed("embed_dim"))?,
-            depths: own_or(&self.depths, row.map(|(_, depths, _)| *depths), "depths")?,
+            window_sizes: (0..depths.len()).map(window).collect(),
+            depths,
             num_heads: own_or(&self.num_heads, row.map(|(.., heads)| *heads), "num_heads")?,
-            window_size: self.window_size.or(of_variant(1)).unwrap_or(7),
             mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
             qkv_bias: self.qkv_bias.unwrap_or(true),
         }
@@ -145,7 +155,10 @@ impl Sizes {
             ("img_size", self.img_size),
             ("patch_size", self.patch_size),
             ("embed_dim", self.embed_dim),
-            ("window_size", self.window_size),
+            (
+                "window_size",
+                self.window_sizes.iter().copied().min().unwrap_or(1),
+            ),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::config(*field, "expected at least 1, got 0"));
@@ -193,6 +206,10 @@ impl BackboneConfig for Swin {
 
     fn weights(&self) -> Option<&PathBuf> {
         self.weights.as_ref()
+    }
+
+    fn layout(&self) -> Option<&str> {
+        self.layout.as_deref()
     }
 
     fn set_weights(&mut self, path: PathBuf) {

@@ -7,6 +7,7 @@
 //! a downsampling (`layers.1.downsample`) counts with the block before it.
 
 mod config;
+mod layouts;
 mod model;
 mod windows;
 

@@ -4,17 +4,19 @@ use std::ops::Range;
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Int, Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::{BranchValues, Hooks, like};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
+use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
 use peft_ops::gelu;
 
 use crate::config::Sizes;
+use crate::layouts::{LAYOUTS, resized};
 use crate::windows::{Windows, padded};
 
 /// timm's LayerNorm epsilon.
@@ -241,6 +243,19 @@ impl Backbone for SwinTransformer {
         })
     }
 
+    fn layouts(&self) -> &'static [Layout] {
+        &LAYOUTS
+    }
+
+    /// Bias tables of another window, as timm resizes them: where `window_size` differs, or a map is
+    /// smaller than it.
+    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
+        let attention = name.strip_suffix(".relative_position_bias_table")?;
+        let mut blocks = self.layers.iter().flat_map(|stage| &stage.blocks);
+        let block = blocks.find(|block| block.attn.site.name == attention)?;
+        resized(value, block.attn.windows.size())
+    }
+
     /// A prompt that is shared over positions joins the bias that is added last before it; behind a
     /// downsampling there is none.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
@@ -276,7 +291,7 @@ impl Sizes {
             hidden: (width as f64 * self.mlp_ratio) as usize,
             heads: self.num_heads[stage],
             grid: (self.img_size / self.patch_size).div_ceil(1 << stage),
-            window: self.window_size,
+            window: self.window_sizes[stage],
             qkv_bias: self.qkv_bias,
         }
     }

@@ -1,9 +1,12 @@
-//! Golden values made with timm.
+//! Golden values made with timm and transformers.
+
+use std::path::Path;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
-use peft_core::checkpoint::{Checkpoint, load_backbone};
+use burn::tensor::{Device, Tensor, TensorData};
+use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
+use peft_core::hf_peft::{HfPeft, layout_of};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution;
 use peft_core::site::SiteKind;
@@ -11,6 +14,7 @@ use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, LinearHead, Plug};
 
 use crate::Swin;
+use crate::layouts::resized;
 
 fn golden(name: &str) -> Golden {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/");
@@ -197,6 +201,202 @@ fn variants_have_the_published_numbers_of_parameters() {
     assert_eq!(count("swin_base_patch4_window7_224"), 87_768_224);
     assert_eq!(count("swin_base_patch4_window12_384"), 87_903_584);
     assert_eq!(count("swin_large_patch4_window7_224"), 196_532_476);
+    assert_eq!(count("swin_large_patch4_window12_384"), 196_735_516);
+    assert_eq!(count("swin_s3_tiny_224"), 28_328_674);
+    assert_eq!(count("swin_s3_small_224"), 49_737_298);
+    assert_eq!(count("swin_s3_base_224"), 71_125_762);
+}
+
+/// The model of `fixtures/swin_checkpoints`: maps of 16, 8 and 4 under windows of 4.
+fn spelled() -> Swin {
+    Swin {
+        img_size: Some(32),
+        patch_size: Some(2),
+        embed_dim: Some(8),
+        depths: Some(vec![2, 2, 1]),
+        num_heads: Some(vec![2, 2, 4]),
+        window_size: Some(4),
+        ..Swin::default()
+    }
+}
+
+fn checkpoint(name: &str) -> Checkpoint {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../fixtures/swin_checkpoints/"
+    );
+    Checkpoint::open(&Path::new(folder).join(name)).unwrap()
+}
+
+fn read(config: &Swin, name: &str, forced: Option<&str>) -> peft_core::Result<Loaded> {
+    load_backbone(built(config), &checkpoint(name), forced)
+}
+
+#[test]
+fn every_spelling_gives_the_logits_of_transformers() {
+    let io = checkpoint("io.safetensors").tensors().unwrap();
+    let expected = |name: &str| floats(io[name].clone());
+    let values = |loaded: &Loaded| params::read(&loaded.backbone, |_| true);
+    let reference = values(&read(&spelled(), "weights.safetensors", None).unwrap());
+    for (name, layout) in [
+        ("weights.safetensors", "timm"),
+        ("microsoft.pth", "microsoft"),
+        ("transformers.safetensors", "transformers"),
+        ("transformers-4.safetensors", "transformers-4"),
+    ] {
+        let loaded = read(&spelled(), name, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(loaded.layout, layout, "{name}");
+        assert!(values(&loaded) == reference, "{name}");
+        let forced = read(&spelled(), name, Some(layout)).unwrap();
+        assert!(values(&forced) == reference, "{name}");
+        let head = LinearHead::from_checkpoint(loaded.head.unwrap(), &Device::flex());
+        let backbone = loaded.backbone;
+        let mut x = Activation::Map(Tensor::from_data(io["images"].clone(), &Device::flex()));
+        for (span, expected_at) in [
+            (0..1, Some("map.0")),
+            (1..3, Some("map.1")),
+            (3..5, Some("map.2")),
+            (5..6, Some("map.3")),
+            (6..7, None),
+        ] {
+            x = backbone.forward(x, span, &Hooks::none());
+            if let Some(at) = expected_at {
+                let what = format!("{name}: {at}");
+                assert_close(&what, &x.to_vec(), &expected(at), 1e-5, None);
+            }
+        }
+        let logits = Activation::Features(head.forward(x.features().unwrap()));
+        assert_close(name, &logits.to_vec(), &expected("logits"), 1e-5, None);
+    }
+}
+
+#[test]
+fn names_of_every_layout_go_there_and_back() {
+    let backbone = built(&spelled());
+    let spec = backbone.spec();
+    let of = |name: &str| {
+        let found = backbone.layouts().iter().find(|layout| layout.name == name);
+        *found.unwrap()
+    };
+    for layout in backbone.layouts() {
+        let modules = spec.sites.iter().filter(|site| !is_branch(&site.kind));
+        for module in modules {
+            let names = match layout.name {
+                "microsoft" => vec![&module.name],
+                _ if module.slices.is_empty() => vec![&module.name],
+                _ => module.slices.iter().map(|slice| &slice.name).collect(),
+            };
+            for name in names {
+                let theirs = layout.theirs(name).unwrap();
+                assert_eq!(layout.ours(&theirs).unwrap(), *name, "{theirs}");
+            }
+        }
+    }
+    for (layout, theirs) in [
+        ("microsoft", "layers.0.downsample.reduction"),
+        ("transformers", "swin.encoder.layers.0.downsample.reduction"),
+        (
+            "transformers-4",
+            "swin.encoder.layers.0.downsample.reduction",
+        ),
+    ] {
+        let name = "layers.1.downsample.reduction";
+        assert_eq!(of(layout).theirs(name).unwrap(), theirs);
+        let bare = theirs.trim_start_matches("swin.");
+        assert_eq!(of(layout).ours(bare).unwrap(), name);
+    }
+}
+
+fn is_branch(kind: &SiteKind) -> bool {
+    matches!(kind, SiteKind::Branch { .. })
+}
+
+#[test]
+fn an_adapter_that_could_be_of_two_layouts_has_the_canonical_names() {
+    let backbone = built(&spelled());
+    let layout = |names: &[&str]| {
+        let mut given = HfPeft::default();
+        for name in names {
+            let data = TensorData::zeros::<f32, _>([1]);
+            given.tensors.insert((*name).to_owned(), data);
+        }
+        layout_of(&given, &*backbone).name
+    };
+    let merged = "layers.1.downsample.reduction.lora_A.weight";
+    let fused = "layers.1.blocks.0.attn.qkv.lora_A.weight";
+    assert_eq!(layout(&[merged, fused]), "timm");
+    assert_eq!(layout(&[merged, "head.fc.weight"]), "timm");
+    assert_eq!(layout(&[fused, "head.weight"]), "microsoft");
+    let first = "layers.0.downsample.reduction.lora_A.weight";
+    assert_eq!(layout(&[first, fused]), "microsoft");
+    let theirs = "swin.encoder.layers.1.blocks.0.attention.q_proj.lora_A.weight";
+    assert_eq!(layout(&[theirs, "classifier.bias"]), "transformers");
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_refused_with_both_sets() {
+    let error = |config: &Swin, name: &str, forced| {
+        let error = read(config, name, forced).err().unwrap();
+        error.to_string()
+    };
+    let wrong = error(&spelled(), "microsoft.pth", Some("timm"));
+    for part in [
+        "(names read as timm)",
+        "5 keys that nothing takes: head.bias, head.weight, layers.0.downsample.norm.bias",
+        "3 parameters that nothing fills: layers.2.downsample.norm",
+    ] {
+        assert!(wrong.contains(part), "{part}: {wrong}");
+    }
+    let unknown = error(&spelled(), "microsoft.pth", Some("keras"));
+    let known = "layout: expected one of timm, microsoft, transformers, transformers-4, got";
+    assert!(unknown.contains(known), "{unknown}");
+    // A table is resized between windows, not between numbers of heads.
+    let heads = Swin {
+        num_heads: Some(vec![2, 4, 4]),
+        window_size: Some(3),
+        ..spelled()
+    };
+    let heads = error(&heads, "weights.safetensors", None);
+    let table =
+        "layers.1.blocks.0.attn.relative_position_bias_table: expected [25, 4], got [49, 2]";
+    assert!(heads.contains(table), "{heads}");
+}
+
+#[test]
+fn bias_tables_of_other_windows_are_resized_as_timm_does() {
+    let given = checkpoint("tables.safetensors").tensors().unwrap();
+    let expected = checkpoint("resized.safetensors").tensors().unwrap();
+    assert_eq!(given.len(), 7);
+    for (name, table) in given {
+        let (_, size) = name.split_once('-').unwrap();
+        let got = resized(table, size.parse().unwrap()).unwrap();
+        assert_eq!(got.shape(), expected[&name].shape(), "{name}");
+        let expected = floats(expected[&name].clone());
+        assert_close(&name, &floats(got), &expected, 1e-6, None);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_window_or_resolution_is_resized_aloud() {
+    let wide = Swin {
+        img_size: Some(64),
+        window_size: Some(6),
+        ..spelled()
+    };
+    let loaded = read(&wide, "microsoft.pth", None).unwrap();
+    assert_eq!(loaded.remarks.len(), 6);
+    let table = "layers.0.blocks.1.attn.relative_position_bias_table";
+    let said = format!("backbone: {table} is resized from [49, 2] to [121, 2]");
+    assert!(loaded.remarks.contains(&said), "{:?}", loaded.remarks);
+    // At half the resolution the last map is smaller than a window.
+    let small = Swin {
+        img_size: Some(16),
+        ..spelled()
+    };
+    let loaded = read(&small, "weights.safetensors", None).unwrap();
+    let table = "layers.2.blocks.0.attn.relative_position_bias_table";
+    let said = format!("backbone: {table} is resized from [49, 4] to [9, 4]");
+    assert_eq!(loaded.remarks, [said]);
 }
 
 #[test]

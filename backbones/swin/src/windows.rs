@@ -29,6 +29,11 @@ impl Windows {
         }
     }
 
+    /// Rows and columns of a window.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Windows along one side, the last one padded if it must be.
     fn count(&self) -> usize {
         self.grid.div_ceil(self.size)

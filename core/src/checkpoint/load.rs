@@ -72,8 +72,9 @@ impl Reading {
     /// prefix.
     fn ignores(&self, name: &str) -> bool {
         let bare = name.strip_prefix(self.prefix).unwrap_or(name);
-        let starts = |start: &str| bare.starts_with(start) || name.starts_with(start);
-        name.ends_with(".num_batches_tracked") || self.layout.ignored.iter().any(|s| starts(s))
+        name.ends_with(".num_batches_tracked")
+            || self.layout.ignores(bare)
+            || self.layout.ignores(name)
     }
 
     /// Where a part of the head may be: under a rule of its own, or beside the backbone.
@@ -231,10 +232,16 @@ impl Survey {
             }
             plan.insert(name.clone(), sources);
         }
+        // A file keeps buffers of the library that it was converted from: timm's Swins keep
+        // Microsoft's.
+        let ignores = |name: &str| {
+            let mut others = backbone.layouts().iter();
+            reading.ignores(name) || others.any(|layout| layout.ignores(name))
+        };
         let rest = file.names().filter(|name| !used.contains(*name));
         let (ignored, unused) = rest
             .map(str::to_owned)
-            .partition(|name| reading.ignores(name));
+            .partition(|name: &String| ignores(name));
         Ok(Self {
             reading,
             expected,
