@@ -261,15 +261,17 @@ pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
 
 dyn_clone::clone_trait_object!(BackboneConfig);
 
-/// The row of that name in a backbone's table of variants.
+/// The row of that name in a backbone's table of variants. A tag, as in timm's
+/// `resnet50.a1_in1k`, names weights of that variant and is left aside.
 ///
 /// # Errors
 /// [`Error::Config`] for the field `variant`, with the nearest name and all of them.
 pub fn variant<'a, T>(table: &'a [(&'static str, T)], name: &str) -> Result<&'a T> {
     let names = || table.iter().map(|(name, _)| *name);
-    let row = table.iter().find(|(n, _)| *n == name);
+    let bare = name.split_once('.').map_or(name, |(bare, _)| bare);
+    let row = table.iter().find(|(n, _)| *n == bare);
     row.map(|(_, row)| row).ok_or_else(|| {
-        let hint = nearest(name, names())
+        let hint = nearest(bare, names())
             .map_or(".".to_owned(), |name| format!("; did you mean {name:?}?"));
         let all = names().collect::<Vec<_>>().join(", ");
         let message = format!("unknown variant {name:?}{hint} There are: {all}");
@@ -389,6 +391,18 @@ mod tests {
         assert_eq!(at(-1), "boundary 4 (input of blocks.3)");
         assert_eq!(at(-3), "boundary 2 (input of blocks.1)");
         assert_eq!(at(5), "boundary 5 (output of blocks.3)");
+    }
+
+    #[test]
+    fn a_variant_may_carry_the_tag_of_its_weights() {
+        let table = [("resnet18", 18), ("resnet50", 50)];
+        assert_eq!(*variant(&table, "resnet50").unwrap(), 50);
+        assert_eq!(*variant(&table, "resnet50.a1_in1k").unwrap(), 50);
+        let error = variant(&table, "resnet5.a1_in1k").unwrap_err().to_string();
+        assert!(
+            error.contains("\"resnet5.a1_in1k\"; did you mean \"resnet50\"?"),
+            "{error}"
+        );
     }
 
     #[test]

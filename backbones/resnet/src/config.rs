@@ -6,17 +6,25 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
+use peft_core::layout::Layout;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::layouts::LAYOUTS;
 use crate::model::ResidualNetwork;
+
+/// Width of the stem of one convolution, whatever the stages' widths.
+pub(crate) const STEM: usize = 64;
+/// The stage's width of which `base_width` is a part.
+const WIDTH: usize = 64;
 
 /// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
 /// the variant's.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResNet {
-    /// torchvision's name, for example `resnet50`.
+    /// timm's name, which is torchvision's for `resnet50` and its like: `resnet50d`,
+    /// `resnext50_32x4d`. A tag of weights (`resnet50.a1_in1k`) is left aside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// Rows and columns of the image in pixels, at least 32. Default 224.
@@ -28,9 +36,26 @@ pub struct ResNet {
     /// Blocks in each of the four stages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<[usize; 4]>,
-    /// Width of the 3x3 convolutions in each stage. Default 64, 128, 256, 512.
+    /// Width of each stage; a bottleneck's output is four times as wide. Default 64, 128, 256, 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<[usize; 4]>,
+    /// Groups of a bottleneck's 3x3 convolution (ResNeXt). Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cardinality: Option<usize>,
+    /// Width of each of these groups in a stage 64 wide, in proportion elsewhere. Default 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_width: Option<usize>,
+    /// One 7x7 convolution (an empty text) or three 3x3 (`deep`, `deep_tiered`). Default the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem_type: Option<StemType>,
+    /// Width of the second of three convolutions; the third is twice as wide, the first as wide
+    /// (`deep`) or three quarters of it (`deep_tiered`). Default 64; one convolution has 64 always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem_width: Option<usize>,
+    /// Whether a shortcut to a smaller map averages before its convolution, which has no stride
+    /// then. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub avg_down: Option<bool>,
     /// Mean of each channel that the checkpoint was trained with. Default ImageNet's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<[f32; 3]>,
@@ -51,6 +76,10 @@ pub struct ResNet {
     /// A checkpoint (safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names; without
     /// one the values are random.
     pub weights: Option<PathBuf>,
+    /// The library whose names the weights have: `timm`, which is torchvision too, or `transformers`.
+    /// Default: recognised by their keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
 }
 
 /// The residual branch.
@@ -59,7 +88,7 @@ pub struct ResNet {
 pub enum BlockKind {
     /// 3x3, 3x3.
     Basic,
-    /// 1x1, 3x3, 1x1 with four times the width at its end.
+    /// 1x1, 3x3, 1x1 with four times the stage's width at its end.
     Bottleneck,
 }
 
@@ -73,13 +102,133 @@ impl BlockKind {
     }
 }
 
-/// torchvision's variants.
-const VARIANTS: [(&str, (BlockKind, [usize; 4])); 5] = [
-    ("resnet18", (BlockKind::Basic, [2, 2, 2, 2])),
-    ("resnet34", (BlockKind::Basic, [3, 4, 6, 3])),
-    ("resnet50", (BlockKind::Bottleneck, [3, 4, 6, 3])),
-    ("resnet101", (BlockKind::Bottleneck, [3, 4, 23, 3])),
-    ("resnet152", (BlockKind::Bottleneck, [3, 8, 36, 3])),
+/// The convolutions before the first pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StemType {
+    /// One of 7x7.
+    #[serde(rename = "")]
+    Plain,
+    /// Three of 3x3.
+    Deep,
+    /// Three of 3x3, the first narrower.
+    DeepTiered,
+}
+
+/// What a variant consists of; its stages are 64, 128, 256 and 512 wide.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    block: BlockKind,
+    layers: [usize; 4],
+    cardinality: usize,
+    base_width: usize,
+    stem_type: StemType,
+    stem_width: usize,
+    avg_down: bool,
+}
+
+/// He et al.'s network.
+const fn row(block: BlockKind, layers: [usize; 4]) -> Row {
+    Row {
+        block,
+        layers,
+        cardinality: 1,
+        base_width: WIDTH,
+        stem_type: StemType::Plain,
+        stem_width: STEM,
+        avg_down: false,
+    }
+}
+
+const fn basic(layers: [usize; 4]) -> Row {
+    row(BlockKind::Basic, layers)
+}
+
+const fn bottleneck(layers: [usize; 4]) -> Row {
+    row(BlockKind::Bottleneck, layers)
+}
+
+impl Row {
+    const fn stem(self, stem_type: StemType, stem_width: usize) -> Self {
+        Self {
+            stem_type,
+            stem_width,
+            ..self
+        }
+    }
+
+    /// With a deep stem.
+    const fn c(self) -> Self {
+        self.stem(StemType::Deep, 32)
+    }
+
+    /// With a deep stem and averaging shortcuts.
+    const fn d(self) -> Self {
+        self.c().averaging()
+    }
+
+    /// With a wide deep stem.
+    const fn s(self) -> Self {
+        self.stem(StemType::Deep, 64)
+    }
+
+    /// With a tiered stem and averaging shortcuts.
+    const fn t(self) -> Self {
+        self.stem(StemType::DeepTiered, 32).averaging()
+    }
+
+    const fn averaging(self) -> Self {
+        Self {
+            avg_down: true,
+            ..self
+        }
+    }
+
+    const fn groups(self, cardinality: usize, base_width: usize) -> Self {
+        Self {
+            cardinality,
+            base_width,
+            ..self
+        }
+    }
+}
+
+/// timm's variants of which a letter at the end of the number means what it means for [`Row`].
+#[rustfmt::skip]
+const VARIANTS: [(&str, Row); 33] = [
+    ("resnet10t", basic([1, 1, 1, 1]).t()),
+    ("resnet14t", bottleneck([1, 1, 1, 1]).t()),
+    ("resnet18", basic([2, 2, 2, 2])),
+    ("resnet18d", basic([2, 2, 2, 2]).d()),
+    ("resnet26", bottleneck([2, 2, 2, 2])),
+    ("resnet26d", bottleneck([2, 2, 2, 2]).d()),
+    ("resnet26t", bottleneck([2, 2, 2, 2]).t()),
+    ("resnet34", basic([3, 4, 6, 3])),
+    ("resnet34d", basic([3, 4, 6, 3]).d()),
+    ("resnet50", bottleneck([3, 4, 6, 3])),
+    ("resnet50c", bottleneck([3, 4, 6, 3]).c()),
+    ("resnet50d", bottleneck([3, 4, 6, 3]).d()),
+    ("resnet50s", bottleneck([3, 4, 6, 3]).s()),
+    ("resnet50t", bottleneck([3, 4, 6, 3]).t()),
+    ("resnet101", bottleneck([3, 4, 23, 3])),
+    ("resnet101c", bottleneck([3, 4, 23, 3]).c()),
+    ("resnet101d", bottleneck([3, 4, 23, 3]).d()),
+    ("resnet101s", bottleneck([3, 4, 23, 3]).s()),
+    ("resnet152", bottleneck([3, 8, 36, 3])),
+    ("resnet152c", bottleneck([3, 8, 36, 3]).c()),
+    ("resnet152d", bottleneck([3, 8, 36, 3]).d()),
+    ("resnet152s", bottleneck([3, 8, 36, 3]).s()),
+    ("resnet200", bottleneck([3, 24, 36, 3])),
+    ("resnet200d", bottleneck([3, 24, 36, 3]).d()),
+    ("wide_resnet50_2", bottleneck([3, 4, 6, 3]).groups(1, 128)),
+    ("wide_resnet101_2", bottleneck([3, 4, 23, 3]).groups(1, 128)),
+    ("resnext50_32x4d", bottleneck([3, 4, 6, 3]).groups(32, 4)),
+    ("resnext50d_32x4d", bottleneck([3, 4, 6, 3]).d().groups(32, 4)),
+    ("resnext101_32x4d", bottleneck([3, 4, 23, 3]).groups(32, 4)),
+    ("resnext101_32x8d", bottleneck([3, 4, 23, 3]).groups(32, 8)),
+    ("resnext101_32x16d", bottleneck([3, 4, 23, 3]).groups(32, 16)),
+    ("resnext101_32x32d", bottleneck([3, 4, 23, 3]).groups(32, 32)),
+    ("resnext101_64x4d", bottleneck([3, 4, 23, 3]).groups(64, 4)),
 ];
 
 /// The sizes of a residual network, complete and consistent.
@@ -90,36 +239,121 @@ pub(crate) struct Sizes {
     pub block: BlockKind,
     pub layers: [usize; 4],
     pub channels: [usize; 4],
+    pub cardinality: usize,
+    pub base_width: usize,
+    pub stem_type: StemType,
+    pub stem_width: usize,
+    pub avg_down: bool,
 }
 
 impl ResNet {
     pub(crate) fn sizes(&self) -> Result<Sizes> {
-        let row = match &self.variant {
+        let of_variant = match &self.variant {
             None => None,
             Some(name) => Some(variant(&VARIANTS, name)?),
         };
         let needed =
             |field: &str| Error::config(field, "expected a value, or a `variant` that has one");
-        let block = self.block.or(row.map(|(block, _)| *block));
-        let layers = self.layers.or(row.map(|(_, layers)| *layers));
-        let sizes = Sizes {
+        let block = self.block.or(of_variant.map(|row| row.block));
+        let layers = self.layers.or(of_variant.map(|row| row.layers));
+        let block = block.ok_or_else(|| needed("block"))?;
+        let layers = layers.ok_or_else(|| needed("layers"))?;
+        let of_variant = of_variant.copied().unwrap_or(row(block, layers));
+        let stem_type = self.stem_type.unwrap_or(of_variant.stem_type);
+        let stem_width = match stem_type {
+            StemType::Plain => STEM,
+            StemType::Deep | StemType::DeepTiered => of_variant.stem_width,
+        };
+        Sizes {
             name: self.variant.clone().unwrap_or_else(|| "resnet".to_owned()),
             img_size: self.img_size.unwrap_or(224),
-            block: block.ok_or_else(|| needed("block"))?,
-            layers: layers.ok_or_else(|| needed("layers"))?,
+            block,
+            layers,
             channels: self.channels.unwrap_or([64, 128, 256, 512]),
-        };
-        if sizes.img_size < 32 {
-            let message = format!("expected at least 32, got {}", sizes.img_size);
+            cardinality: self.cardinality.unwrap_or(of_variant.cardinality),
+            base_width: self.base_width.unwrap_or(of_variant.base_width),
+            stem_type,
+            stem_width: self.stem_width.unwrap_or(stem_width),
+            avg_down: self.avg_down.unwrap_or(of_variant.avg_down),
+        }
+        .checked()
+    }
+}
+
+impl Sizes {
+    /// Width of the 3x3 convolutions in a stage.
+    pub(crate) fn width(&self, stage: usize) -> usize {
+        self.channels[stage] * self.base_width / WIDTH * self.cardinality
+    }
+
+    /// Channels of a block's output in a stage.
+    pub(crate) fn outputs(&self, stage: usize) -> usize {
+        self.channels[stage] * self.block.expansion()
+    }
+
+    /// Widths of the convolutions of a deep stem.
+    pub(crate) fn stem_widths(&self) -> [usize; 3] {
+        let width = self.stem_width;
+        match self.stem_type {
+            StemType::DeepTiered => [width / 4 * 3, width, 2 * width],
+            StemType::Plain | StemType::Deep => [width, width, 2 * width],
+        }
+    }
+
+    /// Other libraries' spellings of its weights; transformers has He et al.'s network alone.
+    pub(crate) fn layouts(&self) -> &'static [Layout] {
+        let original = !self.avg_down
+            && self.stem_type == StemType::Plain
+            && (self.cardinality, self.base_width) == (1, WIDTH);
+        if original { &LAYOUTS } else { &[] }
+    }
+
+    fn checked(self) -> Result<Self> {
+        let Self {
+            cardinality,
+            base_width,
+            stem_width,
+            ..
+        } = self;
+        if self.img_size < 32 {
+            let message = format!("expected at least 32, got {}", self.img_size);
             return Err(Error::config("img_size", message));
         }
-        for (field, values) in [("layers", sizes.layers), ("channels", sizes.channels)] {
+        for (field, values) in [("layers", self.layers), ("channels", self.channels)] {
             if values.contains(&0) {
                 let message = format!("expected four numbers of at least 1, got {values:?}");
                 return Err(Error::config(field, message));
             }
         }
-        Ok(sizes)
+        for (field, value, own) in [
+            ("cardinality", cardinality, 1),
+            ("base_width", base_width, WIDTH),
+        ] {
+            if self.block == BlockKind::Basic && value != own {
+                let message = format!("expected {own}, as basic blocks have it, got {value}");
+                return Err(Error::config(field, message));
+            }
+        }
+        if cardinality == 0 {
+            return Err(Error::config("cardinality", "expected at least 1, got 0"));
+        }
+        if let Some(stage) = (0..4).find(|&stage| self.width(stage) == 0) {
+            let channels = self.channels[stage];
+            let least = WIDTH.div_ceil(channels);
+            let message =
+                format!("expected at least {least} for {channels} channels, got {base_width}");
+            return Err(Error::config("base_width", message));
+        }
+        let (fits, expected) = match self.stem_type {
+            StemType::Plain => (stem_width == STEM, "64, the width of one convolution"),
+            StemType::Deep => (stem_width >= 1, "at least 1"),
+            StemType::DeepTiered => (stem_width >= 4, "at least 4"),
+        };
+        if !fits {
+            let message = format!("expected {expected}, got {stem_width}");
+            return Err(Error::config("stem_width", message));
+        }
+        Ok(self)
     }
 }
 
@@ -132,6 +366,10 @@ impl BackboneConfig for ResNet {
 
     fn weights(&self) -> Option<&PathBuf> {
         self.weights.as_ref()
+    }
+
+    fn layout(&self) -> Option<&str> {
+        self.layout.as_deref()
     }
 
     fn set_weights(&mut self, path: PathBuf) {
@@ -163,12 +401,15 @@ impl BackboneConfig for ResNet {
 peft_core::register!(
     Backbone, ResNet,
     name: "resnet",
-    summary: "Residual network: 18, 34, 50, 101, 152, or sizes of your own",
+    summary: "Residual network: 18 to 200, with timm's stems and shortcuts, ResNeXt, wide, or sizes of your own",
     reference: "Deep Residual Learning for Image Recognition, He, Zhang, Ren and Sun, 2016",
     example: "name: resnet\nvariant: resnet50\n",
     tiny: &[
         "{name: resnet, img_size: 64, block: bottleneck, layers: [1, 2, 1, 1], \
           channels: [8, 16, 32, 64]}",
         "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
+        "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 1, 1], \
+          channels: [8, 8, 16, 16], cardinality: 2, base_width: 32, stem_type: deep, stem_width: 8, \
+          avg_down: true}",
     ],
 );

@@ -14,23 +14,30 @@ use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes};
 use peft_core::layout::Layout;
 use peft_core::site::{Branch, Site, SiteKind};
 
-use crate::config::{BlockKind, Sizes};
-use crate::layouts::LAYOUTS;
+use crate::config::{BlockKind, STEM, Sizes, StemType};
+use crate::sequence::{self, Average, Layer, Relu, Sequence};
 
-/// Width of the stem in every published variant, whatever the stages' widths.
-const STEM: usize = 64;
-
-/// A residual network whose fields are named like torchvision's.
+/// A residual network whose fields are named like timm's.
 #[derive(Module, Debug)]
 pub struct ResidualNetwork {
-    conv1: Conv2d,
+    conv1: Stem,
     bn1: BatchNorm2d,
     layer1: Vec<Block>,
     layer2: Vec<Block>,
     layer3: Vec<Block>,
     layer4: Vec<Block>,
     #[module(skip)]
+    layouts: &'static [Layout],
+    #[module(skip)]
     spec: BackboneSpec,
+}
+
+/// What stands before the first norm: one convolution, or three.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a network has one")]
+enum Stem {
+    Plain(Conv2d),
+    Deep(Sequence),
 }
 
 /// `relu(shortcut(x) + branch(x))`; a basic block has no third convolution.
@@ -42,46 +49,36 @@ struct Block {
     bn2: BatchNorm2d,
     conv3: Option<Conv2d>,
     bn3: Option<BatchNorm2d>,
-    downsample: Option<(Conv2d, BatchNorm2d)>,
+    downsample: Option<Sequence>,
     #[module(skip)]
     site: Site,
 }
 
 /// Where a block sits and what it maps.
-struct Place {
+struct Place<'a> {
     name: String,
     block: usize,
+    stage: usize,
     inputs: usize,
-    width: usize,
     stride: usize,
-    size: usize,
+    sizes: &'a Sizes,
+    init: &'a Init,
 }
 
 impl ResidualNetwork {
     pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
-        let stem = Conv2dSizes {
-            inputs: 3,
-            outputs: STEM,
-            kernel: 7,
-            stride: 2,
-            padding: 3,
-        };
-        let conv1 = Conv2d::new(Site::new("conv1", 0, stem.kind()), false, init);
-        let bn1 = norm("bn1", 0, STEM, init);
-        let mut sites = vec![conv1.site().clone(), bn1.site().clone()];
+        let (conv1, mut inputs) = Stem::new(&sizes, init);
+        let bn1 = norm("bn1", 0, inputs, init);
+        let mut sites: Vec<Site> = conv1.sites().cloned().collect();
+        sites.push(bn1.site().clone());
 
         let map = |channels: usize, size: usize| BoundaryShape::Map {
             channels,
             height: size,
             width: size,
         };
-        let pool = Conv2dSizes {
-            kernel: 3,
-            padding: 1,
-            ..stem
-        };
-        let mut size = pool.output(stem.output(sizes.img_size));
-        let mut inputs = STEM;
+        // Whatever has a stride leaves half of the map, rounded up.
+        let mut size = sizes.img_size.div_ceil(2).div_ceil(2);
         let (mut names, mut shapes) = (Vec::new(), vec![map(inputs, size)]);
         let mut stages = [0, 1, 2, 3].map(|stage: usize| {
             let blocks = 0..sizes.layers[stage];
@@ -90,14 +87,15 @@ impl ResidualNetwork {
                     let place = Place {
                         name: format!("layer{}.{index}", stage + 1),
                         block: names.len() + 1,
+                        stage,
                         inputs,
-                        width: sizes.channels[stage],
                         stride: if stage > 0 && index == 0 { 2 } else { 1 },
-                        size,
+                        sizes: &sizes,
+                        init,
                     };
-                    let block = Block::new(&place, sizes.block, init);
-                    inputs = place.width * sizes.block.expansion();
-                    size = place.output_size();
+                    let block = Block::new(&place);
+                    inputs = sizes.outputs(stage);
+                    size = size.div_ceil(place.stride);
                     names.push(place.name);
                     shapes.push(map(inputs, size));
                     sites.extend(block.sites());
@@ -105,6 +103,7 @@ impl ResidualNetwork {
                 })
                 .collect::<Vec<_>>()
         });
+        let layouts = sizes.layouts();
         let spec = BackboneSpec {
             name: sizes.name,
             depth: names.len(),
@@ -122,6 +121,7 @@ impl ResidualNetwork {
             layer2: stage(1),
             layer3: stage(2),
             layer4: stage(3),
+            layouts,
             spec,
         }
     }
@@ -139,7 +139,7 @@ impl ResidualNetwork {
     }
 
     /// # Shapes
-    /// `[b, 3, h, w] -> [b, 64, h / 4, w / 4]`.
+    /// `[b, 3, h, w] -> [b, c, h / 4, w / 4]`.
     fn stem(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
         let x = self.conv1.forward(image, hooks);
         let x = relu(self.bn1.forward(x, hooks));
@@ -154,7 +154,7 @@ impl Backbone for ResidualNetwork {
     }
 
     fn layouts(&self) -> &'static [Layout] {
-        &LAYOUTS
+        self.layouts
     }
 
     fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation {
@@ -173,74 +173,138 @@ impl Backbone for ResidualNetwork {
     }
 }
 
+/// A 3x3 convolution that keeps the map, or halves it.
+fn spatial(inputs: usize, outputs: usize, stride: usize) -> Conv2dSizes {
+    Conv2dSizes {
+        inputs,
+        outputs,
+        kernel: 3,
+        stride,
+        padding: 1,
+    }
+}
+
+fn pointwise(inputs: usize, outputs: usize, stride: usize) -> Conv2dSizes {
+    Conv2dSizes {
+        inputs,
+        outputs,
+        kernel: 1,
+        stride,
+        padding: 0,
+    }
+}
+
 fn norm(name: &str, block: usize, channels: usize, init: &Init) -> BatchNorm2d {
     BatchNorm2d::new(Site::new(name, block, SiteKind::Norm { channels }), init)
 }
 
-impl Place {
-    fn conv(&self, part: &str, sizes: Conv2dSizes, init: &Init) -> Conv2d {
-        let site = Site::new(format!("{}.{part}", self.name), self.block, sizes.kind());
-        Conv2d::new(site, false, init)
+impl Stem {
+    /// With the channels of its output.
+    fn new(sizes: &Sizes, init: &Init) -> (Self, usize) {
+        let conv = |name: &str, sizes: Conv2dSizes| {
+            Conv2d::new(Site::new(name, 0, sizes.kind()), false, init)
+        };
+        if sizes.stem_type == StemType::Plain {
+            let sizes = Conv2dSizes {
+                inputs: 3,
+                outputs: STEM,
+                kernel: 7,
+                stride: 2,
+                padding: 3,
+            };
+            return (Self::Plain(conv("conv1", sizes)), STEM);
+        }
+        let [first, second, third] = sizes.stem_widths();
+        let layers = vec![
+            Layer::Conv(conv("conv1.0", spatial(3, first, 2))),
+            Layer::Norm(norm("conv1.1", 0, first, init)),
+            Layer::Relu(Relu),
+            Layer::Conv(conv("conv1.3", spatial(first, second, 1))),
+            Layer::Norm(norm("conv1.4", 0, second, init)),
+            Layer::Relu(Relu),
+            Layer::Conv(conv("conv1.6", spatial(second, third, 1))),
+        ];
+        (Self::Deep(layers), third)
     }
 
-    fn norm(&self, part: &str, channels: usize, init: &Init) -> BatchNorm2d {
-        norm(&format!("{}.{part}", self.name), self.block, channels, init)
+    fn sites(&self) -> impl Iterator<Item = &Site> {
+        let (plain, deep) = match self {
+            Self::Plain(conv) => (Some(conv.site()), &[][..]),
+            Self::Deep(layers) => (None, &layers[..]),
+        };
+        plain.into_iter().chain(deep.iter().filter_map(Layer::site))
     }
 
-    fn spatial(&self, inputs: usize, stride: usize) -> Conv2dSizes {
-        Conv2dSizes {
-            inputs,
-            outputs: self.width,
-            kernel: 3,
-            stride,
-            padding: 1,
+    /// # Shapes
+    /// `[b, 3, h, w] -> [b, c, h / 2, w / 2]`.
+    fn forward(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        match self {
+            Self::Plain(conv) => conv.forward(image, hooks),
+            Self::Deep(layers) => sequence::forward(layers, image, hooks),
         }
     }
+}
 
-    fn output_size(&self) -> usize {
-        self.spatial(self.width, self.stride).output(self.size)
+impl Place<'_> {
+    fn site(&self, part: &str, kind: SiteKind) -> Site {
+        Site::new(format!("{}.{part}", self.name), self.block, kind)
+    }
+
+    fn conv(&self, part: &str, kind: SiteKind) -> Conv2d {
+        Conv2d::new(self.site(part, kind), false, self.init)
+    }
+
+    fn norm(&self, part: &str, channels: usize) -> BatchNorm2d {
+        let site = self.site(part, SiteKind::Norm { channels });
+        BatchNorm2d::new(site, self.init)
+    }
+
+    /// What brings the block's input to the shape of its output.
+    fn downsample(&self, outputs: usize) -> Sequence {
+        let conv = |part, stride| {
+            let sizes = pointwise(self.inputs, outputs, stride);
+            Layer::Conv(self.conv(part, sizes.kind()))
+        };
+        let norm = |part| Layer::Norm(self.norm(part, outputs));
+        if self.sizes.avg_down {
+            let average = Average { side: self.stride };
+            let average = Layer::Average(average);
+            vec![average, conv("downsample.1", 1), norm("downsample.2")]
+        } else {
+            vec![conv("downsample.0", self.stride), norm("downsample.1")]
+        }
     }
 }
 
 impl Block {
-    fn new(place: &Place, kind: BlockKind, init: &Init) -> Self {
-        let (width, outputs) = (place.width, place.width * kind.expansion());
-        let pointwise = |inputs, outputs, stride| Conv2dSizes {
-            inputs,
-            outputs,
-            kernel: 1,
-            stride,
-            padding: 0,
-        };
-        let (first, second, third) = match kind {
+    fn new(place: &Place) -> Self {
+        let Place { inputs, stride, .. } = *place;
+        let width = place.sizes.width(place.stage);
+        let outputs = place.sizes.outputs(place.stage);
+        let (first, second, third) = match place.sizes.block {
             BlockKind::Basic => (
-                place.spatial(place.inputs, place.stride),
-                place.spatial(width, 1),
+                spatial(inputs, width, stride).kind(),
+                spatial(width, width, 1).kind(),
                 None,
             ),
             BlockKind::Bottleneck => (
-                pointwise(place.inputs, width, 1),
-                place.spatial(width, place.stride),
-                Some(pointwise(width, outputs, 1)),
+                pointwise(inputs, width, 1).kind(),
+                spatial(width, width, stride).grouped(place.sizes.cardinality),
+                Some(pointwise(width, outputs, 1).kind()),
             ),
         };
-        let shortcut = (place.stride != 1 || place.inputs != outputs).then(|| {
-            let sizes = pointwise(place.inputs, outputs, place.stride);
-            let conv = place.conv("downsample.0", sizes, init);
-            (conv, place.norm("downsample.1", outputs, init))
-        });
         let branch = SiteKind::Branch {
             branch: Branch::Residual,
             width: outputs,
         };
         Self {
-            conv1: place.conv("conv1", first, init),
-            bn1: place.norm("bn1", width, init),
-            conv2: place.conv("conv2", second, init),
-            bn2: place.norm("bn2", width, init),
-            conv3: third.map(|sizes| place.conv("conv3", sizes, init)),
-            bn3: third.map(|_| place.norm("bn3", outputs, init)),
-            downsample: shortcut,
+            conv1: place.conv("conv1", first),
+            bn1: place.norm("bn1", width),
+            conv2: place.conv("conv2", second),
+            bn2: place.norm("bn2", width),
+            conv3: third.map(|kind| place.conv("conv3", kind)),
+            bn3: third.map(|_| place.norm("bn3", outputs)),
+            downsample: (stride != 1 || inputs != outputs).then(|| place.downsample(outputs)),
             site: Site::new(place.name.clone(), place.block, branch),
         }
     }
@@ -250,11 +314,7 @@ impl Block {
         sites.extend([self.conv2.site(), self.bn2.site()]);
         sites.extend(self.conv3.iter().map(Conv2d::site));
         sites.extend(self.bn3.iter().map(BatchNorm2d::site));
-        sites.extend(
-            self.downsample
-                .iter()
-                .flat_map(|(c, n)| [c.site(), n.site()]),
-        );
+        sites.extend(self.downsample.iter().flatten().filter_map(Layer::site));
         sites.push(&self.site);
         sites.into_iter().cloned().collect()
     }
@@ -271,7 +331,7 @@ impl Block {
             y = bn3.forward(conv3.forward(relu(y), hooks), hooks);
         }
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(conv.forward(x, hooks), hooks),
+            Some(layers) => sequence::forward(layers, x, hooks),
             None => x,
         };
         let values = BranchValues {

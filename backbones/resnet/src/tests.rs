@@ -1,9 +1,10 @@
-//! Golden values made with timm and torchvision.
+//! Golden values made with timm, torchvision and transformers.
 
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use peft_core::checkpoint::{Checkpoint, load_backbone};
-use peft_core::params;
+use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
+use peft_core::params::{self, floats};
 use peft_core::testing::{Golden, assert_close};
 use peft_core::{
     Activation, AdaptationMethod, Attachment, Backbone, BackboneConfig, BoxedBackbone, Hooks, Init,
@@ -11,61 +12,159 @@ use peft_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{BlockKind, ResNet};
+use crate::{BlockKind, ResNet, StemType};
 
-fn golden() -> Golden {
-    Golden::open(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../fixtures/resnet_bottleneck"
-    ))
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+
+fn golden(name: &str) -> Golden {
+    Golden::open(format!("{FIXTURES}/{name}"))
 }
 
-fn loaded(golden: &Golden, init: &Init) -> (BoxedBackbone, LinearHead) {
-    let config = ResNet {
-        img_size: Some(64),
+/// The folders of golden values, with the file of weights and the configuration of each.
+fn cases() -> [(&'static str, &'static str, ResNet); 7] {
+    let bottleneck = |img_size, layers, channels| ResNet {
+        img_size: Some(img_size),
         block: Some(BlockKind::Bottleneck),
-        layers: Some([1, 2, 1, 1]),
-        channels: Some([8, 16, 32, 64]),
+        layers: Some(layers),
+        channels: Some(channels),
         ..ResNet::default()
     };
-    let backbone = Plug::new(config.build(init).unwrap());
-    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
-    let loaded = load_backbone(backbone, &file, None).unwrap();
-    let (backbone, head) = (loaded.backbone, loaded.head);
-    let head = LinearHead::from_checkpoint(head.unwrap(), init.device());
-    (backbone, head)
+    let plain = bottleneck(64, [1, 2, 1, 1], [8, 16, 32, 64]);
+    let basic = ResNet {
+        block: Some(BlockKind::Basic),
+        ..bottleneck(36, [1, 2, 1, 1], [4, 8, 16, 32])
+    };
+    let d = ResNet {
+        stem_type: Some(StemType::Deep),
+        stem_width: Some(8),
+        avg_down: Some(true),
+        ..bottleneck(36, [1, 1, 2, 1], [8, 8, 16, 16])
+    };
+    let wide = ResNet {
+        base_width: Some(128),
+        stem_type: Some(StemType::DeepTiered),
+        stem_width: Some(12),
+        ..bottleneck(36, [1, 1, 1, 1], [4, 8, 8, 16])
+    };
+    let groups = ResNet {
+        cardinality: Some(4),
+        base_width: Some(32),
+        ..bottleneck(36, [1, 1, 1, 1], [4, 8, 16, 32])
+    };
+    let transformers = bottleneck(36, [1, 2, 1, 1], [4, 8, 12, 16]);
+    [
+        ("resnet_bottleneck", "weights.safetensors", plain),
+        ("resnet_basic", "weights.pth", basic),
+        ("resnet_d", "weights.safetensors", d),
+        ("resnet_wide", "weights.safetensors", wide),
+        ("resnet_groups", "weights.pth", groups),
+        (
+            "resnet_transformers",
+            "weights.safetensors",
+            transformers.clone(),
+        ),
+        (
+            "resnet_transformers",
+            "weights_bare.safetensors",
+            transformers,
+        ),
+    ]
+}
+
+fn built(config: &ResNet) -> BoxedBackbone {
+    Plug::new(config.build(&Init::empty(&Device::flex())).unwrap())
+}
+
+fn loaded(golden: &Golden, weights: &str, config: &ResNet) -> Loaded {
+    let file = Checkpoint::open(&golden.folder().join(weights)).unwrap();
+    load_backbone(built(config), &file, config.layout()).unwrap()
+}
+
+fn with_head(loaded: Loaded) -> Option<(BoxedBackbone, LinearHead)> {
+    let head = LinearHead::from_checkpoint(loaded.head?, &Device::flex());
+    Some((loaded.backbone, head))
+}
+
+fn images(golden: &Golden) -> Tensor<4> {
+    Tensor::from_data(golden.io["images"].clone(), &Device::flex())
 }
 
 #[test]
-fn every_boundary_agrees_with_timm() {
-    let (golden, init) = (golden(), Init::empty(&Device::flex()));
-    let (backbone, head) = loaded(&golden, &init);
-    let mut x = Activation::Map(Tensor::from_data(
-        golden.io["images"].clone(),
-        init.device(),
-    ));
-    let names = [
-        "stem", "layer1.0", "layer2.0", "layer2.1", "layer3.0", "layer4.0", "features",
-    ];
-    for (cut, name) in names.iter().enumerate() {
-        x = backbone.forward(x, cut..cut + 1, &Hooks::none());
-        assert_close(name, &x.to_vec(), &golden.values(name), 1e-5, None);
-        if let Some(boundary) = backbone.spec().boundaries.get(cut + 1) {
-            assert_eq!(
-                boundary.shape.elements() * 2,
-                x.to_vec().len(),
-                "{boundary}"
-            );
+fn every_boundary_agrees_with_the_libraries() {
+    for (folder, weights, config) in cases() {
+        let golden = golden(folder);
+        let loaded = loaded(&golden, weights, &config);
+        let spec = loaded.backbone.spec().clone();
+        let mut x = Activation::Map(images(&golden));
+        for cut in 0..spec.features_cut() {
+            x = loaded.backbone.forward(x, cut..cut + 1, &Hooks::none());
+            let boundary = spec.boundaries.get(cut + 1);
+            let name = match boundary {
+                Some(_) if cut == 0 => "stem",
+                Some(boundary) if cut == spec.depth => {
+                    boundary.place.strip_prefix("output of ").unwrap()
+                }
+                Some(_) => {
+                    let place = &spec.boundaries[cut].place;
+                    place.strip_prefix("input of ").unwrap()
+                }
+                None => "features",
+            };
+            let what = format!("{folder}: {name}");
+            assert_close(&what, &x.to_vec(), &golden.values(name), 1e-5, None);
+            if let Some(boundary) = boundary {
+                let shape = x.shape().to_vec();
+                assert_eq!(boundary.shape.dims(), shape[1..], "{folder}: {boundary}");
+            }
+        }
+        let Some((_, head)) = with_head(loaded) else {
+            assert_eq!(weights, "weights_bare.safetensors");
+            continue;
+        };
+        let logits = floats(head.forward(x.features().unwrap()).into_data());
+        let what = format!("{folder}: logits");
+        assert_close(&what, &logits, &golden.values("logits"), 1e-5, None);
+    }
+}
+
+#[test]
+fn gradients_agree_with_the_libraries() {
+    for (folder, weights, config) in cases() {
+        let golden = golden(folder);
+        let expected = golden.group("grad.");
+        let Some((backbone, head)) = with_head(loaded(&golden, weights, &config)) else {
+            continue;
+        };
+        if expected.is_empty() {
+            assert_eq!(folder, "resnet_bottleneck");
+            continue;
+        }
+        let layout = match folder {
+            "resnet_transformers" => backbone.layouts().first(),
+            _ => None,
+        };
+        let (backbone, head) = (backbone.train(), head.train());
+        let images = Tensor::from_inner(images(&golden)).require_grad();
+        let span = 0..backbone.spec().features_cut();
+        let x = backbone.forward(Activation::Map(images.clone()), span, &Hooks::none());
+        let factors = golden.io["loss_weights"].clone();
+        let factors = Tensor::<2>::from_data(factors, &Device::flex().autodiff());
+        let loss = (head.forward(x.features().unwrap()) * factors).sum();
+        let gradients = loss.backward();
+        let of_images = images.grad(&gradients).unwrap().into_data();
+        let gradients = GradientsParams::from_grads(gradients, &backbone);
+        let mut gradients = params::gradients(&backbone, &gradients);
+        gradients.insert("images".to_owned(), of_images);
+        for (name, expected) in expected {
+            let ours = match (layout, name.strip_suffix(".weight")) {
+                (Some(layout), Some(module)) => format!("{}.weight", layout.ours(module).unwrap()),
+                _ => name,
+            };
+            let got = floats(gradients[&ours].clone());
+            let what = format!("{folder}: gradient of {ours}");
+            assert_close(&what, &got, &floats(expected), 2e-5, None);
         }
     }
-    let logits = Activation::Features(head.forward(x.features().unwrap()));
-    assert_close(
-        "logits",
-        &logits.to_vec(),
-        &golden.values("logits"),
-        1e-5,
-        None,
-    );
 }
 
 /// Tunes every norm with batch statistics.
@@ -94,58 +193,74 @@ impl AdaptationMethod for AllNorms {
 
 #[test]
 fn batch_statistics_and_their_running_means_agree_with_torch() {
-    let (golden, init) = (golden(), Init::empty(&Device::flex()));
-    let (backbone, head) = loaded(&golden, &init);
-    let model = Model::assemble(backbone, &[Box::new(AllNorms)], head, &init).unwrap();
-    let model = model.train();
-    let images = Tensor::from_data(golden.io["images"].clone(), init.device());
-    let step = model.step(0, 0, 0);
-    let images = Activation::Map(images).into_autodiff();
-    let logits = Activation::Features(model.logits(images, 0, Some(&step)));
-    assert_close(
-        "logits",
-        &logits.to_vec(),
-        &golden.values("train.logits"),
-        1e-5,
-        None,
-    );
+    for (folder, weights, config) in cases() {
+        let golden = golden(folder);
+        let Some((backbone, head)) = with_head(loaded(&golden, weights, &config)) else {
+            continue;
+        };
+        let layouts = backbone.layouts();
+        let init = Init::empty(&Device::flex());
+        let model = Model::assemble(backbone, &[Box::new(AllNorms)], head, &init).unwrap();
+        let model = model.train();
+        let step = model.step(0, 0, 0);
+        let images = Activation::Map(images(&golden)).into_autodiff();
+        let logits = floats(model.logits(images, 0, Some(&step)).into_data());
+        let what = format!("{folder}: logits");
+        let expected = golden.values("train.logits");
+        assert_close(&what, &logits, &expected, 1e-5, None);
 
-    let model = model.with_updates(step).valid();
-    let buffers = params::read(&model.backbone, |info| info.buffer);
-    assert_eq!(buffers.len(), 2 * 20);
-    for (name, data) in buffers {
-        let expected = golden.values(&format!("train.{name}"));
-        assert_close(&name, &params::floats(data), &expected, 1e-5, None);
+        let model = model.with_updates(step).valid();
+        let buffers = params::read(&model.backbone, |info| info.buffer);
+        let expected = golden.group("train.");
+        assert_eq!(buffers.len(), expected.len() - 1, "{folder}");
+        for (name, data) in buffers {
+            let theirs = match folder {
+                "resnet_transformers" => {
+                    let (module, part) = name.rsplit_once('.').unwrap();
+                    format!("{}.{part}", layouts[0].theirs(module).unwrap())
+                }
+                _ => name,
+            };
+            let what = format!("{folder}: {theirs}");
+            let expected = floats(expected[&theirs].clone());
+            assert_close(&what, &floats(data), &expected, 1e-5, None);
+        }
     }
 }
 
 #[test]
 fn variants_have_the_published_numbers_of_parameters() {
-    let count = |variant: &str| {
+    let published = [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101.a1h_in1k", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("resnet34d", 21_816_904),
+        ("resnet50d.ra2_in1k", 25_576_264),
+        ("resnet26t", 16_011_872),
+        ("resnext50_32x4d", 25_028_904),
+        ("resnext101_64x4d", 83_455_272),
+        ("wide_resnet50_2", 68_883_240),
+    ];
+    for (variant, expected) in published {
         let config = ResNet {
             variant: Some(variant.into()),
             ..ResNet::default()
         };
-        let backbone = Plug::new(config.build(&Init::empty(&Device::flex())).unwrap());
+        let backbone = built(&config);
         let infos = params::infos(&backbone);
-        let count = infos
-            .iter()
-            .filter(|i| !i.buffer)
-            .map(|i| i.count())
-            .sum::<usize>();
-        count + 1000 * (backbone.spec().features + 1)
-    };
-    assert_eq!(count("resnet18"), 11_689_512);
-    assert_eq!(count("resnet34"), 21_797_672);
-    assert_eq!(count("resnet50"), 25_557_032);
-    assert_eq!(count("resnet101"), 44_549_160);
-    assert_eq!(count("resnet152"), 60_192_808);
+        let own = infos.iter().filter(|info| !info.buffer);
+        let count: usize = own.map(|info| info.count()).sum();
+        let head = 1000 * (backbone.spec().features + 1);
+        assert_eq!(count + head, expected, "{variant}");
+    }
 }
 
 #[test]
-fn transformers_names_are_read_and_its_logits_agree() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/checkpoints");
-    let path = |name: &str| std::path::Path::new(folder).join(name);
+fn basic_blocks_are_read_under_the_names_of_transformers() {
+    let path = |name: &str| format!("{FIXTURES}/checkpoints/{name}.safetensors");
+    let open = |name: &str| Checkpoint::open(path(name).as_ref()).unwrap();
     let basic = ResNet {
         img_size: Some(32),
         block: Some(BlockKind::Basic),
@@ -153,19 +268,97 @@ fn transformers_names_are_read_and_its_logits_agree() {
         channels: Some([8, 8, 16, 16]),
         ..ResNet::default()
     };
-    let init = Init::empty(&Device::flex());
-    let file = Checkpoint::open(&path("resnet-transformers.safetensors")).unwrap();
-    let loaded = load_backbone(Plug::new(basic.build(&init).unwrap()), &file, None).unwrap();
-    assert_eq!(loaded.layout, "transformers");
-    let io = Checkpoint::open(&path("resnet-transformers-io.safetensors")).unwrap();
-    let images = Tensor::<4>::from_data(io.tensor("images").unwrap(), init.device());
-    let last = loaded.backbone.spec().features_cut();
-    let x = loaded
-        .backbone
-        .forward(Activation::Map(images), 0..last, &Hooks::none());
-    let head = LinearHead::from_checkpoint(loaded.head.unwrap(), init.device());
-    let logits = head.forward(x.features().unwrap());
-    let expected = peft_core::params::floats(io.tensor("logits").unwrap());
-    let got = peft_core::params::floats(logits.into_data());
-    assert_close("logits", &got, &expected, 1e-5, None);
+    let file = open("resnet-transformers");
+    for layout in [None, Some("transformers")] {
+        let loaded = load_backbone(built(&basic), &file, layout).unwrap();
+        assert_eq!(loaded.layout, "transformers");
+        let io = open("resnet-transformers-io");
+        let images = Tensor::from_data(io.tensor("images").unwrap(), &Device::flex());
+        let (backbone, head) = with_head(loaded).unwrap();
+        let span = 0..backbone.spec().features_cut();
+        let x = backbone.forward(Activation::Map(images), span, &Hooks::none());
+        let logits = floats(head.forward(x.features().unwrap()).into_data());
+        let expected = floats(io.tensor("logits").unwrap());
+        assert_close("logits", &logits, &expected, 1e-5, None);
+    }
+}
+
+/// What `config` is refused for when the weights of `folder` are loaded.
+fn refusal(config: &ResNet, weights: &str) -> String {
+    let file = Checkpoint::open(format!("{FIXTURES}/{weights}").as_ref()).unwrap();
+    let loaded = load_backbone(built(config), &file, config.layout());
+    loaded.err().expect("it loads").to_string()
+}
+
+#[test]
+fn weights_of_another_network_are_refused_with_both_sets_of_names() {
+    let [_, _, (_, _, d), _, _, (_, _, bottleneck), _] = cases();
+    let error = refusal(&bottleneck, "resnet_d/weights.safetensors");
+    for name in [
+        "conv1.0.weight",
+        "layer1.0.downsample.2.bias",
+        "layer1.0.downsample.0.weight",
+    ] {
+        assert!(error.contains(name), "{name}: {error}");
+    }
+    let forced = ResNet {
+        layout: Some("timm".into()),
+        ..bottleneck
+    };
+    let error = refusal(&forced, "resnet_transformers/weights.safetensors");
+    assert!(error.contains("names read as timm"), "{error}");
+    let forced = ResNet {
+        layout: Some("transformers".into()),
+        ..d
+    };
+    let error = refusal(&forced, "resnet_transformers/weights.safetensors");
+    assert!(error.contains("expected one of timm, got"), "{error}");
+}
+
+#[test]
+fn sizes_that_make_no_network_are_refused_by_the_field() {
+    let refused = [
+        (
+            "{variant: resnet18, cardinality: 32}",
+            "cardinality: expected 1, as basic",
+        ),
+        (
+            "{variant: resnet34, base_width: 128}",
+            "base_width: expected 64, as basic",
+        ),
+        (
+            "{variant: resnet50, cardinality: 0}",
+            "cardinality: expected at least 1",
+        ),
+        (
+            "{variant: resnet50, channels: [8, 16, 32, 64], base_width: 4}",
+            "base_width: expected at least 8 for 8 channels, got 4",
+        ),
+        (
+            "{variant: resnet50, stem_width: 32}",
+            "stem_width: expected 64, the width of one",
+        ),
+        (
+            "{variant: resnet50, stem_type: deep_tiered, stem_width: 3}",
+            "stem_width: expected at least 4, got 3",
+        ),
+        (
+            "{variant: resnet50, layers: [3, 4, 0, 3]}",
+            "layers: expected four numbers",
+        ),
+        (
+            "{variant: resnet50, img_size: 31}",
+            "img_size: expected at least 32",
+        ),
+        ("{layers: [1, 1, 1, 1]}", "block: expected a value"),
+        ("{variant: resnet51}", "did you mean"),
+    ];
+    for (yaml, expected) in refused {
+        let config: ResNet = serde_yaml::from_str(yaml).unwrap();
+        let error = config.input().unwrap_err().to_string();
+        assert!(error.contains(expected), "{yaml}: {error}");
+    }
+    let plain = "{variant: resnet50d, stem_type: '', avg_down: false}";
+    let plain: ResNet = serde_yaml::from_str(plain).unwrap();
+    assert_eq!(built(&plain).spec().sites[0].name, "conv1");
 }

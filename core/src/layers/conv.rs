@@ -41,13 +41,18 @@ pub struct Conv2dSizes {
 impl Conv2dSizes {
     /// As the kind of a site, without groups.
     pub fn kind(self) -> SiteKind {
+        self.grouped(1)
+    }
+
+    /// As the kind of a site whose channels fall into `groups`.
+    pub fn grouped(self, groups: usize) -> SiteKind {
         SiteKind::Conv {
             inputs: self.inputs,
             outputs: self.outputs,
             kernel: [self.kernel; 2],
             stride: [self.stride; 2],
             padding: [self.padding; 2],
-            groups: 1,
+            groups,
         }
     }
 

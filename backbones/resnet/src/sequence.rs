@@ -1,0 +1,71 @@
+//! Layers one behind the other, numbered as in torch's `Sequential`: one without weights counts too.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn::tensor::activation::relu;
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
+use peft_core::hooks::Hooks;
+use peft_core::layers::{BatchNorm2d, Conv2d};
+use peft_core::site::Site;
+
+/// Layers in their order.
+pub(crate) type Sequence = Vec<Layer>;
+
+/// One layer of a [`Sequence`].
+#[derive(Module, Debug)]
+pub(crate) enum Layer {
+    Conv(Conv2d),
+    Norm(BatchNorm2d),
+    Relu(Relu),
+    Average(Average),
+}
+
+/// `max(x, 0)`.
+#[derive(Module, Debug)]
+pub(crate) struct Relu;
+
+/// The mean of each window of `side x side`, of what is there of it at an odd map's end.
+#[derive(Module, Debug)]
+pub(crate) struct Average {
+    pub side: usize,
+}
+
+impl Layer {
+    pub(crate) fn site(&self) -> Option<&Site> {
+        match self {
+            Self::Conv(conv) => Some(conv.site()),
+            Self::Norm(norm) => Some(norm.site()),
+            Self::Relu(_) | Self::Average(_) => None,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        match self {
+            Self::Conv(conv) => conv.forward(x, hooks),
+            Self::Norm(norm) => norm.forward(x, hooks),
+            Self::Relu(_) => relu(x),
+            Self::Average(average) => average.forward(x),
+        }
+    }
+}
+
+impl Average {
+    /// # Shapes
+    /// `[b, c, h, w] -> [b, c, ceil(h / side), ceil(w / side)]`.
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.side == 1 {
+            return x;
+        }
+        let options = AvgPoolOptions::new([self.side; 2]);
+        avg_pool2d(
+            x,
+            options.with_ceil_mode(true).with_count_include_pad(false),
+        )
+    }
+}
+
+/// Applies them one after the other.
+pub(crate) fn forward(layers: &[Layer], x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+    layers.iter().fold(x, |x, layer| layer.forward(x, hooks))
+}
