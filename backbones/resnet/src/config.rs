@@ -7,16 +7,18 @@ use peft_core::backbone::{
 };
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
+use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layouts::LAYOUTS;
 use crate::model::ResidualNetwork;
+use crate::recognise::recognise;
 
 /// Width of the stem of one convolution, whatever the stages' widths.
 pub(crate) const STEM: usize = 64;
 /// The stage's width of which `base_width` is a part.
-const WIDTH: usize = 64;
+pub(crate) const WIDTH: usize = 64;
 
 /// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
 /// the variant's.
@@ -412,4 +414,9 @@ peft_core::register!(
           channels: [8, 8, 16, 16], cardinality: 2, base_width: 32, stem_type: deep, stem_width: 8, \
           avg_down: true}",
     ],
+    family: Family {
+        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
+        layouts: &LAYOUTS,
+        recognise,
+    },
 );

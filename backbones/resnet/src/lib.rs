@@ -11,6 +11,7 @@
 mod config;
 mod layouts;
 mod model;
+mod recognise;
 mod sequence;
 
 pub use config::{BlockKind, ResNet, StemType};

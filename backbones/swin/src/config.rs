@@ -6,10 +6,13 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
+use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::layouts::LAYOUTS;
 use crate::model::SwinTransformer;
+use crate::recognise::recognise;
 
 /// A Swin Transformer: a variant of the table, or sizes of its own; a field that is given overrides
 /// the variant's.
@@ -253,4 +256,9 @@ peft_core::register!(
         "{name: swin, img_size: 32, patch_size: 2, embed_dim: 12, depths: [1, 3], \
           num_heads: [2, 3], window_size: 4, qkv_bias: false}",
     ],
+    family: Family {
+        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
+        layouts: &LAYOUTS,
+        recognise,
+    },
 );

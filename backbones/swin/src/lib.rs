@@ -9,6 +9,7 @@
 mod config;
 mod layouts;
 mod model;
+mod recognise;
 mod windows;
 
 pub use config::Swin;

@@ -194,6 +194,8 @@ pub struct Survey {
     pub unused: Vec<String>,
     /// Keys of the file that belong to no backbone: counters, indices, another tower.
     pub ignored: Vec<String>,
+    /// Parameters that are resized, as far as shapes are known before values are read.
+    pub resized: Vec<String>,
     /// `name: expected [..], got [..]`, of what nothing converts or resizes.
     pub shapes: Vec<String>,
 }
@@ -212,7 +214,8 @@ impl Survey {
             .flat_map(|part| reading.head(part))
             .map(|source| source.theirs)
             .collect();
-        let (mut plan, mut missing, mut shapes) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut plan, mut missing) = (BTreeMap::new(), Vec::new());
+        let (mut resized, mut shapes) = (Vec::new(), Vec::new());
         for (name, shape) in &expected {
             let there =
                 |sources: &Vec<Source>| sources.iter().all(|s| file.shape(&s.theirs).is_some());
@@ -224,11 +227,12 @@ impl Survey {
             if let ([source], None) = (&sources[..], reading.layout.convert)
                 && let Some(own) = file.shape(&source.theirs)
                 && own != shape
-                && backbone
-                    .resized(name, TensorData::zeros::<f32, _>(own.to_vec()))
-                    .is_none()
             {
-                shapes.push(format!("{name}: expected {shape:?}, got {own:?}"));
+                let zeros = TensorData::zeros::<f32, _>(own.to_vec());
+                match backbone.resized(name, zeros) {
+                    Some(_) => resized.push(name.clone()),
+                    None => shapes.push(format!("{name}: expected {shape:?}, got {own:?}")),
+                }
             }
             plan.insert(name.clone(), sources);
         }
@@ -249,6 +253,7 @@ impl Survey {
             missing,
             unused,
             ignored,
+            resized,
             shapes,
         })
     }
@@ -262,6 +267,12 @@ impl Survey {
     /// values are read.
     pub fn fits(&self) -> bool {
         self.missing.is_empty() && self.unused.is_empty() && self.shapes.is_empty()
+    }
+
+    /// How far they are from fitting: 0 is as they are.
+    pub(super) fn distance(&self) -> (usize, usize) {
+        let wrong = self.missing.len() + self.unused.len() + self.shapes.len();
+        (wrong, self.resized.len())
     }
 
     /// Parameters that the file fills.

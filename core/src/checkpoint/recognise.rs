@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, TensorData};
+use serde_json::json;
 
 use super::{Checkpoint, Survey};
 use crate::backbone::{BackboneConfig, BackboneSpec, Init};
 use crate::error::Result;
 use crate::input::Published;
 use crate::layout::Layout;
+use crate::params;
 use crate::registry::{Plugin, PluginKind, plugins};
 
 /// The shapes in a checkpoint by canonical name, as one layout reads them.
@@ -59,12 +61,13 @@ pub struct Recognised {
     pub survey: Survey,
 }
 
-/// The linked family and the configuration that fit best; none if no family knows the names.
+/// The linked family and the configuration that fit best, a published variant where one fits as well;
+/// none if no family knows the names.
 ///
 /// # Errors
 /// If a family gives a configuration that cannot be built, which is a defect of it.
 pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Option<Recognised>> {
-    let mut best: Option<(usize, Recognised)> = None;
+    let mut best: Option<Recognised> = None;
     for plugin in plugins(PluginKind::Backbone) {
         let Some(family) = plugin.family else {
             continue;
@@ -78,29 +81,79 @@ pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Opt
                 keys: file.names().filter_map(own).collect(),
                 num_heads: published.and_then(|published| published.num_heads),
             };
-            let Some(config) = (family.recognise)(&shapes) else {
-                continue;
-            };
-            let backbone = config.build(&Init::empty(&Device::flex()))?;
-            let survey = Survey::of(&*backbone, file, None)?;
-            let wrong = survey.missing.len() + survey.unused.len() + survey.shapes.len();
-            if best.as_ref().is_none_or(|(least, _)| wrong < *least) {
-                let infos = crate::params::infos_erased(&*backbone).into_iter();
-                let recognised = Recognised {
-                    plugin,
-                    config,
-                    spec: backbone.spec().clone(),
-                    parameters: infos
-                        .filter(|info| !info.buffer)
-                        .map(|info| info.count())
-                        .sum(),
-                    survey,
-                };
-                best = Some((wrong, recognised));
+            if let Some(config) = (family.recognise)(&shapes) {
+                let recognised = Recognised::of(plugin, config, file)?;
+                if best.as_ref().is_none_or(|best| recognised.nearer(best)) {
+                    best = Some(recognised);
+                }
             }
         }
     }
-    Ok(best.map(|(_, recognised)| recognised))
+    match best {
+        Some(best) => best.as_variant(file, published).map(Some),
+        None => Ok(None),
+    }
+}
+
+impl Recognised {
+    fn of(
+        plugin: &'static Plugin,
+        config: Box<dyn BackboneConfig>,
+        file: &Checkpoint,
+    ) -> Result<Self> {
+        let backbone = config.build(&Init::empty(&Device::flex()))?;
+        let infos = params::infos_erased(&*backbone).into_iter();
+        Ok(Self {
+            plugin,
+            config,
+            spec: backbone.spec().clone(),
+            parameters: infos
+                .filter(|info| !info.buffer)
+                .map(|info| info.count())
+                .sum(),
+            survey: Survey::of(&*backbone, file, None)?,
+        })
+    }
+
+    fn nearer(&self, other: &Self) -> bool {
+        self.survey.distance() < other.survey.distance()
+    }
+
+    /// The variant that fits as well: the one that a file beside the checkpoint names, or the first,
+    /// at the checkpoint's image size.
+    fn as_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
+        let size = self.config.input()?.size;
+        let named = published.and_then(|published| published.architecture.as_deref());
+        let mut names = self
+            .plugin
+            .family
+            .map_or(Vec::new(), |family| (family.variants)());
+        names.sort_by_key(|name| Some(*name) != named);
+        for name in names {
+            for size in [None, Some(size)] {
+                let mut value = json!({"name": self.plugin.name, "variant": name});
+                if let Some(size) = size {
+                    value["img_size"] = size.into();
+                }
+                let Ok(config) = serde_json::from_value::<Box<dyn BackboneConfig>>(value) else {
+                    continue;
+                };
+                let backbone = config.build(&Init::empty(&Device::flex()))?;
+                let infos = params::infos_erased(&*backbone).into_iter();
+                let infos = infos.filter(|info| !info.buffer);
+                // Most are ruled out by their size; only bias tables and position embeddings differ.
+                let parameters: usize = infos.map(|info| info.count()).sum();
+                if parameters.abs_diff(self.parameters) * 20 > self.parameters {
+                    continue;
+                }
+                let variant = Self::of(self.plugin, config, file)?;
+                if !self.nearer(&variant) {
+                    return Ok(variant);
+                }
+            }
+        }
+        Ok(self)
+    }
 }
 
 static CANONICAL: Layout = Layout::canonical("head");

@@ -1,0 +1,51 @@
+//! Which residual network a checkpoint's shapes are of.
+
+use peft_core::BackboneConfig;
+use peft_core::checkpoint::Shapes;
+
+use crate::config::{BlockKind, ResNet, STEM, StemType, WIDTH};
+
+/// The sizes that the shapes tell; the image's is none of them.
+pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
+    let outputs = |name: &str| Some(*shapes.get(name)?.first()?);
+    let block = match shapes.has("layer1.0.conv3.weight") {
+        true => BlockKind::Bottleneck,
+        false => BlockKind::Basic,
+    };
+    let (mut layers, mut channels) = ([0; 4], [0; 4]);
+    for (stage, (layers, channels)) in layers.iter_mut().zip(&mut channels).enumerate() {
+        let stage = format!("layer{}", stage + 1);
+        *layers = shapes.count(&format!("{stage}.{{}}.conv1.weight"));
+        *channels = match block {
+            BlockKind::Basic => outputs(&format!("{stage}.0.conv1.weight"))?,
+            BlockKind::Bottleneck => outputs(&format!("{stage}.0.conv3.weight"))? / 4,
+        };
+    }
+    // [outputs, inputs of a group, 3, 3]
+    let inner = shapes.get("layer1.0.conv2.weight")?;
+    let (width, of_group) = (*inner.first()?, *inner.get(1)?);
+    let cardinality = width.checked_div(of_group)?;
+    let base_width = (width * WIDTH).checked_div(cardinality * channels[0])?;
+    let (first, second) = (outputs("conv1.0.weight"), outputs("conv1.3.weight"));
+    let stem_type = match (first, second) {
+        (Some(first), Some(second)) if first == second => StemType::Deep,
+        (Some(_), _) => StemType::DeepTiered,
+        (None, _) => StemType::Plain,
+    };
+    let averages = |stage: usize| {
+        let convolution = shapes.get(&format!("layer{stage}.0.downsample.1.weight"));
+        convolution.is_some_and(|shape| shape.len() == 4)
+    };
+    let unless = |default: usize, value: usize| (value != default).then_some(value);
+    Some(Box::new(ResNet {
+        block: Some(block),
+        layers: Some(layers),
+        channels: (channels != [64, 128, 256, 512]).then_some(channels),
+        cardinality: unless(1, cardinality),
+        base_width: unless(WIDTH, base_width),
+        stem_type: (stem_type != StemType::Plain).then_some(stem_type),
+        stem_width: second.filter(|width| *width != STEM),
+        avg_down: (1..=4).any(averages).then_some(true),
+        ..ResNet::default()
+    }))
+}

@@ -1,0 +1,43 @@
+//! Which Swin Transformer a checkpoint's shapes are of.
+
+use peft_core::BackboneConfig;
+use peft_core::checkpoint::Shapes;
+
+use crate::config::Swin;
+
+/// The sizes that the shapes tell; the image's is none of them.
+pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
+    let &[embed_dim, _, patch_size, _] = &shapes.get("patch_embed.proj.weight")?[..] else {
+        return None;
+    };
+    let (mut depths, mut num_heads, mut window_size) = (Vec::new(), Vec::new(), 0);
+    for stage in 0.. {
+        let blocks = format!("layers.{stage}.blocks");
+        let depth = shapes.count(&format!("{blocks}.{{}}.norm1.weight"));
+        let table = shapes.get(&format!("{blocks}.0.attn.relative_position_bias_table"));
+        let Some(&[offsets, heads]) = table.as_deref() else {
+            break;
+        };
+        depths.push(depth);
+        num_heads.push(heads);
+        // (2 w - 1)^2 offsets; maps smaller than a window are one.
+        window_size = window_size.max(offsets.isqrt().div_ceil(2));
+    }
+    if depths.is_empty() {
+        return None;
+    }
+    let first = "layers.0.blocks.0";
+    let hidden = *shapes.get(&format!("{first}.mlp.fc1.weight"))?.first()?;
+    let mlp_ratio = hidden as f64 / embed_dim as f64;
+    let has = |name: &str| shapes.has(&format!("{first}.attn.{name}.bias"));
+    Some(Box::new(Swin {
+        patch_size: (patch_size != 4).then_some(patch_size),
+        embed_dim: Some(embed_dim),
+        depths: Some(depths),
+        num_heads: Some(num_heads),
+        window_size: (window_size != 7).then_some(window_size),
+        mlp_ratio: (mlp_ratio != 4.0).then_some(mlp_ratio),
+        qkv_bias: (!has("qkv") && !has("query")).then_some(false),
+        ..Swin::default()
+    }))
+}
