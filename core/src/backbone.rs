@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use burn::module::Param;
+use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
 use serde::Serialize;
 
@@ -353,7 +353,15 @@ impl Init {
         shape: [usize; D],
         distribution: Distribution,
     ) -> Param<Tensor<D>> {
-        Param::from_tensor(self.tensor(name, shape, distribution))
+        match self.seed {
+            Some(_) => Param::from_tensor(self.tensor(name, shape, distribution)),
+            // No memory is taken until it is asked for or written.
+            None => {
+                let zeros = move |device: &Device, _| Tensor::zeros(shape, device);
+                let device = self.device.clone();
+                Param::uninitialized(ParamId::new(), zeros, device, true, shape.into())
+            }
+        }
     }
 }
 

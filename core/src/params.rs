@@ -105,7 +105,10 @@ struct Walk(Path, Vec<ParamInfo>);
 impl ModuleVisitor for Walk {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
-        let width = param.base().dtype().size();
+        let width = match param.is_initialized() {
+            true => param.base().dtype().size(),
+            false => DType::F32.size(),
+        };
         self.1.push(ParamInfo {
             name: self.0.name(),
             bytes: shape.iter().product::<usize>() * width,
@@ -282,6 +285,11 @@ fn apply<const D: usize>(
     buffer: bool,
 ) -> Param<Tensor<D>> {
     match change {
+        Change::Value(data) if !param.is_initialized() => {
+            let mut new = Param::from_data(data, &param.lazy_device());
+            new.id = param.id;
+            new
+        }
         Change::Value(data) => {
             let replace = |old: Tensor<D>| {
                 let dtype = old.dtype();
