@@ -18,50 +18,61 @@ use burn::backend::{
 };
 use burn::tensor::{Bytes, DType, Shape};
 
-/// A unary operation on contiguous `f32` tensors of the CPU backend.
-pub(crate) trait CpuOp: Clone + Debug + Send + 'static {
-    /// What the backward pass needs; tensors are shared, so keeping the input is free.
+/// An operation on `N` contiguous `f32` tensors of the CPU backend.
+pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
+    /// What the backward pass needs; tensors are shared, so keeping an input is free.
     type Saved: Clone + Debug + Send + 'static;
 
     /// The value, and what backward needs if `tracked`.
-    fn forward(&self, x: FlexTensor, tracked: bool) -> (FlexTensor, Option<Self::Saved>);
+    fn forward(&self, inputs: [FlexTensor; N], tracked: bool) -> (FlexTensor, Option<Self::Saved>);
 
-    /// The gradient of the input.
-    fn backward(&self, saved: Self::Saved, gradient: FlexTensor) -> FlexTensor;
+    /// The gradient of each input.
+    fn backward(&self, saved: Self::Saved, gradient: FlexTensor) -> [FlexTensor; N];
 }
 
-/// Runs `op` if `x` is an `f32` tensor of the CPU backend, tracked or not.
+/// Runs `op` if all inputs are `f32` tensors of the CPU backend, tracked or not.
 ///
 /// # Errors
-/// Hands the tensor back otherwise: use Burn's own operation then.
+/// Hands the tensors back otherwise: use Burn's own operation then.
 #[allow(
     clippy::result_large_err,
-    reason = "the tensor is handed back, not an error"
+    reason = "the tensors are handed back, not an error"
 )]
-pub(crate) fn apply(op: impl CpuOp, x: DispatchTensor) -> Result<DispatchTensor, DispatchTensor> {
-    if !on_cpu(&x) {
-        return Err(x);
+pub(crate) fn apply<const N: usize>(
+    op: impl CpuOp<N>,
+    inputs: [DispatchTensor; N],
+) -> Result<DispatchTensor, [DispatchTensor; N]> {
+    let context = inputs[0].autodiff;
+    if !inputs.iter().all(|x| on_cpu(x) && x.autodiff == context) {
+        return Err(inputs);
     }
     macro_rules! run {
-        ($backend:ty, $f:expr) => {
-            match <DispatchTensor as DispatchKindConversion<$backend>>::try_into_backend(x) {
-                Ok(tensor) => {
-                    let y = BackendTensor::Float($f(tensor.float()));
-                    Ok(<DispatchTensor as DispatchKindConversion<$backend>>::from_backend(y))
+        ($backend:ty, $f:expr) => {{
+            let inputs = inputs.map(|x| {
+                match <DispatchTensor as DispatchKindConversion<$backend>>::try_into_backend(x) {
+                    Ok(tensor) => tensor.float(),
+                    Err(_) => unreachable!("checked by `on_cpu`"),
                 }
-                Err(_) => unreachable!("checked by `on_cpu`"),
-            }
-        };
+            });
+            let y = BackendTensor::Float($f(inputs));
+            Ok(<DispatchTensor as DispatchKindConversion<$backend>>::from_backend(y))
+        }};
     }
-    match x.autodiff {
+    match context {
         DispatchAutodiffContext::Disabled => {
-            run!(Flex, |x: FlexTensor| op.forward(x.to_contiguous(), false).0)
+            run!(Flex, |inputs: [FlexTensor; N]| {
+                op.forward(inputs.map(|x| x.to_contiguous()), false).0
+            })
         }
         DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
-            run!(Autodiff<Flex, BalancedCheckpointing>, |x| track::<BalancedCheckpointing>(op, x))
+            run!(Autodiff<Flex, BalancedCheckpointing>, |inputs| {
+                track::<BalancedCheckpointing, N>(op, inputs)
+            })
         }
         DispatchAutodiffContext::Enabled(_) => {
-            run!(Autodiff<Flex, NoCheckpointing>, |x| track::<NoCheckpointing>(op, x))
+            run!(Autodiff<Flex, NoCheckpointing>, |inputs| {
+                track::<NoCheckpointing, N>(op, inputs)
+            })
         }
     }
 }
@@ -78,37 +89,41 @@ fn on_cpu(x: &DispatchTensor) -> bool {
     flex && x.dtype() == DType::F32
 }
 
-fn track<C: CheckpointStrategy>(
-    op: impl CpuOp,
-    x: FloatTensor<Autodiff<Flex, C>>,
+fn track<C: CheckpointStrategy, const N: usize>(
+    op: impl CpuOp<N>,
+    inputs: [FloatTensor<Autodiff<Flex, C>>; N],
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    let node = x.node();
-    let x = x.into_primitive().to_contiguous();
+    let nodes = inputs.each_ref().map(|x| x.node());
+    let inputs = inputs.map(|x| x.into_primitive().to_contiguous());
     match Step(op.clone())
-        .prepare::<C>([node])
+        .prepare::<C>(nodes)
         .compute_bound()
         .stateful()
     {
-        OpsKind::Tracked(step) => match op.forward(x, true) {
+        OpsKind::Tracked(step) => match op.forward(inputs, true) {
             (y, Some(saved)) => step.finish(saved, y),
             (_, None) => unreachable!("a tracked forward saves what backward needs"),
         },
-        OpsKind::UnTracked(step) => step.finish(op.forward(x, false).0),
+        OpsKind::UnTracked(step) => step.finish(op.forward(inputs, false).0),
     }
 }
 
 #[derive(Debug)]
 struct Step<O>(O);
 
-impl<O: CpuOp> Backward<Flex, 1> for Step<O> {
+impl<O: CpuOp<N>, const N: usize> Backward<Flex, N> for Step<O> {
     type State = O::Saved;
 
-    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let [parent] = ops.parents;
-        if let Some(parent) = parent {
-            let gradient = self.0.backward(ops.state, gradient);
-            gradients.register::<Flex>(parent.id, gradient);
+        if ops.parents.iter().all(Option::is_none) {
+            return;
+        }
+        let of_inputs = self.0.backward(ops.state, gradient);
+        for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
+            if let Some(parent) = parent {
+                gradients.register::<Flex>(parent.id, gradient);
+            }
         }
     }
 }

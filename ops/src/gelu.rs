@@ -18,9 +18,9 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         value: kernels::gelu,
         slope: kernels::gelu_backward,
     };
-    match apply(kernels, x.into_dispatch()) {
+    match apply(kernels, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err(x) => burn::tensor::activation::gelu(Tensor::<D>::from_dispatch(x)),
+        Err([x]) => burn::tensor::activation::gelu(Tensor::<D>::from_dispatch(x)),
     }
 }
 
@@ -33,9 +33,9 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         value: kernels::quick_gelu,
         slope: kernels::quick_gelu_backward,
     };
-    match apply(kernels, x.into_dispatch()) {
+    match apply(kernels, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err(x) => {
+        Err([x]) => {
             let x = Tensor::<D>::from_dispatch(x);
             x.clone() * burn::tensor::activation::sigmoid(x * 1.702)
         }
@@ -54,10 +54,10 @@ struct Gelu {
     slope: fn(&[f32], &[f32], &mut [f32]),
 }
 
-impl CpuOp for Gelu {
+impl CpuOp<1> for Gelu {
     type Saved = FlexTensor;
 
-    fn forward(&self, x: FlexTensor, tracked: bool) -> (FlexTensor, Option<FlexTensor>) {
+    fn forward(&self, [x]: [FlexTensor; 1], tracked: bool) -> (FlexTensor, Option<FlexTensor>) {
         let input = values(&x);
         let mut y = vec![0.0; input.len()];
         y.par_chunks_mut(CHUNK)
@@ -67,14 +67,14 @@ impl CpuOp for Gelu {
         (y, tracked.then_some(x))
     }
 
-    fn backward(&self, x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+    fn backward(&self, x: FlexTensor, gradient: FlexTensor) -> [FlexTensor; 1] {
         let (input, gradient) = (values(&x), values(&gradient));
         let mut dx = vec![0.0; input.len()];
         dx.par_chunks_mut(CHUNK)
             .zip(input.par_chunks(CHUNK))
             .zip(gradient.par_chunks(CHUNK))
             .for_each(|((dx, x), g)| (self.slope)(x, g, dx));
-        tensor(dx, x.shape())
+        [tensor(dx, x.shape())]
     }
 }
 

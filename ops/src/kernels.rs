@@ -50,6 +50,19 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// The largest value that is a number.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in row.chunks(LANES) {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let of_two = |a: f32, b: f32| if b > a { b } else { a };
+    lanes.into_iter().fold(f32::NEG_INFINITY, of_two)
+}
+
 /// `e^x` within two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2` and Cephes' polynomial
 /// for `e^r` (S. Moshier). Below -87 it is about 1e-38, above 88 it saturates; NaN stays NaN.
 #[inline(always)]
@@ -159,13 +172,8 @@ multiversion! {
     /// Each row of `n` becomes `softmax(scale row)`; its log-sum-exp goes to `lse` if there is room.
     pub(crate) fn softmax_rows(rows: &mut [f32], n: usize, scale: f32, lse: &mut [f32]) {
         for (index, row) in rows.chunks_exact_mut(n).enumerate() {
-            let mut largest = f32::NEG_INFINITY;
-            for &value in row.iter() {
-                largest = if value > largest { value } else { largest };
-            }
-            let offset = -largest * scale;
+            let offset = -largest(row) * scale;
             let mut lanes = [0.0; LANES];
-            let mut rest = 0.0;
             let mut chunks = row.chunks_exact_mut(LANES);
             for chunk in &mut chunks {
                 for (lane, value) in lanes.iter_mut().zip(chunk) {
@@ -173,10 +181,12 @@ multiversion! {
                     *lane += *value;
                 }
             }
-            for value in chunks.into_remainder() {
+            let remainder = chunks.into_remainder();
+            for value in remainder.iter_mut() {
                 *value = exp(value.mul_add(scale, offset));
-                rest += *value;
             }
+            // A sum in order is not vectorised: it has a loop of its own.
+            let rest = remainder.iter().fold(0.0, |sum, value| sum + *value);
             let sum = total(lanes) + rest;
             if let Some(lse) = lse.get_mut(index) {
                 *lse = sum.ln() - offset;
@@ -185,6 +195,20 @@ multiversion! {
             for value in row.iter_mut() {
                 *value *= inverse;
             }
+        }
+    }
+
+    /// `y <- scale y + x`.
+    pub(crate) fn scale_add(y: &mut [f32], scale: f32, x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = y.mul_add(scale, *x);
+        }
+    }
+
+    /// `y <- y + scale x`.
+    pub(crate) fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = x.mul_add(scale, *y);
         }
     }
 

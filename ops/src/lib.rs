@@ -9,5 +9,5 @@ mod bridge;
 mod gelu;
 mod kernels;
 
-pub use attention::attention;
+pub use attention::{attention, attention_with_bias};
 pub use gelu::{gelu, quick_gelu};

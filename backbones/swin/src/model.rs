@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
@@ -13,7 +12,7 @@ use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
-use peft_ops::gelu;
+use peft_ops::{attention_with_bias, gelu};
 
 use crate::config::Sizes;
 use crate::layouts::{LAYOUTS, resized};
@@ -420,37 +419,17 @@ impl WindowAttention {
     /// `[b, h, w, c] -> [b, h, w, c]`.
     fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
         let qkv = self.qkv.forward(self.windows.cut(x), hooks); // [b * windows, n, 3c]
-        let y = self.proj.forward(self.attend(qkv), hooks);
+        let bias = self.bias(&qkv); // [windows or 1, heads, n, n]
+        let y = self.proj.forward(attention_with_bias(qkv, bias), hooks);
         self.windows.join(y)
-    }
-
-    /// `softmax(q k^T / sqrt(w) + bias + mask) v` in each window, for heads of `w` contiguous
-    /// channels.
-    ///
-    /// # Shapes
-    /// `[b * windows, n, 3 c] -> [b * windows, n, c]`.
-    fn attend(&self, qkv: Tensor<3>) -> Tensor<3> {
-        let [all, n, c3] = qkv.dims();
-        let (heads, width) = (self.heads, c3 / 3 / self.heads);
-        let qkv = qkv
-            .reshape([all, n, 3, heads, width])
-            .permute([2, 0, 3, 1, 4]); // [3, all, heads, n, w]
-        let part = |i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0);
-        let (q, k, v) = (part(0), part(1), part(2)); // [all, heads, n, w]
-        let scores = (q * (width as f64).powf(-0.5)).matmul(k.transpose()); // [all, heads, n, n]
-        let bias = self.bias(n, &scores); // [windows or 1, heads, n, n]
-        let windows = bias.dims()[0];
-        let scores = scores.reshape([all / windows, windows, heads, n, n]) + bias.unsqueeze();
-        let scores = scores.reshape([all, heads, n, n]);
-        let mixed = softmax(scores, 3).matmul(v); // [all, heads, n, w]
-        mixed.swap_dims(1, 2).reshape([all, n, c3 / 3])
     }
 
     /// Relative position bias and mask, in the element type of `x`.
     ///
     /// # Shapes
     /// `[windows, heads, n, n]`, or `[1, heads, n, n]` where all windows have the same.
-    fn bias(&self, n: usize, x: &Tensor<4>) -> Tensor<4> {
+    fn bias(&self, x: &Tensor<3>) -> Tensor<4> {
+        let n = x.dims()[1];
         let table = like(self.relative_position_bias_table.val(), x);
         let bias = table
             .select(0, self.index.clone()) // [n * n, heads]
