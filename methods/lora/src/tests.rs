@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_backbone_clip as _;
-use peft_backbone_resnet::{BlockKind, ResNet};
+use peft_backbone_resnet::{BlockKind, ResNet, StemType};
 use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};
@@ -127,6 +127,24 @@ fn strided_and_padded_convolutions_agree_with_hf_peft() {
         ..lora(&[])
     };
     check("lora_conv", &resnet(), method);
+}
+
+#[test]
+fn a_deep_stem_and_averaging_shortcuts_agree_with_hf_peft() {
+    let d = ResNet {
+        img_size: Some(36),
+        layers: Some([1, 1, 2, 1]),
+        channels: Some([8, 8, 16, 16]),
+        stem_type: Some(StemType::Deep),
+        stem_width: Some(8),
+        avg_down: Some(true),
+        ..resnet()
+    };
+    let method = Lora {
+        targets: Some(Targets::Regex(r"conv1\.[036]|.*downsample\.1".into())),
+        ..lora(&[])
+    };
+    check("lora_d", &d, method);
 }
 
 #[test]
