@@ -42,14 +42,14 @@ pub struct Clip {
     /// Hidden width of the MLP over `embed_dim`. Default 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mlp_ratio: Option<f64>,
-    /// Width of the projected features; used with `features: after`.
+    /// Width of the projected features; used with `features: after`. Default the variant's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub projection: Option<usize>,
+    pub projection_dim: Option<usize>,
     /// What the head sees. Default `before`.
     pub features: Features,
     /// What the MLPs apply. Default the variant's, else `quick_gelu`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub activation: Option<MlpActivation>,
+    pub act_layer: Option<MlpActivation>,
     /// Mean of each channel that the checkpoint was trained with. Default CLIP's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<[f32; 3]>,
@@ -111,11 +111,11 @@ const VARIANTS: [(&str, ([usize; 6], MlpActivation)); 8] = {
 
 impl Clip {
     fn architecture(&self) -> Result<Architecture> {
-        let (row, activation) = match &self.variant {
+        let (row, act_layer) = match &self.variant {
             None => ([None; 6], MlpActivation::QuickGelu),
             Some(name) => {
-                let (row, activation) = variant(&VARIANTS, name)?;
-                (row.map(Some), *activation)
+                let (row, act_layer) = variant(&VARIANTS, name)?;
+                (row.map(Some), *act_layer)
             }
         };
         let needed = |field: &str, own: Option<usize>, of_variant: Option<usize>| {
@@ -129,7 +129,7 @@ impl Clip {
             embed_dim,
             depth,
             num_heads,
-            projection,
+            projection_dim,
         ] = row;
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "clip".to_owned()),
@@ -140,13 +140,22 @@ impl Clip {
             num_heads: needed("num_heads", self.num_heads, num_heads)?,
             mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
             qkv_bias: true,
+            class_token: true,
+            reg_tokens: 0,
+            no_embed_class: false,
+            init_values: None,
             pre_norm: true,
-            activation: self.activation.unwrap_or(activation),
+            act_layer: self.act_layer.unwrap_or(act_layer),
             epsilon: EPSILON,
             global_pool: GlobalPool::Token,
+            fc_norm: false,
             projection: match self.features {
                 Features::Before => None,
-                Features::After => Some(needed("projection", self.projection, projection)?),
+                Features::After => Some(needed(
+                    "projection_dim",
+                    self.projection_dim,
+                    projection_dim,
+                )?),
             },
             layouts: &LAYOUTS,
         }
@@ -207,6 +216,6 @@ peft_core::register!(
     tiny: &[
         "{name: clip, img_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3}",
         "{name: clip, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
-          projection: 16, features: after, activation: gelu}",
+          projection_dim: 16, features: after, act_layer: gelu}",
     ],
 );

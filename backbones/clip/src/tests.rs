@@ -110,7 +110,7 @@ fn projected_features_are_the_features_times_the_projection() {
     let (golden, init) = (golden(), Init::seeded(&Device::flex(), 3));
     let projected = Clip {
         features: Features::After,
-        projection: Some(24),
+        projection_dim: Some(24),
         ..tiny()
     };
     let backbone = built(&projected, &init);
@@ -182,14 +182,14 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
         features: Features::After,
         ..tiny()
     };
-    let expected = "projection: expected a number, or a `variant` that has one";
+    let expected = "projection_dim: expected a number, or a `variant` that has one";
     assert_eq!(message(unprojected), expected);
     let empty = Clip {
         features: Features::After,
-        projection: Some(0),
+        projection_dim: Some(0),
         ..tiny()
     };
-    assert_eq!(message(empty), "projection: expected at least 1, got 0");
+    assert_eq!(message(empty), "projection_dim: expected at least 1, got 0");
     let typo = Clip {
         variant: Some("vit_base_patch32_clip_quickgelu_244".into()),
         ..Clip::default()

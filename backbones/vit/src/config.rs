@@ -20,13 +20,16 @@ const EPSILON: f64 = 1e-6;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vit {
-    /// timm's name, for example `vit_base_patch16_224`.
+    /// timm's name, for example `vit_base_patch16_224`. What stands behind a dot
+    /// (`vit_base_patch16_224.dino`) names weights and changes nothing here: `weights` says where
+    /// they are, and `mean` and `std` which images they saw, where that is not the variant's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
+    /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default the variant's,
+    /// else 224.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub img_size: Option<usize>,
-    /// Rows and columns of a patch in pixels. Default 16.
+    /// Rows and columns of a patch in pixels. Default the variant's, else 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
     /// Width `D` of the tokens, a multiple of `num_heads`.
@@ -38,19 +41,45 @@ pub struct Vit {
     /// Attention heads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_heads: Option<usize>,
-    /// Hidden width of the MLP over `embed_dim`. Default 4.
+    /// Hidden width of the MLP over `embed_dim`. Default the variant's, else 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mlp_ratio: Option<f64>,
-    /// Whether queries, keys and values have a bias. Default true.
+    /// Whether queries, keys and values have a bias. Default the variant's, else true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qkv_bias: Option<bool>,
-    /// What the head sees. Default `token`.
+    /// Whether a class token stands first. Default the variant's, else true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_token: Option<bool>,
+    /// Register tokens behind the class token. Default the variant's, else 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reg_tokens: Option<usize>,
+    /// Whether only patches have a position embedding, class token and registers none. Default the
+    /// variant's, else false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_embed_class: Option<bool>,
+    /// What LayerScale starts with; a checkpoint replaces it. Default the variant's, else there is
+    /// no LayerScale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_values: Option<f64>,
+    /// Whether a norm stands before the first block; the patch embedding then has no bias. Default
+    /// false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pre_norm: Option<bool>,
+    /// What the MLPs apply. Default `gelu`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act_layer: Option<MlpActivation>,
+    /// What the head sees. Default the variant's, else `token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global_pool: Option<GlobalPool>,
-    /// Mean of each channel that the checkpoint was trained with. Default 0.5 (timm's ViTs).
+    /// Whether the last norm stands behind the pooling, under the name `fc_norm`, and not before
+    /// it. Default the variant's, else true with `global_pool: avg`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fc_norm: Option<bool>,
+    /// Mean of each channel that the checkpoint was trained with. Default the variant's, else 0.5
+    /// (most of timm's ViTs).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<[f32; 3]>,
-    /// Standard deviation of each channel. Default 0.5.
+    /// Standard deviation of each channel. Default the variant's, else 0.5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<[f32; 3]>,
     /// How images are resized. Default bicubic.
@@ -73,44 +102,231 @@ pub struct Vit {
     pub layout: Option<String>,
 }
 
-/// timm's variants: patch size, width, blocks, heads; all at 224 pixels with `mlp_ratio` 4.
-const VARIANTS: [(&str, [usize; 4]); 9] = [
-    ("vit_tiny_patch16_224", [16, 192, 12, 3]),
-    ("vit_small_patch16_224", [16, 384, 12, 6]),
-    ("vit_small_patch32_224", [32, 384, 12, 6]),
-    ("vit_base_patch16_224", [16, 768, 12, 12]),
-    ("vit_base_patch32_224", [32, 768, 12, 12]),
-    ("vit_large_patch16_224", [16, 1024, 24, 16]),
-    ("vit_large_patch32_224", [32, 1024, 24, 16]),
-    ("vit_huge_patch14_224", [14, 1280, 32, 16]),
-    ("vit_huge_patch16_224", [16, 1280, 32, 16]),
+/// A row of the table, under the names of the configuration's fields.
+#[derive(Clone, Copy)]
+struct Row {
+    img_size: usize,
+    patch_size: usize,
+    /// `embed_dim`, `depth` and `num_heads`.
+    size: [usize; 3],
+    mlp_ratio: f64,
+    qkv_bias: bool,
+    class_token: bool,
+    reg_tokens: usize,
+    no_embed_class: bool,
+    init_values: Option<f64>,
+    global_pool: GlobalPool,
+    fc_norm: Option<bool>,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+const TINY: [usize; 3] = [192, 12, 3];
+const SMALL: [usize; 3] = [384, 12, 6];
+const MEDIUM: [usize; 3] = [512, 12, 8];
+const BETWIXT: [usize; 3] = [640, 12, 10];
+const BASE: [usize; 3] = [768, 12, 12];
+const LARGE: [usize; 3] = [1024, 24, 16];
+const HUGE: [usize; 3] = [1280, 32, 16];
+
+/// timm's defaults.
+const fn vit(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
+    Row {
+        img_size,
+        patch_size,
+        size,
+        mlp_ratio: 4.0,
+        qkv_bias: true,
+        class_token: true,
+        reg_tokens: 0,
+        no_embed_class: false,
+        init_values: None,
+        global_pool: GlobalPool::Token,
+        fc_norm: None,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    }
+}
+
+/// On ImageNet's mean and deviation.
+const fn deit(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
+    Row {
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+        ..vit(img_size, patch_size, size)
+    }
+}
+
+const fn deit3(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
+    Row {
+        no_embed_class: true,
+        init_values: Some(1e-6),
+        ..deit(img_size, patch_size, size)
+    }
+}
+
+const fn dinov2(reg_tokens: usize, size: [usize; 3]) -> Row {
+    Row {
+        reg_tokens,
+        no_embed_class: reg_tokens > 0,
+        init_values: Some(1e-5),
+        ..deit(518, 14, size)
+    }
+}
+
+/// The mean of normed patches, without a class token.
+const fn gap(row: Row) -> Row {
+    Row {
+        class_token: false,
+        global_pool: GlobalPool::Avg,
+        fc_norm: Some(false),
+        ..row
+    }
+}
+
+const fn medium_gap(img_size: usize, size: [usize; 3]) -> Row {
+    Row {
+        qkv_bias: false,
+        init_values: Some(1e-6),
+        ..gap(vit(img_size, 16, size))
+    }
+}
+
+/// The mean of patches, normed afterwards, beside registers.
+const fn reg_gap(img_size: usize, reg_tokens: usize, size: [usize; 3]) -> Row {
+    Row {
+        reg_tokens,
+        no_embed_class: true,
+        init_values: Some(1e-5),
+        fc_norm: None,
+        ..gap(vit(img_size, 16, size))
+    }
+}
+
+/// timm's variants.
+const VARIANTS: [(&str, Row); 53] = [
+    ("vit_tiny_patch16_224", vit(224, 16, TINY)),
+    ("vit_tiny_patch16_384", vit(384, 16, TINY)),
+    ("vit_small_patch32_224", vit(224, 32, SMALL)),
+    ("vit_small_patch32_384", vit(384, 32, SMALL)),
+    ("vit_small_patch16_224", vit(224, 16, SMALL)),
+    ("vit_small_patch16_384", vit(384, 16, SMALL)),
+    // DINO's; there are no others.
+    ("vit_small_patch8_224", deit(224, 8, SMALL)),
+    ("vit_base_patch32_224", vit(224, 32, BASE)),
+    ("vit_base_patch32_384", vit(384, 32, BASE)),
+    ("vit_base_patch16_224", vit(224, 16, BASE)),
+    ("vit_base_patch16_384", vit(384, 16, BASE)),
+    ("vit_base_patch8_224", vit(224, 8, BASE)),
+    ("vit_large_patch32_224", vit(224, 32, LARGE)),
+    ("vit_large_patch32_384", vit(384, 32, LARGE)),
+    ("vit_large_patch16_224", vit(224, 16, LARGE)),
+    ("vit_large_patch16_384", vit(384, 16, LARGE)),
+    ("vit_large_patch14_224", vit(224, 14, LARGE)),
+    ("vit_huge_patch14_224", vit(224, 14, HUGE)),
+    (
+        "vit_giant_patch14_224",
+        Row {
+            mlp_ratio: 48.0 / 11.0,
+            ..vit(224, 14, [1408, 40, 16])
+        },
+    ),
+    (
+        "vit_gigantic_patch14_224",
+        Row {
+            mlp_ratio: 64.0 / 13.0,
+            ..vit(224, 14, [1664, 48, 16])
+        },
+    ),
+    ("vit_medium_patch16_gap_240", medium_gap(240, MEDIUM)),
+    ("vit_medium_patch16_gap_256", medium_gap(256, MEDIUM)),
+    ("vit_medium_patch16_gap_384", medium_gap(384, MEDIUM)),
+    ("vit_betwixt_patch16_gap_256", medium_gap(256, BETWIXT)),
+    // I-JEPA's.
+    (
+        "vit_base_patch16_gap_224",
+        gap(deit(224, 16, [768, 12, 16])),
+    ),
+    ("vit_huge_patch14_gap_224", gap(deit(224, 14, HUGE))),
+    ("vit_huge_patch16_gap_448", gap(deit(448, 16, HUGE))),
+    ("vit_medium_patch16_reg1_gap_256", reg_gap(256, 1, MEDIUM)),
+    ("vit_medium_patch16_reg4_gap_256", reg_gap(256, 4, MEDIUM)),
+    (
+        "vit_mediumd_patch16_reg4_gap_256",
+        reg_gap(256, 4, [512, 20, 8]),
+    ),
+    (
+        "vit_mediumd_patch16_reg4_gap_384",
+        reg_gap(384, 4, [512, 20, 8]),
+    ),
+    ("vit_betwixt_patch16_reg1_gap_256", reg_gap(256, 1, BETWIXT)),
+    ("vit_betwixt_patch16_reg4_gap_256", reg_gap(256, 4, BETWIXT)),
+    ("vit_betwixt_patch16_reg4_gap_384", reg_gap(384, 4, BETWIXT)),
+    (
+        "vit_base_patch16_reg4_gap_256",
+        Row {
+            init_values: None,
+            ..reg_gap(256, 4, BASE)
+        },
+    ),
+    ("deit_tiny_patch16_224", deit(224, 16, TINY)),
+    ("deit_small_patch16_224", deit(224, 16, SMALL)),
+    ("deit_base_patch16_224", deit(224, 16, BASE)),
+    ("deit_base_patch16_384", deit(384, 16, BASE)),
+    ("deit3_small_patch16_224", deit3(224, 16, SMALL)),
+    ("deit3_small_patch16_384", deit3(384, 16, SMALL)),
+    ("deit3_medium_patch16_224", deit3(224, 16, MEDIUM)),
+    ("deit3_base_patch16_224", deit3(224, 16, BASE)),
+    ("deit3_base_patch16_384", deit3(384, 16, BASE)),
+    ("deit3_large_patch16_224", deit3(224, 16, LARGE)),
+    ("deit3_large_patch16_384", deit3(384, 16, LARGE)),
+    ("deit3_huge_patch14_224", deit3(224, 14, HUGE)),
+    ("vit_small_patch14_dinov2", dinov2(0, SMALL)),
+    ("vit_base_patch14_dinov2", dinov2(0, BASE)),
+    ("vit_large_patch14_dinov2", dinov2(0, LARGE)),
+    ("vit_small_patch14_reg4_dinov2", dinov2(4, SMALL)),
+    ("vit_base_patch14_reg4_dinov2", dinov2(4, BASE)),
+    ("vit_large_patch14_reg4_dinov2", dinov2(4, LARGE)),
 ];
 
 impl Vit {
-    fn architecture(&self) -> Result<Architecture> {
-        let row = match &self.variant {
-            None => [None; 4],
-            Some(name) => variant(&VARIANTS, name)?.map(Some),
+    /// The variant's row; without a variant none, and timm's defaults.
+    fn row(&self) -> Result<(Row, Option<[usize; 3]>)> {
+        let Some(name) = &self.variant else {
+            return Ok((vit(224, 16, [0; 3]), None));
         };
-        let needed = |field: &str, own: Option<usize>, of_variant: Option<usize>| {
-            own.or(of_variant).ok_or_else(|| {
+        let architecture = name.split_once('.').map_or(name.as_str(), |(name, _)| name);
+        let row = variant(&VARIANTS, architecture)?;
+        Ok((*row, Some(row.size)))
+    }
+
+    fn architecture(&self) -> Result<Architecture> {
+        let (row, size) = self.row()?;
+        let needed = |field: &str, own: Option<usize>, place: usize| {
+            own.or(size.map(|size| size[place])).ok_or_else(|| {
                 Error::config(field, "expected a number, or a `variant` that has one")
             })
         };
-        let [patch_size, embed_dim, depth, num_heads] = row;
+        let global_pool = self.global_pool.unwrap_or(row.global_pool);
+        let fc_norm = self.fc_norm.or(row.fc_norm);
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "vit".to_owned()),
-            img_size: self.img_size.unwrap_or(224),
-            patch_size: self.patch_size.or(patch_size).unwrap_or(16),
-            embed_dim: needed("embed_dim", self.embed_dim, embed_dim)?,
-            depth: needed("depth", self.depth, depth)?,
-            num_heads: needed("num_heads", self.num_heads, num_heads)?,
-            mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
-            qkv_bias: self.qkv_bias.unwrap_or(true),
-            pre_norm: false,
-            activation: MlpActivation::Gelu,
+            img_size: self.img_size.unwrap_or(row.img_size),
+            patch_size: self.patch_size.unwrap_or(row.patch_size),
+            embed_dim: needed("embed_dim", self.embed_dim, 0)?,
+            depth: needed("depth", self.depth, 1)?,
+            num_heads: needed("num_heads", self.num_heads, 2)?,
+            mlp_ratio: self.mlp_ratio.unwrap_or(row.mlp_ratio),
+            qkv_bias: self.qkv_bias.unwrap_or(row.qkv_bias),
+            class_token: self.class_token.unwrap_or(row.class_token),
+            reg_tokens: self.reg_tokens.unwrap_or(row.reg_tokens),
+            no_embed_class: self.no_embed_class.unwrap_or(row.no_embed_class),
+            init_values: self.init_values.or(row.init_values),
+            pre_norm: self.pre_norm.unwrap_or(false),
+            act_layer: self.act_layer.unwrap_or(MlpActivation::Gelu),
             epsilon: EPSILON,
-            global_pool: self.global_pool.unwrap_or_default(),
+            global_pool,
+            fc_norm: fc_norm.unwrap_or(global_pool == GlobalPool::Avg),
             projection: None,
             layouts: &LAYOUTS,
         }
@@ -138,10 +354,11 @@ impl BackboneConfig for Vit {
     }
 
     fn input(&self) -> Result<InputSpec> {
+        let (row, _) = self.row()?;
         Ok(InputSpec {
             size: self.architecture()?.img_size,
-            mean: self.mean.unwrap_or([0.5; 3]),
-            std: self.std.unwrap_or([0.5; 3]),
+            mean: self.mean.unwrap_or(row.mean),
+            std: self.std.unwrap_or(row.std),
             interpolation: self.interpolation.unwrap_or_default(),
             crop_pct: self.crop_pct.unwrap_or(0.9),
             crop_mode: self.crop_mode.unwrap_or_default(),
@@ -162,12 +379,14 @@ impl BackboneConfig for Vit {
 peft_core::register!(
     Backbone, Vit,
     name: "vit",
-    summary: "Vision Transformer: Ti, S, B, L, H at patch 14, 16 and 32, or sizes of your own",
+    summary: "Vision Transformer: ViT, DeiT, DINO and DINOv2 from Ti to G, or sizes of your own",
     reference: "An Image is Worth 16x16 Words, Dosovitskiy et al., 2021",
     example: "name: vit\nvariant: vit_base_patch16_224\n",
     tiny: &[
         "{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}",
         "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2, \
           qkv_bias: false, global_pool: avg}",
+        "{name: vit, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
+          reg_tokens: 2, no_embed_class: true, init_values: 0.3, global_pool: avg}",
     ],
 );

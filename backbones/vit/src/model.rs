@@ -8,10 +8,10 @@ use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape, Tokens};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::error::{Error, Result};
-use peft_core::hooks::{BranchValues, Hooks};
+use peft_core::hooks::{BranchValues, Hooks, like};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
 use peft_core::layout::Layout;
-use peft_core::params::Tensors;
+use peft_core::params::{Tensors, floats};
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
 use peft_ops::{attention, gelu, quick_gelu};
@@ -39,15 +39,25 @@ pub struct Architecture {
     pub mlp_ratio: f64,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// Whether a class token stands first.
+    pub class_token: bool,
+    /// Register tokens behind it, before the patches.
+    pub reg_tokens: usize,
+    /// Whether only patches have a position embedding.
+    pub no_embed_class: bool,
+    /// What LayerScale starts with; without it there is none.
+    pub init_values: Option<f64>,
     /// Whether a norm stands before the first block (`norm_pre`); the patch embedding then has no
     /// bias.
     pub pre_norm: bool,
     /// What the MLPs apply.
-    pub activation: MlpActivation,
+    pub act_layer: MlpActivation,
     /// What the norms add to a variance.
     pub epsilon: f64,
     /// What the head sees.
     pub global_pool: GlobalPool,
+    /// Whether the last norm stands after pooling (`fc_norm`) and not before it (`norm`).
+    pub fc_norm: bool,
     /// Width of a linear layer without bias after the last norm (`projection`), if there is one.
     pub projection: Option<usize>,
     /// Spellings of other libraries.
@@ -58,10 +68,10 @@ pub struct Architecture {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GlobalPool {
-    /// The class token of the normed sequence.
+    /// The class token.
     #[default]
     Token,
-    /// The mean of the patch tokens, normed afterwards (`fc_norm`).
+    /// The mean of the patch tokens; class and register tokens are left out.
     Avg,
 }
 
@@ -87,7 +97,7 @@ impl Architecture {
             ("depth", self.depth),
             ("num_heads", self.num_heads),
             ("img_size", self.img_size),
-            ("projection", self.projection.unwrap_or(1)),
+            ("projection_dim", self.projection.unwrap_or(1)),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::config(*field, "expected at least 1, got 0"));
@@ -106,12 +116,25 @@ impl Architecture {
             let message = format!("expected more than 0 and at most 64, got {ratio}");
             return Err(Error::config("mlp_ratio", message));
         }
+        if !self.class_token && self.global_pool == GlobalPool::Token {
+            let message = "expected avg where there is no class token, got token";
+            return Err(Error::config("global_pool", message));
+        }
+        if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
+            let message = format!("expected a finite number, got {value}");
+            return Err(Error::config("init_values", message));
+        }
         Ok(self)
     }
 
     /// Patches along one side.
     fn grid(&self) -> usize {
         self.img_size / self.patch_size
+    }
+
+    /// Tokens before the patches: the class token, then registers.
+    fn prefix(&self) -> usize {
+        usize::from(self.class_token) + self.reg_tokens
     }
 
     fn mlp_hidden(&self) -> usize {
@@ -122,7 +145,8 @@ impl Architecture {
 /// A Vision Transformer whose fields are named like timm's.
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
-    cls_token: Param<Tensor<3>>,
+    cls_token: Option<Param<Tensor<3>>>,
+    reg_token: Option<Param<Tensor<3>>>,
     pos_embed: Param<Tensor<3>>,
     patch_embed: PatchEmbed,
     norm_pre: Option<LayerNorm>,
@@ -130,6 +154,10 @@ pub struct VisionTransformer {
     norm: Option<LayerNorm>,
     fc_norm: Option<LayerNorm>,
     projection: Option<Linear>,
+    /// Tokens before the patches.
+    prefix: usize,
+    #[module(skip)]
+    global_pool: GlobalPool,
     #[module(skip)]
     spec: BackboneSpec,
     #[module(skip)]
@@ -141,13 +169,21 @@ struct PatchEmbed {
     proj: Conv2d,
 }
 
-/// `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
+/// `x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`.
 #[derive(Module, Debug)]
 struct Block {
     norm1: LayerNorm,
     attn: Attention,
+    ls1: Option<LayerScale>,
     norm2: LayerNorm,
     mlp: Mlp,
+    ls2: Option<LayerScale>,
+}
+
+/// `gamma x`, channel by channel (Touvron et al. 2021). What acts on a branch acts before it.
+#[derive(Module, Debug)]
+struct LayerScale {
+    gamma: Param<Tensor<1>>,
 }
 
 #[derive(Module, Debug)]
@@ -164,7 +200,7 @@ struct Mlp {
     fc1: Linear,
     fc2: Linear,
     #[module(skip)]
-    activation: MlpActivation,
+    act_layer: MlpActivation,
     #[module(skip)]
     site: Site,
 }
@@ -173,7 +209,11 @@ impl VisionTransformer {
     /// The network with initial values from `init`.
     pub fn new(sizes: Architecture, input: InputSpec, init: &Init) -> Self {
         let (d, depth, grid) = (sizes.embed_dim, sizes.depth, sizes.grid());
-        let tokens = 1 + grid * grid;
+        let (prefix, patches) = (sizes.prefix(), grid * grid);
+        let embedded = match sizes.no_embed_class {
+            true => patches,
+            false => prefix + patches,
+        };
         let proj = Conv2dSizes {
             inputs: 3,
             outputs: d,
@@ -194,9 +234,9 @@ impl VisionTransformer {
             LayerNorm::new(site, sizes.epsilon, init)
         };
         let norm_pre = sizes.pre_norm.then(|| norm("norm_pre", 0));
-        let (norm, fc_norm) = match sizes.global_pool {
-            GlobalPool::Token => (Some(norm("norm", depth + 1)), None),
-            GlobalPool::Avg => (None, Some(norm("fc_norm", depth + 1))),
+        let (norm, fc_norm) = match sizes.fc_norm {
+            false => (Some(norm("norm", depth + 1)), None),
+            true => (None, Some(norm("fc_norm", depth + 1))),
         };
         let projection = sizes.projection.map(|outputs| {
             let kind = SiteKind::Linear { inputs: d, outputs };
@@ -208,7 +248,7 @@ impl VisionTransformer {
             width: sizes.img_size,
         };
         let shape = BoundaryShape::Tokens {
-            count: tokens,
+            count: prefix + patches,
             width: d,
         };
         let names: Vec<_> = (0..depth).map(|i| format!("blocks.{i}")).collect();
@@ -226,32 +266,56 @@ impl VisionTransformer {
             features: sizes.projection.unwrap_or(d),
             head_name: "head",
         };
-        let normal = |std| Distribution::TruncatedNormal(std);
+        let tokens = |name: &str, count, std| {
+            let values = Distribution::TruncatedNormal(std);
+            (count > 0).then(|| init.param(name, [1, count, d], values))
+        };
+        let normal = Distribution::TruncatedNormal(0.02);
         Self {
-            cls_token: init.param("cls_token", [1, 1, d], normal(1e-6)),
-            pos_embed: init.param("pos_embed", [1, tokens, d], normal(0.02)),
+            cls_token: tokens("cls_token", usize::from(sizes.class_token), 1e-6),
+            reg_token: tokens("reg_token", sizes.reg_tokens, 1e-6),
+            pos_embed: init.param("pos_embed", [1, embedded, d], normal),
             patch_embed,
             norm_pre,
             blocks,
             norm,
             fc_norm,
             projection,
+            prefix,
+            global_pool: sizes.global_pool,
             spec,
             layouts: sizes.layouts,
         }
     }
 
-    /// Image to tokens with the class token first, positions added, normed if the family does.
+    /// Prefix tokens that have a position embedding.
+    fn embedded_prefix(&self) -> usize {
+        let patches = self.spec.boundaries[1].shape.dims()[0] - self.prefix;
+        self.pos_embed.dims()[1] - patches
+    }
+
+    /// Image to tokens, positions added, normed if the family does.
     ///
     /// # Shapes
-    /// `[b, 3, h, w] -> [b, 1 + n, d]`.
+    /// `[b, 3, h, w] -> [b, prefix + n, d]`.
     fn embed(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<3> {
         let patches = self.patch_embed.proj.forward(image, hooks); // [b, d, gh, gw]
         let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [b, n, d]
         let [b, _, d] = patches.dims();
-        let dtype = patches.dtype();
-        let class = self.cls_token.val().cast(dtype).expand([b, 1, d]);
-        let tokens = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val().cast(dtype);
+        let positions = like(self.pos_embed.val(), &patches);
+        let with_prefix = |patches: Tensor<3>| {
+            let prefix = self.cls_token.iter().chain(&self.reg_token);
+            let prefix = prefix.map(|tokens| {
+                let count = tokens.dims()[1];
+                like(tokens.val(), &patches).expand([b, count, d])
+            });
+            let parts = prefix.chain([patches.clone()]).collect();
+            Tensor::cat(parts, 1) // [b, prefix + n, d]
+        };
+        let tokens = match self.embedded_prefix() {
+            0 => with_prefix(patches + positions),
+            _ => with_prefix(patches) + positions,
+        };
         match &self.norm_pre {
             Some(norm) => norm.forward(tokens, hooks),
             None => tokens,
@@ -261,20 +325,22 @@ impl VisionTransformer {
     /// Of the image's own tokens.
     ///
     /// # Shapes
-    /// `[b, 1 + n, d] -> [b, features]`.
+    /// `[b, prefix + n, d] -> [b, features]`.
     fn pool(&self, tokens: Tokens, hooks: &Hooks) -> Tensor<2> {
-        let (own, x) = (tokens.own(), tokens.x);
-        let norm = |x: Tensor<2>, norm: &Option<LayerNorm>| match norm {
+        let own = tokens.own();
+        // The norm works on each token alone, so only those that count are normed.
+        let x = match self.global_pool {
+            GlobalPool::Token => tokens.x.narrow(1, 0, 1),
+            GlobalPool::Avg => tokens.x.narrow(1, self.prefix, own - self.prefix),
+        };
+        let x = match &self.norm {
             Some(norm) => norm.forward(x, hooks),
             None => x,
         };
+        let pooled = x.mean_dim(1).squeeze_dim(1); // [b, d]
         let pooled = match &self.fc_norm {
-            Some(_) => norm(
-                x.narrow(1, 1, own - 1).mean_dim(1).squeeze_dim(1),
-                &self.fc_norm,
-            ),
-            // The norm works on each token alone, so only the class token is normed.
-            None => norm(x.narrow(1, 0, 1).squeeze_dim(1), &self.norm),
+            Some(norm) => norm.forward(pooled, hooks),
+            None => pooled,
         };
         match &self.projection {
             Some(projection) => projection.forward(pooled, hooks),
@@ -305,18 +371,22 @@ impl Backbone for VisionTransformer {
 
     /// Position embeddings of another resolution, as timm resamples them.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
-        let patches = self.pos_embed.dims()[1] - 1;
-        let side = (patches as f64).sqrt().round() as usize;
+        let prefix = self.embedded_prefix();
+        let patches = self.pos_embed.dims()[1] - prefix;
         match name {
-            "pos_embed" => resampled(value, 1, side),
+            "pos_embed" => resampled(value, prefix, patches.isqrt()),
             _ => None,
         }
     }
 
     /// A prompt on the image joins the position embedding, as does one before the first block,
-    /// unless a norm stands between; one that is shared over positions joins the bias that is
-    /// added last before it.
+    /// unless a norm stands between; class and register tokens without a position take their
+    /// part themselves. A prompt that is shared over positions joins the bias that is added last
+    /// before it.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
+        let added = |name: &str, param: &Param<Tensor<3>>, delta: Tensor<3>| {
+            (name.to_owned(), (param.val() + delta).into_data())
+        };
         let (name, value) = match (boundary, delta.clone()) {
             (0, Activation::Map(image)) => {
                 let size = self.spec.input.size;
@@ -325,31 +395,60 @@ impl Backbone for VisionTransformer {
                 let with = self.patch_embed.proj.forward(image.clone(), &nothing);
                 let without = self.patch_embed.proj.forward(image.zeros_like(), &nothing);
                 let patches = (with - without).flatten::<3>(2, 3).swap_dims(1, 2); // [1, n, d]
-                let class = self.cls_token.val().zeros_like(); // [1, 1, d]
-                let delta = Tensor::cat(vec![class, patches], 1);
-                (
-                    "pos_embed".to_owned(),
-                    (self.pos_embed.val() + delta).into_data(),
-                )
-            }
-            (1, Activation::Tokens(delta)) if self.norm_pre.is_none() => (
-                "pos_embed".to_owned(),
-                (self.pos_embed.val() + delta.x).into_data(),
-            ),
-            (boundary, Activation::Tokens(delta)) if delta.x.dims()[1] == 1 => {
-                let (site, bias) = match boundary {
-                    1 => {
-                        let norm = self.norm_pre.as_ref()?;
-                        (norm.site(), &norm.bias)
-                    }
-                    boundary => {
-                        let last = &self.blocks[boundary - 2].mlp.fc2;
-                        (last.site(), last.bias.as_ref()?)
+                let [_, _, d] = patches.dims();
+                let positions = match self.embedded_prefix() {
+                    0 => patches,
+                    prefix => {
+                        let none = Tensor::zeros([1, prefix, d], &patches.device());
+                        Tensor::cat(vec![none, patches], 1)
                     }
                 };
+                added("pos_embed", &self.pos_embed, positions)
+            }
+            (1, Activation::Tokens(delta)) if self.norm_pre.is_none() => {
+                let [_, _, d] = delta.x.dims();
+                let count = self.spec.boundaries[1].shape.dims()[0];
+                let delta = delta.x.expand([1, count, d]);
+                if self.embedded_prefix() == self.prefix {
+                    return Some([added("pos_embed", &self.pos_embed, delta)].into());
+                }
+                let parts = [
+                    ("cls_token", self.cls_token.as_ref()),
+                    ("reg_token", self.reg_token.as_ref()),
+                    ("pos_embed", Some(&self.pos_embed)),
+                ];
+                let mut start = 0;
+                let parts = parts.into_iter().filter_map(|(name, param)| {
+                    let count = param?.dims()[1];
+                    start += count;
+                    let own = delta.clone().narrow(1, start - count, count);
+                    Some(added(name, param?, own))
+                });
+                return Some(parts.collect());
+            }
+            (boundary, Activation::Tokens(delta)) if delta.x.dims()[1] == 1 => {
                 let delta = delta.x.flatten::<1>(0, 2);
-                let name = format!("{}.bias", site.name);
-                (name, (bias.val() + delta).into_data())
+                let (site, bias, delta) = match boundary {
+                    1 => {
+                        let norm = self.norm_pre.as_ref()?;
+                        (norm.site(), &norm.bias, delta)
+                    }
+                    boundary => {
+                        let block = &self.blocks[boundary - 2];
+                        let last = &block.mlp.fc2;
+                        let delta = match &block.ls2 {
+                            Some(scale) => delta / scale.gamma.val(),
+                            None => delta,
+                        };
+                        (last.site(), last.bias.as_ref()?, delta)
+                    }
+                };
+                let value = (bias.val() + delta).into_data();
+                // Where LayerScale is zero nothing passes it.
+                if !floats(value.clone()).iter().all(|value| value.is_finite()) {
+                    return None;
+                }
+                (format!("{}.bias", site.name), value)
             }
             _ => return None,
         };
@@ -373,6 +472,12 @@ impl Block {
         };
         let qkv = linear("attn.qkv", d, 3 * d).with_slices(&["query", "key", "value"], d);
         let hidden = sizes.mlp_hidden();
+        let scale = |part: &str| {
+            let value = sizes.init_values?;
+            let gamma = init.tensor(&name(part), [d], Distribution::Ones) * value;
+            let gamma = Param::from_tensor(gamma);
+            Some(LayerScale { gamma })
+        };
         Self {
             norm1: norm("norm1"),
             attn: Attention {
@@ -381,13 +486,15 @@ impl Block {
                 heads: sizes.num_heads,
                 site: branch("attn", Branch::Attention),
             },
+            ls1: scale("ls1.gamma"),
             norm2: norm("norm2"),
             mlp: Mlp {
                 fc1: Linear::new(linear("mlp.fc1", d, hidden), true, init),
                 fc2: Linear::new(linear("mlp.fc2", hidden, d), true, init),
-                activation: sizes.activation,
+                act_layer: sizes.act_layer,
                 site: branch("mlp", Branch::Mlp),
             },
+            ls2: scale("ls2.gamma"),
         }
     }
 
@@ -412,10 +519,12 @@ impl Block {
         tokens.map(|x| {
             let normed = self.norm1.forward(x.clone(), hooks);
             let output = self.attn.forward(normed.clone(), hooks);
-            let x = x.clone() + branch(&self.attn.site, [x, normed, output], hooks);
+            let output = branch(&self.attn.site, [x.clone(), normed, output], hooks);
+            let x = x + scaled(output, &self.ls1);
             let normed = self.norm2.forward(x.clone(), hooks);
             let output = self.mlp.forward(normed.clone(), hooks);
-            x.clone() + branch(&self.mlp.site, [x, normed, output], hooks)
+            let output = branch(&self.mlp.site, [x.clone(), normed, output], hooks);
+            x + scaled(output, &self.ls2)
         })
     }
 }
@@ -430,6 +539,18 @@ fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks
     match hooks.at_branch(site, values) {
         Activation::Tokens(tokens) => tokens.x,
         other => panic!("{}: tokens became {:?}", site.name, other.shape()),
+    }
+}
+
+/// # Shapes
+/// `[b, n, d] -> [b, n, d]`.
+fn scaled(x: Tensor<3>, scale: &Option<LayerScale>) -> Tensor<3> {
+    match scale {
+        Some(scale) => {
+            let gamma = like(scale.gamma.val(), &x).unsqueeze();
+            x * gamma
+        }
+        None => x,
     }
 }
 
@@ -449,7 +570,7 @@ impl Mlp {
     /// `[b, n, d] -> [b, n, d]`.
     fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
         let x = self.fc1.forward(x, hooks);
-        let x = match self.activation {
+        let x = match self.act_layer {
             MlpActivation::Gelu => gelu(x),
             MlpActivation::QuickGelu => quick_gelu(x),
         };
