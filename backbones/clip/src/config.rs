@@ -7,10 +7,12 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
+use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layouts::LAYOUTS;
+use crate::recognise::recognise;
 
 /// CLIP's LayerNorm epsilon.
 const EPSILON: f64 = 1e-5;
@@ -218,4 +220,9 @@ peft_core::register!(
         "{name: clip, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
           projection_dim: 16, features: after, act_layer: gelu}",
     ],
+    family: Family {
+        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
+        layouts: &LAYOUTS,
+        recognise,
+    },
 );

@@ -11,6 +11,7 @@
 
 mod config;
 mod layouts;
+mod recognise;
 
 pub use config::{Clip, Features};
 

@@ -6,11 +6,13 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
+use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layouts::LAYOUTS;
 use crate::model::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
+use crate::recognise::recognise;
 
 /// timm's LayerNorm epsilon.
 const EPSILON: f64 = 1e-6;
@@ -389,4 +391,9 @@ peft_core::register!(
         "{name: vit, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
           reg_tokens: 2, no_embed_class: true, init_values: 0.3, global_pool: avg}",
     ],
+    family: Family {
+        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
+        layouts: &LAYOUTS,
+        recognise,
+    },
 );

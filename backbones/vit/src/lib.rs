@@ -8,9 +8,11 @@
 mod config;
 mod layouts;
 mod model;
+mod recognise;
 
 pub use config::Vit;
 pub use model::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
+pub use recognise::Recognised;
 
 #[cfg(test)]
 mod tests;

@@ -90,7 +90,7 @@ pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Opt
         }
     }
     match best {
-        Some(best) => best.as_variant(file, published).map(Some),
+        Some(best) => best.into_variant(file, published).map(Some),
         None => Ok(None),
     }
 }
@@ -121,7 +121,7 @@ impl Recognised {
 
     /// The variant that fits as well: the one that a file beside the checkpoint names, or the first,
     /// at the checkpoint's image size.
-    fn as_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
+    fn into_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
         let size = self.config.input()?.size;
         let named = published.and_then(|published| published.architecture.as_deref());
         let mut names = self

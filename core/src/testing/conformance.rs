@@ -114,7 +114,7 @@ fn check(
         );
         return Verdict::Refused(error.to_string());
     }
-    let input = method.input(backbone.spec().input.clone());
+    let input = method.input(backbone.spec().input);
     let size = input.unwrap_or_else(|e| panic!("{what}: {e}")).size;
     let mut generator = Generator::new(5, "images");
     let pixels: Vec<f32> = (0..BATCH * 3 * size * size)

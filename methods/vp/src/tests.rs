@@ -117,7 +117,7 @@ fn a_frame_is_pixels_normalised_as_the_image_is() {
     for (sigmoid, outside) in [(true, 0.0), (false, -1.0)] {
         let method = frame(29, sigmoid);
         assert_eq!(
-            method.input(backbone.spec().input.clone()).unwrap().size,
+            method.input(backbone.spec().input).unwrap().size,
             29
         );
         let adapter = method.attach(&*backbone, &init).unwrap().adapter.unwrap();
@@ -140,7 +140,7 @@ fn a_frame_is_pixels_normalised_as_the_image_is() {
 fn bad_values_are_refused_by_field() {
     let backbone = at(32);
     let error = |method: Vp| {
-        let input = method.input(backbone.spec().input.clone());
+        let input = method.input(backbone.spec().input);
         let error = method.formula(&*backbone).unwrap_err().to_string();
         assert_eq!(input.unwrap_err().to_string(), error);
         error

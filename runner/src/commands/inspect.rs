@@ -120,6 +120,7 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
         remarks.extend(unknown.map(|remark| format!("{}: {remark}", published.path.display())));
         remarks.extend(found.config.input_fields().take(published));
     }
+    found.config.set_weights(file.path().to_owned());
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
     let head = found.survey.head(file)?;
     Ok(Some(Model {

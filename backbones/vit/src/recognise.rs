@@ -1,0 +1,88 @@
+//! Which Vision Transformer a checkpoint's shapes are of.
+
+use peft_core::BackboneConfig;
+use peft_core::checkpoint::Shapes;
+
+use crate::config::Vit;
+use crate::model::GlobalPool;
+
+/// What the shapes tell of any Vision Transformer.
+#[derive(Clone, Copy, Debug)]
+pub struct Recognised {
+    /// Rows and columns of the image in pixels.
+    pub img_size: usize,
+    /// Rows and columns of a patch in pixels.
+    pub patch_size: usize,
+    /// Width of the tokens.
+    pub embed_dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads: as a file beside the checkpoint says, else heads of 64 channels.
+    pub num_heads: usize,
+    /// Hidden width of the MLP over `embed_dim`.
+    pub mlp_ratio: f64,
+    /// Whether class token and registers have no position.
+    pub no_embed_class: bool,
+}
+
+impl Recognised {
+    /// The sizes, if there is an image patch embedding and a block.
+    pub fn of(shapes: &Shapes) -> Option<Self> {
+        let &[embed_dim, 3, patch_size, _] = &shapes.get("patch_embed.proj.weight")?[..] else {
+            return None;
+        };
+        let &[1, positions, _] = &shapes.get("pos_embed")?[..] else {
+            return None;
+        };
+        let first = |name: &str| Some(*shapes.get(name)?.first()?);
+        let depth = shapes.count("blocks.{}.norm1.weight");
+        let hidden = first("blocks.0.mlp.fc1.weight")?;
+        let registers = shapes.get("reg_token").map_or(0, |shape| shape[1]);
+        let prefix = usize::from(shapes.has("cls_token")) + registers;
+        let square = |count: usize| count > 0 && count.isqrt().pow(2) == count;
+        // A grid of patches alone, or behind the tokens that have a position as well.
+        let with_prefix = positions.checked_sub(prefix).filter(|grid| square(*grid));
+        let no_embed_class = prefix > 0 && with_prefix.is_none();
+        let grid = with_prefix.unwrap_or(positions);
+        let guess = (1..=embed_dim.div_ceil(64))
+            .rev()
+            .find(|n| embed_dim % n == 0);
+        Some(Self {
+            img_size: grid.isqrt() * patch_size,
+            patch_size,
+            embed_dim,
+            depth,
+            num_heads: shapes.num_heads.or(guess)?,
+            mlp_ratio: hidden as f64 / embed_dim as f64,
+            no_embed_class,
+        })
+    }
+}
+
+/// The configuration that the shapes tell; CLIP's encoders, which begin with a norm and have no bias
+/// in the patch embedding, are another family's.
+pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
+    let found = Recognised::of(shapes)?;
+    if shapes.has("norm_pre.weight") {
+        return None;
+    }
+    let has_bias = |part: &str| shapes.has(&format!("blocks.0.attn.{part}.bias"));
+    let (class_token, fc_norm) = (shapes.has("cls_token"), shapes.has("fc_norm.weight"));
+    let averages = fc_norm || !class_token;
+    Some(Box::new(Vit {
+        img_size: Some(found.img_size),
+        patch_size: Some(found.patch_size),
+        embed_dim: Some(found.embed_dim),
+        depth: Some(found.depth),
+        num_heads: Some(found.num_heads),
+        mlp_ratio: (found.mlp_ratio != 4.0).then_some(found.mlp_ratio),
+        qkv_bias: (!has_bias("qkv") && !has_bias("query")).then_some(false),
+        class_token: (!class_token).then_some(false),
+        reg_tokens: shapes.get("reg_token").map(|shape| shape[1]),
+        no_embed_class: found.no_embed_class.then_some(true),
+        init_values: shapes.has("blocks.0.ls1.gamma").then_some(1e-5),
+        global_pool: averages.then_some(GlobalPool::Avg),
+        fc_norm: (averages && !fc_norm).then_some(false),
+        ..Vit::default()
+    }))
+}
