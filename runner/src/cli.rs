@@ -96,7 +96,7 @@ pub enum ExportFormat {
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
-    /// List what is linked: methods, backbones or datasets; or the shipped configs.
+    /// List what is linked: methods, backbones, their variants, datasets; or the shipped configs.
     List {
         /// What to list.
         what: Listed,
@@ -291,6 +291,8 @@ pub enum Listed {
     Methods,
     /// Architectures.
     Backbones,
+    /// Published variants of the architectures.
+    Variants,
     /// Data sets.
     Datasets,
     /// Shipped configs.

@@ -392,6 +392,9 @@ fn safetensors(bytes: &[u8]) -> Result<Contents, String> {
             bytes.len()
         )
     })?;
+    if let Some(name) = repeated(&bytes[8..8 + header]) {
+        return Err(format!("its header names {name:?} twice"));
+    }
     let mut entries = BTreeMap::new();
     for (name, info) in metadata.tensors() {
         let element = match info.dtype {
@@ -424,4 +427,64 @@ fn safetensors(bytes: &[u8]) -> Result<Contents, String> {
         entries.insert(name, entry);
     }
     Ok((entries, metadata.metadata().clone().unwrap_or_default()))
+}
+
+/// A name that stands twice in a header, of which a map would keep the last.
+fn repeated(header: &[u8]) -> Option<String> {
+    struct Names(Option<String>);
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("a map")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            mut self,
+            mut map: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut seen = std::collections::BTreeSet::new();
+            while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                if !seen.insert(name.clone()) {
+                    self.0 = Some(name);
+                }
+            }
+            Ok(self.0)
+        }
+    }
+    let mut header = serde_json::Deserializer::from_slice(header);
+    serde::Deserializer::deserialize_map(&mut header, Names(None)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(header: &str, bytes: usize) -> Result<Checkpoint> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let length = (header.len() as u64).to_le_bytes();
+        let content = [&length[..], header.as_bytes(), &vec![0; bytes]].concat();
+        std::fs::write(&path, content).unwrap();
+        Checkpoint::open(&path)
+    }
+
+    #[test]
+    fn a_header_is_held_against_the_file() {
+        let entry = |start: usize, end: usize| {
+            format!(r#"{{"dtype": "F32", "shape": [1], "data_offsets": [{start}, {end}]}}"#)
+        };
+        let (first, second) = (entry(0, 4), entry(4, 8));
+        let good = format!(r#"{{"a": {first}, "b": {second}}}"#);
+        assert_eq!(opened(&good, 8).unwrap().names().count(), 2);
+        let twice = format!(r#"{{"a": {first}, "a": {second}}}"#);
+        let overlapping = format!(r#"{{"a": {first}, "b": {}}}"#, entry(2, 6));
+        let huge = r#"{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}"#;
+        for (header, expected) in [
+            (twice.as_str(), "\"a\" twice"),
+            (&overlapping, "expected a whole safetensors file"),
+            (huge, "expected a whole safetensors file"),
+        ] {
+            let error = opened(header, 8).err().unwrap().to_string();
+            assert!(error.contains(expected), "{header}: {error}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `runner list`: what is linked, by name.
 
+use std::collections::BTreeMap;
+
 use peft_core::registry::{PluginKind, plugins};
 use serde_json::json;
 
@@ -13,6 +15,18 @@ pub fn list(what: Listed, format: Format) -> Result<(), Failure> {
         Listed::Methods => PluginKind::Method,
         Listed::Backbones => PluginKind::Backbone,
         Listed::Datasets => PluginKind::Dataset,
+        Listed::Variants => {
+            let families = plugins(PluginKind::Backbone).into_iter();
+            let families = families.filter_map(|p| Some((p.name, (p.family?.variants)())));
+            let families: BTreeMap<_, _> = families.collect();
+            match format {
+                Format::Text => families.iter().for_each(|(family, names)| {
+                    names.iter().for_each(|name| println!("{family:<8}{name}"));
+                }),
+                Format::Json => println!("{}", json!(families)),
+            }
+            return Ok(());
+        }
         Listed::Configs => {
             let names = configs::names("");
             match format {

@@ -14,7 +14,7 @@ fn trained(method: &str, runs: &Path) -> PathBuf {
     folder(runs)
 }
 
-fn runner(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
+pub fn runner(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
     command.args(args.iter().map(|arg| arg.as_ref()));
     command.args(["--device", "cpu"]).output().unwrap()
@@ -28,7 +28,7 @@ fn test_loss(args: &[&dyn AsRef<std::ffi::OsStr>]) -> f64 {
     json["test"]["loss"].as_f64().unwrap()
 }
 
-fn refused(output: Output, part: &str) {
+pub fn refused(output: Output, part: &str) {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains(part), "{message}");

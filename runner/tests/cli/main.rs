@@ -1,6 +1,8 @@
 //! The program as a user types it: results, resuming, being killed, wrong input.
 
 mod adapters;
+mod backbones;
+mod checkpoints;
 mod methods;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,187 @@
+//! What must hold of all registered backbones: their variants, `docs/backbones.md`, and that frozen
+//! means frozen.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor, TensorData};
+use peft_core::loss::cross_entropy;
+use peft_core::params;
+use peft_core::random::Generator;
+use peft_core::registry::{Plugin, PluginKind, plugins};
+use peft_core::testing::{Verdict, conforms};
+use peft_core::{Activation, AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
+// Links the plugins.
+use peft_runner as _;
+
+use crate::methods::{parsed, read, root};
+
+const PAGE: &str = "docs/backbones.md";
+
+/// Holds the part of the page between `<!-- begin NAME -->` and `<!-- end NAME -->` against what was
+/// generated; `WRITE_DOCS=1` writes it.
+fn documented(name: &str, generated: &str) {
+    let page = read(PAGE);
+    let [begin, end] = ["begin", "end"].map(|side| format!("<!-- {side} {name} -->\n"));
+    let (before, rest) = page
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("{PAGE}: no {begin}"));
+    let (own, after) = rest
+        .split_once(&end)
+        .unwrap_or_else(|| panic!("{PAGE}: no {end}"));
+    if own == generated {
+        return;
+    }
+    if std::env::var_os("WRITE_DOCS").is_some() {
+        let page = format!("{before}{begin}{generated}{end}{after}");
+        std::fs::write(root().join(PAGE), page).unwrap();
+        return;
+    }
+    panic!("{PAGE}: {name}: expected (WRITE_DOCS=1 writes it)\n{generated}");
+}
+
+fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn config(yaml: &str) -> Box<dyn BackboneConfig> {
+    serde_yaml::from_str(yaml).unwrap_or_else(|e| panic!("{yaml}: {e}"))
+}
+
+/// `fixtures/scripts/parameters.py` recorded timm's counts, and torchvision's where it has the
+/// network.
+#[test]
+fn every_variant_has_the_parameters_of_the_library() {
+    let recorded = read("fixtures/parameters.json");
+    let mut recorded: BTreeMap<String, BTreeMap<String, usize>> =
+        serde_json::from_str(&recorded).unwrap();
+    let mut text = "| `name` | `variant` | image | blocks | features | parameters |\n\
+                    |---|---|---|---|---|---|\n"
+        .to_owned();
+    for plugin in plugins(PluginKind::Backbone) {
+        let family = plugin
+            .family
+            .unwrap_or_else(|| panic!("{} has no family", plugin.name));
+        let mut expected = recorded.remove(plugin.name).unwrap_or_default();
+        for variant in (family.variants)() {
+            let config = config(&format!("{{name: {}, variant: {variant}}}", plugin.name));
+            let backbone = config.build(&Init::empty(&Device::flex())).unwrap();
+            let infos = params::infos_erased(&*backbone).into_iter();
+            let count = infos
+                .filter(|info| !info.buffer)
+                .map(|info| info.count())
+                .sum();
+            assert_eq!(Some(count), expected.remove(variant), "{variant}");
+            let spec = backbone.spec();
+            let (depth, features, size) = (spec.depth, spec.features, spec.input.size);
+            let (name, count) = (plugin.name, thousands(count));
+            writeln!(
+                text,
+                "| `{name}` | `{variant}` | {size} | {depth} | {features} | {count} |"
+            )
+            .unwrap();
+        }
+        assert!(expected.is_empty(), "recorded and gone: {expected:?}");
+    }
+    assert!(recorded.is_empty(), "families that are gone: {recorded:?}");
+    documented("variants", &text);
+}
+
+/// Every method on every tiny backbone; the table says what became of it on each family's first one.
+#[test]
+fn every_method_conforms_or_is_refused_with_a_reason() {
+    let methods = plugins(PluginKind::Method);
+    let parsed: Vec<Box<dyn AdaptationMethod>> = methods
+        .iter()
+        .map(|plugin| parsed(plugin.example))
+        .collect();
+    let verdicts = conforms(&parsed);
+    let backbones = plugins(PluginKind::Backbone);
+    let tiny: usize = backbones.iter().map(|plugin| plugin.tiny.len()).sum();
+    let (mut text, mut reasons) = ("| `name` |".to_owned(), Vec::new());
+    for Plugin { name, .. } in &backbones {
+        write!(text, " `{name}` |").unwrap();
+    }
+    writeln!(text, "\n|---|{}", "---|".repeat(backbones.len())).unwrap();
+    for (method, verdicts) in methods.iter().zip(verdicts.chunks(tiny)) {
+        write!(text, "| `{}` |", method.name).unwrap();
+        let mut first = 0;
+        for Plugin { name, tiny, .. } in &backbones {
+            let cell = match &verdicts[first] {
+                Verdict::Conforms { merges: Ok(()) } => "runs, merges",
+                Verdict::Conforms { merges: Err(_) } => "runs",
+                Verdict::Refused(reason) => {
+                    reasons.push(format!("- `{}` on `{name}`: {reason}\n", method.name));
+                    "refused"
+                }
+            };
+            write!(text, " {cell} |").unwrap();
+            first += tiny.len();
+        }
+        text.push('\n');
+    }
+    writeln!(text, "\n{}", reasons.concat().trim_end()).unwrap();
+    documented("support", &text);
+}
+
+/// DESIGN's "frozen means frozen", for every family: no weight, no BatchNorm statistic.
+#[test]
+fn a_thousand_steps_leave_every_frozen_byte_as_it_was() {
+    for plugin in plugins(PluginKind::Backbone) {
+        for method in ["{name: ap, shared: true}", "{name: bias}"] {
+            let what = format!("{method} on {}", plugin.name);
+            let before = trained(plugin.tiny[0], method, 0);
+            let after = trained(plugin.tiny[0], method, 1000);
+            let (before, after) = (before.unwrap(), after.unwrap());
+            let values = |model: &Model| params::read(model, |_| true);
+            let (old, new) = (values(&before), values(&after));
+            let mut changed = 0;
+            for (name, old) in &old {
+                let equal = old.as_bytes() == new[name].as_bytes();
+                assert_ne!(equal, before.trains(name), "{what}: {name}");
+                changed += usize::from(!equal);
+            }
+            assert!((1..old.len()).contains(&changed), "{what}");
+        }
+    }
+}
+
+/// A tiny backbone after that many steps on new random images each.
+fn trained(backbone: &str, method: &str, steps: u64) -> peft_core::Result<Model> {
+    let device = Device::flex();
+    let init = Init::seeded(&device, 1);
+    let backbone = Plug::new(config(backbone).build(&init)?);
+    let size = backbone.spec().input.size;
+    let head = LinearHead::new(backbone.spec().features, 3, &init);
+    let model = Model::assemble(backbone, &[parsed(method)], head, &init)?;
+    let mut optimizer: ModuleOptimizer = AdamWConfig::new().init();
+    let mut model = model.train();
+    for number in 0..steps {
+        let mut generator = Generator::new(number, "images");
+        let pixels: Vec<f32> = (0..2 * 3 * size * size)
+            .map(|_| generator.normal())
+            .collect();
+        let images = TensorData::new(pixels, [2, 3, size, size]);
+        let images = Activation::Map(Tensor::from_data(images, &device));
+        let prefix = model.valid();
+        let cut = model.first_cut();
+        let x = prefix.span(images, 0..cut, None).into_autodiff();
+        let step = model.step(1, number, 0);
+        let logits = model.logits(x, cut, Some(&step));
+        let labels = Tensor::from_data([number as i64 % 3, 1], &device.clone().autodiff());
+        let loss = cross_entropy(logits, labels, 0.0);
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(1e-3, model.with_updates(step), gradients);
+    }
+    Ok(model.valid())
+}
