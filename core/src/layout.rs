@@ -120,10 +120,10 @@ impl Layout {
         })
     }
 
-    /// Whether a name, without a prefix, is of no backbone.
-    pub fn ignores(&self, bare: &str) -> bool {
-        let starts = |pattern: &&str| numbers(bare, pattern).is_some();
-        self.ignored.iter().any(starts)
+    /// Which of the `ignored` starts a name, without a prefix, has; none if it may be of a backbone.
+    pub fn ignores(&self, bare: &str) -> Option<&'static str> {
+        let mut starts = self.ignored.iter().copied();
+        starts.find(|pattern| numbers(bare, pattern).is_some())
     }
 
     fn unknown(&self, name: &str, what: &'static str) -> Error {
@@ -251,10 +251,10 @@ mod tests {
     #[test]
     fn what_is_of_no_backbone_is_known_by_how_it_starts() {
         for name in ["pooler.dense.weight", "layers.3.index", "layers.3.index_0"] {
-            assert!(LAYOUT.ignores(name), "{name}");
+            assert!(LAYOUT.ignores(name).is_some(), "{name}");
         }
         for name in ["pool", "layers.index", "layers.3.mlp_0", "a.layers.3.index"] {
-            assert!(!LAYOUT.ignores(name), "{name}");
+            assert_eq!(LAYOUT.ignores(name), None, "{name}");
         }
     }
 }

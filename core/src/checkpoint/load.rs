@@ -73,8 +73,8 @@ impl Reading {
     fn ignores(&self, name: &str) -> bool {
         let bare = name.strip_prefix(self.prefix).unwrap_or(name);
         name.ends_with(".num_batches_tracked")
-            || self.layout.ignores(bare)
-            || self.layout.ignores(name)
+            || self.layout.ignores(bare).is_some()
+            || self.layout.ignores(name).is_some()
     }
 
     /// Where a part of the head may be: under a rule of its own, or beside the backbone.
@@ -240,7 +240,7 @@ impl Survey {
         // Microsoft's.
         let ignores = |name: &str| {
             let mut others = backbone.layouts().iter();
-            reading.ignores(name) || others.any(|layout| layout.ignores(name))
+            reading.ignores(name) || others.any(|layout| layout.ignores(name).is_some())
         };
         let rest = file.names().filter(|name| !used.contains(*name));
         let (ignored, unused) = rest

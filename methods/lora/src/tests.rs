@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_backbone_clip as _;
 use peft_backbone_resnet::{BlockKind, ResNet, StemType};
-use peft_backbone_swin as _;
+use peft_backbone_swin::Swin;
 use peft_backbone_vit::Vit;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};
 use peft_core::hf_peft::{self, HfPeft};
@@ -358,6 +358,17 @@ fn folders_of_hf_peft_are_read_and_written() {
     for name in ["lora_resnet", "dora_resnet"] {
         check(name, "resnet_bottleneck", &resnet());
     }
+    // transformers' Swin, whose downsamplings have the number of the stage before.
+    let swin = Swin {
+        img_size: Some(32),
+        patch_size: Some(2),
+        embed_dim: Some(8),
+        depths: Some(vec![2, 2, 1]),
+        num_heads: Some(vec![2, 2, 4]),
+        window_size: Some(4),
+        ..Swin::default()
+    };
+    check("../swin_checkpoints/lora", "swin_checkpoints", &swin);
 }
 
 #[test]
