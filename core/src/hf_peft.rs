@@ -142,11 +142,14 @@ pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
         let mut modules = ends.chain([name]);
         modules.any(|module| module == layout.head || layout.ours(module).is_ok())
     };
+    // A layout that leaves most names as they are differs from the canonical one in weights only.
+    let own = |layout: &&Layout| layout.rules.iter().all(|(ours, _)| *ours != "{*}");
     let fits = |layout: &&Layout| given.tensors.keys().all(|name| known(layout, name));
     let canonical = Layout::canonical(spec.head_name);
     backbone
         .layouts()
         .iter()
+        .filter(own)
         .find(fits)
         .copied()
         .unwrap_or(canonical)
