@@ -396,6 +396,68 @@ fn a_position_embedding_of_another_resolution_is_resampled_as_timm_does() {
 }
 
 #[test]
+fn positions_are_resampled_beside_any_number_of_other_tokens() {
+    for (name, config) in [("vit_registers", registers()), ("vit_avg", averaged())] {
+        let golden = fixture(name);
+        let larger = Vit {
+            img_size: Some(48),
+            ..config
+        };
+        let loaded = filled(&golden, &larger, "weights.safetensors");
+        let got = params::read(&loaded.backbone, |info| info.name == "pos_embed");
+        let got = floats(got["pos_embed"].clone());
+        assert_close(name, &got, &golden.values("pos_embed.6"), 1e-6, None);
+    }
+}
+
+#[test]
+fn dinos_teacher_is_read_and_its_head_is_left() {
+    let expected = loaded(&small(16), "vit.safetensors", None).unwrap();
+    let dino = loaded(&small(16), "dino.pth", None).unwrap();
+    assert_eq!(dino.layout, "dino");
+    assert!(dino.head.is_none());
+    let values = |loaded: &Loaded| params::read(&loaded.backbone, |_| true);
+    assert!(values(&dino) == values(&expected));
+    let said = dino.remarks.join("\n");
+    assert!(said.contains("head.mlp. (2)"), "{said}");
+}
+
+#[test]
+fn a_distilled_deit_is_refused_with_the_reason() {
+    for (name, token) in [
+        ("distilled.pth", "dist_token"),
+        (
+            "distilled-transformers.safetensors",
+            "embeddings.distillation_token",
+        ),
+    ] {
+        let error = loaded(&small(16), name, None).err().unwrap().to_string();
+        let reason = format!("{token}: a distilled DeiT has a token for what its teacher says");
+        assert!(error.contains(&reason), "{error}");
+        assert!(error.contains("keys that nothing takes"), "{error}");
+    }
+}
+
+#[test]
+fn layer_scale_is_read_under_deits_names() {
+    let golden = fixture("vit_registers");
+    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let renamed = (file.tensors().unwrap().into_iter())
+        .map(|(name, data)| {
+            let name = name.replace("ls1.gamma", "gamma_1");
+            (name.replace("ls2.gamma", "gamma_2"), data)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deit3.safetensors");
+    peft_core::weights::write(&path, &renamed, Default::default()).unwrap();
+    let backbone = Plug::new(registers().build(&Init::empty(&Device::flex())).unwrap());
+    let deit = load_backbone(backbone, &Checkpoint::open(&path).unwrap(), None).unwrap();
+    assert_eq!(deit.layout, "deit");
+    check_cuts(&golden, &deit);
+}
+
+#[test]
 fn code_in_a_file_is_not_run_and_a_wrong_layout_is_refused() {
     // Weights beside an object whose unpickling would run a command: the weights are read.
     let evil = loaded(&small(16), "evil.pth", None).unwrap();
@@ -429,9 +491,10 @@ fn a_damaged_file_is_an_error_and_never_a_crash() {
         "legacy.pth",
         "google.npz",
         "compressed.npz",
+        "../clip_projection/openai.pt",
     ] {
         let whole = std::fs::read(checkpoint(name)).unwrap();
-        let path = folder.path().join(name);
+        let path = folder.path().join(name.rsplit('/').next().unwrap());
         let mut generator = Generator::new(0, name);
         for round in 0..150 {
             let mut bytes = whole.clone();

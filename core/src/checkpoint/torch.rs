@@ -310,3 +310,18 @@ impl Bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_inside_itself_is_an_error() {
+        // M = __torch__.M.__new__(); M.__setstate__({"a": M})
+        let program = b"c__torch__\nM\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.";
+        let (value, taken) = pickle::run(program).unwrap();
+        assert_eq!(taken, program.len());
+        let error = tensors(&value, &Storages(BTreeMap::new())).err().unwrap();
+        assert!(error.contains("a.a.a. nests too many modules"), "{error}");
+    }
+}
