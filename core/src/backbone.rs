@@ -42,6 +42,13 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         &[]
     }
 
+    /// Why a checkpoint with a tensor of this name cannot be one of this backbone, where more is to
+    /// be said than that nothing takes it.
+    fn why_not(&self, tensor: &str) -> Option<&'static str> {
+        let _ = tensor;
+        None
+    }
+
     /// A checkpoint's value of the parameter `name`, made for another resolution, at this one; none if
     /// it does not depend on the resolution.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {

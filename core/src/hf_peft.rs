@@ -152,10 +152,12 @@ pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
             module == layout.head || layout.ours(module).is_ok_and(|ours| is_module(&ours))
         })
     };
+    // A layout that leaves most names as they are differs from the canonical one in weights only.
+    let own = |layout: &&Layout| layout.rules.iter().all(|(ours, _)| *ours != "{*}");
     let fits = |layout: &&Layout| given.tensors.keys().all(|name| known(layout, name));
     [canonical]
         .iter()
-        .chain(backbone.layouts())
+        .chain(backbone.layouts().iter().filter(own))
         .find(fits)
         .copied()
         .unwrap_or(canonical)

@@ -4,6 +4,7 @@ use burn::tensor::TensorData;
 
 use crate::backbone::BackboneSpec;
 use crate::error::{Error, Result};
+use crate::params::floats;
 use crate::site::Slice;
 
 /// A library's spelling of the names of modules and parameters; `{i}`, `{s}` in a rule stand for
@@ -26,8 +27,23 @@ pub struct Layout {
     pub convert: Option<Convert>,
 }
 
-/// Brings a value of another library into ours: transposed kernels, other axes.
-pub type Convert = fn(&str, TensorData) -> TensorData;
+/// Brings a value of another library into ours, given its canonical name: transposed kernels, other
+/// axes. The last argument reads another value of the file by its canonical name, where two are
+/// one here.
+pub type Convert = fn(&str, TensorData, Others) -> TensorData;
+
+/// Another value of the same file by its canonical name, as the file has it.
+pub type Others<'a> = &'a dyn Fn(&str) -> Option<TensorData>;
+
+/// A matrix of `rows` and `columns` the other way round.
+pub fn transposed(data: TensorData, rows: usize, columns: usize) -> TensorData {
+    let values = floats(data);
+    let turned: Vec<f32> = (0..columns)
+        .flat_map(|c| (0..rows).map(move |r| (r, c)))
+        .map(|(r, c)| values[r * columns + c])
+        .collect();
+    TensorData::new(turned, [columns, rows])
+}
 
 impl Layout {
     /// The canonical spelling, with the head called `head`.

@@ -1,18 +1,22 @@
-//! Golden values made with transformers.
+//! Golden values made with transformers and timm.
+
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use peft_core::checkpoint::{Checkpoint, load_backbone};
+use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, Tensors, floats};
 use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, Plug};
 
 use crate::{Clip, Features};
 
+fn fixture(name: &str) -> Golden {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+    Golden::open(Path::new(folder).join(name))
+}
+
 fn golden() -> Golden {
-    Golden::open(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../fixtures/clip_vision"
-    ))
+    fixture("clip_vision")
 }
 
 fn tiny() -> Clip {
@@ -29,47 +33,6 @@ fn tiny() -> Clip {
 
 fn built(config: &Clip, init: &Init) -> BoxedBackbone {
     Plug::new(config.build(init).unwrap())
-}
-
-/// transformers' tensors under our names: queries, keys and values joined, a prefix dropped.
-fn renamed(file: &str) -> Tensors {
-    let file = Checkpoint::open(&golden().folder().join(file)).unwrap();
-    let theirs: Tensors = (file.tensors().unwrap().into_iter())
-        .map(|(name, data)| (name.trim_start_matches("vision_model.").to_owned(), data))
-        .collect();
-    let names = [
-        ("embeddings.class_embedding", "cls_token"),
-        ("embeddings.position_embedding.weight", "pos_embed"),
-        ("embeddings.patch_embedding", "patch_embed.proj"),
-        ("pre_layrnorm", "norm_pre"),
-        ("post_layernorm", "norm"),
-        ("encoder.layers", "blocks"),
-        ("layer_norm", "norm"),
-        ("self_attn.out_proj", "attn.proj"),
-        ("self_attn.q_proj", "attn.qkv"),
-    ];
-    let mut ours = Tensors::new();
-    for (name, data) in &theirs {
-        if name.contains("k_proj") || name.contains("v_proj") {
-            continue;
-        }
-        let mut shape = data.shape().to_vec();
-        let mut values = floats(data.clone());
-        if name.contains("q_proj") {
-            for part in ["k_proj", "v_proj"] {
-                values.extend(floats(theirs[&name.replace("q_proj", part)].clone()));
-            }
-            shape[0] *= 3;
-        }
-        let name = (names.iter()).fold(name.clone(), |name, (from, to)| name.replace(from, to));
-        match name.as_str() {
-            "cls_token" => shape = vec![1, 1, shape[0]],
-            "pos_embed" => shape.insert(0, 1),
-            _ => {}
-        }
-        ours.insert(name, TensorData::new(values, shape));
-    }
-    ours
 }
 
 fn written(backbone: BoxedBackbone, tensors: Tensors) -> BoxedBackbone {
@@ -104,40 +67,111 @@ fn every_boundary_agrees_with_transformers_under_both_prefixes() {
     }
 }
 
-/// `visual_projection` is a linear layer without bias on the features.
-#[test]
-fn projected_features_are_the_features_times_the_projection() {
-    let (golden, init) = (golden(), Init::seeded(&Device::flex(), 3));
-    let projected = Clip {
-        features: Features::After,
-        projection_dim: Some(24),
+/// The tiny model of `fixtures/clip_projection`.
+fn projected(features: Features) -> Clip {
+    Clip {
+        embed_dim: Some(24),
+        depth: Some(2),
+        mlp_ratio: None,
+        projection_dim: Some(12),
+        features,
         ..tiny()
+    }
+}
+
+fn loaded(file: &str, features: Features) -> peft_core::Result<Loaded> {
+    let file = Checkpoint::open(&fixture("clip_projection").folder().join(file))?;
+    let backbone = built(&projected(features), &Init::empty(&Device::flex()));
+    load_backbone(backbone, &file, None)
+}
+
+#[test]
+fn features_after_the_projection_agree_under_every_spelling() {
+    let (golden, init) = (fixture("clip_projection"), Init::empty(&Device::flex()));
+    for (file, layout) in [
+        ("weights.safetensors", "transformers"),
+        ("weights_openai.safetensors", "openai"),
+        ("weights_timm.safetensors", "timm"),
+        ("openai.pt", "openai"),
+    ] {
+        let loaded = loaded(file, Features::After).unwrap();
+        assert_eq!(loaded.layout, layout, "{file}");
+        assert!(loaded.head.is_none(), "{file}: the projection is a head");
+        let last = loaded.backbone.spec().features_cut();
+        let x = images(&golden, &init);
+        let got = loaded.backbone.forward(x, 0..last, &Hooks::none());
+        let expected = match file {
+            // OpenAI's archives hold 16-bit floats.
+            "openai.pt" => {
+                let half = golden.folder().join("io_half.safetensors");
+                let half = Checkpoint::open(&half).unwrap();
+                floats(half.tensor("projected").unwrap())
+            }
+            _ => golden.values("projected"),
+        };
+        assert_close(file, &got.to_vec(), &expected, 1e-5, None);
+    }
+}
+
+#[test]
+fn features_before_the_projection_leave_it_and_say_so() {
+    let (golden, init) = (fixture("clip_projection"), Init::empty(&Device::flex()));
+    for (file, said) in [
+        ("weights.safetensors", "visual_projection. (1)"),
+        ("weights_openai.safetensors", "visual.proj (1)"),
+        (
+            "weights_timm.safetensors",
+            "head.weight has no bias but zeros, so it is projection.weight and no head",
+        ),
+    ] {
+        let loaded = loaded(file, Features::Before).unwrap();
+        let remarks = loaded.remarks.join("\n");
+        assert!(remarks.contains(said), "{file}: {remarks}");
+        assert!(loaded.head.is_none(), "{file}: the projection is a head");
+        let mut x = images(&golden, &init);
+        let names = ["embed", "block.0", "block.1", "features"];
+        for (cut, name) in names.iter().enumerate() {
+            x = (loaded.backbone).forward(x, cut..cut + 1, &Hooks::none());
+            assert_close(name, &x.to_vec(), &golden.values(name), 1e-5, None);
+        }
+    }
+}
+
+/// A classifier in timm's names is a head, and no projection.
+#[test]
+fn a_classifier_is_told_from_a_projection_by_its_bias() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("classifier.safetensors");
+    let file = fixture("clip_projection");
+    let file = Checkpoint::open(&file.folder().join("weights_timm.safetensors")).unwrap();
+    let mut tensors = file.tensors().unwrap();
+    let bias = TensorData::new(vec![0.5f32; 12], [12]);
+    tensors.insert("head.bias".to_owned(), bias);
+    peft_core::weights::write(&path, &tensors, Default::default()).unwrap();
+    let file = Checkpoint::open(&path).unwrap();
+    let load = |features| {
+        let backbone = built(&projected(features), &Init::empty(&Device::flex()));
+        load_backbone(backbone, &file, None)
     };
-    let backbone = built(&projected, &init);
-    assert_eq!(backbone.spec().features, 24);
-    let weight = params::read(&backbone, |info| info.name == "projection.weight");
-    let weight = floats(weight["projection.weight"].clone());
-    let backbone = written(backbone, renamed("weights.safetensors"));
-    let last = backbone.spec().features_cut();
-    let got = backbone.forward(images(&golden, &init), 0..last, &Hooks::none());
-    let product = |x: &[f32], row: &[f32]| {
-        let terms = x
-            .iter()
-            .zip(row)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b));
-        terms.sum::<f64>() as f32
+    assert!(load(Features::Before).unwrap().head.is_some());
+    let error = load(Features::After).err().unwrap().to_string();
+    let expected = "head.bias: expected zeros, because head.weight is read as projection.weight";
+    assert!(error.contains(expected), "{error}");
+}
+
+/// Every block of the image tower is read or refused: the text tower's names are part of its own.
+#[test]
+fn a_deeper_checkpoint_of_openai_is_refused() {
+    let shallow = Clip {
+        depth: Some(1),
+        ..projected(Features::After)
     };
-    let features = golden.values("features");
-    let expected: Vec<f32> = features
-        .chunks(48)
-        .flat_map(|x| {
-            weight
-                .chunks(48)
-                .map(|row| product(x, row))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    assert_close("projected", &got.to_vec(), &expected, 1e-5, None);
+    let file = fixture("clip_projection");
+    let file = Checkpoint::open(&file.folder().join("weights_openai.safetensors")).unwrap();
+    let backbone = built(&shallow, &Init::empty(&Device::flex()));
+    let error = load_backbone(backbone, &file, None).err().unwrap();
+    let expected = "keys that nothing takes: visual.transformer.resblocks.1.attn.in_proj_bias";
+    assert!(error.to_string().contains(expected), "{error}");
 }
 
 #[test]

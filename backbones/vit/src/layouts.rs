@@ -1,11 +1,12 @@
 //! How other libraries spell a Vision Transformer's weights.
 
 use burn::tensor::TensorData;
-use peft_core::layout::Layout;
+use peft_core::layout::{Layout, Others, transposed};
 use peft_core::params::floats;
 
-/// HF transformers since version 5, transformers before, Google's archives.
-pub(crate) const LAYOUTS: [Layout; 3] = [
+/// HF transformers since version 5, transformers before, both again for DINOv2; Google's archives;
+/// what DINO, DINOv2 and DeiT III publish themselves.
+pub(crate) const LAYOUTS: [Layout; 7] = [
     Layout {
         name: "transformers",
         head: "classifier",
@@ -24,7 +25,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
             ("blocks.{i}.mlp.fc2", "layers.{i}.mlp.fc2"),
             ("norm", "layernorm"),
         ],
-        ignored: &["pooler."],
+        ignored: &["pooler.", "embeddings.mask_token"],
         convert: None,
     },
     Layout {
@@ -57,7 +58,111 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
             ("blocks.{i}.mlp.fc2", "encoder.layer.{i}.output.dense"),
             ("norm", "layernorm"),
         ],
-        ignored: &["pooler."],
+        ignored: &["pooler.", "embeddings.mask_token"],
+        convert: None,
+    },
+    Layout {
+        name: "transformers-dinov2",
+        head: "classifier",
+        prefixes: &["dinov2.", "dinov2_with_registers.", ""],
+        rules: &[
+            ("cls_token", "embeddings.cls_token"),
+            ("reg_token", "embeddings.register_tokens"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("blocks.{i}.norm1", "encoder.layer.{i}.norm1"),
+            (
+                "blocks.{i}.attn.query",
+                "encoder.layer.{i}.attention.q_proj",
+            ),
+            ("blocks.{i}.attn.key", "encoder.layer.{i}.attention.k_proj"),
+            (
+                "blocks.{i}.attn.value",
+                "encoder.layer.{i}.attention.v_proj",
+            ),
+            ("blocks.{i}.attn.proj", "encoder.layer.{i}.attention.o_proj"),
+            (
+                "blocks.{i}.ls1.gamma",
+                "encoder.layer.{i}.layer_scale1.lambda1",
+            ),
+            ("blocks.{i}.norm2", "encoder.layer.{i}.norm2"),
+            ("blocks.{i}.mlp.fc1", "encoder.layer.{i}.mlp.fc1"),
+            ("blocks.{i}.mlp.fc2", "encoder.layer.{i}.mlp.fc2"),
+            (
+                "blocks.{i}.ls2.gamma",
+                "encoder.layer.{i}.layer_scale2.lambda1",
+            ),
+            ("norm", "layernorm"),
+        ],
+        ignored: &["embeddings.mask_token"],
+        convert: Some(from_dinov2),
+    },
+    Layout {
+        name: "transformers-4-dinov2",
+        head: "classifier",
+        prefixes: &["dinov2.", "dinov2_with_registers.", ""],
+        rules: &[
+            ("cls_token", "embeddings.cls_token"),
+            ("reg_token", "embeddings.register_tokens"),
+            ("pos_embed", "embeddings.position_embeddings"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("blocks.{i}.norm1", "encoder.layer.{i}.norm1"),
+            (
+                "blocks.{i}.attn.query",
+                "encoder.layer.{i}.attention.attention.query",
+            ),
+            (
+                "blocks.{i}.attn.key",
+                "encoder.layer.{i}.attention.attention.key",
+            ),
+            (
+                "blocks.{i}.attn.value",
+                "encoder.layer.{i}.attention.attention.value",
+            ),
+            (
+                "blocks.{i}.attn.proj",
+                "encoder.layer.{i}.attention.output.dense",
+            ),
+            (
+                "blocks.{i}.ls1.gamma",
+                "encoder.layer.{i}.layer_scale1.lambda1",
+            ),
+            ("blocks.{i}.norm2", "encoder.layer.{i}.norm2"),
+            ("blocks.{i}.mlp.fc1", "encoder.layer.{i}.mlp.fc1"),
+            ("blocks.{i}.mlp.fc2", "encoder.layer.{i}.mlp.fc2"),
+            (
+                "blocks.{i}.ls2.gamma",
+                "encoder.layer.{i}.layer_scale2.lambda1",
+            ),
+            ("norm", "layernorm"),
+        ],
+        ignored: &["embeddings.mask_token"],
+        convert: Some(from_dinov2),
+    },
+    Layout {
+        name: "dino",
+        head: "head",
+        prefixes: &["", "backbone.", "module.backbone."],
+        rules: &[("reg_token", "register_tokens"), ("{*}", "{*}")],
+        // The token that hides patches, and heads of the training without labels.
+        ignored: &[
+            "mask_token",
+            "head.mlp.",
+            "head.last_layer.",
+            "module.head.",
+        ],
+        convert: Some(from_dinov2),
+    },
+    Layout {
+        name: "deit",
+        head: "head",
+        prefixes: &[""],
+        rules: &[
+            ("blocks.{i}.ls1.gamma", "blocks.{i}.gamma_1"),
+            ("blocks.{i}.ls2.gamma", "blocks.{i}.gamma_2"),
+            ("{*}", "{*}"),
+        ],
+        ignored: &[],
         convert: None,
     },
     Layout {
@@ -144,9 +249,28 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
     },
 ];
 
+/// Where there are registers the class token has a position there and registers have none; here
+/// neither has: the class token takes its position itself.
+fn from_dinov2(name: &str, data: TensorData, others: Others) -> TensorData {
+    if others("reg_token").is_none() {
+        return data;
+    }
+    match (name, &data.shape().to_vec()[..]) {
+        ("cls_token", &[1, 1, d]) => {
+            let positions = others("pos_embed").map(floats).unwrap_or_default();
+            let sum = floats(data).into_iter().zip(positions);
+            TensorData::new(sum.map(|(x, y)| x + y).collect::<Vec<_>>(), [1, 1, d])
+        }
+        ("pos_embed", &[1, n, d]) if n > 1 => {
+            TensorData::new(floats(data).split_off(d), [1, n - 1, d])
+        }
+        _ => data,
+    }
+}
+
 /// Kernels stand the other way round there, and attention keeps its heads apart: `[d, heads, c]` to
 /// the heads, `[heads, c, d]` back.
-fn from_google(name: &str, data: TensorData) -> TensorData {
+fn from_google(name: &str, data: TensorData, _: Others) -> TensorData {
     let shape = data.shape().to_vec();
     match (name.ends_with(".weight"), &shape[..]) {
         (true, &[h, w, inputs, outputs]) => {
@@ -172,15 +296,6 @@ fn from_google(name: &str, data: TensorData) -> TensorData {
         }
         _ => data,
     }
-}
-
-fn transposed(data: TensorData, rows: usize, columns: usize) -> TensorData {
-    let values = floats(data);
-    let turned: Vec<f32> = (0..columns)
-        .flat_map(|c| (0..rows).map(move |r| (r, c)))
-        .map(|(r, c)| values[r * columns + c])
-        .collect();
-    TensorData::new(turned, [columns, rows])
 }
 
 /// A position embedding `[1, prefix + o * o, d]` at a grid of `side`, as timm resamples it: bicubic

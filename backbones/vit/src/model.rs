@@ -369,6 +369,23 @@ impl Backbone for VisionTransformer {
         self.layouts
     }
 
+    fn why_not(&self, tensor: &str) -> Option<&'static str> {
+        let ends = |names: &[&str]| names.iter().any(|name| tensor.ends_with(name));
+        if ends(&["dist_token", "distillation_token"]) {
+            return Some(
+                "a distilled DeiT has a token for what its teacher says, which this backbone has \
+                 not; expected a checkpoint without distillation",
+            );
+        }
+        if ends(&["reg_token", "register_tokens"]) {
+            return Some("it has register tokens; expected their number as reg_tokens");
+        }
+        if tensor.contains(".mlp.w12.") || tensor.contains(".mlp.weights_in.") {
+            return Some("its MLPs are SwiGLU, which this backbone has not");
+        }
+        None
+    }
+
     /// Position embeddings of another resolution, as timm resamples them.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
         let prefix = self.embedded_prefix();

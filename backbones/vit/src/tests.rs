@@ -1,19 +1,26 @@
-//! Golden values made with timm.
+//! Golden values made with timm and transformers.
 
+use std::path::Path;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
+use peft_core::random::Distribution::Normal;
 use peft_core::random::Generator;
 use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, Hooks, Init, LinearHead, Plug};
 
-use crate::Vit;
+use crate::{GlobalPool, MlpActivation, Vit};
+
+fn fixture(name: &str) -> Golden {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
+    Golden::open(Path::new(folder).join(name))
+}
 
 fn golden() -> Golden {
-    Golden::open(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../fixtures/vit_tiny"
-    ))
+    fixture("vit_tiny")
 }
 
 fn tiny() -> Vit {
@@ -27,42 +34,200 @@ fn tiny() -> Vit {
     }
 }
 
-#[test]
-fn every_boundary_agrees_with_timm() {
-    let golden = golden();
-    let init = Init::empty(&Device::flex());
-    let backbone = Plug::new(tiny().build(&init).unwrap());
-    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
-    let loaded = load_backbone(backbone, &file, None).unwrap();
-    let (backbone, head) = (loaded.backbone, loaded.head);
-    let head = LinearHead::from_checkpoint(head.unwrap(), init.device());
+/// A backbone filled from one of a fixture's files.
+fn filled(golden: &Golden, config: &Vit, file: &str) -> Loaded {
+    let backbone = Plug::new(config.build(&Init::empty(&Device::flex())).unwrap());
+    let file = Checkpoint::open(&golden.folder().join(file)).unwrap();
+    load_backbone(backbone, &file, None).unwrap_or_else(|e| panic!("{e}"))
+}
 
-    let mut x = Activation::Map(Tensor::from_data(
-        golden.io["images"].clone(),
-        init.device(),
-    ));
-    let names = [
-        "embed", "block.0", "block.1", "block.2", "block.3", "features",
-    ];
-    for (cut, name) in names.iter().enumerate() {
-        x = backbone.forward(x, cut..cut + 1, &Hooks::none());
-        assert_close(name, &x.to_vec(), &golden.values(name), 1e-5, None);
-        if let Some(boundary) = backbone.spec().boundaries.get(cut + 1) {
-            assert_eq!(
-                boundary.shape.elements() * 2,
-                x.to_vec().len(),
-                "{boundary}"
-            );
+fn images(golden: &Golden) -> Tensor<4> {
+    Tensor::from_data(golden.io["images"].clone(), &Device::flex())
+}
+
+/// Every boundary and the features, one cut at a time; the features.
+fn check_cuts(golden: &Golden, loaded: &Loaded) -> Tensor<2> {
+    let spec = loaded.backbone.spec();
+    let blocks = (0..spec.depth).map(|i| format!("block.{i}"));
+    let names = std::iter::once("embed".to_owned()).chain(blocks);
+    let mut x = Activation::Map(images(golden));
+    for (cut, name) in names.chain(["features".to_owned()]).enumerate() {
+        x = (loaded.backbone).forward(x, cut..cut + 1, &Hooks::none());
+        assert_close(&name, &x.to_vec(), &golden.values(&name), 1e-5, None);
+        if let Some(boundary) = spec.boundaries.get(cut + 1) {
+            let elements = boundary.shape.elements();
+            assert_eq!(elements * x.batch(), x.to_vec().len(), "{boundary}");
         }
     }
-    let logits = Activation::Features(head.forward(x.features().unwrap()));
-    assert_close(
-        "logits",
-        &logits.to_vec(),
-        &golden.values("logits"),
-        1e-5,
-        None,
-    );
+    x.features().unwrap()
+}
+
+fn small_options() -> Vit {
+    Vit {
+        img_size: Some(32),
+        patch_size: Some(8),
+        embed_dim: Some(24),
+        depth: Some(3),
+        num_heads: Some(3),
+        mlp_ratio: Some(2.0),
+        ..Vit::default()
+    }
+}
+
+fn registers() -> Vit {
+    Vit {
+        reg_tokens: Some(3),
+        no_embed_class: Some(true),
+        init_values: Some(1e-5),
+        ..small_options()
+    }
+}
+
+fn averaged() -> Vit {
+    Vit {
+        reg_tokens: Some(2),
+        init_values: Some(1e-5),
+        global_pool: Some(GlobalPool::Avg),
+        ..small_options()
+    }
+}
+
+fn pre_normed() -> Vit {
+    Vit {
+        class_token: Some(false),
+        pre_norm: Some(true),
+        act_layer: Some(MlpActivation::QuickGelu),
+        global_pool: Some(GlobalPool::Avg),
+        fc_norm: Some(false),
+        ..small_options()
+    }
+}
+
+#[test]
+fn every_boundary_agrees_with_timm() {
+    for (name, config) in [
+        ("vit_tiny", tiny()),
+        ("vit_registers", registers()),
+        ("vit_avg", averaged()),
+        ("vit_pre_norm", pre_normed()),
+    ] {
+        let golden = fixture(name);
+        let mut loaded = filled(&golden, &config, "weights.safetensors");
+        let features = check_cuts(&golden, &loaded);
+        let head = loaded.head.take().unwrap();
+        let head = LinearHead::from_checkpoint(head, &Device::flex());
+        let logits = Activation::Features(head.forward(features)).to_vec();
+        assert_close(name, &logits, &golden.values("logits"), 1e-5, None);
+    }
+}
+
+#[test]
+fn every_gradient_agrees_with_timm() {
+    for (name, config) in [
+        ("vit_registers", registers()),
+        ("vit_avg", averaged()),
+        ("vit_pre_norm", pre_normed()),
+    ] {
+        let golden = fixture(name);
+        let loaded = filled(&golden, &config, "weights.safetensors");
+        let head = LinearHead::from_checkpoint(loaded.head.unwrap(), &Device::flex());
+        let (backbone, head) = (loaded.backbone.train(), head.train());
+        let x = Activation::Map(images(&golden)).into_autodiff();
+        let x = backbone.forward(x, 0..backbone.spec().features_cut(), &Hooks::none());
+        let weights = golden.io["loss_weights"].clone();
+        let weights = Tensor::<2>::from_data(weights, &Device::flex().autodiff());
+        let loss = (head.forward(x.features().unwrap()) * weights).sum();
+        let gradients = GradientsParams::from_grads(loss.backward(), &backbone);
+        let gradients = params::gradients(&backbone, &gradients);
+        let expected = golden.group("grad.");
+        assert!(gradients.keys().eq(expected.keys()), "{name}");
+        for (param, expected) in expected {
+            let what = format!("{name}: gradient of {param}");
+            let got = floats(gradients[&param].clone());
+            assert_close(&what, &got, &floats(expected), 2e-5, None);
+        }
+    }
+}
+
+#[test]
+fn every_spelling_of_dinov2_gives_its_activations() {
+    let golden = fixture("dinov2");
+    for (file, layout) in [
+        ("weights.safetensors", "transformers-dinov2"),
+        ("weights_4.safetensors", "transformers-4-dinov2"),
+        ("weights_native.safetensors", "dino"),
+    ] {
+        let loaded = filled(&golden, &registers(), file);
+        assert_eq!(loaded.layout, layout);
+        let said = loaded.remarks.join("\n");
+        assert!(
+            said.contains("not read") && said.contains("mask_token (1)"),
+            "{said}"
+        );
+        check_cuts(&golden, &loaded);
+    }
+}
+
+#[test]
+fn prompts_are_absorbed_exactly_under_every_option() {
+    let scaled = Vit {
+        pre_norm: Some(true),
+        ..registers()
+    };
+    for (what, config, whole) in [
+        ("vit_tiny", tiny(), true),
+        ("vit_registers", registers(), true),
+        ("vit_avg", averaged(), true),
+        ("vit_pre_norm", pre_normed(), false),
+        ("scaled", scaled, false),
+    ] {
+        let init = Init::seeded(&Device::flex(), 5);
+        let backbone = Plug::new(config.build(&init).unwrap());
+        let (spec, last) = (backbone.spec(), backbone.spec().features_cut());
+        let count = spec.boundaries[1].shape.dims()[0];
+        let image = init.tensor("image", [2, 3, 32, 32], Normal(0.0, 1.0));
+        let delta = |shape: [usize; 3]| init.tensor("delta", shape, Normal(0.0, 0.5));
+        let tokens = |count| Activation::from(delta([1, count, spec.features]));
+        let pixels = init.tensor("pixels", [1, 3, 32, 32], Normal(0.0, 0.5));
+        let mut cases = vec![
+            (0, Activation::Map(pixels)),
+            (1, tokens(1)),
+            (2, tokens(1)),
+            (spec.last_boundary(), tokens(1)),
+        ];
+        match whole {
+            true => cases.push((1, tokens(count))),
+            false => assert!(backbone.absorb(1, &tokens(count)).is_none(), "{what}"),
+        }
+        assert!(backbone.absorb(2, &tokens(count)).is_none(), "{what}");
+        for (boundary, delta) in cases {
+            let what = format!("{what} at {boundary}");
+            let x = Activation::Map(image.clone());
+            let bare = Hooks::none();
+            let x = match boundary {
+                0 => x,
+                boundary => backbone.forward(x, 0..boundary, &bare),
+            };
+            let expected = backbone.forward(x.plus(delta.clone()), boundary..last, &bare);
+            let absorbed = backbone.absorb(boundary, &delta).unwrap();
+            let absorbed = params::write(backbone.clone(), absorbed).ok().unwrap();
+            let got = absorbed.forward(Activation::Map(image.clone()), 0..last, &bare);
+            assert_close(&what, &got.to_vec(), &expected.to_vec(), 1e-5, None);
+        }
+    }
+}
+
+/// A branch behind a LayerScale of zero passes nothing on, so nothing before it can be a prompt.
+#[test]
+fn a_prompt_behind_a_layer_scale_of_zero_is_not_absorbed() {
+    let init = Init::seeded(&Device::flex(), 5);
+    let zero = Vit {
+        init_values: Some(0.0),
+        ..registers()
+    };
+    let backbone = Plug::new(zero.build(&init).unwrap());
+    let delta = Tensor::<3>::ones([1, 1, 24], init.device());
+    assert!(backbone.absorb(2, &delta.into()).is_none());
 }
 
 #[test]
@@ -121,6 +286,29 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
         ..Vit::default()
     };
     assert!(message(typo).contains("did you mean \"vit_base_patch16_224\"?"));
+    let unpooled = Vit {
+        class_token: Some(false),
+        ..tiny()
+    };
+    assert_eq!(
+        message(unpooled),
+        "global_pool: expected avg where there is no class token, got token"
+    );
+}
+
+#[test]
+fn a_variant_is_known_with_and_without_the_tag_of_its_weights() {
+    let input = |variant: &str| {
+        let config = Vit {
+            variant: Some(variant.into()),
+            ..Vit::default()
+        };
+        config.input().unwrap()
+    };
+    let plain = input("vit_base_patch14_reg4_dinov2");
+    assert_eq!(plain, input("vit_base_patch14_reg4_dinov2.lvd142m"));
+    assert_eq!((plain.size, plain.mean[0]), (518, 0.485));
+    assert_eq!(input("vit_base_patch16_384.augreg_in21k_ft_in1k").size, 384);
 }
 
 /// The tiny ViT of `fixtures/checkpoints`, at another resolution if asked.
@@ -208,6 +396,68 @@ fn a_position_embedding_of_another_resolution_is_resampled_as_timm_does() {
 }
 
 #[test]
+fn positions_are_resampled_beside_any_number_of_other_tokens() {
+    for (name, config) in [("vit_registers", registers()), ("vit_avg", averaged())] {
+        let golden = fixture(name);
+        let larger = Vit {
+            img_size: Some(48),
+            ..config
+        };
+        let loaded = filled(&golden, &larger, "weights.safetensors");
+        let got = params::read(&loaded.backbone, |info| info.name == "pos_embed");
+        let got = floats(got["pos_embed"].clone());
+        assert_close(name, &got, &golden.values("pos_embed.6"), 1e-6, None);
+    }
+}
+
+#[test]
+fn dinos_teacher_is_read_and_its_head_is_left() {
+    let expected = loaded(&small(16), "vit.safetensors", None).unwrap();
+    let dino = loaded(&small(16), "dino.pth", None).unwrap();
+    assert_eq!(dino.layout, "dino");
+    assert!(dino.head.is_none());
+    let values = |loaded: &Loaded| params::read(&loaded.backbone, |_| true);
+    assert!(values(&dino) == values(&expected));
+    let said = dino.remarks.join("\n");
+    assert!(said.contains("head.mlp. (2)"), "{said}");
+}
+
+#[test]
+fn a_distilled_deit_is_refused_with_the_reason() {
+    for (name, token) in [
+        ("distilled.pth", "dist_token"),
+        (
+            "distilled-transformers.safetensors",
+            "embeddings.distillation_token",
+        ),
+    ] {
+        let error = loaded(&small(16), name, None).err().unwrap().to_string();
+        let reason = format!("{token}: a distilled DeiT has a token for what its teacher says");
+        assert!(error.contains(&reason), "{error}");
+        assert!(error.contains("keys that nothing takes"), "{error}");
+    }
+}
+
+#[test]
+fn layer_scale_is_read_under_deits_names() {
+    let golden = fixture("vit_registers");
+    let file = Checkpoint::open(&golden.folder().join("weights.safetensors")).unwrap();
+    let renamed = (file.tensors().unwrap().into_iter())
+        .map(|(name, data)| {
+            let name = name.replace("ls1.gamma", "gamma_1");
+            (name.replace("ls2.gamma", "gamma_2"), data)
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deit3.safetensors");
+    peft_core::weights::write(&path, &renamed, Default::default()).unwrap();
+    let backbone = Plug::new(registers().build(&Init::empty(&Device::flex())).unwrap());
+    let deit = load_backbone(backbone, &Checkpoint::open(&path).unwrap(), None).unwrap();
+    assert_eq!(deit.layout, "deit");
+    check_cuts(&golden, &deit);
+}
+
+#[test]
 fn code_in_a_file_is_not_run_and_a_wrong_layout_is_refused() {
     // Weights beside an object whose unpickling would run a command: the weights are read.
     let evil = loaded(&small(16), "evil.pth", None).unwrap();
@@ -217,7 +467,8 @@ fn code_in_a_file_is_not_run_and_a_wrong_layout_is_refused() {
     let pickled = error("pickled.pth", None);
     assert!(pickled.contains("whose code is not run"), "{pickled}");
     let unknown = error("vit.safetensors", Some("keras"));
-    let known = "expected one of timm, transformers, transformers-4, google";
+    let known = "expected one of timm, transformers, transformers-4, transformers-dinov2, \
+                 transformers-4-dinov2, dino, deit, google";
     assert!(unknown.contains(known), "{unknown}");
     let wrong = error("vit.safetensors", Some("google"));
     assert!(
@@ -240,9 +491,10 @@ fn a_damaged_file_is_an_error_and_never_a_crash() {
         "legacy.pth",
         "google.npz",
         "compressed.npz",
+        "../clip_projection/openai.pt",
     ] {
         let whole = std::fs::read(checkpoint(name)).unwrap();
-        let path = folder.path().join(name);
+        let path = folder.path().join(name.rsplit('/').next().unwrap());
         let mut generator = Generator::new(0, name);
         for round in 0..150 {
             let mut bytes = whole.clone();

@@ -1,5 +1,6 @@
 //! Loading a checkpoint into a backbone, strictly: every key consumed, every parameter filled.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::{DType, TensorData};
@@ -31,6 +32,12 @@ pub struct Loaded {
     pub remarks: Vec<String>,
 }
 
+/// How PyTorch ends the names of BatchNorm's counts of batches.
+const COUNTS: &str = ".num_batches_tracked";
+
+/// What a linear layer after the features is called that some backbones end with.
+const PROJECTION: &str = "projection.weight";
+
 /// A tensor of the file, and which parameter or slice of one it is.
 struct Source {
     ours: String,
@@ -45,36 +52,59 @@ struct Reading {
 }
 
 impl Reading {
-    /// The tensors of the file that make up the parameter called `ours`.
-    fn sources(&self, ours: &str, backbone: &dyn Backbone) -> Option<Vec<Source>> {
+    /// The tensors of the file that make up the parameter called `ours`, if all are there; one may
+    /// lie outside the prefix, as a projection does.
+    fn sources(
+        &self,
+        ours: &str,
+        backbone: &dyn Backbone,
+        file: &Checkpoint,
+    ) -> Option<Vec<Source>> {
         let bare = self.layout.sources(ours, backbone.spec())?;
-        let prefixed = bare.into_iter().map(|(ours, theirs)| Source {
-            ours,
-            theirs: format!("{}{theirs}", self.prefix),
+        let there = bare.into_iter().map(|(ours, theirs)| {
+            let places = [format!("{}{theirs}", self.prefix), theirs];
+            let theirs = places.into_iter().find(|name| file.shape(name).is_some())?;
+            Some(Source { ours, theirs })
         });
-        Some(prefixed.collect())
+        there.collect()
     }
 
     /// One of them, as it is here.
-    fn read(&self, file: &Checkpoint, source: &Source) -> Result<TensorData> {
-        let data = file.tensor(&source.theirs)?;
-        if data.dtype() != DType::F32 {
-            let message = format!("{}: expected floats, got {:?}", source.theirs, data.dtype());
-            return Err(Error::file(file.path(), message));
-        }
+    fn read(
+        &self,
+        file: &Checkpoint,
+        source: &Source,
+        backbone: &dyn Backbone,
+    ) -> Result<TensorData> {
+        let floats = |name: &str| {
+            let data = file.tensor(name)?;
+            if data.dtype() != DType::F32 {
+                let message = format!("{name}: expected floats, got {:?}", data.dtype());
+                return Err(Error::file(file.path(), message));
+            }
+            Ok(data)
+        };
+        let data = floats(&source.theirs)?;
+        let other = |ours: &str| {
+            let sources = self.sources(ours, backbone, file)?;
+            floats(&sources.first()?.theirs).ok()
+        };
         Ok(match self.layout.convert {
-            Some(convert) => convert(&source.ours, data),
+            Some(convert) => convert(&source.ours, data, &other),
             None => data,
         })
     }
 
-    /// Names that nothing reads: PyTorch counts BatchNorm's batches; the head may lie outside the
-    /// prefix.
-    fn ignores(&self, name: &str) -> bool {
+    /// How those names begin (or end) that nothing reads, if this is one; a text tower lies outside
+    /// the prefix. A file keeps buffers of the library that it was converted from: timm's Swins keep
+    /// Microsoft's.
+    fn ignored(&self, name: &str, backbone: &dyn Backbone) -> Option<&'static str> {
+        if name.ends_with(COUNTS) {
+            return Some(COUNTS);
+        }
         let bare = name.strip_prefix(self.prefix).unwrap_or(name);
-        name.ends_with(".num_batches_tracked")
-            || self.layout.ignores(bare).is_some()
-            || self.layout.ignores(name).is_some()
+        let mut layouts = std::iter::once(&self.layout).chain(backbone.layouts());
+        layouts.find_map(|layout| layout.ignores(bare).or_else(|| layout.ignores(name)))
     }
 
     /// Where a part of the head may be: under a rule of its own, or beside the backbone.
@@ -88,35 +118,10 @@ impl Reading {
             theirs,
         })
     }
-
-    /// The head of the file, if it has one; one without a bias has zeros.
-    fn head_of(&self, file: &Checkpoint) -> Result<Option<CheckpointHead>> {
-        let find = |part: &str| {
-            let mut places = self.head(part).into_iter();
-            places.find(|source| file.shape(&source.theirs).is_some())
-        };
-        let Some(weight) = find("weight") else {
-            return Ok(None);
-        };
-        let at = weight.theirs.clone();
-        let weight = self.read(file, &weight)?;
-        let &[outputs, _] = &weight.shape()[..] else {
-            let message = format!(
-                "{at}: expected [classes, features], got {:?}",
-                weight.shape()
-            );
-            return Err(Error::file(file.path(), message));
-        };
-        let bias = match find("bias") {
-            Some(bias) => self.read(file, &bias)?,
-            None => TensorData::zeros::<f32, _>([outputs]),
-        };
-        Ok(Some(CheckpointHead { weight, bias }))
-    }
 }
 
 /// Loads a checkpoint into a backbone, one tensor at a time; its head is handed back. The layout is
-/// the one under which most parameters are found, or `forced`.
+/// the one under which most parameters are found and fewest keys are left, or `forced`.
 ///
 /// # Errors
 /// [`Error::Weights`] with both sets: keys of the file that nothing takes, parameters that nothing
@@ -128,29 +133,33 @@ pub fn load_backbone(
 ) -> Result<Loaded> {
     let survey = Survey::of(&*backbone, file, forced)?;
     if !survey.fits() {
-        return Err(survey.refusal(backbone.spec(), file));
+        return Err(survey.refusal(&*backbone, file));
     }
-    let Survey {
-        reading,
-        expected,
-        plan,
-        ..
-    } = survey;
+    let head = survey.head(&*backbone, file)?;
     let mut remarks = Vec::new();
-    if reading.layout.name != "timm" {
-        let name = reading.layout.name;
+    if survey.layout() != "timm" {
+        let name = survey.layout();
         remarks.push(format!("backbone: the checkpoint has the names of {name}"));
     }
+    let ignored = survey.ignored.iter().filter(|(start, _)| **start != COUNTS);
+    let ignored: Vec<_> = ignored
+        .map(|(start, names)| format!("{start} ({})", names.len()))
+        .collect();
+    if !ignored.is_empty() {
+        let names = ignored.join(", ");
+        remarks.push(format!("backbone: keys that are not read: {names}"));
+    }
     let (mut strange, mut failure) = (Vec::new(), None);
-    let resizer = backbone.clone();
+    // Not yet filled, and without memory of its own: for names and sizes.
+    let empty = backbone.clone();
     let mut read = |name: &str| -> Result<TensorData> {
-        let shape = &expected[name];
-        let mut data = joined(file, reading, &plan[name])?;
+        let shape = &survey.expected[name];
+        let mut data = joined(&*empty, file, survey.reading, &survey.plan[name])?;
         if data.shape()[..] != shape[..] {
             let was = data.shape().to_vec();
-            data = match resizer.resized(name, data) {
+            data = match empty.resized(name, data) {
                 Some(data) if data.shape()[..] == shape[..] => data,
-                _ => return Err(differing(resizer.spec(), file, (name, shape, &was))),
+                _ => return Err(differing(empty.spec(), file, (name, shape, &was))),
             };
             remarks.push(format!(
                 "backbone: {name} is resized from {was:?} to {shape:?}"
@@ -175,8 +184,8 @@ pub fn load_backbone(
     }
     Ok(Loaded {
         backbone,
-        head: reading.head_of(file)?,
-        layout: reading.layout.name,
+        head,
+        layout: survey.reading.layout.name,
         remarks,
     })
 }
@@ -192,8 +201,9 @@ pub struct Survey {
     pub missing: Vec<String>,
     /// Keys of the file that nothing takes.
     pub unused: Vec<String>,
-    /// Keys of the file that belong to no backbone: counters, indices, another tower.
-    pub ignored: Vec<String>,
+    /// Keys of the file that belong to no backbone (counters, indices, another tower), by how they
+    /// begin or end.
+    pub ignored: BTreeMap<&'static str, Vec<String>>,
     /// Parameters that are resized, as far as shapes are known before values are read.
     pub resized: Vec<String>,
     /// `name: expected [..], got [..]`, of what nothing converts or resizes.
@@ -206,20 +216,49 @@ impl Survey {
     /// # Errors
     /// [`Error::Config`] for a layout that the backbone does not know.
     pub fn of(backbone: &dyn Backbone, file: &Checkpoint, forced: Option<&str>) -> Result<Self> {
+        let canonical = Layout::canonical(backbone.spec().head_name);
+        let mut layouts = vec![canonical];
+        layouts.extend(backbone.layouts());
+        if let Some(name) = forced {
+            let mut known: Vec<_> = layouts.iter().map(|layout| layout.name).collect();
+            layouts.retain(|layout| layout.name == name);
+            if layouts.is_empty() {
+                known.dedup();
+                let known = known.join(", ");
+                let message = format!("expected one of {known}, got {name:?}");
+                return Err(Error::config("layout", message));
+            }
+        }
+        let mut best: Option<Self> = None;
+        for (layout, prefix) in layouts.iter().flat_map(|layout| layout.readings()) {
+            let reading = Reading {
+                layout: *layout,
+                prefix,
+            };
+            let survey = Self::under(reading, backbone, file);
+            if best
+                .as_ref()
+                .is_none_or(|best| survey.score() > best.score())
+            {
+                best = Some(survey);
+            }
+        }
+        let plain = Reading {
+            layout: canonical,
+            prefix: "",
+        };
+        Ok(best.unwrap_or_else(|| Self::under(plain, backbone, file)))
+    }
+
+    fn under(reading: Reading, backbone: &dyn Backbone, file: &Checkpoint) -> Self {
         let infos = params::infos_erased(backbone).into_iter();
         let expected: BTreeMap<_, _> = infos.map(|info| (info.name, info.shape)).collect();
-        let reading = detect(backbone, file, &expected, forced)?;
-        let mut used: BTreeSet<String> = ["weight", "bias"]
-            .iter()
-            .flat_map(|part| reading.head(part))
-            .map(|source| source.theirs)
-            .collect();
+        let head = ["weight", "bias"].iter().flat_map(|p| reading.head(p));
+        let mut used: BTreeSet<String> = head.map(|source| source.theirs).collect();
         let (mut plan, mut missing) = (BTreeMap::new(), Vec::new());
         let (mut resized, mut shapes) = (Vec::new(), Vec::new());
         for (name, shape) in &expected {
-            let there =
-                |sources: &Vec<Source>| sources.iter().all(|s| file.shape(&s.theirs).is_some());
-            let Some(sources) = reading.sources(name, backbone).filter(there) else {
+            let Some(sources) = reading.sources(name, backbone, file) else {
                 missing.push(name.clone());
                 continue;
             };
@@ -236,17 +275,17 @@ impl Survey {
             }
             plan.insert(name.clone(), sources);
         }
-        // A file keeps buffers of the library that it was converted from: timm's Swins keep
-        // Microsoft's.
-        let ignores = |name: &str| {
-            let mut others = backbone.layouts().iter();
-            reading.ignores(name) || others.any(|layout| layout.ignores(name).is_some())
-        };
-        let rest = file.names().filter(|name| !used.contains(*name));
-        let (ignored, unused) = rest
-            .map(str::to_owned)
-            .partition(|name: &String| ignores(name));
-        Ok(Self {
+        if let Some(sources) = reading.sources(PROJECTION, backbone, file) {
+            used.extend(sources.into_iter().map(|source| source.theirs));
+        }
+        let (mut unused, mut ignored) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
+        for name in file.names().filter(|name| !used.contains(*name)) {
+            match reading.ignored(name, backbone) {
+                Some(start) => ignored.entry(start).or_default().push(name.to_owned()),
+                None => unused.push(name.to_owned()),
+            }
+        }
+        Self {
             reading,
             expected,
             plan,
@@ -255,7 +294,12 @@ impl Survey {
             ignored,
             resized,
             shapes,
-        })
+        }
+    }
+
+    /// Most parameters found, then fewest keys left.
+    fn score(&self) -> (usize, Reverse<usize>) {
+        (self.plan.len(), Reverse(self.unused.len()))
     }
 
     /// The library whose names the file has.
@@ -266,37 +310,78 @@ impl Survey {
     /// Whether every key is taken and every parameter filled, as far as shapes are known before
     /// values are read.
     pub fn fits(&self) -> bool {
-        self.missing.is_empty() && self.unused.is_empty() && self.shapes.is_empty()
+        self.distance().0 == 0
     }
 
-    /// How far they are from fitting: 0 is as they are.
+    /// How far they are from fitting: what is wrong, then what is resized.
     pub(super) fn distance(&self) -> (usize, usize) {
         let wrong = self.missing.len() + self.unused.len() + self.shapes.len();
         (wrong, self.resized.len())
     }
 
-    /// Parameters that the file fills.
-    pub fn found(&self) -> usize {
-        self.plan.len()
-    }
-
-    /// The head of the file, if it has one.
+    /// The file's head, if it has one; without a bias it has zeros. A projection that the backbone
+    /// does not end with is a head: timm keeps CLIP's there.
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be read.
-    pub fn head(&self, file: &Checkpoint) -> Result<Option<CheckpointHead>> {
-        self.reading.head_of(file)
+    /// [`Error::Weights`] for a bias beside what is read as a projection, which has none;
+    /// [`Error::File`] if the head is no matrix.
+    pub fn head(
+        &self,
+        backbone: &dyn Backbone,
+        file: &Checkpoint,
+    ) -> Result<Option<CheckpointHead>> {
+        let find = |part: &str| {
+            let mut places = self.reading.head(part).into_iter();
+            places.find(|source| file.shape(&source.theirs).is_some())
+        };
+        let projection = || self.reading.sources(PROJECTION, backbone, file)?.pop();
+        let Some(weight) = find("weight").or_else(projection) else {
+            return Ok(None);
+        };
+        let bias = find("bias");
+        let bias = bias.map(|bias| Ok((self.reading.read(file, &bias, backbone)?, bias.theirs)));
+        let bias = bias.transpose()?;
+        let taken = |sources: &&Vec<Source>| sources.iter().any(|own| own.theirs == weight.theirs);
+        if self.plan.values().any(|sources| taken(&sources)) {
+            return match bias {
+                Some((values, name)) if floats(values.clone()).iter().any(|x| *x != 0.0) => {
+                    let place = &weight.theirs;
+                    Err(Error::Weights {
+                        path: file.path().to_owned(),
+                        message: format!(
+                            "{name}: expected zeros, because {place} is read as {PROJECTION}, which \
+                             has no bias"
+                        ),
+                    })
+                }
+                _ => Ok(None),
+            };
+        }
+        let name = weight.theirs.clone();
+        let weight = self.reading.read(file, &weight, backbone)?;
+        let &[outputs, _] = &weight.shape()[..] else {
+            let message = format!(
+                "{name}: expected [classes, features], got {:?}",
+                weight.shape()
+            );
+            return Err(Error::file(file.path(), message));
+        };
+        let zeros = || TensorData::zeros::<f32, _>([outputs]);
+        let bias = bias.map_or_else(zeros, |(values, _)| values);
+        Ok(Some(CheckpointHead { weight, bias }))
     }
 
-    fn refusal(&self, spec: &BackboneSpec, file: &Checkpoint) -> Error {
+    fn refusal(&self, backbone: &dyn Backbone, file: &Checkpoint) -> Error {
         let part = |title: &str, names: &[String]| match names.len() {
             0 => String::new(),
             n => format!("\n  {n} {title}: {}", listed(names, 12)),
         };
+        let reason = |name: &String| Some(format!("\n  {name}: {}", backbone.why_not(name)?));
         let message = format!(
-            "these are not the weights of {} (names read as {}){}{}{}",
-            spec.name,
+            "these are not the weights of {} (names read as {}){}{}{}{}",
+            backbone.spec().name,
             self.layout(),
+            self.unused.iter().find_map(reason).unwrap_or_default(),
             part("keys that nothing takes", &self.unused),
             part("parameters that nothing fills", &self.missing),
             part("of another shape", &self.shapes),
@@ -306,48 +391,6 @@ impl Survey {
             message,
         }
     }
-}
-
-/// The layout and prefix under which most parameters are found.
-fn detect(
-    backbone: &dyn Backbone,
-    file: &Checkpoint,
-    expected: &BTreeMap<String, Vec<usize>>,
-    forced: Option<&str>,
-) -> Result<Reading> {
-    let mut layouts = vec![Layout::canonical(backbone.spec().head_name)];
-    layouts.extend(backbone.layouts());
-    if let Some(name) = forced {
-        let known: Vec<_> = layouts.iter().map(|layout| layout.name).collect();
-        layouts.retain(|layout| layout.name == name);
-        if layouts.is_empty() {
-            let known = known.join(", ");
-            let message = format!("expected one of {known}, got {name:?}");
-            return Err(Error::config("layout", message));
-        }
-    }
-    let mut best: Option<(usize, Reading)> = None;
-    for layout in &layouts {
-        for (layout, prefix) in layout.readings() {
-            let reading = Reading {
-                layout: *layout,
-                prefix,
-            };
-            let found = expected.keys().filter(|name| {
-                let sources = reading.sources(name, backbone);
-                sources.is_some_and(|all| all.iter().all(|one| file.shape(&one.theirs).is_some()))
-            });
-            let found = found.count();
-            if best.as_ref().is_none_or(|(most, _)| found > *most) {
-                best = Some((found, reading));
-            }
-        }
-    }
-    let canonical = Reading {
-        layout: Layout::canonical(backbone.spec().head_name),
-        prefix: "",
-    };
-    Ok(best.map_or(canonical, |(_, reading)| reading))
 }
 
 fn differing(
@@ -365,8 +408,14 @@ fn differing(
 }
 
 /// The tensors one behind the other along the first axis.
-fn joined(file: &Checkpoint, reading: Reading, sources: &[Source]) -> Result<TensorData> {
-    let mut parts = sources.iter().map(|source| reading.read(file, source));
+fn joined(
+    backbone: &dyn Backbone,
+    file: &Checkpoint,
+    reading: Reading,
+    sources: &[Source],
+) -> Result<TensorData> {
+    let read = |source| reading.read(file, source, backbone);
+    let mut parts = sources.iter().map(read);
     let Some(first) = parts.next() else {
         return Err(Error::file(file.path(), "a parameter has no source"));
     };

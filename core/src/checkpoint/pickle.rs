@@ -30,7 +30,16 @@ pub enum Value {
     /// A tensor: storage, offset, sizes and strides in elements.
     Tensor(Rc<TensorRef>),
     /// Something that would have been made by calling this name; it was not.
-    Object(Rc<str>),
+    Object(Rc<Object>),
+}
+
+/// What stands for an object.
+#[derive(Debug)]
+pub struct Object {
+    /// The name that would have been called.
+    pub name: Rc<str>,
+    /// What it would have been filled with: the fields of a TorchScript module.
+    pub state: RefCell<Option<Value>>,
 }
 
 /// A tensor as a view of a storage.
@@ -61,6 +70,11 @@ impl Value {
             Self::Int(value) => usize::try_from(*value).ok(),
             _ => None,
         }
+    }
+
+    fn object(name: impl Into<Rc<str>>) -> Self {
+        let (name, state) = (name.into(), RefCell::new(None));
+        Self::Object(Rc::new(Object { name, state }))
     }
 
     fn counts(&self) -> Option<Vec<usize>> {
@@ -398,15 +412,18 @@ impl<'a> Machine<'a> {
                 b'i' => {
                     let name = format!("{}.{}", self.line()?, self.line()?);
                     self.till_mark()?;
-                    self.stack.push(Value::Object(name.into()));
+                    self.stack.push(Value::object(name));
                 }
-                // State for an object: `_metadata` of a state dict, fields of what stays inert.
+                // State for an object: its fields, or `_metadata` of a state dict.
                 b'b' => {
-                    self.pop()?;
+                    let state = self.pop()?;
+                    if let Some(Value::Object(object)) = self.stack.last() {
+                        object.state.replace(Some(state));
+                    }
                 }
                 b'Q' => match self.pop()? {
                     Value::Tuple(id) => self.stack.push(Value::Persistent(id)),
-                    other => return Err(format!("a persistent id is {other:?}")),
+                    _ => return Err("a persistent id is no tuple".to_owned()),
                 },
                 other => return Err(format!("pickle code {other:#04x} is not known")),
             }
@@ -417,7 +434,7 @@ impl<'a> Machine<'a> {
 /// A little-endian two's complement integer of at most eight bytes; a longer one is inert.
 fn integer(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
-        return Value::Object("int".into());
+        return Value::object("int");
     }
     let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
     let mut wide = if negative { [0xff; 8] } else { [0; 8] };
@@ -429,8 +446,8 @@ fn integer(bytes: &[u8]) -> Value {
 fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
     let name: Rc<str> = match function {
         Value::Global(name) => name.clone(),
-        Value::Object(name) => name.clone(),
-        other => return Err(format!("{other:?} is no name of a function")),
+        Value::Object(object) => object.name.clone(),
+        _ => return Err("what is called has no name".to_owned()),
     };
     let arguments: &[Value] = match arguments {
         Value::Tuple(items) => items,
@@ -460,6 +477,6 @@ fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
             })))
         }
         ("torch._utils._rebuild_parameter", [data, ..]) => Ok(data.clone()),
-        _ => Ok(Value::Object(name)),
+        _ => Ok(Value::object(name)),
     }
 }

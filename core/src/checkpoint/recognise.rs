@@ -6,7 +6,7 @@ use burn::tensor::{Device, TensorData};
 use serde_json::json;
 
 use super::{Checkpoint, Survey};
-use crate::backbone::{BackboneConfig, BackboneSpec, Init};
+use crate::backbone::{Backbone, BackboneConfig, Init};
 use crate::error::Result;
 use crate::input::Published;
 use crate::layout::Layout;
@@ -25,13 +25,14 @@ pub struct Shapes<'a> {
 impl Shapes<'_> {
     /// The shape of a parameter; a slice of a fused projection has a name of its own.
     pub fn get(&self, name: &str) -> Option<Vec<usize>> {
-        let shape = self.file.shape(self.keys.get(name)?)?.to_vec();
+        let zeros = |name: &str| {
+            let shape = self.file.shape(self.keys.get(name)?)?;
+            Some(TensorData::zeros::<f32, _>(shape.to_vec()))
+        };
+        let data = zeros(name)?;
         Some(match self.layout.convert {
-            None => shape,
-            Some(convert) => {
-                let zeros = TensorData::zeros::<f32, _>(shape);
-                convert(name, zeros).shape().to_vec()
-            }
+            None => data.shape().to_vec(),
+            Some(convert) => convert(name, data, &zeros).shape().to_vec(),
         })
     }
 
@@ -53,8 +54,8 @@ pub struct Recognised {
     pub plugin: &'static Plugin,
     /// A configuration that the checkpoint fills, or comes closest to.
     pub config: Box<dyn BackboneConfig>,
-    /// What is built from it.
-    pub spec: BackboneSpec,
+    /// What is built from it, without values.
+    pub backbone: Box<dyn Backbone>,
     /// Values of its parameters, buffers not counted.
     pub parameters: usize,
     /// How well they fit.
@@ -106,12 +107,12 @@ impl Recognised {
         Ok(Self {
             plugin,
             config,
-            spec: backbone.spec().clone(),
             parameters: infos
                 .filter(|info| !info.buffer)
                 .map(|info| info.count())
                 .sum(),
             survey: Survey::of(&*backbone, file, None)?,
+            backbone,
         })
     }
 

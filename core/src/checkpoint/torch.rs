@@ -1,13 +1,16 @@
-//! PyTorch's checkpoints: the zip of today and the sequence of pickles of before version 1.6.
+//! PyTorch's checkpoints: the zip of today, the sequence of pickles of before version 1.6, and
+//! TorchScript's archives, such as OpenAI's of CLIP.
 //!
-//! Only tensors are read; what else a file holds is never called (see [`super::pickle`]).
+//! Only tensors are read; what else a file holds is never called (see [`super::pickle`]). In a
+//! TorchScript archive they are the fields of its modules, named by their path; its code is not
+//! looked at.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::pickle::{self, TensorRef, Value};
+use super::pickle::{self, Object, TensorRef, Value};
 use super::{Bytes, Element, Entry};
 
 /// Under which key a file that holds more than the weights keeps them.
@@ -168,13 +171,8 @@ fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>,
         _ => None,
     };
     let state = inner.as_ref().unwrap_or(root);
-    if let Value::Object(name) = state {
-        return Err(format!(
-            "it holds a pickled {name}, whose code is not run; expected a state dict of tensors"
-        ));
-    }
     let (mut entries, mut failure) = (BTreeMap::new(), None);
-    visit(state, &mut |name, tensor| match entry(tensor, storages) {
+    let mut found = |name: &str, tensor: &TensorRef| match entry(tensor, storages) {
         Ok(entry) => {
             if entries.insert(name.to_owned(), entry).is_some() {
                 failure.get_or_insert(format!("{name} is there twice"));
@@ -183,7 +181,20 @@ fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>,
         Err(e) => {
             failure.get_or_insert(format!("{name}: {e}"));
         }
-    });
+    };
+    match state {
+        Value::Object(object) if object.name.starts_with(SCRIPTED) => {
+            let mut left = MODULES;
+            visit_module(object, "", DEPTH, &mut left, &mut found)?;
+        }
+        Value::Object(object) => {
+            return Err(format!(
+                "it holds a pickled {}, whose code is not run; expected a state dict of tensors",
+                object.name
+            ));
+        }
+        _ => visit(state, &mut found),
+    }
     match failure {
         Some(failure) => Err(failure),
         None if entries.is_empty() => Err("it holds no state dict of tensors".to_owned()),
@@ -199,6 +210,39 @@ fn visit(value: &Value, found: &mut impl FnMut(&str, &TensorRef)) {
             }
         }
     }
+}
+
+/// How TorchScript begins the names of its classes.
+const SCRIPTED: &str = "__torch__.";
+
+/// Modules may lie in each other this deep and be this many: a file may nest one in itself.
+const DEPTH: usize = 64;
+const MODULES: usize = 100_000;
+
+/// Every tensor below a TorchScript module, `prefix` before its field's name.
+fn visit_module(
+    module: &Object,
+    prefix: &str,
+    depth: usize,
+    left: &mut usize,
+    found: &mut impl FnMut(&str, &TensorRef),
+) -> Result<(), String> {
+    let counted = left.checked_sub(1).filter(|_| depth > 0);
+    *left = counted.ok_or_else(|| format!("{prefix} nests too many modules"))?;
+    let Some(Value::Dict(fields)) = &*module.state.borrow() else {
+        return Ok(());
+    };
+    for (key, value) in fields.borrow().iter() {
+        let Some(key) = key.text() else { continue };
+        match value {
+            Value::Tensor(tensor) => found(&format!("{prefix}{key}"), tensor),
+            Value::Object(inner) if inner.name.starts_with(SCRIPTED) => {
+                visit_module(inner, &format!("{prefix}{key}."), depth - 1, left, found)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn element(kind: &str) -> Result<Element, String> {
@@ -264,5 +308,20 @@ impl Bytes {
             Self::In(range) => range.len(),
             Self::Own(bytes) => bytes.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_inside_itself_is_an_error() {
+        // M = __torch__.M.__new__(); M.__setstate__({"a": M})
+        let program = b"c__torch__\nM\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.";
+        let (value, taken) = pickle::run(program).unwrap();
+        assert_eq!(taken, program.len());
+        let error = tensors(&value, &Storages(BTreeMap::new())).err().unwrap();
+        assert!(error.contains("a.a.a. nests too many modules"), "{error}");
     }
 }

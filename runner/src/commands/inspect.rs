@@ -122,20 +122,21 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
     }
     found.config.set_weights(file.path().to_owned());
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
-    let head = found.survey.head(file)?;
+    let spec = found.backbone.spec();
+    let head = found.survey.head(&*found.backbone, file)?;
     Ok(Some(Model {
         family: found.plugin.name,
         layout: found.survey.layout(),
         variant: backbone["variant"].as_str().map(str::to_owned),
         image: found.config.input()?.to_string(),
         backbone,
-        blocks: found.spec.depth,
-        features: found.spec.features,
+        blocks: spec.depth,
+        features: spec.features,
         parameters: found.parameters,
         classes: head.map(|head| head.bias.shape()[0]),
         loads: found.survey.fits(),
         unused: found.survey.unused,
-        ignored: found.survey.ignored,
+        ignored: found.survey.ignored.into_values().flatten().collect(),
         missing: found.survey.missing,
         shapes: found.survey.shapes,
         remarks,
