@@ -38,14 +38,18 @@ impl Head {
     /// # Shapes
     /// `[b, features] -> [b, classes]`.
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
-        let features = match features.dtype() {
-            DType::F32 | DType::F64 => features,
-            _ => features.cast(DType::F32),
-        };
         match self {
-            Self::Linear(head) => linear(features, head.weight.val(), Some(head.bias.val())),
+            Self::Linear(head) => head.forward(features),
             Self::Text(head) => head.forward(features),
         }
+    }
+}
+
+/// Features in f32, whatever the backbone computes in.
+fn wide(features: Tensor<2>) -> Tensor<2> {
+    match features.dtype() {
+        DType::F32 | DType::F64 => features,
+        _ => features.cast(DType::F32),
     }
 }
 
@@ -86,6 +90,12 @@ impl LinearHead {
             weight: Param::from_data(head.weight, device),
             bias: Param::from_data(head.bias, device),
         }
+    }
+
+    /// # Shapes
+    /// `[b, features] -> [b, classes]`, in f32.
+    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        linear(wide(features), self.weight.val(), Some(self.bias.val()))
     }
 }
 
@@ -155,7 +165,10 @@ impl TextHead {
         })
     }
 
-    fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+    /// # Shapes
+    /// `[b, features] -> [b, classes]`, in f32.
+    pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
+        let features = wide(features);
         let length = features.clone().square().sum_dim(1).sqrt();
         let direction = features / length.clamp_min(1e-12); // [b, features]
         linear(direction, self.weight.val(), None) * self.scale

@@ -366,7 +366,7 @@ mod tests {
         let clip = r#"{"crop_size": 224, "do_center_crop": true, "do_resize": true, "resample": 3,
             "image_mean": [0.48, 0.45, 0.40], "image_std": [0.26, 0.26, 0.27], "size": 224}"#;
         let published = beside(&[("preprocessor_config.json", clip)]).unwrap();
-        assert_eq!(published.unwrap().crop_pct, None);
+        assert_eq!(published.unwrap().crop_pct, Some(1.0));
 
         let open_clip = r#"{"model_cfg": {}, "preprocess_cfg": {"mean": [0.5, 0.5, 0.5],
             "std": [0.5, 0.5, 0.5], "interpolation": "lanczos", "resize_mode": "squash"}}"#;

@@ -475,7 +475,7 @@ mod tests {
         let (first, second) = (entry(0, 4), entry(4, 8));
         let good = format!(r#"{{"a": {first}, "b": {second}}}"#);
         assert_eq!(opened(&good, 8).unwrap().names().count(), 2);
-        let twice = format!(r#"{{"a": {first}, "a": {second}}}"#);
+        let twice = format!(r#"{{"a": {second}, "b": {first}, "a": {second}}}"#);
         let overlapping = format!(r#"{{"a": {first}, "b": {}}}"#, entry(2, 6));
         let huge = r#"{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}"#;
         for (header, expected) in [
