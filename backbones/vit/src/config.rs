@@ -83,11 +83,12 @@ pub struct Vit {
     /// How images are resized. Default bicubic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interpolation: Option<Interpolation>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers' or Google's names;
-    /// without one the values are random.
+    /// A checkpoint (safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers', Google's or
+    /// DINO's names; without one the values are random.
     pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` or
-    /// `google`. Default: recognised by their keys.
+    /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` (also
+    /// `transformers-dinov2`, `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit`
+    /// (DeiT III's own) or `google`. Default: recognised by their keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
 }
