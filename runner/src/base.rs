@@ -52,8 +52,6 @@ impl Base {
             let taken = config.input_fields().take(&published);
             remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
         }
-        let input = config.input().map_err(at("backbone"))?;
-        remarks.push(format!("backbone: images {input}"));
         let init = match weights {
             Some(_) => Init::empty(&device.device),
             None => Init::seeded(&device.device, seed),

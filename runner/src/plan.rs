@@ -16,15 +16,7 @@ pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
         let _ = writeln!(text, "{key:<12}{value}");
     };
     line("backbone", format!("{} ({} blocks)", spec.name, spec.depth));
-    let input = &trial.input;
-    line(
-        "input",
-        format!(
-            "{0}x{0} pixels, mean {1:?}, std {2:?}, {3:?}",
-            input.size, input.mean, input.std, input.interpolation
-        )
-        .to_lowercase(),
-    );
+    line("input", trial.input.to_string());
     let methods = trial.experiment.method.iter();
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     line("method", methods.join(" + "));

@@ -23,7 +23,8 @@ const EPSILON: f64 = 1e-5;
 #[serde(default, deny_unknown_fields)]
 pub struct Clip {
     /// timm's name, for example `vit_base_patch32_clip_quickgelu_224`. OpenAI's weights need the
-    /// names with `quickgelu`, those without it apply GELU.
+    /// names with `quickgelu`, those without it apply GELU. What stands behind a dot names weights
+    /// and changes nothing here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
@@ -41,7 +42,7 @@ pub struct Clip {
     /// Attention heads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_heads: Option<usize>,
-    /// Hidden width of the MLP over `embed_dim`. Default 4.
+    /// Hidden width of the MLP over `embed_dim`. Default the variant's, else 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mlp_ratio: Option<f64>,
     /// Width of the projected features; used with `features: after`. Default the variant's.
@@ -69,11 +70,11 @@ pub struct Clip {
     /// `center`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_mode: Option<CropMode>,
-    /// A checkpoint: safetensors, `.pth` or `.bin`, under timm's or transformers' names; without one the
-    /// values are random.
+    /// A checkpoint: safetensors, `.pth`, `.bin` or one of OpenAI's `.pt` archives, under timm's,
+    /// OpenAI's (open_clip's) or transformers' names; without one the values are random.
     pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm` or `transformers`. Default: recognised by their
-    /// keys.
+    /// The library whose names the weights have: `timm`, `openai` or `transformers`. Default:
+    /// recognised by their keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
 }
@@ -89,75 +90,145 @@ pub enum Features {
     After,
 }
 
-/// timm's variants: image size, patch size, width, blocks, heads, projected width; `mlp_ratio` 4.
-const VARIANTS: [(&str, ([usize; 6], MlpActivation)); 8] = {
-    use MlpActivation::{Gelu, QuickGelu};
-    let base_32 = [224, 32, 768, 12, 12, 512];
-    let base_16 = [224, 16, 768, 12, 12, 512];
-    let large = [224, 14, 1024, 24, 16, 768];
-    let large_336 = [336, 14, 1024, 24, 16, 768];
-    [
-        ("vit_base_patch32_clip_quickgelu_224", (base_32, QuickGelu)),
-        ("vit_base_patch16_clip_quickgelu_224", (base_16, QuickGelu)),
-        ("vit_large_patch14_clip_quickgelu_224", (large, QuickGelu)),
-        (
-            "vit_large_patch14_clip_quickgelu_336",
-            (large_336, QuickGelu),
-        ),
-        ("vit_base_patch32_clip_224", (base_32, Gelu)),
-        ("vit_base_patch16_clip_224", (base_16, Gelu)),
-        ("vit_large_patch14_clip_224", (large, Gelu)),
-        ("vit_large_patch14_clip_336", (large_336, Gelu)),
-    ]
+/// A row of the table, under the names of the configuration's fields.
+#[derive(Clone, Copy)]
+struct Row {
+    img_size: usize,
+    patch_size: usize,
+    /// `embed_dim`, `depth`, `num_heads` and `projection_dim`.
+    size: [usize; 4],
+    mlp_ratio: f64,
+    act_layer: MlpActivation,
+}
+
+const XSMALL: [usize; 4] = [256, 10, 4, 512];
+const MEDIUM: [usize; 4] = [512, 12, 8, 512];
+const BETWIXT: [usize; 4] = [640, 12, 10, 512];
+const BASE: [usize; 4] = [768, 12, 12, 512];
+const LARGE: [usize; 4] = [1024, 24, 16, 768];
+const HUGE: [usize; 4] = [1280, 32, 16, 1024];
+
+const fn clip(img_size: usize, patch_size: usize, size: [usize; 4]) -> Row {
+    Row {
+        img_size,
+        patch_size,
+        size,
+        mlp_ratio: 4.0,
+        act_layer: MlpActivation::Gelu,
+    }
+}
+
+const fn quick(row: Row) -> Row {
+    Row {
+        act_layer: MlpActivation::QuickGelu,
+        ..row
+    }
+}
+
+const GIANT: Row = Row {
+    mlp_ratio: 48.0 / 11.0,
+    ..clip(224, 14, [1408, 40, 16, 1024])
+};
+const GIGANTIC: Row = Row {
+    mlp_ratio: 64.0 / 13.0,
+    ..clip(224, 14, [1664, 48, 16, 1280])
 };
 
+/// timm's variants.
+const VARIANTS: [(&str, Row); 26] = [
+    (
+        "vit_base_patch32_clip_quickgelu_224",
+        quick(clip(224, 32, BASE)),
+    ),
+    (
+        "vit_base_patch16_clip_quickgelu_224",
+        quick(clip(224, 16, BASE)),
+    ),
+    (
+        "vit_large_patch14_clip_quickgelu_224",
+        quick(clip(224, 14, LARGE)),
+    ),
+    (
+        "vit_large_patch14_clip_quickgelu_336",
+        quick(clip(336, 14, LARGE)),
+    ),
+    (
+        "vit_huge_patch14_clip_quickgelu_224",
+        quick(clip(224, 14, HUGE)),
+    ),
+    (
+        "vit_huge_patch14_clip_quickgelu_378",
+        quick(clip(378, 14, HUGE)),
+    ),
+    ("vit_gigantic_patch14_clip_quickgelu_224", quick(GIGANTIC)),
+    ("vit_xsmall_patch16_clip_224", clip(224, 16, XSMALL)),
+    ("vit_medium_patch32_clip_224", clip(224, 32, MEDIUM)),
+    ("vit_medium_patch16_clip_224", clip(224, 16, MEDIUM)),
+    ("vit_betwixt_patch32_clip_224", clip(224, 32, BETWIXT)),
+    ("vit_base_patch32_clip_224", clip(224, 32, BASE)),
+    ("vit_base_patch32_clip_256", clip(256, 32, BASE)),
+    ("vit_base_patch32_clip_384", clip(384, 32, BASE)),
+    ("vit_base_patch32_clip_448", clip(448, 32, BASE)),
+    ("vit_base_patch16_clip_224", clip(224, 16, BASE)),
+    ("vit_base_patch16_clip_384", clip(384, 16, BASE)),
+    (
+        "vit_base_patch16_plus_clip_240",
+        clip(240, 16, [896, 12, 14, 640]),
+    ),
+    ("vit_large_patch14_clip_224", clip(224, 14, LARGE)),
+    ("vit_large_patch14_clip_336", clip(336, 14, LARGE)),
+    ("vit_huge_patch14_clip_224", clip(224, 14, HUGE)),
+    ("vit_huge_patch14_clip_336", clip(336, 14, HUGE)),
+    ("vit_huge_patch14_clip_378", clip(378, 14, HUGE)),
+    ("vit_giant_patch14_clip_224", GIANT),
+    ("vit_gigantic_patch14_clip_224", GIGANTIC),
+    (
+        "vit_gigantic_patch14_clip_378",
+        Row {
+            img_size: 378,
+            ..GIGANTIC
+        },
+    ),
+];
+
 impl Clip {
-    fn architecture(&self) -> Result<Architecture> {
-        let (row, act_layer) = match &self.variant {
-            None => ([None; 6], MlpActivation::QuickGelu),
-            Some(name) => {
-                let (row, act_layer) = variant(&VARIANTS, name)?;
-                (row.map(Some), *act_layer)
-            }
+    /// The variant's row; without a variant CLIP's defaults, and no sizes.
+    fn row(&self) -> Result<(Row, Option<[usize; 4]>)> {
+        let Some(name) = &self.variant else {
+            return Ok((quick(clip(224, 32, [0; 4])), None));
         };
-        let needed = |field: &str, own: Option<usize>, of_variant: Option<usize>| {
-            own.or(of_variant).ok_or_else(|| {
+        let row = variant(&VARIANTS, name)?;
+        Ok((*row, Some(row.size)))
+    }
+
+    fn architecture(&self) -> Result<Architecture> {
+        let (row, size) = self.row()?;
+        let needed = |field: &str, own: Option<usize>, place: usize| {
+            own.or(size.map(|size| size[place])).ok_or_else(|| {
                 Error::config(field, "expected a number, or a `variant` that has one")
             })
         };
-        let [
-            img_size,
-            patch_size,
-            embed_dim,
-            depth,
-            num_heads,
-            projection_dim,
-        ] = row;
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "clip".to_owned()),
-            img_size: self.img_size.or(img_size).unwrap_or(224),
-            patch_size: self.patch_size.or(patch_size).unwrap_or(32),
-            embed_dim: needed("embed_dim", self.embed_dim, embed_dim)?,
-            depth: needed("depth", self.depth, depth)?,
-            num_heads: needed("num_heads", self.num_heads, num_heads)?,
-            mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
+            img_size: self.img_size.unwrap_or(row.img_size),
+            patch_size: self.patch_size.unwrap_or(row.patch_size),
+            embed_dim: needed("embed_dim", self.embed_dim, 0)?,
+            depth: needed("depth", self.depth, 1)?,
+            num_heads: needed("num_heads", self.num_heads, 2)?,
+            mlp_ratio: self.mlp_ratio.unwrap_or(row.mlp_ratio),
             qkv_bias: true,
             class_token: true,
             reg_tokens: 0,
             no_embed_class: false,
             init_values: None,
             pre_norm: true,
-            act_layer: self.act_layer.unwrap_or(act_layer),
+            act_layer: self.act_layer.unwrap_or(row.act_layer),
             epsilon: EPSILON,
             global_pool: GlobalPool::Token,
             fc_norm: false,
             projection: match self.features {
                 Features::Before => None,
-                Features::After => Some(needed(
-                    "projection_dim",
-                    self.projection_dim,
-                    projection_dim,
-                )?),
+                Features::After => Some(needed("projection_dim", self.projection_dim, 3)?),
             },
             layouts: &LAYOUTS,
         }
@@ -211,7 +282,7 @@ impl BackboneConfig for Clip {
 peft_core::register!(
     Backbone, Clip,
     name: "clip",
-    summary: "CLIP's image encoder: ViT-B/32, B/16, L/14 and L/14 at 336, or sizes of your own",
+    summary: "CLIP's image encoder: ViT-B/32, B/16, L/14 and more, or sizes of your own",
     reference: "Learning Transferable Visual Models From Natural Language Supervision, Radford et \
                 al., 2021",
     example: "name: clip\nvariant: vit_base_patch32_clip_quickgelu_224\nfeatures: before\n",

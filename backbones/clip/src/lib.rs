@@ -7,7 +7,8 @@
 //! timm's `vit_*_clip_*`: `norm_pre` stands in the stem, boundary 1 lies after it.
 //!
 //! The projection is called `projection`. timm has no name of its own for it: it keeps it in `head`,
-//! the place of a classifier, with a bias of zeros that CLIP does not have.
+//! the place of a classifier, with a bias of zeros that CLIP does not have. By these zeros it is told
+//! from a classifier.
 
 mod config;
 mod layouts;

@@ -95,11 +95,12 @@ pub struct Vit {
     /// `center`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_mode: Option<CropMode>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers' or Google's names;
-    /// without one the values are random.
+    /// A checkpoint (safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers', Google's or
+    /// DINO's names; without one the values are random.
     pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` or
-    /// `google`. Default: recognised by their keys.
+    /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` (also
+    /// `transformers-dinov2`, `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit`
+    /// (DeiT III's own) or `google`. Default: recognised by their keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
 }
@@ -297,8 +298,7 @@ impl Vit {
         let Some(name) = &self.variant else {
             return Ok((vit(224, 16, [0; 3]), None));
         };
-        let architecture = name.split_once('.').map_or(name.as_str(), |(name, _)| name);
-        let row = variant(&VARIANTS, architecture)?;
+        let row = variant(&VARIANTS, name)?;
         Ok((*row, Some(row.size)))
     }
 

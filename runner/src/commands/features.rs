@@ -45,6 +45,8 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
         let input = base.config.input()?;
         let input = methods.iter().try_fold(input, |input, m| m.input(input))?;
 
+        eprintln!("input: {input}");
+
         let init = Init::seeded(&device.device, args.seed);
         let own = adapter.as_ref().and_then(Adapter::outputs);
         let features = base.backbone.spec().features;

@@ -92,6 +92,7 @@ fn load(which: &TrainedArgs, device: &Chosen) -> Result<Loaded, Failure> {
     experiment.adapter.clone_from(&which.adapter);
     let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
     let (trial, model) = Trial::on(&base, experiment, Purpose::Use, device)?;
+    eprintln!("input: {}", trial.input);
     let model = filled(&trial, model, &which.run, which.scale)?;
     Ok(Loaded { trial, model })
 }

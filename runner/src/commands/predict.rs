@@ -59,6 +59,7 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
             let mut experiment = own.clone();
             experiment.adapter = adapter.map(|(_, path)| path.clone());
             let (trial, model) = Trial::on(&base, experiment, Purpose::Use, &device)?;
+            eprintln!("input: {}", trial.input);
             let model = filled(&trial, model, &request.run, request.scale)?;
             all.push(Predictions {
                 adapter: adapter.map(|(name, _)| name.clone()),

@@ -38,6 +38,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
         let (trial, model) = Trial::open(experiment, &device)?;
         if args.dry_run {
             print!("{}", plan(&trial, &model, &device));
+            trial.remarks.iter().for_each(|remark| println!("{remark}"));
             return Ok(());
         }
         let path = trial.folder(&args.runs);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Command, Output};
 
 use burn::tensor::TensorData;
 use peft_core::checkpoint::Checkpoint;
@@ -14,8 +15,13 @@ use crate::methods::root;
 use crate::succeeded;
 
 fn inspected(file: &str) -> Value {
-    let out = runner(&[&"inspect", &root().join(file), &"--format", &"json"]);
+    let out = inspect(&[root().join(file).as_path(), Path::new("--format=json")]);
     serde_json::from_str(&succeeded(out)).unwrap()
+}
+
+fn inspect(args: &[&Path]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    command.arg("inspect").args(args).output().unwrap()
 }
 
 #[test]
@@ -67,9 +73,9 @@ fn a_checkpoint_is_recognised_whatever_its_names() {
 fn what_is_no_checkpoint_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
-    refused(runner(&[&"inspect", &path]), "no such file");
+    refused(inspect(&[&path]), "no such file");
     std::fs::write(&path, "hello, world").unwrap();
-    refused(runner(&[&"inspect", &path]), "model.safetensors: expected");
+    refused(inspect(&[&path]), "model.safetensors: expected");
 }
 
 /// Features of a split of the digits by the bundled ViT.
