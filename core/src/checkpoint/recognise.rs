@@ -139,7 +139,10 @@ impl Recognised {
                 let Ok(config) = serde_json::from_value::<Box<dyn BackboneConfig>>(value) else {
                     continue;
                 };
-                let backbone = config.build(&Init::empty(&Device::flex()))?;
+                // Not every size is one of a variant's: a multiple of its patches, say.
+                let Ok(backbone) = config.build(&Init::empty(&Device::flex())) else {
+                    continue;
+                };
                 let infos = params::infos_erased(&*backbone).into_iter();
                 let infos = infos.filter(|info| !info.buffer);
                 // Most are ruled out by their size; only bias tables and position embeddings differ.
