@@ -15,7 +15,20 @@ fn parse(yaml: &str) -> Box<dyn DatasetConfig> {
 fn every_registered_example_parses_and_keeps_its_name() {
     let all = plugins(PluginKind::Dataset);
     let names: Vec<_> = all.iter().map(|plugin| plugin.name).collect();
-    assert_eq!(names, ["digits", "folder", "shapes"]);
+    assert_eq!(
+        names,
+        [
+            "cifar",
+            "coop",
+            "csv",
+            "digits",
+            "fgvc",
+            "folder",
+            "shapes",
+            "vtab",
+            "webdataset"
+        ]
+    );
     for plugin in all {
         let written = serde_yaml::to_string(&parse(plugin.example)).unwrap();
         assert!(
