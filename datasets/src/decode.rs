@@ -1,8 +1,8 @@
 //! How encoded bytes become an 8-bit RGB image: as torchvision's `pil_loader` does, that is Pillow's
 //! `convert("RGB")`.
 //!
-//! Png, bmp, gif, ppm and lossless webp come out as Pillow's bytes; jpeg and lossy webp leave
-//! rounding and chroma interpolation to the decoder and differ by some grey levels.
+//! The bytes are Pillow's, except of jpeg, which leaves rounding and the interpolation of colour to
+//! the decoder: within 3 grey levels.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -191,6 +191,29 @@ mod tests {
         );
         let deep_grey = round_trip("a.png", &sixteen(&[7, 300]), (2, 1), L16);
         assert_eq!(deep_grey.rgb, [7, 7, 7, 255, 255, 255], "clipped");
+    }
+
+    /// `fixtures/scripts/data.py` made these with Pillow 13 and torchvision's loader.
+    ///
+    /// Two decoders of jpeg differ: by up to 2 grey levels in rounding, and by up to 3 where colour is
+    /// coarser than brightness. Everything else is exact.
+    #[test]
+    fn images_are_those_of_torchvisions_loader() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/data");
+        let file = fs_err::read(format!("{folder}/images.safetensors")).unwrap();
+        let all = safetensors::SafeTensors::deserialize(&file).unwrap();
+        assert!(all.len() > 30);
+        for (name, expected) in all.iter() {
+            let image = decode(format!("{folder}/images/{name}")).unwrap();
+            assert_eq!(expected.shape(), [image.height, image.width, 3], "{name}");
+            let pairs = image.rgb.iter().zip(expected.data());
+            let worst = pairs
+                .map(|(got, expected)| got.abs_diff(*expected))
+                .max()
+                .unwrap();
+            let allowed = if name.ends_with(".jpg") { 3 } else { 0 };
+            assert!(worst <= allowed, "{name}: off by {worst} grey levels");
+        }
     }
 
     #[test]
