@@ -24,6 +24,7 @@ fn every_registered_example_parses_and_keeps_its_name() {
             "digits",
             "fgvc",
             "folder",
+            "parquet",
             "shapes",
             "vtab",
             "webdataset"
@@ -93,6 +94,12 @@ fn every_format_holds_the_same_pictures() {
             ["ant", "bee", "cat"],
         ),
         ("lists", birds, ["0", "1", "2"]),
+        (
+            "parquet",
+            "{name: parquet, root: '', train: data/train-*, validation: data/validation-*, \
+             test: data/test-*}",
+            ["ant", "bee", "cat"],
+        ),
         ("webdataset", shards, ["0", "1", "2"]),
         ("folder", "{name: folder, root: ''}", ["ant", "bee", "cat"]),
     ] {

@@ -6,6 +6,7 @@ mod coop;
 mod csv;
 mod fgvc;
 mod folder;
+mod parquet;
 mod vtab;
 mod webdataset;
 
@@ -14,5 +15,6 @@ pub use self::coop::Coop;
 pub use self::csv::{Csv, List, SplitColumn};
 pub use self::fgvc::Fgvc;
 pub use self::folder::Folder;
+pub use self::parquet::Parquet;
 pub use self::vtab::{Protocol, Vtab};
 pub use self::webdataset::WebDataset;
