@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use peft_core::data::Split;
 
-/// Every failure of this crate; each names its path or field, what was expected and what was found.
+/// Every failure of this crate; each names its path, record or field, what was expected and what
+/// was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,13 +13,58 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
 
-    /// A file that is there but is not a whole image.
-    #[error("cannot decode `{path}`: expected a complete png, jpeg, webp or bmp image, got {got}")]
+    /// An image that a data set lists and that cannot be read.
+    #[error("cannot read {image}: {source}")]
+    Unread {
+        /// The file, and where it is listed.
+        image: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+
+    /// Something that is there but is not a whole image.
+    #[error(
+        "cannot decode {image}: expected a complete {}, got {got}",
+        crate::decode::KINDS
+    )]
     Decode {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the place inside of one.
+        image: String,
         /// What it holds instead.
         got: String,
+    },
+
+    /// A file or folder that is not what the format says.
+    #[error("unusable `{}`: expected {expected}, got {got}", path.display())]
+    Layout {
+        /// The folder or file at fault.
+        path: PathBuf,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
+
+    /// A line, a row or an entry that is not what the format says.
+    #[error("bad record at {place}: expected {expected}, got {got}")]
+    Record {
+        /// The file and the line, row or entry.
+        place: String,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
+
+    /// One image under two entries.
+    #[error("{image} is listed twice: at {first} and at {second}")]
+    Twice {
+        /// The file, or the place inside of one.
+        image: String,
+        /// Where it is listed.
+        first: String,
+        /// Where it is listed again.
+        second: String,
     },
 
     /// A config field, or an argument, outside its range.
@@ -53,17 +99,47 @@ pub enum Error {
         /// What it holds.
         got: String,
     },
+}
 
-    /// An image folder that does not have the documented layout.
-    #[error("unusable image folder `{path}`: expected {expected}, got {got}")]
-    Layout {
-        /// The folder or file at fault.
-        path: PathBuf,
-        /// What should be there.
-        expected: String,
-        /// What is there.
-        got: String,
-    },
+impl Error {
+    /// A file or folder that is not what the format says.
+    pub(crate) fn layout(
+        path: impl Into<PathBuf>,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+    ) -> Self {
+        Self::Layout {
+            path: path.into(),
+            expected: expected.into(),
+            got: got.into(),
+        }
+    }
+
+    /// A record that is not what the format says.
+    pub(crate) fn record(
+        place: impl ToString,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+    ) -> Self {
+        Self::Record {
+            place: place.to_string(),
+            expected: expected.into(),
+            got: got.into(),
+        }
+    }
+
+    /// A config field outside its range.
+    pub(crate) fn invalid(
+        field: &'static str,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> Self {
+        Self::Invalid {
+            field,
+            expected: expected.into(),
+            got: got.to_string(),
+        }
+    }
 }
 
 impl From<Error> for peft_core::Error {

@@ -1,22 +1,26 @@
 //! Data sets for comparing PEFT methods on vision backbones: a bundled one, a procedural one and
-//! folders of images.
+//! the formats that people have on disk.
 //!
-//! [`Digits`], [`Shapes`] and [`Folder`] are plugins, each a
-//! [`DatasetConfig`](peft_core::DatasetConfig) that opens as a [`Dataset`](peft_core::Dataset).
-//! [`Preprocess`] turns the [`Image`](peft_core::data::Image) of a sample into what a backbone
-//! sees; [`decode`] reads one from a file.
+//! Each is a plugin: a [`DatasetConfig`](peft_core::DatasetConfig) that opens as a
+//! [`Dataset`](peft_core::Dataset). [`Preprocess`] turns the [`Image`](peft_core::data::Image) of a
+//! sample into what a backbone sees; [`decode`] reads one from a file. Nothing is downloaded, and
+//! nothing is written.
 
 mod decode;
 mod digits;
 mod error;
-mod folder;
+mod files;
+mod formats;
+mod indexed;
+mod labels;
 mod shapes;
+mod shards;
 mod split;
 mod transform;
 
 pub use crate::decode::decode;
 pub use crate::digits::Digits;
 pub use crate::error::Error;
-pub use crate::folder::Folder;
+pub use crate::formats::*;
 pub use crate::shapes::Shapes;
 pub use crate::transform::Preprocess;

@@ -21,6 +21,37 @@ impl<T> BySplit<T> {
             Split::Test => &self.test,
         }
     }
+
+    pub fn get_mut(&mut self, split: Split) -> &mut T {
+        match split {
+            Split::Train => &mut self.train,
+            Split::Validation => &mut self.validation,
+            Split::Test => &mut self.test,
+        }
+    }
+
+    /// The values in the order of [`Split::ALL`].
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        Split::ALL.into_iter().map(|split| self.get(split))
+    }
+
+    /// What `change` makes of each value, in the order of [`Split::ALL`].
+    pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> BySplit<U> {
+        BySplit {
+            train: change(self.train),
+            validation: change(self.validation),
+            test: change(self.test),
+        }
+    }
+
+    /// Makes a value for each split, or the first error.
+    pub fn try_from_fn<E>(mut make: impl FnMut(Split) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self {
+            train: make(Split::Train)?,
+            validation: make(Split::Validation)?,
+            test: make(Split::Test)?,
+        })
+    }
 }
 
 impl<T> BySplit<Vec<T>> {
@@ -41,6 +72,53 @@ pub(crate) fn hash_order<T, K: AsRef<[u8]>>(items: &mut [T], key: impl Fn(&T) ->
     items.sort_by_cached_key(|item| *blake3::hash(key(item).as_ref()).as_bytes());
 }
 
+/// The default part of `train` that validates where nothing else does.
+pub(crate) fn default_validation_fraction() -> f32 {
+    0.1
+}
+
+/// Moves a part of each class of `train` into a validation split, both in their old order.
+///
+/// Within a class the items are ordered by the blake3 hash of their key; the first ones validate:
+/// `fraction` of them rounded to the nearest, at least one, and never the last item of a class.
+///
+/// # Errors
+/// A fraction outside (0, 1), or no class of two items or more.
+pub(crate) fn set_aside<T, K: AsRef<[u8]>>(
+    train: &mut Vec<T>,
+    fraction: f32,
+    label: impl Fn(&T) -> usize,
+    key: impl Fn(&T) -> K,
+) -> Result<Vec<T>, Error> {
+    if !(fraction > 0.0 && fraction < 1.0) {
+        let expected = "a number in (0, 1)";
+        return Err(Error::invalid("validation_fraction", expected, fraction));
+    }
+    let classes = train.iter().map(|item| label(item) + 1).max().unwrap_or(0);
+    let mut by_class = vec![Vec::new(); classes];
+    for (place, item) in train.iter().enumerate() {
+        by_class[label(item)].push(place);
+    }
+    let mut validates = vec![false; train.len()];
+    for mut places in by_class {
+        hash_order(&mut places, |&place| key(&train[place]));
+        let wanted = (places.len() as f32 * fraction).round() as usize;
+        let count = wanted.max(1).min(places.len().saturating_sub(1));
+        for &place in &places[..count] {
+            validates[place] = true;
+        }
+    }
+    let mut flags = validates.into_iter();
+    let validation: Vec<T> = train
+        .extract_if(.., |_| flags.next() == Some(true))
+        .collect();
+    if validation.is_empty() {
+        let expected = "a class of two images or more to set one aside";
+        return Err(Error::invalid("validation_fraction", expected, "none"));
+    }
+    Ok(validation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,6 +131,34 @@ mod tests {
         hash_order(&mut backward, |i| i.to_le_bytes());
         assert_eq!(forward, backward);
         assert!(!forward.is_sorted());
+    }
+
+    #[test]
+    fn what_is_set_aside_is_a_fixed_part_of_each_class() {
+        // 30 of class 0, 15 of class 1, one of class 3.
+        let label = |&i: &u32| [0, 0, 1][i as usize % 3] + 3 * usize::from(i == 45);
+        let all: Vec<u32> = (0..46).collect();
+        let mut train = all.clone();
+        let validation = set_aside(&mut train, 0.1, label, |i| i.to_le_bytes()).unwrap();
+        let of_class = |class| validation.iter().filter(|i| label(i) == class).count();
+        assert_eq!([0, 1, 2, 3].map(of_class), [3, 2, 0, 0]);
+        assert!(train.is_sorted() && validation.is_sorted());
+        let mut both = [train, validation].concat();
+        both.sort_unstable();
+        assert_eq!(both, all);
+    }
+
+    #[test]
+    fn nothing_to_set_aside_and_a_wrong_fraction_are_errors() {
+        let aside = |mut train: Vec<u32>, fraction| {
+            set_aside(&mut train, fraction, |&i| i as usize, |i| i.to_le_bytes())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(aside(vec![0, 1], 0.5).contains("two images or more"));
+        for fraction in [0.0, 1.0, f32::NAN] {
+            assert!(aside(vec![0, 0], fraction).contains("a number in (0, 1)"));
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //!   be; without it a part of `train` is set aside.
 //! - The classes are the folders in `train`, sorted by name. Another split may lack a class but may
 //!   not add one.
-//! - A class folder is flat: what counts are its png, jpg, jpeg, webp and bmp files (in either
-//!   case), sorted by name.
+//! - A class folder is flat: what counts are its png, jpg, jpeg, webp, bmp, gif and ppm files
+//!   (in either case), sorted by name.
 //! - Skipped: names that start with a dot, files of other kinds, folders within a class folder,
 //!   files beside the class folders, and symbolic links that lead out of `root`. Links within
 //!   `root` are followed; broken ones are errors.
@@ -14,14 +14,16 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Sample, Split};
+use peft_core::data::{Dataset, DatasetConfig};
+use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::split::{BySplit, hash_order};
-use crate::{Error, decode};
-
-const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+use crate::Error;
+use crate::decode::{EXTENSIONS, KINDS};
+use crate::files::{File, Files};
+use crate::indexed::{Indexed, Item};
+use crate::split::{BySplit, default_validation_fraction, set_aside};
 
 /// A folder of images: `root/train/<class>/*`, `root/val/<class>/*` (optional),
 /// `root/test/<class>/*`.
@@ -40,14 +42,10 @@ pub struct Folder {
     pub validation_fraction: f32,
 }
 
-fn default_validation_fraction() -> f32 {
-    0.1
-}
-
 #[typetag::serde(name = "folder")]
 impl DatasetConfig for Folder {
     fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(FolderData::scan(self)?))
+        Ok(Box::new(self.scan()?))
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
@@ -59,159 +57,71 @@ peft_core::register!(
     Dataset,
     Folder,
     name: "folder",
-    summary: "image files in root/<split>/<class>: png, jpeg, webp or bmp",
+    summary: "image files in root/<split>/<class>",
     reference: "the layout of torchvision.datasets.ImageFolder, a folder for each split",
     example: "name: folder\nroot: data/flowers\n",
 );
 
-/// An image folder whose files are known and not yet read.
-#[derive(Debug)]
-struct FolderData {
-    root: PathBuf,
-    classes: Vec<String>,
-    splits: BySplit<Vec<Item>>,
-}
-
-impl FolderData {
+impl Folder {
     /// Lists the folders and checks the layout; no image is read.
-    fn scan(config: &Folder) -> Result<Self, Error> {
-        if !(config.validation_fraction > 0.0 && config.validation_fraction < 1.0) {
-            let got = config.validation_fraction.to_string();
-            return Err(Error::Invalid {
-                field: "validation_fraction",
-                expected: "a number in (0, 1)".into(),
-                got,
-            });
-        }
-        let root = fs_err::canonicalize(&config.root)?;
+    fn scan(&self) -> Result<Indexed<Files>, Error> {
+        let files = Files::below(&self.root)?;
+        let root = files.root();
         let train_path = root.join("train");
-        let classes = list(&root, &train_path, Kind::Folder)?;
+        let classes = list(&files, &train_path, Kind::Folder)?;
         if classes.is_empty() {
-            return Err(layout(&train_path, "one folder a class", "none"));
+            return Err(Error::layout(train_path, "one folder a class", "none"));
         }
-        let mut train = read_split(&root, "train", &classes)?;
+        let mut train = read_split(&files, "train", &classes)?;
         let validation = match ["val", "validation"].map(|name| (name, root.join(name).exists())) {
-            [(_, true), (_, true)] => return Err(layout(&root, "`val` or `validation`", "both")),
-            [(name, true), _] | [_, (name, true)] => read_split(&root, name, &classes)?,
-            _ => set_aside(&mut train, classes.len(), config.validation_fraction),
+            [(_, true), (_, true)] => {
+                return Err(Error::layout(root, "`val` or `validation`", "both"));
+            }
+            [(name, true), _] | [_, (name, true)] => read_split(&files, name, &classes)?,
+            _ => set_aside(
+                &mut train,
+                self.validation_fraction,
+                |item| item.label,
+                |item| item.at.path.trim_start_matches("train/").to_owned(),
+            )?,
         };
-        if validation.is_empty() {
-            return Err(layout(
-                &train_path,
-                "a class of two images or more to set one aside for validation",
-                "none",
-            ));
-        }
         let splits = BySplit {
             train,
             validation,
-            test: read_split(&root, "test", &classes)?,
+            test: read_split(&files, "test", &classes)?,
         };
-        Ok(Self {
-            root,
-            classes,
-            splits,
-        })
+        Ok(Indexed::new(classes, splits, files))
     }
-}
-
-impl Dataset for FolderData {
-    /// The names of the folders in `train`, sorted.
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    fn len(&self, split: Split) -> usize {
-        self.splits.get(split).len()
-    }
-
-    /// Reads and decodes one file; samples are ordered by class, then by file name.
-    fn sample(&self, split: Split, index: usize) -> Result<Sample> {
-        let item = self.splits.at(split, index)?;
-        Ok(Sample {
-            image: decode(self.root.join(&item.path))?,
-            label: item.label,
-        })
-    }
-
-    /// The blake3 hash of every split's relative paths, file sizes and file contents. Reads every
-    /// file.
-    fn fingerprint(&self) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
-        for split in Split::ALL {
-            for item in self.splits.get(split) {
-                let bytes = fs_err::read(self.root.join(&item.path)).map_err(Error::from)?;
-                let line = format!(
-                    "{split} {} {} {}\n",
-                    item.path,
-                    bytes.len(),
-                    blake3::hash(&bytes)
-                );
-                hasher.update(line.as_bytes());
-            }
-        }
-        Ok(hasher.finalize().to_hex().to_string())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Item {
-    label: usize,
-    /// `<split>/<class>/<file>`, with forward slashes on every platform.
-    path: String,
 }
 
 /// The images of `root/name`, by class, then by name.
-fn read_split(root: &Path, name: &str, classes: &[String]) -> Result<Vec<Item>, Error> {
-    let split = root.join(name);
+fn read_split(files: &Files, name: &str, classes: &[String]) -> Result<Vec<Item<File>>, Error> {
+    let split = files.root().join(name);
     let mut items = Vec::new();
-    for class in list(root, &split, Kind::Folder)? {
+    for class in list(files, &split, Kind::Folder)? {
         let folder = split.join(&class);
         let Ok(label) = classes.binary_search(&class) else {
-            return Err(layout(
-                &folder,
-                &format!("a class of `train` ({})", some_of(classes)),
-                &format!("`{class}`"),
-            ));
+            let expected = format!("a class of `train` ({})", listed(classes, 10));
+            return Err(Error::layout(folder, expected, format!("`{class}`")));
         };
-        let files = list(root, &folder, Kind::Image)?;
-        if files.is_empty() {
-            return Err(layout(
-                &folder,
-                "at least one png, jpg, jpeg, webp or bmp file",
-                "none",
-            ));
+        let images = list(files, &folder, Kind::Image)?;
+        if images.is_empty() {
+            let expected = format!("at least one {KINDS}");
+            return Err(Error::layout(folder, expected, "none"));
         }
-        items.extend(files.into_iter().map(|file| Item {
+        items.extend(images.into_iter().map(|image| Item {
             label,
-            path: format!("{name}/{class}/{file}"),
+            group: None,
+            at: File {
+                path: format!("{name}/{class}/{image}").into(),
+                place: None,
+            },
         }));
     }
     if items.is_empty() {
-        return Err(layout(&split, "at least one class folder", "none"));
+        return Err(Error::layout(split, "at least one class folder", "none"));
     }
     Ok(items)
-}
-
-/// Moves a part of each class out of `train`, as [`Folder::validation_fraction`] says.
-fn set_aside(train: &mut Vec<Item>, classes: usize, fraction: f32) -> Vec<Item> {
-    let mut by_class = vec![Vec::new(); classes];
-    for item in train.drain(..) {
-        by_class[item.label].push(item);
-    }
-    let mut validation = Vec::new();
-    for mut items in by_class {
-        hash_order(&mut items, |item| {
-            item.path.trim_start_matches("train/").to_owned()
-        });
-        let wanted = (items.len() as f32 * fraction).round() as usize;
-        let count = wanted.max(1).min(items.len().saturating_sub(1));
-        validation.extend(items.drain(..count));
-        train.extend(items);
-    }
-    train.sort_unstable();
-    validation.sort_unstable();
-    validation
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -221,11 +131,16 @@ enum Kind {
 }
 
 /// The sorted names of the entries of `folder` that are of this kind and not skipped.
-fn list(root: &Path, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> {
-    if leaves(root, folder)? {
-        return Err(layout(
+fn list(files: &Files, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> {
+    let leaves = |path: &Path| {
+        let leaves = files.leaves(path);
+        leaves.map_err(|error| Error::layout(path, "a file or folder", error.to_string()))
+    };
+    if leaves(folder)? {
+        let expected = "a folder inside the root";
+        return Err(Error::layout(
             folder,
-            "a folder inside the root",
+            expected,
             "a link that leads out of it",
         ));
     }
@@ -239,24 +154,19 @@ fn list(root: &Path, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> {
             continue;
         }
         let is_link = entry.file_type()?.is_symlink();
-        if is_link && leaves(root, &path)? {
+        if is_link && leaves(&path)? {
             continue;
         }
         let is_folder = fs_err::metadata(&path)?.is_dir();
         if is_folder == (kind == Kind::Folder) {
             let name = name
                 .into_string()
-                .map_err(|_| layout(&path, "a name in UTF-8", "another encoding"))?;
+                .map_err(|_| Error::layout(path, "a name in UTF-8", "another encoding"))?;
             names.push(name);
         }
     }
     names.sort_unstable();
     Ok(names)
-}
-
-/// Whether `path` lies, once links are followed, outside of `root` (which is canonical).
-fn leaves(root: &Path, path: &Path) -> Result<bool, Error> {
-    Ok(!fs_err::canonicalize(path)?.starts_with(root))
 }
 
 fn has_image_extension(path: &Path) -> bool {
@@ -266,32 +176,9 @@ fn has_image_extension(path: &Path) -> bool {
         .any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-fn some_of(classes: &[String]) -> String {
-    const SHOWN: usize = 10;
-    let shown = classes
-        .iter()
-        .take(SHOWN)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    match classes.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-fn layout(path: &Path, expected: &str, got: &str) -> Error {
-    Error::Layout {
-        path: path.to_owned(),
-        expected: expected.into(),
-        got: got.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
+    use peft_core::data::Split;
     use tempfile::TempDir;
 
     use super::*;
@@ -314,11 +201,14 @@ mod tests {
         folder
     }
 
-    fn open(folder: &TempDir) -> Result<FolderData, Error> {
-        FolderData::scan(&Folder {
-            root: folder.path().to_owned(),
-            validation_fraction: 0.1,
-        })
+    fn open(folder: &TempDir) -> Result<Indexed<Files>, Error> {
+        let root = folder.path().to_owned();
+        let validation_fraction = default_validation_fraction();
+        Folder {
+            root,
+            validation_fraction,
+        }
+        .scan()
     }
 
     fn message(files: &[&str]) -> String {
@@ -384,45 +274,22 @@ mod tests {
     }
 
     #[test]
-    fn validation_is_set_aside_by_class() {
-        let names: Vec<String> = (0..45)
-            .map(|i| format!("train/{}/{i}.png", if i < 30 { "a" } else { "b" }))
-            .collect();
-        let mut files: Vec<&str> = names.iter().map(String::as_str).collect();
-        files.extend(["train/single/1.png", "test/a/1.png"]);
-        let folder = tree(&files);
-        let data = open(&folder).unwrap();
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [41, 5, 1]);
-        let of_class = |label| {
-            data.splits
-                .validation
-                .iter()
-                .filter(|item| item.label == label)
-                .count()
-        };
-        assert_eq!([0, 1, 2].map(of_class), [3, 2, 0]);
-        let paths: HashSet<_> = data
-            .splits
-            .train
-            .iter()
-            .chain(&data.splits.validation)
-            .map(|item| &item.path)
-            .collect();
-        assert_eq!(paths.len(), 46);
-        assert_eq!(
-            data.splits.validation,
-            open(&folder).unwrap().splits.validation
-        );
+    fn validation_is_set_aside_where_there_is_none() {
+        let names: Vec<String> = (0..20).map(|i| format!("train/a/{i}.png")).collect();
+        let mut paths: Vec<&str> = names.iter().map(String::as_str).collect();
+        paths.extend(["train/single/1.png", "test/a/1.png"]);
+        let data = open(&tree(&paths)).unwrap();
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [19, 2, 1]);
+        assert!(data.splits.validation.iter().all(|item| item.label == 0));
     }
 
     #[test]
     fn every_fault_of_the_layout_is_named() {
-        let missing = FolderData::scan(&Folder {
+        let missing = Folder {
             root: "/nowhere/at/all".into(),
             validation_fraction: 0.1,
-        })
-        .unwrap_err()
-        .to_string();
+        };
+        let missing = missing.scan().unwrap_err().to_string();
         assert!(missing.contains("/nowhere/at/all"), "{missing}");
         for (files, parts) in [
             (&["val/a/1.png"][..], ["train", "No such file"]),
@@ -432,7 +299,7 @@ mod tests {
             ),
             (
                 &["train/a/1.png", "test/a/1.png"],
-                ["train", "two images or more"],
+                ["validation_fraction", "two images or more"],
             ),
             (
                 &[
@@ -463,33 +330,21 @@ mod tests {
                 "{files:?}: {message}"
             );
         }
-        let fraction = FolderData::scan(&Folder {
-            root: "/".into(),
-            validation_fraction: 1.0,
-        })
-        .unwrap_err()
-        .to_string();
-        assert!(fraction.contains("validation_fraction"), "{fraction}");
     }
 
     #[test]
-    fn the_fingerprint_follows_content_names_and_splits_but_not_the_place() {
+    fn the_fingerprint_follows_content_classes_and_splits_but_not_the_place() {
         let files = ["train/a/1.png", "val/a/2.png", "test/a/3.png"];
-        let (folder, copy) = (tree(&files), tree(&files));
         let fingerprint = |folder: &TempDir| open(folder).unwrap().fingerprint().unwrap();
+        let (folder, copy) = (tree(&files), tree(&files));
         let first = fingerprint(&folder);
         assert_eq!(first, fingerprint(&copy));
-        fs_err::rename(
-            copy.path().join("test/a/3.png"),
-            copy.path().join("test/a/4.png"),
-        )
-        .unwrap();
-        assert_ne!(first, fingerprint(&copy));
-        fs_err::copy(
-            folder.path().join("val/a/2.png"),
-            folder.path().join("test/a/3.png"),
-        )
-        .unwrap();
-        assert_ne!(first, fingerprint(&folder));
+        let moved = tree(&["train/b/1.png", "val/b/2.png", "test/b/3.png"]);
+        assert_ne!(first, fingerprint(&moved), "another class");
+        let moved = tree(&["train/a/1.png", "test/a/2.png", "val/a/3.png"]);
+        assert_ne!(first, fingerprint(&moved), "another split");
+        let of = |name: &str| folder.path().join(name);
+        fs_err::copy(of("val/a/2.png"), of("test/a/3.png")).unwrap();
+        assert_ne!(first, fingerprint(&folder), "another content");
     }
 }

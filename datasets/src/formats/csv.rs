@@ -1,0 +1,476 @@
+//! Tables with a column of paths and one of labels: one file with a split column (Waterbirds'
+//! `metadata.csv`), or files for each split (GTSRB's `GT-*.csv`).
+//!
+//! Columns that name a group make groups of their combinations, so that the worst group's accuracy
+//! can be told: "Distributionally Robust Neural Networks for Group Shifts", Sagawa et al., 2020.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
+use peft_core::Result;
+use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::error::listed;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::files::{File, Files, Place, distinct};
+use crate::indexed::{Indexed, Item};
+use crate::labels::{read_names, resolve};
+use crate::shards::expand;
+use crate::split::{BySplit, default_validation_fraction, set_aside};
+
+/// Tables of paths and labels, with a header: either `all` with `split`, or `train` and `test`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Csv {
+    /// The folder of the tables and images.
+    pub root: PathBuf,
+    /// The tables of all three splits, told apart by `split`.
+    #[serde(default)]
+    pub all: Option<List>,
+    /// The column of `all` that says which split a row belongs to.
+    #[serde(default)]
+    pub split: Option<SplitColumn>,
+    /// The tables of the training split.
+    #[serde(default)]
+    pub train: Option<List>,
+    /// The tables of the validation split. Without them a part of `train` is set aside.
+    #[serde(default)]
+    pub validation: Option<List>,
+    /// The tables of the test split.
+    #[serde(default)]
+    pub test: Option<List>,
+    /// The column of the images' paths.
+    pub path: String,
+    /// The column of the labels: whole numbers from 0, or names.
+    pub label: String,
+    /// The columns whose values together are an image's group; none by default.
+    #[serde(default)]
+    pub group: Vec<String>,
+    /// A text file with the names of the classes, one a line. Without it labels that are all numbers
+    /// are their own names, and names are sorted.
+    #[serde(default)]
+    pub names: Option<PathBuf>,
+    /// What separates the columns: one ASCII character.
+    #[serde(default = "default_delimiter")]
+    pub delimiter: char,
+    /// Part of each class of `train` that becomes the validation split where there is none: a number
+    /// in (0, 1). Within a class the images are ordered by the blake3 hash of their path below the
+    /// root; the first ones validate.
+    #[serde(default = "default_validation_fraction")]
+    pub validation_fraction: f32,
+}
+
+fn default_delimiter() -> char {
+    ','
+}
+
+/// Tables and the folder of their images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// A path below the root, or a pattern in which `*` stands for any part of a name.
+    pub file: String,
+    /// The folder below the root to which the paths are relative. Without it, the table's own.
+    #[serde(default)]
+    pub images: Option<String>,
+}
+
+/// A column and what it says of each split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SplitColumn {
+    /// The column's name.
+    pub column: String,
+    /// Its value for the training split.
+    pub train: String,
+    /// Its value for the validation split. Without it a part of `train` is set aside.
+    #[serde(default)]
+    pub validation: Option<String>,
+    /// Its value for the test split.
+    pub test: String,
+}
+
+#[typetag::serde(name = "csv")]
+impl DatasetConfig for Csv {
+    fn open(&self) -> Result<Box<dyn Dataset>> {
+        Ok(Box::new(self.read()?))
+    }
+
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        [&mut self.root]
+            .into_iter()
+            .chain(&mut self.names)
+            .collect()
+    }
+}
+
+peft_core::register!(
+    Dataset,
+    Csv,
+    name: "csv",
+    summary: "tables of paths and labels, with groups where there are some",
+    reference: "the tables of Waterbirds (Sagawa et al., 2020) and of GTSRB (Stallkamp et al., 2012)",
+    example: r#"name: csv
+root: data/waterbird_complete95_forest2water2
+all: {file: metadata.csv}
+split: {column: split, train: "0", validation: "1", test: "2"}
+path: img_filename
+label: y
+group: [y, place]
+"#,
+);
+
+/// A row: its image, and the texts that become its label and group.
+struct Row {
+    file: File,
+    place: Place,
+    label: String,
+    group: String,
+}
+
+impl Csv {
+    fn read(&self) -> Result<Indexed<Files>, Error> {
+        let files = Files::below(&self.root)?;
+        let rows = match (
+            &self.all,
+            &self.split,
+            &self.train,
+            &self.validation,
+            &self.test,
+        ) {
+            (Some(all), Some(split), None, None, None) => self.divided(&files, all, split)?,
+            (None, None, Some(train), validation, Some(test)) => BySplit {
+                train: self.rows(&files, "train", train)?,
+                validation: match validation {
+                    Some(list) => self.rows(&files, "validation", list)?,
+                    None => Vec::new(),
+                },
+                test: self.rows(&files, "test", test)?,
+            },
+            _ => {
+                let expected = "either `all` and `split`, or `train` and `test`";
+                return Err(Error::invalid("all", expected, "another combination"));
+            }
+        };
+        let names = self.names.as_deref().map(read_names).transpose()?;
+        let labels: Vec<_> = rows
+            .iter()
+            .flatten()
+            .map(|r| (r.label.clone(), &r.place))
+            .collect();
+        let (classes, labels) = resolve(&labels, names)?;
+        let groups: BTreeSet<&String> = rows.iter().flatten().map(|row| &row.group).collect();
+        let groups: Vec<String> = match self.group.is_empty() {
+            true => Vec::new(),
+            false => groups.into_iter().cloned().collect(),
+        };
+        let mut labels = labels.into_iter();
+        let mut splits = rows.map(|rows| -> Vec<Item<File>> {
+            let items = rows.into_iter().zip(&mut labels).map(|(row, label)| Item {
+                label,
+                group: groups.binary_search(&row.group).ok(),
+                at: row.file,
+            });
+            items.collect()
+        });
+        distinct(&[&splits.train, &splits.validation, &splits.test])?;
+        if splits.validation.is_empty() {
+            splits.validation = set_aside(
+                &mut splits.train,
+                self.validation_fraction,
+                |item| item.label,
+                |item| item.at.path.as_bytes().to_vec(),
+            )?;
+        }
+        let mut data = Indexed::new(classes, splits, files);
+        data.groups = groups;
+        Ok(data)
+    }
+
+    /// The rows of `all`, by what their split column says.
+    fn divided(
+        &self,
+        files: &Files,
+        all: &List,
+        split: &SplitColumn,
+    ) -> Result<BySplit<Vec<Row>>, Error> {
+        let SplitColumn {
+            train,
+            validation,
+            test,
+            ..
+        } = split;
+        let mut rows = BySplit::<Vec<Row>>::default();
+        self.each(files, "all", all, Some(&split.column), |row, value| {
+            let of = match value {
+                value if value == train => Split::Train,
+                value if Some(value) == validation.as_deref() => Split::Validation,
+                value if value == test => Split::Test,
+                value => {
+                    let known: Vec<_> = [train]
+                        .into_iter()
+                        .chain(validation)
+                        .chain([test])
+                        .collect();
+                    let expected = format!("one of {} in `{}`", listed(&known, 3), split.column);
+                    return Err(Error::record(row.place, expected, format!("`{value}`")));
+                }
+            };
+            rows.get_mut(of).push(row);
+            Ok(())
+        })?;
+        for of in [Split::Train, Split::Test] {
+            if rows.get(of).is_empty() {
+                let expected = format!("a row of the {of} split");
+                return Err(Error::layout(
+                    files.root().join(&all.file),
+                    expected,
+                    "none",
+                ));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The rows of one split's own tables.
+    fn rows(&self, files: &Files, field: &'static str, list: &List) -> Result<Vec<Row>, Error> {
+        let mut rows = Vec::new();
+        self.each(files, field, list, None, |row, _| {
+            rows.push(row);
+            Ok(())
+        })?;
+        if rows.is_empty() {
+            let path = files.root().join(&list.file);
+            return Err(Error::layout(path, "a row an image", "no row"));
+        }
+        Ok(rows)
+    }
+
+    /// Calls `take` with every row and the value of its split column, if there is one.
+    fn each(
+        &self,
+        files: &Files,
+        field: &'static str,
+        list: &List,
+        split: Option<&str>,
+        mut take: impl FnMut(Row, &str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Ok(delimiter) = u8::try_from(self.delimiter) else {
+            return Err(Error::invalid(
+                "delimiter",
+                "an ASCII character",
+                self.delimiter,
+            ));
+        };
+        for path in expand(files.root(), field, &list.file)? {
+            let folder: Cow<'_, str> = match (&list.images, path.parent()) {
+                (Some(images), _) => images.into(),
+                (None, Some(parent)) => relative(files.root(), parent),
+                (None, None) => "".into(),
+            };
+            let mut reader = ReaderBuilder::new()
+                .delimiter(delimiter)
+                .trim(Trim::All)
+                .from_reader(fs_err::File::open(&path)?);
+            let header = reader
+                .headers()
+                .map_err(|error| unreadable(&path, &error))?
+                .clone();
+            let column = |name: &str| {
+                header
+                    .iter()
+                    .position(|known| known == name)
+                    .ok_or_else(|| {
+                        let known: Vec<&str> = header.iter().collect();
+                        let expected = format!("a column `{name}`");
+                        Error::layout(&path, expected, listed(&known, 12))
+                    })
+            };
+            let (image, label) = (column(&self.path)?, column(&self.label)?);
+            let groups = self.group.iter().map(|name| column(name));
+            let groups = groups.collect::<Result<Vec<_>, _>>()?;
+            let split = split.map(column).transpose()?;
+            let first = Place::first(&path, "line");
+            for record in reader.records() {
+                let record: StringRecord = record.map_err(|error| unreadable(&path, &error))?;
+                let line = record.position().map_or(0, Position::line);
+                let place = first.at(line as usize);
+                // The reader sees to it that every record is as long as the header.
+                let group = groups.iter().zip(&self.group);
+                let group: Vec<_> = group
+                    .map(|(&i, name)| format!("{name}={}", &record[i]))
+                    .collect();
+                let row = Row {
+                    file: File::listed(&folder, &record[image], place.clone())?,
+                    place,
+                    label: record[label].to_owned(),
+                    group: group.join(" "),
+                };
+                take(row, split.map_or("", |split| &record[split]))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `path` below `root`, with forward slashes.
+fn relative(root: &Path, path: &Path) -> Cow<'static, str> {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let names: Vec<_> = below.iter().map(|name| name.to_string_lossy()).collect();
+    names.join("/").into()
+}
+
+/// What the reader says, with the file's name; it knows the line itself.
+fn unreadable(path: &Path, error: &::csv::Error) -> Error {
+    Error::layout(
+        path,
+        "rows as long as the header, in UTF-8",
+        error.to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            fs_err::write(path, text).unwrap();
+        }
+        folder
+    }
+
+    fn read(files: &[(&str, &str)], yaml: &str) -> Result<Indexed<Files>, String> {
+        let folder = folder(files);
+        let yaml = format!("root: {}\n{yaml}", folder.path().display());
+        let config: Csv = serde_yaml::from_str(&yaml).unwrap();
+        config.read().map_err(|error| error.to_string())
+    }
+
+    const BIRDS: &str = "all: {file: metadata.csv}
+split: {column: split, train: '0', validation: '1', test: '2'}
+path: img_filename
+label: y
+group: [y, place]
+";
+
+    fn birds(rows: &str) -> Result<Indexed<Files>, String> {
+        let text = format!("img_id,img_filename,y,split,place,place_filename\n{rows}");
+        read(&[("metadata.csv", &text)], BIRDS)
+    }
+
+    #[test]
+    fn a_split_column_and_groups() {
+        let data =
+            birds("1,\"a, b/1.jpg\",0,0,0,x\n2,2.jpg,1,0,1,x\n3,3.jpg,0,1,1,x\n4,4.jpg,1,2,0,x\n")
+                .unwrap();
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [2, 1, 1]);
+        assert_eq!(&*data.splits.train[0].at.path, "a, b/1.jpg");
+        assert_eq!(data.classes(), ["0", "1"]);
+        assert_eq!(
+            data.groups(),
+            ["y=0 place=0", "y=0 place=1", "y=1 place=0", "y=1 place=1"]
+        );
+        assert_eq!(data.group(Split::Train, 1).unwrap(), Some(3));
+        assert_eq!(data.group(Split::Validation, 0).unwrap(), Some(1));
+        assert_eq!(data.label(Split::Test, 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn tables_for_each_split_beside_their_images() {
+        let header = "Filename;Width;ClassId";
+        let files = [
+            (
+                "train/00000/GT-00000.csv",
+                format!("{header}\n0.ppm;9;0\n1.ppm;9;0\n"),
+            ),
+            (
+                "train/00001/GT-00001.csv",
+                format!("{header}\r\n0.ppm;9;1\r\n"),
+            ),
+            ("GT-final_test.csv", format!("{header}\n0.ppm;9;1\n")),
+        ];
+        let files: Vec<_> = files
+            .iter()
+            .map(|(name, text)| (*name, text.as_str()))
+            .collect();
+        let yaml = "train: {file: 'train/*/GT-*.csv'}
+test: {file: GT-final_test.csv, images: Final_Test/Images}
+path: Filename
+label: ClassId
+delimiter: ';'
+validation_fraction: 0.5
+";
+        let data = read(&files, yaml).unwrap();
+        let paths: Vec<_> = data.splits.iter().flatten().map(|i| &*i.at.path).collect();
+        assert_eq!(paths[1], "train/00001/0.ppm");
+        assert_eq!(paths[3], "Final_Test/Images/0.ppm");
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [2, 1, 1]);
+        assert!(data.groups().is_empty());
+        assert_eq!(data.group(Split::Test, 0).unwrap(), None);
+    }
+
+    #[test]
+    fn a_bad_row_is_named() {
+        let fine = "1,1.jpg,0,0,0,x\n2,2.jpg,0,1,0,x\n3,3.jpg,0,2,0,x\n";
+        assert!(birds(fine).is_ok());
+        for (row, parts) in [
+            (
+                "4,4.jpg,0,7,0,x\n",
+                ["line 5", "one of 0, 1, 2 in `split`, got `7`"],
+            ),
+            ("4,4.jpg,0\n", ["metadata.csv", "line: 5"]),
+            ("4,../4.jpg,0,0,0,x\n", ["line 5", "inside the root"]),
+            ("4,3.jpg,0,0,0,x\n", ["line 5 and at", "line 4"]),
+            ("4,,0,0,0,x\n", ["line 5", "got none"]),
+        ] {
+            let message = birds(&format!("{fine}{row}")).unwrap_err();
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+        let message = birds("1,1.jpg,0,0,0,x\n").unwrap_err();
+        assert!(
+            message.contains("a row of the test split, got none"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn columns_and_combinations_are_checked() {
+        let table = [("a.csv", "file,label\n1.jpg,cat\n")];
+        let tables = |train: &str, rest: &str| {
+            let yaml =
+                format!("train: {{file: {train}}}\ntest: {{file: a.csv}}\nlabel: label\n{rest}");
+            read(&table, &yaml).unwrap_err()
+        };
+        for (message, part) in [
+            (
+                tables("a.csv", "path: path"),
+                "a.csv`: expected a column `path`, got file, label",
+            ),
+            (
+                tables("b.csv", "path: file"),
+                "b.csv`: expected a file of `train: b.csv`, got none",
+            ),
+            (
+                tables("a.csv", "path: file\ndelimiter: \u{2192}"),
+                "invalid `delimiter`",
+            ),
+            (tables("a.csv", "path: file"), "`1.jpg` is listed twice"),
+            (
+                read(&table, "train: {file: a.csv}\npath: file\nlabel: label").unwrap_err(),
+                "expected either `all` and `split`, or `train` and `test`",
+            ),
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
