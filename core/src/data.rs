@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::input::InputSpec;
 
 /// How a data set is configured; the `dataset:` of a YAML.
 #[typetag::serde(tag = "name")]
@@ -14,6 +15,12 @@ pub trait DatasetConfig: Debug + Send + Sync + dyn_clone::DynClone {
     /// # Errors
     /// A missing path, an empty split or class, a bad record, each by name.
     fn open(&self) -> Result<Box<dyn Dataset>>;
+
+    /// The images that the data set's protocol makes of what the backbone wants: VTAB-1k resizes
+    /// without a crop, say. Without one the backbone's own crop stands.
+    fn input(&self, backbone: InputSpec) -> InputSpec {
+        backbone
+    }
 
     /// The paths that the YAML gives, so that the runner can resolve them.
     fn paths_mut(&mut self) -> Vec<&mut std::path::PathBuf> {

@@ -204,8 +204,71 @@ pub enum Command {
         #[arg(long, default_value = "text")]
         format: Format,
     },
+    /// Look at a data set.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Time a training step with random images: for benchmarks.
     Bench(BenchArgs),
+}
+
+/// What is done with a data set.
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// Hold what is on disk against what is known of it: counts, classes, images that cannot be read,
+    /// equal images in two splits.
+    Check(CheckArgs),
+    /// Print the split table and paint a contact sheet, before and after the transforms.
+    Show(ShowDataArgs),
+}
+
+/// Which data set.
+#[derive(Args, Clone)]
+pub struct DatasetArgs {
+    /// A name under configs/datasets, such as cifar100 or vtab-1k/caltech101, or a YAML file.
+    pub dataset: String,
+    /// Where it is, instead of what the YAML says.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Overrides a field, as dataset.field=value. May be repeated.
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// What is checked.
+#[derive(Args, Clone)]
+pub struct CheckArgs {
+    /// Which data set.
+    #[command(flatten)]
+    pub which: DatasetArgs,
+    /// Counts and classes only: no image is read.
+    #[arg(long)]
+    pub quick: bool,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// What is shown.
+#[derive(Args, Clone)]
+pub struct ShowDataArgs {
+    /// Which data set.
+    #[command(flatten)]
+    pub which: DatasetArgs,
+    /// The PNG to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Which images.
+    #[arg(long, default_value = "train")]
+    pub split: SplitChoice,
+    /// How many.
+    #[arg(long, default_value_t = 24)]
+    pub images: usize,
+    /// For which backbone: a name under configs/backbones, or a YAML with one.
+    #[arg(long, value_name = "CONFIG", default_value = "vit-micro")]
+    pub backbone: String,
+    /// Seed of the choice.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// What is run and written.

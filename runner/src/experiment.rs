@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
+use crate::about::About;
 use crate::configs::{self, Found};
 use crate::exit::{Failure, config_error};
 use crate::recipe::Recipe;
@@ -177,15 +178,23 @@ impl Experiment {
         config: &str,
         overrides: &[String],
     ) -> Result<Box<dyn BackboneConfig>, Failure> {
-        part(&COMPONENTS[0], config, overrides)
+        let (origin, value) = part_value(&COMPONENTS[0], config, overrides)?;
+        typed_part(value, &origin, "backbone")
     }
 
-    /// The data set alone of the YAML called `config`, or of that name.
+    /// The data set alone of the YAML called `config`, or of that name, below another root if one is
+    /// given, and what is known of it.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
-    pub fn read_dataset(config: &str) -> Result<Box<dyn DatasetConfig>, Failure> {
-        part(&COMPONENTS[2], config, &[])
+    pub fn read_dataset(
+        config: &str,
+        overrides: &[String],
+    ) -> Result<(Box<dyn DatasetConfig>, Option<About>), Failure> {
+        let (origin, mut value) = part_value(&COMPONENTS[2], config, overrides)?;
+        let about = take_about(&mut value);
+        let about = about.map(|about| typed_part(about, &origin, "dataset.about"));
+        Ok((typed_part(value, &origin, "dataset")?, about.transpose()?))
     }
 
     /// The experiment of a resolved document, as a run folder holds it.
@@ -193,6 +202,9 @@ impl Experiment {
     /// # Errors
     /// The dotted path and what was expected.
     pub fn typed(mut value: Value) -> Result<Self, String> {
+        if let Some(dataset) = value.get_mut("dataset") {
+            take_about(dataset);
+        }
         let single = value
             .get_mut("method")
             .filter(|method| !method.is_sequence());
@@ -219,13 +231,13 @@ impl Experiment {
     }
 }
 
-/// One component of a YAML: of an experiment, of a file with that key alone, or of a file of its
-/// room.
-fn part<T: serde::de::DeserializeOwned>(
+/// One component of a YAML, resolved: of an experiment, of a file with that key alone, or of a file
+/// of its room.
+fn part_value(
     component: &Component,
     config: &str,
     overrides: &[String],
-) -> Result<T, Failure> {
+) -> Result<(String, Value), Failure> {
     let key = component.key;
     let (origin, mut value) = match configs::in_room(component.room, config) {
         Some(found) => (config.to_owned(), found?.value),
@@ -249,10 +261,23 @@ fn part<T: serde::de::DeserializeOwned>(
     };
     let mut own = std::mem::take(own);
     resolve(&mut own, component)?;
-    serde_path_to_error::deserialize(own).map_err(|e| {
+    Ok((origin, own))
+}
+
+fn typed_part<T: serde::de::DeserializeOwned>(
+    value: Value,
+    origin: &str,
+    key: &str,
+) -> Result<T, Failure> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
         config_error(format!("{origin}: {key}.{path}: {}", e.into_inner()))
     })
+}
+
+/// Takes the facts out of a data set's configuration: they are for readers and for checks.
+fn take_about(dataset: &mut Value) -> Option<Value> {
+    dataset.as_mapping_mut()?.remove("about")
 }
 
 /// `--set path.to.field=value`, the value in YAML.

@@ -2,6 +2,7 @@
 //!
 //! A program of one's own links its plugins with `use my_method as _;` and calls [`main`].
 
+mod about;
 mod adapter;
 mod base;
 mod checkpoint;
@@ -21,6 +22,7 @@ mod plugins;
 mod progress;
 mod recipe;
 mod report;
+mod sheet;
 mod summary;
 mod train;
 mod trial;
@@ -31,7 +33,7 @@ use clap::Parser;
 
 pub use exit::Exit;
 
-use cli::{Cli, Command, ExportFormat};
+use cli::{Cli, Command, DataCommand, ExportFormat};
 use commands::Request;
 use exit::Failure;
 
@@ -134,6 +136,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Features(args)) => commands::features(&args),
         Some(Command::Schema) => commands::schema(),
         Some(Command::Doctor { place, format }) => commands::doctor(&place, format),
+        Some(Command::Data(DataCommand::Check(args))) => commands::check(&args),
+        Some(Command::Data(DataCommand::Show(args))) => commands::show_data(&args),
         Some(Command::Bench(args)) => commands::bench(&args),
     }
 }

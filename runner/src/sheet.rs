@@ -85,7 +85,12 @@ fn picture(image: &Image) -> Result<RgbImage, Failure> {
         true => FilterType::Nearest,
         false => FilterType::Triangle,
     };
-    Ok(imageops::resize(&own, scaled(width), scaled(height), filter))
+    Ok(imageops::resize(
+        &own,
+        scaled(width),
+        scaled(height),
+        filter,
+    ))
 }
 
 /// In the middle of the box whose corner is at `left`, `top`.
@@ -136,7 +141,7 @@ mod tests {
         // Eight columns of pixels become 14 pixels each, and the backbone's 28 become 4.
         let sample = dataset.sample(Split::Test, 5).unwrap().image;
         let own = |x: usize, y: usize| sample.rgb[3 * (y * sample.width + x)];
-        let at = |x, y| sheet.get_pixel(242 + 6 + x, 6 + y).0[0];
+        let at = |x: u32, y: u32| sheet.get_pixel(242 + 6 + x, 6 + y).0[0];
         assert_eq!(at(3 * 14 + 5, 2 * 14 + 7), own(3, 2));
         let ink = sheet.pixels().filter(|pixel| **pixel == INK).count();
         assert!(ink > 50, "the labels are {ink} pixels");

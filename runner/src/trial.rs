@@ -82,6 +82,8 @@ impl Trial {
         }
         let mut classes = dataset.classes().to_vec();
         let mut remarks = base.remarks.clone();
+        let own = dataset.remarks().into_iter();
+        remarks.extend(own.map(|remark| format!("dataset: {remark}")));
         let about_data = dataset.remarks();
         remarks.extend(about_data.iter().map(|text| format!("dataset: {text}")));
 
@@ -120,6 +122,7 @@ impl Trial {
             }
         }
         let input = experiment.backbone.input().map_err(at("backbone"))?;
+        let input = experiment.dataset.input(input);
         let mut methods = experiment.method.iter();
         let input = methods
             .try_fold(input, |input, method| method.input(input))

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use peft_core::Result;
 use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::input::{CropMode, InputSpec};
 use schemars::JsonSchema;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,15 @@ pub struct Fgvc {
 impl DatasetConfig for Fgvc {
     fn open(&self) -> Result<Box<dyn Dataset>> {
         Ok(Box::new(self.read()?))
+    }
+
+    /// The centre of an image resized to 256 pixels for 224, as VPT does.
+    fn input(&self, backbone: InputSpec) -> InputSpec {
+        InputSpec {
+            crop_pct: 0.875,
+            crop_mode: CropMode::Center,
+            ..backbone
+        }
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {

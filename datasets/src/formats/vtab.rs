@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use peft_core::Result;
 use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::input::{CropMode, InputSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,15 @@ pub enum Protocol {
 impl DatasetConfig for Vtab {
     fn open(&self) -> Result<Box<dyn Dataset>> {
         Ok(Box::new(self.read()?))
+    }
+
+    /// The whole image, whatever its aspect.
+    fn input(&self, backbone: InputSpec) -> InputSpec {
+        InputSpec {
+            crop_pct: 1.0,
+            crop_mode: CropMode::Squash,
+            ..backbone
+        }
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use peft_core::data::{Dataset, Image, Split};
 use peft_core::DatasetConfig;
+use peft_core::data::{Dataset, Image, Split};
 use peft_core::random::Generator;
 use peft_datasets::Preprocess;
 use rayon::prelude::*;
@@ -66,12 +66,18 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let wrong = found.differences.len() + found.unreadable.len() + found.duplicates.len();
     match wrong {
         0 => Ok(()),
-        n => Err(config_error(format!("{}: {n} things are wrong", args.which.dataset))),
+        n => Err(config_error(format!(
+            "{}: {n} things are wrong",
+            args.which.dataset
+        ))),
     }
 }
 
 fn read(which: &DatasetArgs) -> Result<(Box<dyn DatasetConfig>, Option<About>), Failure> {
-    let root = which.root.iter().map(|root| format!("dataset.root={}", root.display()));
+    let root = which
+        .root
+        .iter()
+        .map(|root| format!("dataset.root={}", root.display()));
     let overrides: Vec<_> = which.set.iter().cloned().chain(root).collect();
     Experiment::read_dataset(&which.dataset, &overrides)
 }
@@ -92,7 +98,11 @@ pub fn show_data(args: &ShowDataArgs) -> Result<(), Failure> {
     order.truncate(args.images);
     let png = sheet::paint(&*dataset, split, &order, &Preprocess::new(&input))?;
     peft_core::files::write_atomically(&args.out, &png)?;
-    println!("{} of {split}, as {input}: {}", order.len(), args.out.display());
+    println!(
+        "{} of {split}, as {input}: {}",
+        order.len(),
+        args.out.display()
+    );
     Ok(())
 }
 
@@ -201,7 +211,10 @@ fn print(found: &Found) {
     let list = |title: &str, lines: &[String]| {
         if !lines.is_empty() {
             println!("{title}: {}", lines.len());
-            lines.iter().take(LISTED).for_each(|line| println!("  {line}"));
+            lines
+                .iter()
+                .take(LISTED)
+                .for_each(|line| println!("  {line}"));
             if lines.len() > LISTED {
                 println!("  and {} more", lines.len() - LISTED);
             }
@@ -211,7 +224,10 @@ fn print(found: &Found) {
     list("remarks", &found.remarks);
     list("other than known", &found.differences);
     list("cannot be read", &found.unreadable);
-    list("equal images in two splits or with two labels", &found.duplicates);
+    list(
+        "equal images in two splits or with two labels",
+        &found.duplicates,
+    );
     if !found.read {
         println!("images were not read (--quick)");
     }
@@ -223,7 +239,10 @@ fn histogram(rows: &[Histogram]) {
     let most = rows.iter().map(total).max().unwrap_or(0).max(1);
     let width = rows.iter().map(|row| row.class.chars().count()).max();
     let width = width.unwrap_or(0).clamp(5, 28);
-    println!("{:<width$} {:>8} {:>10} {:>8}", "class", "train", "validation", "test");
+    println!(
+        "{:<width$} {:>8} {:>10} {:>8}",
+        "class", "train", "validation", "test"
+    );
     let mut sorted: Vec<&Histogram> = rows.iter().collect();
     if rows.len() > 2 * LISTED {
         sorted.sort_by_key(|row| std::cmp::Reverse(total(row)));

@@ -116,7 +116,7 @@ impl Output<'_> {
         args: &FeaturesArgs,
         preprocess: Preprocess,
     ) -> Result<(), Failure> {
-        let dataset = Experiment::read_dataset(config)?.open();
+        let dataset = Experiment::read_dataset(config, &[])?.0.open();
         let dataset = dataset.map_err(|e| config_error(format_args!("--dataset: {e}")))?;
         let loader = Loader {
             dataset: &*dataset,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use peft_core::checkpoint::{Checkpoint, recognise};
 use peft_core::error::listed;
-use peft_core::input::Published;
+use peft_core::input::{InputSpec, Published};
 use peft_core::params::floats;
 use serde::Serialize;
 use serde_json::Value;
@@ -45,7 +45,7 @@ struct Model {
     /// The YAML of its backbone.
     backbone: Value,
     blocks: usize,
-    image: String,
+    input: InputSpec,
     features: usize,
     /// Parameters of the backbone, the head not counted.
     parameters: usize,
@@ -128,7 +128,7 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
         family: found.plugin.name,
         layout: found.survey.layout(),
         variant: backbone["variant"].as_str().map(str::to_owned),
-        image: found.config.input()?.to_string(),
+        input: found.config.input()?,
         backbone,
         blocks: spec.depth,
         features: spec.features,
@@ -180,7 +180,7 @@ fn print(contents: &Contents) -> Result<(), Failure> {
             model.blocks, model.parameters, model.features
         ),
     );
-    line("images", model.image.clone());
+    line("input", model.input.to_string());
     line(
         "head",
         match model.classes {

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod bench;
+mod data;
 mod doctor;
 mod eval;
 mod export;
@@ -14,6 +15,7 @@ mod show;
 mod train;
 
 pub use bench::bench;
+pub use data::{check, show_data};
 pub use doctor::doctor;
 pub use eval::eval;
 pub use export::export;
