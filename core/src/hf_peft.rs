@@ -173,7 +173,8 @@ pub fn layout(name: &str, backbone: &dyn Backbone) -> Result<Layout> {
     all.extend(backbone.layouts());
     let found = all.iter().find(|layout| layout.name == name);
     found.copied().ok_or_else(|| {
-        let known: Vec<_> = all.iter().map(|layout| layout.name).collect();
+        let mut known: Vec<_> = all.iter().map(|layout| layout.name).collect();
+        known.dedup();
         let message = format!("expected one of {}, got {name:?}", known.join(", "));
         Error::config("layout", message)
     })

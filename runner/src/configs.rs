@@ -126,7 +126,10 @@ pub fn weights(path: &Path) -> Result<Weights, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::about::{Group, Sizes};
     use crate::experiment::Experiment;
 
     #[test]
@@ -137,5 +140,37 @@ mod tests {
             let read = Experiment::read(&name, &[]).map_err(|failure| failure.error);
             assert!(read.is_ok(), "{name}: {:#}", read.unwrap_err());
         }
+    }
+
+    /// The paper's Table A1 has 19 data sets in full and the 19 tasks of VTAB-1k.
+    #[test]
+    fn the_catalogue_covers_the_table() {
+        let mut counts = BTreeMap::new();
+        let mut vtab = 0;
+        for name in names("datasets/") {
+            let name = name.trim_start_matches("datasets/");
+            let read = Experiment::read_dataset(name, &[]).map_err(|failure| failure.error);
+            let (_, about) = read.unwrap_or_else(|e| panic!("{name}: {e:#}"));
+            let Some(about) = about else { continue };
+            *counts.entry(about.group).or_insert(0) += 1;
+            vtab += usize::from(name.starts_with("vtab-1k/"));
+            let Sizes {
+                train,
+                validation,
+                test,
+            } = about.splits;
+            let least = about.classes.min(train).min(validation).min(test);
+            assert!(least > 0 && about.classes > 1, "{name}");
+            if name.starts_with("vtab-1k/") {
+                assert_eq!((train, validation), (800, 200), "{name}");
+            }
+        }
+        let expected = [
+            (Group::FullData, 19),
+            (Group::Natural, 7),
+            (Group::Specialised, 4),
+            (Group::Structured, 8),
+        ];
+        assert_eq!((counts, vtab), (expected.into(), 19));
     }
 }

@@ -133,7 +133,7 @@ impl Architecture {
     }
 
     /// Tokens before the patches: the class token, then registers.
-    fn prefix(&self) -> usize {
+    fn prefix_tokens(&self) -> usize {
         usize::from(self.class_token) + self.reg_tokens
     }
 
@@ -155,7 +155,7 @@ pub struct VisionTransformer {
     fc_norm: Option<LayerNorm>,
     projection: Option<Linear>,
     /// Tokens before the patches.
-    prefix: usize,
+    prefix_tokens: usize,
     #[module(skip)]
     global_pool: GlobalPool,
     #[module(skip)]
@@ -209,7 +209,7 @@ impl VisionTransformer {
     /// The network with initial values from `init`.
     pub fn new(sizes: Architecture, input: InputSpec, init: &Init) -> Self {
         let (d, depth, grid) = (sizes.embed_dim, sizes.depth, sizes.grid());
-        let (prefix, patches) = (sizes.prefix(), grid * grid);
+        let (prefix, patches) = (sizes.prefix_tokens(), grid * grid);
         let embedded = match sizes.no_embed_class {
             true => patches,
             false => prefix + patches,
@@ -281,7 +281,7 @@ impl VisionTransformer {
             norm,
             fc_norm,
             projection,
-            prefix,
+            prefix_tokens: prefix,
             global_pool: sizes.global_pool,
             spec,
             layouts: sizes.layouts,
@@ -289,8 +289,8 @@ impl VisionTransformer {
     }
 
     /// Prefix tokens that have a position embedding.
-    fn embedded_prefix(&self) -> usize {
-        let patches = self.spec.boundaries[1].shape.dims()[0] - self.prefix;
+    fn embedded_prefix_tokens(&self) -> usize {
+        let patches = self.spec.boundaries[1].shape.dims()[0] - self.prefix_tokens;
         self.pos_embed.dims()[1] - patches
     }
 
@@ -312,7 +312,7 @@ impl VisionTransformer {
             let parts = prefix.chain([patches.clone()]).collect();
             Tensor::cat(parts, 1) // [b, prefix + n, d]
         };
-        let tokens = match self.embedded_prefix() {
+        let tokens = match self.embedded_prefix_tokens() {
             0 => with_prefix(patches + positions),
             _ => with_prefix(patches) + positions,
         };
@@ -331,7 +331,9 @@ impl VisionTransformer {
         // The norm works on each token alone, so only those that count are normed.
         let x = match self.global_pool {
             GlobalPool::Token => tokens.x.narrow(1, 0, 1),
-            GlobalPool::Avg => tokens.x.narrow(1, self.prefix, own - self.prefix),
+            GlobalPool::Avg => tokens
+                .x
+                .narrow(1, self.prefix_tokens, own - self.prefix_tokens),
         };
         let x = match &self.norm {
             Some(norm) => norm.forward(x, hooks),
@@ -388,7 +390,7 @@ impl Backbone for VisionTransformer {
 
     /// Position embeddings of another resolution, as timm resamples them.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
-        let prefix = self.embedded_prefix();
+        let prefix = self.embedded_prefix_tokens();
         let patches = self.pos_embed.dims()[1] - prefix;
         match name {
             "pos_embed" => resampled(value, prefix, patches.isqrt()),
@@ -413,7 +415,7 @@ impl Backbone for VisionTransformer {
                 let without = self.patch_embed.proj.forward(image.zeros_like(), &nothing);
                 let patches = (with - without).flatten::<3>(2, 3).swap_dims(1, 2); // [1, n, d]
                 let [_, _, d] = patches.dims();
-                let positions = match self.embedded_prefix() {
+                let positions = match self.embedded_prefix_tokens() {
                     0 => patches,
                     prefix => {
                         let none = Tensor::zeros([1, prefix, d], &patches.device());
@@ -426,7 +428,7 @@ impl Backbone for VisionTransformer {
                 let [_, _, d] = delta.x.dims();
                 let count = self.spec.boundaries[1].shape.dims()[0];
                 let delta = delta.x.expand([1, count, d]);
-                if self.embedded_prefix() == self.prefix {
+                if self.embedded_prefix_tokens() == self.prefix_tokens {
                     return Some([added("pos_embed", &self.pos_embed, delta)].into());
                 }
                 let parts = [

@@ -175,8 +175,21 @@ mod tests {
         }
     }
 
+    /// The same with registers and LayerScale.
+    fn scaled() -> Vit {
+        Vit {
+            embed_dim: Some(24),
+            depth: Some(3),
+            mlp_ratio: Some(2.0),
+            reg_tokens: Some(3),
+            no_embed_class: Some(true),
+            init_values: Some(1e-5),
+            ..vit()
+        }
+    }
+
     /// `mlp` is what the reference calls a bottleneck at the MLP.
-    fn check(name: &str, kind: Kind, mlp: &str) {
+    fn check(name: &str, vit: &Vit, kind: Kind, mlp: &str) {
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
         let rename = |name: &str| {
             let name = name.trim_start_matches("adapter.");
@@ -184,22 +197,28 @@ mod tests {
             name.replace(".mlp.", mlp)
         };
         let method = Box::new(adapter(kind));
-        Golden::open(format!("{fixtures}{name}")).check_training(&vit(), method, rename);
+        Golden::open(format!("{fixtures}{name}")).check_training(vit, method, rename);
     }
 
     #[test]
     fn after_the_mlp_agrees_with_the_reference() {
-        check("adapter_pfeiffer", Kind::Pfeiffer, ".mlp_out.");
+        check("adapter_pfeiffer", &vit(), Kind::Pfeiffer, ".mlp_out.");
     }
 
     #[test]
     fn after_both_branches_agrees_with_the_reference() {
-        check("adapter_houlsby", Kind::Houlsby, ".mlp_out.");
+        check("adapter_houlsby", &vit(), Kind::Houlsby, ".mlp_out.");
+    }
+
+    #[test]
+    fn before_layer_scale_agrees_with_the_reference() {
+        let name = "adapter_houlsby_scaled";
+        check(name, &scaled(), Kind::Houlsby, ".mlp_out.");
     }
 
     #[test]
     fn beside_the_mlp_agrees_with_the_reference() {
-        check("adapter_parallel", Kind::Parallel, ".");
+        check("adapter_parallel", &vit(), Kind::Parallel, ".");
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn every_kind_conforms() {
         ap(Kind::Product, true, None, &[1]),
         ap(Kind::Concat, false, None, &[1, 2]),
     ]);
-    // A prompt folds into the position embedding of both ViTs; if it is shared, into a bias of both,
+    // A prompt folds into the position embedding of every ViT; if it is shared, into a bias of them,
     // of both CLIPs and of the Swin Transformer that has no downsampling there.
     let merged: Vec<usize> = verdicts
         .chunks(verdicts.len() / 6)
@@ -179,7 +179,7 @@ fn every_kind_conforms() {
             backbones.iter().filter(merges).count()
         })
         .collect();
-    assert_eq!(merged, [0, 2, 5, 0, 0, 0]);
+    assert_eq!(merged, [0, 3, 6, 0, 0, 0]);
     let refused = verdicts.iter().filter(|v| matches!(v, Verdict::Refused(_)));
     let backbones = tiny_backbones();
     let maps = backbones

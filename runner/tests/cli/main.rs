@@ -3,6 +3,7 @@
 mod adapters;
 mod backbones;
 mod checkpoints;
+mod data;
 mod methods;
 
 use std::path::{Path, PathBuf};
