@@ -4,8 +4,9 @@
 //! [`Digits`], [`Shapes`] and [`Folder`] are plugins, each a
 //! [`DatasetConfig`](peft_core::DatasetConfig) that opens as a [`Dataset`](peft_core::Dataset).
 //! [`Preprocess`] turns the [`Image`](peft_core::data::Image) of a sample into what a backbone
-//! sees; [`decode`] reads one from a file.
+//! sees, [`Augment`] changes it at random on the way; [`decode`] reads one from a file.
 
+pub mod augment;
 mod decode;
 mod digits;
 mod error;
@@ -14,6 +15,7 @@ mod shapes;
 mod split;
 mod transform;
 
+pub use crate::augment::Augment;
 pub use crate::decode::decode;
 pub use crate::digits::Digits;
 pub use crate::error::Error;
