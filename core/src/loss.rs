@@ -17,3 +17,69 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) 
     }
     -(picked * (1.0 - smoothing) + log_p.mean() * smoothing)
 }
+
+/// Mean cross-entropy of a batch in which image `i` of `b` is mixed with image `b - 1 - i`: the
+/// target is `lambda` on the image's label plus `1 - lambda` on its partner's, smoothed as that of
+/// [`cross_entropy`] (mixup, Zhang et al. 2018).
+///
+/// # Shapes
+/// - logits: `[b, classes]`
+/// - labels, lambda: `[b]`
+/// - returns `[1]`
+pub fn mixed_cross_entropy(
+    logits: Tensor<2>,
+    labels: Tensor<1, Int>,
+    lambda: Tensor<1>,
+    smoothing: f64,
+) -> Tensor<1> {
+    let rows = labels.dims()[0];
+    let log_p = log_softmax(logits, 1); // [b, classes]
+    let picked = |labels: Tensor<1, Int>| {
+        let picked = log_p.clone().gather(1, labels.reshape([rows, 1]));
+        picked.reshape([rows])
+    };
+    let own = picked(labels.clone()) * lambda.clone();
+    let other = picked(labels.flip([0])) * (-lambda + 1.0);
+    let mixed = (own + other).mean();
+    -(mixed * (1.0 - smoothing) + log_p.mean() * smoothing)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// `fixtures/scripts/augment.py` made these with timm's `Mixup` and `SoftTargetCrossEntropy`.
+    #[test]
+    fn mixed_targets_are_timms() {
+        #[derive(Deserialize)]
+        struct Row {
+            lambda: f32,
+        }
+        #[derive(Deserialize)]
+        struct Case {
+            classes: usize,
+            labels: Vec<i64>,
+            mix: Vec<Row>,
+            logits: Vec<f32>,
+            smoothing: f64,
+            loss: f32,
+        }
+        let cases: Vec<Case> =
+            serde_json::from_str(include_str!("../../fixtures/augment/mixes.json")).unwrap();
+        let device = Device::flex();
+        for case in cases {
+            let rows = case.labels.len();
+            let logits = TensorData::new(case.logits, [rows, case.classes]);
+            let logits = Tensor::from_data(logits, &device);
+            let labels = Tensor::from_data(TensorData::new(case.labels, [rows]), &device);
+            let lambda: Vec<f32> = case.mix.iter().map(|row| row.lambda).collect();
+            let lambda = Tensor::from_data(TensorData::new(lambda, [rows]), &device);
+            let loss = mixed_cross_entropy(logits, labels, lambda, case.smoothing);
+            let loss: f32 = loss.into_scalar();
+            assert!((loss - case.loss).abs() < 1e-5, "{loss} {}", case.loss);
+        }
+    }
+}

@@ -3,9 +3,10 @@
 //!
 //! Each is a plugin: a [`DatasetConfig`](peft_core::DatasetConfig) that opens as a
 //! [`Dataset`](peft_core::Dataset). [`Preprocess`] turns the [`Image`](peft_core::data::Image) of a
-//! sample into what a backbone sees; [`decode`] reads one from a file. Nothing is downloaded, and
-//! nothing is written.
+//! sample into what a backbone sees, [`Augment`] changes it at random on the way; [`decode`] reads
+//! one from a file. Nothing is downloaded, and nothing is written.
 
+pub mod augment;
 mod decode;
 mod digits;
 mod error;
@@ -18,6 +19,7 @@ mod shards;
 mod split;
 mod transform;
 
+pub use crate::augment::Augment;
 pub use crate::decode::decode;
 pub use crate::digits::Digits;
 pub use crate::error::Error;

@@ -1,8 +1,10 @@
 //! From an 8-bit image to a backbone's input: resize, crop, normalise, as timm and torchvision do
 //! with Pillow images.
 
+use std::borrow::Cow;
+
 use fast_image_resize::images::{Image as Target, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use peft_core::backbone::{CropMode, InputSpec, Interpolation};
 use peft_core::data::Image;
 
@@ -66,6 +68,13 @@ impl Preprocess {
     /// - image: `[height, width, 3]`, grey levels
     /// - out: `[3, size, size]`
     pub fn apply(&self, image: &Image, out: &mut [f32]) -> Result<(), Error> {
+        self.check(image, out)?;
+        self.normalise(&self.pixels(image)?, out);
+        Ok(())
+    }
+
+    /// Checks the fields, the image and the room for the result.
+    pub(crate) fn check(&self, image: &Image, out: &[f32]) -> Result<(), Error> {
         self.validate()?;
         if out.len() != self.values() {
             let expected = format!(
@@ -94,14 +103,19 @@ impl Preprocess {
                 got: values.to_string(),
             });
         }
-        if (width, height) == (self.input.size, self.input.size)
+        Ok(())
+    }
+
+    /// The image at its target size, `[size, size, 3]` grey levels; not a copy where it has that
+    /// size already.
+    pub(crate) fn pixels<'a>(&self, image: &'a Image) -> Result<Cow<'a, [u8]>, Error> {
+        if (image.width, image.height) == (self.input.size, self.input.size)
             && self.window(image).is_whole(image)
         {
-            self.normalise(&image.rgb, out);
+            Ok(Cow::Borrowed(&image.rgb))
         } else {
-            self.normalise(&self.resize(image)?, out);
+            self.resize(image).map(Cow::Owned)
         }
-        Ok(())
     }
 
     /// [`apply`](Self::apply) into a new vector, `[3, size, size]`.
@@ -117,10 +131,6 @@ impl Preprocess {
     /// Columns first, then rows, rounded to grey levels between: the order of Pillow 12.3. It shows
     /// where a cubic overshoots; Pillow 13.0 takes rows first for some sizes.
     fn resize(&self, image: &Image) -> Result<Vec<u8>, Error> {
-        let filter = match self.input.interpolation {
-            Interpolation::Bilinear => FilterType::Bilinear,
-            Interpolation::Bicubic => FilterType::CatmullRom,
-        };
         let Window {
             left,
             top,
@@ -128,18 +138,18 @@ impl Preprocess {
             height,
         } = self.window(image);
         let (size, rows) = (self.input.size, image.height as f64);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+        let options = options(self.input.interpolation);
         let narrow = resample(
-            image,
+            &view(image)?,
             (size, image.height),
             &options.crop(left, 0.0, width, rows),
         )?;
-        Ok(resample(
+        let whole = resample(
             &narrow,
             (size, size),
             &options.crop(0.0, top, size as f64, height),
-        )?
-        .rgb)
+        )?;
+        Ok(whole.into_vec())
     }
 
     /// The part of the image that becomes the output. Resampling it straight to the output equals
@@ -174,7 +184,7 @@ impl Preprocess {
     }
 
     /// `[size, size, 3]` grey levels to `[3, size, size]` normalised values.
-    fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
+    pub(crate) fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
         for (channel, plane) in out
             .chunks_exact_mut(self.input.size * self.input.size)
             .enumerate()
@@ -187,34 +197,45 @@ impl Preprocess {
     }
 }
 
+/// Pillow's filter of that name.
+pub(crate) fn options(interpolation: Interpolation) -> ResizeOptions {
+    let filter = match interpolation {
+        Interpolation::Bilinear => FilterType::Bilinear,
+        Interpolation::Bicubic => FilterType::CatmullRom,
+    };
+    ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
+}
+
+/// An image as the resizer reads it.
+pub(crate) fn view(image: &Image) -> Result<ImageRef<'_>, Error> {
+    let refuse = |error: &dyn std::fmt::Display| unfit(image.width, image.height, error);
+    let side = |pixels: usize| u32::try_from(pixels).map_err(|error| refuse(&error));
+    let (width, height) = (side(image.width)?, side(image.height)?);
+    ImageRef::new(width, height, &image.rgb, PixelType::U8x3).map_err(|error| refuse(&error))
+}
+
 /// One pass of the resize, to `(width, height)` pixels.
-fn resample(
-    image: &Image,
+pub(crate) fn resample(
+    source: &impl IntoImageView,
     (width, height): (usize, usize),
     options: &ResizeOptions,
-) -> Result<Image, Error> {
-    let refuse = |error: &dyn std::fmt::Display| Error::Invalid {
-        field: "image",
-        expected: "one that can be resized".into(),
-        got: format!("{} x {} pixels ({error})", image.width, image.height),
-    };
+) -> Result<Target<'static>, Error> {
+    let (from, rows) = (source.width() as usize, source.height() as usize);
+    let refuse = |error: &dyn std::fmt::Display| unfit(from, rows, error);
     let side = |pixels: usize| u32::try_from(pixels).map_err(|error| refuse(&error));
-    let source = ImageRef::new(
-        side(image.width)?,
-        side(image.height)?,
-        &image.rgb,
-        PixelType::U8x3,
-    )
-    .map_err(|error| refuse(&error))?;
     let mut target = Target::new(side(width)?, side(height)?, PixelType::U8x3);
     Resizer::new()
-        .resize(&source, &mut target, options)
+        .resize(source, &mut target, options)
         .map_err(|error| refuse(&error))?;
-    Ok(Image {
-        width,
-        height,
-        rgb: target.into_vec(),
-    })
+    Ok(target)
+}
+
+fn unfit(width: usize, height: usize, error: &dyn std::fmt::Display) -> Error {
+    Error::Invalid {
+        field: "image",
+        expected: "one that can be resized".into(),
+        got: format!("{width} x {height} pixels ({error})"),
+    }
 }
 
 /// A rectangle of the source image, in its pixels.

@@ -6,11 +6,10 @@ use std::sync::mpsc::sync_channel;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peft_core::data::{Dataset, Split};
 use peft_core::random::Generator;
-use peft_datasets::Preprocess;
+use peft_datasets::{Augment, Preprocess};
 use rayon::prelude::*;
 
 use crate::exit::{Failure, config_error};
-use crate::recipe::Augmentation;
 
 /// Images and labels of one forward pass.
 pub struct Batch {
@@ -20,6 +19,15 @@ pub struct Batch {
     pub labels: Tensor<1, Int>,
     /// The same labels on the host.
     pub targets: Vec<usize>,
+    /// `[b]`, if image `i` is mixed with image `b - 1 - i`: its own part in its target.
+    pub lambda: Option<Tensor<1>>,
+}
+
+/// A batch that is not on the device yet.
+struct HostBatch {
+    pixels: Vec<f32>,
+    targets: Vec<usize>,
+    lambda: Option<Vec<f32>>,
 }
 
 /// A split that yields batches.
@@ -42,7 +50,14 @@ pub struct EpochRandom {
     /// The epoch, from 0.
     pub epoch: usize,
     /// What changes.
-    pub augmentation: Augmentation,
+    pub augment: Augment,
+}
+
+impl EpochRandom {
+    /// The numbers for an image or a batch: the same on any number of threads, resumed or not.
+    fn generator(&self, purpose: &str, index: usize) -> Generator {
+        Generator::new(self.seed, &format!("{purpose}/{}/{index}", self.epoch))
+    }
 }
 
 impl Loader<'_> {
@@ -87,7 +102,7 @@ impl Loader<'_> {
                 for index in range {
                     let start = index * self.batch_size;
                     let end = (start + self.batch_size).min(order.len());
-                    let batch = self.host_batch(&order[start..end], random);
+                    let batch = self.host_batch(index, &order[start..end], random);
                     // A closed channel: the consumer has stopped.
                     if sender.send((index, batch)).is_err() {
                         break;
@@ -95,7 +110,11 @@ impl Loader<'_> {
                 }
             });
             for (index, batch) in receiver {
-                let (pixels, targets) = batch?;
+                let HostBatch {
+                    pixels,
+                    targets,
+                    lambda,
+                } = batch?;
                 let (rows, size) = (targets.len(), self.preprocess.input.size);
                 let images = TensorData::new(pixels, [rows, 3, size, size]);
                 let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
@@ -103,6 +122,8 @@ impl Loader<'_> {
                     images: Tensor::from_data(images, device),
                     labels: Tensor::from_data(TensorData::new(labels, [rows]), device),
                     targets,
+                    lambda: lambda
+                        .map(|lambda| Tensor::from_data(TensorData::new(lambda, [rows]), device)),
                 };
                 if !consume(index, batch)? {
                     break;
@@ -114,17 +135,30 @@ impl Loader<'_> {
 
     fn host_batch(
         &self,
+        batch: usize,
         indices: &[usize],
         random: Option<EpochRandom>,
-    ) -> Result<(Vec<f32>, Vec<usize>), Failure> {
+    ) -> Result<HostBatch, Failure> {
         let values = self.preprocess.values();
         let mut pixels = vec![0.0; values * indices.len()];
-        let labels = pixels
+        let targets = pixels
             .par_chunks_mut(values)
             .zip(indices)
             .map(|(pixels, &index)| self.image(index, random, pixels))
             .collect::<Result<_, Failure>>()?;
-        Ok((pixels, labels))
+        let mixing = random.filter(|random| random.augment.mixes());
+        let lambda = mixing.map(|random| {
+            let (mut generator, size) =
+                (random.generator("mix", batch), self.preprocess.input.size);
+            let mix = random.augment.mix(&mut generator, indices.len(), size);
+            mix.apply(&mut pixels, size);
+            mix.0.iter().map(|mixed| mixed.lambda).collect()
+        });
+        Ok(HostBatch {
+            pixels,
+            targets,
+            lambda,
+        })
     }
 
     fn image(
@@ -144,16 +178,17 @@ impl Loader<'_> {
             let message = format!("the label {label} is out of range: expected 0..{classes}");
             return Err(bad(message));
         }
-        let written = self.preprocess.apply(&sample.image, pixels);
-        written.map_err(|e| bad(e.to_string()))?;
-        if let Some(random) = random.filter(|r| r.augmentation == Augmentation::Flip) {
-            let path = format!("augment/{}/{index}", random.epoch);
-            if Generator::new(random.seed, &path).below(2) == 1 {
-                pixels
-                    .chunks_mut(self.preprocess.input.size)
-                    .for_each(<[f32]>::reverse);
+        let (image, input) = (&sample.image, &self.preprocess.input);
+        let written = match random {
+            None => self.preprocess.apply(image, pixels),
+            Some(random) => {
+                let mut generator = random.generator("augment", index);
+                let sides = (image.width, image.height);
+                let drawn = random.augment.draw(&mut generator, sides, input.size);
+                drawn.apply(image, input, pixels)
             }
-        }
+        };
+        written.map_err(|e| bad(e.to_string()))?;
         Ok(sample.label)
     }
 }
@@ -193,12 +228,15 @@ mod tests {
         }
     }
 
-    fn labels(classes: usize, random: Option<EpochRandom>) -> Result<Vec<Vec<usize>>, Failure> {
-        let dataset = Counted {
+    fn counted(classes: usize) -> Counted {
+        Counted {
             classes: (0..classes).map(|c| c.to_string()).collect(),
-        };
-        let loader = Loader {
-            dataset: &dataset,
+        }
+    }
+
+    fn loader(dataset: &Counted) -> Loader<'_> {
+        Loader {
+            dataset,
             split: Split::Train,
             preprocess: Preprocess::new(&InputSpec {
                 size: 2,
@@ -209,9 +247,13 @@ mod tests {
                 crop_mode: CropMode::Center,
             }),
             batch_size: 4,
-        };
+        }
+    }
+
+    fn labels(classes: usize, random: Option<EpochRandom>) -> Result<Vec<Vec<usize>>, Failure> {
+        let dataset = counted(classes);
         let mut seen = Vec::new();
-        loader.each(0..3, random, &Device::flex(), |_, batch| {
+        loader(&dataset).each(0..3, random, &Device::flex(), |_, batch| {
             seen.push(batch.targets);
             Ok(true)
         })?;
@@ -224,7 +266,7 @@ mod tests {
             let random = EpochRandom {
                 seed: 1,
                 epoch,
-                augmentation: Augmentation::Flip,
+                augment: Augment::default(),
             };
             labels(10, Some(random)).unwrap().concat()
         };
@@ -237,6 +279,26 @@ mod tests {
         let mut all = epoch(2);
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_epochs_changes_do_not_depend_on_the_number_of_threads() {
+        let augment = "{re_prob: 0.5, re_mode: pixel, mixup: 0.8, mixup_mode: elem}";
+        let dataset = counted(10);
+        let epoch = |threads, epoch| {
+            let random = EpochRandom {
+                seed: 1,
+                epoch,
+                augment: serde_yaml::from_str(augment).unwrap(),
+            };
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let batch = || loader(&dataset).host_batch(0, &[3, 1, 4, 5], Some(random));
+            let batch = pool.build().unwrap().install(batch).unwrap();
+            (batch.pixels, batch.lambda.unwrap())
+        };
+        assert_eq!(epoch(1, 0), epoch(3, 0));
+        assert_ne!(epoch(1, 0), epoch(1, 1));
+        assert!(epoch(1, 0).1.iter().any(|lambda| *lambda < 1.0));
     }
 
     #[test]

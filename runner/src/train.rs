@@ -10,7 +10,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use peft_core::data::Split;
-use peft_core::loss::cross_entropy;
+use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::params::{self, Tensors, floats};
 use peft_core::{Activation, BoxedBackbone, Hooks, Model, adapter_file};
 use replace_with::replace_with_or_abort;
@@ -165,7 +165,7 @@ impl<'a> Trainer<'a> {
         let random = EpochRandom {
             seed: self.trial.experiment.seed,
             epoch,
-            augmentation: self.recipe().augmentation,
+            augment: self.recipe().augmentation.augment(),
         };
         self.reporter
             .start_epoch(epoch, self.recipe().epochs, loader.len());
@@ -275,7 +275,13 @@ impl<'a> Trainer<'a> {
         let step = model.step(seed, number, part);
         let logits = model.logits(x.into_autodiff(), cut, Some(&step));
         let labels = Tensor::from_inner(batch.labels);
-        let loss = cross_entropy(logits, labels, recipe.label_smoothing);
+        let loss = match batch.lambda {
+            None => cross_entropy(logits, labels, recipe.label_smoothing),
+            Some(lambda) => {
+                let lambda = Tensor::from_inner(lambda);
+                mixed_cross_entropy(logits, labels, lambda, recipe.label_smoothing)
+            }
+        };
         let value = loss.clone().inner();
         let gradients = (loss * (1.0 / parts as f64)).backward();
         let gradients = GradientsParams::from_grads(gradients, model);

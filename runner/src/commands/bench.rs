@@ -151,6 +151,7 @@ fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
         images: Tensor::from_data(images, &device.device),
         labels: Tensor::from_data(TensorData::new(labels, [rows]), &device.device),
         targets,
+        lambda: None,
     }
 }
 
@@ -160,6 +161,7 @@ fn clone(batch: &Batch) -> Batch {
         images: batch.images.clone(),
         labels: batch.labels.clone(),
         targets: batch.targets.clone(),
+        lambda: batch.lambda.clone(),
     }
 }
 

@@ -178,7 +178,8 @@ fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
         "--set",
         "method.dropout=0.2",
         "--set",
-        "recipe.augmentation=flip",
+        "recipe.augmentation={random_resized_crop: {scale: [0.5, 1]}, hflip: 0.5, auto_augment: \
+         rand-m5-mstd0.5-inc1, re_prob: 0.5, re_mode: pixel, mixup: 0.2, cutmix: 1}",
         "--set",
         "recipe.accumulate=2",
         "--set",
