@@ -36,11 +36,50 @@ pub trait Dataset: Send + Sync {
         self.len(split) == 0
     }
 
+    /// The label at `index < len(split)`, below the number of classes; the image is not read.
+    ///
+    /// # Errors
+    /// If there is no such record.
+    fn label(&self, split: Split, index: usize) -> Result<usize>;
+
+    /// The image at `index < len(split)`. Any number of threads may ask, in any order.
+    ///
+    /// # Errors
+    /// If this one image cannot be read; the message names its file, and its line or row. The others
+    /// are not affected, so that a caller may count it and go on without it.
+    fn image(&self, split: Split, index: usize) -> Result<Image>;
+
     /// The image and label at `index < len(split)`.
     ///
     /// # Errors
-    /// If the record cannot be read; the message names it.
-    fn sample(&self, split: Split, index: usize) -> Result<Sample>;
+    /// As [`image`](Self::image).
+    fn sample(&self, split: Split, index: usize) -> Result<Sample> {
+        Ok(Sample {
+            image: self.image(split, index)?,
+            label: self.label(split, index)?,
+        })
+    }
+
+    /// The groups by which accuracy is reported too (class and background, say); empty where there
+    /// are none.
+    fn groups(&self) -> &[String] {
+        &[]
+    }
+
+    /// The group at `index < len(split)`, an index into [`groups`](Self::groups); none where there
+    /// are none.
+    ///
+    /// # Errors
+    /// If there is no such record.
+    fn group(&self, _split: Split, _index: usize) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
+    /// What a reader of the results should know: a class without training images, a split that is
+    /// part of another.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// A hash of the content, so that a changed file is another experiment.
     ///

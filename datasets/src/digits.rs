@@ -12,7 +12,7 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image, Sample, Split};
+use peft_core::data::{Dataset, DatasetConfig, Image, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,10 @@ impl DigitsData {
             splits,
         })
     }
+
+    fn digit(&self, split: Split, index: usize) -> Result<&Digit, Error> {
+        Ok(&self.digits[*self.splits.at(split, index)? as usize])
+    }
 }
 
 impl Dataset for DigitsData {
@@ -89,17 +93,17 @@ impl Dataset for DigitsData {
         self.splits.get(split).len()
     }
 
+    fn label(&self, split: Split, index: usize) -> Result<usize> {
+        Ok(self.digit(split, index)?.label)
+    }
+
     /// A value `v` of the file is the grey level `round(v * 255 / 16)`.
-    fn sample(&self, split: Split, index: usize) -> Result<Sample> {
-        let digit = &self.digits[*self.splits.at(split, index)? as usize];
-        let rgb = digit.pixels.iter().flat_map(|&grey| [grey; 3]).collect();
-        Ok(Sample {
-            image: Image {
-                width: SIDE,
-                height: SIDE,
-                rgb,
-            },
-            label: digit.label,
+    fn image(&self, split: Split, index: usize) -> Result<Image> {
+        let pixels = &self.digit(split, index)?.pixels;
+        Ok(Image {
+            width: SIDE,
+            height: SIDE,
+            rgb: pixels.iter().flat_map(|&grey| [grey; 3]).collect(),
         })
     }
 

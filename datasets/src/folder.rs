@@ -14,7 +14,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Sample, Split};
+use peft_core::data::{Dataset, DatasetConfig, Image, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -125,13 +125,14 @@ impl Dataset for FolderData {
         self.splits.get(split).len()
     }
 
-    /// Reads and decodes one file; samples are ordered by class, then by file name.
-    fn sample(&self, split: Split, index: usize) -> Result<Sample> {
+    /// Images are ordered by class, then by file name.
+    fn label(&self, split: Split, index: usize) -> Result<usize> {
+        Ok(self.splits.at(split, index)?.label)
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Image> {
         let item = self.splits.at(split, index)?;
-        Ok(Sample {
-            image: decode(self.root.join(&item.path))?,
-            label: item.label,
-        })
+        Ok(decode(self.root.join(&item.path))?)
     }
 
     /// The blake3 hash of every split's relative paths, file sizes and file contents. Reads every

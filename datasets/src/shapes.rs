@@ -13,7 +13,7 @@ mod random;
 mod scene;
 
 use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Sample, Split};
+use peft_core::data::{Dataset, DatasetConfig, Image, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +112,16 @@ impl ShapesData {
         Ok(Self { config, classes })
     }
 
+    /// The label, drawn first, and the stream that goes on to draw the image.
+    fn draw(&self, split: Split, index: usize) -> Result<(usize, Random), Error> {
+        let len = self.len(split);
+        if index >= len {
+            return Err(Error::Index { split, index, len });
+        }
+        let mut random = Random::new(self.key(split, index));
+        Ok((random.below(self.classes.len()), random))
+    }
+
     /// The key of an image's random stream.
     fn key(&self, split: Split, index: usize) -> [u8; 32] {
         let text = format!("shapes {GENERATOR} {} {split} {index}", self.config.seed);
@@ -133,22 +143,18 @@ impl Dataset for ShapesData {
         }
     }
 
-    /// Draws one image. The label is uniform over the classes and independent of the size.
-    fn sample(&self, split: Split, index: usize) -> Result<Sample> {
-        let len = self.len(split);
-        if index >= len {
-            return Err(Error::Index { split, index, len }.into());
-        }
-        let mut random = Random::new(self.key(split, index));
-        let label = random.below(self.classes.len());
+    /// Uniform over the classes and independent of the size.
+    fn label(&self, split: Split, index: usize) -> Result<usize> {
+        Ok(self.draw(split, index)?.0)
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Image> {
+        let (label, mut random) = self.draw(split, index)?;
         let (shape, fill) = (
             &SHAPES[label / Fill::ALL.len()],
             Fill::ALL[label % Fill::ALL.len()],
         );
-        Ok(Sample {
-            image: scene::render(&mut random, self.config.size, shape, fill),
-            label,
-        })
+        Ok(scene::render(&mut random, self.config.size, shape, fill))
     }
 
     /// The blake3 hash of the parameters and the generator's version.

@@ -160,7 +160,7 @@ impl Loader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::{Image, Sample};
+    use peft_core::data::Image;
     use peft_core::input::{CropMode, InputSpec, Interpolation};
 
     use super::*;
@@ -178,15 +178,14 @@ mod tests {
         fn len(&self, _: Split) -> usize {
             10
         }
-        fn sample(&self, _: Split, index: usize) -> peft_core::Result<Sample> {
-            let image = Image {
+        fn label(&self, _: Split, index: usize) -> peft_core::Result<usize> {
+            Ok(index)
+        }
+        fn image(&self, _: Split, index: usize) -> peft_core::Result<Image> {
+            Ok(Image {
                 width: 2,
                 height: 2,
                 rgb: vec![index as u8; 12],
-            };
-            Ok(Sample {
-                image,
-                label: index,
             })
         }
         fn fingerprint(&self) -> peft_core::Result<String> {

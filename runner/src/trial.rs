@@ -82,6 +82,8 @@ impl Trial {
         }
         let mut classes = dataset.classes().to_vec();
         let mut remarks = base.remarks.clone();
+        let about_data = dataset.remarks();
+        remarks.extend(about_data.iter().map(|text| format!("dataset: {text}")));
 
         let mut adapter = match &experiment.adapter {
             None => None,

@@ -116,10 +116,7 @@ fn a_frame_is_pixels_normalised_as_the_image_is() {
     let init = Init::empty(&Device::flex());
     for (sigmoid, outside) in [(true, 0.0), (false, -1.0)] {
         let method = frame(29, sigmoid);
-        assert_eq!(
-            method.input(backbone.spec().input).unwrap().size,
-            29
-        );
+        assert_eq!(method.input(backbone.spec().input).unwrap().size, 29);
         let adapter = method.attach(&*backbone, &init).unwrap().adapter.unwrap();
         let Some(BoundaryAct::Function(function)) = adapter.at_boundary(0) else {
             panic!("a frame is a function");
