@@ -15,7 +15,10 @@ fn parse(yaml: &str) -> Box<dyn DatasetConfig> {
 fn every_registered_example_parses_and_keeps_its_name() {
     let all = plugins(PluginKind::Dataset);
     let names: Vec<_> = all.iter().map(|plugin| plugin.name).collect();
-    assert_eq!(names, ["digits", "folder", "shapes"]);
+    let expected = [
+        "digits", "folder", "fundus", "scenes", "shapes", "sprites", "terrain", "textures",
+    ];
+    assert_eq!(names, expected);
     for plugin in all {
         let written = serde_yaml::to_string(&parse(plugin.example)).unwrap();
         assert!(
