@@ -1,4 +1,4 @@
-//! Data sets for comparing PEFT methods on vision backbones: a bundled one, a procedural one and
+//! Data sets for comparing PEFT methods on vision backbones: a bundled one, procedural ones and
 //! the formats that people have on disk.
 //!
 //! Each is a plugin: a [`DatasetConfig`](peft_core::DatasetConfig) that opens as a
@@ -14,7 +14,7 @@ mod files;
 mod formats;
 mod indexed;
 mod labels;
-mod shapes;
+mod procedural;
 mod shards;
 mod split;
 mod transform;
@@ -24,5 +24,7 @@ pub use crate::decode::decode;
 pub use crate::digits::Digits;
 pub use crate::error::Error;
 pub use crate::formats::*;
-pub use crate::shapes::Shapes;
+pub use crate::procedural::{
+    Fundus, Scenes, ScenesTask, Shapes, Sprites, SpritesTask, Terrain, Textures,
+};
 pub use crate::transform::Preprocess;

@@ -24,8 +24,13 @@ fn every_registered_example_parses_and_keeps_its_name() {
             "digits",
             "fgvc",
             "folder",
+            "fundus",
             "parquet",
+            "scenes",
             "shapes",
+            "sprites",
+            "terrain",
+            "textures",
             "vtab",
             "webdataset"
         ]

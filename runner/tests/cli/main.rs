@@ -565,7 +565,10 @@ fn lists_schema_and_doctor_answer_programs() {
         ]
     );
     assert_eq!(names("backbones"), ["clip", "resnet", "swin", "vit"]);
-    assert_eq!(names("datasets"), ["digits", "folder", "shapes"]);
+    let datasets = [
+        "digits", "folder", "fundus", "scenes", "shapes", "sprites", "terrain", "textures",
+    ];
+    assert_eq!(names("datasets"), datasets);
     assert!(json(&["schema"])["properties"]["method"].is_object());
     let shown = json(&["show", "--config", "peft/ap.yaml", "--format", "json"]);
     assert_eq!(shown["boundaries"][3]["place"], "input of blocks.2");

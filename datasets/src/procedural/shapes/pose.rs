@@ -1,8 +1,9 @@
 //! Where a shape stands in an image and how it is bent: random size, place, rotation, aspect,
 //! shear, wobble and pen.
 
-use super::outline::{Body, Point, Segment, Shape, turn};
-use super::random::Random;
+use super::outline::{Body, Shape};
+use crate::procedural::geometry::{Point, Segment, turn};
+use crate::procedural::random::Random;
 
 /// A shape placed in an image; coordinates are pixels, and pixel `i` spans `i..i + 1`.
 pub(super) struct Posed {

@@ -12,6 +12,11 @@ impl Random {
         Self(ChaCha8Rng::from_seed(key))
     }
 
+    /// The stream whose key is the blake3 hash of `text`.
+    pub fn keyed(text: &str) -> Self {
+        Self::new(*blake3::hash(text.as_bytes()).as_bytes())
+    }
+
     /// Uniform in `[low, high)`, in steps of 2^-24 of the range.
     pub fn uniform(&mut self, low: f32, high: f32) -> f32 {
         const STEP: f32 = 1.0 / (1 << 24) as f32;

@@ -1,12 +1,16 @@
 //! One image: background, clutter behind, the shape, noise over all. The order of the draws is part
 //! of the data set.
 
-use super::draw::{area, stroke};
-use super::outline::{Segment, Shape, turn};
-use super::paint::{Colour, Fill, Palette, Texture, background, mix};
-use super::pose::pose;
-use super::random::Random;
 use peft_core::data::Image;
+
+use super::outline::Shape;
+use super::paint::{Fill, Palette, Texture, background};
+use super::pose::pose;
+use crate::procedural::canvas::Canvas;
+use crate::procedural::colour::mix;
+use crate::procedural::draw::{area, stroke};
+use crate::procedural::geometry::{Segment, turn};
+use crate::procedural::random::Random;
 
 /// Draws `shape` with `fill` in an image of `side` x `side` pixels.
 pub(super) fn render(random: &mut Random, side: usize, shape: &Shape, fill: Fill) -> Image {
@@ -16,31 +20,26 @@ pub(super) fn render(random: &mut Random, side: usize, shape: &Shape, fill: Fill
     let texture = Texture::new(random, size, fill);
 
     let shade = background(random, side, 0.25 * palette.contrast);
-    let mut canvas: Vec<Colour> = shade
-        .iter()
-        .map(|shade| palette.background.map(|value| value + shade))
-        .collect();
+    let mut canvas = Canvas::plain(side, palette.background);
+    for (pixel, shade) in canvas.pixels.iter_mut().zip(shade) {
+        *pixel = pixel.map(|value| value + shade);
+    }
     for _ in 0..random.below(4) {
         let (segment, pen) = distractor(random, size);
-        for (pixel, cover) in canvas.iter_mut().zip(stroke(&[segment], side, pen)) {
-            *pixel = mix(*pixel, palette.clutter, cover);
-        }
+        canvas.lay(&stroke(&[segment], side, pen), palette.clutter);
     }
     let cover = match posed.pen {
         None => area(&posed.segments, side),
         Some(pen) => stroke(&posed.segments, side, pen),
     };
-    for (i, (pixel, cover)) in canvas.iter_mut().zip(cover).enumerate() {
+    for (i, (pixel, cover)) in canvas.pixels.iter_mut().zip(cover).enumerate() {
         if cover > 0.0 {
             let second = texture.second((i % side) as f32 + 0.5, (i / side) as f32 + 0.5);
             *pixel = mix(*pixel, mix(palette.ink, palette.second, second), cover);
         }
     }
-    Image {
-        width: side,
-        height: side,
-        rgb: develop(random, &canvas, palette.grey),
-    }
+    let strength = random.uniform(0.0, 0.05);
+    canvas.noisy(random, strength, palette.grey).develop()
 }
 
 /// A small blob or a piece of a line, anywhere: its segment and half its width, in pixels.
@@ -55,23 +54,4 @@ fn distractor(random: &mut Random, size: f32) -> (Segment, f32) {
         [start, [start[0] + length * cos, start[1] + length * sin]],
         size * random.uniform(0.015, 0.03),
     )
-}
-
-/// Adds noise of a random strength, the same in all channels of a grey scene, and rounds to grey
-/// levels.
-fn develop(random: &mut Random, canvas: &[Colour], grey: bool) -> Vec<u8> {
-    let strength = random.uniform(0.0, 0.05);
-    let mut rgb = Vec::with_capacity(3 * canvas.len());
-    for pixel in canvas {
-        let noise = if grey {
-            [random.normal(); 3]
-        } else {
-            [0; 3].map(|_| random.normal())
-        };
-        let level = |channel: usize| {
-            (255.0 * (pixel[channel] + strength * noise[channel]).clamp(0.0, 1.0) + 0.5) as u8
-        };
-        rgb.extend([0, 1, 2].map(level));
-    }
-    rgb
 }

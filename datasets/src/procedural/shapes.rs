@@ -1,30 +1,22 @@
 //! Procedural shapes: the source task on which the bundled micro backbones are pretrained.
 //!
 //! 64 classes, 16 shapes x 4 fills, drawn with random pose, stroke, colours, background, clutter
-//! and noise. An image is a pure function of (seed, split, index) and the size, the same bits on
-//! every platform: a ChaCha8 stream keyed by a blake3 hash, and arithmetic that IEEE 754 fixes (no
-//! sines from libm).
+//! and noise.
 
-mod draw;
 mod outline;
 mod paint;
 mod pose;
-mod random;
 mod scene;
 
 use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image, Split};
+use peft_core::data::{Dataset, DatasetConfig, Image};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::outline::SHAPES;
 use self::paint::Fill;
-use self::random::Random;
-use crate::Error;
-
-/// Raised with every change that alters an image, so that no cache or result is taken for
-/// another's.
-const GENERATOR: u32 = 1;
+use super::random::Random;
+use super::{Drawn, Extent, Generator};
 
 /// Procedural shapes: 64 classes (16 shapes x 4 fills), generated as they are asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -61,7 +53,7 @@ impl Default for Shapes {
 #[typetag::serde(name = "shapes")]
 impl DatasetConfig for Shapes {
     fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(ShapesData::new(self.clone())?))
+        Ok(Box::new(Drawn::new(self.clone())?))
     }
 }
 
@@ -74,100 +66,46 @@ peft_core::register!(
     example: "name: shapes\n",
 );
 
-/// The shapes of one seed.
-struct ShapesData {
-    config: Shapes,
-    classes: Vec<String>,
-}
+impl Generator for Shapes {
+    const NAME: &'static str = "shapes";
+    const VERSION: u32 = 1;
 
-impl ShapesData {
-    /// Checks the ranges; nothing is generated yet.
-    fn new(config: Shapes) -> Result<Self, Error> {
-        if !(16..=1024).contains(&config.size) {
-            let got = config.size.to_string();
-            return Err(Error::Invalid {
-                field: "size",
-                expected: "16 to 1024 pixels".into(),
-                got,
-            });
-        }
-        for (field, count) in [
-            ("train", config.train),
-            ("validation", config.validation),
-            ("test", config.test),
-        ] {
-            if count == 0 {
-                return Err(Error::Invalid {
-                    field,
-                    expected: "at least 1 image".into(),
-                    got: "0".into(),
-                });
-            }
-        }
-        let class = |shape: &outline::Shape, fill: &Fill| format!("{}/{}", shape.name, fill.name());
-        let classes = SHAPES
-            .iter()
-            .flat_map(|shape| Fill::ALL.iter().map(move |fill| class(shape, fill)))
-            .collect();
-        Ok(Self { config, classes })
-    }
+    /// The class.
+    type Content = usize;
 
-    /// The label, drawn first, and the stream that goes on to draw the image.
-    fn draw(&self, split: Split, index: usize) -> Result<(usize, Random), Error> {
-        let len = self.len(split);
-        if index >= len {
-            return Err(Error::Index { split, index, len });
-        }
-        let mut random = Random::new(self.key(split, index));
-        Ok((random.below(self.classes.len()), random))
-    }
-
-    /// The key of an image's random stream.
-    fn key(&self, split: Split, index: usize) -> [u8; 32] {
-        let text = format!("shapes {GENERATOR} {} {split} {index}", self.config.seed);
-        *blake3::hash(text.as_bytes()).as_bytes()
-    }
-}
-
-impl Dataset for ShapesData {
-    /// `"<shape>/<fill>"`.
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    fn len(&self, split: Split) -> usize {
-        match split {
-            Split::Train => self.config.train,
-            Split::Validation => self.config.validation,
-            Split::Test => self.config.test,
-        }
-    }
-
-    /// Uniform over the classes and independent of the size.
-    fn label(&self, split: Split, index: usize) -> Result<usize> {
-        Ok(self.draw(split, index)?.0)
-    }
-
-    fn image(&self, split: Split, index: usize) -> Result<Image> {
-        let (label, mut random) = self.draw(split, index)?;
-        let (shape, fill) = (
-            &SHAPES[label / Fill::ALL.len()],
-            Fill::ALL[label % Fill::ALL.len()],
-        );
-        Ok(scene::render(&mut random, self.config.size, shape, fill))
-    }
-
-    /// The blake3 hash of the parameters and the generator's version.
-    fn fingerprint(&self) -> Result<String> {
-        let Shapes {
+    fn extent(&self) -> Extent {
+        let Self {
             seed,
             size,
             train,
             validation,
             test,
-        } = self.config;
-        let text = format!("shapes {GENERATOR} {seed} {size} {train} {validation} {test}");
-        Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+        } = *self;
+        Extent::new(seed, size, [train, validation, test])
+    }
+
+    /// `"<shape>/<fill>"`.
+    fn classes(&self) -> Vec<String> {
+        let class = |shape: &outline::Shape, fill: &Fill| format!("{}/{}", shape.name, fill.name());
+        SHAPES
+            .iter()
+            .flat_map(|shape| Fill::ALL.iter().map(move |fill| class(shape, fill)))
+            .collect()
+    }
+
+    /// Uniform over the classes and independent of the size.
+    fn choose(&self, random: &mut Random) -> usize {
+        random.below(SHAPES.len() * Fill::ALL.len())
+    }
+
+    fn label(&self, class: &usize) -> usize {
+        *class
+    }
+
+    fn draw(&self, class: &usize, random: &mut Random) -> Image {
+        let shape = &SHAPES[class / Fill::ALL.len()];
+        let fill = Fill::ALL[class % Fill::ALL.len()];
+        scene::render(random, self.size, shape, fill)
     }
 }
 
@@ -175,10 +113,12 @@ impl Dataset for ShapesData {
 mod tests {
     use std::collections::HashSet;
 
+    use peft_core::data::Split;
+
     use super::*;
 
-    fn data(size: usize) -> ShapesData {
-        ShapesData::new(Shapes {
+    fn data(size: usize) -> Drawn<Shapes> {
+        Drawn::new(Shapes {
             size,
             ..Shapes::default()
         })
@@ -201,14 +141,14 @@ mod tests {
         assert_eq!(
             hasher.finalize().to_hex().as_str(),
             golden,
-            "images changed: raise GENERATOR and the golden hash"
+            "images changed: raise VERSION and the golden hash"
         );
     }
 
     #[test]
     fn samples_depend_on_seed_split_and_index_alone() {
         let (first, second) = (data(32), data(32));
-        let other = ShapesData::new(Shapes {
+        let other = Drawn::new(Shapes {
             seed: 1,
             ..Shapes::default()
         })
@@ -242,7 +182,7 @@ mod tests {
             "{counts:?}"
         ); // 50 expected, sigma 7
         for index in 0..20 {
-            let label = |data: &ShapesData| data.sample(Split::Train, index).unwrap().label;
+            let label = |data: &Drawn<Shapes>| data.sample(Split::Train, index).unwrap().label;
             assert_eq!(label(&small), label(&large));
         }
     }
@@ -275,7 +215,7 @@ mod tests {
         );
         assert!(serde_json::from_str::<Shapes>(r#"{"sede": 0}"#).is_err());
         assert!(
-            ShapesData::new(Shapes {
+            Drawn::new(Shapes {
                 size: 8,
                 ..Shapes::default()
             })
@@ -285,7 +225,7 @@ mod tests {
             .contains("`size`")
         );
         assert!(
-            ShapesData::new(Shapes {
+            Drawn::new(Shapes {
                 test: 0,
                 ..Shapes::default()
             })
@@ -294,7 +234,7 @@ mod tests {
             .to_string()
             .contains("`test`")
         );
-        let fingerprint = |shapes: Shapes| ShapesData::new(shapes).unwrap().fingerprint().unwrap();
+        let fingerprint = |shapes: Shapes| Drawn::new(shapes).unwrap().fingerprint().unwrap();
         assert_ne!(
             fingerprint(Shapes::default()),
             fingerprint(Shapes {

@@ -1,7 +1,7 @@
 //! Antialiased coverage of strokes and areas, from the distance of each pixel's centre to a
 //! polyline.
 
-use super::outline::Segment;
+use super::geometry::Segment;
 
 /// Half the width of the antialiased edge, in pixels.
 const EDGE: f32 = 0.5;

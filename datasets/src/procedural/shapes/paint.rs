@@ -1,10 +1,8 @@
 //! What fills a scene: the palette, the background behind the shape and the texture within it.
 
-use super::outline::turn;
-use super::random::Random;
-
-/// Red, green and blue, each 0..=1.
-pub(super) type Colour = [f32; 3];
+use crate::procedural::colour::{Colour, mix, tint};
+use crate::procedural::geometry::turn;
+use crate::procedural::random::Random;
 
 /// How a shape is filled; with the shape's name, its class.
 #[derive(Clone, Copy, PartialEq)]
@@ -65,31 +63,6 @@ impl Palette {
             grey,
         }
     }
-}
-
-/// A colour of the given luma, its hue random and its saturation as high as the luma allows or
-/// lower; or plain grey.
-fn tint(random: &mut Random, luma: f32, grey: bool) -> Colour {
-    if grey {
-        return [luma; 3];
-    }
-    let hue = [0; 3].map(|_| random.uniform(0.0, 1.0));
-    let shift = 0.299 * hue[0] + 0.587 * hue[1] + 0.114 * hue[2];
-    let delta = hue.map(|value| value - shift); // no luma of its own
-    let room = |delta: f32| {
-        if delta > 0.0 {
-            (1.0 - luma) / delta
-        } else {
-            luma / (-delta).max(1e-6)
-        }
-    };
-    let most = delta.map(room).into_iter().fold(2.0, f32::min);
-    let saturation = most * random.uniform(0.3, 1.0);
-    delta.map(|delta| luma + saturation * delta)
-}
-
-pub(super) fn mix(a: Colour, b: Colour, part: f32) -> Colour {
-    [0, 1, 2].map(|channel| a[channel] + (b[channel] - a[channel]) * part)
 }
 
 /// What is added to the background's brightness: nothing, a gradient or smooth noise, `[side,
@@ -187,10 +160,7 @@ impl Texture {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn luma(colour: Colour) -> f32 {
-        0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-    }
+    use crate::procedural::colour::luma;
 
     #[test]
     fn palettes_keep_their_contrast_in_range() {

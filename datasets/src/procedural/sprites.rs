@@ -1,0 +1,460 @@
+//! Sprites: a white square, ellipse or heart on black, described by five factors. The tasks of
+//! VTAB on dSprites: where it is, how it is turned.
+//!
+//! L. Matthey, I. Higgins, D. Hassabis and A. Lerchner, "dSprites: Disentanglement testing Sprites
+//! dataset", 2017; X. Zhai et al., "A Large-scale Study of Representation Learning with the Visual
+//! Task Adaptation Benchmark", 2019.
+//!
+//! The factors are those of dSprites: 3 shapes, 6 scales (0.5 to 1), 40 orientations (0 to 1 turn,
+//! the ends included), 32 x 32 positions, 737,280 combinations. A seed puts them in an order, of
+//! which train, validation and test are consecutive parts: no combination is used twice. VTAB's
+//! 16 classes join neighbouring values, `floor(16 value / values)`: 2 positions, and 2 or 3
+//! orientations.
+//!
+//! Departure: the outlines are redrawn and antialiased, so that any image size will do. As in
+//! dSprites, the first and the last orientation are the same image, and a square looks nearly the
+//! same after a quarter turn, an ellipse after half a turn: no model can tell all orientations.
+
+use peft_core::Result;
+use peft_core::data::{Dataset, DatasetConfig, Image, Split};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Extent;
+use super::canvas::Canvas;
+use super::draw::area;
+use super::geometry::{Point, Segment, turn};
+use super::random::Random;
+use crate::Error;
+use crate::split::BySplit;
+
+const NAME: &str = "sprites";
+
+/// Raised with every change that alters an image or a label.
+const VERSION: u32 = 1;
+
+const SHAPES: [&str; 3] = ["square", "ellipse", "heart"];
+const SCALES: [f32; 6] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+const ORIENTATIONS: usize = 40;
+/// Along each axis.
+const POSITIONS: usize = 32;
+const COMBINATIONS: usize = SHAPES.len() * SCALES.len() * ORIENTATIONS * POSITIONS * POSITIONS;
+/// Classes of a position or an orientation, as in VTAB.
+const BINS: usize = 16;
+
+/// Sprites (as dSprites, 2017): one white shape on black; 737,280 combinations of shape, scale,
+/// orientation and position, none used twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sprites {
+    /// What is asked of an image.
+    pub task: SpritesTask,
+    /// Seed of the order of the combinations; another seed is another data set.
+    pub seed: u64,
+    /// Side of an image, in pixels: 16..=1024.
+    #[schemars(range(min = 16, max = 1024))]
+    pub size: usize,
+    /// Images in the train split: at least 1. All splits together have at most 737,280.
+    #[schemars(range(min = 1))]
+    pub train: usize,
+    /// Images in the validation split: at least 1.
+    #[schemars(range(min = 1))]
+    pub validation: usize,
+    /// Images in the test split: at least 1.
+    #[schemars(range(min = 1))]
+    pub test: usize,
+}
+
+/// A factor to be told from the image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SpritesTask {
+    /// The horizontal position, 16 classes from the left; VTAB's dSprites/location.
+    #[default]
+    Location,
+    /// The vertical position, 16 classes from the top.
+    LocationY,
+    /// The orientation, 16 classes of a turn, clockwise; VTAB's dSprites/orientation.
+    Orientation,
+    /// Square, ellipse or heart.
+    Shape,
+    /// One of six sizes.
+    Scale,
+}
+
+impl Default for Sprites {
+    fn default() -> Self {
+        Self {
+            task: SpritesTask::Location,
+            seed: 0,
+            size: 64,
+            train: 800,
+            validation: 200,
+            test: 1_000,
+        }
+    }
+}
+
+#[typetag::serde(name = "sprites")]
+impl DatasetConfig for Sprites {
+    fn open(&self) -> Result<Box<dyn Dataset>> {
+        Ok(Box::new(SpritesData::new(self)?))
+    }
+}
+
+peft_core::register!(
+    Dataset,
+    Sprites,
+    name: NAME,
+    summary: "a white square, ellipse or heart on black: its location, orientation, shape or scale",
+    reference: "as dSprites, Matthey et al., 2017, with the tasks of VTAB, Zhai et al., 2019",
+    example: "name: sprites\ntask: orientation\n",
+);
+
+/// The combinations of one seed.
+struct SpritesData {
+    task: SpritesTask,
+    extent: Extent,
+    classes: Vec<String>,
+    /// Which combinations each split shows.
+    splits: BySplit<Vec<u32>>,
+}
+
+impl SpritesData {
+    fn new(config: &Sprites) -> Result<Self, Error> {
+        let Sprites {
+            task,
+            seed,
+            size,
+            train,
+            validation,
+            test,
+        } = *config;
+        let extent = Extent::new(seed, size, [train, validation, test]);
+        extent.validate()?;
+        let mut order = Order::new(seed);
+        let mut part = |field, count: usize| {
+            order.next(count).ok_or_else(|| Error::Invalid {
+                field,
+                expected: format!("at most {COMBINATIONS} images in all splits together"),
+                got: count.to_string(),
+            })
+        };
+        let splits = BySplit {
+            train: part("train", train)?,
+            validation: part("validation", validation)?,
+            test: part("test", test)?,
+        };
+        Ok(Self {
+            task,
+            extent,
+            classes: task.classes(),
+            splits,
+        })
+    }
+
+    fn factors(&self, split: Split, index: usize) -> Result<Factors, Error> {
+        Ok(Factors::of(*self.splits.at(split, index)?))
+    }
+}
+
+impl Dataset for SpritesData {
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn len(&self, split: Split) -> usize {
+        self.splits.get(split).len()
+    }
+
+    fn label(&self, split: Split, index: usize) -> Result<usize> {
+        Ok(self.task.label(&self.factors(split, index)?))
+    }
+
+    fn image(&self, split: Split, index: usize) -> Result<Image> {
+        Ok(self.factors(split, index)?.draw(self.extent.size))
+    }
+
+    /// The blake3 hash of the parameters, the classes and the generator's version.
+    fn fingerprint(&self) -> Result<String> {
+        Ok(self.extent.fingerprint(NAME, VERSION, &self.classes))
+    }
+}
+
+/// All combinations in a seeded order, taken from the front.
+struct Order {
+    random: Random,
+    /// The shuffled part, then what is left.
+    combinations: Vec<u32>,
+    taken: usize,
+}
+
+impl Order {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random::keyed(&format!("{NAME} {VERSION} {seed}")),
+            combinations: (0..COMBINATIONS as u32).collect(),
+            taken: 0,
+        }
+    }
+
+    /// The next `count` combinations, if there are so many left.
+    fn next(&mut self, count: usize) -> Option<Vec<u32>> {
+        let end = self.taken.checked_add(count)?;
+        if end > COMBINATIONS {
+            return None;
+        }
+        let start = std::mem::replace(&mut self.taken, end);
+        for i in start..end {
+            let other = i + self.random.below(COMBINATIONS - i);
+            self.combinations.swap(i, other);
+        }
+        Some(self.combinations[start..end].to_vec())
+    }
+}
+
+/// What is seen, each an index into the factor's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Factors {
+    shape: usize,
+    scale: usize,
+    orientation: usize,
+    x: usize,
+    y: usize,
+}
+
+impl Factors {
+    /// Combination `index` of `0..COMBINATIONS`, the last factor running fastest.
+    fn of(index: u32) -> Self {
+        let mut rest = index as usize;
+        let mut digit = |values: usize| {
+            let value = rest % values;
+            rest /= values;
+            value
+        };
+        let (y, x) = (digit(POSITIONS), digit(POSITIONS));
+        let (orientation, scale) = (digit(ORIENTATIONS), digit(SCALES.len()));
+        let shape = digit(SHAPES.len());
+        Self {
+            shape,
+            scale,
+            orientation,
+            x,
+            y,
+        }
+    }
+
+    /// The centre lies in the middle half of the image, so that no sprite is cut off.
+    fn draw(&self, side: usize) -> Image {
+        let size = side as f32;
+        let last = |values: usize| (values - 1) as f32;
+        let at = |position: usize| size * (0.25 + 0.5 * position as f32 / last(POSITIONS));
+        let centre = [at(self.x), at(self.y)];
+        let [cos, sin] = turn(self.orientation as f32 / last(ORIENTATIONS));
+        let scale = REACH * size * SCALES[self.scale];
+        let place = |[x, y]: Point| {
+            [
+                centre[0] + scale * (cos * x - sin * y),
+                centre[1] + scale * (sin * x + cos * y),
+            ]
+        };
+        let corners: Vec<Point> = outline(self.shape).into_iter().map(place).collect();
+        let next = corners.iter().cycle().skip(1);
+        let segments: Vec<Segment> = corners.iter().zip(next).map(|(a, b)| [*a, *b]).collect();
+        let mut canvas = Canvas::plain(side, [0.0; 3]);
+        canvas.lay(&area(&segments, side), [1.0; 3]);
+        canvas.develop()
+    }
+}
+
+/// How far the largest sprite extends from its centre, as a part of the image's side.
+const REACH: f32 = 0.23;
+
+/// The corners of a shape around its centre, none farther from it than 1; x to the right, y down.
+fn outline(shape: usize) -> Vec<Point> {
+    const CORNERS: usize = 64;
+    let curve = |at: fn([f32; 2], f32) -> Point| -> Vec<Point> {
+        (0..CORNERS)
+            .map(|corner| corner as f32 / CORNERS as f32)
+            .map(|angle| at(turn(angle), angle))
+            .collect()
+    };
+    match SHAPES[shape] {
+        "square" => {
+            const HALF: f32 = 0.7;
+            vec![[-HALF, -HALF], [HALF, -HALF], [HALF, HALF], [-HALF, HALF]]
+        }
+        "ellipse" => curve(|[cos, sin], _| [cos, 0.5 * sin]),
+        _ => curve(|[cos, sin], angle| {
+            let harmonics = [(2.0, 5.0), (3.0, 2.0), (4.0, 1.0)]
+                .into_iter()
+                .fold(13.0 * cos, |y, (order, part)| {
+                    y - part * turn(order * angle)[0]
+                });
+            [16.0 * sin * sin * sin, 0.83 - harmonics].map(|value| value / 18.0)
+        }),
+    }
+}
+
+impl SpritesTask {
+    fn label(self, factors: &Factors) -> usize {
+        match self {
+            Self::Location => factors.x * BINS / POSITIONS,
+            Self::LocationY => factors.y * BINS / POSITIONS,
+            Self::Orientation => factors.orientation * BINS / ORIENTATIONS,
+            Self::Shape => factors.shape,
+            Self::Scale => factors.scale,
+        }
+    }
+
+    fn classes(self) -> Vec<String> {
+        let bins = |axis: &str| (0..BINS).map(|bin| format!("{axis}-{bin}")).collect();
+        match self {
+            Self::Location => bins("x"),
+            Self::LocationY => bins("y"),
+            Self::Orientation => bins("orientation"),
+            Self::Shape => SHAPES.map(String::from).into(),
+            Self::Scale => SCALES.map(|scale| format!("scale-{scale:.1}")).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const TASKS: [SpritesTask; 5] = [
+        SpritesTask::Location,
+        SpritesTask::LocationY,
+        SpritesTask::Orientation,
+        SpritesTask::Shape,
+        SpritesTask::Scale,
+    ];
+
+    fn data(task: SpritesTask) -> SpritesData {
+        SpritesData::new(&Sprites {
+            task,
+            ..Sprites::default()
+        })
+        .unwrap()
+    }
+
+    /// The image's mass and its centre, in pixels.
+    fn moments(image: &Image) -> (f32, Point) {
+        let (mut mass, mut sum) = (0.0, [0.0; 2]);
+        for (i, rgb) in image.rgb.chunks(3).enumerate() {
+            let value = f32::from(rgb[0]) / 255.0;
+            let place = [i % image.width, i / image.width].map(|at| at as f32 + 0.5);
+            mass += value;
+            sum = [0, 1].map(|axis| sum[axis] + value * place[axis]);
+        }
+        (mass, sum.map(|sum| sum / mass))
+    }
+
+    #[test]
+    fn every_combination_has_a_number_and_none_is_used_twice() {
+        let all: HashSet<Factors> = (0..COMBINATIONS as u32).map(Factors::of).collect();
+        assert_eq!((COMBINATIONS, all.len()), (737_280, COMBINATIONS));
+
+        let mut everything = Order::new(3).next(COMBINATIONS).unwrap();
+        assert_ne!(everything[..100], Order::new(4).next(100).unwrap());
+        assert_eq!(everything[..100], Order::new(3).next(100).unwrap());
+        everything.sort_unstable();
+        assert!((0..COMBINATIONS as u32).eq(everything));
+
+        let data = data(SpritesTask::Location);
+        let used: HashSet<u32> = Split::ALL
+            .iter()
+            .flat_map(|&split| data.splits.get(split).iter().copied())
+            .collect();
+        assert_eq!(used.len(), 2_000);
+    }
+
+    #[test]
+    fn two_thousand_sprites_cover_every_value_of_every_factor() {
+        let data = data(SpritesTask::Location);
+        let factors = |factor: fn(Factors) -> usize| {
+            let of = |&index: &u32| factor(Factors::of(index));
+            let all = Split::ALL.iter().flat_map(|&split| data.splits.get(split));
+            all.map(of).collect::<HashSet<_>>().len()
+        };
+        assert_eq!(factors(|f| f.shape), 3);
+        assert_eq!(factors(|f| f.scale), 6);
+        assert_eq!(factors(|f| f.orientation), 40);
+        assert_eq!(factors(|f| f.x), 32);
+        assert_eq!(factors(|f| f.y), 32);
+    }
+
+    #[test]
+    fn classes_join_as_many_values_as_in_vtab() {
+        for (task, expected) in [
+            (SpritesTask::Location, vec![2; 16]),
+            (SpritesTask::LocationY, vec![2; 16]),
+            (SpritesTask::Orientation, [3, 2].repeat(8)),
+            (SpritesTask::Shape, vec![1; 3]),
+            (SpritesTask::Scale, vec![1; 6]),
+        ] {
+            let mut counts = vec![0; task.classes().len()];
+            for index in 0..COMBINATIONS as u32 {
+                counts[task.label(&Factors::of(index))] += 1;
+            }
+            let values: usize = expected.iter().sum();
+            let counts: Vec<usize> = counts.iter().map(|n| n * values / COMBINATIONS).collect();
+            assert_eq!(counts, expected, "{task:?}");
+        }
+    }
+
+    #[test]
+    fn a_sprite_is_where_and_as_large_as_its_factors_say() {
+        for shape in 0..3 {
+            for (x, y, orientation) in [(0, 0, 5), (31, 0, 17), (13, 31, 29), (31, 31, 35)] {
+                let factors = |scale| Factors {
+                    shape,
+                    scale,
+                    orientation,
+                    x,
+                    y,
+                };
+                let image = factors(5).draw(64);
+                let edge = |i: usize| [i % 64, i / 64].iter().any(|at| [0, 63].contains(at));
+                let cut = image.rgb.chunks(3).enumerate();
+                assert!(cut.filter(|&(i, _)| edge(i)).all(|(_, rgb)| rgb[0] == 0));
+                let (large, centre) = moments(&image);
+                for (centre, position) in centre.into_iter().zip([x, y]) {
+                    let expected = 16.0 + 32.0 * position as f32 / 31.0;
+                    assert!((centre - expected).abs() < 1.0, "{shape}: {centre}");
+                }
+                let (small, _) = moments(&factors(0).draw(64));
+                let ratio = large / small;
+                assert!((ratio - 4.0).abs() < 0.15, "{shape}: {ratio}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_tasks_ask_about_the_same_images() {
+        let [first, rest @ ..] = TASKS.map(data);
+        for data in rest {
+            let (a, b) = (first.image(Split::Test, 5), data.image(Split::Test, 5));
+            assert_eq!(a.unwrap(), b.unwrap());
+            assert_ne!(first.fingerprint().unwrap(), data.fingerprint().unwrap());
+        }
+    }
+
+    #[test]
+    fn more_images_than_combinations_are_refused() {
+        let config = Sprites {
+            train: 700_000,
+            validation: 30_000,
+            test: 7_281,
+            ..Sprites::default()
+        };
+        let message = SpritesData::new(&config).err().unwrap().to_string();
+        assert!(
+            message.contains("`test`") && message.contains("737280"),
+            "{message}"
+        );
+    }
+}
