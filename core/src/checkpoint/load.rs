@@ -53,7 +53,7 @@ struct Reading {
 
 impl Reading {
     /// The tensors of the file that make up the parameter called `ours`, if all are there; one may
-    /// lie outside the prefix, as a projection does.
+    /// lie outside the prefix, or beside it, as a projection does.
     fn sources(
         &self,
         ours: &str,
@@ -62,11 +62,18 @@ impl Reading {
     ) -> Option<Vec<Source>> {
         let bare = self.layout.sources(ours, backbone.spec())?;
         let there = bare.into_iter().map(|(ours, theirs)| {
-            let places = [format!("{}{theirs}", self.prefix), theirs];
+            let prefixes = [self.prefix, self.outer(), ""];
+            let places = prefixes.map(|prefix| format!("{prefix}{theirs}"));
             let theirs = places.into_iter().find(|name| file.shape(name).is_some())?;
             Some(Source { ours, theirs })
         });
         there.collect()
+    }
+
+    /// The prefix of what lies beside the backbone: `clip.` of `clip.vision_model.`.
+    fn outer(&self) -> &'static str {
+        let inner = self.prefix.trim_end_matches('.');
+        inner.rfind('.').map_or("", |dot| &self.prefix[..=dot])
     }
 
     /// One of them, as it is here.
@@ -102,9 +109,12 @@ impl Reading {
         if name.ends_with(COUNTS) {
             return Some(COUNTS);
         }
-        let bare = name.strip_prefix(self.prefix).unwrap_or(name);
         let mut layouts = std::iter::once(&self.layout).chain(backbone.layouts());
-        layouts.find_map(|layout| layout.ignores(bare).or_else(|| layout.ignores(name)))
+        layouts.find_map(|layout| {
+            let prefixes = [self.prefix, self.outer(), ""].into_iter();
+            let mut bare = prefixes.filter_map(|prefix| name.strip_prefix(prefix));
+            bare.find_map(|bare| layout.ignores(bare))
+        })
     }
 
     /// Where a part of the head may be: under a rule of its own, or beside the backbone.

@@ -86,20 +86,56 @@ impl Value {
     }
 }
 
-/// Runs one pickle and gives its value and the number of bytes that it took.
+/// What a pickle built.
+pub struct Pickled {
+    /// Its value.
+    pub value: Value,
+    /// Bytes that it took.
+    pub taken: usize,
+    /// Behind the value, so that it is dropped after it.
+    _kept: Kept,
+}
+
+/// Everything that holds other values, in the order in which it was made. A pickle may nest a million
+/// deep, and dropping what contains the other would go as deep: here all are let go one by one.
+#[derive(Default)]
+struct Kept(Vec<Value>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // What can be filled later may hold what was made later.
+        for value in &self.0 {
+            match value {
+                Value::List(items) => drop(items.take()),
+                Value::Dict(items) => drop(items.take()),
+                Value::Object(object) => drop(object.state.take()),
+                _ => {}
+            }
+        }
+        // A tuple holds what was made before it, which is still here when it goes.
+        while self.0.pop().is_some() {}
+    }
+}
+
+/// Runs one pickle.
 ///
 /// # Errors
 /// What is wrong with it, in one line.
-pub fn run(bytes: &[u8]) -> Result<(Value, usize), String> {
+pub fn run(bytes: &[u8]) -> Result<Pickled, String> {
     let mut machine = Machine {
         bytes,
         at: 0,
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        kept: Kept::default(),
     };
     let value = machine.run()?;
-    Ok((value, machine.at))
+    Ok(Pickled {
+        value,
+        taken: machine.at,
+        _kept: std::mem::take(&mut machine.kept),
+    })
 }
 
 struct Machine<'a> {
@@ -108,9 +144,17 @@ struct Machine<'a> {
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
+    /// Last, so that all else is dropped before it.
+    kept: Kept,
 }
 
 impl<'a> Machine<'a> {
+    /// Pushes a value that may hold others.
+    fn push(&mut self, value: Value) {
+        self.kept.0.push(value.clone());
+        self.stack.push(value);
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let end = self
             .at
@@ -201,7 +245,7 @@ impl<'a> Machine<'a> {
             items.push(self.pop()?);
         }
         items.reverse();
-        self.stack.push(Value::Tuple(Rc::new(items)));
+        self.push(Value::Tuple(Rc::new(items)));
         Ok(())
     }
 
@@ -327,21 +371,21 @@ impl<'a> Machine<'a> {
                     let count = self.longer()?;
                     self.raw(count)?;
                 }
-                b')' => self.stack.push(Value::Tuple(Rc::default())),
+                b')' => self.push(Value::Tuple(Rc::default())),
                 b't' => {
                     let items = self.till_mark()?;
-                    self.stack.push(Value::Tuple(Rc::new(items)));
+                    self.push(Value::Tuple(Rc::new(items)));
                 }
                 0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
-                b']' | 0x8f => self.stack.push(Value::List(Rc::default())),
+                b']' | 0x8f => self.push(Value::List(Rc::default())),
                 b'l' | 0x91 => {
                     let items = self.till_mark()?;
-                    self.stack.push(Value::List(Rc::new(RefCell::new(items))));
+                    self.push(Value::List(Rc::new(RefCell::new(items))));
                 }
-                b'}' => self.stack.push(Value::Dict(Rc::default())),
+                b'}' => self.push(Value::Dict(Rc::default())),
                 b'd' => {
                     let items = self.till_mark()?;
-                    self.stack.push(Value::Dict(Rc::default()));
+                    self.push(Value::Dict(Rc::default()));
                     self.set(items)?;
                 }
                 b'a' => {
@@ -398,21 +442,22 @@ impl<'a> Machine<'a> {
                 },
                 b'R' | 0x81 => {
                     let (arguments, function) = (self.pop()?, self.pop()?);
-                    self.stack.push(call(&function, &arguments)?);
+                    self.push(call(&function, &arguments)?);
                 }
                 0x92 => {
                     let (_, arguments, function) = (self.pop()?, self.pop()?, self.pop()?);
-                    self.stack.push(call(&function, &arguments)?);
+                    self.push(call(&function, &arguments)?);
                 }
                 b'o' => {
                     let items = self.till_mark()?;
                     let function = items.first().ok_or("an object without a class")?;
-                    self.stack.push(call(function, &Value::Inert)?);
+                    let made = call(function, &Value::Inert)?;
+                    self.push(made);
                 }
                 b'i' => {
                     let name = format!("{}.{}", self.line()?, self.line()?);
                     self.till_mark()?;
-                    self.stack.push(Value::object(name));
+                    self.push(Value::object(name));
                 }
                 // State for an object: its fields, or `_metadata` of a state dict.
                 b'b' => {
@@ -422,7 +467,7 @@ impl<'a> Machine<'a> {
                     }
                 }
                 b'Q' => match self.pop()? {
-                    Value::Tuple(id) => self.stack.push(Value::Persistent(id)),
+                    Value::Tuple(id) => self.push(Value::Persistent(id)),
                     _ => return Err("a persistent id is no tuple".to_owned()),
                 },
                 other => return Err(format!("pickle code {other:#04x} is not known")),
@@ -478,5 +523,24 @@ fn call(function: &Value, arguments: &Value) -> Result<Value, String> {
         }
         ("torch._utils._rebuild_parameter", [data, ..]) => Ok(data.clone()),
         _ => Ok(Value::object(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_levels_are_let_go_one_by_one() {
+        let deep = 1_000_000;
+        let tuples = [&b")"[..], &b"\x85".repeat(deep)].concat();
+        assert!(run(&[&tuples[..], b"."].concat()).is_ok());
+        // Dropped on the way, and refused.
+        assert!(run(&[&tuples[..], b"0N."].concat()).is_ok());
+        assert!(run(&[&tuples[..], b"\xff"].concat()).is_err());
+        // The last list is recalled, a new one remembered and appended to it.
+        let step = b"h\x01]q\x01a0";
+        let lists = [&b"]q\x01"[..], &step.repeat(deep), b"."].concat();
+        assert!(run(&lists).is_ok());
     }
 }

@@ -10,7 +10,7 @@ use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::pickle::{self, Object, TensorRef, Value};
+use super::pickle::{self, Object, Pickled, TensorRef, Value};
 use super::{Bytes, Element, Entry};
 
 /// Under which key a file that holds more than the weights keeps them.
@@ -61,7 +61,7 @@ fn zipped(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
         }
     }
     let program = member(&mut archive, pickle, bytes.len())?;
-    let (value, _) = pickle::run(program.of(bytes))?;
+    let pickled = pickle::run(program.of(bytes))?;
     let mut storages = BTreeMap::new();
     let data = format!("{root}data/");
     for name in &names {
@@ -69,7 +69,7 @@ fn zipped(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
             storages.insert(key.to_owned(), member(&mut archive, name, bytes.len())?);
         }
     }
-    tensors(&value, &Storages(storages))
+    tensors(&pickled.value, &Storages(storages))
 }
 
 /// The names of a zip's members.
@@ -115,18 +115,19 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
 
 fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     let mut at = 0;
-    let mut next = || -> Result<Value, String> {
-        let (value, taken) = pickle::run(&bytes[at..])?;
-        at += taken;
-        Ok(value)
+    let mut next = || -> Result<Pickled, String> {
+        let pickled = pickle::run(&bytes[at..])?;
+        at += pickled.taken;
+        Ok(pickled)
     };
-    let (_, _, _, value) = (next()?, next()?, next()?, next()?);
-    let Value::List(keys) = next()? else {
+    let (_, _, _, pickled) = (next()?, next()?, next()?, next()?);
+    let (value, keys) = (&pickled.value, next()?);
+    let Value::List(keys) = &keys.value else {
         return Err("it lists no storages".to_owned());
     };
     // Storages follow in that order, each behind its number of elements; types are in the tensors.
     let mut types = BTreeMap::new();
-    visit(&value, &mut |_, tensor| {
+    visit(value, &mut |_, tensor| {
         if let [_, Value::Global(kind), Value::Text(key), ..] = &tensor.storage[..] {
             types.insert(key.clone(), kind.clone());
         }
@@ -152,7 +153,7 @@ fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
         storages.insert(key.to_owned(), Bytes::In(start..end));
         at = end;
     }
-    tensors(&value, &Storages(storages))
+    tensors(value, &Storages(storages))
 }
 
 /// Every tensor of the state dict: the whole file's, or that under one of the usual keys.
@@ -319,9 +320,11 @@ mod tests {
     fn a_module_inside_itself_is_an_error() {
         // M = __torch__.M.__new__(); M.__setstate__({"a": M})
         let program = b"c__torch__\nM\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.";
-        let (value, taken) = pickle::run(program).unwrap();
-        assert_eq!(taken, program.len());
-        let error = tensors(&value, &Storages(BTreeMap::new())).err().unwrap();
+        let pickled = pickle::run(program).unwrap();
+        assert_eq!(pickled.taken, program.len());
+        let error = tensors(&pickled.value, &Storages(BTreeMap::new()))
+            .err()
+            .unwrap();
         assert!(error.contains("a.a.a. nests too many modules"), "{error}");
     }
 }
