@@ -42,6 +42,12 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         &[]
     }
 
+    /// Takes over what the library of that layout does otherwise with the same weights, once they are
+    /// loaded: another epsilon in its norms, say.
+    fn adopt(&mut self, layout: &str) {
+        let _ = layout;
+    }
+
     /// Why a checkpoint with a tensor of this name cannot be one of this backbone, where more is to
     /// be said than that nothing takes it.
     fn why_not(&self, tensor: &str) -> Option<&'static str> {

@@ -90,6 +90,12 @@ impl<T: ?Sized> std::ops::Deref for Plug<T> {
     }
 }
 
+impl<T: ?Sized> std::ops::DerefMut for Plug<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
 impl<T> Module for Plug<T>
 where
     T: ErasedModule + ?Sized,

@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::layouts::resampled;
 
+/// What the norms of transformers' ViT and DeiT add to a variance.
+const TRANSFORMERS_EPSILON: f64 = 1e-12;
+
 /// What a Vision Transformer is built of, complete and consistent.
 #[derive(Clone, Debug)]
 pub struct Architecture {
@@ -369,6 +372,19 @@ impl Backbone for VisionTransformer {
 
     fn layouts(&self) -> &'static [Layout] {
         self.layouts
+    }
+
+    /// transformers' ViT and DeiT add less to a variance.
+    fn adopt(&mut self, layout: &str) {
+        if !matches!(layout, "transformers" | "transformers-4") || self.norm_pre.is_some() {
+            return;
+        }
+        let blocks = self.blocks.iter_mut();
+        let norms = blocks.flat_map(|block| [&mut block.norm1, &mut block.norm2]);
+        let last = self.norm.iter_mut().chain(&mut self.fc_norm);
+        norms
+            .chain(last)
+            .for_each(|norm| norm.set_epsilon(TRANSFORMERS_EPSILON));
     }
 
     fn why_not(&self, tensor: &str) -> Option<&'static str> {

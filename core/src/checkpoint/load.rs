@@ -181,13 +181,14 @@ pub fn load_backbone(
         }
         Ok(data)
     };
-    let backbone = params::fill(backbone, |name| match failure {
+    let mut backbone = params::fill(backbone, |name| match failure {
         Some(_) => None,
         None => read(name).map_err(|e| failure = Some(e)).ok(),
     });
     if let Some(error) = failure {
         return Err(error);
     }
+    backbone.adopt(survey.layout());
     if !strange.is_empty() {
         let names = listed(&strange, 6);
         remarks.push(format!("backbone: values that are not finite in {names}"));

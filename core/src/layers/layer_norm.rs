@@ -39,6 +39,11 @@ impl LayerNorm {
         }
     }
 
+    /// Adds another epsilon to variances from now on.
+    pub fn set_epsilon(&mut self, epsilon: f64) {
+        self.epsilon = epsilon;
+    }
+
     /// The site.
     pub fn site(&self) -> &Site {
         &self.site

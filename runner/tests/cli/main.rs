@@ -566,7 +566,21 @@ fn lists_schema_and_doctor_answer_programs() {
     );
     assert_eq!(names("backbones"), ["clip", "resnet", "swin", "vit"]);
     let datasets = [
-        "digits", "folder", "fundus", "scenes", "shapes", "sprites", "terrain", "textures",
+        "cifar",
+        "coop",
+        "csv",
+        "digits",
+        "fgvc",
+        "folder",
+        "fundus",
+        "parquet",
+        "scenes",
+        "shapes",
+        "sprites",
+        "terrain",
+        "textures",
+        "vtab",
+        "webdataset",
     ];
     assert_eq!(names("datasets"), datasets);
     assert!(json(&["schema"])["properties"]["method"].is_object());
