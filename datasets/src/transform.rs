@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
-use fast_image_resize::images::{Image as Target, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use peft_core::backbone::{CropMode, InputSpec, Interpolation};
 use peft_core::data::Image;
 
@@ -140,16 +141,15 @@ impl Preprocess {
         let (size, rows) = (self.input.size, image.height as f64);
         let options = options(self.input.interpolation);
         let narrow = resample(
-            &view(image)?,
+            &Part::whole(&image.rgb, image.width, image.height)?,
             (size, image.height),
             &options.crop(left, 0.0, width, rows),
         )?;
-        let whole = resample(
-            &narrow,
+        resample(
+            &Part::whole(&narrow, size, image.height)?,
             (size, size),
             &options.crop(0.0, top, size as f64, height),
-        )?;
-        Ok(whole.into_vec())
+        )
     }
 
     /// The part of the image that becomes the output. Resampling it straight to the output equals
@@ -206,28 +206,50 @@ pub(crate) fn options(interpolation: Interpolation) -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
 }
 
-/// An image as the resizer reads it.
-pub(crate) fn view(image: &Image) -> Result<ImageRef<'_>, Error> {
-    let refuse = |error: &dyn std::fmt::Display| unfit(image.width, image.height, error);
-    let side = |pixels: usize| u32::try_from(pixels).map_err(|error| refuse(&error));
-    let (width, height) = (side(image.width)?, side(image.height)?);
-    ImageRef::new(width, height, &image.rgb, PixelType::U8x3).map_err(|error| refuse(&error))
+/// A part of an image, beyond which a filter sees nothing. One type of view of one type of pixel:
+/// the resizer is compiled once.
+pub(crate) struct Part<'a>(TypedCroppedImage<'a, TypedImageRef<'a, U8x3>>);
+
+impl<'a> Part<'a> {
+    /// All of an image.
+    pub(crate) fn whole(rgb: &'a [u8], width: usize, height: usize) -> Result<Self, Error> {
+        Self::new(rgb, (width, height), [0, 0, width, height])
+    }
+
+    /// Left, top, width and height of an image's part.
+    pub(crate) fn new(
+        rgb: &'a [u8],
+        (width, height): (usize, usize),
+        part: [usize; 4],
+    ) -> Result<Self, Error> {
+        let view = || {
+            let image = TypedImageRef::from_buffer(side(width)?, side(height)?, rgb)?;
+            let [left, top, across, down] = part.map(side);
+            let part = TypedCroppedImage::new(image, left?, top?, across?, down?)?;
+            Ok::<_, Box<dyn std::error::Error>>(Self(part))
+        };
+        view().map_err(|error| unfit(width, height, &error))
+    }
 }
 
-/// One pass of the resize, to `(width, height)` pixels.
+/// One pass of the resize, to `[height, width, 3]`.
 pub(crate) fn resample(
-    source: &impl IntoImageView,
+    Part(source): &Part,
     (width, height): (usize, usize),
     options: &ResizeOptions,
-) -> Result<Target<'static>, Error> {
-    let (from, rows) = (source.width() as usize, source.height() as usize);
-    let refuse = |error: &dyn std::fmt::Display| unfit(from, rows, error);
-    let side = |pixels: usize| u32::try_from(pixels).map_err(|error| refuse(&error));
-    let mut target = Target::new(side(width)?, side(height)?, PixelType::U8x3);
-    Resizer::new()
-        .resize(source, &mut target, options)
-        .map_err(|error| refuse(&error))?;
-    Ok(target)
+) -> Result<Vec<u8>, Error> {
+    let mut out = vec![0; 3 * width * height];
+    let mut pass = || {
+        let mut target = TypedImage::from_buffer(side(width)?, side(height)?, &mut out)?;
+        Resizer::new().resize_typed(source, &mut target, options)?;
+        Ok::<_, Box<dyn std::error::Error>>(())
+    };
+    pass().map_err(|error| unfit(width, height, &error))?;
+    Ok(out)
+}
+
+fn side(pixels: usize) -> Result<u32, std::num::TryFromIntError> {
+    u32::try_from(pixels)
 }
 
 fn unfit(width: usize, height: usize, error: &dyn std::fmt::Display) -> Error {

@@ -1,6 +1,5 @@
 //! Random resized crops (Szegedy et al. 2015, Sec. 6), drawn as timm and torchvision do.
 
-use fast_image_resize::images::CroppedImage;
 use peft_core::backbone::Interpolation;
 use peft_core::data::Image;
 use peft_core::random::Generator;
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{uniform, within};
 use crate::Error;
-use crate::transform::{options, resample, view};
+use crate::transform::{Part, options, resample};
 
 /// A random part of the image. The area is uniform, the logarithm of the aspect too; what does not
 /// fit is drawn again, and after ten draws the largest centred part with an allowed aspect is taken.
@@ -99,26 +98,20 @@ impl Crop {
         let inside = |start: usize, length: usize, side: usize| {
             length > 0 && start.checked_add(length).is_some_and(|end| end <= side)
         };
-        let whole = view(image)?;
-        let part = match inside(self.left, self.width, image.width)
-            && inside(self.top, self.height, image.height)
+        if !inside(self.left, self.width, image.width)
+            || !inside(self.top, self.height, image.height)
         {
-            true => {
-                let [left, top, width, height] =
-                    [self.left, self.top, self.width, self.height].map(|pixels| pixels as u32);
-                CroppedImage::new(&whole, left, top, width, height).ok()
-            }
-            false => None,
-        };
-        let Some(part) = part else {
             return Err(Error::Invalid {
                 field: "crop",
                 expected: format!("a part of {} x {} pixels", image.width, image.height),
                 got: format!("{self:?}"),
             });
-        };
+        }
         let options = options(self.interpolation);
+        let part = [self.left, self.top, self.width, self.height];
+        let part = Part::new(&image.rgb, (image.width, image.height), part)?;
         let narrow = resample(&part, (size, self.height), &options)?;
-        Ok(resample(&narrow, (size, size), &options)?.into_vec())
+        let narrow = Part::whole(&narrow, size, self.height)?;
+        resample(&narrow, (size, size), &options)
     }
 }
