@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution::Normal;
@@ -332,6 +332,49 @@ fn loaded(config: &Vit, name: &str, forced: Option<&str>) -> peft_core::Result<L
     let init = Init::empty(&Device::flex());
     let backbone = Plug::new(config.build(&init).unwrap());
     load_backbone(backbone, &Checkpoint::open(&checkpoint(name))?, forced)
+}
+
+#[test]
+fn values_that_are_no_numbers_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vit.safetensors");
+    let file = Checkpoint::open(&checkpoint("vit.safetensors")).unwrap();
+    let mut tensors = file.tensors().unwrap();
+    let bias = TensorData::new(vec![f32::NAN; 12], [12]);
+    tensors.insert("norm.bias".to_owned(), bias);
+    peft_core::weights::write(&path, &tensors, Default::default()).unwrap();
+    let backbone = small(16).build(&Init::empty(&Device::flex())).unwrap();
+    let file = Checkpoint::open(&path).unwrap();
+    let loaded = load_backbone(Plug::new(backbone), &file, None).unwrap();
+    let said = loaded.remarks.join("\n");
+    assert!(
+        said.contains("values that are not finite in norm.bias"),
+        "{said}"
+    );
+}
+
+/// With the same weights, their norms differ where a token's variance is small.
+#[test]
+fn transformers_norms_have_an_epsilon_of_their_own() {
+    let outputs = |name: &str, scale: f64| {
+        let backbone = loaded(&small(16), name, None).unwrap().backbone;
+        let init = Init::seeded(&Device::flex(), 2);
+        let tokens = init.tensor("tokens", [1, 17, 12], Normal(0.0, 1.0)) * scale;
+        let x = Activation::from(tokens);
+        backbone.forward(x, 1..3, &Hooks::none()).to_vec()
+    };
+    for (scale, agree) in [(1.0, true), (1e-4, false)] {
+        let timm = outputs("vit.safetensors", scale);
+        let theirs = outputs("transformers.safetensors", scale);
+        let largest = timm.iter().fold(1.0f32, |most, x| most.max(x.abs()));
+        let differences = timm.iter().zip(&theirs).map(|(a, b)| (a - b).abs());
+        let error = differences.fold(0.0, f32::max) / largest;
+        assert_eq!(
+            error < 1e-5,
+            agree,
+            "at a scale of {scale} they differ by {error}"
+        );
+    }
 }
 
 #[test]
