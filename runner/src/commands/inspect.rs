@@ -122,6 +122,10 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
     }
     found.config.set_weights(file.path().to_owned());
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
+    let known = published.is_some_and(|published| published.num_heads.is_some());
+    if backbone["num_heads"].is_number() && !known {
+        remarks.push("num_heads is a guess (64 channels a head): shapes do not tell".to_owned());
+    }
     let spec = found.backbone.spec();
     let head = found.survey.head(&*found.backbone, file)?;
     Ok(Some(Model {

@@ -63,6 +63,9 @@ fn a_checkpoint_is_recognised_whatever_its_names() {
         assert_eq!(model["loads"], true, "{file}: {json}");
         assert_eq!(model["unused"], Value::Array(vec![]), "{file}");
     }
+    // Its shapes fit any number of heads.
+    let remarks = inspected("assets/vit-micro.safetensors")["model"]["remarks"].to_string();
+    assert!(remarks.contains("num_heads is a guess"), "{remarks}");
     let clip = inspected("fixtures/clip_vision/weights.safetensors");
     assert_eq!(clip["model"]["family"], "clip", "{clip}");
     let none = inspected("fixtures/clip_vision/io.safetensors");
