@@ -37,11 +37,11 @@ impl std::fmt::Display for InputSpec {
             crop_pct,
             crop_mode,
         } = self;
-        let (filter, mode) = match (interpolation, crop_mode) {
-            (Interpolation::Bilinear, mode) => ("bilinear", mode),
-            (Interpolation::Bicubic, mode) => ("bicubic", mode),
+        let filter = match interpolation {
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
         };
-        let mode = match mode {
+        let mode = match crop_mode {
             CropMode::Center => "center",
             CropMode::Squash => "squash",
         };

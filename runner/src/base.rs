@@ -1,14 +1,12 @@
 //! A backbone with its weights, loaded once: trials and adapters are overlays on it that share its
 //! tensors.
 
-use std::path::Path;
-
 use peft_core::backbone::BoxedBackbone;
-use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
+use peft_core::checkpoint::{CheckpointHead, load_backbone};
 use peft_core::input::Published;
 use peft_core::{BackboneConfig, Init, Plug};
 
-use crate::configs::{self, Weights};
+use crate::configs;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 
@@ -41,7 +39,9 @@ impl Base {
         let mut remarks = Vec::new();
         let weights = match config.weights() {
             None => None,
-            Some(path) => Some(open_weights(path)?),
+            Some(path) => Some(configs::checkpoint(path).map_err(|failure| {
+                config_error(format_args!("backbone.weights: {:#}", failure.error))
+            })?),
         };
         let published = weights.as_ref().map(|file| Published::beside(file.path()));
         let published = published.transpose().map_err(at("backbone.weights"))?;
@@ -81,12 +81,4 @@ impl Base {
             remarks,
         })
     }
-}
-
-fn open_weights(path: &Path) -> Result<Checkpoint, Failure> {
-    let opened = match configs::weights(path)? {
-        Weights::File(path) => Checkpoint::open(&path),
-        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
-    };
-    opened.map_err(|e| config_error(format_args!("backbone.weights: {e}")))
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
+use peft_core::checkpoint::Checkpoint;
 use serde_yaml::Value;
 
 use crate::exit::{Failure, config_error};
@@ -92,11 +93,23 @@ fn parse(origin: &str, text: &str) -> Result<Found, Failure> {
 }
 
 /// A weights file: on disk, or a bundled one inside the binary.
-pub enum Weights {
+enum Weights {
     /// A file.
     File(PathBuf),
     /// The content of a bundled file and its name.
     Bundled(&'static str, &'static [u8]),
+}
+
+/// Opens the checkpoint that a path means.
+///
+/// # Errors
+/// If there is none, or it is not whole or of no known format.
+pub fn checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+    let opened = match weights(path)? {
+        Weights::File(path) => Checkpoint::open(&path),
+        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
+    };
+    opened.map_err(config_error)
 }
 
 /// Where a path of the YAML leads: the file if there is one; for `hf://owner/name` that in the hub's
@@ -104,7 +117,7 @@ pub enum Weights {
 ///
 /// # Errors
 /// If there is neither.
-pub fn weights(path: &Path) -> Result<Weights, Failure> {
+fn weights(path: &Path) -> Result<Weights, Failure> {
     if let Some(cached) = hub::resolve(path) {
         return Ok(Weights::File(cached?));
     }
@@ -117,10 +130,7 @@ pub fn weights(path: &Path) -> Result<Weights, Failure> {
             let name = file.path().to_str().unwrap_or_default();
             Ok(Weights::Bundled(name, file.contents()))
         }
-        None => Err(config_error(format!(
-            "backbone.weights: {}: no such file",
-            path.display()
-        ))),
+        None => Err(config_error(format!("{}: no such file", path.display()))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use burn::tensor::{DType, TensorData};
 
@@ -205,7 +206,7 @@ pub fn load_backbone(
 pub struct Survey {
     reading: Reading,
     /// Shapes of the backbone's parameters and buffers.
-    expected: BTreeMap<String, Vec<usize>>,
+    expected: Rc<BTreeMap<String, Vec<usize>>>,
     /// The tensors that make up each of those that are there.
     plan: BTreeMap<String, Vec<Source>>,
     /// Parameters that nothing fills.
@@ -240,13 +241,17 @@ impl Survey {
                 return Err(Error::config("layout", message));
             }
         }
+        let infos = params::infos_erased(backbone).into_iter();
+        let expected: BTreeMap<_, _> = infos.map(|info| (info.name, info.shape)).collect();
+        let expected = Rc::new(expected);
+        let under = |reading| Self::under(reading, backbone, file, expected.clone());
         let mut best: Option<Self> = None;
         for (layout, prefix) in layouts.iter().flat_map(|layout| layout.readings()) {
             let reading = Reading {
                 layout: *layout,
                 prefix,
             };
-            let survey = Self::under(reading, backbone, file);
+            let survey = under(reading);
             if best
                 .as_ref()
                 .is_none_or(|best| survey.score() > best.score())
@@ -258,17 +263,20 @@ impl Survey {
             layout: canonical,
             prefix: "",
         };
-        Ok(best.unwrap_or_else(|| Self::under(plain, backbone, file)))
+        Ok(best.unwrap_or_else(|| under(plain)))
     }
 
-    fn under(reading: Reading, backbone: &dyn Backbone, file: &Checkpoint) -> Self {
-        let infos = params::infos_erased(backbone).into_iter();
-        let expected: BTreeMap<_, _> = infos.map(|info| (info.name, info.shape)).collect();
+    fn under(
+        reading: Reading,
+        backbone: &dyn Backbone,
+        file: &Checkpoint,
+        expected: Rc<BTreeMap<String, Vec<usize>>>,
+    ) -> Self {
         let head = ["weight", "bias"].iter().flat_map(|p| reading.head(p));
         let mut used: BTreeSet<String> = head.map(|source| source.theirs).collect();
         let (mut plan, mut missing) = (BTreeMap::new(), Vec::new());
         let (mut resized, mut shapes) = (Vec::new(), Vec::new());
-        for (name, shape) in &expected {
+        for (name, shape) in &*expected {
             let Some(sources) = reading.sources(name, backbone, file) else {
                 missing.push(name.clone());
                 continue;
@@ -352,8 +360,8 @@ impl Survey {
         let bias = find("bias");
         let bias = bias.map(|bias| Ok((self.reading.read(file, &bias, backbone)?, bias.theirs)));
         let bias = bias.transpose()?;
-        let taken = |sources: &&Vec<Source>| sources.iter().any(|own| own.theirs == weight.theirs);
-        if self.plan.values().any(|sources| taken(&sources)) {
+        let mut taken = self.plan.values().flatten();
+        if taken.any(|own| own.theirs == weight.theirs) {
             return match bias {
                 Some((values, name)) if floats(values.clone()).iter().any(|x| *x != 0.0) => {
                     let place = &weight.theirs;

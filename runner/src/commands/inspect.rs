@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::Format;
-use crate::configs::{self, Weights};
+use crate::configs;
 use crate::exit::{Exit, Failure, config_error, failure};
 
 /// What a checkpoint holds.
@@ -66,12 +66,7 @@ struct Model {
 
 /// Prints what `path` holds; it may be anything that `backbone.weights` may be.
 pub fn inspect(path: &Path, format: Format) -> Result<(), Failure> {
-    let at = |e: peft_core::Error| config_error(e);
-    let file = match configs::weights(path)? {
-        Weights::File(path) => Checkpoint::open(&path),
-        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
-    };
-    let contents = contents(&file.map_err(at)?).map_err(at)?;
+    let contents = contents(&configs::checkpoint(path)?).map_err(config_error)?;
     match format {
         Format::Json => {
             let json = serde_json::to_string_pretty(&contents);
