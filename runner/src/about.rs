@@ -3,6 +3,8 @@
 use peft_core::data::{Dataset, Split};
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Metric;
+
 /// Facts of a published data set, held against what is on disk by `runner data check`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +48,17 @@ pub enum Group {
     Structured,
 }
 
+impl std::fmt::Display for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::FullData => "full data",
+            Self::Natural => "natural",
+            Self::Specialised => "specialised",
+            Self::Structured => "structured",
+        })
+    }
+}
+
 /// Images of each split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,18 +69,6 @@ pub struct Sizes {
     pub validation: usize,
     /// What the report sees.
     pub test: usize,
-}
-
-/// What is reported of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Metric {
-    /// Part of the images that are right.
-    Top1,
-    /// The mean over classes of that part.
-    MeanPerClass,
-    /// The least over groups of that part.
-    WorstGroup,
 }
 
 impl About {

@@ -52,8 +52,11 @@ pub struct EpochRecord {
     pub step: u64,
     /// Mean training loss, with label smoothing.
     pub train_loss: f64,
-    /// On validation.
-    pub validation: Metrics,
+    /// On validation; none where it is trained on.
+    pub validation: Option<Metrics>,
+    /// The metric that chooses, on validation.
+    #[serde(default)]
+    pub score: Option<f64>,
     /// The learning rate of its last step.
     pub lr: f64,
     /// Seconds of training, validation excluded.

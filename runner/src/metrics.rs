@@ -1,12 +1,43 @@
-//! Loss, top-1, top-5, per class and confusion, counted on the host.
+//! Loss, top-1, top-5, per class, per group and confusion, counted on the host.
 
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// What an epoch is chosen by and what is reported of a data set: larger is better.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of the images that are right.
+    #[default]
+    Top1,
+    /// The mean over classes of that share.
+    MeanPerClass,
+    /// The least over groups of that share.
+    WorstGroup,
+}
+
+impl std::fmt::Display for Metric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Top1 => "top-1",
+            Self::MeanPerClass => "mean per class",
+            Self::WorstGroup => "worst group",
+        })
+    }
+}
 
 /// What a split scored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Images.
+    /// Images that were read.
     pub images: usize,
+    /// Images that could not be read and were left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: usize,
     /// Mean cross-entropy, without label smoothing.
     pub loss: f64,
     /// Share of images whose label has the largest logit.
@@ -19,11 +50,43 @@ pub struct Metrics {
     /// Images by label (row) and prediction (column).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub confusion: Vec<Vec<usize>>,
+    /// Top-1 of each group that has images, by name; empty where the data set has no groups.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, f64>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl Metrics {
+    /// The value of `metric`, in `[0, 1]`; none without what it is a mean or a least of.
+    pub fn score(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Top1 => (self.images > 0).then_some(self.top1),
+            Metric::MeanPerClass => {
+                let shares: Vec<f64> = self.per_class.iter().flatten().copied().collect();
+                (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+            }
+            Metric::WorstGroup => self.groups.values().copied().reduce(f64::min),
+        }
+    }
+
+    /// Without what grows with the number of classes.
+    pub fn brief(self) -> Self {
+        Self {
+            per_class: Vec::new(),
+            confusion: Vec::new(),
+            ..self
+        }
+    }
 }
 
 /// Counts until the split is through.
 pub struct Tally {
     classes: usize,
+    /// Name, right ones and all of each group.
+    groups: Vec<(String, usize, usize)>,
     images: usize,
     loss: f64,
     top5: usize,
@@ -31,10 +94,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet.
-    pub fn new(classes: usize) -> Self {
+    /// Nothing counted yet, of so many classes and of these groups.
+    pub fn new(classes: usize, groups: &[String]) -> Self {
         Self {
             classes,
+            groups: groups.iter().map(|name| (name.clone(), 0, 0)).collect(),
             images: 0,
             loss: 0.0,
             top5: 0,
@@ -42,9 +106,11 @@ impl Tally {
         }
     }
 
-    /// Counts a batch: `logits [b * classes]` row by row, and its labels.
-    pub fn add(&mut self, logits: &[f32], labels: &[usize]) {
-        for (row, &label) in logits.chunks_exact(self.classes).zip(labels) {
+    /// Counts a batch: `logits [b * classes]` row by row, its labels, and its groups if the data set
+    /// has any.
+    pub fn add(&mut self, logits: &[f32], labels: &[usize], groups: &[usize]) {
+        let rows = logits.chunks_exact(self.classes).zip(labels);
+        for (place, (row, &label)) in rows.enumerate() {
             let (target, max) = (
                 row[label],
                 row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v)),
@@ -59,6 +125,11 @@ impl Tally {
             let best = row.iter().position(|&v| v == max).unwrap_or(0);
             self.confusion[label][best] += 1;
             self.images += 1;
+            if let Some(&group) = groups.get(place) {
+                let (_, right, all) = &mut self.groups[group];
+                *right += usize::from(best == label);
+                *all += 1;
+            }
         }
     }
 
@@ -70,8 +141,13 @@ impl Tally {
             let images: usize = row.iter().sum();
             (images > 0).then(|| share(row[c], images))
         };
+        let groups = self.groups.into_iter().filter(|(_, _, all)| *all > 0);
         Metrics {
             images: self.images,
+            skipped: 0,
+            groups: groups
+                .map(|(name, right, all)| (name, share(right, all)))
+                .collect(),
             loss: self.loss / self.images.max(1) as f64,
             top1: share(correct, self.images),
             top5: share(self.top5, self.images),
@@ -87,11 +163,12 @@ mod tests {
 
     #[test]
     fn hand_counted_values() {
-        let mut tally = Tally::new(6);
+        let groups = ["land", "water", "air"].map(str::to_owned);
+        let mut tally = Tally::new(6, &groups);
         // Right; then rank 5 (six classes, label last); then a tie that the smaller index wins.
-        tally.add(&[9.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[0]);
-        tally.add(&[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], &[5]);
-        tally.add(&[1.0, 1.0, 0.0, 0.0, 0.0, 0.0], &[1]);
+        tally.add(&[9.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[0], &[0]);
+        tally.add(&[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], &[5], &[1]);
+        tally.add(&[1.0, 1.0, 0.0, 0.0, 0.0, 0.0], &[1], &[0]);
         let metrics = tally.finish();
         assert_eq!(metrics.images, 3);
         assert!((metrics.top1 - 1.0 / 3.0).abs() < 1e-12);
@@ -100,6 +177,13 @@ mod tests {
         assert_eq!(metrics.per_class[1], Some(0.0));
         assert_eq!(metrics.per_class[2], None);
         assert_eq!(metrics.confusion[5][0], 1);
+        assert_eq!(metrics.groups["land"], 0.5);
+        assert_eq!(metrics.groups["water"], 0.0);
+        assert!(!metrics.groups.contains_key("air"));
+        assert_eq!(metrics.score(Metric::Top1), Some(metrics.top1));
+        assert_eq!(metrics.score(Metric::MeanPerClass), Some(1.0 / 3.0));
+        assert_eq!(metrics.score(Metric::WorstGroup), Some(0.0));
+        assert_eq!(metrics.brief().score(Metric::MeanPerClass), None);
         let first = (1.0 + 5.0 * (-9.0f64).exp()).ln();
         let second = (0..6).map(|i| f64::from(-i).exp()).sum::<f64>().ln() + 5.0;
         let third = (2.0 + 4.0 * (-1.0f64).exp()).ln();
