@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
 /// The value at a cut: a batch of images, token sequences, feature maps or feature vectors.
 #[derive(Clone, Debug)]
@@ -306,6 +306,22 @@ impl BoundaryShape {
             },
             Self::Tokens { width, .. } => Self::Tokens { count: 1, width },
             Self::Features { width } => Self::Features { width },
+        }
+    }
+
+    /// An activation of this shape, from its values image by image.
+    ///
+    /// # Shapes
+    /// `values`: as many as [`elements`](Self::elements) for each image.
+    pub fn activation(&self, values: Vec<f32>, device: &Device) -> Activation {
+        let batch = values.len() / self.elements();
+        let shape = [&[batch], &self.dims()[..]].concat();
+        let data = TensorData::new(values, shape);
+        match self {
+            Self::Map { .. } => Activation::Map(Tensor::from_data(data, device)),
+            Self::Grid { .. } => Activation::Grid(Tensor::from_data(data, device)),
+            Self::Tokens { .. } => Tensor::<3>::from_data(data, device).into(),
+            Self::Features { .. } => Activation::Features(Tensor::from_data(data, device)),
         }
     }
 

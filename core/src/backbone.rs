@@ -150,6 +150,16 @@ impl BackboneSpec {
         self.depth + 1
     }
 
+    /// The shape of the activation at a cut, without the batch.
+    pub fn shape_at(&self, cut: Cut) -> BoundaryShape {
+        match self.boundaries.get(cut) {
+            Some(boundary) => boundary.shape,
+            None => BoundaryShape::Features {
+                width: self.features,
+            },
+        }
+    }
+
     /// The cut after the last norm and pooling: what the head sees.
     pub fn features_cut(&self) -> Cut {
         self.depth + 2

@@ -96,7 +96,7 @@ pub trait Dataset: Send + Sync {
 }
 
 /// A part of a data set. Test is read once, after every choice was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// What gradients see.

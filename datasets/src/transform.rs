@@ -90,26 +90,16 @@ impl Preprocess {
                 got: out.len().to_string(),
             });
         }
-        let (width, height, values) = (image.width, image.height, image.rgb.len());
-        if values == 0
-            || width
-                .checked_mul(height)
-                .and_then(|pixels| pixels.checked_mul(3))
-                != Some(values)
-        {
-            let expected = format!("3 x {width} x {height} values, at least one pixel");
-            return Err(Error::Invalid {
-                field: "image",
-                expected,
-                got: values.to_string(),
-            });
-        }
-        Ok(())
+        check_image(image)
     }
 
     /// The image at its target size, `[size, size, 3]` grey levels; not a copy where it has that
     /// size already.
-    pub(crate) fn pixels<'a>(&self, image: &'a Image) -> Result<Cow<'a, [u8]>, Error> {
+    ///
+    /// # Errors
+    /// If the image has no pixel, or not those that its sides claim.
+    pub fn pixels<'a>(&self, image: &'a Image) -> Result<Cow<'a, [u8]>, Error> {
+        check_image(image)?;
         if (image.width, image.height) == (self.input.size, self.input.size)
             && self.window(image).is_whole(image)
         {
@@ -184,7 +174,7 @@ impl Preprocess {
     }
 
     /// `[size, size, 3]` grey levels to `[3, size, size]` normalised values.
-    pub(crate) fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
+    pub fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
         for (channel, plane) in out
             .chunks_exact_mut(self.input.size * self.input.size)
             .enumerate()
@@ -195,6 +185,25 @@ impl Preprocess {
             }
         }
     }
+}
+
+/// Checks that an image has the pixels that its sides claim.
+fn check_image(image: &Image) -> Result<(), Error> {
+    let (width, height, values) = (image.width, image.height, image.rgb.len());
+    if values == 0
+        || width
+            .checked_mul(height)
+            .and_then(|pixels| pixels.checked_mul(3))
+            != Some(values)
+    {
+        let expected = format!("3 x {width} x {height} values, at least one pixel");
+        return Err(Error::Invalid {
+            field: "image",
+            expected,
+            got: values.to_string(),
+        });
+    }
+    Ok(())
 }
 
 /// Pillow's filter of that name.

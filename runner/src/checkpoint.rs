@@ -63,6 +63,19 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
+impl EpochRecord {
+    /// Whether it is the better epoch on validation: a higher score, or an equal one with a lower
+    /// loss.
+    pub fn beats(&self, other: &Self) -> bool {
+        let rank = |record: &Self| {
+            let loss = record.validation.as_ref().map_or(f64::INFINITY, |v| v.loss);
+            (record.score.unwrap_or(f64::NEG_INFINITY), loss)
+        };
+        let ((new, new_loss), (old, old_loss)) = (rank(self), rank(other));
+        new > old || (new == old && new_loss < old_loss)
+    }
+}
+
 /// A training state in memory.
 pub struct State {
     /// The model, on the autodiff device.

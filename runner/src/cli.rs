@@ -44,12 +44,24 @@ pub struct TrainArgs {
     /// Folder of the run folders.
     #[arg(long, default_value = "runs")]
     pub runs: PathBuf,
+    /// Folder of the prefix cache's files, which runs and processes may share; default: .cache below
+    /// the runs' folder.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
     /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Validate everything and print the plan, then stop.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+impl TrainArgs {
+    /// The folder of the prefix cache.
+    pub fn cache(&self) -> PathBuf {
+        let own = || self.runs.join(".cache");
+        self.cache.clone().unwrap_or_else(own)
+    }
 }
 
 /// Which trained model.

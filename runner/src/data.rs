@@ -1,45 +1,171 @@
 //! From a data set to batches on the device, prepared beside the computation.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use peft_core::data::{Dataset, Split};
+use peft_core::Activation;
+use peft_core::backbone::Cut;
+use peft_core::data::{Dataset, Sample, Split};
 use peft_core::random::Generator;
 use peft_datasets::{Augment, Preprocess};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use crate::cache::Rows;
 use crate::exit::{Failure, config_error};
 
-/// Images and labels of one forward pass.
+/// What is done about an image that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The run ends with an error that names it.
+    #[default]
+    Fail,
+    /// It is left out of its batch, said once and counted.
+    Skip,
+}
+
+/// An open data set and what became of its images.
+pub struct Images {
+    dataset: Box<dyn Dataset>,
+    on_error: OnError,
+    unreadable: Mutex<BTreeMap<(Split, usize), String>>,
+}
+
+impl Images {
+    /// The images of a data set.
+    pub fn new(dataset: Box<dyn Dataset>, on_error: OnError) -> Self {
+        Self {
+            dataset,
+            on_error,
+            unreadable: Mutex::default(),
+        }
+    }
+
+    /// The data set.
+    pub fn dataset(&self) -> &dyn Dataset {
+        &*self.dataset
+    }
+
+    /// Batches of some splits, one after the other.
+    pub fn loader(
+        &self,
+        splits: &[Split],
+        preprocess: Preprocess,
+        batch_size: usize,
+    ) -> Loader<'_> {
+        Loader {
+            images: self,
+            splits: splits.to_vec(),
+            preprocess,
+            batch_size,
+            rows: None,
+        }
+    }
+
+    /// Number of images of a split that were left out so far.
+    pub fn skipped(&self, split: Split) -> usize {
+        let unreadable = self.unreadable.lock();
+        let unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+        unreadable.keys().filter(|(of, _)| *of == split).count()
+    }
+
+    /// Why an image was left out.
+    pub fn why(&self, split: Split, index: usize) -> String {
+        let unreadable = self.unreadable.lock();
+        let unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+        unreadable.get(&(split, index)).cloned().unwrap_or_default()
+    }
+
+    /// The image and its label; none if it is left out.
+    ///
+    /// # Errors
+    /// If it cannot be read and that is not forgiven, or its label is no class.
+    pub fn read(&self, split: Split, index: usize) -> Result<Option<Sample>, Failure> {
+        let label = self.label(split, index)?;
+        match self.dataset.image(split, index) {
+            Ok(image) => Ok(Some(Sample { image, label })),
+            Err(e) => self.unreadable(split, index, &e.to_string()).map(|()| None),
+        }
+    }
+
+    /// The label at `index`.
+    ///
+    /// # Errors
+    /// If it is no class.
+    fn label(&self, split: Split, index: usize) -> Result<usize, Failure> {
+        let classes = self.dataset.classes().len();
+        match self.dataset.label(split, index) {
+            Ok(label) if label < classes => Ok(label),
+            Ok(label) => {
+                let message = "is out of range: expected";
+                let message = format!("the label {label} {message} 0..{classes}");
+                Err(bad(split, index, &message))
+            }
+            Err(e) => Err(bad(split, index, &e.to_string())),
+        }
+    }
+
+    /// Takes note of an image that cannot be read.
+    ///
+    /// # Errors
+    /// If that is not forgiven.
+    pub fn unreadable(&self, split: Split, index: usize, why: &str) -> Result<(), Failure> {
+        if self.on_error == OnError::Fail {
+            return Err(bad(split, index, why));
+        }
+        let unreadable = self.unreadable.lock();
+        let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
+        if unreadable.insert((split, index), why.to_owned()).is_none() {
+            eprintln!("warning: dataset: {split} image {index} is left out: {why}");
+        }
+        Ok(())
+    }
+}
+
+fn bad(split: Split, index: usize, message: &str) -> Failure {
+    config_error(format!("dataset: {split} image {index}: {message}"))
+}
+
+/// Images, or what a frozen prefix made of them, and labels of one forward pass.
 pub struct Batch {
-    /// `[b, 3, h, w]`, normalised.
-    pub images: Tensor<4>,
+    /// The activation at cut `from`; at 0 images `[b, 3, h, w]`, normalised.
+    pub x: Activation,
+    /// Where the model goes on.
+    pub from: Cut,
     /// `[b]`.
     pub labels: Tensor<1, Int>,
     /// The same labels on the host.
     pub targets: Vec<usize>,
+    /// The images' groups, if the data set has any.
+    pub groups: Vec<usize>,
+    /// The images' places in the loader.
+    pub places: Vec<usize>,
     /// `[b]`, if image `i` is mixed with image `b - 1 - i`: its own part in its target.
     pub lambda: Option<Tensor<1>>,
 }
 
 /// A batch that is not on the device yet.
 struct HostBatch {
-    pixels: Vec<f32>,
+    values: Vec<f32>,
     targets: Vec<usize>,
+    groups: Vec<usize>,
+    places: Vec<usize>,
     lambda: Option<Vec<f32>>,
 }
 
-/// A split that yields batches.
+/// Splits that yield batches.
+#[derive(Clone)]
 pub struct Loader<'a> {
-    /// Where the images come from.
-    pub dataset: &'a dyn Dataset,
-    /// Which of them.
-    pub split: Split,
-    /// How they become tensors.
-    pub preprocess: Preprocess,
-    /// Images of a batch; the last one may have fewer.
-    pub batch_size: usize,
+    images: &'a Images,
+    splits: Vec<Split>,
+    preprocess: Preprocess,
+    batch_size: usize,
+    rows: Option<Rows>,
 }
 
 /// Random changes of one epoch.
@@ -51,19 +177,100 @@ pub struct EpochRandom {
     pub epoch: usize,
     /// What changes.
     pub augment: Augment,
+    /// How many different changes an image sees, epoch after epoch, before they repeat; 0 for ever
+    /// new ones.
+    pub views: usize,
 }
 
 impl EpochRandom {
-    /// The numbers for an image or a batch: the same on any number of threads, resumed or not.
-    fn generator(&self, purpose: &str, index: usize) -> Generator {
-        Generator::new(self.seed, &format!("{purpose}/{}/{index}", self.epoch))
+    /// The same in another epoch.
+    pub fn of_epoch(self, epoch: usize) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// Which of an image's changes it is.
+    pub fn view(&self) -> usize {
+        match self.views {
+            0 => self.epoch,
+            views => self.epoch % views,
+        }
+    }
+
+    /// The numbers for an image: the same on any number of threads, resumed or not.
+    fn of_image(&self, split: Split, index: usize) -> Generator {
+        let view = self.view();
+        let path = match split {
+            Split::Train => format!("augment/{view}/{index}"),
+            _ => format!("augment/{view}/{split}/{index}"),
+        };
+        Generator::new(self.seed, &path)
+    }
+
+    /// The numbers for what mixes the images of a batch.
+    fn of_batch(&self, batch: usize) -> Generator {
+        Generator::new(self.seed, &format!("mix/{}/{batch}", self.epoch))
     }
 }
 
-impl Loader<'_> {
+/// How a loader is gone through.
+#[derive(Clone, Copy)]
+pub enum Pass {
+    /// In the data set's order, images as they are.
+    Plain,
+    /// In an order of the epoch's own, images changed.
+    Training(EpochRandom),
+    /// In the data set's order, images changed: what a cache keeps of a view.
+    View(EpochRandom),
+}
+
+impl Pass {
+    fn random(&self) -> Option<EpochRandom> {
+        match self {
+            Self::Plain => None,
+            Self::Training(random) | Self::View(random) => Some(*random),
+        }
+    }
+}
+
+impl<'a> Loader<'a> {
+    /// Where its images come from.
+    pub fn images(&self) -> &'a Images {
+        self.images
+    }
+
+    /// The splits that it goes through.
+    pub fn splits(&self) -> &[Split] {
+        &self.splits
+    }
+
+    /// How its images become tensors.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Images of a batch; the last one may have fewer.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// The same batches from the rows of a cache.
+    pub fn with_rows(self, rows: Rows) -> Self {
+        let rows = Some(rows);
+        Self { rows, ..self }
+    }
+
+    /// The cut at which its batches are; 0 for images.
+    pub fn from(&self) -> Cut {
+        self.rows.as_ref().map_or(0, |rows| rows.cut)
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
-        self.dataset.len(self.split)
+        let lengths = self
+            .splits
+            .iter()
+            .map(|&split| self.images.dataset.len(split));
+        lengths.sum()
     }
 
     /// Batches of an epoch.
@@ -71,14 +278,35 @@ impl Loader<'_> {
         self.len().div_ceil(self.batch_size)
     }
 
+    /// The images that were left out so far.
+    pub fn skipped(&self) -> usize {
+        self.splits
+            .iter()
+            .map(|&split| self.images.skipped(split))
+            .sum()
+    }
+
+    /// The split of the image at `place` as an index into [`splits`](Self::splits), and its index
+    /// there.
+    fn at(&self, mut place: usize) -> (usize, usize) {
+        for (which, &split) in self.splits.iter().enumerate() {
+            match self.images.dataset.len(split) {
+                length if place < length => return (which, place),
+                length => place -= length,
+            }
+        }
+        // Orders hold places below `len` only.
+        unreachable!("an image beyond the last split")
+    }
+
     /// The order of an epoch: a function of seed and epoch only.
-    fn order(&self, random: Option<EpochRandom>) -> Vec<usize> {
-        match random {
-            Some(random) => {
+    fn order(&self, pass: Pass) -> Vec<usize> {
+        match pass {
+            Pass::Training(random) => {
                 let path = format!("order/{}", random.epoch);
                 Generator::new(random.seed, &path).permutation(self.len())
             }
-            None => (0..self.len()).collect(),
+            Pass::Plain | Pass::View(_) => (0..self.len()).collect(),
         }
     }
 
@@ -86,15 +314,16 @@ impl Loader<'_> {
     /// Stops early when it answers `false`.
     ///
     /// # Errors
-    /// If a record cannot be read, with its name, or what `consume` fails with.
-    pub fn each(
+    /// If a record cannot be read and that is not forgiven, with its name; if none of a batch can; or
+    /// what `consume` fails with.
+    pub fn each<E: From<Failure>>(
         &self,
         range: Range<usize>,
-        random: Option<EpochRandom>,
+        pass: Pass,
         device: &Device,
-        mut consume: impl FnMut(usize, Batch) -> Result<bool, Failure>,
-    ) -> Result<(), Failure> {
-        let order = self.order(random);
+        mut consume: impl FnMut(usize, Batch) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let order = self.order(pass);
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(2);
             let order = &order;
@@ -102,7 +331,7 @@ impl Loader<'_> {
                 for index in range {
                     let start = index * self.batch_size;
                     let end = (start + self.batch_size).min(order.len());
-                    let batch = self.host_batch(index, &order[start..end], random);
+                    let batch = self.host_batch(index, &order[start..end], pass);
                     // A closed channel: the consumer has stopped.
                     if sender.send((index, batch)).is_err() {
                         break;
@@ -110,22 +339,7 @@ impl Loader<'_> {
                 }
             });
             for (index, batch) in receiver {
-                let HostBatch {
-                    pixels,
-                    targets,
-                    lambda,
-                } = batch?;
-                let (rows, size) = (targets.len(), self.preprocess.input.size);
-                let images = TensorData::new(pixels, [rows, 3, size, size]);
-                let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
-                let batch = Batch {
-                    images: Tensor::from_data(images, device),
-                    labels: Tensor::from_data(TensorData::new(labels, [rows]), device),
-                    targets,
-                    lambda: lambda
-                        .map(|lambda| Tensor::from_data(TensorData::new(lambda, [rows]), device)),
-                };
-                if !consume(index, batch)? {
+                if !consume(index, self.on_device(batch?, device))? {
                     break;
                 }
             }
@@ -133,63 +347,117 @@ impl Loader<'_> {
         })
     }
 
-    fn host_batch(
-        &self,
-        batch: usize,
-        indices: &[usize],
-        random: Option<EpochRandom>,
-    ) -> Result<HostBatch, Failure> {
-        let values = self.preprocess.values();
-        let mut pixels = vec![0.0; values * indices.len()];
-        let targets = pixels
+    fn on_device(&self, batch: HostBatch, device: &Device) -> Batch {
+        let count = batch.targets.len();
+        let labels: Vec<i64> = batch.targets.iter().map(|&label| label as i64).collect();
+        let x = match &self.rows {
+            Some(rows) => rows.shape.activation(batch.values, device),
+            None => {
+                let size = self.preprocess.input.size;
+                let images = TensorData::new(batch.values, [count, 3, size, size]);
+                Activation::Map(Tensor::from_data(images, device))
+            }
+        };
+        let lambda = batch.lambda.map(|lambda| TensorData::new(lambda, [count]));
+        Batch {
+            x,
+            from: self.from(),
+            labels: Tensor::from_data(TensorData::new(labels, [count]), device),
+            targets: batch.targets,
+            groups: batch.groups,
+            places: batch.places,
+            lambda: lambda.map(|lambda| Tensor::from_data(lambda, device)),
+        }
+    }
+
+    fn host_batch(&self, batch: usize, order: &[usize], pass: Pass) -> Result<HostBatch, Failure> {
+        let values = match &self.rows {
+            Some(rows) => rows.shape.elements(),
+            None => self.preprocess.values(),
+        };
+        let mut all = vec![0.0; values * order.len()];
+        let labels = all
             .par_chunks_mut(values)
-            .zip(indices)
-            .map(|(pixels, &index)| self.image(index, random, pixels))
-            .collect::<Result<_, Failure>>()?;
-        let mixing = random.filter(|random| random.augment.mixes());
+            .zip(order)
+            .map(|(values, &place)| self.image(place, pass, values))
+            .collect::<Result<Vec<_>, Failure>>()?;
+        // Close the gaps of what is left out.
+        let mut kept = 0;
+        for (place, label) in labels.iter().enumerate() {
+            if label.is_some() {
+                if kept < place {
+                    all.copy_within(place * values..(place + 1) * values, kept * values);
+                }
+                kept += 1;
+            }
+        }
+        if kept == 0 {
+            let message = format!("dataset: none of the {} images of a batch", order.len());
+            return Err(config_error(format!("{message} can be read")));
+        }
+        all.truncate(kept * values);
+        let pairs = order.iter().zip(labels);
+        let pairs = pairs.filter_map(|(&place, label)| Some((place, label?)));
+        let (places, targets): (Vec<_>, Vec<_>) = pairs.unzip();
+        let mixing = pass.random().filter(|random| random.augment.mixes());
         let lambda = mixing.map(|random| {
-            let (mut generator, size) =
-                (random.generator("mix", batch), self.preprocess.input.size);
-            let mix = random.augment.mix(&mut generator, indices.len(), size);
-            mix.apply(&mut pixels, size);
+            let size = self.preprocess.input.size;
+            let mix = random.augment.mix(&mut random.of_batch(batch), kept, size);
+            mix.apply(&mut all, size);
             mix.0.iter().map(|mixed| mixed.lambda).collect()
         });
         Ok(HostBatch {
-            pixels,
+            values: all,
             targets,
+            groups: self.groups(&places)?,
+            places,
             lambda,
         })
     }
 
-    fn image(
-        &self,
-        index: usize,
-        random: Option<EpochRandom>,
-        pixels: &mut [f32],
-    ) -> Result<usize, Failure> {
-        let bad = |message: String| {
-            let split = self.split;
-            config_error(format!("dataset: {split} image {index}: {message}"))
-        };
-        let sample = self.dataset.sample(self.split, index);
-        let sample = sample.map_err(|e| bad(e.to_string()))?;
-        let (label, classes) = (sample.label, self.dataset.classes().len());
-        if label >= classes {
-            let message = format!("the label {label} is out of range: expected 0..{classes}");
-            return Err(bad(message));
+    fn groups(&self, places: &[usize]) -> Result<Vec<usize>, Failure> {
+        let dataset = self.images.dataset();
+        if dataset.groups().is_empty() {
+            return Ok(Vec::new());
         }
-        let (image, input) = (&sample.image, &self.preprocess.input);
-        let written = match random {
-            None => self.preprocess.apply(image, pixels),
+        let group = |&place: &usize| {
+            let (which, index) = self.at(place);
+            let split = self.splits[which];
+            let group = dataset.group(split, index);
+            let group = group.map_err(|e| bad(split, index, &e.to_string()))?;
+            group.ok_or_else(|| bad(split, index, "expected a group"))
+        };
+        places.iter().map(group).collect()
+    }
+
+    /// Writes the image at `place`, or its row, and returns its label; none if it is left out.
+    fn image(&self, place: usize, pass: Pass, out: &mut [f32]) -> Result<Option<usize>, Failure> {
+        let (which, index) = self.at(place);
+        let split = self.splits[which];
+        if let Some(rows) = &self.rows {
+            let label = self.images.label(split, index)?;
+            let view = pass.random().map_or(0, |random| random.epoch % rows.views);
+            let row = view * self.images.dataset.len(split) + index;
+            return match rows.read(which, row, &self.preprocess, out) {
+                Ok(()) => Ok(Some(label)),
+                Err(why) => self.images.unreadable(split, index, &why).map(|()| None),
+            };
+        }
+        let Some(Sample { image, label }) = self.images.read(split, index)? else {
+            return Ok(None);
+        };
+        let input = &self.preprocess.input;
+        let written = match pass.random() {
+            None => self.preprocess.apply(&image, out),
             Some(random) => {
-                let mut generator = random.generator("augment", index);
                 let sides = (image.width, image.height);
+                let mut generator = random.of_image(split, index);
                 let drawn = random.augment.draw(&mut generator, sides, input.size);
-                drawn.apply(image, input, pixels)
+                drawn.apply(&image, input, out)
             }
         };
-        written.map_err(|e| bad(e.to_string()))?;
-        Ok(sample.label)
+        written.map_err(|e| bad(split, index, &e.to_string()))?;
+        Ok(Some(label))
     }
 }
 
@@ -234,28 +502,24 @@ mod tests {
         }
     }
 
-    fn loader(dataset: &Counted) -> Loader<'_> {
-        Loader {
-            dataset,
-            split: Split::Train,
-            preprocess: Preprocess::new(&InputSpec {
-                size: 2,
-                mean: [0.0; 3],
-                std: [1.0; 3],
-                interpolation: Interpolation::Bicubic,
-                crop_pct: 1.0,
-                crop_mode: CropMode::Center,
-            }),
-            batch_size: 4,
-        }
+    fn loader(images: &Images) -> Loader<'_> {
+        let preprocess = Preprocess::new(&InputSpec {
+            size: 2,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 1.0,
+            crop_mode: CropMode::Center,
+        });
+        images.loader(&[Split::Train], preprocess, 4)
     }
 
-    fn labels(classes: usize, random: Option<EpochRandom>) -> Result<Vec<Vec<usize>>, Failure> {
-        let dataset = counted(classes);
+    fn labels(classes: usize, pass: Pass) -> Result<Vec<Vec<usize>>, Failure> {
+        let images = Images::new(Box::new(counted(classes)), OnError::Fail);
         let mut seen = Vec::new();
-        loader(&dataset).each(0..3, random, &Device::flex(), |_, batch| {
+        loader(&images).each(0..3, pass, &Device::flex(), |_, batch| {
             seen.push(batch.targets);
-            Ok(true)
+            Ok::<_, Failure>(true)
         })?;
         Ok(seen)
     }
@@ -267,11 +531,12 @@ mod tests {
                 seed: 1,
                 epoch,
                 augment: Augment::default(),
+                views: 0,
             };
-            labels(10, Some(random)).unwrap().concat()
+            labels(10, Pass::Training(random)).unwrap().concat()
         };
         assert_eq!(
-            labels(10, None).unwrap(),
+            labels(10, Pass::Plain).unwrap(),
             [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]
         );
         assert_eq!(epoch(0), epoch(0));
@@ -284,17 +549,18 @@ mod tests {
     #[test]
     fn an_epochs_changes_do_not_depend_on_the_number_of_threads() {
         let augment = "{re_prob: 0.5, re_mode: pixel, mixup: 0.8, mixup_mode: elem}";
-        let dataset = counted(10);
+        let images = Images::new(Box::new(counted(10)), OnError::Fail);
         let epoch = |threads, epoch| {
             let random = EpochRandom {
                 seed: 1,
                 epoch,
                 augment: serde_yaml::from_str(augment).unwrap(),
+                views: 0,
             };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-            let batch = || loader(&dataset).host_batch(0, &[3, 1, 4, 5], Some(random));
+            let batch = || loader(&images).host_batch(0, &[3, 1, 4, 5], Pass::Training(random));
             let batch = pool.build().unwrap().install(batch).unwrap();
-            (batch.pixels, batch.lambda.unwrap())
+            (batch.values, batch.lambda.unwrap())
         };
         assert_eq!(epoch(1, 0), epoch(3, 0));
         assert_ne!(epoch(1, 0), epoch(1, 1));
@@ -303,7 +569,7 @@ mod tests {
 
     #[test]
     fn a_label_out_of_range_names_the_record_and_is_wrong_input() {
-        let failure = labels(9, None).unwrap_err();
+        let failure = labels(9, Pass::Plain).unwrap_err();
         assert_eq!(failure.exit, Exit::Config);
         assert_eq!(
             failure.error.to_string(),

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use crate::about::About;
+use crate::cache::{Store, ValueType};
 use crate::configs::{self, Found};
+use crate::data::OnError;
 use crate::exit::{Failure, config_error};
+use crate::metrics::Metric;
 use crate::recipe::Recipe;
 use peft_core::error::nearest;
 
@@ -35,6 +38,27 @@ pub struct Experiment {
     /// Seed of initial values, order and dropout.
     #[serde(default)]
     pub seed: u64,
+    /// What an epoch is chosen by and what is reported: `top1`, `mean_per_class` or `worst_group`.
+    /// Default: the data set's own.
+    #[serde(default)]
+    pub metric: Metric,
+    /// What is done about an image that cannot be read: `fail`, or `skip` it, say so and count it.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// Where what the frozen prefix gives is kept: `auto`, `off`, `memory` or `disk`.
+    #[serde(default)]
+    pub prefix_cache: Store,
+    /// What it may take, in GiB. Default: in memory a quarter of what is available, on disk 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_budget_gib: Option<f64>,
+    /// What its values are kept as: `f32`, `f16` or `bf16`. Default: what the prefix computes in, so
+    /// that nothing is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_type: Option<ValueType>,
+    /// With random augmentation: how many different changes each image sees, one an epoch, before
+    /// they repeat, so that the prefix can be cached. 0: ever new ones, and no cache.
+    #[serde(default)]
+    pub cache_views: usize,
     /// Start from a trained adapter: a run folder or one of HF PEFT. Its methods take the place of
     /// `method`; its head is taken over if it has as many classes as the data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,8 +226,10 @@ impl Experiment {
     /// # Errors
     /// The dotted path and what was expected.
     pub fn typed(mut value: Value) -> Result<Self, String> {
-        if let Some(dataset) = value.get_mut("dataset") {
-            take_about(dataset);
+        if let Some(about) = value.get_mut("dataset").and_then(take_about)
+            && let (Some(metric), Value::Mapping(map)) = (about.get("metric"), &mut value)
+        {
+            map.entry("metric".into()).or_insert(metric.clone());
         }
         let single = value
             .get_mut("method")
@@ -224,6 +250,12 @@ impl Experiment {
             }
         })?;
         experiment.recipe.check()?;
+        if let Some(budget) = experiment.cache_budget_gib
+            && !(budget > 0.0 && budget.is_finite())
+        {
+            let expected = "expected a finite number more than 0";
+            return Err(format!("cache_budget_gib: {expected}, got {budget}"));
+        }
         if experiment.method.is_empty() {
             return Err("method: expected at least one".to_owned());
         }

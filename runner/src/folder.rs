@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use peft_core::files::{sweep, write_atomically};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::summary::Summary;
+use crate::summary::{Outcome, Summary};
 use crate::trial::Trial;
 
 /// Burn's version, as the root `Cargo.toml` pins it.
@@ -55,6 +54,12 @@ impl RunFolder {
         &self.path
     }
 
+    /// Its name.
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// Writes a file atomically.
     ///
     /// # Errors
@@ -81,16 +86,21 @@ impl RunFolder {
 
 /// The summary in a folder, if the run is finished: there, whole, and `status: done`.
 pub fn finished(folder: &Path) -> Option<Summary> {
-    read_json::<Summary>(&folder.join("summary.json")).filter(|s| s.status == "done")
+    match outcome(folder)? {
+        Outcome::Done(summary) => Some(*summary),
+        Outcome::Failed(_) => None,
+    }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+/// How the run of a folder ended, if it did.
+pub fn outcome(folder: &Path) -> Option<Outcome> {
+    let text = std::fs::read_to_string(folder.join("summary.json")).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// What a run ran on.
 #[derive(Serialize)]
-struct Environment {
+pub struct Environment {
     runner: &'static str,
     burn: &'static str,
     os: &'static str,
@@ -102,7 +112,8 @@ struct Environment {
 }
 
 impl Environment {
-    fn here(device: &str) -> Self {
+    /// This machine.
+    pub fn here(device: &str) -> Self {
         Self {
             runner: env!("CARGO_PKG_VERSION"),
             burn: BURN,

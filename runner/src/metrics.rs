@@ -6,9 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an epoch is chosen by and what is reported of a data set: larger is better.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Share of the images that are right.
@@ -183,7 +181,7 @@ mod tests {
         assert_eq!(metrics.score(Metric::Top1), Some(metrics.top1));
         assert_eq!(metrics.score(Metric::MeanPerClass), Some(1.0 / 3.0));
         assert_eq!(metrics.score(Metric::WorstGroup), Some(0.0));
-        assert_eq!(metrics.brief().score(Metric::MeanPerClass), None);
+        assert_eq!(metrics.clone().brief().score(Metric::MeanPerClass), None);
         let first = (1.0 + 5.0 * (-9.0f64).exp()).ln();
         let second = (0..6).map(|i| f64::from(-i).exp()).sum::<f64>().ln() + 5.0;
         let third = (2.0 + 4.0 * (-1.0f64).exp()).ln();

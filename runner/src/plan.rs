@@ -59,14 +59,14 @@ pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
             None => "the whole backbone, run without autodiff".to_owned(),
         },
     );
-    let sizes = |split| trial.dataset.len(split);
+    let sizes = |split| trial.data.len(split);
     let [train, validation, test] = peft_core::Split::ALL.map(sizes);
     line(
         "data",
         format!(
             "{}: {train} train, {validation} validation, {test} test, {} classes",
             trial.experiment.dataset.typetag_name(),
-            trial.dataset.classes().len()
+            trial.data.classes().len()
         ),
     );
     line("memory", estimate(trial, model));

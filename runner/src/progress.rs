@@ -64,6 +64,19 @@ impl Reporter {
         }
     }
 
+    /// A cache of so many rows is filled.
+    pub fn start_filling(&mut self, what: &str, rows: usize) {
+        self.bar.reset();
+        self.bar.set_length(rows as u64);
+        self.bar.set_prefix(format!("caching {what}"));
+        self.bar.set_message("-");
+    }
+
+    /// Rows of a cache are done.
+    pub fn filled(&mut self, rows: usize) {
+        self.bar.inc(rows as u64);
+    }
+
     /// A batch of `images` is done.
     pub fn batch(&mut self, images: usize, loss: f64) {
         self.bar.set_message(format!("{loss:.4}"));
@@ -73,13 +86,19 @@ impl Reporter {
     /// An epoch is done.
     pub fn finish_epoch(&mut self, record: &EpochRecord, better: bool) {
         let width = self.epochs.to_string().len();
+        let validation = record.validation.as_ref().map(|validation| {
+            format!(
+                "  validation loss {:.4}  top-1 {:6.2} %",
+                validation.loss,
+                100.0 * validation.top1
+            )
+        });
         self.line(&format!(
-            "epoch {:>width$}/{}  train loss {:.4}  validation loss {:.4}  top-1 {:6.2} %  {:.1} s{}",
+            "epoch {:>width$}/{}  train loss {:.4}{}  {:.1} s{}",
             record.epoch,
             self.epochs,
             record.train_loss,
-            record.validation.loss,
-            100.0 * record.validation.top1,
+            validation.unwrap_or_default(),
             record.seconds,
             if better { "  *" } else { "" }
         ));

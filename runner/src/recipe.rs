@@ -39,6 +39,13 @@ pub struct Recipe {
     /// Which epoch is tested, by validation.
     #[serde(default)]
     pub select: Select,
+    /// Train only so many of the epochs; the schedule stays that of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_after: Option<usize>,
+    /// What gradients see. With `train_validation` nothing is left to select an epoch by: `select:
+    /// last`, and no patience.
+    #[serde(default)]
+    pub train_on: TrainOn,
     /// What the frozen part computes in; what trains, the head and the loss stay f32.
     #[serde(default)]
     pub precision: Precision,
@@ -185,6 +192,17 @@ pub enum Select {
     Last,
 }
 
+/// What gradients see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainOn {
+    /// The training split.
+    #[default]
+    Train,
+    /// The training and the validation split: after everything was chosen.
+    TrainValidation,
+}
+
 /// What the frozen part computes in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -276,6 +294,11 @@ impl JsonSchema for Augmentation {
 }
 
 impl Recipe {
+    /// Epochs that are trained at most.
+    pub fn last_epoch(&self) -> usize {
+        self.stop_after.unwrap_or(self.epochs)
+    }
+
     /// # Errors
     /// The dotted path of a field outside its range, and the range.
     pub fn check(&self) -> Result<(), String> {
@@ -290,6 +313,20 @@ impl Recipe {
         count("accumulate", self.accumulate)?;
         if let Some(patience) = self.patience {
             count("patience", patience)?;
+        }
+        if let Some(epochs) = self.stop_after {
+            let range = format!("1 to {}", self.epochs);
+            let ok = (1..=self.epochs).contains(&epochs);
+            within("stop_after", ok, &range, epochs as f64)?;
+        }
+        if self.train_on == TrainOn::TrainValidation
+            && (self.select == Select::Best || self.patience.is_some())
+        {
+            return Err(
+                "recipe.train_on: train_validation leaves nothing to select an epoch by: expected \
+                 select: last and no patience"
+                    .to_owned(),
+            );
         }
         let augment = self.augmentation.augment();
         augment

@@ -14,12 +14,8 @@ const MANY: usize = 30;
 const STYLE: &str = include_str!("report.css");
 
 /// The report of a finished run.
-pub fn html(
-    summary: &Summary,
-    history: &[EpochRecord],
-    classes: &[String],
-    experiment: &Experiment,
-) -> String {
+pub fn html(summary: &Summary, experiment: &Experiment) -> String {
+    let (history, classes) = (&summary.history, &summary.classes);
     let title = format!("{} / {}", summary.experiment, summary.trial);
     let title = escape(&title);
     let sections = [
@@ -92,7 +88,6 @@ fn headline(summary: &Summary) -> String {
     let mut cards = vec![
         ("test top-1", percent(summary.test.top1)),
         ("test loss", format!("{:.4}", summary.test.loss)),
-        ("validation top-1", percent(summary.validation.top1)),
         (
             "trainable",
             format!("{} ({})", grouped(params.trainable), percent(share)),
@@ -107,6 +102,9 @@ fn headline(summary: &Summary) -> String {
             format!("{:.0} images/s", summary.inference.images_per_second),
         ),
     ];
+    if let Some(validation) = &summary.validation {
+        cards.insert(2, ("validation top-1", percent(validation.top1)));
+    }
     // With five classes or fewer it says nothing.
     if summary.test.confusion.len() > 5 {
         cards.insert(1, ("test top-5", percent(summary.test.top5)));
@@ -124,14 +122,15 @@ fn curves(summary: &Summary, history: &[EpochRecord]) -> String {
     if history.is_empty() {
         return String::new();
     }
-    let points = |value: fn(&EpochRecord) -> f64| {
+    let points = |value: fn(&EpochRecord) -> Option<f64>| {
         let points = history
             .iter()
-            .map(|record| (record.epoch as f64, value(record)));
+            .filter_map(|record| Some((record.epoch as f64, value(record)?)));
         points
             .filter(|(_, value)| value.is_finite())
             .collect::<Vec<_>>()
     };
+    let validation = |record: &EpochRecord| record.validation.as_ref().map(|v| v.loss);
     let chart = |title, series| Chart {
         title,
         series,
@@ -139,12 +138,12 @@ fn curves(summary: &Summary, history: &[EpochRecord]) -> String {
         epochs: history.len(),
     };
     let losses = vec![
-        ("train", points(|record| record.train_loss)),
-        ("validation", points(|record| record.validation.loss)),
+        ("train", points(|record| Some(record.train_loss))),
+        ("validation", points(validation)),
     ];
     let top1 = vec![(
         "validation",
-        points(|record| 100.0 * record.validation.top1),
+        points(|record| Some(100.0 * record.validation.as_ref()?.top1)),
     )];
     let charts = [
         chart("loss", losses).svg(),
@@ -521,12 +520,12 @@ fn configuration(experiment: &Experiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Tally;
+    use crate::metrics::{Metric, Tally};
     use crate::summary::{Inference, Memory, Params, Time};
 
     /// A run over `count` classes in which some labels are taken for the next one.
-    fn run(count: usize) -> (Summary, Vec<EpochRecord>, Vec<String>, Experiment) {
-        let mut tally = Tally::new(count);
+    fn run(count: usize) -> (Summary, Experiment) {
+        let mut tally = Tally::new(count, &[]);
         for label in 0..count {
             for image in 0..9 {
                 let guess = if image < label % 5 {
@@ -537,7 +536,7 @@ mod tests {
                 let logits: Vec<f32> = (0..count)
                     .map(|c| f32::from(u8::from(c == guess)))
                     .collect();
-                tally.add(&logits, &[label]);
+                tally.add(&logits, &[label], &[]);
             }
         }
         let test = tally.finish();
@@ -545,26 +544,26 @@ mod tests {
             epoch: epoch as usize,
             step: u64::from(epoch) * 34,
             train_loss: 2.3 * 0.8f64.powi(epoch as i32),
-            validation: Metrics {
+            validation: Some(Metrics {
+                images: test.images,
                 loss: 0.3 + 2.0 * 0.75f64.powi(epoch as i32),
                 top1: 0.95 - 0.8f64.powi(epoch as i32),
-                per_class: vec![],
-                confusion: vec![],
-                ..test
-            },
+                ..Metrics::default()
+            }),
+            score: Some(0.95 - 0.8f64.powi(epoch as i32)),
             lr: 0.001,
             seconds: 4.0,
         });
         let history: Vec<_> = history.collect();
-        let names = (0..count)
-            .map(|label| format!("<kind> & \"{label}\""))
-            .collect();
+        let names = (0..count).map(|label| format!("<kind> & \"{label}\""));
         let summary = Summary {
-            status: "done".into(),
             experiment: "<script>alert(1)</script>".into(),
             trial: "lora-vit-digits-s0-c99f49cb".into(),
+            cell: None,
             methods: vec!["lora".into()],
+            metric: Metric::Top1,
             validation: history[11].validation.clone(),
+            skipped: 0,
             test,
             best_epoch: 11,
             epochs: 12,
@@ -578,9 +577,11 @@ mod tests {
             },
             memory: Memory {
                 peak_bytes: 54_000_000,
+                cache_bytes: 0,
             },
             time: Time {
                 seconds_per_epoch: 4.0,
+                cache_seconds: 0.0,
                 total_seconds: 50.0,
             },
             inference: Inference {
@@ -589,17 +590,22 @@ mod tests {
             device: "cpu".into(),
             config_hash: "c99f49cb".into(),
             seed: 0,
+            classes: names.collect(),
+            history,
+            tuning: None,
+            config: serde_json::Value::Null,
+            environment: serde_json::Value::Null,
         };
         let overrides = ["backbone.weights=null".to_owned()];
         let experiment = Experiment::read("quickstart", &overrides)
             .map_err(|f| f.error)
             .unwrap();
-        (summary, history, names, experiment)
+        (summary, experiment)
     }
 
     fn page(count: usize) -> String {
-        let (summary, history, names, experiment) = run(count);
-        html(&summary, &history, &names, &experiment)
+        let (summary, experiment) = run(count);
+        html(&summary, &experiment)
     }
 
     #[test]
@@ -639,10 +645,11 @@ mod tests {
 
     #[test]
     fn an_interrupted_or_tiny_run_has_a_report_too() {
-        let (mut summary, history, names, experiment) = run(2);
+        let (mut summary, experiment) = run(2);
         summary.best_epoch = 1;
-        for records in [&history[..0], &history[..1], &history[..2]] {
-            let page = html(&summary, records, &names, &experiment);
+        for epochs in [2, 1, 0] {
+            summary.history.truncate(epochs);
+            let page = html(&summary, &experiment);
             assert!(!page.contains("NaN") && page.contains("</html>"));
         }
     }

@@ -39,6 +39,9 @@ pub struct Summary {
     pub test: Metrics,
     /// On the validation split, at the selected epoch; none where validation was trained on.
     pub validation: Option<Metrics>,
+    /// Images of all splits that could not be read and were left out.
+    #[serde(default)]
+    pub skipped: usize,
     /// The selected epoch, from 1.
     pub best_epoch: usize,
     /// Epochs that ran.

@@ -9,22 +9,21 @@ use std::time::Instant;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use peft_core::data::Split;
 use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::params::{self, Tensors, floats};
-use peft_core::{Activation, BoxedBackbone, Hooks, Model, adapter_file};
+use peft_core::{BoxedBackbone, Hooks, Model, adapter_file};
 use replace_with::replace_with_or_abort;
 
+use crate::cache::{Caches, Cost, Prefix};
 use crate::checkpoint::{self, EpochRecord, Progress, State};
-use crate::data::{Batch, EpochRandom, Loader};
+use crate::data::{Batch, EpochRandom, Loader, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
 use crate::memory;
 use crate::metrics::{Metrics, Tally};
 use crate::progress::Reporter;
-use crate::recipe::{Recipe, Select};
+use crate::recipe::{Recipe, Select, TrainOn};
 use crate::trial::Trial;
-use peft_datasets::Preprocess;
 
 /// A trained model and how it went.
 pub struct Trained {
@@ -36,6 +35,8 @@ pub struct Trained {
     pub progress: Progress,
     /// The selected epoch, an index into the history.
     pub selected: usize,
+    /// What caching the prefix took.
+    pub cache: Cost,
 }
 
 /// How a batch failed.
@@ -53,6 +54,11 @@ pub struct Trainer<'a> {
     reporter: &'a mut Reporter,
     /// The frozen part on the plain device: autodiff records nothing below the first cut.
     prefix: Option<BoxedBackbone>,
+    /// What gradients see.
+    training: Loader<'a>,
+    /// What choices see; none where it is trained on.
+    validation: Option<Loader<'a>>,
+    cache: Cost,
     rates: Rates,
     state: State,
 }
@@ -74,9 +80,10 @@ impl<'a> Trainer<'a> {
         // twice.
         let prefix = (model.first_cut() > 0).then(|| model.backbone.valid());
         let rates = Rates::of(&model);
+        let recipe = &trial.experiment.recipe;
         let mut state = State {
             model: model.train(),
-            optimizer: trial.experiment.recipe.optimizer.init(),
+            optimizer: recipe.optimizer.init(),
             progress: Progress {
                 config_hash: trial.hash.clone(),
                 ..Progress::default()
@@ -87,9 +94,20 @@ impl<'a> Trainer<'a> {
             state = checkpoint::load(&checkpoint, state, &trial.hash)?;
             reporter.resumed(&state.progress);
         }
+        let (images, size) = (trial.preprocess(), recipe.batch_size);
+        let (training, validation) = match recipe.train_on {
+            TrainOn::Train => (
+                trial.data.train(images, size),
+                Some(trial.data.validation(images, size)),
+            ),
+            TrainOn::TrainValidation => (trial.data.train_and_validation(images, size), None),
+        };
         Ok(Self {
             prefix,
             rates,
+            training,
+            validation,
+            cache: Cost::default(),
             trial,
             device,
             checkpoint,
@@ -99,17 +117,59 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn recipe(&self) -> &'a Recipe {
-        &self.trial.experiment.recipe
+    /// Lets the frozen prefix be computed once: from now on, batches are read from a cache where the
+    /// trial allows it and it pays.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or the run is interrupted.
+    pub fn with_caches(mut self, caches: &Caches) -> Result<Self, Failure> {
+        let left = self.recipe().last_epoch() - self.state.progress.epoch;
+        if left == 0 {
+            return Ok(self);
+        }
+        let random = self.random(self.state.progress.epoch);
+        let prefix = Prefix {
+            trial: self.trial,
+            backbone: self.prefix.as_ref(),
+            cut: self.state.model.first_cut(),
+            device: self.device,
+        };
+        let mut attach = |loader, random| {
+            let uses = left;
+            caches.attach(
+                loader,
+                &prefix,
+                random,
+                uses,
+                &self.interrupt,
+                self.reporter,
+            )
+        };
+        let (training, cost) = attach(self.training, Some(random))?;
+        self.training = training;
+        self.cache = cost;
+        if let Some(validation) = self.validation.take() {
+            let (validation, cost) = attach(validation, None)?;
+            self.validation = Some(validation);
+            self.cache.seconds += cost.seconds;
+            self.cache.bytes += cost.bytes;
+        }
+        Ok(self)
     }
 
-    fn loader(&self, split: Split) -> Loader<'a> {
-        Loader {
-            dataset: &*self.trial.dataset,
-            split,
-            preprocess: Preprocess::new(&self.trial.input),
-            batch_size: self.recipe().batch_size,
+    /// The random changes of an epoch.
+    fn random(&self, epoch: usize) -> EpochRandom {
+        let experiment = &self.trial.experiment;
+        EpochRandom {
+            seed: experiment.seed,
+            epoch,
+            augment: experiment.recipe.augmentation.augment(),
+            views: experiment.cache_views,
         }
+    }
+
+    fn recipe(&self) -> &'a Recipe {
+        &self.trial.experiment.recipe
     }
 
     /// Trains to the end of the recipe or of patience.
@@ -118,10 +178,7 @@ impl<'a> Trainer<'a> {
     /// [`Exit::Interrupted`] after saving, [`Exit::Diverged`] with the step, or what a record or
     /// the disk failed with.
     pub fn run(mut self) -> Result<Trained, Failure> {
-        memory::reset_peak();
-        while self.state.progress.epoch < self.recipe().epochs && !self.out_of_patience() {
-            self.epoch()?;
-        }
+        self.train_to(self.recipe().last_epoch())?;
         let progress = self.state.progress;
         let selected = match (self.trial.experiment.recipe.select, progress.best) {
             (Select::Best, Some(best)) => best,
@@ -143,7 +200,27 @@ impl<'a> Trainer<'a> {
             tensors,
             progress,
             selected,
+            cache: self.cache,
         })
+    }
+
+    /// Trains as a candidate of a search, to the end of `epochs` or of patience, and gives no model:
+    /// how it did on validation is all that is seen of it. It goes on from there when it is called for
+    /// more epochs.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn try_out(mut self, epochs: usize) -> Result<Progress, Failure> {
+        self.train_to(epochs.min(self.recipe().last_epoch()))?;
+        Ok(self.state.progress)
+    }
+
+    fn train_to(&mut self, epochs: usize) -> Result<(), Failure> {
+        memory::reset_peak();
+        while self.state.progress.epoch < epochs && !self.out_of_patience() {
+            self.epoch()?;
+        }
+        Ok(())
     }
 
     fn out_of_patience(&self) -> bool {
@@ -160,13 +237,10 @@ impl<'a> Trainer<'a> {
     }
 
     fn epoch(&mut self) -> Result<(), Failure> {
-        let loader = self.loader(Split::Train);
+        // Lent to the loop, which changes the rest of the trainer.
+        let loader = self.training.clone();
         let (batches, epoch) = (loader.batches(), self.state.progress.epoch);
-        let random = EpochRandom {
-            seed: self.trial.experiment.seed,
-            epoch,
-            augment: self.recipe().augmentation.augment(),
-        };
+        let pass = Pass::Training(self.random(epoch));
         self.reporter
             .start_epoch(epoch, self.recipe().epochs, loader.len());
         let first = self.state.progress.batch;
@@ -179,7 +253,7 @@ impl<'a> Trainer<'a> {
         let mut accumulator = GradientsAccumulator::new();
         let mut stop = None;
         let plain = &self.device.device;
-        loader.each(first..batches, Some(random), plain, |index, batch| {
+        loader.each(first..batches, pass, plain, |index, batch| {
             let images = batch.targets.len();
             let loss = self.batch(index, batches, batch, &mut accumulator);
             let step = self.state.progress.step;
@@ -195,7 +269,7 @@ impl<'a> Trainer<'a> {
                 stop = Some(Stop::Interrupted);
                 return Ok(false);
             }
-            Ok(true)
+            Ok::<_, Failure>(true)
         })?;
         self.state.progress.epoch_seconds = spent.0 + start.elapsed().as_secs_f64();
         self.state.progress.total_seconds = spent.1 + start.elapsed().as_secs_f64();
@@ -267,9 +341,11 @@ impl<'a> Trainer<'a> {
             ..
         } = &mut self.state;
         let cut = model.first_cut();
-        let mut x = Activation::Map(batch.images).cast(self.trial.compute_type());
-        if let Some(prefix) = &self.prefix {
-            x = prefix.forward(x, 0..cut, &Hooks::none());
+        let mut x = batch.x.cast(self.trial.compute_type());
+        if let Some(prefix) = &self.prefix
+            && batch.from < cut
+        {
+            x = prefix.forward(x, batch.from..cut, &Hooks::none());
         }
         let number = progress.step;
         let step = model.step(seed, number, part);
@@ -312,23 +388,23 @@ impl<'a> Trainer<'a> {
     fn finish_epoch(&mut self) -> Result<(), Failure> {
         let recipe = self.recipe();
         let start = Instant::now();
-        let model = self.state.model.valid();
-        let loader = self.loader(Split::Validation);
-        let (validation, _) = evaluate(&model, &loader, self.device, self.trial.compute_type())?;
-        if !validation.loss.is_finite() {
-            let step = self.state.progress.step;
-            return Err(failure(
-                Exit::Diverged,
-                format_args!("the validation loss is not finite after step {step}"),
-            ));
+        let metric = self.trial.experiment.metric;
+        let (mut validation, mut score) = (None, None);
+        if let Some(loader) = &self.validation {
+            let model = self.state.model.valid();
+            let (metrics, _) = evaluate(&model, loader, self.device, self.trial.compute_type())?;
+            if !metrics.loss.is_finite() {
+                let step = self.state.progress.step;
+                return Err(failure(
+                    Exit::Diverged,
+                    format_args!("the validation loss is not finite after step {step}"),
+                ));
+            }
+            score = metrics.score(metric);
+            validation = Some(metrics.brief());
         }
+        let steps = self.training.batches().div_ceil(recipe.accumulate);
         let progress = &mut self.state.progress;
-        let per_epoch = self
-            .trial
-            .dataset
-            .len(Split::Train)
-            .div_ceil(recipe.batch_size);
-        let steps = per_epoch.div_ceil(recipe.accumulate);
         let last = progress.step.saturating_sub(1) as usize;
         let record = EpochRecord {
             epoch: progress.epoch + 1,
@@ -336,16 +412,11 @@ impl<'a> Trainer<'a> {
             train_loss: progress.loss_sum / progress.images.max(1) as f64,
             lr: recipe.optimizer.lr() * recipe.schedule.factor(last, steps, recipe.epochs),
             seconds: progress.epoch_seconds,
-            validation: Metrics {
-                per_class: Vec::new(),
-                confusion: Vec::new(),
-                ..validation
-            },
+            validation,
+            score,
         };
-        let better = progress.best.is_none_or(|best| {
-            let (old, new) = (&progress.history[best].validation, &record.validation);
-            new.top1 > old.top1 || (new.top1 == old.top1 && new.loss < old.loss)
-        });
+        let best = progress.best.map(|best| &progress.history[best]);
+        let better = record.validation.is_some() && best.is_none_or(|best| record.beats(best));
         self.reporter.finish_epoch(&record, better);
         progress.history.push(record);
         if better {
@@ -431,7 +502,8 @@ impl Rates {
     }
 }
 
-/// Metrics of a model on a split, and the seconds that its forward passes took.
+/// Metrics of a model on a loader's images, and the seconds that its forward passes took: from where
+/// the batches are.
 ///
 /// # Errors
 /// If a record cannot be read.
@@ -441,17 +513,27 @@ pub fn evaluate(
     device: &Chosen,
     compute: burn::tensor::DType,
 ) -> Result<(Metrics, f64), Failure> {
-    let mut tally = Tally::new(model.head.classes());
+    let groups = loader.images().dataset().groups();
+    let mut tally = Tally::new(model.head.classes(), groups);
     let mut seconds = 0.0;
-    loader.each(0..loader.batches(), None, &device.device, |_, batch| {
-        let start = Instant::now();
-        let images = Activation::Map(batch.images).cast(compute);
-        let logits = floats(model.logits(images, 0, None).into_data());
-        seconds += start.elapsed().as_secs_f64();
-        tally.add(&logits, &batch.targets);
-        Ok(true)
-    })?;
-    Ok((tally.finish(), seconds))
+    loader.each(
+        0..loader.batches(),
+        Pass::Plain,
+        &device.device,
+        |_, batch| {
+            let start = Instant::now();
+            let x = batch.x.cast(compute);
+            let logits = floats(model.logits(x, batch.from, None).into_data());
+            seconds += start.elapsed().as_secs_f64();
+            tally.add(&logits, &batch.targets, &batch.groups);
+            Ok::<_, Failure>(true)
+        },
+    )?;
+    let metrics = Metrics {
+        skipped: loader.skipped(),
+        ..tally.finish()
+    };
+    Ok((metrics, seconds))
 }
 
 /// Losses on their way to the host: read at once on the CPU, sixteen at a time elsewhere, so that
@@ -541,6 +623,7 @@ fn clip_norm(model: &Model, gradients: GradientsParams, limit: f64) -> Gradients
 mod tests {
     use burn::optim::SgdConfig;
     use burn::tensor::{Device, Int};
+    use peft_core::Activation;
     use peft_core::backbone::{BackboneConfig, Init};
     use peft_core::method::AdaptationMethod;
     use peft_core::{LinearHead, Plug};

@@ -1,20 +1,24 @@
 //! A trial: an experiment whose data are open and whose model is assembled.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device};
-use peft_core::backbone::InputSpec;
+use peft_core::activation::BoundaryShape;
+use peft_core::backbone::{Cut, InputSpec};
 use peft_core::checkpoint::{Checkpoint, CheckpointHead};
-use peft_core::data::{Dataset, Split};
 use peft_core::params::{self, ParamInfo, Tensors};
-use peft_core::{BackboneSpec, Head, Init, LinearHead, Model, TextHead};
+use peft_core::{BackboneSpec, DatasetConfig, Head, Init, LinearHead, Model, TextHead};
+use peft_datasets::Preprocess;
 
 use crate::adapter::Adapter;
 use crate::base::Base;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::experiment::{Experiment, HeadConfig, HeadFrom};
+use crate::held_out::Data;
+use crate::metrics::Metric;
 use crate::recipe::Precision;
 
 /// What a trial is opened for.
@@ -31,7 +35,7 @@ pub struct Trial {
     /// What the YAML said.
     pub experiment: Experiment,
     /// The images.
-    pub dataset: Box<dyn Dataset>,
+    pub data: Arc<Data>,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
     /// What the backbone, or the method for it, wants of the images.
@@ -58,15 +62,17 @@ impl Trial {
     /// What is wrong with a path, a file, a shape or a target, with the component's name.
     pub fn open(experiment: Experiment, device: &Chosen) -> Result<(Self, Model), Failure> {
         let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
-        Self::on(&base, experiment, Purpose::Train, device)
+        let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+        Self::on(&base, data, experiment, Purpose::Train, device)
     }
 
-    /// The same on a backbone that is open already.
+    /// The same with a backbone and data that are open already.
     ///
     /// # Errors
     /// As [`Trial::open`].
     pub fn on(
         base: &Base,
+        data: Arc<Data>,
         mut experiment: Experiment,
         purpose: Purpose,
         device: &Chosen,
@@ -74,17 +80,14 @@ impl Trial {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
         experiment.backbone = base.config.clone();
-        let dataset = experiment.dataset.open().map_err(at("dataset"))?;
-        for split in Split::ALL {
-            if dataset.is_empty(split) {
-                return Err(config_error(format!("dataset: the {split} split is empty")));
-            }
+        let mut classes = data.classes().to_vec();
+        if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
+            return Err(config_error(
+                "metric: worst_group: the data set has no groups; expected top1 or mean_per_class",
+            ));
         }
-        let mut classes = dataset.classes().to_vec();
         let mut remarks = base.remarks.clone();
-        let own = dataset.remarks().into_iter();
-        remarks.extend(own.map(|remark| format!("dataset: {remark}")));
-        let about_data = dataset.remarks();
+        let about_data = data.remarks();
         remarks.extend(about_data.iter().map(|text| format!("dataset: {text}")));
 
         let mut adapter = match &experiment.adapter {
@@ -194,14 +197,13 @@ impl Trial {
                 return Err(config_error(message));
             }
         };
-        let fingerprint = dataset.fingerprint().map_err(at("dataset"))?;
         let embeddings = match &experiment.head {
             HeadConfig::Linear { .. } => None,
             HeadConfig::Text { embeddings, .. } => Some(embeddings_of(embeddings)?.hash()),
         };
         let content = Content {
             weights: base.weights_hash.as_deref(),
-            data: &fingerprint,
+            data: data.fingerprint(),
             embeddings,
             adapter: adapter.as_ref().map(Adapter::hash),
         };
@@ -209,7 +211,7 @@ impl Trial {
         let trial = Self {
             spec: model.spec().clone(),
             experiment,
-            dataset,
+            data,
             classes,
             input,
             formula,
@@ -251,6 +253,23 @@ impl Trial {
         runs.join(&self.experiment.name).join(self.slug())
     }
 
+    /// The shape of the activation at a cut, of the images as this trial's methods want them.
+    pub fn shape_at(&self, cut: Cut) -> BoundaryShape {
+        match cut {
+            0 => BoundaryShape::Map {
+                channels: 3,
+                height: self.input.size,
+                width: self.input.size,
+            },
+            cut => self.spec.shape_at(cut),
+        }
+    }
+
+    /// How images become tensors.
+    pub fn preprocess(&self) -> Preprocess {
+        Preprocess::new(&self.input)
+    }
+
     /// What images the model computes in.
     pub fn compute_type(&self) -> DType {
         match self.experiment.recipe.precision {
@@ -283,24 +302,34 @@ struct Content<'a> {
     adapter: Option<String>,
 }
 
+/// A data set's configuration without its paths: a moved folder is the same data.
+fn dataset_content(config: &dyn DatasetConfig) -> serde_json::Value {
+    let mut config = dyn_clone::clone_box(config);
+    for path in config.paths_mut() {
+        *path = PathBuf::new();
+    }
+    serde_json::to_value(config).unwrap_or_default()
+}
+
 /// Hash of what changes results: the resolved experiment without its name, with weights, data and
-/// adapter by content. Device, threads and output folder are not in it.
+/// adapter by content. Device, threads, output folder and where the prefix is cached are not in it.
 fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
     let mut value = serde_json::to_value(experiment)
         .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
-    value["name"] = serde_json::Value::Null;
+    if let Some(map) = value.as_object_mut() {
+        for place in ["name", "prefix_cache", "cache_budget_gib"] {
+            map.remove(place);
+        }
+    }
     value["backbone"]["weights"] = content.weights.into();
-    value["dataset"]["content"] = content.data.into();
     if let Some(embeddings) = &content.embeddings {
         value["head"]["embeddings"] = embeddings.as_str().into();
     }
     if let Some(adapter) = &content.adapter {
         value["adapter"] = adapter.as_str().into();
     }
-    // A moved image folder is the same data.
-    if let Some(dataset) = value["dataset"].as_object_mut() {
-        dataset.remove("root");
-    }
+    value["dataset"] = dataset_content(&*experiment.dataset);
+    value["dataset"]["content"] = content.data.into();
     Ok(blake3::hash(value.to_string().as_bytes())
         .to_hex()
         .to_string())
@@ -325,9 +354,6 @@ pub fn checkpoint_tensors(model: &Model) -> Tensors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peft_datasets::Preprocess;
-
-    use crate::data::Loader;
     use crate::train::evaluate;
 
     fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
@@ -342,12 +368,7 @@ mod tests {
         for (config, size) in [("peft/vp-frame.yaml", 24), ("peft/vp-border.yaml", 32)] {
             let (trial, model) = open(config, &[]).unwrap();
             assert_eq!((trial.input.size, model.spec().input.size), (size, 32));
-            let loader = Loader {
-                dataset: &*trial.dataset,
-                split: Split::Validation,
-                preprocess: Preprocess::new(&trial.input),
-                batch_size: 64,
-            };
+            let loader = trial.data.validation(trial.preprocess(), 64);
             let device = Chosen::cpu();
             let (metrics, _) = evaluate(&model, &loader, &device, DType::F32).unwrap();
             assert!(metrics.loss.is_finite());

@@ -89,7 +89,7 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
     drop(trainer);
     let compute = trial.compute_type();
     let inference = repeat(device, args, || {
-        let images = Activation::Map(batch.images.clone()).cast(compute);
+        let images = batch.x.clone().cast(compute);
         model.logits(images, 0, None);
     })?;
 
@@ -143,13 +143,16 @@ fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
     let pixels: Vec<f32> = (0..rows * 3 * size * size)
         .map(|_| generator.uniform(-1.0, 1.0))
         .collect();
-    let classes = trial.dataset.classes().len();
+    let classes = trial.data.classes().len();
     let targets: Vec<usize> = (0..rows).map(|_| generator.below(classes)).collect();
     let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
     let images = TensorData::new(pixels, [rows, 3, size, size]);
     Batch {
-        images: Tensor::from_data(images, &device.device),
+        x: Activation::Map(Tensor::from_data(images, &device.device)),
+        from: 0,
         labels: Tensor::from_data(TensorData::new(labels, [rows]), &device.device),
+        groups: Vec::new(),
+        places: (0..rows).collect(),
         targets,
         lambda: None,
     }
@@ -158,9 +161,12 @@ fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
 /// The same batch; the tensors are shared.
 fn clone(batch: &Batch) -> Batch {
     Batch {
-        images: batch.images.clone(),
+        x: batch.x.clone(),
+        from: batch.from,
         labels: batch.labels.clone(),
         targets: batch.targets.clone(),
+        groups: batch.groups.clone(),
+        places: batch.places.clone(),
         lambda: batch.lambda.clone(),
     }
 }

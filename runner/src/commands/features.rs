@@ -16,7 +16,7 @@ use crate::adapter::Adapter;
 use crate::base::Base;
 use crate::cli::FeaturesArgs;
 use crate::commands::on_pool;
-use crate::data::Loader;
+use crate::data::{Images, OnError, Pass};
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::experiment::Experiment;
@@ -118,23 +118,19 @@ impl Output<'_> {
     ) -> Result<(), Failure> {
         let dataset = Experiment::read_dataset(config, &[])?.0.open();
         let dataset = dataset.map_err(|e| config_error(format_args!("--dataset: {e}")))?;
-        let loader = Loader {
-            dataset: &*dataset,
-            split: args.split.into(),
-            preprocess,
-            batch_size: BATCH,
-        };
+        let images = Images::new(dataset, OnError::Fail);
+        let split = args.split.into();
+        let loader = images.loader(&[split], preprocess, BATCH);
         let total = loader.len();
         if total == 0 {
-            let split = loader.split;
             return Err(config_error(format!(
                 "--dataset: the {split} split is empty"
             )));
         }
         let device = &self.device.device;
-        loader.each(0..loader.batches(), None, device, |_, batch| {
-            self.add(model, batch.images, Some(&batch.targets), total)?;
-            Ok(true)
+        loader.each(0..loader.batches(), Pass::Plain, device, |_, batch| {
+            self.add(model, batch.x, Some(&batch.targets), total)?;
+            Ok::<_, Failure>(true)
         })
     }
 
@@ -150,7 +146,7 @@ impl Output<'_> {
             let shape = [pixels.len() / values, 3, size, size];
             let images = TensorData::new(pixels, shape);
             let images = Tensor::from_data(images, &self.device.device);
-            self.add(model, images, None, total)
+            self.add(model, Activation::Map(images), None, total)
         };
         if let [path] = &args.input[..]
             && path.extension().is_some_and(|e| e == "safetensors")
@@ -169,12 +165,12 @@ impl Output<'_> {
     fn add(
         &mut self,
         model: &Model,
-        images: Tensor<4>,
+        images: Activation,
         labels: Option<&[usize]>,
         total: usize,
     ) -> Result<(), Failure> {
         let mut values: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
-        let mut x = Activation::Map(images);
+        let mut x = images;
         for cut in 0..model.spec().features_cut() {
             if self.wanted.contains(&cut) {
                 values.insert(format!("boundary.{cut}"), (x.shape().to_vec(), x.to_vec()));

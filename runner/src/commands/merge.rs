@@ -2,17 +2,15 @@
 
 use std::path::Path;
 
-use peft_core::data::Split;
 use peft_core::params::floats;
-use peft_core::{Activation, Model, weights};
+use peft_core::{Model, weights};
 
 use crate::cli::{PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
-use crate::data::Loader;
+use crate::data::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::trial::{Trial, checkpoint_tensors};
-use peft_datasets::Preprocess;
 
 /// How far merged logits may be from unmerged ones, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;
@@ -38,7 +36,7 @@ pub fn merge(which: &TrainedArgs, out: &Path, place: &PlaceArgs) -> Result<(), F
         }
         let metadata = [("format".to_owned(), "pt".to_owned())];
         weights::write(out, &checkpoint_tensors(&merged), metadata.into())?;
-        println!("checked           {images} test images, logits within {error:.1e}");
+        println!("checked           {images} validation images, logits within {error:.1e}");
         println!("checkpoint        {}", out.display());
         Ok(())
     })
@@ -51,16 +49,12 @@ fn difference(
     merged: &Model,
     device: &Chosen,
 ) -> Result<(usize, f32), Failure> {
-    let loader = Loader {
-        dataset: &*trial.dataset,
-        split: Split::Test,
-        preprocess: Preprocess::new(&trial.input),
-        batch_size: trial.experiment.recipe.batch_size,
-    };
+    let batch_size = trial.experiment.recipe.batch_size;
+    let loader = trial.data.validation(trial.preprocess(), batch_size);
     let (mut images, mut error) = (0, 0.0f32);
     let batches = loader.batches().min(2);
-    loader.each(0..batches, None, &device.device, |_, batch| {
-        let x = Activation::Map(batch.images).cast(trial.compute_type());
+    loader.each(0..batches, Pass::Plain, &device.device, |_, batch| {
+        let x = batch.x.cast(trial.compute_type());
         let logits = |model: &Model| floats(model.logits(x.clone(), 0, None).into_data());
         let (expected, got) = (logits(model), logits(merged));
         let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
@@ -78,7 +72,7 @@ fn difference(
             error.max(worst / scale)
         };
         images += batch.targets.len();
-        Ok(!error.is_nan())
+        Ok::<_, Failure>(!error.is_nan())
     })?;
     Ok((images, error))
 }

@@ -40,6 +40,7 @@ use crate::device::{self, Chosen};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::experiment::Experiment;
 use crate::folder::finished;
+use crate::held_out::Data;
 use crate::trial::{Purpose, Trial};
 
 /// Runs `work` on a worker of rayon's pool: from outside it, every parallel operation wakes the
@@ -93,7 +94,8 @@ fn load(which: &TrainedArgs, device: &Chosen) -> Result<Loaded, Failure> {
     let mut experiment = experiment_of(&which.run, which.adapter.is_some())?;
     experiment.adapter.clone_from(&which.adapter);
     let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
-    let (trial, model) = Trial::on(&base, experiment, Purpose::Use, device)?;
+    let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+    let (trial, model) = Trial::on(&base, data, experiment, Purpose::Use, device)?;
     eprintln!("input: {}", trial.input);
     let model = filled(&trial, model, &which.run, which.scale)?;
     Ok(Loaded { trial, model })

@@ -15,6 +15,7 @@ use crate::cli::{Format, PlaceArgs};
 use crate::commands::{experiment_of, filled, on_pool};
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
+use crate::held_out::Data;
 use crate::trial::{Purpose, Trial};
 
 /// What is predicted, and with what.
@@ -49,6 +50,7 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
     on_pool(place, |device| {
         let own = experiment_of(&request.run, !adapters.is_empty())?;
         let base = Base::open(own.backbone.clone(), own.seed, &device)?;
+        let data = Data::open(&*own.dataset, own.on_error)?;
         // All of them before the first line: a bad image leaves nothing half done.
         let mut all = Vec::new();
         for adapter in adapters
@@ -58,7 +60,7 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
         {
             let mut experiment = own.clone();
             experiment.adapter = adapter.map(|(_, path)| path.clone());
-            let (trial, model) = Trial::on(&base, experiment, Purpose::Use, &device)?;
+            let (trial, model) = Trial::on(&base, data.clone(), experiment, Purpose::Use, &device)?;
             eprintln!("input: {}", trial.input);
             let model = filled(&trial, model, &request.run, request.scale)?;
             all.push(Predictions {

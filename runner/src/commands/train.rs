@@ -1,27 +1,16 @@
 //! `runner --config ..`: trains, tests once, and leaves a run folder.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-use peft_core::adapter_file::{self, AdapterInfo};
-use peft_core::data::Split;
-use peft_core::{Model, weights};
-use signal_hook::consts::{SIGINT, SIGTERM};
-
+use crate::cache::Caches;
 use crate::cli::TrainArgs;
 use crate::commands::on_pool;
-use crate::data::Loader;
-use crate::device::Chosen;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{Failure, config_error};
 use crate::experiment::Experiment;
 use crate::folder::RunFolder;
+use crate::metrics::Metric;
 use crate::plan::plan;
-use crate::progress::Reporter;
-use crate::report;
-use crate::summary::{Inference, Memory, Params, Summary, Time};
-use crate::train::{Trained, Trainer, evaluate};
-use crate::trial::{Trial, checkpoint_tensors};
-use peft_datasets::Preprocess;
+use crate::run::{Part, interrupt, run};
+use crate::summary::Summary;
+use crate::trial::Trial;
 
 /// Trains and evaluates.
 pub fn train(args: &TrainArgs) -> Result<(), Failure> {
@@ -48,118 +37,44 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
                 eprintln!("finished before: {}", folder.path().display());
                 summary
             }
-            None => run(&trial, model, &folder, &device)?,
+            None => {
+                let caches = Caches::new(&args.cache(), false);
+                let part = Part {
+                    caches: &caches,
+                    interrupt: interrupt()?,
+                    cell: None,
+                    tuning: None,
+                };
+                run(&trial, model, &folder, &device, part)?
+            }
         };
         print(&summary, &folder);
         Ok(())
     })
 }
 
-fn run(
-    trial: &Trial,
-    model: Model,
-    folder: &RunFolder,
-    device: &Chosen,
-) -> Result<Summary, Failure> {
-    let mut reporter = Reporter::new(Some(&folder.file("log.txt")));
-    for line in plan(trial, &model, device)
-        .lines()
-        .chain(trial.remarks.iter().map(String::as_str))
-    {
-        reporter.line(line);
-    }
-    let interrupt = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second signal ends the process at once.
-        signal_hook::flag::register_conditional_default(signal, interrupt.clone())?;
-        signal_hook::flag::register(signal, interrupt.clone())?;
-    }
-    let model = trial.started(model)?;
-    let counts = model.counts();
-    let info = AdapterInfo::of(&model, trial.weights_hash.clone(), trial.classes.clone());
-    let checkpoint = folder.file("checkpoints/last.safetensors");
-    let trainer = Trainer::new(trial, model, device, checkpoint, interrupt, &mut reporter)?;
-    let trained = trainer.run();
-    reporter.finish();
-    let Trained {
-        model,
-        tensors,
-        progress,
-        selected,
-    } = trained?;
-
-    let loader = |split| Loader {
-        dataset: &*trial.dataset,
-        split,
-        preprocess: Preprocess::new(&trial.input),
-        batch_size: trial.experiment.recipe.batch_size,
-    };
-    let compute = trial.compute_type();
-    let (validation, _) = evaluate(&model, &loader(Split::Validation), device, compute)?;
-    let (test, seconds) = evaluate(&model, &loader(Split::Test), device, compute)?;
-
-    adapter_file::write(&folder.file("adapter.safetensors"), &tensors, &info)?;
-    if trial.experiment.save_model {
-        let path = folder.file("model.safetensors");
-        weights::write(&path, &checkpoint_tensors(&model), [].into())?;
-    }
-    let lines = progress.history.iter().map(serde_json::to_string);
-    let lines = lines
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| failure(Exit::Unexpected, e))?;
-    folder.write(
-        "metrics.jsonl",
-        format!("{}\n", lines.join("\n")).as_bytes(),
-    )?;
-
-    let epochs = progress.history.len();
-    let epoch_seconds: f64 = progress.history.iter().map(|record| record.seconds).sum();
-    let methods = trial.experiment.method.iter();
-    let summary = Summary {
-        status: "done".to_owned(),
-        experiment: trial.experiment.name.clone(),
-        trial: trial.slug(),
-        methods: methods
-            .map(|method| method.typetag_name().to_owned())
-            .collect(),
-        inference: Inference {
-            images_per_second: test.images as f64 / seconds,
-        },
-        test,
-        validation,
-        best_epoch: selected + 1,
-        epochs,
-        params: Params::new(counts, trial.formula),
-        memory: Memory {
-            peak_bytes: progress.peak_bytes,
-        },
-        time: Time {
-            seconds_per_epoch: epoch_seconds / epochs as f64,
-            total_seconds: progress.total_seconds,
-        },
-        device: device.name.clone(),
-        config_hash: trial.hash.clone(),
-        seed: trial.experiment.seed,
-    };
-    let html = report::html(
-        &summary,
-        &progress.history,
-        &info.classes,
-        &trial.experiment,
-    );
-    folder.write("report.html", html.as_bytes())?;
-    folder.write_json("summary.json", &summary)?;
-    Ok(summary)
-}
-
 /// The result, on stdout.
 fn print(summary: &Summary, folder: &RunFolder) {
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-    let rows = [
-        ("test top-1", percent(summary.test.top1)),
-        ("test top-5", percent(summary.test.top5)),
-        ("test loss", format!("{:.4}", summary.test.loss)),
-        ("validation top-1", percent(summary.validation.top1)),
+    let test = &summary.test;
+    let mut rows = vec![
+        ("test top-1", percent(test.top1)),
+        ("test top-5", percent(test.top5)),
+        ("test loss", format!("{:.4}", test.loss)),
+    ];
+    if let (true, Some(score)) = (summary.metric != Metric::Top1, test.score(summary.metric)) {
+        rows.push((
+            "test metric",
+            format!("{} {}", percent(score), summary.metric),
+        ));
+    }
+    if let Some(validation) = &summary.validation {
+        rows.push(("validation top-1", percent(validation.top1)));
+    }
+    if summary.skipped > 0 {
+        rows.push(("left out", format!("{} images", summary.skipped)));
+    }
+    rows.extend([
         (
             "epoch",
             format!("{} of {}", summary.best_epoch, summary.epochs),
@@ -187,7 +102,7 @@ fn print(summary: &Summary, folder: &RunFolder) {
             format!("{:.0} images/s", summary.inference.images_per_second),
         ),
         ("run", folder.path().display().to_string()),
-    ];
+    ]);
     for (key, value) in rows {
         println!("{key:<18}{value}");
     }

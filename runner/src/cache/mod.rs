@@ -1,0 +1,686 @@
+//! The prefix cache: what the frozen part below the first cut makes of every image is computed once
+//! and then read, epoch after epoch, trial after trial. Where nothing frozen lies below the first cut,
+//! the prefix is the preprocessing, and what is kept are the pixels of the resized images.
+//!
+//! A split's activations are a [`Table`] with one row an image, found by a key: a hash of weights,
+//! backbone, preprocessing, data, split, cut and types. It lies in memory, or in a file of the cache's
+//! folder that other runs and other processes share; a lock makes one of them fill it.
+
+mod table;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use burn::tensor::DType;
+use half::{bf16, f16};
+use peft_core::Hooks;
+use peft_core::activation::BoundaryShape;
+use peft_core::backbone::{BoxedBackbone, Cut};
+use peft_core::data::Split;
+use peft_datasets::Preprocess;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::data::{EpochRandom, Loader, Pass};
+use crate::device::Chosen;
+use crate::exit::{Exit, Failure, failure};
+use crate::progress::Reporter;
+use crate::trial::Trial;
+use table::{Shape, Table, Writer};
+
+/// Raised with every change of a kernel that alters a number, so that no old file is taken.
+const KERNELS: u32 = 1;
+
+/// Of a folder of files, where no budget is given.
+const DISK_BUDGET: usize = 16 << 30;
+
+/// Where what the frozen prefix gives is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// In memory if it fits in the budget, else on disk if it fits there, else nowhere.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
+    /// In memory, within the budget.
+    Memory,
+    /// In memory-mapped files, which later runs use again.
+    Disk,
+}
+
+/// What a value is kept as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueType {
+    /// As it is.
+    F32,
+    /// Rounded to 11 significant bits: an error of at most 2^-11 of each value, and 2^-25 near 0;
+    /// values above 65,504 become infinite.
+    F16,
+    /// Rounded to 8 significant bits: an error of at most 2^-8 of each value.
+    Bf16,
+}
+
+/// How the values of a row are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    /// Pixels of the resized image, `[h, w, 3]`.
+    Pixels,
+    Values(ValueType),
+}
+
+impl Encoding {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Pixels => 1,
+            Self::Values(ValueType::F32) => 4,
+            Self::Values(ValueType::F16 | ValueType::Bf16) => 2,
+        }
+    }
+
+    fn write(self, values: &[f32], row: &mut Vec<u8>) {
+        row.clear();
+        match self {
+            Self::Values(ValueType::F16) => {
+                row.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));
+            }
+            Self::Values(ValueType::Bf16) => {
+                row.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()));
+            }
+            _ => row.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        }
+    }
+
+    fn read(self, row: &[u8], preprocess: &Preprocess, out: &mut [f32]) {
+        match self {
+            Self::Pixels => preprocess.normalise(row, out),
+            Self::Values(ValueType::F32) => {
+                for (value, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }
+            Self::Values(ValueType::F16) => {
+                for (value, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+                    *value = f16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+            Self::Values(ValueType::Bf16) => {
+                for (value, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+                    *value = bf16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+        }
+    }
+}
+
+/// The rows that stand in for the images of a loader.
+#[derive(Clone)]
+pub struct Rows {
+    /// Where the model goes on.
+    pub cut: Cut,
+    /// Of a row, decoded.
+    pub shape: BoundaryShape,
+    /// How many times each image is there, changed differently.
+    pub views: usize,
+    encoding: Encoding,
+    /// One a split.
+    tables: Vec<Arc<Table>>,
+}
+
+impl Rows {
+    /// Writes a row of the table of a split.
+    ///
+    /// # Errors
+    /// Why it has no value.
+    pub fn read(
+        &self,
+        which: usize,
+        row: usize,
+        preprocess: &Preprocess,
+        out: &mut [f32],
+    ) -> Result<(), String> {
+        let table = &self.tables[which];
+        match table.row(row) {
+            Some(bytes) => {
+                self.encoding.read(bytes, preprocess, out);
+                Ok(())
+            }
+            None => Err(table.missing().get(&row).cloned().unwrap_or_default()),
+        }
+    }
+}
+
+/// What runs below the first cut of a trial.
+#[derive(Clone, Copy)]
+pub struct Prefix<'a> {
+    /// The trial.
+    pub trial: &'a Trial,
+    /// The frozen part on the plain device; none where the cut is 0.
+    pub backbone: Option<&'a BoxedBackbone>,
+    /// The first cut.
+    pub cut: Cut,
+    /// The device.
+    pub device: &'a Chosen,
+}
+
+/// What caching took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Seconds of filling; 0 where all was there.
+    pub seconds: f64,
+    /// Bytes of the rows.
+    pub bytes: usize,
+}
+
+/// The tables of this process, and the folder of those that outlive it.
+pub struct Caches {
+    folder: PathBuf,
+    /// Whether other trials of this process will ask for the same.
+    shared: bool,
+    /// Keys and tables, the last used one last.
+    held: Mutex<Vec<(String, Arc<Table>)>>,
+}
+
+/// Why a table is not to be had.
+enum Unfit {
+    /// Said to people, once a trial.
+    Because(String),
+    Failed(Failure),
+}
+
+impl From<Failure> for Unfit {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Caches {
+    /// Files are below `folder`, which is made when the first one is written.
+    pub fn new(folder: &Path, shared: bool) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            shared,
+            held: Mutex::default(),
+        }
+    }
+
+    /// The loader with rows in the place of its images, where the trial's `prefix_cache` allows it,
+    /// filled if need be. It goes through the images `uses` times, changed at random or not.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or the run is interrupted. A full disk, a damaged file or too small
+    /// a budget is no error: it is said, and the loader stays as it is.
+    pub fn attach<'a>(
+        &self,
+        loader: Loader<'a>,
+        prefix: &Prefix,
+        random: Option<EpochRandom>,
+        uses: usize,
+        interrupt: &AtomicBool,
+        reporter: &mut Reporter,
+    ) -> Result<(Loader<'a>, Cost), Failure> {
+        let experiment = &prefix.trial.experiment;
+        let store = experiment.prefix_cache;
+        if store == Store::Off {
+            return Ok((loader, Cost::default()));
+        }
+        // Random changes are of pixels and differ every epoch; k views are k sets of rows.
+        let random = random.filter(|random| random.augment != Default::default());
+        if let Some(random) = random
+            && (random.views == 0 || random.augment.mixes() || prefix.cut == 0)
+        {
+            let why = match (random.augment.mixes(), prefix.cut) {
+                (_, 0) => "the first cut is the image",
+                (true, _) => "the images of a batch are mixed",
+                (false, _) => "cache_views: 4, say, would keep so many changes of each image",
+            };
+            reporter.line(&format!(
+                "prefix cache: off for {}: the images are changed at random; {why}",
+                names(loader.splits())
+            ));
+            return Ok((loader, Cost::default()));
+        }
+        let mut cost = Cost::default();
+        let mut tables = Vec::new();
+        for &split in loader.splits() {
+            let wanted = Wanted::new(split, &loader, prefix, random);
+            let table = self.table(&wanted, &loader, uses, interrupt, reporter, &mut cost);
+            match table {
+                Ok(Some(table)) => tables.push(table),
+                Ok(None) => return Ok((loader, cost)),
+                Err(Unfit::Because(why)) => {
+                    reporter.line(&format!("prefix cache: off for {split}: {why}"));
+                    return Ok((loader, cost));
+                }
+                Err(Unfit::Failed(failure)) => return Err(failure),
+            }
+            cost.bytes += wanted.shape.bytes();
+        }
+        let rows = Rows {
+            cut: prefix.cut,
+            shape: prefix.trial.shape_at(prefix.cut),
+            views: random.map_or(1, |random| random.views),
+            encoding: encoding(prefix),
+            tables,
+        };
+        Ok((loader.with_rows(rows), cost))
+    }
+
+    /// The table: held, on disk, or filled now; none where filling would not pay.
+    fn table(
+        &self,
+        wanted: &Wanted,
+        loader: &Loader,
+        uses: usize,
+        interrupt: &AtomicBool,
+        reporter: &mut Reporter,
+        cost: &mut Cost,
+    ) -> Result<Option<Arc<Table>>, Unfit> {
+        if let Some(table) = self.held(&wanted.key) {
+            return Ok(Some(table));
+        }
+        let path = self.folder.join(&wanted.key).with_extension("rows");
+        if let Some(table) = open(&path, wanted, reporter) {
+            return Ok(Some(self.hold(&wanted.key, table)));
+        }
+        if uses < 2 && !self.shared {
+            return Ok(None);
+        }
+        let experiment = &wanted.prefix.trial.experiment;
+        let budget = experiment.cache_budget_gib;
+        let budget = budget.map(|gib| (gib * f64::from(1 << 30)) as usize);
+        let bytes = wanted.shape.bytes();
+        let in_memory = budget.unwrap_or_else(|| available_memory() / 4);
+        let on_disk = budget.unwrap_or(DISK_BUDGET);
+        let fits = self.make_room(bytes, in_memory);
+        let to_disk = match experiment.prefix_cache {
+            Store::Disk => true,
+            Store::Memory if !fits => {
+                let text = "more than the budget of";
+                let (bytes, budget) = (mebibytes(bytes), mebibytes(in_memory));
+                return Err(Unfit::Because(format!("{bytes} are {text} {budget}")));
+            }
+            _ => !fits,
+        };
+        if to_disk && bytes > on_disk {
+            let (bytes, budget) = (mebibytes(bytes), mebibytes(on_disk));
+            let text = "more than the budget of";
+            return Err(Unfit::Because(format!("{bytes} are {text} {budget}")));
+        }
+        let start = Instant::now();
+        let table = match to_disk {
+            false => {
+                let writer = Writer::memory(wanted.shape).map_err(|e| said(&"memory", &e))?;
+                fill(writer, wanted, loader, interrupt, reporter)?
+            }
+            true => {
+                let folder = self.folder.display();
+                fs_err::create_dir_all(&self.folder).map_err(|e| said(&folder, &e))?;
+                let lock = path.with_extension("lock");
+                let lock = File::create(&lock).map_err(|e| said(&lock.display(), &e))?;
+                // Another process that fills it is waited for; if it ended too early, it is filled here.
+                lock.lock().map_err(|e| said(&path.display(), &e))?;
+                match open(&path, wanted, reporter) {
+                    Some(table) => table,
+                    None => {
+                        self.make_room_on_disk(bytes, on_disk);
+                        let writer = Writer::file(&path, &wanted.key, wanted.shape);
+                        let writer = writer.map_err(|e| said(&path.display(), &e))?;
+                        fill(writer, wanted, loader, interrupt, reporter)?
+                    }
+                }
+            }
+        };
+        cost.seconds += start.elapsed().as_secs_f64();
+        Ok(Some(self.hold(&wanted.key, table)))
+    }
+
+    fn tables(&self) -> std::sync::MutexGuard<'_, Vec<(String, Arc<Table>)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self, key: &str) -> Option<Arc<Table>> {
+        let mut held = self.tables();
+        let place = held.iter().position(|(other, _)| other == key)?;
+        let entry = held.remove(place);
+        let table = entry.1.clone();
+        held.push(entry);
+        Some(table)
+    }
+
+    fn hold(&self, key: &str, table: Table) -> Arc<Table> {
+        let table = Arc::new(table);
+        self.tables().push((key.to_owned(), table.clone()));
+        table
+    }
+
+    /// Lets go of the tables that were not used for longest, and of no more than needed, until `bytes`
+    /// fit into the budget; false if they do not.
+    fn make_room(&self, bytes: usize, budget: usize) -> bool {
+        let mut held = self.tables();
+        let resident = |held: &[(String, Arc<Table>)]| -> usize {
+            held.iter().map(|(_, table)| table.resident()).sum()
+        };
+        while resident(&held) + bytes > budget {
+            let idle = |(_, table): &(String, Arc<Table>)| {
+                Arc::strong_count(table) == 1 && table.resident() > 0
+            };
+            match held.iter().position(idle) {
+                Some(place) => held.remove(place),
+                None => return false,
+            };
+        }
+        true
+    }
+
+    /// Removes the files that were not used for longest until `bytes` fit into the budget. Processes
+    /// that have one open keep it.
+    fn make_room_on_disk(&self, bytes: usize, budget: usize) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else {
+            return;
+        };
+        let rows = |path: &Path| path.extension().is_some_and(|e| e == "rows");
+        let mut files: Vec<(SystemTime, usize, PathBuf)> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let meta = entry.metadata().ok()?;
+                let used = meta.modified().ok()?;
+                Some((used, meta.len() as usize, entry.path()))
+            })
+            .filter(|(_, _, path)| rows(path))
+            .collect();
+        files.sort();
+        let mut total: usize = files.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, size, path) in files {
+            if total + bytes <= budget {
+                break;
+            }
+            if std::fs::remove_file(path).is_ok() {
+                total -= size;
+            }
+        }
+    }
+}
+
+fn said(place: &dyn std::fmt::Display, error: &io::Error) -> Unfit {
+    Unfit::Because(format!("{place}: {error}"))
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn names(splits: &[Split]) -> String {
+    let names: Vec<_> = splits.iter().map(Split::to_string).collect();
+    names.join(" and ")
+}
+
+/// The file's table, if it is whole and the one that is wanted. Anything else is said and made again.
+fn open(path: &Path, wanted: &Wanted, reporter: &mut Reporter) -> Option<Table> {
+    match Table::open(path, &wanted.key, wanted.shape) {
+        Ok(table) => {
+            if table.is_some()
+                && let Ok(file) = File::options().append(true).open(path)
+            {
+                // When it was used last decides what goes first.
+                let _ = file.set_modified(SystemTime::now());
+            }
+            table
+        }
+        Err(e) => {
+            let path = path.display();
+            reporter.line(&format!("prefix cache: {path}: {e}; it is made again"));
+            None
+        }
+    }
+}
+
+/// A table that is asked for.
+struct Wanted<'a> {
+    key: String,
+    shape: Shape,
+    split: Split,
+    random: Option<EpochRandom>,
+    prefix: &'a Prefix<'a>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(split: Split, loader: &Loader, prefix: &'a Prefix, random: Option<EpochRandom>) -> Self {
+        let views = random.map_or(1, |random| random.views);
+        let row = prefix.trial.shape_at(prefix.cut).elements();
+        Self {
+            key: key(split, loader, prefix, random),
+            shape: Shape {
+                rows: views * loader.images().dataset().len(split),
+                row_bytes: row * encoding(prefix).bytes(),
+            },
+            split,
+            random,
+            prefix,
+        }
+    }
+}
+
+/// What the values are kept as: by default what the prefix computes in, so that nothing is lost.
+fn encoding(prefix: &Prefix) -> Encoding {
+    if prefix.cut == 0 {
+        return Encoding::Pixels;
+    }
+    let computed = match prefix.trial.compute_type() {
+        DType::BF16 => ValueType::Bf16,
+        _ => ValueType::F32,
+    };
+    Encoding::Values(prefix.trial.experiment.cache_type.unwrap_or(computed))
+}
+
+/// A hash of all that the rows depend on.
+fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRandom>) -> String {
+    let trial = prefix.trial;
+    let seed = trial.experiment.seed;
+    let backbone = (prefix.cut > 0).then(|| {
+        let mut config = json!(trial.experiment.backbone);
+        let random = || format!("seed {seed}");
+        config["weights"] = trial.weights_hash.clone().unwrap_or_else(random).into();
+        json!({
+            "config": config,
+            "cut": prefix.cut,
+            "compute": format!("{:?}", trial.compute_type()),
+            "kernels": [KERNELS.to_string(), machine(prefix.device)],
+        })
+    });
+    let views = random
+        .map(|random| json!({ "seed": seed, "views": random.views, "augment": random.augment }));
+    let all = json!({
+        "backbone": backbone,
+        "data": trial.data.fingerprint(),
+        "split": split,
+        "input": loader.preprocess().input,
+        "encoding": format!("{:?}", encoding(prefix)),
+        "views": views,
+    });
+    blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()
+}
+
+/// What kernels run there: two machines may differ in the last bit.
+fn machine(device: &Chosen) -> String {
+    #[cfg(target_arch = "x86_64")]
+    let level = match (
+        is_x86_feature_detected!("avx512f"),
+        is_x86_feature_detected!("avx2"),
+    ) {
+        (true, _) => "avx512",
+        (false, true) => "avx2",
+        _ => "base",
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let level = "";
+    match device.is_cpu() {
+        true => format!("{} {level}", std::env::consts::ARCH),
+        false => "cuda".to_owned(),
+    }
+}
+
+/// A table in the making, row by row in the data set's order.
+struct Filling<'a> {
+    writer: Writer,
+    wanted: &'a Wanted<'a>,
+    /// The images of the split.
+    source: Loader<'a>,
+    interrupt: &'a AtomicBool,
+    reporter: &'a mut Reporter,
+}
+
+/// Computes all rows.
+fn fill(
+    writer: Writer,
+    wanted: &Wanted,
+    loader: &Loader,
+    interrupt: &AtomicBool,
+    reporter: &mut Reporter,
+) -> Result<Table, Unfit> {
+    let what = match wanted.prefix.cut {
+        0 => format!("images of {}", wanted.split),
+        _ => format!("prefix of {}", wanted.split),
+    };
+    reporter.start_filling(&what, wanted.shape.rows);
+    let images = loader.images();
+    let mut filling = Filling {
+        writer,
+        wanted,
+        source: images.loader(&[wanted.split], *loader.preprocess(), loader.batch_size()),
+        interrupt,
+        reporter,
+    };
+    match (wanted.random, wanted.prefix.cut) {
+        (None, 0) => filling.pixels()?,
+        (None, _) => filling.activations(Pass::Plain)?,
+        (Some(random), _) => {
+            for view in 0..random.views {
+                filling.activations(Pass::View(random.of_epoch(view)))?;
+            }
+        }
+    }
+    filling.writer.finish().map_err(|e| unwritten(&e))
+}
+
+fn unwritten(error: &io::Error) -> Unfit {
+    Unfit::Because(format!("it cannot be written: {error}"))
+}
+
+impl Filling<'_> {
+    fn check_interrupt(&self) -> Result<(), Failure> {
+        match self.interrupt.load(Ordering::Relaxed) {
+            true => Err(failure(
+                Exit::Interrupted,
+                "interrupted; run the same command to go on",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Rows without a value up to `place`, of which `base` were there before.
+    fn skip_to(&mut self, base: usize, place: usize) -> Result<(), Unfit> {
+        while self.writer.written() < base + place {
+            let index = self.writer.written() - base;
+            let why = self.source.images().why(self.wanted.split, index);
+            self.writer.skip(&why).map_err(|e| unwritten(&e))?;
+        }
+        Ok(())
+    }
+
+    /// The resized images.
+    fn pixels(&mut self) -> Result<(), Unfit> {
+        let (images, split) = (self.source.images(), self.wanted.split);
+        let preprocess = *self.source.preprocess();
+        let read = |index: usize| match images.read(split, index)? {
+            None => Ok(None),
+            Some(sample) => match preprocess.pixels(&sample.image) {
+                Ok(pixels) => Ok(Some(pixels.into_owned())),
+                Err(e) => {
+                    let message = format_args!("dataset: {split} image {index}: {e}");
+                    Err(failure(Exit::Config, message))
+                }
+            },
+        };
+        let total = self.source.len();
+        for start in (0..total).step_by(self.source.batch_size()) {
+            self.check_interrupt()?;
+            let batch = start..(start + self.source.batch_size()).min(total);
+            let rows: Result<Vec<Option<Vec<u8>>>, Failure> =
+                batch.clone().into_par_iter().map(read).collect();
+            for (index, row) in batch.clone().zip(rows?) {
+                match row {
+                    Some(row) => self.writer.push(&row).map_err(|e| unwritten(&e))?,
+                    None => self.skip_to(0, index + 1)?,
+                }
+            }
+            self.reporter.filled(batch.len());
+        }
+        Ok(())
+    }
+
+    /// The activations at the cut.
+    fn activations(&mut self, pass: Pass) -> Result<(), Unfit> {
+        let Prefix {
+            trial,
+            backbone,
+            cut,
+            device,
+        } = *self.wanted.prefix;
+        let (base, encoding) = (self.writer.written(), encoding(self.wanted.prefix));
+        let images = self.source.images();
+        let source = images.loader(
+            &[self.wanted.split],
+            *self.source.preprocess(),
+            self.source.batch_size(),
+        );
+        let mut bytes = Vec::new();
+        source.each(0..source.batches(), pass, &device.device, |_, batch| {
+            self.check_interrupt()?;
+            let mut x = batch.x.cast(trial.compute_type());
+            if let Some(backbone) = backbone {
+                x = backbone.forward(x, 0..cut, &Hooks::none());
+            }
+            let values = x.to_vec();
+            let width = values.len() / batch.places.len();
+            for (row, &place) in values.chunks_exact(width).zip(&batch.places) {
+                self.skip_to(base, place)?;
+                encoding.write(row, &mut bytes);
+                self.writer.push(&bytes).map_err(|e| unwritten(&e))?;
+            }
+            self.reporter.filled(batch.places.len());
+            Ok::<_, Unfit>(true)
+        })?;
+        self.skip_to(base, source.len())
+    }
+}
+
+/// Bytes that the system can still give, of the machine or of the group that it is limited to.
+fn available_memory() -> usize {
+    const FALLBACK: usize = 8 << 30;
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let meminfo = read("/proc/meminfo").and_then(|text| {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("MemAvailable:"))?;
+        let kibibytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kibibytes << 10)
+    });
+    let number = |path: &str| read(path)?.trim().parse::<usize>().ok();
+    let limit = number("/sys/fs/cgroup/memory.max");
+    let used = number("/sys/fs/cgroup/memory.current");
+    let group = limit
+        .zip(used)
+        .map(|(limit, used)| limit.saturating_sub(used));
+    match (meminfo, group) {
+        (Some(machine), Some(group)) => machine.min(group),
+        (one, other) => one.or(other).unwrap_or(FALLBACK),
+    }
+}

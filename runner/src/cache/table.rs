@@ -1,0 +1,350 @@
+//! A table of rows of equal length, written once from first to last and then read in any order: in
+//! memory, or in a memory-mapped file that is whole or is not taken.
+//!
+//! The file holds the rows one after the other, then a trailer in JSON, the trailer's length in eight
+//! bytes (little endian) and the BLAKE3 hash of everything before it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, MmapMut};
+use serde::{Deserialize, Serialize};
+
+const FORMAT: &str = "peft-rows/1";
+const HASH: usize = blake3::OUT_LEN;
+const LENGTH: usize = size_of::<u64>();
+
+/// Rows that are all there.
+#[derive(Debug)]
+pub struct Table {
+    row_bytes: usize,
+    /// Rows that have no value, and why.
+    missing: BTreeMap<usize, String>,
+    bytes: Bytes,
+}
+
+/// Where the rows are.
+#[derive(Debug)]
+enum Bytes {
+    /// Outside the allocator, so that they are not counted as a trial's memory.
+    Memory(MmapMut),
+    File(Mmap),
+}
+
+/// What the rows are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of rows, those without a value included.
+    pub rows: usize,
+    /// Bytes of each.
+    pub row_bytes: usize,
+}
+
+impl Shape {
+    /// Bytes of all rows.
+    pub fn bytes(self) -> usize {
+        self.rows * self.row_bytes
+    }
+}
+
+/// The end of a file.
+#[derive(Serialize, Deserialize)]
+struct Trailer {
+    format: String,
+    key: String,
+    rows: usize,
+    row_bytes: usize,
+    missing: BTreeMap<usize, String>,
+}
+
+impl Table {
+    /// The rows of the file at `path`; none if there is no such file.
+    ///
+    /// # Errors
+    /// Why the file is not taken: it is cut off, damaged, or another key's.
+    pub fn open(path: &Path, key: &str, shape: Shape) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        // SAFETY: files of a cache are replaced by renaming, never changed in place, by this program;
+        // one that another program changes meanwhile can give wrong numbers, as with any file.
+        let map = unsafe { Mmap::map(&file)? };
+        let trailer = check(&map).ok_or_else(|| invalid("it is damaged or cut off"))?;
+        let same = trailer.format == FORMAT
+            && trailer.key == key
+            && (trailer.rows, trailer.row_bytes) == (shape.rows, shape.row_bytes);
+        if !same {
+            return Err(invalid("it is of other images or another backbone"));
+        }
+        Ok(Some(Self {
+            row_bytes: shape.row_bytes,
+            missing: trailer.missing,
+            bytes: Bytes::File(map),
+        }))
+    }
+
+    /// A row; none if it has no value.
+    pub fn row(&self, index: usize) -> Option<&[u8]> {
+        if self.missing.contains_key(&index) {
+            return None;
+        }
+        let all: &[u8] = match &self.bytes {
+            Bytes::Memory(map) => map,
+            Bytes::File(map) => map,
+        };
+        all.get(index * self.row_bytes..(index + 1) * self.row_bytes)
+    }
+
+    /// The rows without a value, and why.
+    pub fn missing(&self) -> &BTreeMap<usize, String> {
+        &self.missing
+    }
+
+    /// Bytes in memory; none of a file's count, the system takes its pages back as it likes.
+    pub fn resident(&self) -> usize {
+        match &self.bytes {
+            Bytes::Memory(map) => map.len(),
+            Bytes::File(_) => 0,
+        }
+    }
+}
+
+/// The trailer of a file that is whole.
+fn check(file: &[u8]) -> Option<Trailer> {
+    let (content, hash) = file.split_at_checked(file.len().checked_sub(HASH)?)?;
+    if blake3::hash(content).as_bytes() != hash {
+        return None;
+    }
+    let (content, length) = content.split_at_checked(content.len().checked_sub(LENGTH)?)?;
+    let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
+    let rows = content.len().checked_sub(length)?;
+    let trailer: Trailer = serde_json::from_slice(&content[rows..]).ok()?;
+    let whole = trailer.rows.checked_mul(trailer.row_bytes)? == rows;
+    whole.then_some(trailer)
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// A table in the making.
+pub struct Writer {
+    shape: Shape,
+    written: usize,
+    missing: BTreeMap<usize, String>,
+    sink: Sink,
+}
+
+enum Sink {
+    Memory(MmapMut),
+    File {
+        file: BufWriter<File>,
+        hasher: Box<blake3::Hasher>,
+        partial: PathBuf,
+        path: PathBuf,
+        key: String,
+    },
+}
+
+impl Writer {
+    /// Into memory.
+    ///
+    /// # Errors
+    /// If there is not as much.
+    pub fn memory(shape: Shape) -> io::Result<Self> {
+        // A map of no bytes is an error.
+        let map = MmapMut::map_anon(shape.bytes().max(1))?;
+        Ok(Self::new(shape, Sink::Memory(map)))
+    }
+
+    /// Into a file, of which nothing is seen under its name before it is whole. One writer at a time:
+    /// the caller holds the lock of the key.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn file(path: &Path, key: &str, shape: Shape) -> io::Result<Self> {
+        let partial = path.with_extension("partial");
+        let file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
+        let sink = Sink::File {
+            file,
+            hasher: Box::default(),
+            partial,
+            path: path.to_owned(),
+            key: key.to_owned(),
+        };
+        Ok(Self::new(shape, sink))
+    }
+
+    fn new(shape: Shape, sink: Sink) -> Self {
+        Self {
+            shape,
+            written: 0,
+            missing: BTreeMap::new(),
+            sink,
+        }
+    }
+
+    /// The next row.
+    ///
+    /// # Errors
+    /// If the disk is full.
+    pub fn push(&mut self, row: &[u8]) -> io::Result<()> {
+        debug_assert_eq!(row.len(), self.shape.row_bytes);
+        match &mut self.sink {
+            Sink::Memory(map) => {
+                let start = self.written * self.shape.row_bytes;
+                map[start..start + row.len()].copy_from_slice(row);
+            }
+            Sink::File { file, hasher, .. } => {
+                hasher.update(row);
+                file.write_all(row)?;
+            }
+        }
+        self.written += 1;
+        Ok(())
+    }
+
+    /// The next row has no value.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn skip(&mut self, why: &str) -> io::Result<()> {
+        self.missing.insert(self.written, why.to_owned());
+        self.push(&vec![0; self.shape.row_bytes])
+    }
+
+    /// Number of rows so far.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// The table, once all rows are there.
+    ///
+    /// # Errors
+    /// If rows are missing or the disk is full.
+    pub fn finish(mut self) -> io::Result<Table> {
+        if self.written != self.shape.rows {
+            return Err(invalid("not all rows were written"));
+        }
+        let missing = std::mem::take(&mut self.missing);
+        let Shape { rows, row_bytes } = self.shape;
+        let bytes = match &mut self.sink {
+            Sink::Memory(map) => Bytes::Memory(std::mem::replace(map, MmapMut::map_anon(1)?)),
+            Sink::File {
+                file,
+                hasher,
+                partial,
+                path,
+                key,
+            } => {
+                let trailer = Trailer {
+                    format: FORMAT.to_owned(),
+                    key: key.clone(),
+                    rows,
+                    row_bytes,
+                    missing: missing.clone(),
+                };
+                let mut end = serde_json::to_vec(&trailer)?;
+                end.extend((end.len() as u64).to_le_bytes());
+                hasher.update(&end);
+                end.extend(hasher.finalize().as_bytes());
+                file.write_all(&end)?;
+                file.flush()?;
+                file.get_ref().sync_all()?;
+                std::fs::rename(&*partial, &*path)?;
+                let file = File::open(path)?;
+                // SAFETY: as in `Table::open`.
+                Bytes::File(unsafe { Mmap::map(&file)? })
+            }
+        };
+        Ok(Table {
+            row_bytes,
+            missing,
+            bytes,
+        })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Sink::File { partial, .. } = &self.sink {
+            // Gone already where it was finished.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        rows: 3,
+        row_bytes: 4,
+    };
+
+    fn fill(mut writer: Writer) -> Table {
+        writer.push(&[1; 4]).unwrap();
+        writer.skip("not an image").unwrap();
+        writer.push(&[3; 4]).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn same(table: &Table) {
+        assert_eq!(table.row(0), Some(&[1; 4][..]));
+        assert_eq!(table.row(1), None);
+        assert_eq!(table.row(2), Some(&[3; 4][..]));
+        assert_eq!(table.missing()[&1], "not an image");
+    }
+
+    #[test]
+    fn rows_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rows");
+        same(&fill(Writer::memory(SHAPE).unwrap()));
+        same(&fill(Writer::file(&path, "key", SHAPE).unwrap()));
+        same(&Table::open(&path, "key", SHAPE).unwrap().unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_damage_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rows");
+        assert!(Table::open(&path, "key", SHAPE).unwrap().is_none());
+        fill(Writer::file(&path, "key", SHAPE).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        let refused = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            let error = Table::open(&path, "key", SHAPE).unwrap_err();
+            assert_eq!(error.to_string(), "it is damaged or cut off");
+        };
+        for place in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[place] ^= 1;
+            refused(&changed);
+            refused(&whole[..place]);
+        }
+        std::fs::write(&path, &whole).unwrap();
+        for (key, rows) in [("other", 3), ("key", 2)] {
+            let shape = Shape { rows, ..SHAPE };
+            let error = Table::open(&path, key, shape).unwrap_err().to_string();
+            assert_eq!(error, "it is of other images or another backbone");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finished_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rows");
+        let mut writer = Writer::file(&path, "key", SHAPE).unwrap();
+        writer.push(&[1; 4]).unwrap();
+        assert!(Table::open(&path, "key", SHAPE).unwrap().is_none());
+        assert!(writer.finish().is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! The data of a trial, and the rule that keeps its test honest: batches of the test split are handed
+//! out only against a [`Choice`], and a choice exists only where nothing is left to choose.
+
+use std::sync::Arc;
+
+use peft_core::DatasetConfig;
+use peft_core::data::Split;
+use peft_datasets::Preprocess;
+
+use crate::data::{Images, Loader, OnError};
+use crate::exit::{Failure, config_error};
+use crate::train::Trained;
+
+/// Proof that nothing of a trial is left to choose: not its epoch, not what was tuned.
+pub struct Choice(());
+
+impl Choice {
+    /// The training is over. Candidates of a search never yield a [`Trained`].
+    pub fn after(_: &Trained) -> Self {
+        Self(())
+    }
+
+    /// There is no training: a finished run, or a model that is used as it is.
+    pub fn of_a_finished_model() -> Self {
+        Self(())
+    }
+}
+
+/// An open data set that several trials may share.
+pub struct Data {
+    images: Images,
+    fingerprint: String,
+}
+
+impl Data {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What is wrong with its files; an empty split.
+    pub fn open(config: &dyn DatasetConfig, on_error: OnError) -> Result<Arc<Self>, Failure> {
+        let at = |e: peft_core::Error| config_error(format_args!("dataset: {e}"));
+        let dataset = config.open().map_err(at)?;
+        for split in Split::ALL {
+            if dataset.is_empty(split) {
+                return Err(config_error(format!("dataset: the {split} split is empty")));
+            }
+        }
+        let fingerprint = dataset.fingerprint().map_err(at)?;
+        Ok(Arc::new(Self {
+            images: Images::new(dataset, on_error),
+            fingerprint,
+        }))
+    }
+
+    /// A hash of the content.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The classes' names.
+    pub fn classes(&self) -> &[String] {
+        self.images.dataset().classes()
+    }
+
+    /// The groups' names, if there are any.
+    pub fn groups(&self) -> &[String] {
+        self.images.dataset().groups()
+    }
+
+    /// Number of images of a split.
+    pub fn len(&self, split: Split) -> usize {
+        self.images.dataset().len(split)
+    }
+
+    /// What a reader of the results should know.
+    pub fn remarks(&self) -> Vec<String> {
+        self.images.dataset().remarks()
+    }
+
+    /// Images of a split that were left out so far.
+    pub fn skipped(&self, split: Split) -> usize {
+        self.images.skipped(split)
+    }
+
+    /// Batches of the training split.
+    pub fn train(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        self.images.loader(&[Split::Train], preprocess, batch_size)
+    }
+
+    /// Batches of the validation split.
+    pub fn validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        let splits = [Split::Validation];
+        self.images.loader(&splits, preprocess, batch_size)
+    }
+
+    /// Batches of both, for the training after a search.
+    pub fn train_and_validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        let splits = [Split::Train, Split::Validation];
+        self.images.loader(&splits, preprocess, batch_size)
+    }
+
+    /// Batches of the test split.
+    pub fn test(&self, _: &Choice, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        self.images.loader(&[Split::Test], preprocess, batch_size)
+    }
+}
