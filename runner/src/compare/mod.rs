@@ -7,7 +7,10 @@ use crate::summary::{Cell, Failed, Summary};
 pub mod scores;
 pub mod standing;
 pub mod statistics;
-//pub mod tables;
+pub mod tables;
+
+#[cfg(test)]
+mod sample;
 
 /// What a comparison found: all that its report is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,334 @@
+//! The tables of a comparison: built once, written as text for a terminal, as Markdown and (by
+//! [`super::page`]) as HTML; and one line a trial for other programs.
+//!
+//! Nothing is averaged in silence. A mean over fewer trials than planned says over how many, a mean over
+//! data sets of which one has no score is not given, and neither is marked as the best.
+
+mod accuracy;
+mod choices;
+mod cost;
+mod lines;
+mod versus;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, ContentArrangement};
+
+use super::Results;
+use super::scores::{Mean, Scores, Trials};
+use super::standing::Standing;
+use super::statistics::order;
+
+pub use accuracy::{accuracy, overall};
+pub use choices::{failed, overrides, searches};
+pub use cost::cost;
+pub use lines::{csv, jsonl};
+pub use versus::{ranking, versus};
+
+/// A table with a name for each row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// What is above.
+    pub title: String,
+    /// What the names are.
+    pub names: &'static str,
+    /// The other columns.
+    pub columns: Vec<Column>,
+    /// A name, and an entry for each column.
+    pub rows: Vec<(String, Vec<Entry>)>,
+    /// What is below.
+    pub notes: Vec<String>,
+}
+
+/// The head of a column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Which of its entries is the best one.
+    pub better: Option<Better>,
+    /// Whether it holds words.
+    pub words: bool,
+}
+
+/// Which of two numbers is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// The larger one.
+    More,
+    /// The smaller one.
+    Less,
+}
+
+/// One entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// What it says.
+    pub text: String,
+    /// How far it spreads.
+    pub spread: Option<String>,
+    /// What it is over, where something lacks.
+    pub over: Option<String>,
+    /// The number, where it may be the best one.
+    pub rival: Option<f64>,
+    /// Whether it is.
+    pub best: bool,
+}
+
+/// What has no value.
+pub const NONE: &str = "–";
+
+impl Column {
+    /// Of numbers, the best of which is marked.
+    pub fn number(name: impl Into<String>, better: impl Into<Option<Better>>) -> Self {
+        Self {
+            name: name.into(),
+            better: better.into(),
+            words: false,
+        }
+    }
+
+    /// Of words.
+    pub fn words(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            better: None,
+            words: true,
+        }
+    }
+}
+
+impl Entry {
+    /// Only a text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            ..Self::default()
+        }
+    }
+
+    /// A number that may be the best one.
+    pub fn number(value: f64, text: impl Into<String>) -> Self {
+        Self {
+            rival: Some(value),
+            ..Self::text(text)
+        }
+    }
+
+    /// Nothing, because of `of` things only `count` are there.
+    pub fn lacking(count: usize, of: usize) -> Self {
+        Self {
+            over: Some(format!("{count}/{of}")),
+            ..Self::text(NONE)
+        }
+    }
+
+    /// A mean of shares in percent.
+    pub fn percent(mean: &Mean, failed: bool) -> Self {
+        let dagger = if failed { FAILED } else { "" };
+        let (count, planned) = (mean.count, mean.planned);
+        Self {
+            text: format!("{:.1}", 100.0 * mean.mean),
+            spread: mean.deviation.map(|d| format!("±{:.1}", 100.0 * d)),
+            over: (!mean.complete()).then(|| format!("{count}/{planned}{dagger}")),
+            rival: mean.complete().then_some(mean.mean),
+            best: false,
+        }
+    }
+
+    /// On one line.
+    pub fn line(&self) -> String {
+        let over = self.over.as_ref().map(|over| format!("({over})"));
+        let parts = [Some(self.text.clone()), self.spread.clone(), over];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// What marks a failed trial.
+const FAILED: &str = "†";
+
+/// Whether a trial of these failed.
+fn any_failed(trials: &[&Trials]) -> bool {
+    trials.iter().any(|trials| !trials.failed.is_empty())
+}
+
+impl Table {
+    /// Marks the best entries of each column, all that are equal.
+    fn marked(mut self) -> Self {
+        for (index, column) in self.columns.iter().enumerate() {
+            let Some(better) = column.better else {
+                continue;
+            };
+            let rivals = self.rows.iter().filter_map(|(_, row)| row[index].rival);
+            let best = match better {
+                Better::More => rivals.reduce(f64::max),
+                Better::Less => rivals.reduce(f64::min),
+            };
+            for (_, row) in &mut self.rows {
+                let is_best = |value| best.is_some_and(|best| order(value, best).is_eq());
+                row[index].best = row[index].rival.is_some_and(is_best);
+            }
+        }
+        self
+    }
+
+    /// Says what the marks mean that occur.
+    fn explained(mut self) -> Self {
+        let entries = || self.rows.iter().flat_map(|(_, row)| row);
+        let over = || entries().filter_map(|entry| entry.over.as_deref());
+        let mut notes = Vec::new();
+        if entries().any(|entry| entry.spread.is_some()) {
+            notes.push("± is the standard deviation over seeds.");
+        }
+        if over().any(|over| over.contains('/')) {
+            notes.push(
+                "(n/m): over n of m trials, or of m data sets where no value is given; such a value \
+                 is not marked as the best.",
+            );
+        }
+        if over().any(|over| over.contains(FAILED)) {
+            notes.push("†: a trial failed.");
+        }
+        if !notes.is_empty() {
+            self.notes.insert(0, notes.join(" "));
+        }
+        self
+    }
+
+    fn to_text(&self) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_preset(UTF8_FULL_CONDENSED);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        let names = self.columns.iter().map(|column| column.name.as_str());
+        table.set_header([self.names].into_iter().chain(names));
+        for (name, row) in &self.rows {
+            let entry = |entry: &Entry| match entry.best {
+                true => format!("{} *", entry.line()),
+                false => entry.line(),
+            };
+            table.add_row([name.clone()].into_iter().chain(row.iter().map(entry)));
+        }
+        for (index, column) in self.columns.iter().enumerate() {
+            if let (false, Some(column)) = (column.words, table.column_mut(index + 1)) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let best = self.rows.iter().flat_map(|(_, row)| row).any(|e| e.best);
+        let best = best.then(|| "* the best of its column.".to_owned());
+        let notes: Vec<String> = best.iter().chain(&self.notes).map(|n| format!("{n}\n")).collect();
+        format!("{}\n{table}\n{}", self.title, notes.concat())
+    }
+
+    fn to_markdown(&self) -> String {
+        let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let names = self.columns.iter().map(|column| cell(&column.name));
+        let rule = self.columns.iter().map(|column| match column.words {
+            true => "---".to_owned(),
+            false => "---:".to_owned(),
+        });
+        let head = [
+            line([self.names.to_owned()].into_iter().chain(names).collect()),
+            line(["---".to_owned()].into_iter().chain(rule).collect()),
+        ];
+        let rows = self.rows.iter().map(|(name, row)| {
+            let entry = |entry: &Entry| match entry.best {
+                true => {
+                    let plain = Entry {
+                        text: format!("**{}**", entry.text),
+                        ..entry.clone()
+                    };
+                    cell(&plain.line())
+                }
+                false => cell(&entry.line()),
+            };
+            line([cell(name)].into_iter().chain(row.iter().map(entry)).collect())
+        });
+        let notes = self.notes.iter().map(|note| format!("\n{}\n", cell(note)));
+        format!(
+            "### {}\n\n{}{}{}\n",
+            self.title,
+            head.concat(),
+            rows.collect::<String>(),
+            notes.collect::<String>()
+        )
+    }
+}
+
+/// A heading and what is below it.
+pub struct Part {
+    /// The heading.
+    pub heading: String,
+    /// Its tables.
+    pub tables: Vec<Table>,
+}
+
+/// All tables, those of each backbone first.
+fn parts(results: &Results) -> Vec<Part> {
+    let scores = Scores::new(results);
+    let backbones = results.backbones.iter().map(|backbone| {
+        let standing = Standing::of(&scores, backbone);
+        let mut tables = accuracy(&scores, backbone, &standing);
+        tables.push(cost(&scores, backbone));
+        tables.extend(versus(results, &standing));
+        Part {
+            heading: backbone.clone(),
+            tables,
+        }
+    });
+    let rest = [overrides(results), searches(results), failed(results)];
+    let mut parts: Vec<Part> = backbones.collect();
+    parts.push(Part {
+        heading: "Settings, searches, failures".to_owned(),
+        tables: rest.into_iter().flatten().collect(),
+    });
+    parts.retain(|part| part.tables.iter().any(|table| !table.rows.is_empty()));
+    parts
+}
+
+/// How much of it there is: `12 trials done, 1 failed, 3 not run yet`.
+pub fn progress(results: &Results) -> String {
+    let mut text = format!("{} trials done", results.done.len());
+    for (count, what) in [
+        (results.failed.len(), "failed"),
+        (results.missing.len(), "not run yet"),
+    ] {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    }
+    text
+}
+
+/// A terminal lists so many searches; the files list all.
+const SEARCHES: usize = 24;
+
+/// For a terminal.
+pub fn text(results: &Results) -> String {
+    let mut text = format!("{}: {}\n", results.name, progress(results));
+    for part in parts(results) {
+        text += &format!("\n== {}\n", part.heading);
+        for mut table in part.tables {
+            let all = table.rows.len();
+            if table.names == choices::SEARCHED && all > SEARCHES {
+                table.rows.truncate(SEARCHES);
+                table.notes.push(format!("{SEARCHES} of {all}; results.md has all."));
+            }
+            text += &format!("\n{}", table.to_text());
+        }
+    }
+    text
+}
+
+/// `results.md`.
+pub fn markdown(results: &Results) -> String {
+    let mut text = format!("# {}\n\n", results.name);
+    if !results.description.trim().is_empty() {
+        text += &format!("{}\n\n", results.description.trim());
+    }
+    text += &format!("{}.\n\n", progress(results));
+    for part in parts(results) {
+        text += &format!("## {}\n\n", part.heading);
+        text.extend(part.tables.iter().map(Table::to_markdown));
+    }
+    text
+}
