@@ -8,9 +8,7 @@ use serde_json::json;
 use super::{Column, Missing, Results};
 use crate::checkpoint::EpochRecord;
 use crate::metrics::{Metric, Metrics, Tally};
-use crate::summary::{
-    Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning,
-};
+use crate::summary::{Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning};
 
 /// Label, trained parameters, strength, cost of an epoch.
 const METHODS: [(&str, usize, f64, f64); 11] = [
@@ -27,7 +25,8 @@ const METHODS: [(&str, usize, f64, f64); 11] = [
     ("ssf", 52_000, 0.82, 8.2),
 ];
 
-const BACKBONES: [(&str, usize, f64); 2] = [("vit-micro", 496_000, 0.8), ("resnet50", 23_500_000, 0.86)];
+const BACKBONES: [(&str, usize, f64); 2] =
+    [("vit-micro", 496_000, 0.8), ("resnet50", 23_500_000, 0.86)];
 
 /// Label, group, classes, how hard.
 const DATASETS: [(&str, &str, usize, f64); 9] = [
@@ -151,7 +150,11 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
         trial: format!("{}-{}-{}-s{seed}-c99f49cb", m.0, b.0, d.0),
         cell: Some(cell),
         methods: vec![m.0.to_owned()],
-        metric: if d.2 == 2 { Metric::WorstGroup } else { Metric::Top1 },
+        metric: if d.2 == 2 {
+            Metric::WorstGroup
+        } else {
+            Metric::Top1
+        },
         validation: history[EPOCHS - 2].validation.clone(),
         test,
         skipped: 0,
@@ -166,7 +169,8 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
             formula: m.1,
         },
         memory: Memory {
-            peak_bytes: ((40.0 + 21.0 * m.3) * 1e6 * (1.0 + 2.5 * backbone as f64)) as usize + 4 * m.1,
+            peak_bytes: ((40.0 + 21.0 * m.3) * 1e6 * (1.0 + 2.5 * backbone as f64)) as usize
+                + 4 * m.1,
             cache_bytes: if m.3 < 4.0 { 12_000_000 } else { 0 },
         },
         time: Time {

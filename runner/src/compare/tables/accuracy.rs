@@ -23,7 +23,9 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
     if all.len() <= WIDE {
         let mut table = grid.table(title("accuracy"));
         for (group, datasets) in &groups {
-            datasets.iter().for_each(|dataset| grid.dataset(&mut table, dataset));
+            datasets
+                .iter()
+                .for_each(|dataset| grid.dataset(&mut table, dataset));
             if let (Some(group), true) = (group, groups.len() > 1) {
                 grid.mean(&mut table, &format!("{group} mean"), datasets);
             }
@@ -45,7 +47,8 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
                 Some(group) => format!("accuracy, {group},"),
                 None => "accuracy by data set,".to_owned(),
             }));
-            part.iter().for_each(|dataset| grid.dataset(&mut table, dataset));
+            part.iter()
+                .for_each(|dataset| grid.dataset(&mut table, dataset));
             tables.push(table);
         }
     }
@@ -73,7 +76,9 @@ pub fn overall(
     method: &str,
     datasets: &[&compare::Column],
 ) -> Option<Mean> {
-    let trials = datasets.iter().map(|d| scores.at(backbone, method, &d.label));
+    let trials = datasets
+        .iter()
+        .map(|d| scores.at(backbone, method, &d.label));
     let trials: Vec<&Trials> = trials.collect::<Option<_>>()?;
     let by_seed: Vec<BTreeMap<u64, f64>> = trials.iter().map(|t| t.scores()).collect();
     let means: Option<Vec<f64>> = trials.iter().map(|t| Some(t.score()?.mean)).collect();
@@ -104,7 +109,9 @@ impl Grid<'_> {
         Table {
             title,
             names: "method",
-            rows: methods.map(|method| (method.to_owned(), Vec::new())).collect(),
+            rows: methods
+                .map(|method| (method.to_owned(), Vec::new()))
+                .collect(),
             ..Table::default()
         }
     }
@@ -146,7 +153,9 @@ impl Grid<'_> {
 
     fn mean(&self, table: &mut Table, name: &str, datasets: &[&compare::Column]) {
         self.column(table, Column::number(name, Better::More), |method| {
-            let row = self.scores.row(self.backbone, method, datasets.iter().copied());
+            let row = self
+                .scores
+                .row(self.backbone, method, datasets.iter().copied());
             let row: Vec<&Trials> = row.collect();
             match overall(self.scores, self.backbone, method, datasets) {
                 Some(mean) => Entry::percent(&mean, any_failed(&row)),
@@ -163,12 +172,14 @@ impl Grid<'_> {
             return;
         }
         self.mean(table, "mean", datasets);
-        self.column(table, Column::number("rank", Better::Less), |method| {
-            match standing.rank(method) {
+        self.column(
+            table,
+            Column::number("rank", Better::Less),
+            |method| match standing.rank(method) {
                 Some(rank) => Entry::number(rank, format!("{rank:.2}")),
                 None => Entry::text(NONE),
-            }
-        });
+            },
+        );
         table.notes.extend(super::ranking(standing));
     }
 }

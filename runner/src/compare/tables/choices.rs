@@ -12,14 +12,21 @@ pub const SEARCHED: &str = "searched for";
 
 /// The overrides that methods declare; none without any.
 pub fn overrides(results: &Results) -> Option<Table> {
-    let cells = (results.done.iter().filter_map(|summary| summary.cell.as_ref()))
-        .chain(results.failed.iter().map(|failed| &failed.cell))
-        .chain(results.missing.iter().map(|missing| &missing.cell));
+    let cells = (results
+        .done
+        .iter()
+        .filter_map(|summary| summary.cell.as_ref()))
+    .chain(results.failed.iter().map(|failed| &failed.cell))
+    .chain(results.missing.iter().map(|missing| &missing.cell));
     // By method and what it sets: where.
     let mut places: BTreeMap<(&str, String), BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for cell in cells.filter(|cell| !cell.overrides.is_empty()) {
         let set = (cell.method.as_str(), settings(&cell.overrides));
-        let datasets = places.entry(set).or_default().entry(&cell.backbone).or_default();
+        let datasets = places
+            .entry(set)
+            .or_default()
+            .entry(&cell.backbone)
+            .or_default();
         if !datasets.contains(&&*cell.dataset) {
             datasets.push(&cell.dataset);
         }
@@ -49,7 +56,9 @@ pub fn overrides(results: &Results) -> Option<Table> {
 
 /// Settings on one line.
 pub fn settings(set: &BTreeMap<String, String>) -> String {
-    let settings = set.iter().map(|(path, value)| format!("{path}={}", value.trim()));
+    let settings = set
+        .iter()
+        .map(|(path, value)| format!("{path}={}", value.trim()));
     settings.collect::<Vec<_>>().join(", ")
 }
 
@@ -105,7 +114,11 @@ pub fn searches(results: &Results) -> Option<Table> {
     let searches = Search::all(results);
     let rows = searches.iter().map(|search| {
         let tuning = search.tuning;
-        let failed = tuning.candidates.iter().filter(|c| c.error.is_some()).count();
+        let failed = tuning
+            .candidates
+            .iter()
+            .filter(|c| c.error.is_some())
+            .count();
         let mut count = format!("{} {}", tuning.candidates.len(), tuning.search);
         if failed > 0 {
             count += &format!(", {failed} failed");
@@ -117,7 +130,11 @@ pub fn searches(results: &Results) -> Option<Table> {
             Entry::text(count),
             or_none(chosen.map(|c| settings(&c.set))),
             or_none(chosen.map(|c| c.best_epoch.to_string())),
-            or_none(chosen.and_then(|c| c.score).map(|s| format!("{:.1}", 100.0 * s))),
+            or_none(
+                chosen
+                    .and_then(|c| c.score)
+                    .map(|s| format!("{:.1}", 100.0 * s)),
+            ),
             or_none(validation.map(|v| format!("{:.4}", v.loss))),
             Entry::text(brief(tuning.seconds)),
             Entry::text(join(&search.seeds)),
@@ -156,7 +173,11 @@ fn join(seeds: &[u64]) -> String {
 pub fn failed(results: &Results) -> Option<Table> {
     let row = |failed: &Failed| {
         let cell = &failed.cell;
-        let error = failed.error.split_whitespace().collect::<Vec<_>>().join(" ");
+        let error = failed
+            .error
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         let entries = [failed.seed.to_string(), failed.exit.to_string(), error];
         (
             format!("{} / {} / {}", cell.method, cell.backbone, cell.dataset),

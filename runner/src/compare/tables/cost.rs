@@ -53,7 +53,9 @@ const MEASURES: [Measure; 9] = [
             100.0 * s.params.trainable as f64 / s.params.total.max(1) as f64
         })
     },
-    measure("peak MiB", Over::Most, |s| in_mebibytes(s.memory.peak_bytes)),
+    measure("peak MiB", Over::Most, |s| {
+        in_mebibytes(s.memory.peak_bytes)
+    }),
     measure("s/epoch", Over::Mean, |s| s.time.seconds_per_epoch),
     Measure {
         better: Some(Better::More),
@@ -61,7 +63,9 @@ const MEASURES: [Measure; 9] = [
     },
     Measure {
         better: None,
-        ..measure("cache MiB", Over::Most, |s| in_mebibytes(s.memory.cache_bytes))
+        ..measure("cache MiB", Over::Most, |s| {
+            in_mebibytes(s.memory.cache_bytes)
+        })
     },
     Measure {
         better: None,
@@ -111,7 +115,11 @@ impl Measure {
     fn entry(&self, row: &[&Trials]) -> Entry {
         let values = row.iter().filter_map(|trials| trials.mean(self.value));
         let values: Vec<f64> = values.collect();
-        let all = || row.iter().flat_map(|t| t.done.values()).map(|s| (self.value)(s));
+        let all = || {
+            row.iter()
+                .flat_map(|t| t.done.values())
+                .map(|s| (self.value)(s))
+        };
         let number = match self.over {
             Over::Mean => mean(&values),
             Over::Most => all().reduce(f64::max),

@@ -32,7 +32,9 @@ const COLUMNS: [Column; 40] = [
     ("group", |line| line.of_cell(|cell| json!(cell.group))),
     ("seed", |line| json!(line.seed())),
     ("metric", |line| line.of_done(|s| json!(s.metric))),
-    ("score", |line| line.of_done(|s| json!(s.test.score(s.metric)))),
+    ("score", |line| {
+        line.of_done(|s| json!(s.test.score(s.metric)))
+    }),
     ("test_top1", |line| line.of_done(|s| json!(s.test.top1))),
     ("test_top5", |line| line.of_done(|s| json!(s.test.top5))),
     ("test_loss", |line| line.of_done(|s| json!(s.test.loss))),
@@ -46,19 +48,29 @@ const COLUMNS: [Column; 40] = [
     }),
     ("best_epoch", |line| line.of_done(|s| json!(s.best_epoch))),
     ("epochs", |line| line.of_done(|s| json!(s.epochs))),
-    ("trainable", |line| line.of_done(|s| json!(s.params.trainable))),
+    ("trainable", |line| {
+        line.of_done(|s| json!(s.params.trainable))
+    }),
     ("total", |line| line.of_done(|s| json!(s.params.total))),
     ("adapter", |line| line.of_done(|s| json!(s.params.adapter))),
     ("tuned", |line| line.of_done(|s| json!(s.params.tuned))),
     ("head", |line| line.of_done(|s| json!(s.params.head))),
     ("formula", |line| line.of_done(|s| json!(s.params.formula))),
-    ("peak_bytes", |line| line.of_done(|s| json!(s.memory.peak_bytes))),
-    ("cache_bytes", |line| line.of_done(|s| json!(s.memory.cache_bytes))),
+    ("peak_bytes", |line| {
+        line.of_done(|s| json!(s.memory.peak_bytes))
+    }),
+    ("cache_bytes", |line| {
+        line.of_done(|s| json!(s.memory.cache_bytes))
+    }),
     ("seconds_per_epoch", |line| {
         line.of_done(|s| json!(s.time.seconds_per_epoch))
     }),
-    ("cache_seconds", |line| line.of_done(|s| json!(s.time.cache_seconds))),
-    ("total_seconds", |line| line.of_done(|s| json!(s.time.total_seconds))),
+    ("cache_seconds", |line| {
+        line.of_done(|s| json!(s.time.cache_seconds))
+    }),
+    ("total_seconds", |line| {
+        line.of_done(|s| json!(s.time.total_seconds))
+    }),
     ("images_per_second", |line| {
         line.of_done(|s| json!(s.inference.images_per_second))
     }),
@@ -76,7 +88,13 @@ const COLUMNS: [Column; 40] = [
         line.of_done(|s| json!(s.tuning.as_ref().map(|t| t.seconds)))
     }),
     ("search_score", |line| {
-        line.of_done(|s| json!(s.tuning.as_ref().and_then(|t| t.candidates.get(t.chosen)?.score)))
+        line.of_done(|s| {
+            json!(
+                s.tuning
+                    .as_ref()
+                    .and_then(|t| t.candidates.get(t.chosen)?.score)
+            )
+        })
     }),
     ("chosen", |line| {
         line.of_done(|s| {
@@ -179,4 +197,57 @@ pub fn jsonl(results: &Results) -> String {
         format!("{}\n", Value::Object(fields))
     };
     lines(results).iter().map(object).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::sample;
+
+    #[test]
+    fn there_is_one_line_a_trial_and_both_files_agree() {
+        let results = sample::results(9, 3);
+        let (csv, jsonl) = (csv(&results), jsonl(&results));
+        let mut rows = csv.lines();
+        let head: Vec<&str> = rows.next().unwrap().split(',').collect();
+        assert_eq!(
+            head[..6],
+            ["status", "backbone", "method", "dataset", "group", "seed"]
+        );
+        let objects: Vec<Map<String, Value>> = jsonl
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(objects.len(), 567);
+        let count = |status: &str| objects.iter().filter(|o| o["status"] == status).count();
+        assert_eq!(
+            [count("done"), count("failed"), count("missing")],
+            [562, 4, 1]
+        );
+        // The error of one trial holds a line break, which CSV keeps inside quotes.
+        assert_eq!(csv.lines().count(), 1 + 567 + 1);
+        let first: Vec<&str> = rows.next().unwrap().split(',').collect();
+        for (name, text) in head.iter().zip(first) {
+            let value = &objects[0][*name];
+            let written = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                number => number.to_string(),
+            };
+            assert_eq!(written, text, "{name}");
+        }
+        // All digits survive.
+        let summary = &results.done[0];
+        assert_eq!(
+            objects[0]["score"],
+            summary.test.score(summary.metric).unwrap()
+        );
+    }
+
+    #[test]
+    fn fields_are_quoted_where_they_must_be() {
+        let fields = ["a", "b,c", "say \"x\"", "two\nlines"].map(str::to_owned);
+        let line = record(fields.into_iter());
+        assert_eq!(line, "a,\"b,c\",\"say \"\"x\"\"\",\"two\nlines\"\n");
+    }
 }

@@ -196,7 +196,7 @@ impl Table {
 
     fn to_text(&self) -> String {
         let mut table = comfy_table::Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED);
+        table.load_style(UTF8_FULL_CONDENSED);
         table.set_content_arrangement(ContentArrangement::Dynamic);
         let names = self.columns.iter().map(|column| column.name.as_str());
         table.set_header([self.names].into_iter().chain(names));
@@ -214,7 +214,11 @@ impl Table {
         }
         let best = self.rows.iter().flat_map(|(_, row)| row).any(|e| e.best);
         let best = best.then(|| "* the best of its column.".to_owned());
-        let notes: Vec<String> = best.iter().chain(&self.notes).map(|n| format!("{n}\n")).collect();
+        let notes: Vec<String> = best
+            .iter()
+            .chain(&self.notes)
+            .map(|n| format!("{n}\n"))
+            .collect();
         format!("{}\n{table}\n{}", self.title, notes.concat())
     }
 
@@ -241,7 +245,12 @@ impl Table {
                 }
                 false => cell(&entry.line()),
             };
-            line([cell(name)].into_iter().chain(row.iter().map(entry)).collect())
+            line(
+                [cell(name)]
+                    .into_iter()
+                    .chain(row.iter().map(entry))
+                    .collect(),
+            )
         });
         let notes = self.notes.iter().map(|note| format!("\n{}\n", cell(note)));
         format!(
@@ -311,7 +320,9 @@ pub fn text(results: &Results) -> String {
             let all = table.rows.len();
             if table.names == choices::SEARCHED && all > SEARCHES {
                 table.rows.truncate(SEARCHES);
-                table.notes.push(format!("{SEARCHES} of {all}; results.md has all."));
+                table
+                    .notes
+                    .push(format!("{SEARCHES} of {all}; results.md has all."));
             }
             text += &format!("\n{}", table.to_text());
         }
@@ -331,4 +342,201 @@ pub fn markdown(results: &Results) -> String {
         text.extend(part.tables.iter().map(Table::to_markdown));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::sample;
+
+    /// Where `REPORT_SAMPLES` names a folder, they are written there to be looked at.
+    fn keep(name: &str, text: &str) {
+        if let Ok(folder) = std::env::var("REPORT_SAMPLES") {
+            std::fs::write(format!("{folder}/{name}"), text).unwrap();
+        }
+    }
+
+    fn entry<'a>(table: &'a Table, row: &str, column: &str) -> &'a Entry {
+        let index = table.columns.iter().position(|c| c.name == column);
+        let row = table.rows.iter().find(|(name, _)| name == row).unwrap();
+        &row.1[index.unwrap()]
+    }
+
+    #[test]
+    fn a_mean_over_fewer_says_so_and_wins_nothing() {
+        let results = sample::results(9, 3);
+        let scores = Scores::new(&results);
+        let standing = Standing::of(&scores, "resnet50");
+        let tables = accuracy(&scores, "resnet50", &standing);
+        let [overview, _natural, specialised, structured] = tables.as_slice() else {
+            panic!("{} tables", tables.len());
+        };
+        // One of three failed.
+        let partial = entry(specialised, "full-finetune", "resisc");
+        assert_eq!(partial.over.as_deref(), Some("2/3†"));
+        assert_eq!(partial.rival, None);
+        let done = scores.at("resnet50", "full-finetune", "resisc").unwrap();
+        let mean: f64 = done.scores().values().sum::<f64>() / 2.0;
+        assert_eq!(partial.text, format!("{:.1}", 100.0 * mean));
+        // One has not run.
+        let partial = entry(structured, "ssf", "waterbirds (worst group)");
+        assert_eq!(partial.over.as_deref(), Some("2/3"));
+        // All of one data set failed: there is no mean over data sets, and no cell to fill.
+        let vp = "vp <frame> & \"pad\"";
+        assert_eq!(entry(structured, vp, "shapes-azimuth").line(), "– (0/3†)");
+        assert_eq!(entry(overview, vp, "structured").line(), "– (2/3)");
+        assert_eq!(entry(overview, vp, "mean").line(), "– (8/9)");
+        // A group that is whole has its mean; one trial of 27 lacks in all.
+        assert_eq!(entry(overview, "ssf", "natural").over, None);
+        assert_eq!(
+            entry(overview, "ssf", "mean").over.as_deref(),
+            Some("26/27")
+        );
+        for table in &tables {
+            for column in 0..table.columns.len() {
+                let entries = || table.rows.iter().map(|(_, row)| &row[column]);
+                let best = entries().find(|e| e.best).and_then(|e| e.rival).unwrap();
+                let better = table.columns[column].better.unwrap();
+                assert!(entries().filter_map(|e| e.rival).all(|rival| match better {
+                    Better::More => rival <= best,
+                    Better::Less => rival >= best,
+                }));
+            }
+        }
+        // The methods that a backbone does not take have no row there.
+        assert!(overview.rows.iter().all(|(name, _)| name != "vpt-deep"));
+        assert_eq!(overview.rows.len(), 10);
+    }
+
+    #[test]
+    fn the_mean_over_data_sets_spreads_as_its_seeds_do() {
+        let results = sample::results(3, 3);
+        let scores = Scores::new(&results);
+        let datasets: Vec<_> = results.datasets.iter().collect();
+        let mean = overall(&scores, "vit-micro", "lora", &datasets).unwrap();
+        let cells = ["flowers", "pets", "digits"]
+            .map(|d| scores.at("vit-micro", "lora", d).unwrap().scores());
+        let of_seed = |seed| cells.iter().map(|scores| scores[&seed]).sum::<f64>() / 3.0;
+        let seeds = [of_seed(0), of_seed(1), of_seed(2)];
+        assert!((mean.mean - seeds.iter().sum::<f64>() / 3.0).abs() < 1e-12);
+        let deviation = crate::compare::statistics::deviation(&seeds);
+        assert_eq!(
+            (mean.deviation, mean.count, mean.planned),
+            (deviation, 9, 9)
+        );
+    }
+
+    #[test]
+    fn costs_are_means_over_data_sets_and_the_most_memory() {
+        let results = sample::results(9, 3);
+        let scores = Scores::new(&results);
+        let table = cost(&scores, "vit-micro");
+        let head = entry(&table, "lora", "head");
+        // 192 weights for each of 145 classes over nine data sets.
+        assert_eq!(head.text, "3\u{202f}093");
+        assert_eq!(head.spread.as_deref(), Some("384–8\u{202f}640"));
+        assert_eq!(entry(&table, "lora", "trained").text, "147\u{202f}456");
+        assert_eq!(entry(&table, "lora", "formula").text, "=");
+        assert!(entry(&table, "linear-probe", "trained").best);
+        // Nine data sets, of which each filled a cache once.
+        assert_eq!(entry(&table, "ap", "cache s").text, "37.8");
+        let other = cost(&scores, "resnet50");
+        assert_eq!(
+            entry(&other, "full-finetune", "s/epoch").over.as_deref(),
+            Some("26/27")
+        );
+        let mut wrong = results.clone();
+        let lora = |s: &&mut crate::summary::Summary| s.methods == ["lora"];
+        wrong.done.iter_mut().find(lora).unwrap().params.formula = 7;
+        let table = cost(&Scores::new(&wrong), "vit-micro");
+        assert_eq!(entry(&table, "lora", "formula").text, "≠ 7");
+    }
+
+    #[test]
+    fn methods_are_held_against_the_baseline() {
+        let results = sample::results(9, 3);
+        let scores = Scores::new(&results);
+        let standing = Standing::of(&scores, "resnet50");
+        assert_eq!(standing.datasets.len(), 8, "one lacks for vp");
+        assert!(standing.differ());
+        assert_eq!(standing.versus.len(), 9);
+        let lora = standing.versus.iter().find(|v| v.method == "lora").unwrap();
+        let difference = lora.difference.unwrap();
+        assert_eq!((difference.units, difference.pairs), (9, 27));
+        assert_eq!(lora.record.wins, 9);
+        assert_eq!(lora.p, Some(2.0 / 512.0));
+        assert!((lora.corrected.unwrap() - 9.0 * 2.0 / 512.0).abs() < 0.03);
+        assert!(difference.bca.low > 0.0 && difference.bca.low < difference.mean);
+        // A pair is a seed that both have.
+        let full = standing
+            .versus
+            .iter()
+            .find(|v| v.method == "full-finetune")
+            .unwrap();
+        assert_eq!(full.difference.unwrap().pairs, 26);
+        assert!(versus(&results, &standing).unwrap().rows.len() == 9);
+
+        let nothing = Results {
+            baseline: None,
+            ..results
+        };
+        let standing = Standing::of(&Scores::new(&nothing), "resnet50");
+        assert!(versus(&nothing, &standing).is_none());
+    }
+
+    #[test]
+    fn one_data_set_is_compared_over_seeds_and_says_so() {
+        let results = sample::results(1, 3);
+        let text = markdown(&results);
+        assert!(text.contains("There is one data set"));
+        assert!(!text.contains("| mean |") && !text.contains("| rank |"));
+        // And one seed has no spread.
+        let text = markdown(&sample::results(1, 1));
+        assert!(!text.contains('±') && !text.contains("NaN"));
+    }
+
+    #[test]
+    fn everything_is_in_the_tables() {
+        let results = sample::results(9, 3);
+        let (text, markdown) = (text(&results), markdown(&results));
+        keep("results.txt", &text);
+        keep("results.md", &markdown);
+        for part in [
+            "562 trials done, 4 failed, 1 not run yet",
+            "epoch 3: the loss is not finite <NaN> after 412 steps",
+            "recipe.optimizer.lr=0.0001",
+            "3 grid, 1 failed",
+            "Against linear-probe",
+            "critical difference",
+        ] {
+            assert!(markdown.contains(part), "{part}");
+            assert!(text.contains(part), "{part}");
+        }
+        // Rows of a table have as many cells as its head.
+        let mut width = None;
+        for line in markdown.lines() {
+            let cells = line.starts_with('|').then(|| line.matches(" | ").count());
+            if let (Some(cells), Some(width)) = (cells, width) {
+                assert_eq!(cells, width, "{line}");
+            }
+            width = cells;
+        }
+        let searches = markdown.lines().filter(|line| line.contains("3 grid"));
+        assert_eq!(searches.count(), 18);
+    }
+
+    #[test]
+    fn nothing_done_has_tables_too() {
+        let mut results = sample::results(2, 1);
+        let place = |summary: crate::summary::Summary| crate::compare::Missing {
+            cell: summary.cell.unwrap(),
+            seed: summary.seed,
+        };
+        results.missing = results.done.drain(..).map(place).collect();
+        for text in [text(&results), markdown(&results)] {
+            assert!(text.contains("0 trials done, 42 not run yet"));
+            assert!(text.contains("– (0/1)") && !text.contains("NaN"));
+        }
+        assert_eq!(csv(&results).matches("\nmissing,").count(), 42);
+    }
 }

@@ -27,7 +27,11 @@ pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
         let text = |text: Option<String>| Entry::text(text.unwrap_or_else(|| NONE.to_owned()));
         let difference = versus.difference.as_ref();
         let interval = |interval: Interval| {
-            format!("{:+.2} to {:+.2}", 100.0 * interval.low, 100.0 * interval.high)
+            format!(
+                "{:+.2} to {:+.2}",
+                100.0 * interval.low,
+                100.0 * interval.high
+            )
         };
         let record = versus.record;
         let mut row = vec![
@@ -105,7 +109,9 @@ pub fn ranking(standing: &Standing) -> Vec<String> {
     };
     let verdict = match standing.differ() {
         true => "the methods differ; two of them do if their ranks are that far apart",
-        false => "no difference between the methods is shown, so the ranks are not to be read as one",
+        false => {
+            "no difference between the methods is shown, so the ranks are not to be read as one"
+        }
     };
     notes.push(format!(
         "Ranks: average over {count} {sets} on the seeds that all ranked methods share. Friedman χ² = {:.2}, \
