@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::summary::{Cell, Failed, Summary};
 
+pub mod page;
 pub mod scores;
 pub mod standing;
 pub mod statistics;

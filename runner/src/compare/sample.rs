@@ -59,7 +59,7 @@ pub fn results(datasets: usize, seeds: u64) -> Results {
             })
             .collect(),
         seeds: (0..seeds).collect(),
-        config: "name: mini\nmethods:\n- linear-probe\n- lora # <b>\n".to_owned(),
+        config: "name: mini\nmethods:\n- linear-probe\n- lora # <yaml>\n".to_owned(),
         done: Vec::new(),
         failed: Vec::new(),
         missing: Vec::new(),
@@ -100,7 +100,7 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
                 cell,
                 seed,
                 exit: 3,
-                error: "epoch 3: the loss is not finite <NaN>\n  after 412 steps".to_owned(),
+                error: "epoch 3: the loss is not finite <oh>\n  after 412 steps".to_owned(),
             });
             return;
         }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::axis::Axis;
 use super::document::escape;
-use super::frame::{FLOOR, Frame, TOP, WIDTH, text_width};
+use super::frame::{Frame, TOP, text_width};
 use super::marks::{Style, mark};
 
 /// A curve.
@@ -29,6 +29,7 @@ pub struct Curves<'a> {
     pub epochs: usize,
 }
 
+const HEIGHT: f64 = 250.0;
 /// The distance of two names.
 const LINE: f64 = 12.5;
 /// Names are cut after so many letters.
@@ -52,7 +53,7 @@ impl Curves<'_> {
         let names = self
             .series
             .iter()
-            .map(|series| text_width(&cut(series.name)));
+            .map(|series| text_width(&cut(series.name), 11.0));
         let frame = Frame {
             title: self.title,
             x: Axis::epochs(self.epochs),
@@ -61,13 +62,15 @@ impl Curves<'_> {
                 1 => 12.0,
                 _ => names.fold(0.0, f64::max) + 16.0,
             },
+            height: HEIGHT,
         };
         frame.svg(|svg| {
             if let Some(selected) = self.selected {
                 let at = frame.x(selected as f64);
                 let _ = writeln!(
                     svg,
-                    "<line class=\"selected\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{FLOOR}\"/>"
+                    "<line class=\"selected\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{}\"/>",
+                    frame.floor()
                 );
             }
             for (index, series) in self.series.iter().enumerate() {
@@ -81,7 +84,7 @@ impl Curves<'_> {
 }
 
 /// A name that fits.
-fn cut(name: &str) -> String {
+pub fn cut(name: &str) -> String {
     match name.chars().count() > LETTERS {
         true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
         false => name.to_owned(),
@@ -125,7 +128,10 @@ fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
     ends.sort_by(|a, b| a.1.total_cmp(&b.1));
     let wanted: Vec<f64> = ends.iter().map(|(_, y, _)| *y).collect();
     let left = frame.end() + 12.0;
-    for ((x, y, series), row) in ends.into_iter().zip(apart(&wanted, LINE, TOP, FLOOR)) {
+    for ((x, y, series), row) in ends
+        .into_iter()
+        .zip(apart(&wanted, LINE, TOP, frame.floor()))
+    {
         let _ = writeln!(
             svg,
             "<line class=\"leader {0}\" x1=\"{x:.1}\" x2=\"{1:.1}\" y1=\"{y:.1}\" y2=\"{row:.1}\"/>\
@@ -136,7 +142,6 @@ fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
             escape(&cut(series.name))
         );
     }
-    debug_assert!(left < WIDTH);
 }
 
 /// Ascending places moved apart to `distance`, between `low` and `high` as far as there is room.

@@ -6,19 +6,16 @@ use super::axis::Axis;
 use super::document::escape;
 
 /// Size of a plot, and of the margins that do not depend on what it shows.
-pub const WIDTH: f64 = 420.0;
-/// See [`WIDTH`].
-pub const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 46.0;
+pub const WIDTH: f64 = 400.0;
+/// The left end of the grid.
+pub const LEFT: f64 = 46.0;
 /// The upper end of the grid.
 pub const TOP: f64 = 30.0;
 const BOTTOM: f64 = 40.0;
-/// The lower end of the grid.
-pub const FLOOR: f64 = HEIGHT - BOTTOM;
 
-/// How wide a text of the plots' size is, about.
-pub fn text_width(text: &str) -> f64 {
-    6.3 * text.chars().count() as f64
+/// How wide a text of `size` is: about as much as a wide font needs.
+pub fn text_width(text: &str, size: f64) -> f64 {
+    0.58 * size * text.chars().count() as f64
 }
 
 /// A frame that is drawn around data.
@@ -31,12 +28,19 @@ pub struct Frame<'a> {
     pub y: Axis,
     /// Room on the right.
     pub right: f64,
+    /// The height of the whole.
+    pub height: f64,
 }
 
 impl Frame<'_> {
     /// The right end of the grid.
     pub fn end(&self) -> f64 {
         WIDTH - self.right
+    }
+
+    /// The lower end of the grid.
+    pub fn floor(&self) -> f64 {
+        self.height - BOTTOM
     }
 
     /// Where a value lies.
@@ -46,15 +50,16 @@ impl Frame<'_> {
 
     /// Where a value lies.
     pub fn y(&self, value: f64) -> f64 {
-        FLOOR - self.y.place(value) * (FLOOR - TOP)
+        self.floor() - self.y.place(value) * (self.floor() - TOP)
     }
 
     /// A plot: what `content` draws, inside the frame.
     pub fn svg(&self, content: impl FnOnce(&mut String)) -> String {
         let title = escape(self.title);
         let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title} by {}\">\n\
+            "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{title} by {}\">\n\
              <text x=\"{LEFT}\" y=\"16\" class=\"title\">{title}</text>\n",
+            self.height,
             escape(&self.x.label)
         );
         self.axes(&mut svg);
@@ -64,7 +69,7 @@ impl Frame<'_> {
     }
 
     fn axes(&self, svg: &mut String) {
-        let end = self.end();
+        let (end, floor) = (self.end(), self.floor());
         for tick in &self.y.ticks {
             let at = self.y(tick.value);
             let _ = writeln!(
@@ -80,19 +85,19 @@ impl Frame<'_> {
             let at = self.x(tick.value);
             let _ = writeln!(
                 svg,
-                "<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{FLOOR}\" y2=\"{}\"/>\
+                "<line class=\"axis\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{floor}\" y2=\"{}\"/>\
                  <text class=\"column\" x=\"{at:.1}\" y=\"{}\">{}</text>",
-                FLOOR + 4.0,
-                FLOOR + 17.0,
+                floor + 4.0,
+                floor + 17.0,
                 escape(&tick.text)
             );
         }
         let _ = writeln!(
             svg,
-            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{FLOOR}\" y2=\"{FLOOR}\"/>\
+            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{floor}\" y2=\"{floor}\"/>\
              <text class=\"column\" x=\"{:.1}\" y=\"{}\">{}</text>",
             f64::midpoint(LEFT, end),
-            HEIGHT - 6.0,
+            self.height - 6.0,
             escape(&self.x.label)
         );
     }

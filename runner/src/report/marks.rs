@@ -30,7 +30,24 @@ const SHAPES: [(&str, bool); 12] = [
 /// The styles of a comparison's methods, by their order: eight colours and twelve shapes, so that no two
 /// of the first twenty-four look the same.
 pub fn style(index: usize) -> Style {
-    const CLASSES: [&str; 8] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
+    const CLASSES: [&str; 16] = [
+        "c0",
+        "c1",
+        "c2",
+        "c3",
+        "c4",
+        "c5",
+        "c6",
+        "c7",
+        "c0 dashed",
+        "c1 dashed",
+        "c2 dashed",
+        "c3 dashed",
+        "c4 dashed",
+        "c5 dashed",
+        "c6 dashed",
+        "c7 dashed",
+    ];
     Style {
         class: CLASSES[index % CLASSES.len()],
         shape: index % SHAPES.len(),

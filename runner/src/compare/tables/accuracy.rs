@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Better, Column, Entry, NONE, Table, any_failed};
+use super::{Better, Column, Entry, NONE, Table, any_failed, explained};
 use crate::compare::scores::{Mean, Scores, Trials};
 use crate::compare::standing::Standing;
 use crate::compare::statistics::{deviation, mean};
@@ -19,9 +19,9 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
     let groups = groups(&scores.results.datasets);
     let all: Datasets = scores.results.datasets.iter().collect();
     let grid = Grid { scores, backbone };
-    let title = |what: &str| format!("{backbone}: {what} in %");
+    let title = |of: &str| format!("{backbone}: accuracy in %{of}");
     if all.len() <= WIDE {
-        let mut table = grid.table(title("accuracy"));
+        let mut table = grid.table(title(""));
         for (group, datasets) in &groups {
             datasets
                 .iter()
@@ -31,9 +31,9 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
             }
         }
         grid.overall(&mut table, &all, standing);
-        return vec![table.marked().explained()];
+        return explained(vec![table.marked()]);
     }
-    let mut overview = grid.table(title("accuracy"));
+    let mut overview = grid.table(title(""));
     if groups.len() > 1 {
         for (group, datasets) in &groups {
             grid.mean(&mut overview, group.unwrap_or("others"), datasets);
@@ -44,15 +44,15 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
     for (group, datasets) in &groups {
         for part in datasets.chunks(WIDE) {
             let mut table = grid.table(title(&match group {
-                Some(group) => format!("accuracy, {group},"),
-                None => "accuracy by data set,".to_owned(),
+                Some(group) => format!(", {group}"),
+                None => ", by data set".to_owned(),
             }));
             part.iter()
                 .for_each(|dataset| grid.dataset(&mut table, dataset));
             tables.push(table);
         }
     }
-    tables.into_iter().map(|t| t.marked().explained()).collect()
+    explained(tables.into_iter().map(Table::marked).collect())
 }
 
 /// Data sets by group, groups in the order in which they come.

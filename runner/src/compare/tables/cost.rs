@@ -84,7 +84,8 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
         .iter()
         .map(|measure| Column::number(measure.name, measure.better))
         .collect();
-    columns.insert(1, Column::number("formula", None));
+    columns.insert(0, Column::number("trials", None));
+    columns.insert(2, Column::number("formula", None));
     let table = Table {
         title: format!("{backbone}: parameters, memory, time"),
         names: "method",
@@ -94,21 +95,22 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
                 let row = scores.row(backbone, method, &scores.results.datasets);
                 let row: Vec<&Trials> = row.collect();
                 let mut entries: Vec<Entry> = MEASURES.iter().map(|m| m.entry(&row)).collect();
-                entries.insert(1, formula(&row));
+                entries.insert(0, Entry::text(count(&row)));
+                entries.insert(2, formula(&row));
                 (method.to_owned(), entries)
             })
             .collect(),
         notes: vec![
             "trained: parameters of adapter and backbone that train; formula: = where each trial has as \
-             many as its method's formula says; head: its parameters; all three are means over data sets, \
-             with their range where they differ. peak: most memory of a trial while training, caches \
-             excluded. s/epoch: training only; images/s: from image to logits. Both are means over data \
-             sets. cache s: spent on filling caches, once for all trials that share one. total s: all \
-             trials, searches excluded."
+             many as its method's formula says; head: its parameters. peak: most memory of a trial while \
+             training, caches excluded. s/epoch: training only; images/s: from image to logits. cache s: \
+             spent on filling caches, once for all trials that share one. total s: all trials, searches \
+             excluded. Parameters, s/epoch and images/s are means over data sets. A row over fewer trials \
+             than planned is not marked as the best."
                 .to_owned(),
         ],
     };
-    table.marked().explained()
+    table.marked()
 }
 
 impl Measure {
@@ -132,22 +134,23 @@ impl Measure {
             true => grouped(number.round() as usize),
             false => brief(number),
         };
-        let (low, high) = (
-            values.iter().copied().fold(f64::INFINITY, f64::min),
-            values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        );
-        let differ = self.whole && high > low;
-        let (done, planned) = (
-            row.iter().map(|t| t.done.len()).sum::<usize>(),
-            row.iter().map(|t| t.planned()).sum::<usize>(),
-        );
-        let complete = done == planned;
+        let complete = row
+            .iter()
+            .all(|trials| trials.done.len() == trials.planned());
         Entry {
-            spread: differ.then(|| format!("{}–{}", grouped(low as usize), grouped(high as usize))),
-            over: (!complete).then(|| format!("{done}/{planned}")),
             rival: complete.then_some(number),
             ..Entry::text(text)
         }
+    }
+}
+
+/// How many trials the row is over.
+fn count(row: &[&Trials]) -> String {
+    let done: usize = row.iter().map(|trials| trials.done.len()).sum();
+    let planned: usize = row.iter().map(|trials| trials.planned()).sum();
+    match done == planned {
+        true => done.to_string(),
+        false => format!("{done}/{planned}"),
     }
 }
 

@@ -19,7 +19,7 @@ use super::standing::Standing;
 use super::statistics::order;
 
 pub use accuracy::{accuracy, overall};
-pub use choices::{failed, overrides, searches};
+pub use choices::{Search, failed, overrides, searches, settings};
 pub use cost::cost;
 pub use lines::{csv, jsonl};
 pub use versus::{ranking, versus};
@@ -151,6 +151,34 @@ fn any_failed(trials: &[&Trials]) -> bool {
     trials.iter().any(|trials| !trials.failed.is_empty())
 }
 
+/// Says below the last of some tables what the marks mean that occur in them.
+fn explained(mut tables: Vec<Table>) -> Vec<Table> {
+    let entries = || {
+        tables
+            .iter()
+            .flat_map(|table| &table.rows)
+            .flat_map(|(_, row)| row)
+    };
+    let over = |part: &str| entries().any(|e| e.over.as_ref().is_some_and(|o| o.contains(part)));
+    let explanations = [
+        (
+            entries().any(|entry| entry.spread.is_some()),
+            "±: standard deviation over seeds.",
+        ),
+        (
+            over("/"),
+            "(n/m): over n of m trials, or of m data sets where no value is given; never marked as the best.",
+        ),
+        (over(FAILED), "†: a trial failed."),
+    ];
+    let needed = explanations.iter().filter(|(needed, _)| *needed);
+    let text = needed.map(|(_, text)| *text).collect::<Vec<_>>().join(" ");
+    if let (false, Some(last)) = (text.is_empty(), tables.last_mut()) {
+        last.notes.push(text);
+    }
+    tables
+}
+
 impl Table {
     /// Marks the best entries of each column, all that are equal.
     fn marked(mut self) -> Self {
@@ -167,29 +195,6 @@ impl Table {
                 let is_best = |value| best.is_some_and(|best| order(value, best).is_eq());
                 row[index].best = row[index].rival.is_some_and(is_best);
             }
-        }
-        self
-    }
-
-    /// Says what the marks mean that occur.
-    fn explained(mut self) -> Self {
-        let entries = || self.rows.iter().flat_map(|(_, row)| row);
-        let over = || entries().filter_map(|entry| entry.over.as_deref());
-        let mut notes = Vec::new();
-        if entries().any(|entry| entry.spread.is_some()) {
-            notes.push("± is the standard deviation over seeds.");
-        }
-        if over().any(|over| over.contains('/')) {
-            notes.push(
-                "(n/m): over n of m trials, or of m data sets where no value is given; such a value \
-                 is not marked as the best.",
-            );
-        }
-        if over().any(|over| over.contains(FAILED)) {
-            notes.push("†: a trial failed.");
-        }
-        if !notes.is_empty() {
-            self.notes.insert(0, notes.join(" "));
         }
         self
     }
@@ -434,17 +439,15 @@ mod tests {
         let head = entry(&table, "lora", "head");
         // 192 weights for each of 145 classes over nine data sets.
         assert_eq!(head.text, "3\u{202f}093");
-        assert_eq!(head.spread.as_deref(), Some("384–8\u{202f}640"));
         assert_eq!(entry(&table, "lora", "trained").text, "147\u{202f}456");
         assert_eq!(entry(&table, "lora", "formula").text, "=");
         assert!(entry(&table, "linear-probe", "trained").best);
+        assert_eq!(entry(&table, "lora", "trials").text, "27");
         // Nine data sets, of which each filled a cache once.
         assert_eq!(entry(&table, "ap", "cache s").text, "37.8");
         let other = cost(&scores, "resnet50");
-        assert_eq!(
-            entry(&other, "full-finetune", "s/epoch").over.as_deref(),
-            Some("26/27")
-        );
+        assert_eq!(entry(&other, "full-finetune", "trials").text, "26/27");
+        assert_eq!(entry(&other, "full-finetune", "s/epoch").rival, None);
         let mut wrong = results.clone();
         let lora = |s: &&mut crate::summary::Summary| s.methods == ["lora"];
         wrong.done.iter_mut().find(lora).unwrap().params.formula = 7;
@@ -503,7 +506,7 @@ mod tests {
         keep("results.md", &markdown);
         for part in [
             "562 trials done, 4 failed, 1 not run yet",
-            "epoch 3: the loss is not finite <NaN> after 412 steps",
+            "epoch 3: the loss is not finite <oh> after 412 steps",
             "recipe.optimizer.lr=0.0001",
             "3 grid, 1 failed",
             "Against linear-probe",
