@@ -2,7 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::summary::{Failed, Summary};
+use crate::summary::{Cell, Failed, Summary};
+
+pub mod page;
+pub mod scores;
+pub mod standing;
+pub mod statistics;
+pub mod tables;
+
+#[cfg(test)]
+mod sample;
 
 /// What a comparison found: all that its report is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,8 +37,17 @@ pub struct Results {
     pub done: Vec<Summary>,
     /// What failed.
     pub failed: Vec<Failed>,
-    /// Trials that have not run yet.
-    pub missing: usize,
+    /// What is planned and has not run yet.
+    pub missing: Vec<Missing>,
+}
+
+/// A trial that is planned and has not run yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Its place.
+    pub cell: Cell,
+    /// The seed.
+    pub seed: u64,
 }
 
 /// A data set of a comparison.

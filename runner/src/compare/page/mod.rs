@@ -1,0 +1,134 @@
+//! `report.html` of a comparison: one file, no script, no network; readable on paper, at phone width, in
+//! light and dark. Everything is in it; what few look for is closed until it is asked for.
+
+mod classes;
+mod curves;
+mod ranks;
+mod scatter;
+mod settings;
+mod table;
+
+use std::fmt::Write;
+
+use super::Results;
+use super::scores::Scores;
+use super::standing::Standing;
+use super::tables::{self, progress};
+use crate::report::document::{escape, page, section};
+use crate::report::marks::{self, Style};
+
+const STYLE: &str = include_str!("style.css");
+
+/// The page.
+pub fn html(results: &Results) -> String {
+    let scores = Scores::new(results);
+    let mut body = opening(results);
+    for backbone in &results.backbones {
+        body += &section(backbone, &of_backbone(&scores, backbone));
+    }
+    body += &settings::sections(results);
+    page(&results.name, STYLE, &body)
+}
+
+/// What it is about, and how far it has come.
+fn opening(results: &Results) -> String {
+    let mut text = String::new();
+    for paragraph in results.description.trim().split("\n\n") {
+        if !paragraph.is_empty() {
+            let _ = writeln!(text, "<p>{}</p>", escape(paragraph));
+        }
+    }
+    let count = |count: usize, what: &str, plural: &str| {
+        format!("{count} {}", if count == 1 { what } else { plural })
+    };
+    let plan = [
+        count(results.methods.len(), "method", "methods"),
+        count(results.backbones.len(), "backbone", "backbones"),
+        count(results.datasets.len(), "data set", "data sets"),
+        count(results.seeds.len(), "seed", "seeds"),
+    ];
+    let _ = writeln!(
+        text,
+        "<p class=\"note\">{}: {}. Within a seed all methods share the split, the order of the batches, the \
+         head's initial values and the recipe, except for declared overrides and what was searched for.</p>",
+        plan.join(", "),
+        progress(results)
+    );
+    text
+}
+
+/// All that concerns one backbone.
+fn of_backbone(scores: &Scores, backbone: &str) -> String {
+    if scores.methods(backbone).is_empty() {
+        return String::new();
+    }
+    let results = scores.results;
+    let standing = Standing::of(scores, backbone);
+    let html = |table: &tables::Table| table::html(table, results);
+    let accuracy = tables::accuracy(scores, backbone, &standing);
+    let versus = tables::versus(results, &standing);
+    [
+        format!(
+            "<div class=\"tables\">\n{}</div>\n",
+            accuracy.iter().map(html).collect::<String>()
+        ),
+        ranks::diagram(&standing, results),
+        versus.iter().map(html).collect(),
+        scatter::plots(scores, backbone),
+        html(&tables::cost(scores, backbone)),
+        curves::charts(scores, backbone),
+        classes::tables(scores, backbone),
+    ]
+    .concat()
+}
+
+/// How a method is drawn, everywhere.
+fn style(results: &Results, method: &str) -> Option<Style> {
+    let index = results.methods.iter().position(|label| label == method)?;
+    Some(marks::style(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::sample;
+    use crate::report::document;
+
+    /// Where `REPORT_SAMPLES` names a folder, pages are written there to be looked at.
+    fn checked(name: &str, results: &Results) -> String {
+        let page = html(results);
+        if let Ok(folder) = std::env::var("REPORT_SAMPLES") {
+            std::fs::write(format!("{folder}/{name}.html"), &page).unwrap();
+        }
+        document::check(&page);
+        page
+    }
+
+    #[test]
+    fn everything_is_escaped_and_nothing_is_fetched() {
+        let page = checked("compare", &sample::results(9, 3));
+        for bad in ["<frame>", "<vtab>", "<yaml>", "<i>", "<oh>", "<0>"] {
+            assert!(!page.contains(bad), "{bad}");
+        }
+        assert!(page.contains("mini &lt;vtab&gt; &amp; friends"));
+        assert!(page.contains("vp &lt;frame&gt; &amp; &quot;pad&quot;"));
+        assert!(page.contains("the loss is not finite &lt;oh&gt; after 412 steps"));
+        assert!(page.contains("2/3†"));
+        // Large comparisons stay readable: bounded, though all 567 trials are in it.
+        assert!(page.len() < 3_000_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn small_and_unfinished_ones_have_a_page_too() {
+        for (datasets, seeds) in [(1, 1), (1, 3), (2, 1), (6, 2)] {
+            let name = format!("compare-{datasets}-{seeds}");
+            checked(&name, &sample::results(datasets, seeds));
+        }
+        let mut results = sample::results(2, 2);
+        results.done.truncate(3);
+        checked("compare-begun", &results);
+        results.done.clear();
+        results.failed.clear();
+        checked("compare-empty", &results);
+    }
+}

@@ -1,0 +1,115 @@
+//! What was set, searched for, and run on; what failed.
+
+use super::table;
+use crate::compare::Results;
+use crate::compare::tables::{
+    Column, Entry, NONE, Search, Table, failed, overrides, searches, settings,
+};
+use crate::report::document::{details, section, yaml};
+use crate::report::numbers::brief;
+
+/// A resolved configuration is as long as all of these together, so only so many are shown.
+const CONFIGURATIONS: usize = 60;
+
+/// The last sections.
+pub fn sections(results: &Results) -> String {
+    let html = |found: Option<Table>| found.map(|t| table::html(&t, results)).unwrap_or_default();
+    let chosen = html(overrides(results)) + &html(searches(results)) + &records(results);
+    [
+        section("Failures", &html(failed(results))),
+        section("Overrides and searches", &chosen),
+        section("Configuration and environment", &configurations(results)),
+    ]
+    .concat()
+}
+
+/// Every candidate of every search.
+fn records(results: &Results) -> String {
+    let record = |search: &Search| {
+        let none = || NONE.to_owned();
+        let rows = search.tuning.candidates.iter().enumerate();
+        let rows = rows.map(|(index, candidate)| {
+            let score = candidate.score.map(|score| format!("{:.1}", 100.0 * score));
+            let loss = candidate
+                .validation
+                .as_ref()
+                .map(|v| format!("{:.4}", v.loss));
+            let mut entries = [
+                candidate.epochs.to_string(),
+                candidate.best_epoch.to_string(),
+                score.unwrap_or_else(none),
+                loss.unwrap_or_else(none),
+                brief(candidate.seconds),
+                candidate.error.clone().unwrap_or_default(),
+            ]
+            .map(Entry::text);
+            entries[2].best = index == search.tuning.chosen;
+            (settings(&candidate.set), entries.to_vec())
+        });
+        let number = |name| Column::number(name, None);
+        Table {
+            title: search.name(),
+            names: "candidate",
+            columns: vec![
+                number("epochs"),
+                number("best epoch"),
+                number("validation score, %"),
+                number("validation loss"),
+                number("seconds"),
+                Column::words("error"),
+            ],
+            rows: rows.collect(),
+            notes: Vec::new(),
+        }
+    };
+    let all = Search::all(results);
+    let tables: String = all
+        .iter()
+        .map(|s| table::html(&record(s), results))
+        .collect();
+    match tables.is_empty() {
+        true => tables,
+        false => details("All candidates; the chosen one's score is bold", &tables),
+    }
+}
+
+/// The comparison's own YAML, the resolved experiment of one trial of each method and backbone, and
+/// every environment that trials ran in.
+fn configurations(results: &Results) -> String {
+    let written = |value: &serde_json::Value| {
+        serde_yaml::to_string(value).unwrap_or_else(|e| format!("# {e}"))
+    };
+    let mut body = details("The comparison", &yaml(&results.config));
+
+    let mut environments: Vec<(String, usize)> = Vec::new();
+    for summary in &results.done {
+        let text = written(&summary.environment);
+        match environments.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, count)) => *count += 1,
+            None => environments.push((text, 1)),
+        }
+    }
+    for (environment, count) in &environments {
+        body += &details(
+            &format!("The environment of {count} trials"),
+            &yaml(environment),
+        );
+    }
+
+    let mut seen = std::collections::BTreeSet::new();
+    let firsts = results.done.iter().filter(|summary| {
+        let cell = summary.cell.as_ref();
+        cell.is_some_and(|cell| seen.insert((&cell.backbone, &cell.method)))
+    });
+    let trials: String = firsts
+        .take(CONFIGURATIONS)
+        .map(|summary| details(&summary.trial, &yaml(&written(&summary.config))))
+        .collect();
+    if !trials.is_empty() {
+        body += &details(
+            "Resolved experiments, one of each method and backbone",
+            &trials,
+        );
+    }
+    body
+}

@@ -1,0 +1,168 @@
+//! What a method costs: parameters, memory, time, throughput.
+
+use super::{Better, Column, Entry, NONE, Table};
+use crate::compare::scores::{Scores, Trials};
+use crate::compare::statistics::mean;
+use crate::report::numbers::{brief, grouped, in_mebibytes};
+use crate::summary::Summary;
+
+/// How a method's trials make one number.
+enum Over {
+    /// The mean over data sets of the mean over seeds.
+    Mean,
+    /// The largest.
+    Most,
+    /// The sum over all trials.
+    Sum,
+}
+
+struct Measure {
+    name: &'static str,
+    better: Option<Better>,
+    over: Over,
+    value: fn(&Summary) -> f64,
+    /// Whole numbers are written out.
+    whole: bool,
+}
+
+const fn measure(name: &'static str, over: Over, value: fn(&Summary) -> f64) -> Measure {
+    Measure {
+        name,
+        better: Some(Better::Less),
+        over,
+        value,
+        whole: false,
+    }
+}
+
+const MEASURES: [Measure; 9] = [
+    Measure {
+        whole: true,
+        ..measure("trained", Over::Mean, |s| {
+            (s.params.adapter + s.params.tuned) as f64
+        })
+    },
+    Measure {
+        whole: true,
+        better: None,
+        ..measure("head", Over::Mean, |s| s.params.head as f64)
+    },
+    Measure {
+        better: None,
+        ..measure("% of all", Over::Mean, |s| {
+            100.0 * s.params.trainable as f64 / s.params.total.max(1) as f64
+        })
+    },
+    measure("peak MiB", Over::Most, |s| {
+        in_mebibytes(s.memory.peak_bytes)
+    }),
+    measure("s/epoch", Over::Mean, |s| s.time.seconds_per_epoch),
+    Measure {
+        better: Some(Better::More),
+        ..measure("images/s", Over::Mean, |s| s.inference.images_per_second)
+    },
+    Measure {
+        better: None,
+        ..measure("cache MiB", Over::Most, |s| {
+            in_mebibytes(s.memory.cache_bytes)
+        })
+    },
+    Measure {
+        better: None,
+        ..measure("cache s", Over::Sum, |s| s.time.cache_seconds)
+    },
+    Measure {
+        better: None,
+        ..measure("total s", Over::Sum, |s| s.time.total_seconds)
+    },
+];
+
+/// The costs of all methods on a backbone.
+pub fn cost(scores: &Scores, backbone: &str) -> Table {
+    let methods = scores.methods(backbone).into_iter();
+    let mut columns: Vec<Column> = MEASURES
+        .iter()
+        .map(|measure| Column::number(measure.name, measure.better))
+        .collect();
+    columns.insert(0, Column::number("trials", None));
+    columns.insert(2, Column::number("formula", None));
+    let table = Table {
+        title: format!("{backbone}: parameters, memory, time"),
+        names: "method",
+        columns,
+        rows: methods
+            .map(|method| {
+                let row = scores.row(backbone, method, &scores.results.datasets);
+                let row: Vec<&Trials> = row.collect();
+                let mut entries: Vec<Entry> = MEASURES.iter().map(|m| m.entry(&row)).collect();
+                entries.insert(0, Entry::text(count(&row)));
+                entries.insert(2, formula(&row));
+                (method.to_owned(), entries)
+            })
+            .collect(),
+        notes: vec![
+            "trained: parameters of adapter and backbone that train; formula: = where each trial has as \
+             many as its method's formula says; head: its parameters. peak: most memory of a trial while \
+             training, caches excluded. s/epoch: training only; images/s: from image to logits. cache s: \
+             spent on filling caches, once for all trials that share one. total s: all trials, searches \
+             excluded. Parameters, s/epoch and images/s are means over data sets. A row over fewer trials \
+             than planned is not marked as the best."
+                .to_owned(),
+        ],
+    };
+    table.marked()
+}
+
+impl Measure {
+    fn entry(&self, row: &[&Trials]) -> Entry {
+        let values = row.iter().filter_map(|trials| trials.mean(self.value));
+        let values: Vec<f64> = values.collect();
+        let all = || {
+            row.iter()
+                .flat_map(|t| t.done.values())
+                .map(|s| (self.value)(s))
+        };
+        let number = match self.over {
+            Over::Mean => mean(&values),
+            Over::Most => all().reduce(f64::max),
+            Over::Sum => all().reduce(|a, b| a + b),
+        };
+        let Some(number) = number else {
+            return Entry::text(NONE);
+        };
+        let text = match self.whole {
+            true => grouped(number.round() as usize),
+            false => brief(number),
+        };
+        let complete = row
+            .iter()
+            .all(|trials| trials.done.len() == trials.planned());
+        Entry {
+            rival: complete.then_some(number),
+            ..Entry::text(text)
+        }
+    }
+}
+
+/// How many trials the row is over.
+fn count(row: &[&Trials]) -> String {
+    let done: usize = row.iter().map(|trials| trials.done.len()).sum();
+    let planned: usize = row.iter().map(|trials| trials.planned()).sum();
+    match done == planned {
+        true => done.to_string(),
+        false => format!("{done}/{planned}"),
+    }
+}
+
+/// Whether the formulas hold.
+fn formula(row: &[&Trials]) -> Entry {
+    let done: Vec<&&Summary> = row.iter().flat_map(|t| t.done.values()).collect();
+    let off = done
+        .iter()
+        .find(|s| s.params.formula != s.params.adapter + s.params.tuned);
+    Entry::text(match (off, done.is_empty()) {
+        (_, true) => NONE.to_owned(),
+        (None, _) => "=".to_owned(),
+        (Some(summary), _) => format!("≠ {}", grouped(summary.params.formula)),
+    })
+}

@@ -1,0 +1,145 @@
+//! Test accuracy by class, and what was taken for what; bounded where there are many classes.
+
+use std::fmt::Write;
+
+use super::document::{escape, note};
+use super::numbers::grouped;
+use crate::metrics::Metrics;
+
+/// More classes than this do not fit in a matrix; then the worst of them are listed.
+pub const MANY: usize = 30;
+
+/// The name of a class; its number where there is none.
+pub fn class(classes: &[String], label: usize) -> String {
+    let number = || label.to_string();
+    escape(&classes.get(label).cloned().unwrap_or_else(number))
+}
+
+/// Accuracy of each class as a bar; the worst where there are many.
+pub fn per_class(test: &Metrics, classes: &[String]) -> String {
+    let images = |label: usize| test.confusion.get(label).map_or(0, |row| row.iter().sum());
+    let mut rows: Vec<(usize, f64)> = test
+        .per_class
+        .iter()
+        .enumerate()
+        .filter_map(|(label, share)| Some((label, (*share)?)))
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut remark = String::new();
+    if rows.len() > MANY {
+        remark = note(&format!("The worst {MANY} of {} classes.", rows.len()));
+        rows.sort_by(|a, b| a.1.total_cmp(&b.1));
+        rows.truncate(MANY);
+    }
+    let mut table = String::from(
+        "<table class=\"bars\">\n<tr><th scope=\"col\">class</th><th scope=\"col\" class=\"number\">images</th>\
+         <th scope=\"col\" colspan=\"2\">top-1</th></tr>\n",
+    );
+    for (label, share) in rows {
+        let _ = writeln!(
+            table,
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{:.1} %</td><td class=\"bar\">\
+             <i style=\"width:{:.1}%\"></i></td></tr>",
+            class(classes, label),
+            grouped(images(label)),
+            100.0 * share,
+            100.0 * share
+        );
+    }
+    table.push_str("</table>\n");
+    remark + &table
+}
+
+/// What was taken for what: images by label (row) and prediction (column).
+pub fn confusion(images: &[Vec<usize>], classes: &[String]) -> String {
+    match images.len() {
+        0 => String::new(),
+        count if count > MANY => worst(images, classes),
+        _ => matrix(images, classes),
+    }
+}
+
+/// The whole matrix, each row coloured by its shares.
+fn matrix(images: &[Vec<usize>], classes: &[String]) -> String {
+    let mut table = note(
+        "Rows: the label. Columns: the prediction, by the row's number. The colour is the share of the \
+         row.",
+    );
+    table.push_str("<div class=\"wide\">\n<table class=\"matrix\">\n<tr><td></td>");
+    for label in 0..images.len() {
+        let name = class(classes, label);
+        let _ = write!(table, "<th scope=\"col\" title=\"{name}\">{label}</th>");
+    }
+    table.push_str("</tr>\n");
+    for (label, row) in images.iter().enumerate() {
+        let name = class(classes, label);
+        let number = match name == label.to_string() {
+            true => String::new(),
+            false => format!("{label}&ensp;"),
+        };
+        let _ = write!(table, "<tr><th scope=\"row\">{number}{name}</th>");
+        let all: usize = row.iter().sum();
+        for &count in row {
+            heat(&mut table, count as f64 / all.max(1) as f64, count);
+        }
+        table.push_str("</tr>\n");
+    }
+    table.push_str("</table>\n</div>\n");
+    table
+}
+
+/// A cell coloured by a share.
+pub fn heat(table: &mut String, share: f64, text: impl std::fmt::Display) {
+    let shade = match share {
+        0.0 => " class=\"zero\"",
+        share if share > 0.6 => " class=\"strong\"",
+        _ => "",
+    };
+    // A single error among hundreds must still be seen.
+    let colour = match share > 0.0 {
+        true => (100.0 * share).max(6.0),
+        false => 0.0,
+    };
+    let _ = write!(
+        table,
+        "<td{shade} style=\"--share:{colour:.0}%\">{text}</td>"
+    );
+}
+
+/// The most frequent confusions.
+fn worst(images: &[Vec<usize>], classes: &[String]) -> String {
+    let mut errors = Vec::new();
+    for (label, row) in images.iter().enumerate() {
+        let all: usize = row.iter().sum();
+        let wrong = row.iter().enumerate();
+        let wrong = wrong.filter(|(guess, count)| *guess != label && **count > 0);
+        errors.extend(wrong.map(|(guess, &count)| (count, all, label, guess)));
+    }
+    if errors.is_empty() {
+        return "<p>There are no errors.</p>\n".to_owned();
+    }
+    errors.sort_by_key(|&(count, _, label, guess)| (std::cmp::Reverse(count), label, guess));
+    let shown = errors.len().min(MANY);
+    let kinds = errors.len();
+    let mut table = note(&format!(
+        "The {shown} most frequent of {kinds} kinds of error."
+    ));
+    table.push_str(
+        "<table class=\"bars\">\n<tr><th scope=\"col\">label</th><th scope=\"col\">prediction</th>\
+         <th scope=\"col\" class=\"number\">images</th><th scope=\"col\" class=\"number\">share of the label</th></tr>\n",
+    );
+    for &(count, all, label, guess) in &errors[..shown] {
+        let _ = writeln!(
+            table,
+            "<tr><th scope=\"row\">{}</th><th scope=\"row\">{}</th><td>{}</td><td>{:.1} %</td></tr>",
+            class(classes, label),
+            class(classes, guess),
+            grouped(count),
+            100.0 * count as f64 / all.max(1) as f64
+        );
+    }
+    table.push_str("</table>\n");
+    table
+}

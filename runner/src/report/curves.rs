@@ -1,0 +1,174 @@
+//! Curves over epochs. Each is named at its end, so that no legend has to be looked up.
+
+use std::fmt::Write;
+
+use super::axis::Axis;
+use super::document::escape;
+use super::frame::{Frame, TOP, text_width};
+use super::marks::{Style, mark};
+
+/// A curve.
+pub struct Series<'a> {
+    /// What it is.
+    pub name: &'a str,
+    /// How it is drawn.
+    pub style: Style,
+    /// Epoch and value, epochs ascending.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves over epochs.
+pub struct Curves<'a> {
+    /// What is above.
+    pub title: &'a str,
+    /// The curves.
+    pub series: Vec<Series<'a>>,
+    /// The epoch that was selected, if it is one.
+    pub selected: Option<usize>,
+    /// All epochs.
+    pub epochs: usize,
+}
+
+const HEIGHT: f64 = 250.0;
+/// The distance of two names.
+const LINE: f64 = 12.5;
+/// Names are cut after so many letters.
+const LETTERS: usize = 16;
+/// A curve of more points is drawn through so many of them.
+const POINTS: usize = 80;
+/// Marks of one curve.
+const MARKS: usize = 8;
+
+impl Curves<'_> {
+    /// The plot; nothing where no value is finite.
+    pub fn svg(mut self) -> String {
+        for series in &mut self.series {
+            series.points.retain(|(_, value)| value.is_finite());
+        }
+        self.series.retain(|series| !series.points.is_empty());
+        let values = self.series.iter().flat_map(|series| &series.points);
+        let Some(y) = Axis::linear("", values.map(|point| point.1)) else {
+            return String::new();
+        };
+        let names = self
+            .series
+            .iter()
+            .map(|series| text_width(&cut(series.name), 11.0));
+        let frame = Frame {
+            title: self.title,
+            x: Axis::epochs(self.epochs),
+            y,
+            right: match self.series.len() {
+                1 => 12.0,
+                _ => names.fold(0.0, f64::max) + 16.0,
+            },
+            height: HEIGHT,
+        };
+        frame.svg(|svg| {
+            if let Some(selected) = self.selected {
+                let at = frame.x(selected as f64);
+                let _ = writeln!(
+                    svg,
+                    "<line class=\"selected\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{}\"/>",
+                    frame.floor()
+                );
+            }
+            for (index, series) in self.series.iter().enumerate() {
+                curve(svg, series, index, &frame);
+            }
+            if self.series.len() > 1 {
+                names_at_the_ends(svg, &self.series, &frame);
+            }
+        })
+    }
+}
+
+/// A name that fits.
+pub fn cut(name: &str) -> String {
+    match name.chars().count() > LETTERS {
+        true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
+        false => name.to_owned(),
+    }
+}
+
+fn curve(svg: &mut String, series: &Series, index: usize, frame: &Frame) {
+    let last = series.points.len() - 1;
+    let every = series.points.len().div_ceil(POINTS);
+    let shown = series.points.iter().enumerate();
+    let places: Vec<(f64, f64)> = shown
+        .filter(|(place, _)| place % every == 0 || *place == last)
+        .map(|(_, (epoch, value))| (frame.x(*epoch), frame.y(*value)))
+        .collect();
+    let path: Vec<_> = places
+        .iter()
+        .map(|(x, y)| format!("{x:.1},{y:.1}"))
+        .collect();
+    let _ = writeln!(
+        svg,
+        "<polyline class=\"{}\" points=\"{}\"/>",
+        series.style.class,
+        path.join(" ")
+    );
+    // Staggered, so that the marks of curves that lie on each other do not hide one another.
+    let gap = places.len().div_ceil(MARKS);
+    for (x, y) in places.iter().skip(index % gap).step_by(gap) {
+        mark(svg, series.style, *x, *y);
+    }
+    svg.push('\n');
+}
+
+fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
+    let mut ends: Vec<(f64, f64, &Series)> = series
+        .iter()
+        .filter_map(|series| {
+            let (epoch, value) = series.points.last()?;
+            Some((frame.x(*epoch), frame.y(*value), series))
+        })
+        .collect();
+    ends.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let wanted: Vec<f64> = ends.iter().map(|(_, y, _)| *y).collect();
+    let left = frame.end() + 12.0;
+    for ((x, y, series), row) in ends
+        .into_iter()
+        .zip(apart(&wanted, LINE, TOP, frame.floor()))
+    {
+        let _ = writeln!(
+            svg,
+            "<line class=\"leader {0}\" x1=\"{x:.1}\" x2=\"{1:.1}\" y1=\"{y:.1}\" y2=\"{row:.1}\"/>\
+             <text class=\"name {0}\" x=\"{left:.1}\" y=\"{2:.1}\">{3}</text>",
+            series.style.class,
+            left - 2.0,
+            row + 4.0,
+            escape(&cut(series.name))
+        );
+    }
+}
+
+/// Ascending places moved apart to `distance`, between `low` and `high` as far as there is room.
+pub fn apart(wanted: &[f64], distance: f64, low: f64, high: f64) -> Vec<f64> {
+    let mut places = wanted.to_vec();
+    let mut least = low;
+    for place in &mut places {
+        *place = place.max(least);
+        least = *place + distance;
+    }
+    let mut most = high;
+    for place in places.iter_mut().rev() {
+        *place = place.min(most);
+        most = *place - distance;
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_not_touch() {
+        let places = apart(&[10.0, 11.0, 12.0, 90.0, 99.0], 10.0, 0.0, 100.0);
+        assert_eq!(places, [10.0, 20.0, 30.0, 90.0, 100.0]);
+        let places = apart(&[99.0, 99.0, 99.0], 10.0, 0.0, 100.0);
+        assert_eq!(places, [80.0, 90.0, 100.0]);
+    }
+}
