@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -64,6 +65,175 @@ impl TrainArgs {
     }
 }
 
+/// What is compared.
+#[derive(Args, Clone)]
+pub struct CompareArgs {
+    /// Which comparison.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Folder of the comparisons' folders.
+    #[arg(long, default_value = "runs")]
+    pub runs: PathBuf,
+    /// Folder of the prefix cache's files, which runs and processes may share; default: .cache below
+    /// the runs' folder.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Validate everything and list the trials, then stop.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl CompareArgs {
+    /// The folder of the prefix cache.
+    pub fn cache(&self) -> PathBuf {
+        let own = || self.runs.join(".cache");
+        self.cache.clone().unwrap_or_else(own)
+    }
+}
+
+/// What is done with a sweep.
+#[derive(Subcommand)]
+pub enum SweepCommand {
+    /// Write the trials of a comparison into a manifest, which never changes.
+    Plan(SweepPlanArgs),
+    /// Train what is not done: all trials, one, or a part; resumes what was interrupted.
+    Run(SweepRunArgs),
+    /// How far the trials are.
+    Status {
+        /// The folder of the manifest.
+        sweep: PathBuf,
+        /// How to print.
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Build tables and report from what the trials left.
+    Collect {
+        /// The folder of the manifest.
+        sweep: PathBuf,
+    },
+    /// Print a job array for a scheduler.
+    Script(SweepScriptArgs),
+}
+
+/// What is planned.
+#[derive(Args, Clone)]
+pub struct SweepPlanArgs {
+    /// Which comparison.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The folder of the sweep.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Where data and weights are opened.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Which trials are run.
+#[derive(Args, Clone)]
+pub struct SweepRunArgs {
+    /// The folder of the manifest.
+    pub sweep: PathBuf,
+    /// One trial, counted from 0.
+    #[arg(long, value_name = "I", conflicts_with = "chunk")]
+    pub index: Option<usize>,
+    /// The k-th of n parts of equal size, counted from 1.
+    #[arg(long, value_name = "K/N")]
+    pub chunk: Option<Chunk>,
+    /// So many trials at a time, each in a process of its own.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Folder of the prefix cache's files; default: .cache in the sweep's folder.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+impl SweepRunArgs {
+    /// The folder of the prefix cache.
+    pub fn cache(&self) -> PathBuf {
+        let own = || self.sweep.join(".cache");
+        self.cache.clone().unwrap_or_else(own)
+    }
+
+    /// The indices of the trials, of so many.
+    ///
+    /// # Errors
+    /// An index that no trial has.
+    pub fn selected(&self, trials: usize) -> Result<Vec<usize>, String> {
+        match (self.index, self.chunk) {
+            (Some(index), _) if index < trials => Ok(vec![index]),
+            (Some(index), _) => {
+                let last = trials.saturating_sub(1);
+                Err(format!("--index {index}: expected 0 to {last}"))
+            }
+            (None, Some(Chunk { part, of })) => {
+                Ok((trials * (part - 1) / of..trials * part / of).collect())
+            }
+            (None, None) => Ok((0..trials).collect()),
+        }
+    }
+}
+
+/// `k/n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    part: usize,
+    of: usize,
+}
+
+impl FromStr for Chunk {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/');
+        let numbers = numbers.and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((part, of)) if 0 < part && part <= of => Ok(Self { part, of }),
+            _ => Err(format!("expected k/n with k from 1 to n, got {text:?}")),
+        }
+    }
+}
+
+/// For which scheduler.
+#[derive(Args, Clone)]
+pub struct SweepScriptArgs {
+    /// The folder of the manifest.
+    pub sweep: PathBuf,
+    /// The scheduler.
+    #[arg(long = "for", value_enum)]
+    pub scheduler: Scheduler,
+    /// Time limit of a trial, hours:minutes:seconds; one that needs more goes on in another turn.
+    #[arg(long, default_value = "04:00:00")]
+    pub time: String,
+}
+
+/// Job schedulers with arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scheduler {
+    /// Slurm.
+    Slurm,
+    /// HyperQueue.
+    Hq,
+    /// Kubernetes.
+    K8s,
+}
+
+impl Scheduler {
+    /// A job array with places to fill in.
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::Slurm => include_str!("commands/sweep/slurm.sh"),
+            Self::Hq => include_str!("commands/sweep/hq.sh"),
+            Self::K8s => include_str!("commands/sweep/k8s.yaml"),
+        }
+    }
+}
+
 /// Which trained model.
 #[derive(Args, Clone)]
 pub struct TrainedArgs {
@@ -108,6 +278,11 @@ pub enum ExportFormat {
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Train many methods on many backbones and data sets under identical settings, and report.
+    Compare(CompareArgs),
+    /// A comparison in many processes, on one machine or on many.
+    #[command(subcommand)]
+    Sweep(SweepCommand),
     /// List what is linked: methods, backbones, their variants, datasets; or the shipped configs.
     List {
         /// What to list.

@@ -29,6 +29,14 @@ pub struct Failure {
     pub error: anyhow::Error,
 }
 
+impl Failure {
+    /// The same, with where it was found in front.
+    pub fn within(self, place: &str) -> Self {
+        let error = anyhow::anyhow!("{place}: {:#}", self.error);
+        Self { error, ..self }
+    }
+}
+
 /// The configuration is wrong.
 pub fn config_error(message: impl Display) -> Failure {
     failure(Exit::Config, message)

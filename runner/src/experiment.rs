@@ -187,11 +187,19 @@ impl Experiment {
         for text in overrides {
             set(&mut value, text)?;
         }
-        resolve_all(&mut value)?;
         if let Value::Mapping(map) = &mut value {
             map.entry("name".into()).or_insert(stem.into());
         }
-        Self::typed(value).map_err(|message| config_error(format!("{origin}: {message}")))
+        Self::resolved(value).map_err(|failure| failure.within(&origin))
+    }
+
+    /// The experiment of a document in which components may be called by name.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn resolved(mut document: Value) -> Result<Self, Failure> {
+        resolve_all(&mut document)?;
+        Self::typed(document).map_err(config_error)
     }
 
     /// The backbone alone of the YAML called `config`, which may hold nothing else.
@@ -313,12 +321,20 @@ fn take_about(dataset: &mut Value) -> Option<Value> {
 }
 
 /// `--set path.to.field=value`, the value in YAML.
-fn set(document: &mut Value, text: &str) -> Result<(), Failure> {
+pub fn set(document: &mut Value, text: &str) -> Result<(), Failure> {
     let Some((path, value)) = text.split_once('=') else {
         return Err(config_error(format!("--set {text}: expected field=value")));
     };
     let new: Value = serde_yaml::from_str(value)
         .map_err(|e| config_error(format!("--set {text}: the value is no YAML: {e}")))?;
+    assign(document, path, new).map_err(|failure| failure.within(&format!("--set {text}")))
+}
+
+/// Sets the field at a dotted path. A component that is given by name is looked up first.
+///
+/// # Errors
+/// If there is no such place.
+pub fn assign(document: &mut Value, path: &str, new: Value) -> Result<(), Failure> {
     let keys: Vec<&str> = path.split('.').collect();
     let mut place = &mut *document;
     for (depth, key) in keys.iter().enumerate() {
@@ -341,11 +357,11 @@ fn set(document: &mut Value, text: &str) -> Result<(), Failure> {
                     .ok()
                     .and_then(|index: usize| items.get_mut(index));
                 item.ok_or_else(|| {
-                    let message = format!("--set {text}: expected {at}.0 to {at}.{}", count - 1);
+                    let message = format!("expected {at}.0 to {at}.{}", count - 1);
                     config_error(message)
                 })?
             }
-            _ => return Err(config_error(format!("--set {text}: {at} is no mapping"))),
+            _ => return Err(config_error(format!("{at} is no mapping"))),
         };
     }
     *place = new;

@@ -13,6 +13,9 @@ use crate::trial::Trial;
 /// Burn's version, as the root `Cargo.toml` pins it.
 pub const BURN: &str = "0.22.1";
 
+/// The file that is locked while a process works in the folder.
+pub const LOCK: &str = ".lock";
+
 /// The folder of one trial, locked for this process.
 pub struct RunFolder {
     path: PathBuf,
@@ -25,14 +28,23 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written or another process works in it.
     pub fn open(path: PathBuf, trial: &Trial, device: &str) -> Result<Self, Failure> {
+        let place = path.display().to_string();
+        Self::try_open(path, trial, device)?.ok_or_else(|| {
+            let message = format_args!("{place}: another process works on this run");
+            failure(Exit::Unexpected, message)
+        })
+    }
+
+    /// The same; none if another process works in it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn try_open(path: PathBuf, trial: &Trial, device: &str) -> Result<Option<Self>, Failure> {
         fs_err::create_dir_all(path.join("checkpoints"))?;
-        let lock_path = path.join(".lock");
+        let lock_path = path.join(LOCK);
         let lock = File::create(&lock_path).map_err(peft_core::Error::io(&lock_path))?;
         if lock.try_lock().is_err() {
-            return Err(failure(
-                Exit::Unexpected,
-                format_args!("{}: another process works on this run", path.display()),
-            ));
+            return Ok(None);
         }
         sweep(&path)?;
         sweep(&path.join("checkpoints"))?;
@@ -41,7 +53,7 @@ impl RunFolder {
             .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
         folder.write("config.resolved.yaml", yaml.as_bytes())?;
         folder.write_json("env.json", &Environment::here(device))?;
-        Ok(folder)
+        Ok(Some(folder))
     }
 
     /// A file of the folder.

@@ -30,6 +30,7 @@ mod sheet;
 mod summary;
 mod train;
 mod trial;
+mod workshop;
 
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ use clap::Parser;
 
 pub use exit::Exit;
 
-use cli::{Cli, Command, DataCommand, ExportFormat};
+use cli::{Cli, Command, DataCommand, ExportFormat, SweepCommand};
 use commands::Request;
 use exit::Failure;
 
@@ -97,6 +98,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
     peft_core::registry::check()?;
     match cli.command {
         None => commands::train(&cli.train),
+        Some(Command::Compare(args)) => commands::compare(&args),
+        Some(Command::Sweep(command)) => match command {
+            SweepCommand::Plan(args) => commands::plan_sweep(&args),
+            SweepCommand::Run(args) => commands::run_sweep(&args),
+            SweepCommand::Status { sweep, format } => commands::status(&sweep, format),
+            SweepCommand::Collect { sweep } => commands::collect(&sweep),
+            SweepCommand::Script(args) => commands::script(&args),
+        },
         Some(Command::List { what, format }) => commands::list(what, format),
         Some(Command::Show { config, format }) => commands::show(&config, format),
         Some(Command::Eval {

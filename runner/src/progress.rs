@@ -13,13 +13,29 @@ use crate::checkpoint::{EpochRecord, Progress};
 /// Tells how a run goes.
 pub struct Reporter {
     bar: ProgressBar,
+    /// Whether lines are seen at once.
+    lines: bool,
     log: Option<File>,
     epochs: usize,
 }
 
 impl Reporter {
-    /// Lines also go to `log`, if it can be opened.
-    pub fn new(log: Option<&Path>) -> Self {
+    /// To the terminal or pipe, and lines also to `log`, if it can be opened.
+    pub fn new(log: &Path) -> Self {
+        Self::with(Some(log), true)
+    }
+
+    /// Lines to `log` only, the live view to a terminal: for one trial of many.
+    pub fn to_log(log: &Path) -> Self {
+        Self::with(Some(log), false)
+    }
+
+    /// To the terminal or pipe.
+    pub fn unlogged() -> Self {
+        Self::with(None, true)
+    }
+
+    fn with(log: Option<&Path>, lines: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template(
             "{prefix} [{bar:28}] {pos}/{len} images  {per_sec}  loss {msg}  {eta} left",
@@ -28,6 +44,7 @@ impl Reporter {
         let open = |path| File::options().create(true).append(true).open(path).ok();
         Self {
             bar,
+            lines,
             log: log.and_then(open),
             epochs: 0,
         }
@@ -35,9 +52,10 @@ impl Reporter {
 
     /// One line.
     pub fn line(&mut self, text: &str) {
-        match self.bar.is_hidden() {
-            true => eprintln!("{text}"),
-            false => self.bar.println(text),
+        match (self.lines, self.bar.is_hidden()) {
+            (false, _) => {}
+            (true, true) => eprintln!("{text}"),
+            (true, false) => self.bar.println(text),
         }
         if let Some(log) = &mut self.log {
             // A log that cannot be written must not end a run.

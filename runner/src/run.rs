@@ -39,6 +39,8 @@ pub struct Part<'a> {
     pub cell: Option<Cell>,
     /// The search that chose what was tuned.
     pub tuning: Option<Tuning>,
+    /// Who is told how it goes.
+    pub reporter: Reporter,
 }
 
 /// A flag that the signals to stop set: SIGINT, SIGTERM, and SIGUSR1, which job schedulers send before
@@ -64,9 +66,9 @@ pub fn run(
     model: Model,
     folder: &RunFolder,
     device: &Chosen,
-    part: Part,
+    mut part: Part,
 ) -> Result<Summary, Failure> {
-    let mut reporter = Reporter::new(Some(&folder.file("log.txt")));
+    let reporter = &mut part.reporter;
     for line in plan(trial, &model, device)
         .lines()
         .chain(trial.remarks.iter().map(String::as_str))
@@ -75,16 +77,13 @@ pub fn run(
     }
     let model = trial.started(model)?;
     let counts = model.counts();
-    let info = AdapterInfo::of(&model, trial.weights_hash.clone(), trial.classes.clone());
+    let info = AdapterInfo::of(
+        &model,
+        trial.weights_hash().map(str::to_owned),
+        trial.classes.clone(),
+    );
     let (checkpoint, stop) = (folder.file(CHECKPOINT), &part.interrupt);
-    let trainer = Trainer::new(
-        trial,
-        model,
-        device,
-        checkpoint,
-        stop.clone(),
-        &mut reporter,
-    )?;
+    let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
     reporter.finish();
     let trained = trained?;
@@ -110,10 +109,7 @@ pub fn run(
         cut: model.first_cut(),
         device,
     };
-    let mut attach = |loader| {
-        part.caches
-            .attach(loader, &prefix, None, 1, stop, &mut reporter)
-    };
+    let mut attach = |loader| part.caches.attach(loader, &prefix, None, 1, stop, reporter);
     let (tested, _) = attach(images())?;
     let (test, _) = evaluate(&model, &tested, device, compute)?;
     let validation = match progress.history[selected].validation {

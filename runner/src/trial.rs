@@ -44,10 +44,10 @@ pub struct Trial {
     pub spec: BackboneSpec,
     /// Trainable parameters by the methods' formulas, without the head.
     pub formula: usize,
-    /// Hash of the weights file; absent for random weights.
-    pub weights_hash: Option<String>,
     /// Hash of everything that changes results.
     pub hash: String,
+    /// What the hash takes by content.
+    content: Content,
     /// A trained adapter to start from.
     pub adapter: Option<Adapter>,
     /// Said once before the run: what was dropped or drawn at random.
@@ -202,8 +202,8 @@ impl Trial {
             HeadConfig::Text { embeddings, .. } => Some(embeddings_of(embeddings)?.hash()),
         };
         let content = Content {
-            weights: base.weights_hash.as_deref(),
-            data: data.fingerprint(),
+            weights: base.weights_hash.clone(),
+            data: data.fingerprint().to_owned(),
             embeddings,
             adapter: adapter.as_ref().map(Adapter::hash),
         };
@@ -215,12 +215,31 @@ impl Trial {
             classes,
             input,
             formula,
-            weights_hash: base.weights_hash.clone(),
             hash,
+            content,
             adapter,
             remarks,
         };
         Ok((trial, model))
+    }
+
+    /// The hash of a trial of `experiment`, on the same backbone, weights and data and from the same
+    /// adapter.
+    ///
+    /// # Errors
+    /// If the experiment cannot be written.
+    pub fn hash_of(&self, mut experiment: Experiment) -> Result<String, Failure> {
+        // What came with the weights, or with the adapter, is in these.
+        experiment.backbone = self.experiment.backbone.clone();
+        if self.adapter.is_some() {
+            experiment.method = self.experiment.method.clone();
+        }
+        hash(&experiment, &self.content)
+    }
+
+    /// Hash of the weights file; absent for random weights.
+    pub fn weights_hash(&self) -> Option<&str> {
+        self.content.weights.as_deref()
     }
 
     /// The model with the values of the adapter that it starts from, if there is one.
@@ -295,9 +314,9 @@ fn embeddings_of(path: &Path) -> Result<Checkpoint, Failure> {
 }
 
 /// What an experiment names by path and is hashed by content.
-struct Content<'a> {
-    weights: Option<&'a str>,
-    data: &'a str,
+struct Content {
+    weights: Option<String>,
+    data: String,
     embeddings: Option<String>,
     adapter: Option<String>,
 }
@@ -321,7 +340,7 @@ fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
             map.remove(place);
         }
     }
-    value["backbone"]["weights"] = content.weights.into();
+    value["backbone"]["weights"] = content.weights.as_deref().into();
     if let Some(embeddings) = &content.embeddings {
         value["head"]["embeddings"] = embeddings.as_str().into();
     }
@@ -329,7 +348,7 @@ fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
         value["adapter"] = adapter.as_str().into();
     }
     value["dataset"] = dataset_content(&*experiment.dataset);
-    value["dataset"]["content"] = content.data.into();
+    value["dataset"]["content"] = content.data.as_str().into();
     Ok(blake3::hash(value.to_string().as_bytes())
         .to_hex()
         .to_string())

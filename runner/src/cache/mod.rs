@@ -487,7 +487,10 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
     let backbone = (prefix.cut > 0).then(|| {
         let mut config = json!(trial.experiment.backbone);
         let random = || format!("seed {seed}");
-        config["weights"] = trial.weights_hash.clone().unwrap_or_else(random).into();
+        config["weights"] = trial
+            .weights_hash()
+            .map_or_else(random, str::to_owned)
+            .into();
         json!({
             "config": config,
             "cut": prefix.cut,

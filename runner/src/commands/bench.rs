@@ -75,7 +75,7 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
     let batch = random_batch(trial, device);
     let (name, counts) = (trial.spec.name.clone(), model.counts());
     let flops = Flops::of(&model);
-    let mut reporter = Reporter::new(None);
+    let mut reporter = Reporter::unlogged();
     // No checkpoint: the path is no file and nothing is saved.
     let (path, interrupt) = (PathBuf::new(), Arc::default());
     let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;

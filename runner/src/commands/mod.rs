@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod bench;
+mod compare;
 mod data;
 mod doctor;
 mod eval;
@@ -12,9 +13,11 @@ mod merge;
 mod predict;
 mod schema;
 mod show;
+mod sweep;
 mod train;
 
 pub use bench::bench;
+pub use compare::compare;
 pub use data::{check, show_data};
 pub use doctor::doctor;
 pub use eval::eval;
@@ -26,6 +29,7 @@ pub use merge::merge;
 pub use predict::{Request, predict};
 pub use schema::schema;
 pub use show::show;
+pub use sweep::{collect, plan_sweep, run_sweep, script, status};
 pub use train::train;
 
 use std::path::Path;
@@ -109,7 +113,7 @@ fn filled(trial: &Trial, model: Model, run: &Path, scale: Option<f64>) -> Result
         Some(_) => trial.started(model)?,
         None if !run.is_dir() => model,
         None => {
-            let weights = trial.weights_hash.as_deref();
+            let weights = trial.weights_hash();
             adapter_file::load(&run.join(ADAPTER), model, weights)?.0
         }
     };

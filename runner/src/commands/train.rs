@@ -8,6 +8,7 @@ use crate::experiment::Experiment;
 use crate::folder::RunFolder;
 use crate::metrics::Metric;
 use crate::plan::plan;
+use crate::progress::Reporter;
 use crate::run::{Part, interrupt, run};
 use crate::summary::Summary;
 use crate::trial::Trial;
@@ -44,6 +45,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
                     interrupt: interrupt()?,
                     cell: None,
                     tuning: None,
+                    reporter: Reporter::new(&folder.file("log.txt")),
                 };
                 run(&trial, model, &folder, &device, part)?
             }

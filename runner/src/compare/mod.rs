@@ -4,11 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::summary::{Cell, Failed, Summary};
 
+pub mod config;
+pub mod execute;
+pub mod manifest;
 pub mod page;
+pub mod plan;
 pub mod scores;
+pub mod search;
 pub mod standing;
 pub mod statistics;
 pub mod tables;
+mod tune;
 
 #[cfg(test)]
 mod sample;

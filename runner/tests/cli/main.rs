@@ -2,7 +2,9 @@
 
 mod adapters;
 mod backbones;
+mod cache;
 mod checkpoints;
+mod compare;
 mod data;
 mod methods;
 

@@ -1,0 +1,339 @@
+//! What is tuned and how the choice is made: every candidate is trained on the training split and
+//! scored on validation; the test split is out of its reach, because no candidate yields a
+//! [`Trained`](crate::train::Trained) and only that, or a finished model, gives a
+//! [`Choice`](crate::held_out::Choice).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use peft_core::random::Generator;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+use super::config::Fields;
+
+/// The values that a field may take: a list, or a range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Space {
+    /// All of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub values: Vec<Value>,
+    /// The least, for random and halving search.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// The largest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Drawn evenly between the logarithms of the two.
+    #[serde(default)]
+    pub log: bool,
+}
+
+/// How candidates are found.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Search {
+    /// All combinations of the values.
+    Grid,
+    /// So many combinations, drawn (Bergstra and Bengio 2012, Random Search for Hyper-Parameter
+    /// Optimization).
+    Random {
+        /// How many, at least 1.
+        candidates: usize,
+        /// Of the draw.
+        #[serde(default)]
+        seed: u64,
+    },
+    /// Drawn as well; after `min_epochs` epochs the best part in `eta` goes on for `eta` times as many,
+    /// until one is left (Jamieson and Talwalkar 2016, Non-stochastic Best Arm Identification and
+    /// Hyperparameter Optimization).
+    Halving {
+        /// How many, at least 1.
+        candidates: usize,
+        /// Of the draw.
+        #[serde(default)]
+        seed: u64,
+        /// Epochs before the first cut, at least 1.
+        #[serde(default = "one")]
+        min_epochs: usize,
+        /// At least 2.
+        #[serde(default = "three")]
+        eta: usize,
+    },
+}
+
+fn one() -> usize {
+    1
+}
+fn three() -> usize {
+    3
+}
+
+/// How far so many of the candidates train before the next cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    /// The best so many go on.
+    pub candidates: usize,
+    /// Until this epoch.
+    pub epochs: usize,
+}
+
+impl Space {
+    /// # Errors
+    /// What is wrong with it, for this search.
+    pub fn check(&self, search: Option<Search>) -> Result<(), String> {
+        match (&self.values[..], self.min, self.max) {
+            ([], Some(min), Some(max)) => {
+                if matches!(search, Some(Search::Grid)) {
+                    return Err("a grid needs values, got a range".to_owned());
+                }
+                let least = if self.log { 0.0 } else { f64::NEG_INFINITY };
+                if least < min && min < max && max < f64::INFINITY {
+                    Ok(())
+                } else if self.log {
+                    Err(format!("expected 0 < min < max, got {min} and {max}"))
+                } else {
+                    Err(format!("expected min < max, got {min} and {max}"))
+                }
+            }
+            ([_, ..], None, None) if !self.log => Ok(()),
+            _ => Err("expected either values, or min and max".to_owned()),
+        }
+    }
+
+    fn draw(&self, generator: &mut Generator) -> Value {
+        let (Some(min), Some(max)) = (self.min, self.max) else {
+            return self.values[generator.below(self.values.len())].clone();
+        };
+        let part = (generator.bits() >> 11) as f64 / (1u64 << 53) as f64;
+        let value = match self.log {
+            true => (min.ln() + part * (max.ln() - min.ln())).exp(),
+            false => min + part * (max - min),
+        };
+        // Four digits: what is reported is what ran.
+        let text = format!("{value:.3e}");
+        text.parse::<f64>().unwrap_or(value).into()
+    }
+}
+
+impl Search {
+    /// # Errors
+    /// The field outside its range.
+    pub fn check(self) -> Result<(), String> {
+        let least = |field: &str, value: usize, least: usize| match value >= least {
+            true => Ok(()),
+            false => Err(format!(
+                "search.{field}: expected at least {least}, got {value}"
+            )),
+        };
+        match self {
+            Self::Grid => Ok(()),
+            Self::Random { candidates, .. } => least("candidates", candidates, 1),
+            Self::Halving {
+                candidates,
+                min_epochs,
+                eta,
+                ..
+            } => {
+                least("candidates", candidates, 1)?;
+                least("min_epochs", min_epochs, 1)?;
+                least("eta", eta, 2)
+            }
+        }
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grid => "grid",
+            Self::Random { .. } => "random",
+            Self::Halving { .. } => "halving",
+        }
+    }
+
+    /// What is tried: each once. Without spaces there is one candidate, that sets nothing.
+    pub fn candidates(self, spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
+        let (wanted, seed) = match self {
+            Self::Grid => return grid(spaces),
+            Self::Random { candidates, seed } => (candidates, seed),
+            Self::Halving {
+                candidates, seed, ..
+            } => (candidates, seed),
+        };
+        let ranged = spaces.values().any(|space| space.values.is_empty());
+        let all = grid(spaces).len();
+        let wanted = if ranged { wanted } else { wanted.min(all) };
+        let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+        for draw in 0.. {
+            if found.len() == wanted {
+                break;
+            }
+            let value = |(field, space): (&String, &Space)| {
+                let mut generator = Generator::new(seed, &format!("search/{draw}/{field}"));
+                (field.clone(), space.draw(&mut generator))
+            };
+            let candidate: Fields = spaces.iter().map(value).collect();
+            if seen.insert(format!("{candidate:?}")) {
+                found.push(candidate);
+            }
+        }
+        found
+    }
+
+    /// How far `candidates` candidates train, of `epochs` epochs at most.
+    pub fn rungs(self, candidates: usize, epochs: usize) -> Vec<Rung> {
+        let Self::Halving {
+            min_epochs, eta, ..
+        } = self
+        else {
+            return vec![Rung { candidates, epochs }];
+        };
+        let mut rungs = Vec::new();
+        let mut rung = Rung {
+            candidates,
+            epochs: min_epochs.min(epochs),
+        };
+        while rung.candidates > 1 && rung.epochs < epochs {
+            rungs.push(rung);
+            rung = Rung {
+                candidates: (rung.candidates / eta).max(1),
+                epochs: (rung.epochs * eta).min(epochs),
+            };
+        }
+        rungs.push(Rung { epochs, ..rung });
+        rungs
+    }
+}
+
+/// All combinations, the last field's values changing fastest; of fields with values only.
+fn grid(spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
+    let mut all = vec![Fields::new()];
+    for (field, space) in spaces {
+        let with = |fields: Fields| {
+            let value = move |value: &Value| {
+                let mut fields = fields.clone();
+                fields.insert(field.clone(), value.clone());
+                fields
+            };
+            space.values.iter().map(value).collect::<Vec<_>>()
+        };
+        all = all.into_iter().flat_map(with).collect();
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spaces(text: &str) -> BTreeMap<String, Space> {
+        serde_yaml::from_str(text).unwrap()
+    }
+
+    const TWO: &str = "{a: {values: [1, 2, 3]}, b: {values: [x, y]}}";
+
+    #[test]
+    fn a_grid_is_every_combination_once() {
+        let all = Search::Grid.candidates(&spaces(TWO));
+        let text: Vec<_> = all
+            .iter()
+            .map(|fields| {
+                format!(
+                    "{}{}",
+                    fields["a"].as_u64().unwrap(),
+                    fields["b"].as_str().unwrap()
+                )
+            })
+            .collect();
+        assert_eq!(text, ["1x", "1y", "2x", "2y", "3x", "3y"]);
+        assert_eq!(Search::Grid.candidates(&BTreeMap::new()), [Fields::new()]);
+    }
+
+    #[test]
+    fn draws_are_distinct_within_bounds_and_of_their_seed() {
+        let drawn = |candidates, seed| Search::Random { candidates, seed }.candidates(&spaces(TWO));
+        assert_eq!(drawn(4, 1), drawn(4, 1));
+        assert_ne!(drawn(4, 1), drawn(4, 2));
+        let mut all = drawn(9, 3);
+        assert_eq!(all.len(), 6, "no more than there are");
+        all.dedup();
+        assert_eq!(all.len(), 6);
+        let range = spaces("{lr: {min: 1.0e-4, max: 0.1, log: true}}");
+        let search = Search::Random {
+            candidates: 400,
+            seed: 0,
+        };
+        let values: Vec<f64> = search
+            .candidates(&range)
+            .iter()
+            .map(|fields| fields["lr"].as_f64().unwrap())
+            .collect();
+        assert!(values.iter().all(|lr| (1e-4..=0.1).contains(lr)));
+        // A third of the draws in each of three decades.
+        let middle = values
+            .iter()
+            .filter(|lr| (1e-3..1e-2).contains(*lr))
+            .count();
+        assert!((90..180).contains(&middle), "{middle}");
+    }
+
+    #[test]
+    fn rungs_halve_and_end_with_all_epochs() {
+        let search = Search::Halving {
+            candidates: 9,
+            seed: 0,
+            min_epochs: 1,
+            eta: 3,
+        };
+        let rungs = |epochs| -> Vec<(usize, usize)> {
+            let rungs = search.rungs(9, epochs).into_iter();
+            rungs.map(|rung| (rung.candidates, rung.epochs)).collect()
+        };
+        assert_eq!(rungs(20), [(9, 1), (3, 3), (1, 20)]);
+        assert_eq!(rungs(2), [(9, 1), (3, 2)]);
+        assert_eq!(rungs(1), [(9, 1)]);
+        let all = Search::Grid.rungs(5, 8);
+        assert_eq!((all.len(), all[0].candidates, all[0].epochs), (1, 5, 8));
+    }
+
+    #[test]
+    fn a_space_is_values_or_a_range() {
+        let check = |text: &str, search| {
+            let space: Space = serde_yaml::from_str(text).unwrap();
+            space.check(Some(search)).err()
+        };
+        let random = Search::Random {
+            candidates: 1,
+            seed: 0,
+        };
+        assert_eq!(check("{values: [1]}", Search::Grid), None);
+        assert_eq!(check("{min: 0, max: 1}", random), None);
+        for (text, search, expected) in [
+            (
+                "{min: 0, max: 1}",
+                Search::Grid,
+                "a grid needs values, got a range",
+            ),
+            (
+                "{min: 1, max: 1}",
+                random,
+                "expected min < max, got 1 and 1",
+            ),
+            (
+                "{min: 0, max: 1, log: true}",
+                random,
+                "expected 0 < min < max, got 0 and 1",
+            ),
+            ("{}", random, "expected either values, or min and max"),
+            (
+                "{values: [1], min: 0}",
+                random,
+                "expected either values, or min and max",
+            ),
+        ] {
+            assert_eq!(check(text, search).as_deref(), Some(expected), "{text}");
+        }
+    }
+}

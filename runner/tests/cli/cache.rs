@@ -1,0 +1,272 @@
+//! The prefix cache: the same results with it and without it, whatever happens to its files.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use crate::{SMALL, assert_same, folder, runner, small, succeeded, summary};
+
+/// Runs a small trial with what is set, and returns what it said.
+fn with(set: &[&str], runs: &Path, cache: &Path) -> String {
+    let output = started(set, runs, cache);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    succeeded(output);
+    said
+}
+
+fn started(set: &[&str], runs: &Path, cache: &Path) -> Output {
+    let cache = cache.to_str().unwrap();
+    let mut args = vec!["--cache", cache];
+    args.extend(set.iter().flat_map(|set| ["--set", set]));
+    small(&args, runs)
+}
+
+/// The files of a cache with this extension.
+fn files(cache: &Path, extension: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(cache) else {
+        return Vec::new();
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .collect();
+    paths.sort();
+    paths
+}
+
+const RESNET: &str = "backbone={name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}";
+const SWIN: &str = "backbone={name: swin, img_size: 32, patch_size: 4, embed_dim: 16, depths: [1, 1], num_heads: [2, 2], window_size: 4}";
+const CLIP: &str = "backbone={name: clip, img_size: 16, patch_size: 4, embed_dim: 16, depth: 3, num_heads: 2, features: before}";
+
+#[test]
+fn results_are_the_same_to_the_bit_with_the_cache_and_without() {
+    // Batches of 24 of 192 and 64 images: the rows are computed beside other ones than they train beside.
+    let methods = [
+        "method=linear-probe",
+        "method={name: ap, boundaries: [-1]}",
+        "method={name: ap, boundaries: [-1], kind: product}",
+        "method={name: bias}",
+    ];
+    let vit = "seed=0";
+    let mut cases: Vec<(&str, &str)> = Vec::new();
+    for backbone in [vit, RESNET, SWIN, CLIP] {
+        cases.extend(methods.iter().map(|method| (backbone, *method)));
+    }
+    let tests = tempfile::tempdir().unwrap();
+    for (index, (backbone, method)) in cases.into_iter().enumerate() {
+        let runs = |name: &str| tests.path().join(format!("{index}-{name}"));
+        let run = |name: &str| {
+            let store = format!("prefix_cache={name}");
+            let set = [
+                backbone,
+                method,
+                "recipe.batch_size=24",
+                "recipe.epochs=2",
+                &store,
+            ];
+            with(&set, &runs(name), &runs("cache"));
+        };
+        run("off");
+        run("memory");
+        run("disk");
+        for name in ["memory", "disk"] {
+            assert_same(&runs("off"), &runs(name));
+        }
+        let bytes = &summary(&runs("disk"))["memory"]["cache_bytes"];
+        assert!(bytes.as_u64().unwrap() > 0, "{backbone} {method}");
+        assert_eq!(
+            files(&runs("cache"), "rows").len(),
+            3,
+            "{backbone} {method}"
+        );
+    }
+}
+
+#[test]
+fn cached_views_of_changed_images_are_the_same_as_computed_ones() {
+    let tests = tempfile::tempdir().unwrap();
+    let run = |name: &str| {
+        let runs = tests.path().join(name);
+        let store = format!("prefix_cache={name}");
+        let augmentation = "recipe.augmentation={hflip: 0.5, re_prob: 0.5, re_mode: pixel}";
+        let set = ["method=linear-probe", augmentation, "cache_views=2", &store];
+        with(&set, &runs, &tests.path().join("cache"));
+        runs
+    };
+    assert_same(&run("off"), &run("memory"));
+}
+
+#[test]
+fn random_images_without_views_are_not_cached_and_that_is_said() {
+    let runs = tempfile::tempdir().unwrap();
+    let set = ["method=linear-probe", "recipe.augmentation=flip"];
+    let said = with(&set, runs.path(), &runs.path().join("cache"));
+    assert!(
+        said.contains("off for train: the images are changed at random"),
+        "{said}"
+    );
+    assert!(said.contains("cache_views: 4"), "{said}");
+}
+
+const DISK: [&str; 3] = [
+    "method=linear-probe",
+    "recipe.epochs=2",
+    "prefix_cache=disk",
+];
+
+#[test]
+fn a_damaged_or_foreign_file_is_seen_and_made_again() {
+    let tests = tempfile::tempdir().unwrap();
+    let (runs, cache) = (|name| tests.path().join(name), tests.path().join("cache"));
+    let said = with(&DISK, &runs("first"), &cache);
+    assert!(!said.contains("made again"), "{said}");
+    let paths = files(&cache, "rows");
+    let whole: Vec<Vec<u8>> = paths
+        .iter()
+        .map(|path| std::fs::read(path).unwrap())
+        .collect();
+    let damage: [(&str, &dyn Fn(&Path, usize)); 4] = [
+        ("changed", &|path, i| {
+            let mut bytes = whole[i].clone();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        }),
+        ("cut", &|path, i| {
+            std::fs::write(path, &whole[i][..whole[i].len() / 2]).unwrap()
+        }),
+        ("empty", &|path, _| std::fs::write(path, "").unwrap()),
+        ("foreign", &|path, i| {
+            std::fs::write(path, &whole[(i + 1) % whole.len()]).unwrap()
+        }),
+    ];
+    for (name, damage) in damage {
+        for (i, path) in paths.iter().enumerate() {
+            damage(path, i);
+        }
+        let said = with(&DISK, &runs(name), &cache);
+        assert_eq!(
+            said.matches("it is made again").count(),
+            paths.len(),
+            "{name}: {said}"
+        );
+        assert_same(&runs("first"), &runs(name));
+        for (path, whole) in paths.iter().zip(&whole) {
+            assert!(std::fs::read(path).unwrap() == *whole, "{name}");
+        }
+    }
+    let said = with(&DISK, &runs("again"), &cache);
+    assert!(!said.contains("made again"), "{said}");
+    let seconds = &summary(&runs("again"))["time"]["cache_seconds"];
+    assert_eq!(
+        seconds.as_f64(),
+        Some(0.0),
+        "a whole file is not filled again"
+    );
+}
+
+#[test]
+fn processes_share_one_cache_and_each_prefix_is_computed_once() {
+    let tests = tempfile::tempdir().unwrap();
+    let cache = tests.path().join("cache");
+    let args = [SMALL, &["--cache", cache.to_str().unwrap()]].concat();
+    let start = |method: &str| {
+        let runs = tests.path().join(method);
+        let method = format!("method={method}");
+        let mut command = runner(&args, &runs);
+        command.args(["--set", &method, "--set", "prefix_cache=disk"]);
+        command.spawn().unwrap()
+    };
+    // Both cut above the last block.
+    let all = [
+        start("linear-probe"),
+        start("linear-probe"),
+        start("{name: ap, boundaries: [5]}"),
+    ];
+    let ended = all.map(|mut child| child.wait().unwrap().code());
+    // Two of the same run: one of them is told that the other works on it.
+    assert!(
+        ended[2] == Some(0) && ended[..2].contains(&Some(0)) || ended[2] == Some(2),
+        "{ended:?}"
+    );
+    assert!(files(&cache, "partial").is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_turns_the_cache_off_and_leaves_no_half_file() {
+    let tests = tempfile::tempdir().unwrap();
+    let (runs, cache) = (|name| tests.path().join(name), tests.path().join("cache"));
+    with(&DISK, &runs("whole"), &cache);
+    for path in files(&cache, "rows") {
+        std::fs::remove_file(&path).unwrap();
+        // Whatever is written there meets a full device.
+        std::os::unix::fs::symlink("/dev/full", path.with_extension("partial")).unwrap();
+    }
+    let said = with(&DISK, &runs("full"), &cache);
+    assert!(
+        said.contains("prefix cache: off for train: it cannot be written: "),
+        "{said}"
+    );
+    assert!(files(&cache, "rows").is_empty() && files(&cache, "partial").is_empty());
+    assert_same(&runs("whole"), &runs("full"));
+}
+
+#[test]
+fn what_exceeds_the_budget_is_not_kept_and_that_is_said() {
+    let runs = tempfile::tempdir().unwrap();
+    let set = ["method=linear-probe", "cache_budget_gib=0.000001"];
+    let said = with(&set, runs.path(), &runs.path().join("cache"));
+    assert!(said.contains("more than the budget of"), "{said}");
+    assert_eq!(summary(runs.path())["memory"]["cache_bytes"], 0);
+    assert!(!runs.path().join("cache").exists());
+}
+
+#[test]
+fn halves_are_close_and_as_wide_as_said() {
+    let tests = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| {
+        let runs = tests.path().join(name);
+        let set = [&["method=linear-probe", "prefix_cache=memory"], more].concat();
+        with(&set, &runs, &tests.path().join("cache"));
+        let summary = summary(&runs);
+        let loss = summary["test"]["loss"].as_f64().unwrap();
+        (summary["memory"]["cache_bytes"].as_u64().unwrap(), loss)
+    };
+    let (bytes, loss) = run("f32", &[]);
+    for (name, tolerance) in [("f16", 1e-3), ("bf16", 1e-2)] {
+        let (half, near) = run(name, &[&format!("cache_type={name}")]);
+        assert_eq!(2 * half, bytes, "{name}");
+        assert!(
+            (near - loss).abs() <= tolerance * loss,
+            "{name}: {near}, {loss}"
+        );
+    }
+}
+
+#[test]
+fn a_run_killed_while_it_fills_the_cache_goes_on() {
+    let tests = tempfile::tempdir().unwrap();
+    let (runs, cache) = (|name| tests.path().join(name), tests.path().join("cache"));
+    with(&DISK, &runs("whole"), &tests.path().join("other"));
+    let set: Vec<&str> = DISK.iter().flat_map(|set| ["--set", set]).collect();
+    let args = [SMALL, &["--cache", cache.to_str().unwrap()], &set[..]].concat();
+    let mut killed = 0;
+    for _ in 0..3 {
+        let mut child = runner(&args, &runs("broken")).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && files(&cache, "partial").is_empty() {
+            std::thread::yield_now();
+        }
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            killed += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(killed > 0, "no kill came in time");
+    with(&DISK, &runs("broken"), &cache);
+    assert_same(&runs("whole"), &runs("broken"));
+    assert_eq!(
+        folder(&runs("whole")).file_name(),
+        folder(&runs("broken")).file_name()
+    );
+}
