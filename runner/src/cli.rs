@@ -396,6 +396,9 @@ pub enum Command {
     Data(DataCommand),
     /// Time a training step with random images: for benchmarks.
     Bench(BenchArgs),
+    /// What an experiment costs: parameters, arithmetic, memory by what it is for, time of each part
+    /// of a step, share of the device's matrix-product peak.
+    Profile(ProfileArgs),
 }
 
 /// What is done with a data set.
@@ -508,9 +511,47 @@ pub struct BenchArgs {
     /// Steps that are timed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
+    /// What is timed.
+    #[arg(long, default_value = "both")]
+    pub what: Timed,
+    /// Time again for every line on stdin, until it ends: for measurements that take turns with
+    /// another program's.
+    #[arg(long)]
+    pub again: bool,
     /// How to print.
     #[arg(long, default_value = "text")]
     pub format: Format,
+}
+
+/// What is profiled.
+#[derive(Args, Clone)]
+pub struct ProfileArgs {
+    /// Which experiment.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    /// Steps that are timed; medians are printed.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// What a benchmark times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Timed {
+    /// Training steps.
+    Training,
+    /// Forward passes from image to logits.
+    Inference,
+    /// One after the other.
+    Both,
 }
 
 /// A split of a data set.

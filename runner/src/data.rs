@@ -132,6 +132,7 @@ fn bad(split: Split, index: usize, message: &str) -> Failure {
 }
 
 /// Images, or what a frozen prefix made of them, and labels of one forward pass.
+#[derive(Clone)]
 pub struct Batch {
     /// The activation at cut `from`; at 0 images `[b, 3, h, w]`, normalised.
     pub x: Activation,

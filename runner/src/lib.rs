@@ -18,8 +18,10 @@ mod experiment;
 mod folder;
 mod held_out;
 mod hub;
+mod measure;
 mod memory;
 mod metrics;
+mod peak;
 mod plan;
 mod plugins;
 mod progress;
@@ -152,5 +154,6 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Data(DataCommand::Check(args))) => commands::check(&args),
         Some(Command::Data(DataCommand::Show(args))) => commands::show_data(&args),
         Some(Command::Bench(args)) => commands::bench(&args),
+        Some(Command::Profile(args)) => commands::profile(&args),
     }
 }

@@ -69,11 +69,19 @@ pub fn reset_peak() {
     PEAK.store(LIVE.load(Relaxed), Relaxed);
 }
 
+/// Bytes in use and bytes reserved of the device's pool, where it has one.
+pub fn pool(device: &Device) -> Option<(usize, usize)> {
+    let usage = device.memory_pool_usage()?;
+    Some((usage.bytes_in_use as usize, usage.bytes_reserved as usize))
+}
+
+/// Bytes that are live now: of the process, or in the device's pool where it has one.
+pub fn live(device: &Device) -> usize {
+    pool(device).map_or_else(|| LIVE.load(Relaxed), |(in_use, _)| in_use)
+}
+
 /// Most bytes that were live at once since [`reset_peak`]: of the process, or of the device's pool
 /// where it has one.
 pub fn peak(device: &Device) -> usize {
-    match device.memory_pool_usage() {
-        Some(usage) => usage.bytes_reserved as usize,
-        None => PEAK.load(Relaxed),
-    }
+    pool(device).map_or_else(|| PEAK.load(Relaxed), |(_, reserved)| reserved)
 }

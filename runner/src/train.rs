@@ -39,6 +39,19 @@ pub struct Trained {
     pub cache: Cost,
 }
 
+/// A part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// What is frozen below the first cut.
+    Prefix,
+    /// From there to the loss.
+    Forward,
+    /// To the gradients.
+    Backward,
+    /// To the next parameters.
+    Optimizer,
+}
+
 /// How a batch failed.
 enum Stop {
     Interrupted,
@@ -158,7 +171,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The random changes of an epoch.
-    fn random(&self, epoch: usize) -> EpochRandom {
+    pub(crate) fn random(&self, epoch: usize) -> EpochRandom {
         let experiment = &self.trial.experiment;
         EpochRandom {
             seed: experiment.seed,
@@ -255,7 +268,7 @@ impl<'a> Trainer<'a> {
         let plain = &self.device.device;
         loader.each(first..batches, pass, plain, |index, batch| {
             let images = batch.targets.len();
-            let loss = self.batch(index, batches, batch, &mut accumulator);
+            let loss = self.batch(index, batches, batch, &mut accumulator, &mut |_| ());
             let step = self.state.progress.step;
             self.state.progress.batch = index + 1;
             // Progress is known only at a step: accumulated gradients are not saved.
@@ -311,9 +324,14 @@ impl<'a> Trainer<'a> {
         progress.peak_bytes = progress.peak_bytes.max(peak);
     }
 
-    /// A whole step on one batch, as an epoch takes it: for benchmarks.
-    pub(crate) fn step(&mut self, batch: Batch) -> Tensor<1> {
-        self.batch(0, 1, batch, &mut GradientsAccumulator::new())
+    /// A whole step on one batch, as an epoch takes it; `ended` hears of each part: for benchmarks.
+    pub(crate) fn step(&mut self, batch: Batch, ended: &mut dyn FnMut(Phase)) -> Tensor<1> {
+        self.batch(0, 1, batch, &mut GradientsAccumulator::new(), ended)
+    }
+
+    /// The images that gradients see: for benchmarks.
+    pub(crate) fn training(&self) -> &Loader<'a> {
+        &self.training
     }
 
     /// The model as it is now, on the plain device: for benchmarks.
@@ -329,6 +347,7 @@ impl<'a> Trainer<'a> {
         batches: usize,
         batch: Batch,
         accumulator: &mut GradientsAccumulator<Model>,
+        ended: &mut dyn FnMut(Phase),
     ) -> Tensor<1> {
         let recipe = self.recipe();
         let seed = self.trial.experiment.seed;
@@ -347,6 +366,7 @@ impl<'a> Trainer<'a> {
         {
             x = prefix.forward(x, batch.from..cut, &Hooks::none());
         }
+        ended(Phase::Prefix);
         let number = progress.step;
         let step = model.step(seed, number, part);
         let logits = model.logits(x.into_autodiff(), cut, Some(&step));
@@ -359,9 +379,11 @@ impl<'a> Trainer<'a> {
             }
         };
         let value = loss.clone().inner();
+        ended(Phase::Forward);
         let gradients = (loss * (1.0 / parts as f64)).backward();
         let gradients = GradientsParams::from_grads(gradients, model);
         accumulator.accumulate(model, gradients);
+        ended(Phase::Backward);
 
         let mut gradients = (part + 1 == parts).then(|| accumulator.grads());
         if let Some(limit) = recipe.clip_norm {
@@ -381,6 +403,7 @@ impl<'a> Trainer<'a> {
                 None => model,
             }
         });
+        ended(Phase::Optimizer);
         value
     }
 

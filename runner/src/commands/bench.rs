@@ -1,29 +1,29 @@
 //! `runner bench`: times training steps and inference with random images, in the code that trains.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
-use burn::tensor::{Tensor, TensorData};
 use peft_core::flops::Flops;
-use peft_core::random::Generator;
-use peft_core::{Activation, Model};
+use peft_core::{Model, params};
 use serde::Serialize;
 
-use crate::cli::{BenchArgs, Format};
+use crate::cli::{BenchArgs, Format, Timed};
 use crate::commands::on_pool;
-use crate::data::Batch;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::experiment::Experiment;
+use crate::measure::{self, Repeats, median};
 use crate::memory;
 use crate::progress::Reporter;
 use crate::recipe::Precision;
 use crate::train::Trainer;
 use crate::trial::Trial;
 
+const MEBIBYTE: f64 = (1 << 20) as f64;
+
 /// What was timed and how long it took.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Timing {
     method: String,
     backbone: String,
@@ -33,16 +33,26 @@ struct Timing {
     trainable: usize,
     warmup: usize,
     steps: usize,
-    median_seconds: f64,
-    mean_seconds: f64,
-    images_per_second: f64,
-    inference_images_per_second: f64,
+    /// Of each training step.
+    seconds: Vec<f64>,
+    /// Of each forward pass from image to logits.
+    inference_seconds: Vec<f64>,
+    median_seconds: Option<f64>,
+    mean_seconds: Option<f64>,
+    images_per_second: Option<f64>,
+    inference_images_per_second: Option<f64>,
     /// 10^9 operations of a training step, by arithmetic.
     gflop_per_step: f64,
     /// The same over the median time.
-    gflop_per_second: f64,
-    /// While training, weights included; on CUDA the device's pool.
+    gflop_per_second: Option<f64>,
+    /// Of all parameters and buffers.
+    weights_bytes: usize,
+    /// Of the images and labels.
+    batch_bytes: usize,
+    /// While training, else in inference; weights included; on CUDA the device's pool.
     peak_bytes: usize,
+    /// What the forward pass of a training step leaves for the backward.
+    kept_bytes: Option<usize>,
 }
 
 /// Times training steps of the configured experiment.
@@ -58,7 +68,57 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let experiment = Experiment::read(config, &args.config.set)?;
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
-        let timing = time(&trial, model, &device, args)?;
+        time(&trial, model, &device, args)
+    })
+}
+
+fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Result<(), Failure> {
+    let repeats = Repeats {
+        warmup: args.warmup,
+        steps: args.steps,
+    };
+    let batch = measure::random_batch(trial, device);
+    let images = trial.experiment.recipe.batch_size;
+    let methods = trial.experiment.method.iter();
+    let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
+    let mut timing = Timing {
+        method: methods.join("+"),
+        backbone: trial.spec.name.clone(),
+        batch: images,
+        precision: trial.experiment.recipe.precision,
+        device: device.name.clone(),
+        trainable: model.counts().trainable,
+        warmup: args.warmup,
+        steps: args.steps,
+        gflop_per_step: images as f64 * Flops::of(&model).step() as f64 / 1e9,
+        weights_bytes: params::infos(&model).iter().map(|info| info.bytes).sum(),
+        batch_bytes: measure::batch_bytes(trial),
+        ..Timing::default()
+    };
+    let mut reporter = Reporter::unlogged();
+    // No checkpoint: the path is no file and nothing is saved.
+    let (path, interrupt) = (PathBuf::new(), Arc::default());
+    let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;
+    if args.what != Timed::Inference {
+        let memory = measure::step_memory(&mut trainer, &batch, device)?;
+        (timing.peak_bytes, timing.kept_bytes) = (memory.peak, Some(memory.kept));
+    }
+    let mut lines = io::stdin().lines();
+    memory::reset_peak();
+    loop {
+        if args.what != Timed::Inference {
+            timing.seconds = measure::repeat(device, repeats, || {
+                trainer.step(batch.clone(), &mut |_| ());
+            })?;
+        }
+        if args.what != Timed::Training {
+            let model = trainer.model();
+            timing.inference_seconds = measure::inference(&model, trial, &batch, device, repeats)?;
+        }
+        if args.what == Timed::Inference {
+            timing.peak_bytes = memory::peak(&device.device);
+        }
+        timing.sum_up(images as f64);
         match args.format {
             Format::Text => print(&timing),
             Format::Json => {
@@ -67,173 +127,61 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
                 println!("{json}");
             }
         }
-        Ok(())
-    })
-}
-
-fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Result<Timing, Failure> {
-    let batch = random_batch(trial, device);
-    let (name, counts) = (trial.spec.name.clone(), model.counts());
-    let flops = Flops::of(&model);
-    let mut reporter = Reporter::unlogged();
-    // No checkpoint: the path is no file and nothing is saved.
-    let (path, interrupt) = (PathBuf::new(), Arc::default());
-    let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;
-    memory::reset_peak();
-    let training = repeat(device, args, || {
-        trainer.step(clone(&batch));
-    })?;
-    let peak_bytes = memory::peak(&device.device);
-
-    let model = trainer.model();
-    drop(trainer);
-    let compute = trial.compute_type();
-    let inference = repeat(device, args, || {
-        let images = batch.x.clone().cast(compute);
-        model.logits(images, 0, None);
-    })?;
-
-    let images = trial.experiment.recipe.batch_size;
-    let gflop_per_step = images as f64 * flops.step() as f64 / 1e9;
-    let methods = trial.experiment.method.iter();
-    let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
-    Ok(Timing {
-        method: methods.join("+"),
-        backbone: name,
-        batch: images,
-        precision: trial.experiment.recipe.precision,
-        device: device.name.clone(),
-        trainable: counts.trainable,
-        warmup: args.warmup,
-        steps: args.steps,
-        median_seconds: median(&training),
-        mean_seconds: training.iter().sum::<f64>() / training.len() as f64,
-        images_per_second: images as f64 / median(&training),
-        inference_images_per_second: images as f64 / median(&inference),
-        gflop_per_step,
-        gflop_per_second: gflop_per_step / median(&training),
-        peak_bytes,
-    })
-}
-
-/// Seconds of each timed call of `step`, after the warm-up. The queue is empty when the clock
-/// starts and when it stops.
-fn repeat(device: &Chosen, args: &BenchArgs, mut step: impl FnMut()) -> Result<Vec<f64>, Failure> {
-    let sync = || {
-        let synced = device.device.sync();
-        synced.map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e:?}", device.name)))
-    };
-    let mut seconds = Vec::with_capacity(args.steps);
-    for index in 0..args.warmup + args.steps {
-        sync()?;
-        let start = Instant::now();
-        step();
-        sync()?;
-        if index >= args.warmup {
-            seconds.push(start.elapsed().as_secs_f64());
+        if !args.again || !matches!(lines.next(), Some(Ok(_))) {
+            return Ok(());
         }
     }
-    Ok(seconds)
 }
 
-/// Images uniform in `[-1, 1)` and labels, from the experiment's seed.
-fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
-    let (rows, size) = (trial.experiment.recipe.batch_size, trial.input.size);
-    let mut generator = Generator::new(trial.experiment.seed, "bench");
-    let pixels: Vec<f32> = (0..rows * 3 * size * size)
-        .map(|_| generator.uniform(-1.0, 1.0))
-        .collect();
-    let classes = trial.data.classes().len();
-    let targets: Vec<usize> = (0..rows).map(|_| generator.below(classes)).collect();
-    let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
-    let images = TensorData::new(pixels, [rows, 3, size, size]);
-    Batch {
-        x: Activation::Map(Tensor::from_data(images, &device.device)),
-        from: 0,
-        labels: Tensor::from_data(TensorData::new(labels, [rows]), &device.device),
-        groups: Vec::new(),
-        places: (0..rows).collect(),
-        targets,
-        lambda: None,
-    }
-}
-
-/// The same batch; the tensors are shared.
-fn clone(batch: &Batch) -> Batch {
-    Batch {
-        x: batch.x.clone(),
-        from: batch.from,
-        labels: batch.labels.clone(),
-        targets: batch.targets.clone(),
-        groups: batch.groups.clone(),
-        places: batch.places.clone(),
-        lambda: batch.lambda.clone(),
-    }
-}
-
-/// The middle value, or the mean of the two middle ones.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
-        _ => sorted[middle],
+impl Timing {
+    fn sum_up(&mut self, images: f64) {
+        let middle = |seconds: &[f64]| (!seconds.is_empty()).then(|| median(seconds));
+        let step = middle(&self.seconds);
+        let mean = |_| self.seconds.iter().sum::<f64>() / self.seconds.len() as f64;
+        self.mean_seconds = step.map(mean);
+        self.median_seconds = step;
+        self.images_per_second = step.map(|seconds| images / seconds);
+        self.gflop_per_second = step.map(|seconds| self.gflop_per_step / seconds);
+        let forward = middle(&self.inference_seconds);
+        self.inference_images_per_second = forward.map(|seconds| images / seconds);
     }
 }
 
 /// The result, on stdout.
 fn print(timing: &Timing) {
-    let mib = timing.peak_bytes as f64 / (1 << 20) as f64;
+    let mebibytes = |bytes: usize| format!("{bytes} bytes ({:.1} MiB)", bytes as f64 / MEBIBYTE);
     let precision = format!("{:?}", timing.precision).to_lowercase();
+    let (steps, flops) = (timing.steps, timing.gflop_per_step);
+    let speed = |speed: f64| format!("{speed:.1} images/s");
     let rows = [
-        ("method", timing.method.clone()),
-        ("backbone", timing.backbone.clone()),
-        ("batch", timing.batch.to_string()),
-        ("precision", precision),
-        ("device", timing.device.clone()),
-        ("trainable", timing.trainable.to_string()),
+        ("method", Some(timing.method.clone())),
+        ("backbone", Some(timing.backbone.clone())),
+        ("batch", Some(timing.batch.to_string())),
+        ("precision", Some(precision)),
+        ("device", Some(timing.device.clone())),
+        ("trainable", Some(timing.trainable.to_string())),
         (
             "median",
-            format!(
-                "{:.4} s a step (of {})",
-                timing.median_seconds, timing.steps
-            ),
-        ),
-        ("mean", format!("{:.4} s a step", timing.mean_seconds)),
-        (
-            "training",
-            format!("{:.1} images/s", timing.images_per_second),
+            (timing.median_seconds).map(|median| format!("{median:.4} s a step (of {steps})")),
         ),
         (
-            "inference",
-            format!("{:.1} images/s", timing.inference_images_per_second),
+            "mean",
+            (timing.mean_seconds).map(|mean| format!("{mean:.4} s a step")),
         ),
+        ("training", timing.images_per_second.map(speed)),
+        ("inference", timing.inference_images_per_second.map(speed)),
         (
             "arithmetic",
-            format!(
-                "{:.3} GFLOP a step, {:.1} GFLOP/s",
-                timing.gflop_per_step, timing.gflop_per_second
-            ),
+            (timing.gflop_per_second)
+                .map(|speed| format!("{flops:.3} GFLOP a step, {speed:.1} GFLOP/s")),
         ),
-        (
-            "peak memory",
-            format!("{} bytes ({mib:.1} MiB)", timing.peak_bytes),
-        ),
+        ("weights", Some(mebibytes(timing.weights_bytes))),
+        ("peak memory", Some(mebibytes(timing.peak_bytes))),
+        ("kept for backward", timing.kept_bytes.map(mebibytes)),
     ];
     for (key, value) in rows {
-        println!("{key:<18}{value}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(median(&[7.0]), 7.0);
+        if let Some(value) = value {
+            println!("{key:<18}{value}");
+        }
     }
 }

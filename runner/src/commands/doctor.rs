@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -27,13 +26,12 @@ use crate::commands::on_pool;
 use crate::device::{self, Chosen, DeviceChoice};
 use crate::exit::{Exit, Failure, failure};
 use crate::folder::BURN;
+use crate::peak;
 
 /// Largest relative error of f32 that passes.
 const TOLERANCE: f32 = 1e-4;
 const CLASSES: usize = 5;
 const IMAGES: usize = 2;
-/// Side of the square matrices of the peak.
-const SIDE: usize = 1024;
 
 /// Micro models by the name of their plugin; one that is not linked is left out.
 const MICRO: [(&str, &str); 2] = [
@@ -189,7 +187,7 @@ fn cpu_features() -> Vec<&'static str> {
 
 fn examine(device: &Chosen) -> DeviceReport {
     let peak = |name, dtype| {
-        let speed = guarded(|| matmul_peak(device, dtype));
+        let speed = guarded(|| peak::matmul(device, dtype));
         Peak {
             dtype: name,
             gflops: speed.as_ref().ok().copied(),
@@ -432,43 +430,6 @@ fn judge(pairs: &[Pair]) -> Outcome {
     }
 }
 
-/// GFLOP/s of the fastest chain of products, one second long at least.
-fn matmul_peak(device: &Chosen, dtype: DType) -> Result<f64, String> {
-    let sync = || device.device.sync().map_err(|e| format!("{e:?}"));
-    let scale = 1.0 / (SIDE as f32).sqrt();
-    let mut generator = Generator::new(0, "matmul");
-    let mut matrix = || {
-        let values: Vec<f32> = (0..SIDE * SIDE)
-            .map(|_| scale * generator.normal())
-            .collect();
-        Tensor::<2>::from_data(TensorData::new(values, [SIDE, SIDE]), &device.device).cast(dtype)
-    };
-    let (a, b) = (matrix(), matrix());
-    // A queue's latency must not count: there a chain of products is timed.
-    let chain = if device.is_cpu() { 1 } else { 32 };
-    let run = || -> Result<f64, String> {
-        let start = Instant::now();
-        let product = (0..chain).fold(b.clone(), |x, _| a.clone().matmul(x));
-        sync()?;
-        let seconds = start.elapsed().as_secs_f64();
-        drop(product);
-        Ok(seconds)
-    };
-    sync()?;
-    // The first runs compile and tune.
-    for _ in 0..2 {
-        run()?;
-    }
-    let (start, mut best) = (Instant::now(), f64::INFINITY);
-    let mut runs = 0;
-    while runs < 3 || (start.elapsed().as_secs_f64() < 1.0 && runs < 50) {
-        best = best.min(run()?);
-        runs += 1;
-    }
-    let operations = 2.0 * (SIDE as f64).powi(3) * f64::from(chain);
-    Ok(operations / best / 1e9)
-}
-
 /// The report for people, on stdout.
 fn print(report: &Report) {
     let listed = |items: &[&str]| match items {
@@ -497,7 +458,7 @@ fn print(report: &Report) {
     for device in &report.devices {
         println!("\n{}", device.name);
         for peak in &device.peaks {
-            let key = format!("{} {SIDE}^3", peak.dtype);
+            let key = format!("{} {}^3", peak.dtype, peak::SIDE);
             match (peak.gflops, &peak.error) {
                 (Some(gflops), _) => println!("{key:<18}{gflops:.0} GFLOP/s"),
                 (None, error) => println!("{key:<18}{}", error.as_deref().unwrap_or("failed")),

@@ -1,0 +1,134 @@
+"""Takes turns, ours and theirs, row by row; prints a Markdown table of ratios and writes JSON. Started by run.sh."""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from rows import TABLE
+from sides import Ours, SideError, Theirs, machine
+
+# What is compared on a device: our precision, PyTorch's mode.
+PAIRS = {"cpu": [("f32", "eager")], "cuda": [("f32", "eager"), ("bf16", "autocast"), ("bf16", "compile")]}
+MEBIBYTE = 1 << 20
+
+
+def measure(row, precision, mode, ours, theirs, heap, args):
+    """One row: a dictionary of medians, bytes and ratios."""
+    opened = theirs.ask("open", row=row.theirs(), mode=mode)
+    # The first round warms both up and says how many steps make a round.
+    first = theirs.ask("time", warmup=args.warmup, steps=1)["seconds"][0]
+    steps = max(1, min(5, round(args.seconds / first)))
+    seconds = {"ours": [], "theirs": []}
+    report = ours.open(row, precision, args.warmup, steps)
+    if row.method and report["trainable"] != opened["trainable"]:
+        raise SideError(f"trainable parameters differ: {report['trainable']} and {opened['trainable']}")
+    key = "seconds" if row.method else "inference_seconds"
+    for _ in range(args.rounds):
+        seconds["ours"].append(statistics.median(ours.again()[key]))
+        seconds["theirs"].append(statistics.median(theirs.ask("time", warmup=args.warmup, steps=steps)["seconds"]))
+    ours.close()
+    memory = heap.ask("memory", row=row.theirs(), mode=mode, steps=2)
+    above = report["peak_bytes"] - report["weights_bytes"] - report["batch_bytes"]
+    result = {
+        "row": row.id,
+        "batch": row.backbone.batch,
+        "ours": {
+            "precision": precision,
+            "seconds": seconds["ours"],
+            "median": statistics.median(seconds["ours"]),
+            "above_bytes": above,
+            "kept_bytes": report["kept_bytes"] or 0,
+            "gflop_per_step": report["gflop_per_step"] if row.method else None,
+        },
+        "theirs": {"mode": mode, "seconds": seconds["theirs"], "median": statistics.median(seconds["theirs"]), **memory},
+        "trainable": report["trainable"],
+        "steps": steps,
+        "limit": row.backbone.limit,
+    }
+    result["ratio"] = result["ours"]["median"] / result["theirs"]["median"]
+    result["memory_ratio"] = above / memory["above_bytes"] if memory["above_bytes"] > 0 else None
+    return result
+
+
+HEADER = [
+    "| row | batch | theirs is | ours ms | theirs ms | time ratio | limit | above weights MiB, ours | theirs | ratio "
+    "| kept MiB, ours | theirs |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+]
+
+
+def line(result) -> str:
+    ours, theirs = result["ours"], result["theirs"]
+    mebibytes = lambda value: f"{value / MEBIBYTE:.0f}"
+    over = " over" if result["ratio"] > result["limit"] else ""
+    memory = f"{result['memory_ratio']:.2f}" if result["memory_ratio"] else "-"
+    over_memory = " over" if (result["memory_ratio"] or 0) > 1 else ""
+    cells = [
+        result["row"],
+        str(result["batch"]),
+        f"{theirs['mode']} {'f32' if theirs['mode'] == 'eager' else 'bf16'}",
+        f"{1000 * ours['median']:.1f}",
+        f"{1000 * theirs['median']:.1f}",
+        f"{result['ratio']:.2f}{over}",
+        f"{result['limit']}",
+        mebibytes(ours["above_bytes"]),
+        mebibytes(theirs["above_bytes"]),
+        memory + over_memory,
+        mebibytes(ours["kept_bytes"]),
+        mebibytes(theirs["kept_bytes"]),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runner", required=True, help="a built runner")
+    parser.add_argument("--python", default=sys.executable, help="a Python with PyTorch, timm and peft")
+    parser.add_argument("--heap", help="count.so; needed on the CPU")
+    parser.add_argument("--device", choices=PAIRS, default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a side's part of a round, about")
+    parser.add_argument("--warmup", type=int, default=1, help="steps before the clock in every part")
+    parser.add_argument("--out", type=Path, default=Path("peer.json"))
+    args = parser.parse_args()
+
+    rows = [row for row in TABLE if re.search(args.only, row.id)]
+    if not rows:
+        names = "\n  ".join(row.id for row in TABLE)
+        parser.error(f"--only: no row matches {args.only!r}; there are:\n  {names}")
+    start = time.time()
+    ours = Ours(args.runner, args.device, args.threads)
+    theirs = Theirs(args.python, args.device, args.threads)
+    heap = theirs if args.device == "cuda" else Theirs(args.python, "cpu", args.threads, args.heap)
+    about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds}
+    print(f"{about['processor']}, {about['cores']} cores, {args.threads} threads; PyTorch {about['torch']} on {about['device']}; "
+          f"medians of {args.rounds} rounds in turn\n")
+    print("\n".join(HEADER), flush=True)
+    results, failed = [], False
+    for row in rows:
+        for precision, mode in PAIRS[args.device]:
+            try:
+                results.append(measure(row, precision, mode, ours, theirs, heap, args))
+                print(line(results[-1]), flush=True)
+            except SideError as e:
+                failed = True
+                print(f"| {row.id} | {row.backbone.batch} | {mode} | {e} |", flush=True)
+    ours.close()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"about": about, "rows": results}, indent=1) + "\n")
+    over = [r["row"] for r in results if r["ratio"] > r["limit"]]
+    heavy = [r["row"] for r in results if (r["memory_ratio"] or 0) > 1]
+    print(f"\n{len(results)} rows in {time.time() - start:.0f} s, written to {args.out}", file=sys.stderr)
+    print(f"slower than their limit: {', '.join(over) or 'none'}", file=sys.stderr)
+    print(f"more memory than PyTorch: {', '.join(heavy) or 'none'}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What is compared: a backbone, a method in the words of the runner's YAML, a batch; and the ratio that must hold."""
+
+import json
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Backbone:
+    name: str
+    family: str
+    variant: str  # timm's, which the runner knows too.
+    batch: int
+    limit: float  # Largest ratio of times that is allowed, ours over theirs.
+    size: int = 224
+
+
+@dataclass(frozen=True)
+class Row:
+    backbone: Backbone
+    name: str
+    method: dict | None  # None: inference of the frozen backbone.
+    options: dict = field(default_factory=dict)  # Of the backbone, on both sides.
+    threads: int | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.backbone.name}/{self.name}"
+
+    def ours(self, precision: str) -> list[str]:
+        """The overrides of `runner bench`."""
+        b = self.backbone
+        backbone = {"name": b.family, "variant": b.variant, "weights": None, **self.options}
+        if b.family == "resnet":
+            backbone["img_size"] = b.size
+        optimizer = {"name": "adamw", "lr": 1e-5}
+        recipe = {"optimizer": optimizer, "epochs": 1, "batch_size": b.batch, "precision": precision}
+        parts = {"backbone": backbone, "method": self.method or {"name": "linear-probe"}, "recipe": recipe}
+        what = "inference" if self.method is None else "training"
+        return ["--what", what, *(a for key, value in parts.items() for a in ("--set", f"{key}={json.dumps(value)}"))]
+
+    def theirs(self) -> dict:
+        b = self.backbone
+        return {"timm": b.variant, "options": self.options, "size": b.size, "batch": b.batch, "method": self.method}
+
+
+VIT_TINY = Backbone("vit-tiny", "vit", "vit_tiny_patch16_224", 16, 1.0)
+VIT_BASE = Backbone("vit-base", "vit", "vit_base_patch16_224", 4, 1.0)
+RESNET_64 = Backbone("resnet50-64", "resnet", "resnet50", 16, 1.2, size=64)
+RESNET_224 = Backbone("resnet50-224", "resnet", "resnet50", 16, 1.2)
+SWIN = Backbone("swin-tiny", "swin", "swin_tiny_patch4_window7_224", 16, 1.1)
+CLIP = Backbone("clip-b32", "clip", "vit_base_patch32_clip_quickgelu_224", 16, 1.1)
+
+METHODS = {
+    "linear-probe": {"name": "linear-probe"},
+    "ap": {"name": "ap", "boundaries": [3]},
+    "ap-late": {"name": "ap", "boundaries": [-3]},
+    "vp": {"name": "vp", "kind": "full"},
+    "vpt-shallow": {"name": "vpt", "mode": "shallow", "length": 10},
+    "vpt-deep": {"name": "vpt", "mode": "deep", "length": 10},
+    "lora": {"name": "lora", "rank": 10},
+    "adapter": {"name": "adapter", "kind": "pfeiffer", "bottleneck": 16},
+    "adaptformer": {"name": "adaptformer", "bottleneck": 16},
+    "ssf": {"name": "ssf"},
+    "norm-tune": {"name": "norm-tune"},
+    "bias": {"name": "bias"},
+    "full-finetune": {"name": "full-finetune"},
+    "inference": None,
+}
+
+TRANSFORMER = [name for name in METHODS if name != "ap-late"]
+# On maps an activation prompt is late by default, and blocks take no longer sequence.
+CONVOLUTIONAL = [name for name in METHODS if name not in ("ap", "vpt-shallow", "vpt-deep")]
+
+TABLE = [
+    Row(backbone, name, METHODS[name])
+    for backbone, names in [
+        (VIT_TINY, TRANSFORMER),
+        (VIT_BASE, ["linear-probe", "ap", "vpt-deep", "lora", "norm-tune", "full-finetune", "inference"]),
+        (RESNET_64, CONVOLUTIONAL),
+        (RESNET_224, CONVOLUTIONAL),
+        (SWIN, ["linear-probe", "ap-late", "lora", "norm-tune", "full-finetune", "inference"]),
+        (CLIP, ["linear-probe", "ap", "vpt-deep", "lora", "norm-tune", "full-finetune", "inference"]),
+    ]
+    for name in names
+]

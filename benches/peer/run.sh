@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Training steps and inference beside PyTorch's, on one machine in one window: both sides take turns.
+#
+#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--threads 2] [--rounds 5] [--out FILE]
+#   benches/peer/run.sh growth [--out FILE.svg]
+#
+# RUNNER names a built runner; without, it is built here (with CUDA for --device cuda). PEER_PYTHON names a Python that
+# has what requirements.txt pins; without, a virtual environment is made in PEER_VENV, default target/peer/venv, which
+# needs a network the first time. On the CPU it needs Linux with glibc and a C compiler: PyTorch's heap is counted as the
+# runner counts its own. Leave the machine alone while it runs.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=$root/target/peer
+mkdir -p "$work"
+
+device=cpu
+for ((i = 1; i <= $#; i++)); do
+    next=$((i + 1))
+    case ${!i} in
+        --device) device=${!next:-} ;;
+        --device=*) device=${!i#*=} ;;
+    esac
+done
+
+if [[ -z ${RUNNER:-} ]]; then
+    flags=(--no-default-features --workspace)
+    [[ $device == cuda* ]] && flags=(-p peft-runner)
+    (cd "$root" && cargo build --release "${flags[@]}" --bin runner >&2)
+    RUNNER=$root/target/release/runner
+fi
+
+if [[ -z ${PEER_PYTHON:-} ]]; then
+    venv=${PEER_VENV:-$work/venv}
+    if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
+        python3 -m venv "$venv"
+        "$venv/bin/python" -m pip install --quiet --requirement "$here/requirements.txt" >&2
+        cp "$here/requirements.txt" "$venv/requirements.txt"
+    fi
+    PEER_PYTHON=$venv/bin/python
+fi
+
+heap=()
+if [[ $device == cpu ]]; then
+    "${CC:-cc}" -O2 -shared -fPIC -o "$work/count.so" "$here/count.c"
+    heap=(--heap "$work/count.so")
+fi
+
+script=peer.py
+out=$work/$device.json
+if [[ ${1:-} == growth ]]; then
+    script=growth.py
+    out=$work/growth.svg
+    heap=()
+    shift
+fi
+exec "$PEER_PYTHON" "$here/$script" --runner "$RUNNER" ${heap[@]+"${heap[@]}"} --out "$out" "$@"

@@ -1,0 +1,174 @@
+"""PyTorch's side: one long-lived process that answers requests, a JSON object a line, so that starting it is not timed.
+
+    {"do": "open", "row": {...}, "mode": "eager"}     builds a model
+    {"do": "time", "warmup": 1, "steps": 3}           seconds of each step
+    {"do": "memory", "steps": 2}                      bytes; needs count.so in LD_PRELOAD on the CPU
+"""
+
+import ctypes
+import gc
+import json
+import sys
+import time
+
+import torch
+from torch.nn import functional as F
+
+import methods
+
+
+class Heap:
+    """Live bytes of this process, counted by count.so."""
+
+    def __init__(self):
+        self.own = ctypes.CDLL(None)
+        for name in ("count_live", "count_peak"):
+            getattr(self.own, name).restype = ctypes.c_long
+
+    def live(self):
+        return self.own.count_live()
+
+    def peak(self):
+        return self.own.count_peak()
+
+    def reset(self):
+        self.own.count_reset()
+
+
+class Pool:
+    """Bytes of the device's tensors, and at their peak of the pool that holds them: what Burn's pool reports."""
+
+    def live(self):
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    def peak(self):
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_reserved()
+
+    def reset(self):
+        torch.cuda.reset_peak_memory_stats()
+
+
+class Side:
+    def __init__(self, device, threads):
+        self.device = torch.device(device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        self.step = None
+        self.warm()
+
+    def warm(self):
+        """What PyTorch loads at its first step is none of a row's memory."""
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 4)).to(self.device)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        F.cross_entropy(model(torch.randn(2, 3, 8, 8, device=self.device)), torch.tensor([0, 1], device=self.device)).backward()
+        optimizer.step()
+
+    def sync(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def memory_counter(self):
+        return Pool() if self.device.type == "cuda" else Heap()
+
+    def close(self):
+        self.step = None
+        gc.collect()
+        if hasattr(torch, "_dynamo"):
+            torch._dynamo.reset()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def open(self, row, mode):
+        """mode: eager (f32), autocast (bf16) or compile (bf16, torch.compile)."""
+        self.close()
+        model = methods.backbone(row["timm"], **row["options"])
+        size, batch = row["size"], row["batch"]
+        infer = row["method"] is None
+        module, statistics = methods.adapt(model, row["method"] or {"name": "linear-probe"}, size)
+        module = methods.prepare(module, statistics).to(self.device)
+        images = torch.rand(batch, 3, size, size, device=self.device) * 2 - 1
+        if hasattr(model, "layer1"):
+            # Convolutions are faster so.
+            module = module.to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(methods.CLASSES, (batch,), device=self.device)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        optimizer = None if infer else torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0, fused=True)
+        call = module if mode != "compile" else torch.compile(module)
+        cast = torch.autocast(self.device.type, torch.bfloat16, enabled=mode != "eager")
+
+        def train(between=lambda: None):
+            with cast:
+                loss = F.cross_entropy(call(images), labels)
+            between()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        def predict(between=lambda: None):
+            with torch.inference_mode(), cast:
+                call(images)
+
+        self.step = predict if infer else train
+        tensors = {p.data_ptr(): p.nbytes for p in [*module.parameters(), *module.buffers()]}
+        return {
+            "trainable": sum(p.numel() for p in trained),
+            "base_bytes": sum(tensors.values()) + images.nbytes + labels.nbytes,
+        }
+
+    def threads(self, threads):
+        torch.set_num_threads(threads)
+
+    def time(self, warmup, steps):
+        seconds = []
+        for index in range(warmup + steps):
+            self.sync()
+            start = time.perf_counter()
+            self.step()
+            self.sync()
+            if index >= warmup:
+                seconds.append(time.perf_counter() - start)
+        return {"seconds": seconds}
+
+    def memory(self, row, mode, steps):
+        """Peak above weights and batch, and what the forward pass leaves for the backward."""
+        self.close()
+        counter = self.memory_counter()
+        before = counter.live()
+        counter.reset()
+        opened = self.open(row, mode)
+        # Building a model takes memory of its own.
+        gc.collect()
+        counter.reset()
+        kept = 0
+        for _ in range(steps):
+            start = counter.live()
+
+            def between():
+                nonlocal kept
+                kept = counter.live() - start
+
+            self.step(between)
+        return {"above_bytes": counter.peak() - before - opened["base_bytes"], "kept_bytes": kept}
+
+
+def main():
+    device, threads = sys.argv[1], int(sys.argv[2])
+    side = Side(device, threads)
+    answer = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    print(json.dumps(answer), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        do = request.pop("do")
+        try:
+            answer = getattr(side, do)(**request) or {}
+        except Exception as e:  # A row that fails is reported, and the next one runs.
+            answer = {"error": f"{type(e).__name__}: {e}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

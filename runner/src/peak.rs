@@ -1,0 +1,51 @@
+//! How fast a device multiplies matrices: what the speed of everything else is a share of.
+
+use std::time::Instant;
+
+use burn::tensor::{DType, Tensor, TensorData};
+use peft_core::random::Generator;
+
+use crate::device::Chosen;
+
+/// Side of the square matrices.
+pub const SIDE: usize = 1024;
+
+/// GFLOP/s of the fastest chain of products of square matrices, tried for one second at least.
+///
+/// # Errors
+/// If the device failed.
+pub fn matmul(device: &Chosen, dtype: DType) -> Result<f64, String> {
+    let sync = || device.device.sync().map_err(|e| format!("{e:?}"));
+    let scale = 1.0 / (SIDE as f32).sqrt();
+    let mut generator = Generator::new(0, "matmul");
+    let mut matrix = || {
+        let values: Vec<f32> = (0..SIDE * SIDE)
+            .map(|_| scale * generator.normal())
+            .collect();
+        Tensor::<2>::from_data(TensorData::new(values, [SIDE, SIDE]), &device.device).cast(dtype)
+    };
+    let (a, b) = (matrix(), matrix());
+    // A queue's latency must not count: there a chain of products is timed.
+    let chain = if device.is_cpu() { 1 } else { 32 };
+    let run = || -> Result<f64, String> {
+        let start = Instant::now();
+        let product = (0..chain).fold(b.clone(), |x, _| a.clone().matmul(x));
+        sync()?;
+        let seconds = start.elapsed().as_secs_f64();
+        drop(product);
+        Ok(seconds)
+    };
+    sync()?;
+    // The first runs compile and tune.
+    for _ in 0..2 {
+        run()?;
+    }
+    let (start, mut best) = (Instant::now(), f64::INFINITY);
+    let mut runs = 0;
+    while runs < 3 || (start.elapsed().as_secs_f64() < 1.0 && runs < 50) {
+        best = best.min(run()?);
+        runs += 1;
+    }
+    let operations = 2.0 * (SIDE as f64).powi(3) * f64::from(chain);
+    Ok(operations / best / 1e9)
+}
