@@ -248,6 +248,16 @@ fn placed(widths: &[f64], places: &[[f64; 2]], within: &Area) -> Vec<Label> {
     labels.into_iter().flatten().collect()
 }
 
+/// Places on the line from a mark to its name, from the one to the other.
+fn pointer(area: &Area, [x, y]: [f64; 2]) -> [[f64; 2]; 9] {
+    let [left, top, right, bottom] = area;
+    let end = [x.clamp(*left, *right), y.clamp(top + 2.0, bottom - 2.0)];
+    std::array::from_fn(|step| {
+        let share = step as f64 / 8.0;
+        [x + share * (end[0] - x), y + share * (end[1] - y)]
+    })
+}
+
 /// Where a name may be, the best first.
 fn candidates(width: f64, [x, y]: [f64; 2]) -> impl Iterator<Item = Label> {
     DISTANCES.into_iter().flat_map(move |distance| {
@@ -270,13 +280,12 @@ fn labels(svg: &mut String, names: &[String], places: &[[f64; 2]], within: Area)
     let widths: Vec<f64> = names.iter().map(|name| text_width(name, SIZE)).collect();
     let placed = placed(&widths, places, &within);
     for (label, [x, y]) in placed.iter().zip(places) {
-        if label.distance > DISTANCES[1] {
-            let [left, top, right, bottom] = label.area;
+        if label.distance > DISTANCES[0] {
+            let line = pointer(&label.area, [*x, *y]);
+            let [to_x, to_y] = line[line.len() - 1];
             let _ = writeln!(
                 svg,
-                "<line class=\"pointer\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
-                x.clamp(left, right),
-                y.clamp(top + 2.0, bottom - 2.0)
+                "<line class=\"pointer\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{to_x:.1}\" y2=\"{to_y:.1}\"/>"
             );
         }
     }
