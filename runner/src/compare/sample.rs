@@ -65,9 +65,9 @@ pub fn results(datasets: usize, seeds: u64) -> Results {
         missing: Vec::new(),
     };
     for backbone in 0..BACKBONES.len() {
-        for method in 0..METHODS.len() {
+        for (method, (label, ..)) in METHODS.iter().enumerate() {
             // Tokens are no feature maps.
-            if (METHODS[method].0, backbone) == ("vpt-deep", 1) {
+            if (*label, backbone) == ("vpt-deep", 1) {
                 continue;
             }
             for dataset in 0..datasets {

@@ -177,3 +177,44 @@ fn versus<'a>(
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::sample;
+
+    #[test]
+    fn a_method_that_has_hardly_begun_does_not_narrow_the_ranking() {
+        let mut results = sample::results(6, 2);
+        let begun = |s: &crate::summary::Summary| {
+            s.methods == ["ssf"] && s.cell.as_ref().is_some_and(|c| c.dataset != "flowers")
+        };
+        results.done.retain(|summary| !begun(summary));
+        let standing = Standing::of(&Scores::new(&results), "vit-micro");
+        assert_eq!(standing.unranked, ["ssf"]);
+        assert_eq!(standing.ranks.len(), 10);
+        assert_eq!(standing.datasets.len(), 6);
+        assert_eq!(standing.rank("ssf"), None);
+        // One data set of several is too little to say anything against the baseline.
+        let ssf = standing.versus.iter().find(|v| v.method == "ssf").unwrap();
+        assert_eq!((ssf.difference, ssf.p), (None, None));
+    }
+
+    #[test]
+    fn ranks_are_on_seeds_that_all_have() {
+        let mut results = sample::results(6, 3);
+        // The best seed of one method on one data set is lost; the others' scores of it do not count.
+        let lost = |s: &crate::summary::Summary| {
+            let cell = s.cell.as_ref().unwrap();
+            s.seed == 1 && (&*cell.method, &*cell.dataset) == ("lora", "pets")
+        };
+        results.done.retain(|summary| !lost(summary));
+        let scores = Scores::new(&results);
+        let of = |method: &str| scores.at("vit-micro", method, "pets").unwrap().scores();
+        let (lora, ap) = (of("lora"), of("ap"));
+        let shared = shared_means(&[&lora, &ap]).unwrap();
+        assert_eq!(shared[1], f64::midpoint(ap[&0], ap[&2]));
+        assert_eq!(Standing::of(&scores, "vit-micro").datasets.len(), 6);
+        assert_eq!(shared_means(&[&lora, &BTreeMap::new()]), None);
+    }
+}

@@ -94,6 +94,7 @@ fn matrix(images: &[Vec<usize>], classes: &[String]) -> String {
 pub fn heat(table: &mut String, share: f64, text: impl std::fmt::Display) {
     let shade = match share {
         0.0 => " class=\"zero\"",
+        share if share > 0.85 => " class=\"strong full\"",
         share if share > 0.6 => " class=\"strong\"",
         _ => "",
     };

@@ -13,6 +13,7 @@ use std::fmt::Write;
 
 use crate::checkpoint::EpochRecord;
 use crate::experiment::Experiment;
+use crate::metrics::Metric;
 use crate::summary::Summary;
 use classes::{confusion, per_class};
 use curves::{Curves, Series};
@@ -65,6 +66,13 @@ fn headline(summary: &Summary) -> String {
     // With five classes or fewer it says nothing.
     if summary.test.confusion.len() > 5 {
         cards.insert(1, ("test top-5", percent(summary.test.top5)));
+    }
+    let metric = format!("test {}", summary.metric);
+    if let (true, Some(score)) = (
+        summary.metric != Metric::Top1,
+        summary.test.score(summary.metric),
+    ) {
+        cards.insert(0, (&metric, percent(score)));
     }
     let mut list = String::from("<dl class=\"cards\">\n");
     for (key, value) in cards {
@@ -136,7 +144,7 @@ fn portrait(summary: &Summary) -> String {
         true => "equal to adapter and backbone",
         false => "NOT EQUAL to adapter and backbone, which is a defect",
     };
-    let rows = [
+    let mut rows = vec![
         ("method", summary.methods.join(" + ")),
         ("parameters", grouped(params.total)),
         ("trainable", grouped(params.trainable)),
@@ -169,6 +177,17 @@ fn portrait(summary: &Summary) -> String {
         ("seed", summary.seed.to_string()),
         ("configuration", summary.config_hash.clone()),
     ];
+    if summary.memory.cache_bytes > 0 {
+        let (bytes, seconds) = (summary.memory.cache_bytes, summary.time.cache_seconds);
+        let filled = match seconds > 0.0 {
+            true => format!("filled in {seconds:.1} s"),
+            false => "filled by another trial".to_owned(),
+        };
+        rows.push(("cache", format!("{}, {filled}", mebibytes(bytes))));
+    }
+    if summary.skipped > 0 {
+        rows.push(("images left out", grouped(summary.skipped)));
+    }
     let mut table = String::from("<table class=\"portrait\">\n");
     for (key, value) in rows {
         let value = escape(&value);
@@ -190,7 +209,7 @@ fn configuration(experiment: &Experiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Metric, Metrics, Tally};
+    use crate::metrics::{Metrics, Tally};
     use crate::summary::{Inference, Memory, Params, Time};
 
     /// A run over `count` classes in which some labels are taken for the next one.
@@ -290,6 +309,20 @@ mod tests {
                 std::fs::write(format!("{folder}/report-{count}.html"), &page).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_metric_a_cache_and_lost_images_are_told() {
+        let (mut summary, experiment) = run(10);
+        let page = html(&summary, &experiment);
+        assert!(!page.contains("test mean per class") && !page.contains("filled"));
+        summary.metric = Metric::MeanPerClass;
+        summary.memory.cache_bytes = 3 << 20;
+        summary.skipped = 2;
+        let page = html(&summary, &experiment);
+        assert!(page.contains("<dt>test mean per class</dt><dd>77.78 %</dd>"));
+        assert!(page.contains("3.0 MiB, filled by another trial"));
+        assert!(page.contains("images left out"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod classes;
 mod curves;
+mod labels;
 mod ranks;
 mod scatter;
 mod settings;

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use super::style;
+use super::{labels, style};
 use crate::compare::scores::{Mean, Scores, Trials};
 use crate::compare::statistics::mean;
 use crate::compare::tables::overall;
 use crate::report::axis::Axis;
 use crate::report::curves::cut;
-use crate::report::document::{escape, note};
-use crate::report::frame::{Frame, LEFT, TOP, text_width};
+use crate::report::document::note;
+use crate::report::frame::{Frame, LEFT, TOP};
 use crate::report::marks::{Style, mark};
 use crate::report::numbers::in_mebibytes;
 use crate::summary::Summary;
@@ -142,7 +142,7 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
         .collect();
     frame.svg(|svg| {
         front(svg, &points, &places, frame.end());
-        for (point, [x, y]) in points.iter().zip(&places) {
+        for (point, [x, _]) in points.iter().zip(&places) {
             let (high, low) = (
                 frame.y(point.percent() + spread(point)),
                 frame.y(point.percent() - spread(point)),
@@ -157,7 +157,8 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
             mark(svg, point.style, *x, *y);
         }
         let names: Vec<String> = points.iter().map(|point| cut(point.method)).collect();
-        labels(svg, &names, &places, [LEFT + 2.0, TOP - 8.0, frame.end(), frame.floor() - 1.0]);
+        let within = [LEFT + 2.0, TOP - 8.0, frame.end(), frame.floor() - 1.0];
+        labels::name(svg, &names, &places, within);
     })
 }
 
@@ -175,154 +176,4 @@ fn front(svg: &mut String, points: &[Point], places: &[[f64; 2]], end: f64) {
         }
     }
     let _ = writeln!(svg, "<path class=\"front\" d=\"{path}H{end:.1}\"/>");
-}
-
-/// A box: left, top, right, bottom.
-type Area = [f64; 4];
-
-/// How far two boxes overlap.
-fn overlap(a: &Area, b: &Area) -> f64 {
-    let width = a[2].min(b[2]) - a[0].max(b[0]);
-    let height = a[3].min(b[3]) - a[1].max(b[1]);
-    width.max(0.0) * height.max(0.0)
-}
-
-/// The size of a name, its height, and half of a mark.
-const SIZE: f64 = 11.0;
-const TALL: f64 = 12.0;
-const MARK: f64 = 6.0;
-/// Where a name may be seen from its mark: the direction, in the order of preference.
-const DIRECTIONS: [[f64; 2]; 14] = [
-    [1.0, 0.0],
-    [-1.0, 0.0],
-    [0.8, -0.7],
-    [0.8, 0.7],
-    [-0.8, -0.7],
-    [-0.8, 0.7],
-    [0.0, -1.0],
-    [0.0, 1.0],
-    [0.9, -0.4],
-    [0.9, 0.4],
-    [-0.9, -0.4],
-    [-0.9, 0.4],
-    [0.4, -1.0],
-    [0.4, 1.0],
-];
-const DISTANCES: [f64; 8] = [9.0, 15.0, 21.0, 28.0, 36.0, 46.0, 58.0, 72.0];
-
-/// Where a name is written, and how far from its mark.
-#[derive(Clone, Copy)]
-struct Label {
-    area: Area,
-    distance: f64,
-}
-
-/// Where names go so that they touch neither marks nor each other, as near as can be.
-fn placed(widths: &[f64], places: &[[f64; 2]], within: &Area) -> Vec<Label> {
-    let around = |[x, y]: &[f64; 2]| [x - MARK, y - MARK, x + MARK, y + MARK];
-    let marks: Vec<Area> = places.iter().map(around).collect();
-    let mut labels: Vec<Option<Label>> = vec![None; places.len()];
-    // A name that came early may find a better place once the others have theirs.
-    for index in (0..places.len()).cycle().take(3 * places.len()) {
-        labels[index] = None;
-        let others: Vec<Area> = labels.iter().flatten().map(|label| label.area).collect();
-        let conflict = |label: &Label| {
-            let area = &label.area;
-            let inside = overlap(area, within);
-            let taken = others
-                .iter()
-                .chain(&marks)
-                .map(|other| overlap(area, other));
-            3.0 * (widths[index] * TALL - inside) + taken.sum::<f64>()
-        };
-        let mut least = f64::INFINITY;
-        for candidate in candidates(widths[index], places[index]) {
-            let conflict = conflict(&candidate);
-            // Rounding makes no difference.
-            if conflict + 1e-6 < least {
-                least = conflict;
-                labels[index] = Some(candidate);
-            }
-        }
-    }
-    labels.into_iter().flatten().collect()
-}
-
-/// Where a name may be, the best first.
-fn candidates(width: f64, [x, y]: [f64; 2]) -> impl Iterator<Item = Label> {
-    DISTANCES.into_iter().flat_map(move |distance| {
-        DIRECTIONS.into_iter().map(move |[across, down]| {
-            let (x, y) = (x + across * distance, y + down * distance);
-            let left = match across {
-                0.5.. => x,
-                ..=-0.5 => x - width,
-                _ => x - width / 2.0,
-            };
-            Label {
-                area: [left, y - TALL / 2.0, left + width, y + TALL / 2.0],
-                distance,
-            }
-        })
-    })
-}
-
-fn labels(svg: &mut String, names: &[String], places: &[[f64; 2]], within: Area) {
-    let widths: Vec<f64> = names.iter().map(|name| text_width(name, SIZE)).collect();
-    let placed = placed(&widths, places, &within);
-    for (label, [x, y]) in placed.iter().zip(places) {
-        if label.distance > DISTANCES[1] {
-            let [left, top, right, bottom] = label.area;
-            let _ = writeln!(
-                svg,
-                "<line class=\"pointer\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
-                x.clamp(left, right),
-                y.clamp(top + 2.0, bottom - 2.0)
-            );
-        }
-    }
-    for (label, name) in placed.iter().zip(names) {
-        let _ = writeln!(
-            svg,
-            "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            label.area[0],
-            label.area[3] - 2.0,
-            escape(name)
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use peft_core::random::Generator;
-
-    use super::*;
-
-    #[test]
-    fn names_touch_neither_marks_nor_each_other() {
-        // Twelve methods whose accuracies lie close together, as they do.
-        let mut generator = Generator::new(3, "labels");
-        for _ in 0..20 {
-            let places: Vec<[f64; 2]> = (0..12)
-                .map(|_| {
-                    let (x, y) = (
-                        generator.uniform(60.0, 380.0),
-                        generator.uniform(40.0, 240.0),
-                    );
-                    [f64::from(x), f64::from(y)]
-                })
-                .collect();
-            let placed = placed(&[60.0; 12], &places, &[48.0, 22.0, 388.0, 259.0]);
-            for (index, label) in placed.iter().enumerate() {
-                let area = &label.area;
-                assert!(area[0] >= 48.0 && area[2] <= 388.0, "{area:?}");
-                for other in &placed[..index] {
-                    assert_eq!(overlap(area, &other.area), 0.0);
-                }
-                for [x, y] in &places {
-                    let mark = [x - MARK, y - MARK, x + MARK, y + MARK];
-                    assert_eq!(overlap(area, &mark), 0.0);
-                }
-            }
-        }
-    }
 }

@@ -24,7 +24,8 @@ pub fn html(table: &Table, results: &Results) -> String {
             html,
             "<th scope=\"col\"{}>{}</th>",
             class(column.words),
-            escape(&column.name)
+            // A long head may break after a stroke.
+            escape(&column.name).replace('/', "/\u{200b}")
         );
     }
     html.push_str("</tr></thead>\n<tbody>\n");

@@ -245,6 +245,14 @@ mod tests {
     }
 
     #[test]
+    fn every_column_is_documented() {
+        let docs = include_str!("../../../../docs/results.md");
+        for (name, _) in COLUMNS {
+            assert!(docs.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn fields_are_quoted_where_they_must_be() {
         let fields = ["a", "b,c", "say \"x\"", "two\nlines"].map(str::to_owned);
         let line = record(fields.into_iter());

@@ -28,7 +28,7 @@ pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
         let difference = versus.difference.as_ref();
         let interval = |interval: Interval| {
             format!(
-                "{:+.2} to {:+.2}",
+                "[{:.2}, {:.2}]",
                 100.0 * interval.low,
                 100.0 * interval.high
             )
