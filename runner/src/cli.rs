@@ -212,6 +212,15 @@ pub struct SweepScriptArgs {
     pub time: String,
 }
 
+/// What a YAML may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// What `--config` trains.
+    Experiment,
+    /// What `runner compare` takes.
+    Comparison,
+}
+
 /// Job schedulers with arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scheduler {
@@ -380,8 +389,12 @@ pub enum Command {
     },
     /// Write activations at boundaries, features and logits of images as safetensors.
     Features(FeaturesArgs),
-    /// Print the JSON Schema of experiments, for editors.
-    Schema,
+    /// Print the JSON Schema of experiments or comparisons, for editors.
+    Schema {
+        /// Of what.
+        #[arg(default_value = "experiment")]
+        of: Document,
+    },
     /// Versions, devices, a numeric self-test of each device, its matrix-product peak.
     Doctor {
         /// Where it runs; auto tests every device found.

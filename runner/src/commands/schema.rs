@@ -1,4 +1,4 @@
-//! `runner schema`: the JSON Schema (draft 2020-12) of an experiment, for editors.
+//! `runner schema`: the JSON Schema (draft 2020-12) of an experiment or of a comparison, for editors.
 //!
 //! A component is a name, the configuration of one plugin, or `extends` with some fields over it.
 //! The definitions of all plugins are hoisted to the root under `<component>.<plugin>.<type>`.
@@ -9,18 +9,70 @@ use peft_core::registry::{Plugin, plugins};
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
+use crate::cache::{Store, ValueType};
+use crate::cli::Document;
+use crate::compare::config::{Comparison, FILLED};
+use crate::data::OnError;
 use crate::exit::{Exit, Failure, failure};
 use crate::experiment::{COMPONENTS, Component, HeadConfig, known_names};
+use crate::metrics::Metric;
 use crate::recipe::Recipe;
 
 /// The root's definitions by name.
 type Definitions = Map<String, Value>;
 
 /// Prints the schema.
-pub fn schema() -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(&experiment_schema());
+pub fn schema(of: Document) -> Result<(), Failure> {
+    let schema = match of {
+        Document::Experiment => experiment_schema(),
+        Document::Comparison => comparison_schema(),
+    };
+    let text = serde_json::to_string_pretty(&schema);
     println!("{}", text.map_err(|e| failure(Exit::Unexpected, e))?);
     Ok(())
+}
+
+/// The schema of a comparison: what all trials share are fields of an experiment, and names alone are
+/// entries.
+fn comparison_schema() -> Value {
+    let experiment = experiment_schema();
+    let mut schema = Value::from(schema_for!(Comparison));
+    if let Some(definitions) = experiment["$defs"].as_object() {
+        let own = schema["$defs"].as_object_mut();
+        own.into_iter()
+            .for_each(|own| own.extend(definitions.clone()));
+    }
+    let mut shared = experiment["properties"].clone();
+    if let Some(shared) = shared.as_object_mut() {
+        shared.retain(|key, _| !FILLED.contains(&key.as_str()));
+    }
+    let properties = &mut schema["properties"];
+    properties["extends"] = json!({
+        "type": "string",
+        "description": "A comparison from which the keys that are not given are taken",
+    });
+    properties["trial"] = json!({
+        "type": "object",
+        "description": properties["trial"]["description"],
+        "properties": shared,
+        "additionalProperties": false,
+    });
+    let name = json!({ "type": "string" });
+    for key in ["backbones", "datasets", "methods"] {
+        let entry = properties[key]["items"].clone();
+        properties[key]["items"] = json!({ "anyOf": [name, entry] });
+    }
+    let list = properties["datasets"].clone();
+    properties["datasets"] = json!({
+        "description": list["description"],
+        "anyOf": [list, { "type": "object", "additionalProperties": list }],
+    });
+    // Filled in where they are not given: the name, labels, and all of an extended comparison.
+    schema["required"] = json!([]);
+    for entry in ["BackboneEntry", "DatasetEntry", "MethodEntry"] {
+        schema["$defs"][entry]["required"] = json!(["use"]);
+    }
+    schema
 }
 
 /// The schema of an experiment.
@@ -36,6 +88,41 @@ fn experiment_schema() -> Value {
             "seed",
             json!({ "type": "integer", "minimum": 0, "default": 0 }),
             "Seed of initial values, order and dropout",
+        ),
+        text(
+            "metric",
+            value_schema(&schema_for!(Metric)),
+            "What an epoch is chosen by and what is reported; default: the data set's own",
+        ),
+        text(
+            "on_error",
+            value_schema(&schema_for!(OnError)),
+            "What is done about an image that cannot be read",
+        ),
+        text(
+            "prefix_cache",
+            value_schema(&schema_for!(Store)),
+            "Where what the frozen prefix gives is kept",
+        ),
+        text(
+            "cache_budget_gib",
+            json!({ "type": "number", "exclusiveMinimum": 0 }),
+            "What the prefix cache may take, in GiB",
+        ),
+        text(
+            "cache_type",
+            value_schema(&schema_for!(ValueType)),
+            "What the values of the prefix cache are kept as; default: what the prefix computes in",
+        ),
+        text(
+            "cache_views",
+            json!({ "type": "integer", "minimum": 0, "default": 0 }),
+            "With random augmentation: how many different changes of an image are cached",
+        ),
+        text(
+            "adapter",
+            json!({ "type": "string" }),
+            "Start from a trained adapter: a run folder or one of HF PEFT",
         ),
         text(
             "save_model",
@@ -74,6 +161,16 @@ fn description(key: &str) -> &'static str {
         "head" => "Features to logits",
         _ => "",
     }
+}
+
+/// The schema of a word.
+fn value_schema(schema: &Schema) -> Value {
+    let mut value = Value::from(schema.clone());
+    if let Some(map) = value.as_object_mut() {
+        map.remove("$schema");
+        map.remove("title");
+    }
+    value
 }
 
 /// A property with its description.
@@ -256,6 +353,41 @@ mod tests {
         assert_eq!(lora["properties"]["name"]["const"], "lora");
         assert_eq!(lora["required"][0], "name");
         assert_eq!(lora["additionalProperties"], false);
+    }
+
+    #[test]
+    fn every_reference_of_a_comparison_leads_somewhere() {
+        let schema = comparison_schema();
+        let mut found = Vec::new();
+        references(&schema, &mut found);
+        assert!(found.contains(&"#/$defs/MethodEntry"), "{found:?}");
+        for target in found {
+            assert!(schema.pointer(&target[1..]).is_some(), "{target}");
+        }
+        let trial = schema["properties"]["trial"]["properties"]
+            .as_object()
+            .unwrap();
+        assert!(trial.contains_key("recipe") && !trial.contains_key("seed"));
+        let known = schema["properties"].as_object().unwrap();
+        for name in configs::names("compare/") {
+            let value = configs::find(&name).map_err(|f| f.error).unwrap().value;
+            for key in value.as_mapping().unwrap().keys() {
+                let key = key.as_str().unwrap();
+                assert!(known.contains_key(key), "{name}: {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_experiments_fields_are_those_of_the_schema() {
+        let schema = experiment_schema();
+        let known = schema["properties"].as_object().unwrap();
+        // What is not set is not written; these three have no default.
+        let set = ["adapter=x", "cache_type=f16", "cache_budget_gib=1"].map(str::to_owned);
+        let experiment = crate::experiment::Experiment::read("quickstart", &set);
+        let experiment = serde_json::to_value(experiment.map_err(|f| f.error).unwrap()).unwrap();
+        let fields: Vec<_> = experiment.as_object().unwrap().keys().collect();
+        assert!(known.keys().eq(fields.iter().copied()), "{fields:?}");
     }
 
     #[test]

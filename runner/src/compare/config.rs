@@ -111,7 +111,7 @@ pub struct MethodEntry {
 }
 
 /// The keys of an experiment that a comparison fills in.
-const FILLED: [&str; 5] = ["name", "backbone", "method", "dataset", "seed"];
+pub const FILLED: [&str; 5] = ["name", "backbone", "method", "dataset", "seed"];
 
 impl Comparison {
     /// Reads the YAML called `config`, a path or a name under `configs/`, with `--set` overrides.

@@ -1,7 +1,7 @@
 //! The prefix cache: the same results with it and without it, whatever happens to its files.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use crate::{SMALL, assert_same, folder, runner, small, succeeded, summary};
 
@@ -169,25 +169,39 @@ fn processes_share_one_cache_and_each_prefix_is_computed_once() {
     let tests = tempfile::tempdir().unwrap();
     let cache = tests.path().join("cache");
     let args = [SMALL, &["--cache", cache.to_str().unwrap()]].concat();
-    let start = |method: &str| {
-        let runs = tests.path().join(method);
-        let method = format!("method={method}");
-        let mut command = runner(&args, &runs);
-        command.args(["--set", &method, "--set", "prefix_cache=disk"]);
-        command.spawn().unwrap()
+    let start = |lr: &str| {
+        let mut command = runner(&args, &tests.path().join(lr));
+        let lr = format!("recipe.optimizer.lr={lr}");
+        command.args([
+            "--set",
+            "method=linear-probe",
+            "--set",
+            "prefix_cache=disk",
+            "--set",
+            &lr,
+        ]);
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
-    // Both cut above the last block.
-    let all = [
-        start("linear-probe"),
-        start("linear-probe"),
-        start("{name: ap, boundaries: [5]}"),
-    ];
-    let ended = all.map(|mut child| child.wait().unwrap().code());
-    // Two of the same run: one of them is told that the other works on it.
-    assert!(
-        ended[2] == Some(0) && ended[..2].contains(&Some(0)) || ended[2] == Some(2),
-        "{ended:?}"
-    );
+    let rates = ["0.01", "0.02", "0.03"];
+    for mut child in rates.map(start) {
+        assert!(child.wait().unwrap().success());
+    }
+    let seconds = |lr: &&str| {
+        let summary = summary(&tests.path().join(lr));
+        summary["time"]["cache_seconds"].as_f64().unwrap()
+    };
+    // Training and validation images may be filled by two of them.
+    let filled = rates
+        .iter()
+        .map(seconds)
+        .filter(|seconds| *seconds > 0.0)
+        .count();
+    assert!((1..=2).contains(&filled), "{filled}");
+    assert_eq!(files(&cache, "rows").len(), 2);
     assert!(files(&cache, "partial").is_empty());
 }
 

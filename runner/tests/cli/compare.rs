@@ -340,7 +340,7 @@ fn a_trial_that_fails_is_reported_and_the_rest_go_on() {
 #[test]
 fn what_is_wrong_is_said_before_any_work() {
     let place = Place::new(&COMPARISON.replace("methods:\n", "methods:\n  - vpt\n"));
-    let resnet = "backbones=[{label: r, use: {name: resnet, img_size: 16, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}}]";
+    let resnet = "backbones=[{label: r, use: {name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}}]";
     let output = place.compare(&["--set", resnet]);
     assert_eq!(output.status.code(), Some(2));
     let message = stderr(&output);
