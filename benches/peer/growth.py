@@ -111,11 +111,12 @@ def main():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preload", action="append", default=[], help="a library for PyTorch's process: vendor.so")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     axes = [axis for axis in SERIES if axis != "threads" or args.device == "cpu"]
-    ours, theirs = Ours(args.runner, args.device, args.threads), Theirs(sys.executable, args.device, args.threads)
+    ours, theirs = Ours(args.runner, args.device, args.threads), Theirs(sys.executable, args.device, args.threads, args.preload)
     series = {}
     for axis in axes:
         series[axis] = []

@@ -89,6 +89,7 @@ def main():
     parser.add_argument("--runner", required=True, help="a built runner")
     parser.add_argument("--python", default=sys.executable, help="a Python with PyTorch, timm and peft")
     parser.add_argument("--heap", help="count.so; needed on the CPU")
+    parser.add_argument("--preload", action="append", default=[], help="a library for PyTorch's process: vendor.so")
     parser.add_argument("--device", choices=PAIRS, default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
@@ -104,10 +105,11 @@ def main():
         parser.error(f"--only: no row matches {args.only!r}; there are:\n  {names}")
     start = time.time()
     ours = Ours(args.runner, args.device, args.threads)
-    theirs = Theirs(args.python, args.device, args.threads)
-    heap = theirs if args.device == "cuda" else Theirs(args.python, "cpu", args.threads, args.heap)
-    about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds}
-    print(f"{about['processor']}, {about['cores']} cores, {args.threads} threads; PyTorch {about['torch']} on {about['device']}; "
+    theirs = Theirs(args.python, args.device, args.threads, args.preload)
+    heap = theirs if args.device == "cuda" else Theirs(args.python, "cpu", args.threads, [args.heap, *args.preload])
+    about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds, "preload": args.preload}
+    print(f"{about['processor']}, {about['cores']} cores, {args.threads} threads; PyTorch {about['torch']} on {about['device']}"
+          f"{', MKL told to use all instructions' if args.preload else ''}; "
           f"medians of {args.rounds} rounds in turn\n")
     print("\n".join(HEADER), flush=True)
     results, failed = [], False

@@ -2,12 +2,14 @@
 # Training steps and inference beside PyTorch's, on one machine in one window: both sides take turns.
 #
 #   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--threads 2] [--rounds 5] [--out FILE]
-#   benches/peer/run.sh growth [--out FILE.svg]
+#   benches/peer/run.sh growth [--out FILE.svg]     step time against batch, depth, tokens and threads, as a plot
+#   benches/peer/run.sh cache [--only REGEX]        what the prefix cache gains
 #
 # RUNNER names a built runner; without, it is built here (with CUDA for --device cuda). PEER_PYTHON names a Python that
 # has what requirements.txt pins; without, a virtual environment is made in PEER_VENV, default target/peer/venv, which
 # needs a network the first time. On the CPU it needs Linux with glibc and a C compiler: PyTorch's heap is counted as the
-# runner counts its own. Leave the machine alone while it runs.
+# runner counts its own. On an AMD processor MKL is told to use all of its instructions (vendor.c), unless PEER_MKL=shipped.
+# Leave the machine alone while it runs.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -41,18 +43,28 @@ if [[ -z ${PEER_PYTHON:-} ]]; then
     PEER_PYTHON=$venv/bin/python
 fi
 
+library() {
+    "${CC:-cc}" -O2 -shared -fPIC -o "$work/$1.so" "$here/$1.c"
+}
 heap=()
+preload=()
 if [[ $device == cpu ]]; then
-    "${CC:-cc}" -O2 -shared -fPIC -o "$work/count.so" "$here/count.c"
+    library count
     heap=(--heap "$work/count.so")
+    if grep -q AuthenticAMD /proc/cpuinfo && [[ ${PEER_MKL:-} != shipped ]]; then
+        library vendor
+        preload=(--preload "$work/vendor.so")
+    fi
 fi
 
 script=peer.py
 out=$work/$device.json
-if [[ ${1:-} == growth ]]; then
-    script=growth.py
-    out=$work/growth.svg
+case ${1:-} in
+    growth) script=growth.py out=$work/growth.svg ;;
+    cache) script=cache.py out=$work/cache.json ;;
+esac
+if [[ $script != peer.py ]]; then
     heap=()
     shift
 fi
-exec "$PEER_PYTHON" "$here/$script" --runner "$RUNNER" ${heap[@]+"${heap[@]}"} --out "$out" "$@"
+exec "$PEER_PYTHON" "$here/$script" --runner "$RUNNER" ${heap[@]+"${heap[@]}"} ${preload[@]+"${preload[@]}"} --out "$out" "$@"

@@ -54,10 +54,10 @@ class Ours:
 class Theirs:
     """PyTorch, one process for all rows."""
 
-    def __init__(self, python: str, device: str, threads: int, preload: str | None = None):
+    def __init__(self, python: str, device: str, threads: int, preload: list[str] = []):
         environment = dict(os.environ)
         if preload:
-            environment["LD_PRELOAD"] = preload
+            environment["LD_PRELOAD"] = ":".join(preload)
         command = [python, str(HERE / "theirs.py"), device, str(threads)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

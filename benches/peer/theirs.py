@@ -2,12 +2,16 @@
 
     {"do": "open", "row": {...}, "mode": "eager"}     builds a model
     {"do": "time", "warmup": 1, "steps": 3}           seconds of each step
-    {"do": "memory", "steps": 2}                      bytes; needs count.so in LD_PRELOAD on the CPU
+    {"do": "memory", "row": {...}, "mode": "eager", "steps": 2}
+                                                      bytes; needs count.so in LD_PRELOAD on the CPU
+    {"do": "epochs", "row": {...}, "images": 96, ...}  seconds of each epoch
+    {"do": "threads", "threads": 2}
 """
 
 import ctypes
 import gc
 import json
+import math
 import sys
 import time
 
@@ -132,6 +136,38 @@ class Side:
             if index >= warmup:
                 seconds.append(time.perf_counter() - start)
         return {"seconds": seconds}
+
+    def epochs(self, row, images, validation, epochs):
+        """A trial as a user writes it who does not cache: training and validation batches through the whole network."""
+        self.close()
+        module, statistics = methods.adapt(methods.backbone(row["timm"], **row["options"]), row["method"], row["size"])
+        module = methods.prepare(module, statistics)
+        layout = torch.channels_last if hasattr(module.model, "layer1") else torch.contiguous_format
+        module = module.to(memory_format=layout)
+        sets = []
+        for count in (images, validation):
+            pixels = torch.rand(count, 3, row["size"], row["size"]) * 2 - 1
+            labels = torch.randint(methods.CLASSES, (count,))
+            sets.append(torch.utils.data.TensorDataset(pixels.contiguous(memory_format=layout), labels))
+        training = torch.utils.data.DataLoader(sets[0], row["batch"], shuffle=True)
+        held_out = torch.utils.data.DataLoader(sets[1], row["batch"])
+        trained = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+        seconds, start = [], time.perf_counter()
+        for _ in range(epochs):
+            began = time.perf_counter()
+            for pixels, labels in training:
+                loss = F.cross_entropy(module(pixels.contiguous(memory_format=layout)), labels)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if not math.isfinite(loss.item()):
+                    raise ValueError("the loss is not finite")
+            seconds.append(time.perf_counter() - began)
+            with torch.inference_mode():
+                for pixels, labels in held_out:
+                    module(pixels.contiguous(memory_format=layout))
+        return {"epochs": seconds, "to_fifth": time.perf_counter() - start}
 
     def memory(self, row, mode, steps):
         """Peak above weights and batch, and what the forward pass leaves for the backward."""

@@ -78,22 +78,26 @@ pub fn step_memory(
 ) -> Result<StepMemory, Failure> {
     let live = || memory::live(&device.device);
     let mut found = StepMemory::default();
-    let first = live();
+    let mut made = 0;
     memory::reset_peak();
-    for _ in 0..2 {
+    for first in [true, false] {
         sync(device)?;
         let before = live();
-        trainer.step(batch.clone(), &mut |phase| {
-            let more = live().saturating_sub(before);
-            match phase {
-                Phase::Forward => found.kept = more,
-                Phase::Backward => found.gradients = more,
-                Phase::Prefix | Phase::Optimizer => (),
+        let mut between = before;
+        trainer.step(batch.clone(), &mut |phase| match phase {
+            Phase::Prefix => (),
+            Phase::Forward => found.kept = live().saturating_sub(before),
+            Phase::Backward => {
+                between = live();
+                found.gradients = between.saturating_sub(before);
             }
+            // The gradients went, the state came.
+            Phase::Optimizer if first => made = live() as isize - between as isize,
+            Phase::Optimizer => (),
         });
     }
     sync(device)?;
-    found.optimizer = live().saturating_sub(first);
+    found.optimizer = found.gradients.saturating_add_signed(made);
     found.peak = memory::peak(&device.device);
     Ok(found)
 }

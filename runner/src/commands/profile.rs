@@ -146,15 +146,17 @@ fn measure(
         steps: args.steps,
     };
     let (counts, flops) = (model.counts(), Flops::of(&model));
-    let bytes = |adapter: bool| -> usize {
-        let of = |info: &&ParamInfo| info.name.starts_with("adapters.") == adapter;
-        params::infos(&model)
-            .iter()
-            .filter(of)
-            .map(|info| info.bytes)
-            .sum()
+    let of_backbone = |info: &&ParamInfo| {
+        let room = info.name.split('.').next();
+        matches!(room, Some("backbone" | "head"))
     };
-    let (weights, adapter) = (bytes(false), bytes(true));
+    let infos = params::infos(&model);
+    let all: usize = infos.iter().map(|info| info.bytes).sum();
+    let weights = infos
+        .iter()
+        .filter(of_backbone)
+        .map(|info| info.bytes)
+        .sum();
     let first_cut = match trial.spec.boundaries.get(model.first_cut()) {
         Some(boundary) => boundary.to_string(),
         None => "the features".to_owned(),
@@ -209,7 +211,7 @@ fn measure(
         params: Params::new(counts, trial.formula),
         memory: Memory {
             weights,
-            adapter,
+            adapter: all - weights,
             kept_for_backward: taken.kept,
             gradients: taken.gradients,
             optimizer: taken.optimizer,
