@@ -31,7 +31,7 @@ pub struct Curves<'a> {
 
 const HEIGHT: f64 = 250.0;
 /// The distance of two names.
-const LINE: f64 = 12.5;
+const LINE: f64 = 13.5;
 /// Names are cut after so many letters.
 const LETTERS: usize = 16;
 /// A curve of more points is drawn through so many of them.
@@ -60,7 +60,7 @@ impl Curves<'_> {
             y,
             right: match self.series.len() {
                 1 => 12.0,
-                _ => names.fold(0.0, f64::max) + 16.0,
+                _ => names.fold(0.0, f64::max) + 28.0,
             },
             height: HEIGHT,
         };
@@ -127,17 +127,21 @@ fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
         .collect();
     ends.sort_by(|a, b| a.1.total_cmp(&b.1));
     let wanted: Vec<f64> = ends.iter().map(|(_, y, _)| *y).collect();
-    let left = frame.end() + 12.0;
+    let left = frame.end() + 14.0;
     for ((x, y, series), row) in ends
         .into_iter()
         .zip(apart(&wanted, LINE, TOP, frame.floor()))
     {
+        let _ = write!(
+            svg,
+            "<line class=\"leader {}\" x1=\"{x:.1}\" x2=\"{left:.1}\" y1=\"{y:.1}\" y2=\"{row:.1}\"/>",
+            series.style.class
+        );
+        mark(svg, series.style, left, row);
         let _ = writeln!(
             svg,
-            "<line class=\"leader {0}\" x1=\"{x:.1}\" x2=\"{1:.1}\" y1=\"{y:.1}\" y2=\"{row:.1}\"/>\
-             <text class=\"name {0}\" x=\"{left:.1}\" y=\"{2:.1}\">{3}</text>",
-            series.style.class,
-            left - 2.0,
+            "<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            left + 8.0,
             row + 4.0,
             escape(&cut(series.name))
         );

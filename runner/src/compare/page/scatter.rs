@@ -66,7 +66,7 @@ impl Point<'_> {
     }
 }
 
-/// The plots of a backbone.
+/// The plots of a backbone; none where there is nothing to compare.
 pub fn plots(scores: &Scores, backbone: &str) -> String {
     let plots: String = COSTS
         .iter()
@@ -112,6 +112,9 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
         })
     });
     let mut points: Vec<Point> = points.collect();
+    if points.len() < 2 {
+        return String::new();
+    }
     points.sort_by(|a, b| {
         a.cost
             .total_cmp(&b.cost)

@@ -180,19 +180,23 @@ fn explained(mut tables: Vec<Table>) -> Vec<Table> {
 }
 
 impl Table {
-    /// Marks the best entries of each column, all that are equal.
+    /// Marks the best entries of each column, all that are equal; none where nothing is beaten.
     fn marked(mut self) -> Self {
         for (index, column) in self.columns.iter().enumerate() {
             let Some(better) = column.better else {
                 continue;
             };
             let rivals = self.rows.iter().filter_map(|(_, row)| row[index].rival);
+            let (low, high) = rivals
+                .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), rival| {
+                    (low.min(rival), high.max(rival))
+                });
             let best = match better {
-                Better::More => rivals.reduce(f64::max),
-                Better::Less => rivals.reduce(f64::min),
+                Better::More => high,
+                Better::Less => low,
             };
             for (_, row) in &mut self.rows {
-                let is_best = |value| best.is_some_and(|best| order(value, best).is_eq());
+                let is_best = |value| order(value, best).is_eq() && order(low, high).is_ne();
                 row[index].best = row[index].rival.is_some_and(is_best);
             }
         }
@@ -526,6 +530,27 @@ mod tests {
         }
         let searches = markdown.lines().filter(|line| line.contains("3 grid"));
         assert_eq!(searches.count(), 18);
+    }
+
+    #[test]
+    fn equal_entries_are_no_best() {
+        let table = |values: [f64; 3]| {
+            let table = Table {
+                columns: vec![Column::number("x", Better::Less)],
+                rows: values
+                    .map(|value| (String::new(), vec![Entry::number(value, "")]))
+                    .to_vec(),
+                ..Table::default()
+            };
+            table
+                .marked()
+                .rows
+                .into_iter()
+                .map(|(_, row)| row[0].best)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(table([1.0, 2.0, 1.0]), [true, false, true]);
+        assert_eq!(table([1.0, 1.0, 1.0]), [false; 3]);
     }
 
     #[test]
