@@ -8,6 +8,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use memchr::memchr;
 use peft_core::data::Image;
 
 use crate::Error;
@@ -105,19 +106,17 @@ fn from_decoded(decoded: DynamicImage) -> Image {
 fn jpeg_is_complete(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut at = 2; // past the start marker
-    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
-        let stands_alone = matches!(marker, 0x00 | 0x01 | 0xD0..=0xD7); // stuffing, TEM, restarts
-        if first != 0xFF || marker == 0xFF {
-            at += 1; // entropy-coded data, or fill before a marker
-        } else if marker == END {
-            return true;
-        } else if stands_alone {
-            at += 2;
-        } else {
-            let Some(&[high, low]) = bytes.get(at + 2..at + 4) else {
-                return false;
-            };
-            at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    // Between markers lies entropy-coded data, most of the file.
+    while let Some(skipped) = bytes.get(at..).and_then(|rest| memchr(0xFF, rest)) {
+        at += skipped;
+        match bytes.get(at + 1..) {
+            Some(&[END, ..]) => return true,
+            // Fill before a marker.
+            Some(&[0xFF, ..]) => at += 1,
+            // Stuffing, TEM and restarts stand alone.
+            Some(&[0x00 | 0x01 | 0xD0..=0xD7, ..]) => at += 2,
+            Some(&[_, high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+            _ => return false,
         }
     }
     false

@@ -15,6 +15,7 @@ mod formats;
 mod indexed;
 mod labels;
 mod procedural;
+mod python_random;
 mod shards;
 mod split;
 mod transform;

@@ -151,6 +151,27 @@ fn cifar_is_read_as_its_site_says() {
         assert_eq!((sample.label, sample.image.rgb.as_slice()), (index, pixels));
     }
     assert_eq!(data.len(Split::Train) + data.len(Split::Validation), 10);
+
+    let file = fs_err::read(format!("{FIXTURES}/cifar100.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let test = expected.tensor("test").unwrap();
+    for (labels, names, of) in [
+        ("fine", &["ant", "bee", "cat", "dog"][..], [0, 1, 2, 3]),
+        ("coarse", &["insects", "mammals"], [0, 0, 1, 1]),
+    ] {
+        let data = fixture(
+            "cifar100",
+            &format!("{{name: cifar, root: '', labels: {labels}}}"),
+        );
+        assert_eq!(data.classes(), names);
+        for (index, pixels) in test.data().chunks_exact(32 * 32 * 3).enumerate() {
+            let sample = data.sample(Split::Test, index).unwrap();
+            assert_eq!(
+                (sample.label, sample.image.rgb.as_slice()),
+                (of[index], pixels)
+            );
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{Bytes, TensorData};
 use peft_core::checkpoint::Checkpoint;
+use peft_core::data::Split;
 use peft_core::params::{self, Tensors};
 use peft_core::weights;
 use peft_core::{Error, Model, adapter_file};
@@ -37,6 +38,9 @@ pub struct Progress {
     pub total_seconds: f64,
     /// Most bytes live at once in earlier parts of an interrupted run.
     pub peak_bytes: usize,
+    /// Images that could not be read, and why.
+    #[serde(default)]
+    pub left_out: Vec<(Split, usize, String)>,
     /// One entry an epoch.
     pub history: Vec<EpochRecord>,
     /// Index into `history` of the best epoch so far.

@@ -422,6 +422,8 @@ pub enum DataCommand {
     Check(CheckArgs),
     /// Print the split table and paint a contact sheet, before and after the transforms.
     Show(ShowDataArgs),
+    /// Time how fast an experiment's training images become batches; nothing is trained.
+    Time(TimeArgs),
 }
 
 /// Which data set.
@@ -472,6 +474,27 @@ pub struct ShowDataArgs {
     /// Seed of the choice.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// What is read, and how often.
+#[derive(Args, Clone)]
+pub struct TimeArgs {
+    /// Which experiment: its data set, recipe and prefix cache; --set prefix_cache=off times the
+    /// images themselves.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Epochs to read.
+    #[arg(long, default_value_t = 3)]
+    pub epochs: usize,
+    /// Folder of the prefix cache's files.
+    #[arg(long, value_name = "DIR", default_value = "runs/.cache")]
+    pub cache: PathBuf,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
 }
 
 /// What is run and written.

@@ -2,20 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::mpsc::sync_channel;
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use peft_core::Activation;
 use peft_core::backbone::Cut;
 use peft_core::data::{Dataset, Sample, Split};
 use peft_core::random::Generator;
-use peft_datasets::{Augment, Preprocess};
+use peft_datasets::Preprocess;
+use peft_datasets::augment::{Augment, Drawn};
+use rayon::Yield;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Rows;
+use crate::cache::{Row, Rows};
 use crate::exit::{Failure, config_error};
 
 /// What is done about an image that cannot be read.
@@ -67,18 +70,39 @@ impl Images {
         }
     }
 
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<(Split, usize), String>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Number of images of a split that were left out so far.
     pub fn skipped(&self, split: Split) -> usize {
-        let unreadable = self.unreadable.lock();
-        let unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
-        unreadable.keys().filter(|(of, _)| *of == split).count()
+        self.noted().keys().filter(|(of, _)| *of == split).count()
     }
 
     /// Why an image was left out.
     pub fn why(&self, split: Split, index: usize) -> String {
-        let unreadable = self.unreadable.lock();
-        let unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
-        unreadable.get(&(split, index)).cloned().unwrap_or_default()
+        self.noted()
+            .get(&(split, index))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// All images that were left out so far, and why.
+    pub fn left_out(&self) -> Vec<(Split, usize, String)> {
+        let noted = self.noted();
+        let entries = noted.iter();
+        entries
+            .map(|((split, index), why)| (*split, *index, why.clone()))
+            .collect()
+    }
+
+    /// Takes over what an interrupted run left out.
+    pub fn recall(&self, left_out: &[(Split, usize, String)]) {
+        let entries = left_out.iter().cloned();
+        self.noted()
+            .extend(entries.map(|(split, index, why)| ((split, index), why)));
     }
 
     /// The image and its label; none if it is left out.
@@ -118,13 +142,44 @@ impl Images {
         if self.on_error == OnError::Fail {
             return Err(bad(split, index, why));
         }
-        let unreadable = self.unreadable.lock();
-        let mut unreadable = unreadable.unwrap_or_else(PoisonError::into_inner);
-        if unreadable.insert((split, index), why.to_owned()).is_none() {
+        let first = self.noted().insert((split, index), why.to_owned());
+        if first.is_none() {
             eprintln!("warning: dataset: {split} image {index} is left out: {why}");
         }
         Ok(())
     }
+}
+
+/// Batches that are prepared side by side: threads that are done with one go on with the other. With
+/// those that are ready and the one that is used, at most `2 * LANES + 1` batches are in memory.
+const LANES: usize = 2;
+
+/// The next batch of a lane; none if it ended. A worker of rayon's pool prepares images while it waits.
+fn next<T>(lane: &Receiver<T>) -> Option<T> {
+    const NAP: Duration = Duration::from_micros(200);
+    loop {
+        match lane.try_recv() {
+            Ok(batch) => return Some(batch),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        match rayon::yield_now() {
+            Some(Yield::Executed) => {}
+            Some(Yield::Idle) => match lane.recv_timeout(NAP) {
+                Ok(batch) => return Some(batch),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            },
+            // Not a worker.
+            None => return lane.recv().ok(),
+        }
+    }
+}
+
+/// Splits in words.
+pub fn names(splits: &[Split]) -> String {
+    let names: Vec<_> = splits.iter().map(Split::to_string).collect();
+    names.join(" and ")
 }
 
 fn bad(split: Split, index: usize, message: &str) -> Failure {
@@ -197,14 +252,16 @@ impl EpochRandom {
         }
     }
 
-    /// The numbers for an image: the same on any number of threads, resumed or not.
-    fn of_image(&self, split: Split, index: usize) -> Generator {
+    /// What happens to an image of these sides for an input of `size`: the same on any number of
+    /// threads, resumed or not.
+    fn drawn(&self, split: Split, index: usize, sides: (usize, usize), size: usize) -> Drawn {
         let view = self.view();
         let path = match split {
             Split::Train => format!("augment/{view}/{index}"),
             _ => format!("augment/{view}/{split}/{index}"),
         };
-        Generator::new(self.seed, &path)
+        let mut generator = Generator::new(self.seed, &path);
+        self.augment.draw(&mut generator, sides, size)
     }
 
     /// The numbers for what mixes the images of a batch.
@@ -260,6 +317,11 @@ impl<'a> Loader<'a> {
         Self { rows, ..self }
     }
 
+    /// Whether its batches come from a cache.
+    pub fn is_cached(&self) -> bool {
+        self.rows.is_some()
+    }
+
     /// The cut at which its batches are; 0 for images.
     pub fn from(&self) -> Cut {
         self.rows.as_ref().map_or(0, |rows| rows.cut)
@@ -311,12 +373,12 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Calls `consume` with each batch of `range` in turn; the next ones are prepared meanwhile.
-    /// Stops early when it answers `false`.
+    /// Calls `consume` with each batch of `range` in turn; the next ones are prepared meanwhile. A batch
+    /// of which no image can be read is passed over. Stops early when it answers `false`.
     ///
     /// # Errors
-    /// If a record cannot be read and that is not forgiven, with its name; if none of a batch can; or
-    /// what `consume` fails with.
+    /// If a record cannot be read and that is not forgiven, with its name; or what `consume` fails
+    /// with.
     pub fn each<E: From<Failure>>(
         &self,
         range: Range<usize>,
@@ -324,23 +386,45 @@ impl<'a> Loader<'a> {
         device: &Device,
         mut consume: impl FnMut(usize, Batch) -> Result<bool, E>,
     ) -> Result<(), E> {
+        self.each_or_none(range, pass, device, |index, batch| match batch {
+            Some(batch) => consume(index, batch),
+            None => Ok(true),
+        })
+    }
+
+    /// As [`each`](Self::each), with no batch in the place of one of which no image can be read.
+    ///
+    /// # Errors
+    /// As [`each`](Self::each).
+    pub fn each_or_none<E: From<Failure>>(
+        &self,
+        range: Range<usize>,
+        pass: Pass,
+        device: &Device,
+        mut consume: impl FnMut(usize, Option<Batch>) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let order = self.order(pass);
         std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(2);
-            let order = &order;
-            scope.spawn(move || {
-                for index in range {
-                    let start = index * self.batch_size;
-                    let end = (start + self.batch_size).min(order.len());
-                    let batch = self.host_batch(index, &order[start..end], pass);
+            let mut lanes = Vec::new();
+            for lane in 0..LANES {
+                let (sender, receiver) = sync_channel(1);
+                let (order, mut indices) = (&order, range.clone().skip(lane).step_by(LANES));
+                scope.spawn(move || {
+                    let batch = |index: usize| {
+                        let start = index * self.batch_size;
+                        let end = (start + self.batch_size).min(order.len());
+                        self.host_batch(index, &order[start..end], pass)
+                    };
                     // A closed channel: the consumer has stopped.
-                    if sender.send((index, batch)).is_err() {
-                        break;
-                    }
-                }
-            });
-            for (index, batch) in receiver {
-                if !consume(index, self.on_device(batch?, device))? {
+                    indices.try_for_each(|index| sender.send(batch(index)))
+                });
+                lanes.push(receiver);
+            }
+            for (index, lane) in range.zip(lanes.iter().cycle()) {
+                // A lane that ended too early has panicked, and so does the scope.
+                let Some(batch) = next(lane) else { break };
+                let batch = batch?.map(|batch| self.on_device(batch, device));
+                if !consume(index, batch)? {
                     break;
                 }
             }
@@ -371,7 +455,13 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn host_batch(&self, batch: usize, order: &[usize], pass: Pass) -> Result<HostBatch, Failure> {
+    /// None if no image of it can be read.
+    fn host_batch(
+        &self,
+        batch: usize,
+        order: &[usize],
+        pass: Pass,
+    ) -> Result<Option<HostBatch>, Failure> {
         let values = match &self.rows {
             Some(rows) => rows.shape.elements(),
             None => self.preprocess.values(),
@@ -393,8 +483,7 @@ impl<'a> Loader<'a> {
             }
         }
         if kept == 0 {
-            let message = format!("dataset: none of the {} images of a batch", order.len());
-            return Err(config_error(format!("{message} can be read")));
+            return Ok(None);
         }
         all.truncate(kept * values);
         let pairs = order.iter().zip(labels);
@@ -407,13 +496,13 @@ impl<'a> Loader<'a> {
             mix.apply(&mut all, size);
             mix.0.iter().map(|mixed| mixed.lambda).collect()
         });
-        Ok(HostBatch {
+        Ok(Some(HostBatch {
             values: all,
             targets,
             groups: self.groups(&places)?,
             places,
             lambda,
-        })
+        }))
     }
 
     fn groups(&self, places: &[usize]) -> Result<Vec<usize>, Failure> {
@@ -435,25 +524,33 @@ impl<'a> Loader<'a> {
     fn image(&self, place: usize, pass: Pass, out: &mut [f32]) -> Result<Option<usize>, Failure> {
         let (which, index) = self.at(place);
         let split = self.splits[which];
+        let input = &self.preprocess.input;
         if let Some(rows) = &self.rows {
             let label = self.images.label(split, index)?;
             let view = pass.random().map_or(0, |random| random.epoch % rows.views);
-            let row = view * self.images.dataset.len(split) + index;
-            return match rows.read(which, row, &self.preprocess, out) {
-                Ok(()) => Ok(Some(label)),
-                Err(why) => self.images.unreadable(split, index, &why).map(|()| None),
+            let row = match rows.get(which, view * self.images.dataset.len(split) + index) {
+                Ok(row) => row,
+                Err(why) => return self.images.unreadable(split, index, why).map(|()| None),
             };
+            match (row, pass.random()) {
+                (Row::Pixels(rgb), Some(random)) => {
+                    let drawn = random.drawn(split, index, (input.size, input.size), input.size);
+                    let written = drawn.apply_to_pixels(rgb.into(), input, out);
+                    written.map_err(|e| bad(split, index, &e.to_string()))?;
+                }
+                (Row::Pixels(rgb), None) => self.preprocess.normalise(rgb, out),
+                (Row::Values(values, bytes), _) => values.read(bytes, out),
+            }
+            return Ok(Some(label));
         }
         let Some(Sample { image, label }) = self.images.read(split, index)? else {
             return Ok(None);
         };
-        let input = &self.preprocess.input;
         let written = match pass.random() {
             None => self.preprocess.apply(&image, out),
             Some(random) => {
                 let sides = (image.width, image.height);
-                let mut generator = random.of_image(split, index);
-                let drawn = random.augment.draw(&mut generator, sides, input.size);
+                let drawn = random.drawn(split, index, sides, input.size);
                 drawn.apply(&image, input, out)
             }
         };
@@ -470,9 +567,10 @@ mod tests {
     use super::*;
     use crate::exit::Exit;
 
-    /// Ten grey images whose label is their index.
+    /// Ten grey images whose label is their index; some cannot be read.
     struct Counted {
         classes: Vec<String>,
+        damaged: Vec<usize>,
     }
 
     impl Dataset for Counted {
@@ -486,6 +584,9 @@ mod tests {
             Ok(index)
         }
         fn image(&self, _: Split, index: usize) -> peft_core::Result<Image> {
+            if self.damaged.contains(&index) {
+                return Err(peft_core::Error::Data("damaged".into()));
+            }
             Ok(Image {
                 width: 2,
                 height: 2,
@@ -500,6 +601,7 @@ mod tests {
     fn counted(classes: usize) -> Counted {
         Counted {
             classes: (0..classes).map(|c| c.to_string()).collect(),
+            damaged: Vec::new(),
         }
     }
 
@@ -548,6 +650,104 @@ mod tests {
     }
 
     #[test]
+    fn batches_are_the_same_from_any_batch_on_and_on_any_number_of_threads() {
+        let images = Images::new(Box::new(counted(10)), OnError::Fail);
+        let augment = "{hflip: 0.5, re_prob: 0.5, re_mode: pixel, mixup: 0.8, mixup_mode: elem}";
+        let pass = Pass::Training(EpochRandom {
+            seed: 3,
+            epoch: 1,
+            augment: serde_yaml::from_str(augment).unwrap(),
+            views: 0,
+        });
+        let read = |range: Range<usize>, threads| {
+            let mut seen = Vec::new();
+            let mut each = || {
+                let loader = Loader {
+                    batch_size: 1,
+                    ..loader(&images)
+                };
+                loader.each(range.clone(), pass, &Device::flex(), |index, batch| {
+                    seen.push((index, batch.x.to_vec(), batch.targets));
+                    Ok::<_, Failure>(true)
+                })
+            };
+            // On a worker, which helps, and on a thread that is none.
+            match threads {
+                0 => each().unwrap(),
+                n => {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(n);
+                    pool.build().unwrap().scope(|_| each().unwrap());
+                }
+            }
+            seen
+        };
+        let all = read(0..10, 1);
+        assert_eq!(all.len(), 10);
+        for threads in [0, 2, 5] {
+            assert!(read(0..10, threads) == all, "{threads}");
+            for start in 1..10 {
+                assert!(
+                    read(start..10, threads) == all[start..],
+                    "{threads} {start}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out_and_a_batch_of_nothing_is_passed_over() {
+        let damaged = Counted {
+            damaged: vec![1, 4, 5, 6, 7],
+            ..counted(10)
+        };
+        let images = Images::new(Box::new(damaged), OnError::Skip);
+        let device = Device::flex();
+        let mut seen = Vec::new();
+        let read = loader(&images).each(0..3, Pass::Plain, &device, |index, batch| {
+            assert_eq!(batch.x.to_vec().len(), 12 * batch.targets.len());
+            seen.push((index, batch.targets));
+            Ok::<_, Failure>(true)
+        });
+        read.unwrap();
+        assert_eq!(seen, [(0, vec![0, 2, 3]), (2, vec![8, 9])]);
+        assert_eq!(images.skipped(Split::Train), 5);
+        assert_eq!(images.why(Split::Train, 4), "damaged");
+        let mut none = Vec::new();
+        let read = loader(&images).each_or_none(0..3, Pass::Plain, &device, |index, batch| {
+            none.extend(batch.is_none().then_some(index));
+            Ok::<_, Failure>(true)
+        });
+        read.unwrap();
+        assert_eq!(none, [1]);
+
+        let resumed = Images::new(Box::new(counted(10)), OnError::Skip);
+        resumed.recall(&images.left_out());
+        assert_eq!(resumed.left_out(), images.left_out());
+    }
+
+    #[test]
+    fn a_consumer_may_stop_or_fail_at_any_batch() {
+        let images = Images::new(Box::new(counted(10)), OnError::Fail);
+        for last in 0..10 {
+            for fails in [true, false] {
+                let loader = Loader {
+                    batch_size: 1,
+                    ..loader(&images)
+                };
+                let mut seen = 0;
+                let read = loader.each(0..10, Pass::Plain, &Device::flex(), |index, _| {
+                    seen += 1;
+                    match (index == last, fails) {
+                        (true, true) => Err(config_error("enough")),
+                        (end, _) => Ok(!end),
+                    }
+                });
+                assert_eq!((seen, read.is_err()), (last + 1, fails));
+            }
+        }
+    }
+
+    #[test]
     fn an_epochs_changes_do_not_depend_on_the_number_of_threads() {
         let augment = "{re_prob: 0.5, re_mode: pixel, mixup: 0.8, mixup_mode: elem}";
         let images = Images::new(Box::new(counted(10)), OnError::Fail);
@@ -560,7 +760,7 @@ mod tests {
             };
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let batch = || loader(&images).host_batch(0, &[3, 1, 4, 5], Pass::Training(random));
-            let batch = pool.build().unwrap().install(batch).unwrap();
+            let batch = pool.build().unwrap().install(batch).unwrap().unwrap();
             (batch.values, batch.lambda.unwrap())
         };
         assert_eq!(epoch(1, 0), epoch(3, 0));

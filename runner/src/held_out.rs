@@ -82,6 +82,16 @@ impl Data {
         self.images.skipped(split)
     }
 
+    /// All images that were left out so far, and why.
+    pub fn left_out(&self) -> Vec<(Split, usize, String)> {
+        self.images.left_out()
+    }
+
+    /// Takes over what an interrupted run left out.
+    pub fn recall(&self, left_out: &[(Split, usize, String)]) {
+        self.images.recall(left_out);
+    }
+
     /// Batches of the training split.
     pub fn train(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         self.images.loader(&[Split::Train], preprocess, batch_size)

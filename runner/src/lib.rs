@@ -153,6 +153,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Doctor { place, format }) => commands::doctor(&place, format),
         Some(Command::Data(DataCommand::Check(args))) => commands::check(&args),
         Some(Command::Data(DataCommand::Show(args))) => commands::show_data(&args),
+        Some(Command::Data(DataCommand::Time(args))) => commands::time(&args),
         Some(Command::Bench(args)) => commands::bench(&args),
         Some(Command::Profile(args)) => commands::profile(&args),
     }

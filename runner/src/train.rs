@@ -11,14 +11,14 @@ use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::params::{self, Tensors, floats};
-use peft_core::{BoxedBackbone, Hooks, Model, adapter_file};
+use peft_core::{BoxedBackbone, Hooks, Model, Step, adapter_file};
 use replace_with::replace_with_or_abort;
 
 use crate::cache::{Caches, Cost, Prefix};
 use crate::checkpoint::{self, EpochRecord, Progress, State};
-use crate::data::{Batch, EpochRandom, Loader, Pass};
+use crate::data::{Batch, EpochRandom, Loader, Pass, names};
 use crate::device::Chosen;
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::{Exit, Failure, config_error, failure};
 use crate::memory;
 use crate::metrics::{Metrics, Tally};
 use crate::progress::Reporter;
@@ -105,6 +105,7 @@ impl<'a> Trainer<'a> {
         };
         if checkpoint.is_file() {
             state = checkpoint::load(&checkpoint, state, &trial.hash)?;
+            trial.data.recall(&state.progress.left_out);
             reporter.resumed(&state.progress);
         }
         let (images, size) = (trial.preprocess(), recipe.batch_size);
@@ -245,7 +246,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn save(&self) -> Result<(), Failure> {
+    fn save(&mut self) -> Result<(), Failure> {
+        self.state.progress.left_out = self.trial.data.left_out();
         Ok(checkpoint::save(&self.checkpoint, &self.state)?)
     }
 
@@ -266,14 +268,16 @@ impl<'a> Trainer<'a> {
         let mut accumulator = GradientsAccumulator::new();
         let mut stop = None;
         let plain = &self.device.device;
-        loader.each(first..batches, pass, plain, |index, batch| {
-            let images = batch.targets.len();
+        loader.each_or_none(first..batches, pass, plain, |index, batch| {
+            let images = batch.as_ref().map_or(0, |batch| batch.targets.len());
             let loss = self.batch(index, batches, batch, &mut accumulator, &mut |_| ());
             let step = self.state.progress.step;
             self.state.progress.batch = index + 1;
             // Progress is known only at a step: accumulated gradients are not saved.
             let whole = (index + 1) % self.recipe().accumulate == 0 || index + 1 == batches;
-            if let Err(step) = losses.push(loss, images, step, whole && index + 1 == batches) {
+            if let Some(loss) = loss
+                && let Err(step) = losses.push(loss, images, step, whole && index + 1 == batches)
+            {
                 stop = Some(Stop::Diverged(step));
                 return Ok(false);
             }
@@ -286,7 +290,7 @@ impl<'a> Trainer<'a> {
         })?;
         self.state.progress.epoch_seconds = spent.0 + start.elapsed().as_secs_f64();
         self.state.progress.total_seconds = spent.1 + start.elapsed().as_secs_f64();
-        if stop.is_none()
+        if !matches!(stop, Some(Stop::Diverged(_)))
             && let Err(step) = losses.flush()
         {
             stop = Some(Stop::Diverged(step));
@@ -295,6 +299,7 @@ impl<'a> Trainer<'a> {
         self.state.progress.images = losses.images;
         self.note_peak();
         match stop {
+            None if losses.images == 0 => Err(none_readable("training")),
             None => self.finish_epoch(),
             Some(Stop::Interrupted) => {
                 self.save()?;
@@ -325,8 +330,8 @@ impl<'a> Trainer<'a> {
     }
 
     /// A whole step on one batch, as an epoch takes it; `ended` hears of each part: for benchmarks.
-    pub(crate) fn step(&mut self, batch: Batch, ended: &mut dyn FnMut(Phase)) -> Tensor<1> {
-        self.batch(0, 1, batch, &mut GradientsAccumulator::new(), ended)
+    pub(crate) fn step(&mut self, batch: Batch, ended: &mut dyn FnMut(Phase)) -> Option<Tensor<1>> {
+        self.batch(0, 1, Some(batch), &mut GradientsAccumulator::new(), ended)
     }
 
     /// The images that gradients see: for benchmarks.
@@ -339,26 +344,66 @@ impl<'a> Trainer<'a> {
         self.state.model.valid()
     }
 
-    /// Forward and backward of one batch; a step of the optimiser after `accumulate` of them.
-    /// Returns the loss `[1]`.
+    /// Forward and backward of one batch; a step of the optimiser after `accumulate` of them, so that an
+    /// epoch has as many steps if no image of a batch can be read. Returns the loss `[1]`.
     fn batch(
         &mut self,
         index: usize,
         batches: usize,
-        batch: Batch,
+        batch: Option<Batch>,
         accumulator: &mut GradientsAccumulator<Model>,
         ended: &mut dyn FnMut(Phase),
-    ) -> Tensor<1> {
+    ) -> Option<Tensor<1>> {
         let recipe = self.recipe();
-        let seed = self.trial.experiment.seed;
         let part = index % recipe.accumulate;
         let parts = recipe.accumulate.min(batches - (index - part));
+        let (value, step) = batch
+            .map(|batch| self.backward(batch, part, parts, accumulator, ended))
+            .unzip();
         let State {
             model,
             optimizer,
             progress,
             ..
         } = &mut self.state;
+        let mut gradients = (part + 1 == parts).then(|| accumulator.grads());
+        if let Some(limit) = recipe.clip_norm {
+            gradients = gradients.map(|gradients| clip_norm(model, gradients, limit));
+        }
+        let steps_per_epoch = batches.div_ceil(recipe.accumulate);
+        let number = progress.step as usize;
+        let factor = recipe
+            .schedule
+            .factor(number, steps_per_epoch, recipe.epochs);
+        let lr = recipe.optimizer.lr() * factor;
+        progress.step += u64::from(gradients.is_some());
+        // In place: two copies of what trains are never alive together.
+        replace_with_or_abort(model, |model| {
+            let model = match step {
+                Some(step) => model.with_updates(step),
+                None => model,
+            };
+            match gradients {
+                Some(gradients) => self.rates.step(optimizer, lr, model, gradients),
+                None => model,
+            }
+        });
+        ended(Phase::Optimizer);
+        value
+    }
+
+    /// Adds the gradients of one batch, the `part`-th of `parts`. Returns the loss `[1]` and what the
+    /// forward pass left for the buffers.
+    fn backward(
+        &self,
+        batch: Batch,
+        part: usize,
+        parts: usize,
+        accumulator: &mut GradientsAccumulator<Model>,
+        ended: &mut dyn FnMut(Phase),
+    ) -> (Tensor<1>, Step) {
+        let smoothing = self.recipe().label_smoothing;
+        let model = &self.state.model;
         let cut = model.first_cut();
         let mut x = batch.x.cast(self.trial.compute_type());
         if let Some(prefix) = &self.prefix
@@ -367,15 +412,15 @@ impl<'a> Trainer<'a> {
             x = prefix.forward(x, batch.from..cut, &Hooks::none());
         }
         ended(Phase::Prefix);
-        let number = progress.step;
-        let step = model.step(seed, number, part);
+        let seed = self.trial.experiment.seed;
+        let step = model.step(seed, self.state.progress.step, part);
         let logits = model.logits(x.into_autodiff(), cut, Some(&step));
         let labels = Tensor::from_inner(batch.labels);
         let loss = match batch.lambda {
-            None => cross_entropy(logits, labels, recipe.label_smoothing),
+            None => cross_entropy(logits, labels, smoothing),
             Some(lambda) => {
                 let lambda = Tensor::from_inner(lambda);
-                mixed_cross_entropy(logits, labels, lambda, recipe.label_smoothing)
+                mixed_cross_entropy(logits, labels, lambda, smoothing)
             }
         };
         let value = loss.clone().inner();
@@ -384,27 +429,7 @@ impl<'a> Trainer<'a> {
         let gradients = GradientsParams::from_grads(gradients, model);
         accumulator.accumulate(model, gradients);
         ended(Phase::Backward);
-
-        let mut gradients = (part + 1 == parts).then(|| accumulator.grads());
-        if let Some(limit) = recipe.clip_norm {
-            gradients = gradients.map(|gradients| clip_norm(model, gradients, limit));
-        }
-        let steps_per_epoch = batches.div_ceil(recipe.accumulate);
-        let factor = recipe
-            .schedule
-            .factor(number as usize, steps_per_epoch, recipe.epochs);
-        let lr = recipe.optimizer.lr() * factor;
-        progress.step += u64::from(gradients.is_some());
-        // In place: two copies of what trains are never alive together.
-        replace_with_or_abort(model, |model| {
-            let model = model.with_updates(step);
-            match gradients {
-                Some(gradients) => self.rates.step(optimizer, lr, model, gradients),
-                None => model,
-            }
-        });
-        ended(Phase::Optimizer);
-        value
+        (value, step)
     }
 
     /// Validates, keeps the best, saves.
@@ -525,11 +550,15 @@ impl Rates {
     }
 }
 
+fn none_readable(which: &str) -> Failure {
+    config_error(format!("dataset: none of the {which} images can be read"))
+}
+
 /// Metrics of a model on a loader's images, and the seconds that its forward passes took: from where
 /// the batches are.
 ///
 /// # Errors
-/// If a record cannot be read.
+/// If a record cannot be read and that is not forgiven, or none can.
 pub fn evaluate(
     model: &Model,
     loader: &Loader,
@@ -556,7 +585,10 @@ pub fn evaluate(
         skipped: loader.skipped(),
         ..tally.finish()
     };
-    Ok((metrics, seconds))
+    match metrics.images {
+        0 => Err(none_readable(&names(loader.splits()))),
+        _ => Ok((metrics, seconds)),
+    }
 }
 
 /// Losses on their way to the host: read at once on the CPU, sixteen at a time elsewhere, so that

@@ -15,6 +15,8 @@ mod mix;
 mod ops;
 mod rand_augment;
 
+use std::borrow::Cow;
+
 use peft_core::backbone::{InputSpec, Interpolation};
 use peft_core::data::Image;
 use peft_core::random::Generator;
@@ -213,6 +215,24 @@ impl Drawn {
             Some(crop) => crop.resize(image, input.size)?.into(),
             None => preprocess.pixels(image)?,
         };
+        self.apply_to_pixels(rgb, input, out)
+    }
+
+    /// All but the crop, on pixels that have the input's size: those of [`Preprocess::pixels`].
+    ///
+    /// # Shapes
+    /// - rgb: `[size, size, 3]`, grey levels
+    /// - out: `[3, size, size]`
+    ///
+    /// # Errors
+    /// A rectangle that does not fit.
+    pub fn apply_to_pixels(
+        &self,
+        rgb: Cow<[u8]>,
+        input: &InputSpec,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let preprocess = Preprocess::new(input);
         if self.hflip || self.vflip || !self.ops.is_empty() {
             let mut canvas = Image {
                 width: input.size,

@@ -1,8 +1,10 @@
 //! The lists of CoOp and its successors: one file `split_zhou_<Dataset>.json` with the keys `train`,
-//! `val` and `test`, each a list of `[path, label, class name]`.
+//! `val` and `test`, each a list of `[path, label, class name]`; of these, with `shots`, so many images
+//! of each class, those that CoOp's own code draws.
 //!
 //! "Learning to Prompt for Vision-Language Models", Zhou et al., 2022.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use peft_core::Result;
@@ -14,6 +16,7 @@ use crate::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::labels::numbered;
+use crate::python_random::PythonRandom;
 use crate::split::BySplit;
 
 /// A list as CoOp gives them: `split_zhou_<Dataset>.json`.
@@ -28,6 +31,17 @@ pub struct Coop {
     /// `images` for most others.
     #[serde(default)]
     pub images: String,
+    /// Few-shot: training images of each class, at least 1, and `min(shots, 4)` validation images, as
+    /// CoOp has them. A class with fewer has all of them. Test stays whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
+    /// Which images `shots` draws: CoOp's with that seed. CoOp reports the mean over 1, 2 and 3.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+}
+
+fn default_seed() -> u64 {
+    1
 }
 
 #[typetag::serde(name = "coop")]
@@ -70,7 +84,7 @@ impl Coop {
         })?;
         // A class's name, and the first record that gives it.
         let mut names: Vec<Option<(String, Place)>> = Vec::new();
-        let splits = BySplit::try_from_fn(|split| {
+        let mut splits = BySplit::try_from_fn(|split| {
             let (key, records) = match split {
                 Split::Train => ("train", &lists.train),
                 Split::Validation => ("val", &lists.val),
@@ -106,8 +120,45 @@ impl Coop {
         let classes = names
             .map(|(label, name)| name.map_or_else(|| label.to_string(), |(name, _)| name))
             .collect();
+        if let Some(shots) = self.shots {
+            if shots == 0 {
+                return Err(Error::invalid("shots", "at least 1", shots));
+            }
+            let mut random = PythonRandom::new(self.seed);
+            splits.train = few(splits.train, shots, &mut random);
+            splits.validation = few(splits.validation, shots.min(VALIDATION_SHOTS), &mut random);
+        }
         Ok(Indexed::new(classes, splits, files))
     }
+}
+
+/// The most images of a class that validate where `shots` train.
+const VALIDATION_SHOTS: usize = 4;
+
+/// So many images of each class, or all where there are no more: as `generate_fewshot_dataset` of
+/// Dassl, CoOp's toolbox, goes through the classes in the order in which the list meets them.
+fn few<A>(items: Vec<Item<A>>, shots: usize, random: &mut PythonRandom) -> Vec<Item<A>> {
+    let mut order = Vec::new();
+    let mut classes: HashMap<usize, Vec<Item<A>>> = HashMap::new();
+    for item in items {
+        let class = classes.entry(item.label).or_default();
+        if class.is_empty() {
+            order.push(item.label);
+        }
+        class.push(item);
+    }
+    let mut drawn = Vec::new();
+    for label in order {
+        let class = classes.remove(&label).unwrap_or_default();
+        if class.len() < shots {
+            drawn.extend(class);
+            continue;
+        }
+        let sample = random.sample(class.len(), shots);
+        let mut class: Vec<_> = class.into_iter().map(Some).collect();
+        drawn.extend(sample.into_iter().filter_map(|place| class[place].take()));
+    }
+    drawn
 }
 
 #[cfg(test)]
@@ -115,12 +166,18 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Indexed<Files>, String> {
+        read_few(text, None, default_seed())
+    }
+
+    fn read_few(text: &str, shots: Option<usize>, seed: u64) -> Result<Indexed<Files>, String> {
         let folder = tempfile::tempdir().unwrap();
         fs_err::write(folder.path().join("split_zhou_Pets.json"), text).unwrap();
         let config = Coop {
             root: folder.path().into(),
             list: "split_zhou_Pets.json".into(),
             images: "images".into(),
+            shots,
+            seed,
         };
         config.read().map_err(|error| error.to_string())
     }
@@ -140,6 +197,64 @@ mod tests {
             data.remarks(),
             ["2 of 4 classes have no training image: 2, eel"]
         );
+    }
+
+    /// Entries of classes 1, 0 and 2 in turn, as long as a class has some left.
+    fn entries(split: &str, [of_0, of_1, of_2]: [usize; 3]) -> String {
+        let turn = |i: usize| {
+            let classes = [(1, of_1), (0, of_0), (2, of_2)];
+            classes.into_iter().filter(move |(_, images)| i < *images)
+        };
+        let labels = (0..30).flat_map(turn).map(|(label, _)| label);
+        let entry = |(i, label): (usize, usize)| format!(r#"["{split}{i}", {label}, "{label}"]"#);
+        labels.enumerate().map(entry).collect::<Vec<_>>().join(",")
+    }
+
+    /// The expected images are those that Python's `random.sample` draws as `generate_fewshot_dataset`
+    /// of Dassl calls it, after `random.seed`.
+    #[test]
+    fn shots_are_those_that_coop_draws() {
+        let text = format!(
+            r#"{{"train": [{}], "val": [{}], "test": [{}]}}"#,
+            entries("train", [2, 7, 30]),
+            entries("val", [1, 5, 6]),
+            entries("test", [1, 1, 9]),
+        );
+        for (seed, train, validation) in [
+            (
+                1,
+                [
+                    "train3", "train10", "train0", "train6", "train12", "train1", "train4",
+                    "train24", "train33", "train23", "train29", "train21",
+                ],
+                [
+                    "val3", "val0", "val9", "val7", "val1", "val8", "val11", "val2", "val6",
+                ],
+            ),
+            (
+                2,
+                [
+                    "train14", "train0", "train12", "train10", "train3", "train1", "train4",
+                    "train35", "train13", "train32", "train34", "train30",
+                ],
+                [
+                    "val5", "val9", "val7", "val0", "val1", "val10", "val2", "val4", "val8",
+                ],
+            ),
+        ] {
+            let data = read_few(&text, Some(5), seed).unwrap();
+            let names = |split| -> Vec<&str> {
+                let items = data.splits.get(split).iter();
+                items.map(|item| &item.at.path["images/".len()..]).collect()
+            };
+            assert_eq!(names(Split::Train), train);
+            assert_eq!(names(Split::Validation), validation);
+            assert_eq!(data.len(Split::Test), 11);
+        }
+        let all = read_few(&text, Some(40), 1).unwrap();
+        assert_eq!(Split::ALL.map(|split| all.len(split)), [39, 9, 11]);
+        let message = read_few(&text, Some(0), 1).unwrap_err();
+        assert_eq!(message, "invalid `shots`: expected at least 1, got 0");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::parquet::column::page::PageReader;
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -173,8 +173,17 @@ struct Shards {
     kept: Mutex<VecDeque<Kept>>,
 }
 
-/// A page by its shard and number, and its images; none where the row has none.
-type Kept = ((usize, usize), Arc<Vec<Option<ByteArray>>>);
+/// The images of a page; none where the row has none.
+type Images = Arc<Vec<Option<ByteArray>>>;
+
+/// A page that was used.
+struct Kept {
+    shard: usize,
+    page: usize,
+    images: Images,
+    /// Of all images.
+    bytes: usize,
+}
 
 struct Shard {
     path: PathBuf,
@@ -275,28 +284,30 @@ impl Shards {
     }
 
     /// The images of a page, decompressed now or kept from before.
-    fn page(&self, shard: usize, page: usize) -> Result<Arc<Vec<Option<ByteArray>>>, ParquetError> {
+    fn page(&self, shard: usize, page: usize) -> Result<Images, ParquetError> {
         // A thread that panicked has left the pages whole: they are never changed in place.
-        let kept = || {
-            self.kept
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-        };
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut kept = kept();
-            if let Some(found) = kept.iter().position(|(key, _)| *key == (shard, page)) {
+            let same = |kept: &Kept| (kept.shard, kept.page) == (shard, page);
+            if let Some(found) = kept.iter().position(same) {
                 let newest = kept.remove(found);
                 kept.extend(newest);
-                return Ok(kept[kept.len() - 1].1.clone());
+                return Ok(kept[kept.len() - 1].images.clone());
             }
         }
         let images = Arc::new(self.shards[shard].decompress(page)?);
+        let newest = Kept {
+            shard,
+            page,
+            bytes: images.iter().flatten().map(ByteArray::len).sum(),
+            images: images.clone(),
+        };
         let mut kept = kept();
-        kept.push_back(((shard, page), images.clone()));
-        let size = |(_, images): &Kept| images.iter().flatten().map(ByteArray::len).sum::<usize>();
-        let mut total: usize = kept.iter().map(size).sum();
+        kept.push_back(newest);
+        let mut total: usize = kept.iter().map(|kept| kept.bytes).sum();
         while total > KEPT && kept.len() > 1 {
-            total -= kept.pop_front().as_ref().map_or(0, size);
+            total -= kept.pop_front().map_or(0, |kept| kept.bytes);
         }
         Ok(images)
     }

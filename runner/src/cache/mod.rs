@@ -21,20 +21,20 @@ use peft_core::Hooks;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{BoxedBackbone, Cut};
 use peft_core::data::Split;
-use peft_datasets::Preprocess;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::{EpochRandom, Loader, Pass};
+use crate::data::{EpochRandom, Loader, Pass, names};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
 use crate::progress::Reporter;
 use crate::trial::Trial;
 use table::{Shape, Table, Writer};
 
-/// Raised with every change of a kernel that alters a number, so that no old file is taken.
+/// Raised with every change of a kernel, a decoder or a transform that alters a number, so that no old
+/// file is taken.
 const KERNELS: u32 = 1;
 
 /// Of a folder of files, where no budget is given.
@@ -68,11 +68,45 @@ pub enum ValueType {
     Bf16,
 }
 
-/// How the values of a row are written.
+impl ValueType {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    fn write(self, values: &[f32], row: &mut Vec<u8>) {
+        row.clear();
+        match self {
+            Self::F32 => row.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+            Self::F16 => row.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes())),
+            Self::Bf16 => row.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes())),
+        }
+    }
+
+    /// The values of a row.
+    pub fn read(self, row: &[u8], out: &mut [f32]) {
+        match self {
+            Self::F32 => decode(row, out, f32::from_le_bytes),
+            Self::F16 => decode(row, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Self::Bf16 => decode(row, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        }
+    }
+}
+
+fn decode<const N: usize>(row: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(row.as_chunks().0) {
+        *out = value(*bytes);
+    }
+}
+
+/// What a row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encoding {
-    /// Pixels of the resized image, `[h, w, 3]`.
+    /// Pixels of the resized image, `[h, w, 3]`, before random changes.
     Pixels,
+    /// An activation.
     Values(ValueType),
 }
 
@@ -80,42 +114,7 @@ impl Encoding {
     fn bytes(self) -> usize {
         match self {
             Self::Pixels => 1,
-            Self::Values(ValueType::F32) => 4,
-            Self::Values(ValueType::F16 | ValueType::Bf16) => 2,
-        }
-    }
-
-    fn write(self, values: &[f32], row: &mut Vec<u8>) {
-        row.clear();
-        match self {
-            Self::Values(ValueType::F16) => {
-                row.extend(values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()));
-            }
-            Self::Values(ValueType::Bf16) => {
-                row.extend(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()));
-            }
-            _ => row.extend(values.iter().flat_map(|v| v.to_le_bytes())),
-        }
-    }
-
-    fn read(self, row: &[u8], preprocess: &Preprocess, out: &mut [f32]) {
-        match self {
-            Self::Pixels => preprocess.normalise(row, out),
-            Self::Values(ValueType::F32) => {
-                for (value, bytes) in out.iter_mut().zip(row.as_chunks().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-            }
-            Self::Values(ValueType::F16) => {
-                for (value, bytes) in out.iter_mut().zip(row.as_chunks().0) {
-                    *value = f16::from_le_bytes(*bytes).to_f32();
-                }
-            }
-            Self::Values(ValueType::Bf16) => {
-                for (value, bytes) in out.iter_mut().zip(row.as_chunks().0) {
-                    *value = bf16::from_le_bytes(*bytes).to_f32();
-                }
-            }
+            Self::Values(values) => values.bytes(),
         }
     }
 }
@@ -134,26 +133,27 @@ pub struct Rows {
     tables: Vec<Arc<Table>>,
 }
 
+/// A row of [`Rows`].
+pub enum Row<'a> {
+    /// `[h, w, 3]`, before random changes.
+    Pixels(&'a [u8]),
+    /// An activation, and what its values are kept as.
+    Values(ValueType, &'a [u8]),
+}
+
 impl Rows {
-    /// Writes a row of the table of a split.
+    /// A row of the table of a split.
     ///
     /// # Errors
     /// Why it has no value.
-    pub fn read(
-        &self,
-        which: usize,
-        row: usize,
-        preprocess: &Preprocess,
-        out: &mut [f32],
-    ) -> Result<(), String> {
+    pub fn get(&self, which: usize, row: usize) -> Result<Row<'_>, &str> {
         let table = &self.tables[which];
-        match table.row(row) {
-            Some(bytes) => {
-                self.encoding.read(bytes, preprocess, out);
-                Ok(())
-            }
-            None => Err(table.missing().get(&row).cloned().unwrap_or_default()),
-        }
+        let missing = || table.missing().get(&row).map_or("", String::as_str);
+        let bytes = table.row(row).ok_or_else(missing)?;
+        Ok(match self.encoding {
+            Encoding::Pixels => Row::Pixels(bytes),
+            Encoding::Values(values) => Row::Values(values, bytes),
+        })
     }
 }
 
@@ -231,20 +231,26 @@ impl Caches {
         if store == Store::Off {
             return Ok((loader, Cost::default()));
         }
-        // Random changes are of pixels and differ every epoch; k views are k sets of rows.
-        let random = random.filter(|random| random.augment != Default::default());
+        // Random changes differ every epoch. Pixels are kept as they are before them, unless the resize
+        // is random; of activations, k views are k sets of rows.
+        let unchanged = |random: &EpochRandom| match prefix.cut {
+            0 => random.augment.random_resized_crop.is_none(),
+            _ => random.augment == Default::default(),
+        };
+        let random = random.filter(|random| !unchanged(random));
         if let Some(random) = random
             && (random.views == 0 || random.augment.mixes() || prefix.cut == 0)
         {
             let why = match (random.augment.mixes(), prefix.cut) {
-                (_, 0) => "the first cut is the image",
-                (true, _) => "the images of a batch are mixed",
-                (false, _) => "cache_views: 4, say, would keep so many changes of each image",
+                (_, 0) => "they are cropped at random",
+                (true, _) => "the images are mixed at random",
+                (false, _) => {
+                    "the images are changed at random; cache_views: 4, say, would keep so many changes \
+                     of each"
+                }
             };
-            reporter.line(&format!(
-                "prefix cache: off for {}: the images are changed at random; {why}",
-                names(loader.splits())
-            ));
+            let splits = names(loader.splits());
+            reporter.line(&format!("prefix cache: off for {splits}: {why}"));
             return Ok((loader, Cost::default()));
         }
         let mut cost = Cost::default();
@@ -290,7 +296,9 @@ impl Caches {
         if let Some(table) = open(&path, wanted, reporter) {
             return Ok(Some(self.hold(&wanted.key, table)));
         }
-        if uses < 2 && !self.shared {
+        // Filling goes through the images once for each view.
+        let views = wanted.random.map_or(1, |random| random.views);
+        if uses <= views && !self.shared {
             return Ok(None);
         }
         let experiment = &wanted.prefix.trial.experiment;
@@ -362,21 +370,22 @@ impl Caches {
     }
 
     /// Lets go of the tables that were not used for longest, and of no more than needed, until `bytes`
-    /// fit into the budget; false if they do not.
+    /// fit into the budget; of none, and false, if they would not fit even so.
     fn make_room(&self, bytes: usize, budget: usize) -> bool {
         let mut held = self.tables();
-        let resident = |held: &[(String, Arc<Table>)]| -> usize {
-            held.iter().map(|(_, table)| table.resident()).sum()
-        };
-        while resident(&held) + bytes > budget {
-            let idle = |(_, table): &(String, Arc<Table>)| {
-                Arc::strong_count(table) == 1 && table.resident() > 0
-            };
-            match held.iter().position(idle) {
-                Some(place) => held.remove(place),
-                None => return false,
-            };
+        let idle = |(_, table): &&(String, Arc<Table>)| Arc::strong_count(table) == 1;
+        let resident = |(_, table): &(String, Arc<Table>)| table.resident();
+        let total: usize = held.iter().map(resident).sum();
+        let spare: usize = held.iter().filter(idle).map(resident).sum();
+        let mut excess = (total + bytes).saturating_sub(budget);
+        if excess > spare {
+            return false;
         }
+        held.retain(|entry| {
+            let goes = excess > 0 && idle(&entry) && resident(entry) > 0;
+            excess = excess.saturating_sub(if goes { resident(entry) } else { 0 });
+            !goes
+        });
         true
     }
 
@@ -415,11 +424,6 @@ fn said(place: &dyn std::fmt::Display, error: &io::Error) -> Unfit {
 
 fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-fn names(splits: &[Split]) -> String {
-    let names: Vec<_> = splits.iter().map(Split::to_string).collect();
-    names.join(" and ")
 }
 
 /// The file's table, if it is whole and the one that is wanted. Anything else is said and made again.
@@ -468,16 +472,20 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// What the values are kept as: by default what the prefix computes in, so that nothing is lost.
 fn encoding(prefix: &Prefix) -> Encoding {
-    if prefix.cut == 0 {
-        return Encoding::Pixels;
+    match prefix.cut {
+        0 => Encoding::Pixels,
+        _ => Encoding::Values(value_type(prefix.trial)),
     }
-    let computed = match prefix.trial.compute_type() {
+}
+
+/// What activations are kept as: by default what the prefix computes in, so that nothing is lost.
+fn value_type(trial: &Trial) -> ValueType {
+    let computed = match trial.compute_type() {
         DType::BF16 => ValueType::Bf16,
         _ => ValueType::F32,
     };
-    Encoding::Values(prefix.trial.experiment.cache_type.unwrap_or(computed))
+    trial.experiment.cache_type.unwrap_or(computed)
 }
 
 /// A hash of all that the rows depend on.
@@ -495,7 +503,6 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
             "config": config,
             "cut": prefix.cut,
             "compute": format!("{:?}", trial.compute_type()),
-            "kernels": [KERNELS.to_string(), machine(prefix.device)],
         })
     });
     let views = random
@@ -506,6 +513,7 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         "split": split,
         "input": loader.preprocess().input,
         "encoding": format!("{:?}", encoding(prefix)),
+        "kernels": [KERNELS.to_string(), machine(prefix.device)],
         "views": views,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()
@@ -637,7 +645,7 @@ impl Filling<'_> {
             cut,
             device,
         } = *self.wanted.prefix;
-        let (base, encoding) = (self.writer.written(), encoding(self.wanted.prefix));
+        let (base, values_as) = (self.writer.written(), value_type(trial));
         let images = self.source.images();
         let source = images.loader(
             &[self.wanted.split],
@@ -655,7 +663,7 @@ impl Filling<'_> {
             let width = values.len() / batch.places.len();
             for (row, &place) in values.chunks_exact(width).zip(&batch.places) {
                 self.skip_to(base, place)?;
-                encoding.write(row, &mut bytes);
+                values_as.write(row, &mut bytes);
                 self.writer.push(&bytes).map_err(|e| unwritten(&e))?;
             }
             self.reporter.filled(batch.places.len());

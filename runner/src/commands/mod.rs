@@ -15,6 +15,7 @@ mod profile;
 mod schema;
 mod show;
 mod sweep;
+mod time;
 mod train;
 
 pub use bench::bench;
@@ -32,6 +33,7 @@ pub use profile::profile;
 pub use schema::schema;
 pub use show::show;
 pub use sweep::{collect, plan_sweep, run_sweep, script, status};
+pub use time::time;
 pub use train::train;
 
 use std::path::Path;

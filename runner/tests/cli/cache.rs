@@ -95,6 +95,23 @@ fn cached_views_of_changed_images_are_the_same_as_computed_ones() {
     assert_same(&run("off"), &run("memory"));
 }
 
+/// Filling goes through the images once for each view.
+#[test]
+fn as_many_views_as_epochs_would_save_nothing() {
+    let tests = tempfile::tempdir().unwrap();
+    let bytes = |views: u64| {
+        let runs = tests.path().join(views.to_string());
+        let views = format!("cache_views={views}");
+        let set = ["method=linear-probe", "recipe.augmentation=flip", &views];
+        with(&set, &runs, &tests.path().join("cache"));
+        summary(&runs)["memory"]["cache_bytes"].as_u64().unwrap()
+    };
+    // 192 images train for four epochs, 64 validate, 16 features each.
+    let rows = |rows: u64| rows * 16 * 4;
+    assert_eq!(bytes(3), rows(3 * 192 + 64));
+    assert_eq!(bytes(4), rows(64));
+}
+
 #[test]
 fn random_images_without_views_are_not_cached_and_that_is_said() {
     let runs = tempfile::tempdir().unwrap();

@@ -1,13 +1,14 @@
 //! What is said of data sets on disk.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::adapters::refused;
-
-use crate::succeeded;
+use crate::{assert_same, run, succeeded, summary, until_a_checkpoint};
 
 fn data(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
@@ -80,4 +81,408 @@ fn a_contact_sheet_is_a_png_beside_the_split_table() {
     );
     let sheet = image::open(&out).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (4 * 242 + 6, 6 * 128 + 6));
+}
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/data");
+
+/// A head on the bundled ViT, one epoch.
+fn train(dataset: &str, more: &[&str], runs: &Path) -> Output {
+    let dataset = format!("dataset={dataset}");
+    let probe = ["--config", "peft/linear-probe.yaml", "--device", "cpu"];
+    let short = ["--set", "recipe.epochs=1", "--set", "recipe.batch_size=4"];
+    let sets = ["--set", &dataset];
+    run(&[&probe[..], &short, &sets, more].concat(), runs)
+}
+
+/// Every file below a folder, with its bytes.
+fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.append(&mut content(&path)),
+            false => drop(files.insert(path.clone(), std::fs::read(path).unwrap())),
+        }
+    }
+    files
+}
+
+/// Each by the library that defines it: `fixtures/scripts/data.py`.
+#[test]
+fn every_format_is_trained_from_and_nothing_is_written_beside_the_data() {
+    let before = content(Path::new(FIXTURES));
+    let hub = "train: data/train-*, validation: data/validation-*, test: data/test-*";
+    let shards = "train: train-*.tar, validation: validation-*.tar, test: test-*.tar";
+    let table = "all: {file: metadata.csv}, path: img_filename, label: y, \
+                 split: {column: split, train: '0', validation: '1', test: '2'}";
+    let few = "list: split_zhou_Insects.json, images: images, shots: 1";
+    for (name, folder, fields, classes, images) in [
+        ("folder", "folder", "", 3, [12, 6, 6]),
+        ("vtab", "lists", "", 3, [12, 6, 6]),
+        ("vtab", "lists", "protocol: final", 3, [18, 6, 6]),
+        ("fgvc", "lists", "images: images", 3, [12, 6, 6]),
+        (
+            "coop",
+            "lists",
+            &few.replace(", shots: 1", ""),
+            3,
+            [12, 6, 6],
+        ),
+        ("coop", "lists", few, 3, [3, 3, 6]),
+        ("csv", "lists", table, 3, [12, 6, 6]),
+        ("parquet", "parquet", hub, 3, [12, 6, 6]),
+        ("webdataset", "webdataset", shards, 3, [12, 6, 6]),
+        ("cifar", "cifar", "", 2, [8, 2, 2]),
+        ("cifar", "cifar100", "", 4, [8, 4, 4]),
+        ("cifar", "cifar100", "labels: coarse", 2, [10, 2, 4]),
+    ] {
+        let yaml = format!("{{name: {name}, root: {FIXTURES}/{folder}, {fields}}}");
+        let runs = tempfile::tempdir().unwrap();
+        succeeded(train(&yaml, &[], runs.path()));
+        let log = std::fs::read_to_string(crate::folder(runs.path()).join("log.txt")).unwrap();
+        let [training, validation, test] = images;
+        let sizes = format!("{training} train, {validation} validation, {test} test");
+        assert!(log.contains(&sizes), "{yaml}: {sizes:?} is not in\n{log}");
+        let summary = summary(runs.path());
+        let number = |pointer| summary.pointer(pointer).and_then(Value::as_f64);
+        assert_eq!(summary["classes"].as_array().unwrap().len(), classes);
+        assert_eq!(summary["test"]["images"], test, "{yaml}");
+        assert!(number("/history/0/train_loss") > Some(0.0), "{yaml}");
+        assert_eq!(summary["skipped"], 0, "{yaml}");
+    }
+    assert!(before == content(Path::new(FIXTURES)));
+}
+
+#[test]
+fn the_worst_group_chooses_and_is_reported() {
+    let runs = tempfile::tempdir().unwrap();
+    let root = format!("dataset.root={FIXTURES}/lists");
+    let more = ["--set", &root, "--set", "recipe.epochs=4"];
+    let said = succeeded(train("waterbirds", &more, runs.path()));
+    let summary = summary(runs.path());
+    assert_eq!(summary["metric"], "worst_group");
+    let worst = |metrics: &Value| {
+        let groups = metrics["groups"].as_object().unwrap();
+        assert_eq!(groups.len(), 6);
+        assert!(groups.contains_key("y=1 place=0"), "{groups:?}");
+        let shares = groups.values().map(|share| share.as_f64().unwrap());
+        shares.fold(1.0, f64::min)
+    };
+    let percent = format!("{:.2} % worst group", 100.0 * worst(&summary["test"]));
+    assert!(said.contains(&percent), "{percent:?} is not in\n{said}");
+    // The first of the epochs with the best worst group, by the lower loss.
+    let history = summary["history"].as_array().unwrap();
+    let rank = |record: &Value| {
+        let score = record["score"].as_f64().unwrap();
+        assert_eq!(score, worst(&record["validation"]));
+        (score, -record["validation"]["loss"].as_f64().unwrap())
+    };
+    let best = (0..history.len()).max_by(|&a, &b| {
+        let (a, b) = (rank(&history[a]), rank(&history[b]));
+        a.partial_cmp(&b).unwrap()
+    });
+    assert_eq!(summary["best_epoch"], best.unwrap() + 1);
+}
+
+#[test]
+fn a_corrupt_image_ends_the_run_or_is_left_out_counted_and_reported() {
+    let data = tempfile::tempdir().unwrap();
+    tree(data.path());
+    for bad in ["train/ant/1.png", "test/bee/0.png"] {
+        std::fs::write(data.path().join(bad), "no image").unwrap();
+    }
+    let yaml = format!("{{name: folder, root: {}}}", data.path().display());
+    let runs = tempfile::tempdir().unwrap();
+    refused(train(&yaml, &[], runs.path()), "train/ant/1.png");
+
+    let skip = ["--set", "on_error=skip", "--set", "recipe.epochs=2"];
+    let mut seen = Vec::new();
+    for store in ["off", "memory", "disk", "disk"] {
+        for method in ["linear-probe", "full-finetune"] {
+            let runs = tempfile::tempdir().unwrap();
+            let (store, method) = (format!("prefix_cache={store}"), format!("method={method}"));
+            let cache = data.path().join("cache").display().to_string();
+            let place = ["--set", &store, "--set", &method, "--cache", &cache];
+            let output = train(&yaml, &[&skip[..], &place].concat(), runs.path());
+            let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(warnings.matches("1.png").count(), 1, "{warnings}");
+            assert!(warnings.contains("train image 1 is left out"), "{warnings}");
+            assert!(warnings.contains("test/bee/0.png"), "{warnings}");
+            let said = succeeded(output);
+            assert!(said.contains("left out          2 images"), "{said}");
+            let summary = summary(runs.path());
+            assert_eq!(summary["skipped"], 2);
+            assert_eq!(summary["test"]["skipped"], 1);
+            assert_eq!(summary["test"]["images"], 5);
+            assert_eq!(summary["validation"]["images"], 6);
+            seen.push((
+                method,
+                summary["test"].clone(),
+                summary["history"][1]["train_loss"].clone(),
+            ));
+        }
+    }
+    // Whether and where it is cached makes no difference.
+    assert!(seen[2..].iter().zip(&seen).all(|(a, b)| a == b), "{seen:?}");
+}
+
+#[test]
+fn a_run_that_goes_on_remembers_what_it_left_out() {
+    let data = tempfile::tempdir().unwrap();
+    tree(data.path());
+    std::fs::write(data.path().join("train/ant/1.png"), "no image").unwrap();
+    let runs = tempfile::tempdir().unwrap();
+    let yaml = format!("{{name: folder, root: {}}}", data.path().display());
+    let skip = ["--set", "on_error=skip", "--set", "prefix_cache=off"];
+    succeeded(train(&yaml, &skip, runs.path()));
+    let run_folder = crate::folder(runs.path());
+    // Interrupted after its last checkpoint: nothing of the training split is read again.
+    std::fs::remove_file(run_folder.join("summary.json")).unwrap();
+    succeeded(train(&yaml, &skip, runs.path()));
+    assert_eq!(summary(runs.path())["skipped"], 1);
+}
+
+#[test]
+fn a_split_of_which_no_image_can_be_read_is_an_error() {
+    let data = tempfile::tempdir().unwrap();
+    tree(data.path());
+    for path in content(&data.path().join("val")).keys() {
+        std::fs::write(path, "").unwrap();
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let yaml = format!("{{name: folder, root: {}}}", data.path().display());
+    let output = train(&yaml, &["--set", "on_error=skip"], runs.path());
+    refused(output, "none of the validation images can be read");
+}
+
+/// The header of a bitmap that claims 30,000 pixels a side.
+fn bomb() -> Vec<u8> {
+    let mut bytes = vec![0; 54];
+    bytes[..2].copy_from_slice(b"BM");
+    for (place, value) in [
+        (10, 54),
+        (14, 40),
+        (18, 30_000),
+        (22, 30_000),
+        (26, 1 | 24 << 16), // one plane, 24 bits a pixel
+    ] {
+        bytes[place..place + 4].copy_from_slice(&u32::to_le_bytes(value));
+    }
+    bytes
+}
+
+#[test]
+fn every_bad_record_and_image_is_one_message_that_names_it() {
+    let line = |text: &'static str| {
+        move |root: &Path| {
+            let list = root.join("train800.txt");
+            let whole = std::fs::read_to_string(&list).unwrap();
+            std::fs::write(&list, whole + text).unwrap();
+        }
+    };
+    let image = |bytes: Vec<u8>| {
+        move |root: &Path| {
+            std::fs::write(root.join("images/ant/train 0.png"), &bytes).unwrap();
+        }
+    };
+    type Break = Box<dyn Fn(&Path)>;
+    let cases: Vec<(&str, Break, &[&str])> = vec![
+        (
+            "a label beyond the class count",
+            Box::new(line("images/ant/new.png 3\n")),
+            &["train800.txt` line 13", "a label in 0..3, got 3"],
+        ),
+        (
+            "a file listed twice",
+            Box::new(line("images/ant/train 0.png 0\n")),
+            &[
+                "`images/ant/train 0.png` is listed twice",
+                "line 1 ",
+                "line 13",
+            ],
+        ),
+        (
+            "a path that leaves the root",
+            Box::new(line("../new.png 0\n")),
+            &[
+                "train800.txt` line 13",
+                "a path inside the root",
+                "`../new.png`",
+            ],
+        ),
+        (
+            "an image that is not there",
+            Box::new(line("images/ant/new.png 0\n")),
+            &["images/ant/new.png` (listed at", "line 13", "No such file"],
+        ),
+        (
+            "an empty file",
+            Box::new(image(Vec::new())),
+            &[
+                "images/ant/train 0.png` (listed at",
+                "line 1)",
+                "an empty file",
+            ],
+        ),
+        (
+            "a decompression bomb",
+            Box::new(image(bomb())),
+            &[
+                "images/ant/train 0.png`",
+                "beyond the limits (30000 x 30000",
+            ],
+        ),
+        (
+            "an image that breaks off",
+            Box::new(|root: &Path| {
+                let path = root.join("images/ant/train 0.png");
+                let whole = std::fs::read(&path).unwrap();
+                std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+            }),
+            &["images/ant/train 0.png`", "a damaged or unsupported one"],
+        ),
+    ];
+    for (what, damage, parts) in cases {
+        let data = tempfile::tempdir().unwrap();
+        let source = Path::new(FIXTURES).join("lists");
+        for (path, bytes) in content(&source) {
+            let copy = data.path().join(path.strip_prefix(&source).unwrap());
+            std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            std::fs::write(copy, bytes).unwrap();
+        }
+        damage(data.path());
+        let runs = tempfile::tempdir().unwrap();
+        let yaml = format!(
+            "{{name: vtab, root: {}, classes: 3}}",
+            data.path().display()
+        );
+        let output = train(&yaml, &[], runs.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{what}: {message}");
+        assert_eq!(message.matches("error: ").count(), 1, "{what}: {message}");
+        for part in parts {
+            assert!(
+                message.contains(part),
+                "{what}: {part:?} is not in\n{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_class_without_training_images_is_remarked_on() {
+    let runs = tempfile::tempdir().unwrap();
+    let yaml = format!("{{name: vtab, root: {FIXTURES}/lists, classes: 5}}");
+    succeeded(train(&yaml, &[], runs.path()));
+    let log = std::fs::read_to_string(crate::folder(runs.path()).join("log.txt")).unwrap();
+    let remark = "dataset: 2 of 5 classes have no training image: 3, 4";
+    assert_eq!(log.matches(remark).count(), 1, "{log}");
+}
+
+/// JPEGs, random crops and flips, mixed batches: on any number of threads, resumed or not.
+#[test]
+fn neither_threads_nor_an_interruption_change_a_batch() {
+    let data = tempfile::tempdir().unwrap();
+    for (i, split) in (0..).zip(["train", "val", "test"]) {
+        for class in ["ant", "bee"] {
+            let folder = data.path().join(split).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            for k in 0..[24, 6, 6][i] {
+                let level =
+                    |x: u32, y: u32| ((x * 5 + y * 3 + 40 * k + class.len() as u32) % 251) as u8;
+                let pixel = |x, y| image::Rgb([level(x, y), level(y, x), level(x, x)]);
+                let picture = image::RgbImage::from_fn(60 + k, 45, pixel);
+                picture.save(folder.join(format!("{k}.jpg"))).unwrap();
+            }
+        }
+    }
+    let yaml = format!("{{name: folder, root: {}}}", data.path().display());
+    let augmentation = "recipe.augmentation={random_resized_crop: {}, hflip: 0.5, \
+                        auto_augment: rand-m9-mstd0.5-inc1, re_prob: 0.25, mixup: 0.8}";
+    let more = ["--set", augmentation, "--set", "recipe.epochs=3"];
+    let (one, three) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    succeeded(train(
+        &yaml,
+        &[&more[..], &["--threads", "1"]].concat(),
+        one.path(),
+    ));
+
+    let dataset = format!("dataset={yaml}");
+    let probe = [
+        "--config",
+        "peft/linear-probe.yaml",
+        "--device",
+        "cpu",
+        "--threads",
+        "3",
+    ];
+    let sets = ["--set", &dataset, "--set", "recipe.batch_size=4"];
+    let args = [&probe[..], &sets, &more].concat();
+    let mut child = until_a_checkpoint(&args, three.path(), Duration::ZERO);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    succeeded(run(&args, three.path()));
+    assert_same(one.path(), three.path());
+}
+
+#[test]
+fn reading_is_timed_with_and_without_a_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    for (method, store, bytes) in [
+        ("full-finetune", "off", 0),
+        // Of each of 64 images 32 x 32 pixels, then 80 features.
+        ("full-finetune", "disk", 64 * 32 * 32 * 3),
+        ("linear-probe", "memory", 64 * 4 * 80),
+    ] {
+        let (store, method) = (format!("prefix_cache={store}"), format!("method={method}"));
+        let output = data(&[
+            "time",
+            "--config",
+            "quickstart",
+            "--format",
+            "json",
+            "--device",
+            "cpu",
+            "--cache",
+            cache.path().to_str().unwrap(),
+            "--epochs",
+            "2",
+            "--set",
+            "dataset={name: shapes, size: 32, train: 64, validation: 64, test: 64}",
+            "--set",
+            &store,
+            "--set",
+            &method,
+        ]);
+        let json: Value = serde_json::from_str(&succeeded(output)).unwrap();
+        assert_eq!(json["images"], 64);
+        assert_eq!(json["cached"], bytes > 0, "{json}");
+        assert_eq!(json["cache_bytes"], bytes, "{json}");
+        let speeds = json["images_per_second"].as_array().unwrap();
+        assert!(speeds.len() == 2 && speeds.iter().all(|speed| speed.as_f64() > Some(0.0)));
+    }
+}
+
+#[test]
+fn kept_pixels_are_changed_at_random_as_images_are() {
+    let (off, on) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let augmentation = "recipe.augmentation={hflip: 0.5, auto_augment: rand-m9-mstd0.5-inc1, \
+                        re_prob: 0.25, mixup: 0.8, cutmix: 1.0}";
+    let shapes = "{name: shapes, size: 40, train: 64, validation: 64, test: 64}";
+    let more = ["--set", "method=full-finetune", "--set", augmentation];
+    let more = [&more[..], &["--set", "recipe.epochs=3"]].concat();
+    for (runs, store) in [(&off, "prefix_cache=off"), (&on, "prefix_cache=memory")] {
+        succeeded(train(
+            shapes,
+            &[&more[..], &["--set", store]].concat(),
+            runs.path(),
+        ));
+    }
+    assert_same(off.path(), on.path());
+    // Of the training and the validation split.
+    let bytes = |runs: &tempfile::TempDir| summary(runs.path())["memory"]["cache_bytes"].clone();
+    assert_eq!(
+        (bytes(&off), bytes(&on)),
+        (0.into(), (128 * 32 * 32 * 3).into())
+    );
 }
