@@ -51,7 +51,7 @@ def measure(row, ours, theirs, threads, rounds):
     seconds = {"ours": [], "PyTorch": []}
     for _ in range(rounds):
         seconds["ours"].append(statistics.median(ours.again()["seconds"]))
-        seconds["PyTorch"].append(statistics.median(theirs.ask("time", warmup=1, steps=steps)["seconds"]))
+        seconds["PyTorch"].append(statistics.median(theirs.ask("time", warmup=0, steps=steps)["seconds"]))
     ours.close()
     return {side: statistics.median(values) for side, values in seconds.items()}
 

@@ -29,7 +29,7 @@ def measure(row, precision, mode, ours, theirs, heap, args):
     key = "seconds" if row.method else "inference_seconds"
     for _ in range(args.rounds):
         seconds["ours"].append(statistics.median(ours.again()[key]))
-        seconds["theirs"].append(statistics.median(theirs.ask("time", warmup=args.warmup, steps=steps)["seconds"]))
+        seconds["theirs"].append(statistics.median(theirs.ask("time", warmup=0, steps=steps)["seconds"]))
     ours.close()
     memory = heap.ask("memory", row=row.theirs(), mode=mode, steps=2)
     above = report["peak_bytes"] - report["weights_bytes"] - report["batch_bytes"]
@@ -94,8 +94,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a side's part of a round, about")
-    parser.add_argument("--warmup", type=int, default=1, help="steps before the clock in every part")
+    parser.add_argument("--seconds", type=float, default=0.6, help="of a side's part of a round, about")
+    parser.add_argument("--warmup", type=int, default=1, help="steps of each side before its first round")
     parser.add_argument("--out", type=Path, default=Path("peer.json"))
     args = parser.parse_args()
 

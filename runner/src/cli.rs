@@ -550,8 +550,8 @@ pub struct BenchArgs {
     /// What is timed.
     #[arg(long, default_value = "both")]
     pub what: Timed,
-    /// Time again for every line on stdin, until it ends: for measurements that take turns with
-    /// another program's.
+    /// Time again, without a warm-up, for every line on stdin until it ends: for measurements that
+    /// take turns with another program's.
     #[arg(long)]
     pub again: bool,
     /// How to print.

@@ -73,7 +73,7 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Result<(), Failure> {
-    let repeats = Repeats {
+    let mut repeats = Repeats {
         warmup: args.warmup,
         steps: args.steps,
     };
@@ -130,6 +130,8 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
         if !args.again || !matches!(lines.next(), Some(Ok(_))) {
             return Ok(());
         }
+        // It is warm.
+        repeats.warmup = 0;
     }
 }
 

@@ -5,6 +5,7 @@ mod backbones;
 mod cache;
 mod checkpoints;
 mod compare;
+mod costs;
 mod data;
 mod methods;
 
