@@ -315,13 +315,21 @@ impl BoundaryShape {
     /// `values`: as many as [`elements`](Self::elements) for each image.
     pub fn activation(&self, values: Vec<f32>, device: &Device) -> Activation {
         let batch = values.len() / self.elements();
-        let shape = [&[batch], &self.dims()[..]].concat();
-        let data = TensorData::new(values, shape);
+        let data = TensorData::new(values, [batch, self.elements()]);
+        self.of_rows(Tensor::from_data(data, device))
+    }
+
+    /// An activation whose images are rows of values.
+    ///
+    /// # Shapes
+    /// `[b, elements]`.
+    pub fn of_rows(&self, rows: Tensor<2>) -> Activation {
+        let shape = [&[rows.dims()[0]], &self.dims()[..]].concat();
         match self {
-            Self::Map { .. } => Activation::Map(Tensor::from_data(data, device)),
-            Self::Grid { .. } => Activation::Grid(Tensor::from_data(data, device)),
-            Self::Tokens { .. } => Tensor::<3>::from_data(data, device).into(),
-            Self::Features { .. } => Activation::Features(Tensor::from_data(data, device)),
+            Self::Map { .. } => Activation::Map(rows.reshape(Shape::from(shape))),
+            Self::Grid { .. } => Activation::Grid(rows.reshape(Shape::from(shape))),
+            Self::Tokens { .. } => rows.reshape::<3, _>(Shape::from(shape)).into(),
+            Self::Features { .. } => Activation::Features(rows),
         }
     }
 

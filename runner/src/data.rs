@@ -205,9 +205,18 @@ pub struct Batch {
     pub lambda: Option<Tensor<1>>,
 }
 
+/// What a batch is made of on the device.
+#[derive(Debug, PartialEq)]
+enum HostValues {
+    /// Images or activations, one after the other.
+    Values(Vec<f32>),
+    /// Rows that are there already, by split and place.
+    Rows(Vec<(usize, usize)>),
+}
+
 /// A batch that is not on the device yet.
 struct HostBatch {
-    values: Vec<f32>,
+    values: HostValues,
     targets: Vec<usize>,
     groups: Vec<usize>,
     places: Vec<usize>,
@@ -435,12 +444,19 @@ impl<'a> Loader<'a> {
     fn on_device(&self, batch: HostBatch, device: &Device) -> Batch {
         let count = batch.targets.len();
         let labels: Vec<i64> = batch.targets.iter().map(|&label| label as i64).collect();
-        let x = match &self.rows {
-            Some(rows) => rows.shape.activation(batch.values, device),
-            None => {
+        let x = match (batch.values, &self.rows) {
+            (HostValues::Values(values), Some(rows)) => rows.shape.activation(values, device),
+            (HostValues::Values(values), None) => {
                 let size = self.preprocess.input.size;
-                let images = TensorData::new(batch.values, [count, 3, size, size]);
+                let images = TensorData::new(values, [count, 3, size, size]);
                 Activation::Map(Tensor::from_data(images, device))
+            }
+            (HostValues::Rows(places), rows) => {
+                let gathered = rows.as_ref().and_then(|rows| rows.gather(&places, device));
+                match gathered {
+                    Some(x) => x,
+                    None => unreachable!("places are made of rows on the device only"),
+                }
             }
         };
         let lambda = batch.lambda.map(|lambda| TensorData::new(lambda, [count]));
@@ -462,6 +478,11 @@ impl<'a> Loader<'a> {
         order: &[usize],
         pass: Pass,
     ) -> Result<Option<HostBatch>, Failure> {
+        if let Some(rows) = &self.rows
+            && rows.is_resident()
+        {
+            return self.resident_batch(rows, order, pass);
+        }
         let values = match &self.rows {
             Some(rows) => rows.shape.elements(),
             None => self.preprocess.values(),
@@ -497,12 +518,43 @@ impl<'a> Loader<'a> {
             mix.0.iter().map(|mixed| mixed.lambda).collect()
         });
         Ok(Some(HostBatch {
-            values: all,
+            values: HostValues::Values(all),
             targets,
             groups: self.groups(&places)?,
             places,
             lambda,
         }))
+    }
+
+    /// A batch whose values are on the device: only where they are, and their labels.
+    fn resident_batch(
+        &self,
+        rows: &Rows,
+        order: &[usize],
+        pass: Pass,
+    ) -> Result<Option<HostBatch>, Failure> {
+        let labels = order.iter().map(|&place| self.image(place, pass, &mut []));
+        let labels = labels.collect::<Result<Vec<_>, Failure>>()?;
+        let pairs = order.iter().zip(labels);
+        let pairs = pairs.filter_map(|(&place, label)| Some((place, label?)));
+        let (places, targets): (Vec<_>, Vec<_>) = pairs.unzip();
+        let row = |&place: &usize| {
+            let (which, index) = self.at(place);
+            (which, self.row(rows, which, index, pass))
+        };
+        Ok((!places.is_empty()).then_some(HostBatch {
+            values: HostValues::Rows(places.iter().map(row).collect()),
+            targets,
+            groups: self.groups(&places)?,
+            places,
+            lambda: None,
+        }))
+    }
+
+    /// The place of an image in the table of its split.
+    fn row(&self, rows: &Rows, which: usize, index: usize, pass: Pass) -> usize {
+        let view = pass.random().map_or(0, |random| random.epoch % rows.views);
+        view * self.images.dataset.len(self.splits[which]) + index
     }
 
     fn groups(&self, places: &[usize]) -> Result<Vec<usize>, Failure> {
@@ -527,8 +579,7 @@ impl<'a> Loader<'a> {
         let input = &self.preprocess.input;
         if let Some(rows) = &self.rows {
             let label = self.images.label(split, index)?;
-            let view = pass.random().map_or(0, |random| random.epoch % rows.views);
-            let row = match rows.get(which, view * self.images.dataset.len(split) + index) {
+            let row = match rows.get(which, self.row(rows, which, index, pass)) {
                 Ok(row) => row,
                 Err(why) => return self.images.unreadable(split, index, why).map(|()| None),
             };
@@ -540,6 +591,7 @@ impl<'a> Loader<'a> {
                 }
                 (Row::Pixels(rgb), None) => self.preprocess.normalise(rgb, out),
                 (Row::Values(values, bytes), _) => values.read(bytes, out),
+                (Row::Resident, _) => {}
             }
             return Ok(Some(label));
         }

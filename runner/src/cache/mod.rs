@@ -6,6 +6,7 @@
 //! backbone, preprocessing, data, split, cut and types. It lies in memory, or in a file of the cache's
 //! folder that other runs and other processes share; a lock makes one of them fill it.
 
+mod resident;
 mod table;
 
 use std::fs::File;
@@ -15,12 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use half::{bf16, f16};
-use peft_core::Hooks;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{BoxedBackbone, Cut};
 use peft_core::data::Split;
+use peft_core::{Activation, Hooks};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
 use crate::progress::Reporter;
 use crate::trial::Trial;
+use resident::{Resident, gather};
 use table::{Shape, Table, Writer};
 
 /// Raised with every change of a kernel, a decoder or a transform that alters a number, so that no old
@@ -39,6 +41,9 @@ const KERNELS: u32 = 1;
 
 /// Of a folder of files, where no budget is given.
 const DISK_BUDGET: usize = 16 << 30;
+
+/// Of the device's memory, where no budget is given.
+const DEVICE_BUDGET: usize = 8 << 30;
 
 /// Where what the frozen prefix gives is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +56,8 @@ pub enum Store {
     Off,
     /// In memory, within the budget.
     Memory,
+    /// On the device that trains, within the budget; resized pixels in memory.
+    Device,
     /// In memory-mapped files, which later runs use again.
     Disk,
 }
@@ -129,8 +136,14 @@ pub struct Rows {
     /// How many times each image is there, changed differently.
     pub views: usize,
     encoding: Encoding,
-    /// One a split.
-    tables: Vec<Arc<Table>>,
+    tables: Tables,
+}
+
+/// One a split.
+#[derive(Clone)]
+enum Tables {
+    Host(Vec<Arc<Table>>),
+    Device(Vec<Arc<Resident>>),
 }
 
 /// A row of [`Rows`].
@@ -139,6 +152,8 @@ pub enum Row<'a> {
     Pixels(&'a [u8]),
     /// An activation, and what its values are kept as.
     Values(ValueType, &'a [u8]),
+    /// An activation that is on the device already.
+    Resident,
 }
 
 impl Rows {
@@ -147,13 +162,31 @@ impl Rows {
     /// # Errors
     /// Why it has no value.
     pub fn get(&self, which: usize, row: usize) -> Result<Row<'_>, &str> {
-        let table = &self.tables[which];
+        let table = match &self.tables {
+            Tables::Host(tables) => &tables[which],
+            Tables::Device(residents) => {
+                return residents[which].missing(row).map_or(Ok(Row::Resident), Err);
+            }
+        };
         let missing = || table.missing().get(&row).map_or("", String::as_str);
         let bytes = table.row(row).ok_or_else(missing)?;
         Ok(match self.encoding {
             Encoding::Pixels => Row::Pixels(bytes),
             Encoding::Values(values) => Row::Values(values, bytes),
         })
+    }
+
+    /// Whether its rows are on the device.
+    pub fn is_resident(&self) -> bool {
+        matches!(self.tables, Tables::Device(_))
+    }
+
+    /// Rows by split and place there, if they are on the device.
+    pub fn gather(&self, places: &[(usize, usize)], device: &Device) -> Option<Activation> {
+        let Tables::Device(residents) = &self.tables else {
+            return None;
+        };
+        Some(self.shape.of_rows(gather(residents, places, device)))
     }
 }
 
@@ -186,6 +219,8 @@ pub struct Caches {
     shared: bool,
     /// Keys and tables, the last used one last.
     held: Mutex<Vec<(String, Arc<Table>)>>,
+    /// The same on the device.
+    resident: Mutex<Vec<(String, Arc<Resident>)>>,
 }
 
 /// Why a table is not to be had.
@@ -208,6 +243,7 @@ impl Caches {
             folder: folder.to_owned(),
             shared,
             held: Mutex::default(),
+            resident: Mutex::default(),
         }
     }
 
@@ -254,12 +290,18 @@ impl Caches {
             return Ok((loader, Cost::default()));
         }
         let mut cost = Cost::default();
-        let mut tables = Vec::new();
+        let (mut tables, mut residents) = (Vec::new(), Vec::new());
         for &split in loader.splits() {
             let wanted = Wanted::new(split, &loader, prefix, random);
-            let table = self.table(&wanted, &loader, uses, interrupt, reporter, &mut cost);
-            match table {
-                Ok(Some(table)) => tables.push(table),
+            let mut make = || self.table(&wanted, &loader, uses, interrupt, reporter, &mut cost);
+            let made = match encoding(prefix) {
+                Encoding::Values(values) if store == Store::Device => self
+                    .on_device(&wanted, values, make)
+                    .map(|made| made.map(|resident| residents.push(resident))),
+                _ => make().map(|made| made.map(|table| tables.push(table))),
+            };
+            match made {
+                Ok(Some(())) => {}
                 Ok(None) => return Ok((loader, cost)),
                 Err(Unfit::Because(why)) => {
                     reporter.line(&format!("prefix cache: off for {split}: {why}"));
@@ -274,9 +316,50 @@ impl Caches {
             shape: prefix.trial.shape_at(prefix.cut),
             views: random.map_or(1, |random| random.views),
             encoding: encoding(prefix),
-            tables,
+            tables: match residents.is_empty() {
+                true => Tables::Host(tables),
+                false => Tables::Device(residents),
+            },
         };
         Ok((loader.with_rows(rows), cost))
+    }
+
+    /// The rows on the device: there already, or copied from the table that `make` gives.
+    fn on_device(
+        &self,
+        wanted: &Wanted,
+        values: ValueType,
+        make: impl FnOnce() -> Result<Option<Arc<Table>>, Unfit>,
+    ) -> Result<Option<Arc<Resident>>, Unfit> {
+        let residents = || self.resident.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |(key, _): &&(String, Arc<Resident>)| *key == wanted.key;
+        if let Some((_, resident)) = residents().iter().find(find) {
+            return Ok(Some(resident.clone()));
+        }
+        let bytes = wanted.shape.bytes();
+        let budget = budget(wanted.prefix.trial).unwrap_or(DEVICE_BUDGET);
+        // Whatever no trial uses any more makes room.
+        let total = |held: &[(String, Arc<Resident>)]| -> usize {
+            held.iter().map(|(_, resident)| resident.bytes()).sum()
+        };
+        let mut held = residents();
+        if total(&held) + bytes > budget {
+            held.retain(|(_, resident)| Arc::strong_count(resident) > 1);
+        }
+        if total(&held) + bytes > budget {
+            return Err(too_much(bytes, budget));
+        }
+        drop(held);
+        let Some(table) = make()? else {
+            return Ok(None);
+        };
+        let device = &wanted.prefix.device.device;
+        let resident = Arc::new(Resident::new(&table, values, device));
+        residents().push((wanted.key.clone(), resident.clone()));
+        // The copy in memory has done its work.
+        self.tables()
+            .retain(|(key, table)| *key != wanted.key || table.resident() == 0);
+        Ok(Some(resident))
     }
 
     /// The table: held, on disk, or filled now; none where filling would not pay.
@@ -302,27 +385,20 @@ impl Caches {
             return Ok(None);
         }
         let experiment = &wanted.prefix.trial.experiment;
-        let budget = experiment.cache_budget_gib;
-        let budget = budget.map(|gib| (gib * f64::from(1 << 30)) as usize);
+        let budget = budget(wanted.prefix.trial);
         let bytes = wanted.shape.bytes();
         let in_memory = budget.unwrap_or_else(|| available_memory() / 4);
         let on_disk = budget.unwrap_or(DISK_BUDGET);
         let fits = self.make_room(bytes, in_memory);
         let to_disk = match experiment.prefix_cache {
             Store::Disk => true,
-            Store::Memory if !fits => {
-                let text = "more than the budget of";
-                let (bytes, budget) = (mebibytes(bytes), mebibytes(in_memory));
-                return Err(Unfit::Because(format!("{bytes} are {text} {budget}")));
-            }
+            Store::Memory if !fits => return Err(too_much(bytes, in_memory)),
             _ => !fits,
         };
         if to_disk && bytes > on_disk {
-            let (bytes, budget) = (mebibytes(bytes), mebibytes(on_disk));
-            let text = "more than the budget of";
-            return Err(Unfit::Because(format!("{bytes} are {text} {budget}")));
+            return Err(too_much(bytes, on_disk));
         }
-        let start = Instant::now();
+        let mut start = Instant::now();
         let table = match to_disk {
             false => {
                 let writer = Writer::memory(wanted.shape).map_err(|e| said(&"memory", &e))?;
@@ -335,15 +411,15 @@ impl Caches {
                 let lock = File::create(&lock).map_err(|e| said(&lock.display(), &e))?;
                 // Another process that fills it is waited for; if it ended too early, it is filled here.
                 lock.lock().map_err(|e| said(&path.display(), &e))?;
-                match open(&path, wanted, reporter) {
-                    Some(table) => table,
-                    None => {
-                        self.make_room_on_disk(bytes, on_disk);
-                        let writer = Writer::file(&path, &wanted.key, wanted.shape);
-                        let writer = writer.map_err(|e| said(&path.display(), &e))?;
-                        fill(writer, wanted, loader, interrupt, reporter)?
-                    }
+                // What is wrong with a file was said above.
+                if let Ok(Some(table)) = Table::open(&path, &wanted.key, wanted.shape) {
+                    return Ok(Some(self.hold(&wanted.key, table)));
                 }
+                start = Instant::now();
+                self.make_room_on_disk(bytes, on_disk);
+                let writer = Writer::file(&path, &wanted.key, wanted.shape);
+                let writer = writer.map_err(|e| said(&path.display(), &e))?;
+                fill(writer, wanted, loader, interrupt, reporter)?
             }
         };
         cost.seconds += start.elapsed().as_secs_f64();
@@ -416,6 +492,17 @@ impl Caches {
             }
         }
     }
+}
+
+/// What the trial's `cache_budget_gib` says, in bytes.
+fn budget(trial: &Trial) -> Option<usize> {
+    let budget = trial.experiment.cache_budget_gib;
+    budget.map(|gib| (gib * f64::from(1 << 30)) as usize)
+}
+
+fn too_much(bytes: usize, budget: usize) -> Unfit {
+    let (bytes, budget) = (mebibytes(bytes), mebibytes(budget));
+    Unfit::Because(format!("{bytes} are more than the budget of {budget}"))
 }
 
 fn said(place: &dyn std::fmt::Display, error: &io::Error) -> Unfit {

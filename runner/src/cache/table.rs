@@ -92,11 +92,21 @@ impl Table {
         if self.missing.contains_key(&index) {
             return None;
         }
-        let all: &[u8] = match &self.bytes {
+        self.bytes()
+            .get(index * self.row_bytes..(index + 1) * self.row_bytes)
+    }
+
+    /// All rows, one after the other; those without a value are zero.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.bytes {
             Bytes::Memory(map) => map,
             Bytes::File(map) => map,
-        };
-        all.get(index * self.row_bytes..(index + 1) * self.row_bytes)
+        }
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 
     /// The rows without a value, and why.

@@ -66,9 +66,8 @@ fn results_are_the_same_to_the_bit_with_the_cache_and_without() {
             with(&set, &runs(name), &runs("cache"));
         };
         run("off");
-        run("memory");
-        run("disk");
-        for name in ["memory", "disk"] {
+        for name in ["memory", "device", "disk"] {
+            run(name);
             assert_same(&runs("off"), &runs(name));
         }
         let bytes = &summary(&runs("disk"))["memory"]["cache_bytes"];
