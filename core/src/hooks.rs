@@ -210,6 +210,13 @@ impl<'a> Hooks<'a> {
         Activation::Tokens(tokens.with_extras(self.owner, prompts, extras.replace))
     }
 
+    /// Whether anything acts at a site: where nothing does, a backbone may compute its neighbours
+    /// together with it.
+    pub fn acts_at(&self, site: &Site) -> bool {
+        let mut adapters = self.adapters.into_iter().flat_map(Named::iter);
+        adapters.any(|(_, adapter)| !adapter.at_site(site).is_empty())
+    }
+
     /// What acts at a site, in the adapters' order.
     pub(crate) fn at_site(&self, site: &Site) -> Vec<SiteAct<'a>> {
         self.owned_at_site(site).map(|(_, act)| act).collect()
@@ -359,6 +366,12 @@ fn scale_shift<const D: usize>(
     scale: Option<Tensor<1>>,
     shift: Option<Tensor<1>>,
 ) -> Tensor<D> {
+    let (scale, shift) = match (scale, shift) {
+        (Some(scale), Some(shift)) if axis == D - 1 => {
+            return peft_ops::scale_shift(x.clone(), like(scale, &x), like(shift, &x));
+        }
+        other => other,
+    };
     let channels = |v: Tensor<1>, x: &Tensor<D>| {
         let mut shape = [1; D];
         shape[axis] = v.dims()[0];
@@ -419,8 +432,19 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     if outputs.is_empty() {
         return operation(input);
     }
-    let mut y = operation(input.clone());
-    for (hooks, act) in outputs {
+    // What the layer computes together with the act that comes first.
+    let together = match &outputs[0] {
+        (hooks, SiteAct::LowRank(path)) if !hooks.drops(path.dropout) => {
+            layer.with_low_rank(&input, path)
+        }
+        (_, SiteAct::ScaleShift { scale, shift, .. }) => {
+            layer.with_scale_shift(&input, scale, shift)
+        }
+        _ => None,
+    };
+    let done = usize::from(together.is_some());
+    let mut y = together.unwrap_or_else(|| operation(input.clone()));
+    for (hooks, act) in outputs.into_iter().skip(done) {
         y = match act {
             SiteAct::ScaleShift { scale, shift, .. } => scale_shift(y, axis[1], scale, shift),
             SiteAct::LowRank(path) => path.beside(y, &input, axis[1], layer, &hooks, site),

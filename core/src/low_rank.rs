@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
+use peft_ops::{linear_low_rank, scale_shift};
 
 use crate::hooks::{Hooks, like};
 use crate::site::Site;
@@ -72,11 +73,7 @@ impl LowRank {
                 shape[axis] = v.dims()[0];
                 like(v.reshape(shape), &delta)
             };
-            let norms = self.row_norms(layer.matrix());
-            let norms = match magnitude.is_autodiff() {
-                true => Tensor::from_inner(norms),
-                false => norms,
-            };
+            let norms = self.constant_norms(layer.matrix(), magnitude);
             let factor = channels(magnitude.clone() / norms);
             let bare = match hooks.drops(self.dropout) {
                 true => self.own_rows(layer.bare(x), axis),
@@ -94,6 +91,62 @@ impl LowRank {
             delta = delta * self.strength;
         }
         add_to_rows(y, delta, axis, self.rows)
+    }
+
+    /// `A`, and `B` with zeros where the path adds nothing, for all `outputs` rows.
+    fn whole_factors(&self, outputs: usize) -> Option<[Tensor<2>; 2]> {
+        let Factors::Linear(a, b) = &self.factors else {
+            return None;
+        };
+        Some([a.clone(), self.among_all(b.clone(), outputs, 0.0)])
+    }
+
+    /// The values of the path's rows among `outputs` that are otherwise `value`.
+    fn among_all<const D: usize>(&self, own: Tensor<D>, outputs: usize, value: f64) -> Tensor<D> {
+        let Some(Range { start, end }) = self.rows.clone() else {
+            return own;
+        };
+        let around = |rows| {
+            let mut shape = own.dims();
+            shape[0] = rows;
+            like(Tensor::<D>::full(shape, value, &own.device()), &own)
+        };
+        Tensor::cat(vec![around(start), own.clone(), around(outputs - end)], 0)
+    }
+
+    /// The layer's output with what the path adds to it, in one product: where it reads what the layer
+    /// reads.
+    pub(crate) fn at_once<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    ) -> Option<Tensor<D>> {
+        if self.strength != 1.0 {
+            return None;
+        }
+        let [outputs, _] = weight.dims();
+        let factors = self.whole_factors(outputs)?.map(|factor| like(factor, &x));
+        let own = like(weight.clone(), &x);
+        let bias = bias.map(|bias| like(bias, &x));
+        let Some(magnitude) = &self.magnitude else {
+            return Some(linear_low_rank(x, own, bias, factors, self.scale));
+        };
+        let norms = self.constant_norms(weight, magnitude);
+        let factor = self.among_all(magnitude.clone() / norms, outputs, 1.0);
+        let factor = like(factor, &x);
+        let y = linear_low_rank(x, own, None, factors, self.scale);
+        let bias = bias.unwrap_or_else(|| factor.zeros_like());
+        Some(scale_shift(y, factor, bias))
+    }
+
+    /// [`row_norms`](Self::row_norms) on the device of the magnitude.
+    fn constant_norms(&self, weight: Tensor<2>, magnitude: &Tensor<1>) -> Tensor<1> {
+        let norms = self.row_norms(weight);
+        match magnitude.is_autodiff() {
+            true => Tensor::from_inner(norms),
+            false => norms,
+        }
     }
 
     /// The norm of each row of `W + scale B A`, as a constant, for `W` flattened to `[out, ..]`.
@@ -200,6 +253,20 @@ pub(crate) trait Weighted<const D: usize, const E: usize> {
     fn matrix(&self) -> Tensor<2>;
     /// `b [out]`.
     fn bias(&self) -> Option<Tensor<1>>;
+    /// The output with what a path adds to it, where the layer computes both at once.
+    fn with_low_rank(&self, _: &Tensor<D>, _: &LowRank) -> Option<Tensor<E>> {
+        None
+    }
+    /// The output with a factor and an offset for each channel, where the layer has its own that they
+    /// join.
+    fn with_scale_shift(
+        &self,
+        _: &Tensor<D>,
+        _: &Option<Tensor<1>>,
+        _: &Option<Tensor<1>>,
+    ) -> Option<Tensor<E>> {
+        None
+    }
 }
 
 /// A layer without a weight matrix: a norm.

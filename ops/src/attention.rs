@@ -11,7 +11,10 @@ use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
 use crate::bridge::{CpuOp, apply, tensor, values};
-use crate::kernels;
+use crate::buffer::{Scratch, Shared, written};
+use crate::math::{LANES, add_rows, add_scaled, exp, largest, sum_of, total};
+use crate::matmul::{Matrix, Product};
+use crate::simd::multiversion;
 
 /// `softmax(q k^T / sqrt(w)) v` for `heads` heads of `w = d / heads` contiguous channels.
 ///
@@ -119,87 +122,19 @@ impl Sizes {
     }
 }
 
-/// A strided matrix that is read.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    row: usize,
-    column: usize,
-}
-
-impl<'a> Matrix<'a> {
-    fn new(values: &'a [f32], row: usize) -> Self {
-        Self {
-            values,
-            row,
-            column: 1,
-        }
-    }
-    fn transposed(self) -> Self {
-        Self {
-            row: self.column,
-            column: self.row,
-            ..self
-        }
-    }
-    fn reaches(&self, rows: usize, columns: usize) -> bool {
-        rows * columns == 0
-            || (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
-    }
-}
-
-/// `out[i * row + j] = sum_k a[i, k] b[k, j]` on one thread.
-fn product([m, k, n]: [usize; 3], a: Matrix, b: Matrix, out: *mut f32, row: usize) {
-    assert!(a.reaches(m, k) && b.reaches(k, n));
-    // SAFETY: reads stay inside the two slices, as asserted; the caller owns the m rows of n values
-    // at `out`, `row` apart, and nobody else touches them meanwhile.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out,
-            1,
-            row as isize,
-            false,
-            a.values.as_ptr(),
-            a.column as isize,
-            a.row as isize,
-            b.values.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// A buffer that tasks write to at places that do not overlap.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: every task writes the columns of its own image and head, and its own sum, only.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// The place `offset` values in.
-    ///
-    /// # Safety
-    /// `offset` lies inside the buffer.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
+/// Work space of one thread.
+#[derive(Default)]
+struct Work {
+    /// Scores of one head.
+    scores: Scratch,
+    /// Their gradient.
+    slopes: Scratch,
+    products: Scratch,
 }
 
 thread_local! {
-    /// Scores, and their gradient, of one head; kept because every head needs them.
-    static SCRATCH: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    /// Kept because every head needs it.
+    static WORK: RefCell<Work> = RefCell::default();
 }
 
 /// What backward needs beside the bias: the packed input and the log-sum-exp `[b, h, n]`.
@@ -208,16 +143,25 @@ type Saved = (FlexTensor, Arc<Vec<f32>>);
 impl CpuOp<1> for Attention {
     type Saved = Saved;
 
-    fn forward(&self, [packed]: [FlexTensor; 1], tracked: bool) -> (FlexTensor, Option<Saved>) {
+    fn forward(
+        &self,
+        [packed]: [FlexTensor; 1],
+        [wanted]: [bool; 1],
+    ) -> (FlexTensor, Option<Saved>) {
         let sizes = Sizes::new(&packed, self.heads, 1);
         let (y, lse) = forward(sizes, values(&packed), None);
-        (y, tracked.then(|| (packed, Arc::new(lse))))
+        (y, wanted.then(|| (packed, Arc::new(lse))))
     }
 
-    fn backward(&self, (packed, lse): Saved, gradient: FlexTensor) -> [FlexTensor; 1] {
+    fn backward(
+        &self,
+        (packed, lse): Saved,
+        gradient: FlexTensor,
+        _: [bool; 1],
+    ) -> [Option<FlexTensor>; 1] {
         let sizes = Sizes::new(&packed, self.heads, 1);
-        let (dx, _) = backward(sizes, values(&packed), None, &lse, values(&gradient));
-        [tensor(dx, packed.shape())]
+        let (dx, _) = backward(sizes, values(&packed), None, &lse, values(&gradient), false);
+        [Some(tensor(dx, packed.shape()))]
     }
 }
 
@@ -227,28 +171,28 @@ impl CpuOp<2> for BiasedAttention {
     fn forward(
         &self,
         [packed, bias]: [FlexTensor; 2],
-        tracked: bool,
+        wants: [bool; 2],
     ) -> (FlexTensor, Option<Self::Saved>) {
         let sizes = Sizes::new(&packed, self.heads, self.windows);
         let (y, lse) = forward(sizes, values(&packed), Some(values(&bias)));
-        (y, tracked.then(|| ((packed, Arc::new(lse)), bias)))
+        let wanted = wants.contains(&true);
+        (y, wanted.then(|| ((packed, Arc::new(lse)), bias)))
     }
 
     fn backward(
         &self,
         ((packed, lse), bias): Self::Saved,
         gradient: FlexTensor,
-    ) -> [FlexTensor; 2] {
+        [of_packed, of_bias]: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
         let sizes = Sizes::new(&packed, self.heads, self.windows);
-        let values_of_bias = Some(values(&bias));
-        let (dx, dbias) = backward(
-            sizes,
-            values(&packed),
-            values_of_bias,
-            &lse,
-            values(&gradient),
-        );
-        [tensor(dx, packed.shape()), tensor(dbias, bias.shape())]
+        let of_values = Some(values(&bias));
+        let gradient = values(&gradient);
+        let (dx, dbias) = backward(sizes, values(&packed), of_values, &lse, gradient, of_bias);
+        [
+            of_packed.then(|| tensor(dx, packed.shape())),
+            of_bias.then(|| tensor(dbias, bias.shape())),
+        ]
     }
 }
 
@@ -259,16 +203,18 @@ fn scores(
     [q, k]: [Matrix; 2],
     bias: Option<&[f32]>,
     (window, head): (usize, usize),
-    out: &mut Vec<f32>,
+    products: &mut Scratch,
+    out: &mut [f32],
 ) -> f32 {
     let (n, area) = (sizes.tokens, sizes.area());
-    out.resize(area, 0.0);
-    product([n, sizes.width, n], q, k.transposed(), out.as_mut_ptr(), n);
+    let product = Product::new([n, sizes.width, n], q, k.transposed());
+    // SAFETY: `out` has n rows of n values.
+    unsafe { product.run_here(products, Shared::new(out), n) };
     match bias {
         None => sizes.scale(),
         Some(bias) => {
             let bias = &bias[(window * sizes.heads + head) * area..][..area];
-            kernels::scale_add(out, sizes.scale(), bias);
+            scale_add(out, sizes.scale(), bias);
             1.0
         }
     }
@@ -284,37 +230,55 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
         windows,
     } = sizes;
     let d = sizes.channels();
-    let mut y = vec![0.0; batch * n * d];
     let mut lse = vec![0.0; batch * heads * n];
-    let out = Shared(y.as_mut_ptr());
-    lse.par_chunks_mut(n.max(1))
-        .enumerate()
-        .for_each(|(task, lse)| {
-            let (image, head) = (task / heads, task % heads);
-            let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
-            SCRATCH.with_borrow_mut(|[p, _]| {
-                let place = (image % windows, head);
-                let scale = scores(sizes, [part(0), part(1)], bias, place, p);
-                kernels::softmax_rows(p, n, scale, lse);
-                // SAFETY: the n rows of w values of this image and head lie inside `y`.
-                let place = unsafe { out.at(sizes.output(image, head)) };
-                product([n, n, w], Matrix::new(p, n), part(2), place, d);
-            });
+    let head = |task: usize, lse: &mut [f32], out: Shared| {
+        let (image, head) = (task / heads, task % heads);
+        let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
+        WORK.with_borrow_mut(|work| {
+            let place = (image % windows, head);
+            let p = work.scores.take(sizes.area());
+            let scale = scores(
+                sizes,
+                [part(0), part(1)],
+                bias,
+                place,
+                &mut work.products,
+                p,
+            );
+            softmax_rows(p, n, scale, lse);
+            let product = Product::new([n, n, w], Matrix::new(p, n), part(2));
+            // SAFETY: the n rows of w values of this image and head lie inside the output, and only
+            // this task writes them.
+            unsafe {
+                let place = out.from(sizes.output(image, head));
+                product.run_here(&mut work.products, place, d);
+            }
         });
+    };
+    // SAFETY: images and heads cover the output, and each writes all of its own.
+    let y = unsafe {
+        written(batch * n * d, |y| {
+            let out = Shared::unset(y);
+            let tasks = lse.par_chunks_mut(n.max(1)).enumerate();
+            tasks.for_each(|(task, lse)| head(task, lse, out));
+        })
+    };
     (tensor(y, [batch, n, d]), lse)
 }
 
 /// Tasks of a backward pass, or a few more: enough for every processor.
 const TASKS: usize = 256;
 
-/// The gradients of the packed input and of the bias. A task has one head of one window and sums the
-/// gradient of its bias over a part of the images, so that the sum does not depend on who runs it.
+/// The gradients of the packed input and, if it is wanted, of the bias. A task has one head of one
+/// window and sums the gradient of its bias over a part of the images, so that the sum does not
+/// depend on who runs it.
 fn backward(
     sizes: Sizes,
     input: &[f32],
     bias: Option<&[f32]>,
     lse: &[f32],
     gradient: &[f32],
+    of_bias: bool,
 ) -> (Vec<f32>, Vec<f32>) {
     let Sizes {
         batch,
@@ -325,114 +289,179 @@ fn backward(
     } = sizes;
     let (d, scale) = (sizes.channels(), sizes.scale());
     let (images, groups) = (batch / windows, windows * heads);
-    let parts = (TASKS / groups).clamp(1, images.max(1));
-    let mut dx = vec![0.0; input.len()];
-    let out = Shared(dx.as_mut_ptr());
-    let area = bias.map_or(0, |_| sizes.area());
+    let parts = (TASKS / groups.max(1)).clamp(1, images.max(1));
+    let area = if of_bias { sizes.area() } else { 0 };
     let mut dbias = vec![0.0; parts * groups * area];
-    let sums = Shared(dbias.as_mut_ptr());
-    (0..parts * groups).into_par_iter().for_each(|task| {
+    let sums = Shared::new(&mut dbias);
+    let head = |task: usize, out: Shared| {
         let (window, head) = (task % groups / heads, task % heads);
         // SAFETY: `dbias` has that many values for each task.
-        let sum = unsafe { std::slice::from_raw_parts_mut(sums.at(task * area), area) };
+        let sum = unsafe { sums.part(task * area, area) };
         for image in (task / groups..images).step_by(parts) {
             let image = image * windows + window;
             let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
             let (q, k, v) = (part(0), part(1), part(2));
             let dy = Matrix::new(&gradient[sizes.output(image, head)..], d);
             let lse = &lse[(image * heads + head) * n..][..n];
-            // SAFETY: the n rows of w values of this image, head and part lie inside `dx`.
-            let place = |i| unsafe { out.at(sizes.packed(image, head, i)) };
-            SCRATCH.with_borrow_mut(|[p, ds]| {
-                let left = scores(sizes, [q, k], bias, (window, head), p);
-                ds.resize(n * n, 0.0);
-                kernels::softmax_again(p, n, left, lse);
-                let transposed = Matrix::new(p, n).transposed();
-                product([n, n, w], transposed, dy, place(2), 3 * d);
-                product([n, w, n], dy, v.transposed(), ds.as_mut_ptr(), n);
-                kernels::softmax_backward(p, ds, n, scale);
-                kernels::add_scaled(sum, ds, 1.0 / scale);
-                let ds = Matrix::new(ds, n);
-                product([n, n, w], ds, k, place(0), 3 * d);
-                product([n, n, w], ds.transposed(), q, place(1), 3 * d);
+            WORK.with_borrow_mut(|work| {
+                let products = &mut work.products;
+                let p = work.scores.take(sizes.area());
+                let left = scores(sizes, [q, k], bias, (window, head), products, p);
+                softmax_again(p, n, left, lse);
+                let ds = work.slopes.take(sizes.area());
+                let product = Product::new([n, w, n], dy, v.transposed());
+                // SAFETY: there are n rows of n slopes.
+                unsafe { product.run_here(products, Shared::new(ds), n) };
+                softmax_backward(p, ds, n, scale);
+                if of_bias {
+                    add_scaled(sum, ds, 1.0 / scale);
+                }
+                let (p, ds) = (Matrix::new(p, n), Matrix::new(ds, n));
+                let parts = [(ds, k), (ds.transposed(), q), (p.transposed(), dy)];
+                for (i, (a, b)) in parts.into_iter().enumerate() {
+                    // SAFETY: the n rows of w values of this image, head and part lie inside the
+                    // gradient, and only this task writes them.
+                    unsafe {
+                        let place = out.from(sizes.packed(image, head, i));
+                        Product::new([n, n, w], a, b).run_here(products, place, 3 * d);
+                    }
+                }
             });
         }
-    });
-    let (whole, others) = dbias.split_at_mut(groups * area);
-    for other in others.chunks_exact((groups * area).max(1)) {
-        kernels::add_scaled(whole, other, 1.0);
+    };
+    // SAFETY: images, heads and parts cover the gradient, and each writes all of its own.
+    let dx = unsafe {
+        written(input.len(), |dx| {
+            let out = Shared::unset(dx);
+            let tasks = (0..parts * groups).into_par_iter();
+            tasks.for_each(|task| head(task, out));
+        })
+    };
+    if area > 0 {
+        let (whole, others) = dbias.split_at_mut(groups * area);
+        add_rows(others, whole);
+        dbias.truncate(groups * area);
     }
-    dbias.truncate(groups * area);
     (dx, dbias)
+}
+
+multiversion! {
+    /// Each row of `n` becomes `softmax(scale row)`; its log-sum-exp goes to `lse` if there is room.
+    fn softmax_rows<S>(rows: &mut [f32], n: usize, scale: f32, lse: &mut [f32]) {
+        for (index, row) in rows.chunks_exact_mut(n).enumerate() {
+            let offset = -largest(row) * scale;
+            let mut lanes = [0.0; LANES];
+            let mut chunks = row.chunks_exact_mut(LANES);
+            for chunk in &mut chunks {
+                for (lane, value) in lanes.iter_mut().zip(chunk) {
+                    *value = exp::<S>(S::fma(*value, scale, offset));
+                    *lane += *value;
+                }
+            }
+            let remainder = chunks.into_remainder();
+            for value in remainder.iter_mut() {
+                *value = exp::<S>(S::fma(*value, scale, offset));
+            }
+            // A sum in order is not vectorised: it has a loop of its own.
+            let rest = remainder.iter().fold(0.0, |sum, value| sum + *value);
+            let sum = total(lanes) + rest;
+            if let Some(lse) = lse.get_mut(index) {
+                *lse = sum.ln() - offset;
+            }
+            let inverse = 1.0 / sum;
+            for value in row.iter_mut() {
+                *value *= inverse;
+            }
+        }
+    }
+
+    /// `y <- scale y + x`.
+    fn scale_add<S>(y: &mut [f32], scale: f32, x: &[f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = S::fma(*y, scale, *x);
+        }
+    }
+
+    /// Scores become probabilities again from their log-sum-exp: `exp(scale s - lse)`.
+    fn softmax_again<S>(rows: &mut [f32], n: usize, scale: f32, lse: &[f32]) {
+        for (row, &lse) in rows.chunks_exact_mut(n).zip(lse) {
+            for value in row.iter_mut() {
+                *value = exp::<S>(S::fma(*value, scale, -lse));
+            }
+        }
+    }
+
+    /// `dp <- scale p (dp - <p, dp>)` row by row: the gradient of the scores.
+    fn softmax_backward<S>(p: &[f32], dp: &mut [f32], n: usize, scale: f32) {
+        for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
+            let inner = sum_of([p, dp], |sum, [p, dp]| S::fma(p, dp, sum));
+            for (dp, p) in dp.iter_mut().zip(p) {
+                *dp = scale * p * (*dp - inner);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor, TensorData};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::{
+        Case, Tensors, View, compare, noise, results, same_on_any_threads, same_where_not_finite,
+        views,
+    };
 
-    /// Deterministic values in about [-2, 2].
-    fn noise(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as f32 / u32::MAX as f32 * 4.0 - 2.0
-        };
-        (0..count).map(|_| next()).collect()
+    /// `[b, n, 3 h w]`.
+    fn case([b, n, h, w]: [usize; 4], view: View, seed: u32) -> Case {
+        Case::new(seed).with(&[b, n, 3 * h * w], view)
     }
 
-    /// Value and gradient of `sum(attention(x) * weights)`.
-    fn both(
-        f: impl Fn(Tensor<3>, usize) -> Tensor<3>,
-        [b, n, h, w]: [usize; 4],
-        seed: u32,
-    ) -> [Vec<f32>; 2] {
-        let device = Device::flex().autodiff();
-        let make = |shape: [usize; 3], seed| {
-            let values = noise(shape.iter().product(), seed);
-            Tensor::<3>::from_data(TensorData::new(values, shape), &device)
-        };
-        let x = make([b, n, 3 * h * w], seed).require_grad();
-        let y = f(x.clone(), h);
-        let loss = (y.clone() * make([b, n, h * w], seed + 1)).sum();
-        let gradient = x.grad(&loss.backward()).unwrap();
-        [y, gradient].map(|t| t.into_data().iter().collect())
-    }
-
-    fn close(got: &[f32], expected: &[f32], what: &str) {
-        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-        for (a, b) in got.iter().zip(expected) {
-            assert!(
-                (a - b).abs() <= 1e-5 * scale,
-                "{what}: got {a}, expected {b}"
-            );
+    /// With a bias for each of the windows, in which some pairs are masked.
+    fn biased([images, windows, n, h, w]: [usize; 5], view: View, seed: u32) -> Case {
+        let mut bias = noise(windows * h * n * n, seed + 7);
+        for masked in bias.iter_mut().skip(1).step_by(5) {
+            *masked = -100.0;
         }
+        let case = case([images * windows, n, h, w], view, seed);
+        case.with_values(&[windows, h, n, n], bias, View::Plain)
+    }
+
+    fn op(heads: usize) -> impl Fn(&Tensors) -> Tensor<3> + Sync {
+        move |t| attention(t.get(0), heads)
+    }
+
+    fn burns(heads: usize) -> impl Fn(&Tensors) -> Tensor<3> {
+        move |t| composed(t.get(0), heads, None)
+    }
+
+    fn op_with_bias(t: &Tensors) -> Tensor<3> {
+        attention_with_bias(t.get(0), t.get(1))
+    }
+
+    fn burns_with_bias(t: &Tensors) -> Tensor<3> {
+        let bias = t.get::<4>(1);
+        let heads = bias.dims()[1];
+        composed(t.get(0), heads, Some(bias))
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn value_and_gradient_agree_with_the_composed_operation(
-            b in 1usize..4, n in 1usize..70, h in 1usize..4, w in 1usize..20, seed in 1u32..1000,
+        fn values_and_gradients_agree_with_f64(
+            b in 1usize..4, n in 1usize..70, h in 1usize..4, w in 1usize..20, wanted in 0u32..2,
+            view in views(), seed in 1u32..1000,
         ) {
-            let sizes = [b, n, h, w];
-            let [y, dx] = both(attention, sizes, seed);
-            let plain = |x, h| composed(x, h, None);
-            let [expected_y, expected_dx] = both(plain, sizes, seed);
-            close(&y, &expected_y, "value");
-            close(&dx, &expected_dx, "gradient");
+            compare(&case([b, n, h, w], view, seed).wanting(wanted), op(h), burns(h));
         }
 
         #[test]
-        fn with_a_bias_value_and_gradients_agree_with_the_composed_operation(
+        fn with_a_bias_values_and_gradients_agree_with_f64(
             images in 1usize..4, windows in 1usize..4, n in 1usize..50, h in 1usize..4,
-            w in 1usize..20, seed in 1u32..1000,
+            w in 1usize..20, wanted in 0u32..4, view in views(), seed in 1u32..1000,
         ) {
-            agree_with_bias([images, windows, n, h, w], seed);
+            let case = biased([images, windows, n, h, w], view, seed).wanting(wanted);
+            compare(&case, op_with_bias, burns_with_bias);
         }
     }
 
@@ -440,53 +469,33 @@ mod tests {
     fn several_images_share_a_task() {
         let (windows, heads) = (40, 3);
         assert_eq!(TASKS / (windows * heads), 2);
-        agree_with_bias([5, windows, 3, heads, 2], 7);
+        let case = biased([5, windows, 3, heads, 2], View::Plain, 7);
+        compare(&case, op_with_bias, burns_with_bias);
     }
 
-    /// The value, and the gradients of input and bias, with some pairs masked.
-    fn agree_with_bias([images, windows, n, h, w]: [usize; 5], seed: u32) {
-        let device = Device::flex().autodiff();
-        let packed = noise(images * windows * n * 3 * h * w, seed);
-        let packed = TensorData::new(packed, [images * windows, n, 3 * h * w]);
-        let mut bias = noise(windows * h * n * n, seed + 1);
-        for masked in bias.iter_mut().skip(1).step_by(5) {
-            *masked = -100.0;
-        }
-        let bias = TensorData::new(bias, [windows, h, n, n]);
-        let weights = noise(images * windows * n * h * w, seed + 2);
-        let weights = TensorData::new(weights, [images * windows, n, h * w]);
-        let run = |f: &dyn Fn(Tensor<3>, Tensor<4>) -> Tensor<3>| {
-            let x = Tensor::<3>::from_data(packed.clone(), &device).require_grad();
-            let bias = Tensor::<4>::from_data(bias.clone(), &device).require_grad();
-            let y = f(x.clone(), bias.clone());
-            let weights = Tensor::<3>::from_data(weights.clone(), &device);
-            let gradients = (y.clone() * weights).sum().backward();
-            let dx = x.grad(&gradients).unwrap().into_data();
-            let dbias = bias.grad(&gradients).unwrap().into_data();
-            [y.into_data(), dx, dbias].map(|data| data.iter().collect::<Vec<f32>>())
-        };
-        let got = run(&attention_with_bias);
-        let expected = run(&|x, bias| composed(x, h, Some(bias)));
-        let names = ["value", "gradient", "gradient of the bias"];
-        for ((got, expected), what) in got.iter().zip(&expected).zip(names) {
-            assert_eq!(got.len(), expected.len(), "{what}");
-            close(got, expected, what);
+    #[test]
+    fn large_scores_are_as_close() {
+        let case = case([2, 9, 2, 8], View::Plain, 3).times(30.0);
+        compare(&case, op(2), burns(2));
+    }
+
+    #[test]
+    fn what_is_empty_or_not_finite_stays_so() {
+        assert_eq!(results(&case([0, 5, 2, 3], View::Plain, 1), op(2))[0].1, []);
+        assert_eq!(results(&case([2, 0, 2, 3], View::Plain, 1), op(2))[0].1, []);
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut values = noise(2 * 6 * 12, 1);
+            values[30] = value;
+            let case = Case::new(1).with_values(&[2, 6, 12], values, View::Plain);
+            same_where_not_finite(&case, op(2), burns(2));
         }
     }
 
     #[test]
-    fn a_plain_tensor_takes_the_same_path() {
-        let device = Device::flex();
-        let x = Tensor::<3>::from_data(TensorData::new(noise(5 * 24, 3), [1, 5, 24]), &device);
-        let plain: Vec<f32> = attention(x.clone(), 2).into_data().iter().collect();
-        let expected: Vec<f32> = composed(x.clone(), 2, None).into_data().iter().collect();
-        close(&plain, &expected, "value");
-        let bias = TensorData::new(noise(2 * 25, 4), [1, 2, 5, 5]);
-        let bias = Tensor::<4>::from_data(bias, &device);
-        let plain = attention_with_bias(x.clone(), bias.clone());
-        let plain: Vec<f32> = plain.into_data().iter().collect();
-        let expected = composed(x, 2, Some(bias)).into_data();
-        let expected: Vec<f32> = expected.iter().collect();
-        close(&plain, &expected, "value with a bias");
+    fn the_number_of_threads_changes_nothing() {
+        let case = case([3, 40, 2, 8], View::Plain, 5);
+        same_on_any_threads(|| results(&case, op(2)));
+        let case = biased([9, 4, 10, 2, 8], View::Plain, 5);
+        same_on_any_threads(|| results(&case, op_with_bias));
     }
 }

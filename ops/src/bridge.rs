@@ -18,19 +18,35 @@ use burn::backend::{
 };
 use burn::tensor::{Bytes, DType, Shape};
 
+use crate::Level;
+use crate::level;
+
 /// An operation on `N` contiguous `f32` tensors of the CPU backend.
+///
+/// What an operation computes must not depend on the number of threads: work is split by shapes, and
+/// partial sums are added in a fixed order.
 pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs; tensors are shared, so keeping an input is free.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The value, and what backward needs if `tracked`.
-    fn forward(&self, inputs: [FlexTensor; N], tracked: bool) -> (FlexTensor, Option<Self::Saved>);
+    /// The value; and what backward needs if any input wants a gradient.
+    fn forward(
+        &self,
+        inputs: [FlexTensor; N],
+        wants: [bool; N],
+    ) -> (FlexTensor, Option<Self::Saved>);
 
-    /// The gradient of each input.
-    fn backward(&self, saved: Self::Saved, gradient: FlexTensor) -> [FlexTensor; N];
+    /// The gradient of each input that wants one.
+    fn backward(
+        &self,
+        saved: Self::Saved,
+        gradient: FlexTensor,
+        wants: [bool; N],
+    ) -> [Option<FlexTensor>; N];
 }
 
-/// Runs `op` if all inputs are `f32` tensors of the CPU backend, tracked or not.
+/// Runs `op` if all inputs are `f32` tensors of the CPU backend, tracked or not, and kernels are not
+/// switched off.
 ///
 /// # Errors
 /// Hands the tensors back otherwise: use Burn's own operation then.
@@ -43,7 +59,8 @@ pub(crate) fn apply<const N: usize>(
     inputs: [DispatchTensor; N],
 ) -> Result<DispatchTensor, [DispatchTensor; N]> {
     let context = inputs[0].autodiff;
-    if !inputs.iter().all(|x| on_cpu(x) && x.autodiff == context) {
+    let fits = |x: &DispatchTensor| on_cpu(x) && x.autodiff == context;
+    if level::current() == Level::Off || !inputs.iter().all(fits) {
         return Err(inputs);
     }
     macro_rules! run {
@@ -61,7 +78,7 @@ pub(crate) fn apply<const N: usize>(
     match context {
         DispatchAutodiffContext::Disabled => {
             run!(Flex, |inputs: [FlexTensor; N]| {
-                op.forward(inputs.map(|x| x.to_contiguous()), false).0
+                op.forward(inputs.map(|x| x.to_contiguous()), [false; N]).0
             })
         }
         DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
@@ -77,7 +94,8 @@ pub(crate) fn apply<const N: usize>(
     }
 }
 
-fn on_cpu(x: &DispatchTensor) -> bool {
+/// Whether it is an `f32` tensor of the CPU backend, tracked or not.
+pub(crate) fn on_cpu(x: &DispatchTensor) -> bool {
     let flex = match &x.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(_)) => true,
         DispatchTensorKind::Autodiff(kind) => {
@@ -94,17 +112,18 @@ fn track<C: CheckpointStrategy, const N: usize>(
     inputs: [FloatTensor<Autodiff<Flex, C>>; N],
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let nodes = inputs.each_ref().map(|x| x.node());
+    let wants = inputs.each_ref().map(|x| x.is_tracked());
     let inputs = inputs.map(|x| x.into_primitive().to_contiguous());
     match Step(op.clone())
         .prepare::<C>(nodes)
         .compute_bound()
         .stateful()
     {
-        OpsKind::Tracked(step) => match op.forward(inputs, true) {
+        OpsKind::Tracked(step) => match op.forward(inputs, wants) {
             (y, Some(saved)) => step.finish(saved, y),
             (_, None) => unreachable!("a tracked forward saves what backward needs"),
         },
-        OpsKind::UnTracked(step) => step.finish(op.forward(inputs, false).0),
+        OpsKind::UnTracked(step) => step.finish(op.forward(inputs, [false; N]).0),
     }
 }
 
@@ -116,12 +135,10 @@ impl<O: CpuOp<N>, const N: usize> Backward<Flex, N> for Step<O> {
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        if ops.parents.iter().all(Option::is_none) {
-            return;
-        }
-        let of_inputs = self.0.backward(ops.state, gradient);
+        let wants = ops.parents.each_ref().map(Option::is_some);
+        let of_inputs = self.0.backward(ops.state, gradient, wants);
         for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
-            if let Some(parent) = parent {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 gradients.register::<Flex>(parent.id, gradient);
             }
         }

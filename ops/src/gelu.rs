@@ -7,18 +7,20 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::bridge::{CpuOp, apply, tensor, values};
-use crate::kernels;
+use crate::buffer::{Unset, written};
+use crate::math::{CHUNK, exp, normal_cdf};
+use crate::simd::{Simd, multiversion};
 
 /// `x cdf(x)`, and its exact derivative.
 ///
 /// # Shapes
 /// Any; the result has the same.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let kernels = Gelu {
-        value: kernels::gelu,
-        slope: kernels::gelu_backward,
+    let op = Gelu {
+        value: gelu_values,
+        slope: gelu_slopes,
     };
-    match apply(kernels, [x.into_dispatch()]) {
+    match apply(op, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
         Err([x]) => burn::tensor::activation::gelu(Tensor::<D>::from_dispatch(x)),
     }
@@ -29,11 +31,11 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// Any; the result has the same.
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let kernels = Gelu {
-        value: kernels::quick_gelu,
-        slope: kernels::quick_gelu_backward,
+    let op = Gelu {
+        value: quick_gelu_values,
+        slope: quick_gelu_slopes,
     };
-    match apply(kernels, [x.into_dispatch()]) {
+    match apply(op, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
         Err([x]) => {
             let x = Tensor::<D>::from_dispatch(x);
@@ -42,39 +44,104 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// Values that one task handles: large enough to pay for it, small enough for the first cache.
-const CHUNK: usize = 8 * 1024;
-
 /// An activation function by its kernels.
 #[derive(Clone, Copy, Debug)]
 struct Gelu {
     /// From `x` to `y`.
-    value: fn(&[f32], &mut [f32]),
+    value: fn(&[f32], &mut [Unset]),
     /// From `x` and the gradient of `y` to that of `x`.
-    slope: fn(&[f32], &[f32], &mut [f32]),
+    slope: fn(&[f32], &[f32], &mut [Unset]),
 }
 
 impl CpuOp<1> for Gelu {
     type Saved = FlexTensor;
 
-    fn forward(&self, [x]: [FlexTensor; 1], tracked: bool) -> (FlexTensor, Option<FlexTensor>) {
+    fn forward(
+        &self,
+        [x]: [FlexTensor; 1],
+        [wanted]: [bool; 1],
+    ) -> (FlexTensor, Option<FlexTensor>) {
         let input = values(&x);
-        let mut y = vec![0.0; input.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(input.par_chunks(CHUNK))
-            .for_each(|(y, x)| (self.value)(x, y));
-        let y = tensor(y, x.shape());
-        (y, tracked.then_some(x))
+        // SAFETY: the chunks cover the output, and the kernel writes each value.
+        let y = unsafe {
+            written(input.len(), |y| {
+                let chunks = y.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
+                chunks.for_each(|(y, x)| (self.value)(x, y));
+            })
+        };
+        (tensor(y, x.shape()), wanted.then_some(x))
     }
 
-    fn backward(&self, x: FlexTensor, gradient: FlexTensor) -> [FlexTensor; 1] {
+    fn backward(
+        &self,
+        x: FlexTensor,
+        gradient: FlexTensor,
+        _: [bool; 1],
+    ) -> [Option<FlexTensor>; 1] {
         let (input, gradient) = (values(&x), values(&gradient));
-        let mut dx = vec![0.0; input.len()];
-        dx.par_chunks_mut(CHUNK)
-            .zip(input.par_chunks(CHUNK))
-            .zip(gradient.par_chunks(CHUNK))
-            .for_each(|((dx, x), g)| (self.slope)(x, g, dx));
-        [tensor(dx, x.shape())]
+        // SAFETY: as above.
+        let dx = unsafe {
+            written(input.len(), |dx| {
+                let chunks = input.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK));
+                let chunks = dx.par_chunks_mut(CHUNK).zip(chunks);
+                chunks.for_each(|(dx, (x, g))| (self.slope)(x, g, dx));
+            })
+        };
+        [Some(tensor(dx, x.shape()))]
+    }
+}
+
+/// `sigmoid(1.702 x)` and `1 - sigmoid(1.702 x)`, each without cancellation.
+#[inline(always)]
+fn quick_gates<S: Simd>(x: f32) -> (f32, f32) {
+    let e = exp::<S>(-QUICK * x);
+    let open = 1.0 / (1.0 + e);
+    (open, e * open)
+}
+
+/// QuickGELU's factor.
+const QUICK: f32 = 1.702;
+
+multiversion! {
+    /// `y = x cdf(x)`.
+    fn gelu_values<S>(x: &[f32], y: &mut [Unset]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let value = x * normal_cdf::<S>(x);
+            // The limit, where the product would be `-inf * 0`.
+            y.write(if x == f32::NEG_INFINITY { 0.0 } else { value });
+        }
+    }
+
+    /// `y = g (cdf(x) + x pdf(x))`.
+    fn gelu_slopes<S>(x: &[f32], g: &[f32], y: &mut [Unset]) {
+        const PEAK: f32 = 0.398_942_3;
+        for ((y, &x), &g) in y.iter_mut().zip(x).zip(g) {
+            let slope = S::fma(x * PEAK, exp::<S>(-0.5 * x * x), normal_cdf::<S>(x));
+            // x pdf(x) vanishes far out, also where x^2 overflows.
+            let slope = if x > 20.0 { 1.0 } else { slope };
+            let slope = if x < -20.0 { 0.0 } else { slope };
+            y.write(g * slope);
+        }
+    }
+
+    /// `y = x sigmoid(1.702 x)`.
+    fn quick_gelu_values<S>(x: &[f32], y: &mut [Unset]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let value = x * quick_gates::<S>(x).0;
+            // `exp` saturates: far out the product would not vanish.
+            y.write(if x < -50.0 { 0.0 } else { value });
+        }
+    }
+
+    /// `y = g (s + 1.702 x s (1 - s))` with `s = sigmoid(1.702 x)`.
+    fn quick_gelu_slopes<S>(x: &[f32], g: &[f32], y: &mut [Unset]) {
+        for ((y, &x), &g) in y.iter_mut().zip(x).zip(g) {
+            let (open, shut) = quick_gates::<S>(x);
+            let slope = S::fma(QUICK * x * shut, open, open);
+            let slope = if x > 50.0 { 1.0 } else { slope };
+            let slope = if x < -50.0 { 0.0 } else { slope };
+            y.write(g * slope);
+        }
     }
 }
 

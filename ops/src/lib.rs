@@ -2,12 +2,33 @@
 //!
 //! Each is a plain function on Burn tensors: where all inputs are `f32` on Burn's CPU backend it
 //! runs a kernel of its own, otherwise it is Burn's own operation, so that every device and
-//! element type works. Errors against an `f64` reference stand in each file's tests.
+//! element type works. Results do not depend on the number of threads. Tests hold values and
+//! gradients against `f64`, beside Burn's `f32`.
+//!
+//! Kernels are compiled for several instruction sets, and the best that the CPU has is picked when
+//! the program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests:
+//! `avx512`, `avx2`, `baseline` (what every CPU of the architecture has) or `off` (Burn's own
+//! operations). One that the CPU has not, or any other word, is an error ([`level`]).
 
 mod attention;
 mod bridge;
+mod buffer;
 mod gelu;
-mod kernels;
+mod layer_norm;
+mod level;
+mod linear;
+mod math;
+mod matmul;
+mod optimizers;
+mod scale_shift;
+mod simd;
+#[cfg(test)]
+mod testing;
 
 pub use attention::{attention, attention_with_bias};
 pub use gelu::{gelu, quick_gelu};
+pub use layer_norm::layer_norm;
+pub use level::{Level, level};
+pub use linear::{linear, linear_low_rank, linear_residual};
+pub use optimizers::{AdamOptions, SgdOptions, adam, adam_w, sgd};
+pub use scale_shift::scale_shift;

@@ -42,7 +42,7 @@ pub use exit::Exit;
 
 use cli::{Cli, Command, DataCommand, ExportFormat, SweepCommand};
 use commands::Request;
-use exit::Failure;
+use exit::{Failure, config_error};
 
 /// A reader that goes away (`runner list methods | head`) ends the program quietly.
 fn end_quietly_on_a_broken_pipe() {
@@ -97,6 +97,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     memory::keep_pages();
+    peft_ops::level().map_err(config_error)?;
     peft_core::registry::check()?;
     match cli.command {
         None => commands::train(&cli.train),

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig};
+use burn::optim::ModuleOptimizer;
 use peft_datasets::Augment;
+use peft_ops::{AdamOptions, SgdOptions};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Unexpected, Visitor};
@@ -412,49 +411,39 @@ impl Optimizer {
         *lr
     }
 
-    /// Burn's optimiser, without its clipping: Burn clips tensor by tensor, the loop clips the norm
-    /// of all gradients together.
+    /// The optimiser, without clipping: the loop clips the norm of all gradients together.
     pub fn init(&self) -> ModuleOptimizer {
-        let decay = |factor: f64| match factor {
-            0.0 => None,
-            factor => Some(WeightDecayConfig::new(factor as f32)),
-        };
-        match self {
+        match *self {
             Self::Adam {
                 weight_decay,
-                betas: [beta_1, beta_2],
+                betas,
                 eps,
                 ..
-            } => AdamConfig::new()
-                .with_beta_1(*beta_1)
-                .with_beta_2(*beta_2)
-                .with_epsilon(*eps)
-                .with_weight_decay(decay(*weight_decay))
-                .init(),
+            } => peft_ops::adam(AdamOptions {
+                betas,
+                epsilon: eps,
+                weight_decay: weight_decay as f32,
+            }),
             Self::AdamW {
                 weight_decay,
-                betas: [beta_1, beta_2],
+                betas,
                 eps,
                 ..
-            } => AdamWConfig::new()
-                .with_beta_1(*beta_1)
-                .with_beta_2(*beta_2)
-                .with_epsilon(*eps)
-                .with_weight_decay(*weight_decay as f32)
-                .init(),
+            } => peft_ops::adam_w(AdamOptions {
+                betas,
+                epsilon: eps,
+                weight_decay: weight_decay as f32,
+            }),
             Self::Sgd {
                 weight_decay,
                 momentum,
                 nesterov,
                 ..
-            } => SgdConfig::new()
-                .with_weight_decay(decay(*weight_decay))
-                .with_momentum((*momentum > 0.0).then_some(MomentumConfig {
-                    momentum: *momentum,
-                    dampening: 0.0,
-                    nesterov: *nesterov,
-                }))
-                .init(),
+            } => peft_ops::sgd(SgdOptions {
+                momentum,
+                nesterov,
+                weight_decay: weight_decay as f32,
+            }),
         }
     }
 }

@@ -303,8 +303,8 @@ impl VisionTransformer {
     /// `[b, 3, h, w] -> [b, prefix + n, d]`.
     fn embed(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<3> {
         let patches = self.patch_embed.proj.forward(image, hooks); // [b, d, gh, gw]
-        let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2); // [b, n, d]
-        let [b, _, d] = patches.dims();
+        let [b, d, gh, gw] = patches.dims();
+        let patches = patches.permute([0, 2, 3, 1]).reshape([b, gh * gw, d]); // [b, n, d]
         let positions = like(self.pos_embed.val(), &patches);
         let with_prefix = |patches: Tensor<3>| {
             let prefix = self.cls_token.iter().chain(&self.reg_token);
@@ -552,14 +552,25 @@ impl Block {
     /// `[b, n, d] -> [b, n, d]`, extra tokens included.
     fn forward(&self, tokens: Tokens, hooks: &Hooks) -> Tokens {
         tokens.map(|x| {
+            let bare = |site, scale: &Option<LayerScale>| scale.is_none() && !hooks.acts_at(site);
             let normed = self.norm1.forward(x.clone(), hooks);
-            let output = self.attn.forward(normed.clone(), hooks);
-            let output = branch(&self.attn.site, [x.clone(), normed, output], hooks);
-            let x = x + scaled(output, &self.ls1);
+            let mixed = self.attn.mixed(normed.clone(), hooks);
+            let x = if bare(&self.attn.site, &self.ls1) {
+                self.attn.proj.forward_onto(x, mixed, hooks)
+            } else {
+                let output = self.attn.proj.forward(mixed, hooks);
+                let output = branch(&self.attn.site, [x.clone(), normed, output], hooks);
+                x + scaled(output, &self.ls1)
+            };
             let normed = self.norm2.forward(x.clone(), hooks);
-            let output = self.mlp.forward(normed.clone(), hooks);
-            let output = branch(&self.mlp.site, [x.clone(), normed, output], hooks);
-            x + scaled(output, &self.ls2)
+            let hidden = self.mlp.hidden(normed.clone(), hooks);
+            if bare(&self.mlp.site, &self.ls2) {
+                self.mlp.fc2.forward_onto(x, hidden, hooks)
+            } else {
+                let output = self.mlp.fc2.forward(hidden, hooks);
+                let output = branch(&self.mlp.site, [x.clone(), normed, output], hooks);
+                x + scaled(output, &self.ls2)
+            }
         })
     }
 }
@@ -590,25 +601,25 @@ fn scaled(x: Tensor<3>, scale: &Option<LayerScale>) -> Tensor<3> {
 }
 
 impl Attention {
-    /// Softmax attention with heads of `d / heads` contiguous channels.
+    /// Softmax attention with heads of `d / heads` contiguous channels, before the last projection.
     ///
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
-    fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        let qkv = self.qkv.forward(x, hooks); // [b, n, 3d]
-        self.proj.forward(attention(qkv, self.heads), hooks)
+    fn mixed(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        attention(self.qkv.forward(x, hooks), self.heads)
     }
 }
 
 impl Mlp {
+    /// What the second layer reads.
+    ///
     /// # Shapes
-    /// `[b, n, d] -> [b, n, d]`.
-    fn forward(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+    /// `[b, n, d] -> [b, n, hidden]`.
+    fn hidden(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
         let x = self.fc1.forward(x, hooks);
-        let x = match self.act_layer {
+        match self.act_layer {
             MlpActivation::Gelu => gelu(x),
             MlpActivation::QuickGelu => quick_gelu(x),
-        };
-        self.fc2.forward(x, hooks)
+        }
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
-use crate::low_rank::Unweighted;
+use crate::low_rank::{Factors, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -52,11 +52,44 @@ impl LayerNorm {
     /// # Shapes
     /// `[.., d] -> [.., d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, hooks: &Hooks) -> Tensor<D> {
-        let operation = |x: Tensor<D>| {
-            let (weight, bias) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
-            burn::tensor::module::layer_norm(x, weight, Some(bias), self.epsilon)
-        };
-        let last = [D - 1, D - 1];
-        run_site(hooks, &self.site, x, last, operation, &Unweighted)
+        let operation = |x| self.with(x, self.weight.val(), self.bias.val());
+        run_site(hooks, &self.site, x, [D - 1, D - 1], operation, self)
+    }
+
+    fn with<const D: usize>(&self, x: Tensor<D>, gamma: Tensor<1>, beta: Tensor<1>) -> Tensor<D> {
+        let (gamma, beta) = (like(gamma, &x), like(beta, &x));
+        peft_ops::layer_norm(x, gamma, beta, self.epsilon)
+    }
+}
+
+impl<const D: usize> Weighted<D, D> for LayerNorm {
+    fn low_rank(&self, _: Tensor<D>, _: &Factors) -> Option<Tensor<D>> {
+        None
+    }
+    fn bare(&self, x: Tensor<D>) -> Tensor<D> {
+        x
+    }
+    fn matrix(&self) -> Tensor<2> {
+        unreachable!("a norm takes no low-rank path")
+    }
+    fn bias(&self) -> Option<Tensor<1>> {
+        None
+    }
+    /// `s (gamma n + beta) + t` is the norm with `s gamma` and `s beta + t`.
+    fn with_scale_shift(
+        &self,
+        x: &Tensor<D>,
+        scale: &Option<Tensor<1>>,
+        shift: &Option<Tensor<1>>,
+    ) -> Option<Tensor<D>> {
+        let [mut gamma, mut beta] = [&self.weight, &self.bias].map(|param| like(param.val(), x));
+        if let Some(scale) = scale {
+            let scale = like(scale.clone(), x);
+            (gamma, beta) = (gamma * scale.clone(), beta * scale);
+        }
+        if let Some(shift) = shift {
+            beta = beta + like(shift.clone(), x);
+        }
+        Some(self.with(x.clone(), gamma, beta))
     }
 }

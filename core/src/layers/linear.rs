@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
-use crate::low_rank::{Factors, Weighted};
+use crate::low_rank::{Factors, LowRank, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -50,6 +50,24 @@ impl Linear {
         let last = [D - 1, D - 1];
         run_site(hooks, &self.site, x, last, operation, self)
     }
+
+    /// `residual + forward(x)`, in one pass where nothing acts at the site.
+    ///
+    /// # Shapes
+    /// `[.., in]`, `[.., out] -> [.., out]`.
+    pub fn forward_onto<const D: usize>(
+        &self,
+        residual: Tensor<D>,
+        x: Tensor<D>,
+        hooks: &Hooks,
+    ) -> Tensor<D> {
+        if hooks.acts_at(&self.site) {
+            return residual + self.forward(x, hooks);
+        }
+        let weight = like(self.weight.val(), &x);
+        let bias = self.bias.as_ref().map(|bias| like(bias.val(), &x));
+        peft_ops::linear_residual(x, weight, bias, residual)
+    }
 }
 
 impl<const D: usize> Weighted<D, D> for Linear {
@@ -68,6 +86,9 @@ impl<const D: usize> Weighted<D, D> for Linear {
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::val)
     }
+    fn with_low_rank(&self, x: &Tensor<D>, path: &LowRank) -> Option<Tensor<D>> {
+        path.at_once(x.clone(), self.weight.val(), Weighted::<D, D>::bias(self))
+    }
 }
 
 /// `x W^T + b` for `x [.., in]`, `weight [out, in]`, `bias [out]`, in the type of `x`.
@@ -76,13 +97,7 @@ pub(crate) fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    let weight = like(weight, &x).transpose();
+    let weight = like(weight, &x);
     let bias = bias.map(|bias| like(bias, &x));
-    // As one matrix: Burn would copy a transposed weight to give it more dimensions.
-    let mut shape = x.dims();
-    let rows = shape[..D - 1].iter().product::<usize>();
-    let x = x.reshape([rows, shape[D - 1]]);
-    let y = burn::tensor::module::linear(x, weight, bias); // [rows, out]
-    shape[D - 1] = y.dims()[1];
-    y.reshape(shape)
+    peft_ops::linear(x, weight, bias)
 }

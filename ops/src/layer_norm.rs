@@ -1,0 +1,237 @@
+//! Layer normalisation (Ba, Kiros and Hinton 2016), with a backward pass that keeps the input and
+//! two statistics a row.
+
+use std::sync::Arc;
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::buffer::{Unset, written};
+use crate::math::{ROWS, partial_sums, sum_of};
+use crate::simd::multiversion;
+
+/// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis, with its biased variance.
+///
+/// # Shapes
+/// `x [.., d]`, `gamma [d]`, `beta [d]` `-> [.., d]`.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    let inputs = [
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+    ];
+    match apply(LayerNorm { epsilon }, inputs) {
+        Ok(y) => Tensor::from_dispatch(y),
+        Err([x, gamma, beta]) => {
+            let [gamma, beta] = [gamma, beta].map(Tensor::from_dispatch);
+            burn::tensor::module::layer_norm(Tensor::from_dispatch(x), gamma, Some(beta), epsilon)
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct LayerNorm {
+    epsilon: f64,
+}
+
+/// What backward needs: the input, gamma, and mean and inverse deviation of each row.
+type Saved = (FlexTensor, FlexTensor, Arc<Vec<f32>>);
+
+impl CpuOp<3> for LayerNorm {
+    type Saved = Saved;
+
+    fn forward(
+        &self,
+        [x, gamma, beta]: [FlexTensor; 3],
+        wants: [bool; 3],
+    ) -> (FlexTensor, Option<Saved>) {
+        let (input, factors, offsets) = (values(&x), values(&gamma), values(&beta));
+        let d = factors.len();
+        let rows = input.len() / d.max(1);
+        let mut statistics = vec![0.0; 2 * rows];
+        // SAFETY: the chunks of rows cover the output, and the kernel writes each of their values.
+        let y = unsafe {
+            written(input.len(), |y| {
+                let chunk = (ROWS * d).max(1);
+                let chunks = y.par_chunks_mut(chunk).zip(input.par_chunks(chunk));
+                let chunks = chunks.zip(statistics.par_chunks_mut(2 * ROWS));
+                chunks.for_each(|((y, x), statistics)| {
+                    normalise(x, factors, offsets, self.epsilon, y, statistics);
+                });
+            })
+        };
+        let y = tensor(y, x.shape());
+        let wanted = wants.contains(&true);
+        (y, wanted.then(|| (x, gamma, Arc::new(statistics))))
+    }
+
+    fn backward(
+        &self,
+        (x, gamma, statistics): Saved,
+        gradient: FlexTensor,
+        [of_x, of_gamma, of_beta]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let (input, factors, gradient) = (values(&x), values(&gamma), values(&gradient));
+        let d = factors.len();
+        let chunk = (ROWS * d).max(1);
+        let of = |task: usize| {
+            let part = task * chunk..input.len().min((task + 1) * chunk);
+            let statistics = &statistics[2 * part.start / d..2 * part.end / d];
+            (&input[part.clone()], &gradient[part], statistics)
+        };
+        let dx = of_x.then(|| {
+            // SAFETY: as in the forward pass.
+            let dx = unsafe {
+                written(input.len(), |dx| {
+                    let chunks = dx.par_chunks_mut(chunk).enumerate();
+                    chunks.for_each(|(task, dx)| {
+                        let (x, g, statistics) = of(task);
+                        slopes(x, factors, statistics, g, dx);
+                    });
+                })
+            };
+            tensor(dx, x.shape())
+        });
+        let [mut dgamma, mut dbeta] = [None, None];
+        if of_gamma || of_beta {
+            let tasks = input.len().div_ceil(chunk);
+            let mut sums = partial_sums(tasks, 2 * d, |task, sums| {
+                let (x, g, statistics) = of(task);
+                parameter_slopes(x, statistics, g, sums);
+            });
+            let of_offsets = sums.split_off(d);
+            dgamma = of_gamma.then(|| tensor(sums, [d]));
+            dbeta = of_beta.then(|| tensor(of_offsets, [d]));
+        }
+        [dx, dgamma, dbeta]
+    }
+}
+
+multiversion! {
+    /// Rows as long as `gamma`; mean and inverse deviation of each go to `statistics`.
+    fn normalise<S>(
+        x: &[f32],
+        gamma: &[f32],
+        beta: &[f32],
+        epsilon: f64,
+        y: &mut [Unset],
+        statistics: &mut [f32],
+    ) {
+        let d = gamma.len();
+        let share = 1.0 / d as f32;
+        let rows = x.chunks_exact(d).zip(y.chunks_exact_mut(d));
+        for ((x, y), statistics) in rows.zip(statistics.chunks_exact_mut(2)) {
+            let mean = sum_of([x], |sum, [x]| sum + x) * share;
+            let squares = sum_of([x], |sum, [x]| S::fma(x - mean, x - mean, sum));
+            let scale = 1.0 / (squares * share + epsilon as f32).sqrt();
+            for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                y.write(S::fma((x - mean) * scale, *gamma, *beta));
+            }
+            statistics.copy_from_slice(&[mean, scale]);
+        }
+    }
+
+    /// With `n` the normalised row and `h = gamma g`: `dx = scale (h - mean(h) - n mean(h n))`.
+    fn slopes<S>(x: &[f32], gamma: &[f32], statistics: &[f32], g: &[f32], dx: &mut [Unset]) {
+        let d = gamma.len();
+        let share = 1.0 / d as f32;
+        let rows = x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
+        for (((x, g), dx), statistics) in rows.zip(statistics.chunks_exact(2)) {
+            let (mean, scale) = (statistics[0], statistics[1]);
+            let of_h = sum_of([g, gamma], |sum, [g, gamma]| S::fma(g, gamma, sum)) * share;
+            let of_both = sum_of([x, g, gamma], |sum, [x, g, gamma]| {
+                S::fma(g * gamma, (x - mean) * scale, sum)
+            }) * share;
+            for (((dx, x), g), gamma) in dx.iter_mut().zip(x).zip(g).zip(gamma) {
+                let normed = (x - mean) * scale;
+                dx.write(scale * (S::fma(*g, *gamma, -of_h) - normed * of_both));
+            }
+        }
+    }
+
+    /// Adds `g n` to the first half of `sums` and `g` to the second.
+    fn parameter_slopes<S>(x: &[f32], statistics: &[f32], g: &[f32], sums: &mut [f32]) {
+        let d = sums.len() / 2;
+        let (dgamma, dbeta) = sums.split_at_mut(d);
+        let rows = x.chunks_exact(d).zip(g.chunks_exact(d));
+        for ((x, g), statistics) in rows.zip(statistics.chunks_exact(2)) {
+            let (mean, scale) = (statistics[0], statistics[1]);
+            let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
+            for (((dgamma, dbeta), x), g) in sums.zip(x).zip(g) {
+                *dgamma = S::fma(*g, (x - mean) * scale, *dgamma);
+                *dbeta += g;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{
+        Case, Tensors, View, compare, results, same_on_any_threads, same_where_not_finite, views,
+    };
+
+    const EPSILON: f64 = 1e-6;
+
+    fn op(t: &Tensors) -> Tensor<3> {
+        layer_norm(t.get(0), t.get(1), t.get(2), EPSILON)
+    }
+
+    fn composed(t: &Tensors) -> Tensor<3> {
+        burn::tensor::module::layer_norm(t.get(0), t.get(1), Some(t.get(2)), EPSILON)
+    }
+
+    fn case([b, n, d]: [usize; 3], view: View, seed: u32) -> Case {
+        let case = Case::new(seed).with(&[b, n, d], view);
+        case.with(&[d], View::Plain).with(&[d], View::Plain)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn values_and_gradients_agree_with_f64(
+            b in 1usize..4, n in 1usize..100, d in 2usize..200, wanted in 0u32..8, view in views(),
+            seed in 1u32..1000,
+        ) {
+            compare(&case([b, n, d], view, seed).wanting(wanted), op, composed);
+        }
+    }
+
+    #[test]
+    fn huge_and_tiny_values_are_as_close() {
+        for factor in [1e15, 1e3, 1e-3, 1e-15] {
+            let case = Case::new(3).with(&[2, 5, 33], View::Plain).times(factor);
+            let case = case.with(&[33], View::Plain).with(&[33], View::Plain);
+            compare(&case, op, composed);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_empty_or_not_finite_stays_so() {
+        assert_eq!(results(&case([2, 0, 5], View::Plain, 1), op)[0].1, []);
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = crate::testing::noise(3 * 40, 1);
+            values[45] = value;
+            let case = Case::new(1).with_values(&[1, 3, 40], values, View::Plain);
+            let case = case.with(&[40], View::Plain).with(&[40], View::Plain);
+            same_where_not_finite(&case, op, composed);
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let case = case([2, 300, 20], View::Plain, 5);
+        same_on_any_threads(|| results(&case, op));
+    }
+}

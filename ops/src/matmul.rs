@@ -1,0 +1,725 @@
+//! Sums of matrix products of strided matrices.
+//!
+//! As in BLIS (Van Zee and van de Geijn 2015), columns of `b` are packed into panels, and a
+//! micro-kernel keeps a tile of the result in registers while it runs along the inner dimension. Rows
+//! of `a` are read where they lie if their values are neighbours, else packed too. A task is a block
+//! of the result chosen by shape: a value is summed in one order whoever computes it.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::buffer::{Scratch, Shared, written};
+use crate::level::{self, Level};
+use crate::simd::{Portable, Simd};
+
+/// A strided matrix that is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    values: &'a [f32],
+    /// From a row to the next.
+    row: usize,
+    /// From a column to the next.
+    column: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows that begin `row` values apart.
+    pub(crate) fn new(values: &'a [f32], row: usize) -> Self {
+        Self {
+            values,
+            row,
+            column: 1,
+        }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            row: self.column,
+            column: self.row,
+            ..self
+        }
+    }
+
+    /// Whether so many rows and columns lie inside the values.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
+        rows * columns == 0 || last(rows, self.row) + last(columns, self.column) < self.values.len()
+    }
+
+    /// # Safety
+    /// The matrix [holds](Self::holds) that place.
+    unsafe fn at(&self, row: usize, column: usize) -> *const f32 {
+        let values = self.values.as_ptr();
+        // SAFETY: the caller's promise.
+        unsafe { values.add(row * self.row + column * self.column) }
+    }
+}
+
+/// `sum_t a_t b_t + bias + residual`.
+pub(crate) struct Product<'a> {
+    rows: usize,
+    columns: usize,
+    terms: Vec<Term<'a>>,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+}
+
+/// One product of the sum.
+struct Term<'a> {
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    inner: usize,
+}
+
+impl<'a> Product<'a> {
+    /// `a b` with `a [rows, inner]` and `b [inner, columns]`.
+    pub(crate) fn new([rows, inner, columns]: [usize; 3], a: Matrix<'a>, b: Matrix<'a>) -> Self {
+        let empty = Self {
+            rows,
+            columns,
+            terms: Vec::with_capacity(2),
+            bias: None,
+            residual: None,
+        };
+        empty.plus(inner, a, b)
+    }
+
+    /// With another product, of `a [rows, inner]` and `b [inner, columns]`.
+    pub(crate) fn plus(mut self, inner: usize, a: Matrix<'a>, b: Matrix<'a>) -> Self {
+        assert!(a.holds(self.rows, inner) && b.holds(inner, self.columns));
+        self.terms.push(Term { a, b, inner });
+        self
+    }
+
+    /// With `bias [columns]` added to each row.
+    pub(crate) fn with_bias(mut self, bias: Option<&'a [f32]>) -> Self {
+        assert!(bias.is_none_or(|bias| bias.len() == self.columns));
+        self.bias = bias;
+        self
+    }
+
+    /// With `residual [rows, columns]`, contiguous, added.
+    pub(crate) fn with_residual(mut self, residual: Option<&'a [f32]>) -> Self {
+        assert!(residual.is_none_or(|residual| residual.len() == self.rows * self.columns));
+        self.residual = residual;
+        self
+    }
+
+    /// The result, contiguous, computed on all threads.
+    pub(crate) fn run(&self) -> Vec<f32> {
+        let plan = Plan::new(self, TASKS);
+        // One thread does all of a small product.
+        let least = if plan.size() < SMALL { usize::MAX } else { 1 };
+        // SAFETY: the panels fill the buffer, and each writes all of its own part.
+        let packed = unsafe {
+            written(plan.packed(), |packed| {
+                let packed = Shared::unset(packed);
+                let panels = (0..plan.panels()).into_par_iter().with_min_len(least);
+                panels.for_each(|panel| self.pack(&plan, panel, packed));
+            })
+        };
+        // SAFETY: the blocks of the tasks fill the result, and each writes all of its own.
+        unsafe {
+            written(self.rows * self.columns, |out| {
+                let out = Shared::unset(out);
+                let tasks = (0..plan.tasks()).into_par_iter().with_min_len(least);
+                tasks.for_each(|task| {
+                    ROWS.with_borrow_mut(|scratch| {
+                        let scratch = scratch.take(plan.scratch());
+                        self.block(&plan, task, &packed, scratch, (out, self.columns));
+                    });
+                });
+            })
+        }
+    }
+
+    /// The result on this thread, its rows `stride` values apart.
+    ///
+    /// # Safety
+    /// The rows lie inside the buffer of `out`, and nobody else uses them meanwhile.
+    pub(crate) unsafe fn run_here(&self, scratch: &mut Scratch, out: Shared, stride: usize) {
+        let plan = Plan::new(self, 1);
+        let scratch = scratch.take(plan.packed() + plan.scratch());
+        let (packed, scratch) = scratch.split_at_mut(plan.packed());
+        let place = Shared::new(packed);
+        (0..plan.panels()).for_each(|panel| self.pack(&plan, panel, place));
+        for task in 0..plan.tasks() {
+            // SAFETY: the caller's promise.
+            unsafe { self.block(&plan, task, packed, scratch, (out, stride)) };
+        }
+    }
+
+    /// Packs the columns of a panel, of one term behind the other.
+    fn pack(&self, plan: &Plan, panel: usize, packed: Shared) {
+        let columns = plan.columns(panel..panel + 1);
+        let (mut place, count) = (plan.panel(panel), columns.len());
+        for Term { b, inner, .. } in &self.terms {
+            // SAFETY: `plus` checked that `b` holds `inner` rows and all columns; here the panel
+            // has `inner` rows of its width, which nobody else uses.
+            unsafe {
+                let (from, to) = (b.at(0, columns.start), packed.at(place));
+                (plan.kernels.pack_columns)(from, [b.row, b.column], *inner, count, to);
+            }
+            place += inner * plan.kernels.width(count);
+        }
+    }
+
+    /// Computes the block of a task.
+    ///
+    /// # Safety
+    /// The rows of `out`, so many values apart, lie inside its buffer, and nobody else uses this block
+    /// of them meanwhile.
+    unsafe fn block(
+        &self,
+        plan: &Plan,
+        task: usize,
+        packed: &[f32],
+        scratch: &mut [f32],
+        (out, stride): (Shared, usize),
+    ) {
+        let (rows, panels) = plan.task(task);
+        let height = plan.kernels.rows;
+        let (edge, scratch) = scratch.split_at_mut(plan.kernels.rows * plan.kernels.columns);
+        for piece in &plan.pieces {
+            let a = self.terms[piece.term].a;
+            // Rows that do not lie as the micro-kernel reads them are packed first.
+            let in_place = |row: usize| a.column == 1 && row + height <= self.rows;
+            let slot = |row: usize| (row - rows.start) * piece.depth;
+            for row in rows.clone().step_by(height).filter(|row| !in_place(*row)) {
+                let count = height.min(self.rows - row);
+                let to = scratch[slot(row)..][..height * piece.depth].as_mut_ptr();
+                // SAFETY: `plus` checked that `a` holds these rows and columns; the slot has room
+                // for as many rows as the micro-kernel takes.
+                unsafe {
+                    let from = a.at(row, piece.from);
+                    let strides = [a.column, a.row];
+                    (plan.kernels.pack_rows)(from, strides, piece.depth, count, to);
+                }
+            }
+            for panel in panels.clone() {
+                let columns = plan.columns(panel..panel + 1);
+                let width = plan.kernels.width(columns.len());
+                let b = plan.panel(panel) + piece.above * width;
+                let b = packed[b..][..piece.depth * width].as_ptr();
+                for row in rows.clone().step_by(height) {
+                    let count = [height.min(self.rows - row), columns.len()];
+                    // SAFETY: as for packing; and `out` is as the caller promised.
+                    let (a, strides, place) = unsafe {
+                        let place = out.at(row * stride + columns.start);
+                        match in_place(row) {
+                            true => (a.at(row, piece.from), [a.row, 1], place),
+                            false => (scratch[slot(row)..].as_ptr(), [1, height], place),
+                        }
+                    };
+                    let first = piece.above == 0;
+                    let start = match self.residual {
+                        _ if !first => Some((place.cast_const(), stride)),
+                        Some(residual) => {
+                            let start = &residual[row * self.columns + columns.start..];
+                            Some((start.as_ptr(), self.columns))
+                        }
+                        None => None,
+                    };
+                    let bias = self.bias.filter(|_| first);
+                    let tile = Tile {
+                        depth: piece.depth,
+                        a,
+                        strides,
+                        b,
+                        start,
+                        bias: bias.map(|bias| bias[columns.clone()].as_ptr()),
+                        out: place,
+                        stride,
+                    };
+                    // SAFETY: `a` has `height` rows and `b` `width` columns of `depth` values; of
+                    // `start`, `bias` and `out` there are as many as `count` says.
+                    unsafe { plan.kernels.tile(tile, width, count, edge) };
+                }
+            }
+        }
+    }
+}
+
+/// Products of fewer multiplications are not worth a second thread.
+const SMALL: usize = 1 << 16;
+
+/// Blocks of a large product: enough for many threads, few enough that packed rows are used often.
+const TASKS: usize = 32;
+
+/// Most rows of a block: with `INNER` values each they stay in the second cache.
+const BLOCK: usize = 112;
+
+/// Most values of the inner dimension at once.
+const INNER: usize = 768;
+
+thread_local! {
+    static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// How a product is cut up.
+struct Plan {
+    kernels: &'static Kernels,
+    rows: usize,
+    columns: usize,
+    /// All inner dimensions together.
+    inner: usize,
+    pieces: Vec<Piece>,
+    /// Rows of a block, a multiple of the micro-kernel's.
+    block: usize,
+    /// Panels of a block.
+    span: usize,
+}
+
+/// A part of a term's inner dimension.
+struct Piece {
+    term: usize,
+    /// Where it begins in the term.
+    from: usize,
+    depth: usize,
+    /// What lies above it in a packed panel.
+    above: usize,
+}
+
+impl Plan {
+    /// With about `tasks` blocks at least, where there are as many tiles.
+    fn new(product: &Product, tasks: usize) -> Self {
+        let kernels = Kernels::current();
+        let tiles = product.rows.div_ceil(kernels.rows);
+        let panels = product.columns.div_ceil(kernels.columns);
+        let most = (BLOCK / kernels.rows).max(1);
+        let block = (tiles / tasks).clamp(1, most);
+        let across = (tasks / tiles.div_ceil(block).max(1)).clamp(1, panels.max(1));
+        let (mut pieces, mut inner) = (Vec::new(), 0);
+        for (term, values) in product.terms.iter().enumerate() {
+            let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
+            for from in (0..values.inner).step_by(depth.max(1)) {
+                pieces.push(Piece {
+                    term,
+                    from,
+                    depth: depth.min(values.inner - from),
+                    above: inner + from,
+                });
+            }
+            inner += values.inner;
+        }
+        if inner == 0 {
+            // What nothing is added to is written all the same.
+            pieces.push(Piece {
+                term: 0,
+                from: 0,
+                depth: 0,
+                above: 0,
+            });
+        }
+        Self {
+            kernels,
+            rows: product.rows,
+            columns: product.columns,
+            inner,
+            pieces,
+            block: block * kernels.rows,
+            span: panels.div_ceil(across).max(1),
+        }
+    }
+
+    /// Multiplications.
+    fn size(&self) -> usize {
+        self.rows * self.columns * self.inner
+    }
+
+    fn panels(&self) -> usize {
+        self.columns.div_ceil(self.kernels.columns)
+    }
+
+    /// The columns of some panels.
+    fn columns(&self, panels: Range<usize>) -> Range<usize> {
+        let width = self.kernels.columns;
+        panels.start * width..self.columns.min(panels.end * width)
+    }
+
+    /// Where a packed panel begins.
+    fn panel(&self, panel: usize) -> usize {
+        panel * self.kernels.columns * self.inner
+    }
+
+    /// Values of all packed panels, the last of which may be narrow.
+    fn packed(&self) -> usize {
+        let Some(last) = self.panels().checked_sub(1) else {
+            return 0;
+        };
+        let width = self
+            .kernels
+            .width(self.columns - last * self.kernels.columns);
+        self.panel(last) + width * self.inner
+    }
+
+    /// Values of an edge and of packed rows.
+    fn scratch(&self) -> usize {
+        let depth = self.pieces.iter().map(|piece| piece.depth).max();
+        self.kernels.rows * self.kernels.columns + self.block * depth.unwrap_or(0)
+    }
+
+    fn tasks(&self) -> usize {
+        self.rows.div_ceil(self.block) * self.panels().div_ceil(self.span)
+    }
+
+    /// The rows and panels of a task.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.panels().div_ceil(self.span);
+        let (row, panel) = (task / across * self.block, task % across * self.span);
+        let rows = row..self.rows.min(row + self.block);
+        (rows, panel..self.panels().min(panel + self.span))
+    }
+}
+
+/// What the micro-kernel computes: `out = start + bias + a b`.
+#[derive(Clone, Copy)]
+struct Tile {
+    depth: usize,
+    a: *const f32,
+    /// From a row of `a` to the next, and from a column.
+    strides: [usize; 2],
+    /// Rows without a gap.
+    b: *const f32,
+    /// With the way from a row to the next; `out` itself, where another piece wrote to it.
+    start: Option<(*const f32, usize)>,
+    /// For every row.
+    bias: Option<*const f32>,
+    out: *mut f32,
+    /// From a row of `out` to the next.
+    stride: usize,
+}
+
+/// The kernels of a level.
+struct Kernels {
+    /// Rows of a tile.
+    rows: usize,
+    /// Columns of a tile, and of a panel.
+    columns: usize,
+    wide: unsafe fn(Tile),
+    /// For panels of half as many columns.
+    narrow: unsafe fn(Tile),
+    pack_columns: Pack,
+    pack_rows: Pack,
+}
+
+/// From `depth` lines of `count` values, with strides from line to line and from value to value, to
+/// lines without a gap, as wide as a tile and filled up with zeros.
+type Pack = unsafe fn(*const f32, [usize; 2], depth: usize, count: usize, *mut f32);
+
+impl Kernels {
+    fn current() -> &'static Self {
+        match level::current() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => &avx512::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &avx2::KERNELS,
+            _ => &baseline::KERNELS,
+        }
+    }
+
+    /// Columns of a panel with `count` that count.
+    fn width(&self, count: usize) -> usize {
+        match count <= self.columns / 2 {
+            true => self.columns / 2,
+            false => self.columns,
+        }
+    }
+
+    /// Computes a tile, of which only `count` rows and columns are in `start`, `bias` and `out`.
+    ///
+    /// # Safety
+    /// `a` has as many rows and `b` has `width` columns as the micro-kernel takes, `depth` values
+    /// each; the level is current.
+    unsafe fn tile(&self, tile: Tile, width: usize, count: [usize; 2], edge: &mut [f32]) {
+        let compute = match width == self.columns {
+            true => self.wide,
+            false => self.narrow,
+        };
+        if count == [self.rows, width] {
+            // SAFETY: the caller's promise.
+            return unsafe { compute(tile) };
+        }
+        for (i, edge) in edge.chunks_exact_mut(width).take(count[0]).enumerate() {
+            for (j, value) in edge[..count[1]].iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                let start = tile
+                    .start
+                    .map_or(0.0, |(at, stride)| unsafe { *at.add(i * stride + j) });
+                // SAFETY: as above.
+                *value = start + tile.bias.map_or(0.0, |at| unsafe { *at.add(j) });
+            }
+        }
+        let whole = Tile {
+            start: Some((edge.as_ptr(), width)),
+            bias: None,
+            out: edge.as_mut_ptr(),
+            stride: width,
+            ..tile
+        };
+        // SAFETY: the caller's promise, and the edge has room for a tile.
+        unsafe { compute(whole) };
+        for (i, edge) in edge.chunks_exact(width).take(count[0]).enumerate() {
+            for (j, value) in edge[..count[1]].iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { *tile.out.add(i * tile.stride + j) = *value };
+            }
+        }
+    }
+}
+
+/// The kernels compiled for a level.
+macro_rules! kernels {
+    ($level:ident, $simd:ty, $rows:literal x $columns:literal, half $half:literal $(, $features:literal)?) => {
+        mod $level {
+            use super::*;
+
+            pub(super) static KERNELS: Kernels = Kernels {
+                rows: $rows,
+                columns: $columns,
+                wide,
+                narrow,
+                pack_columns,
+                pack_rows,
+            };
+            $(#[target_feature(enable = $features)])?
+            unsafe fn wide(tile: Tile) {
+                // SAFETY: the caller's promise.
+                unsafe { compute::<$simd, $rows, $columns>(tile) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn narrow(tile: Tile) {
+                // SAFETY: the caller's promise.
+                unsafe { compute::<$simd, $rows, $half>(tile) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn pack_columns(from: *const f32, strides: [usize; 2], depth: usize, count: usize, to: *mut f32) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match count <= $half {
+                        true => pack::<$half>(from, strides, depth, count, to),
+                        false => pack::<$columns>(from, strides, depth, count, to),
+                    }
+                }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn pack_rows(from: *const f32, strides: [usize; 2], depth: usize, count: usize, to: *mut f32) {
+                // SAFETY: the caller's promise.
+                unsafe { pack::<$rows>(from, strides, depth, count, to) }
+            }
+        }
+    };
+}
+
+// The tile and a row of `b` fill the registers: 28 + 2 of 32, 12 + 2 of 16, 8 + 2 of 16.
+#[cfg(target_arch = "x86_64")]
+kernels!(avx512, crate::simd::Fused, 14 x 32, half 16, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+kernels!(avx2, crate::simd::Fused, 6 x 16, half 8, "avx2,fma");
+kernels!(baseline, Portable, 4 x 8, half 4);
+
+/// # Safety
+/// As for [`Kernels::tile`], with a whole tile of `out`.
+#[inline(always)]
+unsafe fn compute<S: Simd, const ROWS: usize, const COLUMNS: usize>(tile: Tile) {
+    let mut sums = [[0.0; COLUMNS]; ROWS];
+    if let Some((start, stride)) = tile.start {
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *sums = unsafe { *start.add(i * stride).cast() };
+        }
+    }
+    let Tile { mut a, mut b, .. } = tile;
+    for _ in 0..tile.depth {
+        // SAFETY: the row of `b`, and the column of `a` below, are among the `depth` of them.
+        let row: [f32; COLUMNS] = unsafe { *b.cast() };
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let value = unsafe { *a.add(i * tile.strides[0]) };
+            for (sum, other) in sums.iter_mut().zip(row) {
+                *sum = S::fma(value, other, *sum);
+            }
+        }
+        (a, b) = (a.wrapping_add(tile.strides[1]), b.wrapping_add(COLUMNS));
+    }
+    if let Some(bias) = tile.bias {
+        // SAFETY: the caller's promise.
+        let bias: [f32; COLUMNS] = unsafe { *bias.cast() };
+        for sums in &mut sums {
+            sums.iter_mut()
+                .zip(bias)
+                .for_each(|(sum, bias)| *sum += bias);
+        }
+    }
+    for (i, sums) in sums.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { *tile.out.add(i * tile.stride).cast() = sums };
+    }
+}
+
+/// # Safety
+/// As [`Pack`] says; `to` has `depth * WIDTH` values.
+#[inline(always)]
+unsafe fn pack<const WIDTH: usize>(
+    from: *const f32,
+    [line, value]: [usize; 2],
+    depth: usize,
+    count: usize,
+    to: *mut f32,
+) {
+    /// Values that are read of a line at once where lines are read across.
+    const RUN: usize = 16;
+    let mut start = 0;
+    if count == WIDTH && value == 1 {
+        for i in 0..depth {
+            // SAFETY: a line has `WIDTH` neighbouring values.
+            unsafe { *to.add(i * WIDTH).cast::<[f32; WIDTH]>() = *from.add(i * line).cast() };
+        }
+        return;
+    }
+    if count == WIDTH && line == 1 {
+        while start + RUN <= depth {
+            for j in 0..WIDTH {
+                // SAFETY: of each value there are `depth` neighbours, one a line.
+                unsafe {
+                    let run: [f32; RUN] = *from.add(j * value + start).cast();
+                    for (i, run) in run.into_iter().enumerate() {
+                        *to.add((start + i) * WIDTH + j) = run;
+                    }
+                }
+            }
+            start += RUN;
+        }
+    }
+    for i in start..depth {
+        for j in 0..WIDTH {
+            // SAFETY: `from` is read where it has values only.
+            unsafe {
+                let place = to.add(i * WIDTH + j);
+                *place = if j < count {
+                    *from.add(i * line + j * value)
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+
+    /// Against sums in `f64`; with a stride between the rows on this thread.
+    fn check([m, n]: [usize; 2], inner: [usize; 2], transposed: [bool; 2], added: [bool; 2]) {
+        let matrix = |values, [rows, columns]: [usize; 2], transposed| match transposed {
+            true => Matrix::new(values, rows).transposed(),
+            false => Matrix::new(values, columns),
+        };
+        let a = inner.map(|k| noise(m * k, 1 + k as u32));
+        let b = inner.map(|k| noise(k * n, 2 + k as u32));
+        let (bias, residual) = (noise(n, 3), noise(m * n, 4));
+        let term = |t: usize| {
+            let a = matrix(&a[t], [m, inner[t]], transposed[0]);
+            (a, matrix(&b[t], [inner[t], n], transposed[1]))
+        };
+        let ((a0, b0), (a1, b1)) = (term(0), term(1));
+        let product = Product::new([m, inner[0], n], a0, b0)
+            .plus(inner[1], a1, b1)
+            .with_bias(added[0].then_some(&bias[..]))
+            .with_residual(added[1].then_some(&residual[..]));
+        let got = product.run();
+        let stride = n + 3;
+        let mut here = vec![f32::NAN; m * stride];
+        // SAFETY: there are `m` rows of `n` values, and nobody else uses them.
+        unsafe { product.run_here(&mut Scratch::new(), Shared::new(&mut here), stride) };
+        let value = |x: Matrix, i: usize, j: usize| f64::from(x.values[i * x.row + j * x.column]);
+        for i in 0..m {
+            for j in 0..n {
+                let (mut sum, mut size) = (0.0, 1.0);
+                for ((a, b), inner) in [(a0, b0), (a1, b1)].into_iter().zip(inner) {
+                    for p in 0..inner {
+                        let product = value(a, i, p) * value(b, p, j);
+                        (sum, size) = (sum + product, size + product.abs());
+                    }
+                }
+                sum += if added[0] { f64::from(bias[j]) } else { 0.0 };
+                sum += if added[1] {
+                    f64::from(residual[i * n + j])
+                } else {
+                    0.0
+                };
+                let got = got[i * n + j];
+                let error = (f64::from(got) - sum).abs();
+                assert!(
+                    error <= 1e-6 * size,
+                    "[{i}, {j}]: got {got}, expected {sum}"
+                );
+                assert_eq!(here[i * stride + j], got, "[{i}, {j}] on one thread");
+            }
+            assert!(here[i * stride + n..][..3].iter().all(|gap| gap.is_nan()));
+        }
+    }
+
+    #[test]
+    fn products_agree_with_f64() {
+        let sizes = [
+            [1, 1],
+            [14, 32],
+            [13, 16],
+            [29, 70],
+            [5, 33],
+            [200, 9],
+            [3, 130],
+        ];
+        for size in sizes {
+            for inner in [[1, 0], [16, 8], [37, 3], [1700, 1]] {
+                for transposed in [[false, false], [false, true], [true, false], [true, true]] {
+                    for added in [[false, false], [true, false], [false, true], [true, true]] {
+                        check(size, inner, transposed, added);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_of_nothing_is_zero_and_an_empty_result_is_empty() {
+        check([3, 5], [0, 0], [false, false], [false, false]);
+        check([3, 5], [0, 0], [false, false], [true, false]);
+        check([0, 5], [4, 1], [false, false], [true, true]);
+        check([3, 0], [4, 1], [false, false], [true, true]);
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for (value, expected) in [(f32::NAN, f32::NAN), (f32::INFINITY, f32::INFINITY)] {
+            let (mut a, b) = (vec![1.0; 20 * 40], vec![1.0; 40 * 50]);
+            a[3 * 40 + 7] = value;
+            let y = Product::new([20, 40, 50], Matrix::new(&a, 40), Matrix::new(&b, 50)).run();
+            for (i, y) in y.into_iter().enumerate() {
+                let expected = if i / 50 == 3 { expected } else { 40.0 };
+                assert!(
+                    y == expected || (y.is_nan() && expected.is_nan()),
+                    "{i}: {y}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let (m, k, n) = (300, 900, 100);
+        let (a, b) = (noise(m * k, 1), noise(k * n, 2));
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let product = Product::new([m, k, n], Matrix::new(&a, k), Matrix::new(&b, n));
+            pool.unwrap().install(|| product.run())
+        };
+        let one = run(1);
+        assert!([2, 3, 7].into_iter().all(|threads| run(threads) == one));
+    }
+}

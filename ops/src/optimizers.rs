@@ -1,0 +1,501 @@
+//! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and SGD with momentum, each a step in
+//! one pass over memory. They compute what Burn's optimisers do, operation by operation, so that values
+//! are the same to the bit; state and records are Burn's too.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::optim::{
+    Adam, AdamConfig, AdamState, AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState,
+    LearningRate, ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource,
+};
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+use crate::bridge::{on_cpu, values};
+use crate::level::{self, Level};
+use crate::math::CHUNK;
+use crate::simd::multiversion;
+
+/// The constants of Adam and AdamW.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamOptions {
+    /// Decay of the first and of the second moment, in `[0, 1)`.
+    pub betas: [f32; 2],
+    /// What is added to the root of the second moment.
+    pub epsilon: f32,
+    /// Weight decay: of the gradient in Adam, of the parameter in AdamW.
+    pub weight_decay: f32,
+}
+
+/// Adam.
+pub fn adam(options: AdamOptions) -> ModuleOptimizer {
+    let AdamOptions {
+        betas: [beta_1, beta_2],
+        epsilon,
+        weight_decay,
+    } = options;
+    let decay =
+        (weight_decay != 0.0).then(|| burn::optim::decay::WeightDecayConfig::new(weight_decay));
+    let burns = AdamConfig::new()
+        .with_beta_1(beta_1)
+        .with_beta_2(beta_2)
+        .with_epsilon(epsilon)
+        .with_weight_decay(decay)
+        .build();
+    ModuleOptimizer::from(FusedAdam { burns, options })
+}
+
+/// AdamW.
+pub fn adam_w(options: AdamOptions) -> ModuleOptimizer {
+    let AdamOptions {
+        betas: [beta_1, beta_2],
+        epsilon,
+        weight_decay,
+    } = options;
+    let burns = AdamWConfig::new()
+        .with_beta_1(beta_1)
+        .with_beta_2(beta_2)
+        .with_epsilon(epsilon)
+        .with_weight_decay(weight_decay)
+        .build();
+    ModuleOptimizer::from(FusedAdamW { burns, options })
+}
+
+/// The constants of SGD.
+#[derive(Clone, Copy, Debug)]
+pub struct SgdOptions {
+    /// Of the velocity; 0 for none.
+    pub momentum: f64,
+    /// Whether a step looks ahead (Nesterov).
+    pub nesterov: bool,
+    /// Weight decay of the gradient.
+    pub weight_decay: f32,
+}
+
+/// Stochastic gradient descent.
+pub fn sgd(options: SgdOptions) -> ModuleOptimizer {
+    ModuleOptimizer::from(FusedSgd { options })
+}
+
+#[derive(Clone)]
+struct FusedAdam {
+    burns: Adam,
+    options: AdamOptions,
+}
+
+#[derive(Clone)]
+struct FusedAdamW {
+    burns: AdamW,
+    options: AdamOptions,
+}
+
+#[derive(Clone)]
+struct FusedSgd {
+    options: SgdOptions,
+}
+
+impl Optimizer for FusedAdamW {
+    type State<const D: usize> = AdamWState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        param: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<AdamWState<D>>,
+    ) -> (Tensor<D>, Option<AdamWState<D>>) {
+        let options = &self.options;
+        let decay_rate = lr * f64::from(options.weight_decay);
+        let (param, momentum) = match state.map(|state| state.momentum) {
+            Some(state) if fit(&[&param, &gradient, &state.moment_1, &state.moment_2]) => {
+                let by = Constants {
+                    betas: options.betas,
+                    epsilon: options.epsilon,
+                    corrections: corrections(options, state.time + 1),
+                    lr: lr as f32,
+                    decay: (1.0 - decay_rate) as f32,
+                };
+                adaptive(param, gradient, state, |p, m, v, g| {
+                    adam_w_step(p, m, v, g, by)
+                })
+            }
+            state => {
+                let state = state.map(AdamWState::new);
+                return self.burns.step(lr, param, gradient, state);
+            }
+        };
+        (param, Some(AdamWState::new(momentum)))
+    }
+
+    fn to_device<const D: usize>(state: AdamWState<D>, device: &Device) -> AdamWState<D> {
+        AdamW::to_device(state, device)
+    }
+}
+
+impl Optimizer for FusedAdam {
+    type State<const D: usize> = AdamState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        param: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<AdamState<D>>,
+    ) -> (Tensor<D>, Option<AdamState<D>>) {
+        let options = &self.options;
+        let (param, momentum) = match state.map(|state| state.momentum) {
+            Some(state) if fit(&[&param, &gradient, &state.moment_1, &state.moment_2]) => {
+                let [correction_1, correction_2] = corrections(options, state.time + 1);
+                let root = correction_2.sqrt();
+                let by = Constants {
+                    betas: options.betas,
+                    epsilon: options.epsilon * root,
+                    corrections: [root / correction_1, correction_2],
+                    lr: lr as f32,
+                    decay: options.weight_decay,
+                };
+                adaptive(param, gradient, state, |p, m, v, g| {
+                    adam_step(p, m, v, g, by)
+                })
+            }
+            state => {
+                let state = state.map(AdamState::new);
+                return self.burns.step(lr, param, gradient, state);
+            }
+        };
+        (param, Some(AdamState::new(momentum)))
+    }
+
+    fn to_device<const D: usize>(state: AdamState<D>, device: &Device) -> AdamState<D> {
+        Adam::to_device(state, device)
+    }
+}
+
+/// The velocity, under the name that Burn's SGD gives it in a record.
+#[derive(Clone)]
+struct SgdState<const D: usize> {
+    velocity: Option<Tensor<D>>,
+}
+
+const MOMENTUM: &str = "momentum";
+const VELOCITY: &str = "velocity";
+
+impl<const D: usize> RecordState for SgdState<D> {
+    fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        if let Some(velocity) = &self.velocity {
+            out.push_tensor(
+                &format!("{prefix}.{MOMENTUM}"),
+                VELOCITY,
+                velocity.to_data(),
+            );
+        }
+    }
+
+    fn state_unflatten(prefix: &str, source: &mut StateSource, device: &Device) -> Option<Self> {
+        let data: Option<TensorData> =
+            source.take_tensor(&format!("{prefix}.{MOMENTUM}"), VELOCITY);
+        Some(Self {
+            velocity: data.map(|data| Tensor::from_data(data, device)),
+        })
+    }
+}
+
+impl Optimizer for FusedSgd {
+    type State<const D: usize> = SgdState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: LearningRate,
+        param: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<SgdState<D>>,
+    ) -> (Tensor<D>, Option<SgdState<D>>) {
+        let SgdOptions {
+            momentum,
+            nesterov,
+            weight_decay,
+        } = self.options;
+        let velocity = state.and_then(|state| state.velocity);
+        let velocity = match velocity {
+            Some(velocity) if fit(&[&param, &gradient, &velocity]) => {
+                let options = self.options;
+                let [mut param, mut velocity] = [param, velocity].map(owned);
+                let gradient = owned(gradient);
+                let chunks = param.storage_mut::<f32>().par_chunks_mut(CHUNK);
+                let chunks = chunks.zip(velocity.storage_mut::<f32>().par_chunks_mut(CHUNK));
+                chunks
+                    .zip(values(&gradient).par_chunks(CHUNK))
+                    .for_each(|((p, v), g)| {
+                        sgd_step(p, v, g, options, lr as f32);
+                    });
+                let [param, velocity] = [param, velocity].map(Tensor::from_primitive::<Flex>);
+                let velocity = Some(velocity);
+                return (param, Some(SgdState { velocity }));
+            }
+            velocity => velocity,
+        };
+        let gradient = match weight_decay {
+            0.0 => gradient,
+            decay => param.clone().mul_scalar(decay).add(gradient),
+        };
+        if momentum == 0.0 {
+            let velocity = None;
+            return (param - gradient.mul_scalar(lr), Some(SgdState { velocity }));
+        }
+        let momentum = momentum as f32;
+        let velocity = match velocity {
+            Some(velocity) => gradient.clone().add(velocity.mul_scalar(momentum)),
+            None => gradient.clone(),
+        };
+        let along = match nesterov {
+            true => velocity.clone().mul_scalar(momentum).add(gradient),
+            false => velocity.clone(),
+        };
+        let velocity = Some(velocity);
+        (param - along.mul_scalar(lr), Some(SgdState { velocity }))
+    }
+
+    fn to_device<const D: usize>(state: SgdState<D>, device: &Device) -> SgdState<D> {
+        SgdState {
+            velocity: state.velocity.map(|velocity| velocity.to_device(device)),
+        }
+    }
+}
+
+/// Whether a step can run in one pass: all are `f32` on the CPU backend, and kernels are not off.
+fn fit<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
+    let fits = |x: &&Tensor<D>| !x.is_autodiff() && on_cpu(&(*x).clone().into_dispatch());
+    level::current() != Level::Off && tensors.iter().all(fits)
+}
+
+/// The values of a tensor that fits, for writing: without a copy if nobody else holds it.
+fn owned<const D: usize>(x: Tensor<D>) -> FlexTensor {
+    match x.try_into_primitive::<Flex>() {
+        Ok(x) if x.is_contiguous() => x,
+        Ok(x) => x.to_contiguous(),
+        Err(_) => unreachable!("checked by `fit`"),
+    }
+}
+
+/// One minus the powers of the betas.
+fn corrections(options: &AdamOptions, time: usize) -> [f32; 2] {
+    options.betas.map(|beta| 1.0 - beta.powi(time as i32))
+}
+
+/// A step of parameter and moments, chunk by chunk.
+fn adaptive<const D: usize>(
+    param: Tensor<D>,
+    gradient: Tensor<D>,
+    state: AdaptiveMomentumState<D>,
+    step: impl Fn(&mut [f32], &mut [f32], &mut [f32], &[f32]) + Sync,
+) -> (Tensor<D>, AdaptiveMomentumState<D>) {
+    let mut written = [param, state.moment_1, state.moment_2].map(owned);
+    let gradient = owned(gradient);
+    let [p, m, v] = &mut written;
+    let chunks = p.storage_mut::<f32>().par_chunks_mut(CHUNK);
+    let chunks = chunks.zip(m.storage_mut::<f32>().par_chunks_mut(CHUNK));
+    let chunks = chunks.zip(v.storage_mut::<f32>().par_chunks_mut(CHUNK));
+    let chunks = chunks.zip(values(&gradient).par_chunks(CHUNK));
+    chunks.for_each(|(((p, m), v), g)| step(p, m, v, g));
+    let [param, moment_1, moment_2] = written.map(Tensor::from_primitive::<Flex>);
+    let state = AdaptiveMomentumState {
+        time: state.time + 1,
+        moment_1,
+        moment_2,
+        ..state
+    };
+    (param, state)
+}
+
+/// What a step of Adam or AdamW multiplies by.
+#[derive(Clone, Copy)]
+struct Constants {
+    betas: [f32; 2],
+    epsilon: f32,
+    corrections: [f32; 2],
+    lr: f32,
+    /// AdamW: what is left of a parameter; Adam: the decay that joins the gradient.
+    decay: f32,
+}
+
+// Products and sums are apart, as in Burn: fused ones would round otherwise.
+multiversion! {
+    fn adam_w_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Constants) {
+        let rest = by.betas.map(|beta| 1.0 - beta);
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            *m = *m * by.betas[0] + g * rest[0];
+            *v = *v * by.betas[1] + g * g * rest[1];
+            let root = (*v / by.corrections[1]).sqrt() + by.epsilon;
+            *p = *p * by.decay - *m / by.corrections[0] / root * by.lr;
+        }
+    }
+
+    fn adam_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Constants) {
+        let rest = by.betas.map(|beta| 1.0 - beta);
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            let g = if by.decay == 0.0 { *g } else { *p * by.decay + g };
+            *m = *m * by.betas[0] + g * rest[0];
+            *v = *v * by.betas[1] + g * g * rest[1];
+            let delta = *m * by.corrections[0] / (v.sqrt() + by.epsilon);
+            *p -= delta * by.lr;
+        }
+    }
+
+    fn sgd_step<S>(p: &mut [f32], v: &mut [f32], g: &[f32], by: SgdOptions, lr: f32) {
+        let momentum = by.momentum as f32;
+        for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
+            let g = if by.weight_decay == 0.0 { *g } else { *p * by.weight_decay + g };
+            *v = g + *v * momentum;
+            let along = if by.nesterov { *v * momentum + g } else { *v };
+            *p -= along * lr;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::{Module, Param, ParamId};
+    use burn::optim::decay::WeightDecayConfig;
+    use burn::optim::momentum::MomentumConfig;
+    use burn::optim::{GradientsParams, SgdConfig};
+    use burn::tensor::Bytes;
+
+    use super::*;
+    use crate::testing::noise;
+
+    const OPTIONS: AdamOptions = AdamOptions {
+        betas: [0.9, 0.99],
+        epsilon: 1e-8,
+        weight_decay: 0.05,
+    };
+
+    /// A parameter of several chunks and one of a single value.
+    #[derive(Module, Debug)]
+    struct Params {
+        large: Param<Tensor<2>>,
+        small: Param<Tensor<1>>,
+    }
+
+    impl Params {
+        fn new() -> Self {
+            let device = Device::flex().autodiff();
+            let large = Tensor::<1>::from_data(&noise(300 * 101, 1)[..], &device);
+            Self {
+                large: Param::initialized(ParamId::from(1), large.reshape([300, 101])),
+                small: Param::initialized(ParamId::from(2), Tensor::from_data([0.5], &device)),
+            }
+        }
+
+        fn values(&self) -> Vec<f32> {
+            let values = self.large.val().into_data().iter().collect::<Vec<f32>>();
+            [values, self.small.val().into_data().iter().collect()].concat()
+        }
+    }
+
+    /// Steps `steps` with gradients of their own.
+    fn train(
+        mut params: Params,
+        optimizer: &mut ModuleOptimizer,
+        steps: std::ops::Range<u32>,
+    ) -> Params {
+        for step in steps {
+            let mut gradients = GradientsParams::new();
+            let large = Tensor::<1>::from_data(&noise(300 * 101, 7 + step)[..], &Device::flex());
+            gradients.register(params.large.id, large.reshape([300, 101]));
+            let small = Tensor::<1>::from_data([step as f32 - 2.0], &Device::flex());
+            gradients.register(params.small.id, small);
+            let lr = 0.01 / f64::from(step + 1);
+            params = optimizer.step(lr, params, gradients);
+        }
+        params
+    }
+
+    /// The same values as Burn's to the bit, from the start and going on from Burn's record.
+    fn check(ours: impl Fn() -> ModuleOptimizer, burns: impl Fn() -> ModuleOptimizer) {
+        let mut burn = burns();
+        let early = train(Params::new(), &mut burn, 0..3);
+        let record: Vec<u8> = burn.into_bytes().unwrap().to_vec();
+        let expected = train(early.clone(), &mut burn, 3..7).values();
+        assert_ne!(early.values(), expected);
+
+        let mut own = ours();
+        let got = train(Params::new(), &mut own, 0..7).values();
+        assert!(got == expected, "from the start");
+
+        let read = |optimizer: ModuleOptimizer, record: Vec<u8>| {
+            optimizer.from_bytes(Bytes::from_bytes_vec(record)).unwrap()
+        };
+        let mut resumed = read(ours(), record);
+        let got = train(early, &mut resumed, 3..5);
+        let record: Vec<u8> = resumed.into_bytes().unwrap().to_vec();
+        let got = train(got, &mut read(burns(), record), 5..7);
+        assert!(
+            got.values() == expected,
+            "with Burn's record, and Burn with ours"
+        );
+    }
+
+    #[test]
+    fn adam_w_is_burns_to_the_bit() {
+        let decays = [OPTIONS.weight_decay, 0.0];
+        for weight_decay in decays {
+            let options = AdamOptions {
+                weight_decay,
+                ..OPTIONS
+            };
+            let burns = AdamWConfig::new()
+                .with_beta_2(0.99)
+                .with_epsilon(1e-8)
+                .with_weight_decay(weight_decay);
+            check(|| adam_w(options), || burns.init());
+        }
+    }
+
+    #[test]
+    fn adam_is_burns_to_the_bit() {
+        for decay in [None, Some(WeightDecayConfig::new(OPTIONS.weight_decay))] {
+            let options = AdamOptions {
+                weight_decay: decay.as_ref().map_or(0.0, |decay| decay.penalty),
+                ..OPTIONS
+            };
+            let burns = AdamConfig::new()
+                .with_beta_2(0.99)
+                .with_epsilon(1e-8)
+                .with_weight_decay(decay);
+            check(|| adam(options), || burns.init());
+        }
+    }
+
+    #[test]
+    fn sgd_is_burns_to_the_bit() {
+        for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.9, true)] {
+            for decay in [None, Some(WeightDecayConfig::new(0.05))] {
+                let options = SgdOptions {
+                    momentum,
+                    nesterov,
+                    weight_decay: decay.as_ref().map_or(0.0, |decay| decay.penalty),
+                };
+                let with_momentum = (momentum > 0.0).then_some(MomentumConfig {
+                    momentum,
+                    dampening: 0.0,
+                    nesterov,
+                });
+                let burns = SgdConfig::new()
+                    .with_momentum(with_momentum)
+                    .with_weight_decay(decay);
+                check(|| sgd(options), || burns.init());
+            }
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_others_hold_is_copied() {
+        let mut optimizer = adam_w(OPTIONS);
+        let params = train(Params::new(), &mut optimizer, 0..2);
+        let held = params.clone();
+        let before = held.values();
+        let after = train(params, &mut optimizer, 2..3).values();
+        assert_ne!(after, before);
+        assert_eq!(held.values(), before);
+    }
+}

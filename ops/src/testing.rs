@@ -1,0 +1,241 @@
+//! Holds an operation against Burn's own: values and gradients in `f64`, and how far Burn's `f32` is
+//! from them on the same input.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use proptest::prelude::*;
+
+/// Deterministic values in about [-2, 2].
+pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 4.0 - 2.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// How a tensor lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum View {
+    /// Row by row.
+    Plain,
+    /// With its first and last axis exchanged.
+    Swapped,
+    /// As a part of a longer tensor.
+    Inside,
+}
+
+/// Any of them.
+pub(crate) fn views() -> impl Strategy<Value = View> {
+    prop_oneof![Just(View::Plain), Just(View::Swapped), Just(View::Inside)]
+}
+
+/// The inputs of an operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    inputs: Vec<Input>,
+    seed: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Input {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+    view: View,
+    /// Whether it wants a gradient.
+    wanted: bool,
+}
+
+impl Case {
+    pub(crate) fn new(seed: u32) -> Self {
+        Self {
+            inputs: Vec::new(),
+            seed,
+        }
+    }
+
+    /// With another input of random values.
+    pub(crate) fn with(self, shape: &[usize], view: View) -> Self {
+        let seed = self.seed + 1 + self.inputs.len() as u32;
+        let values = noise(shape.iter().product(), seed);
+        self.with_values(shape, values, view)
+    }
+
+    /// With another input of these values.
+    pub(crate) fn with_values(mut self, shape: &[usize], values: Vec<f32>, view: View) -> Self {
+        self.inputs.push(Input {
+            shape: shape.to_vec(),
+            values,
+            view,
+            wanted: true,
+        });
+        self
+    }
+
+    /// With all values of the last input multiplied.
+    pub(crate) fn times(mut self, factor: f32) -> Self {
+        let last = self.inputs.last_mut();
+        last.into_iter()
+            .flat_map(|input| &mut input.values)
+            .for_each(|value| *value *= factor);
+        self
+    }
+
+    /// With a gradient for those inputs only whose bit is set.
+    pub(crate) fn wanting(mut self, bits: u32) -> Self {
+        for (i, input) in self.inputs.iter_mut().enumerate() {
+            input.wanted = bits >> i & 1 == 1;
+        }
+        self
+    }
+}
+
+/// The inputs as tensors of one element type.
+pub(crate) struct Tensors<'a> {
+    case: &'a Case,
+    leaves: Vec<Tensor<1>>,
+}
+
+impl Tensors<'_> {
+    /// Input `i`.
+    pub(crate) fn get<const D: usize>(&self, i: usize) -> Tensor<D> {
+        let (input, leaf) = (&self.case.inputs[i], self.leaves[i].clone());
+        let mut shape: [usize; D] = input.shape.clone().try_into().unwrap();
+        match input.view {
+            View::Plain => leaf.reshape(shape),
+            View::Swapped => {
+                shape.swap(0, D - 1);
+                leaf.reshape(shape).swap_dims(0, D - 1)
+            }
+            View::Inside => {
+                let count = shape[0];
+                shape[0] += 2;
+                leaf.reshape(shape).narrow(0, 1, count)
+            }
+        }
+    }
+}
+
+/// The value and the gradients of a random combination of its entries.
+fn run<const D: usize>(
+    case: &Case,
+    dtype: DType,
+    op: &dyn Fn(&Tensors) -> Tensor<D>,
+) -> Vec<(String, Vec<f64>)> {
+    let leaf = |input: &Input| {
+        let mut values = input.values.clone();
+        if let View::Inside = input.view {
+            // What lies around it must not be read.
+            let line = vec![f32::NAN; input.shape[1..].iter().product()];
+            values = [line.clone(), values, line].concat();
+        }
+        let count = values.len();
+        let values = Tensor::<1>::from_data(TensorData::new(values, [count]), &Device::flex());
+        let leaf = Tensor::from_inner(values.cast(dtype));
+        if input.wanted {
+            leaf.require_grad()
+        } else {
+            leaf
+        }
+    };
+    let leaves: Vec<_> = case.inputs.iter().map(leaf).collect();
+    let tensors = Tensors { case, leaves };
+    let y = op(&tensors);
+    let shape = y.shape();
+    let weights = noise(shape.num_elements(), case.seed + 100);
+    let weights = Tensor::<D>::from_data(TensorData::new(weights, shape), &Device::flex());
+    let weights = Tensor::from_inner(weights.cast(dtype));
+    let list = |data: TensorData| data.iter::<f64>().collect::<Vec<f64>>();
+    let mut results = vec![("value".to_owned(), list(y.clone().into_data()))];
+    if case.inputs.iter().any(|input| input.wanted) {
+        let gradients = (y * weights).sum().backward();
+        for (i, (input, leaf)) in case.inputs.iter().zip(&tensors.leaves).enumerate() {
+            let Some(gradient) = leaf.grad(&gradients) else {
+                assert!(
+                    !input.wanted || input.values.is_empty(),
+                    "input {i} has no gradient"
+                );
+                continue;
+            };
+            assert!(
+                input.wanted,
+                "input {i} has a gradient that nobody asked for"
+            );
+            results.push((format!("gradient of input {i}"), list(gradient.into_data())));
+        }
+    }
+    results
+}
+
+/// Two roundings of the largest value: less than that is luck.
+const ROUNDINGS: f64 = 2.0 * f32::EPSILON as f64;
+
+/// Values and gradients of `op` in `f32` are at most twice as far from `composed` in `f64` as
+/// `composed` in `f32` is, and at most 1e-5, over the largest value of each tensor.
+pub(crate) fn compare<const D: usize>(
+    case: &Case,
+    op: impl Fn(&Tensors) -> Tensor<D>,
+    composed: impl Fn(&Tensors) -> Tensor<D>,
+) {
+    let expected = run(case, DType::F64, &composed);
+    let burns = run(case, DType::F32, &composed);
+    let got = run(case, DType::F32, &op);
+    assert_eq!(got.len(), expected.len());
+    for ((name, expected), (burns, got)) in expected.iter().zip(burns.iter().zip(&got)) {
+        assert_eq!((name, expected.len()), (&got.0, got.1.len()));
+        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let error = |values: &[f64]| {
+            let errors = values.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            // Not `max`, which drops NaN.
+            errors.fold(0.0, |m, e| if e <= m { m } else { e }) / largest.max(1e-30)
+        };
+        let (ours, theirs) = (error(&got.1), error(&burns.1));
+        assert!(
+            ours <= 1e-5 && ours <= (2.0 * theirs).max(ROUNDINGS),
+            "{name}: off by {ours:e} of its largest value, Burn's by {theirs:e}: {case:?}"
+        );
+    }
+}
+
+/// Where Burn's value is NaN or infinite, so is that of `op`, and nowhere else.
+pub(crate) fn same_where_not_finite<const D: usize>(
+    case: &Case,
+    op: impl Fn(&Tensors) -> Tensor<D>,
+    composed: impl Fn(&Tensors) -> Tensor<D>,
+) {
+    let kind = |value: f64| match value.is_nan() {
+        true => "nan".to_owned(),
+        false if value.is_infinite() => format!("{value}"),
+        false => "finite".to_owned(),
+    };
+    let kinds = |results: Vec<(String, Vec<f64>)>| -> Vec<String> {
+        results[0].1.iter().map(|value| kind(*value)).collect()
+    };
+    let case = case.clone().wanting(0);
+    let expected = kinds(run(&case, DType::F32, &composed));
+    assert!(
+        expected.iter().any(|kind| kind != "finite"),
+        "everything is finite"
+    );
+    assert_eq!(kinds(run(&case, DType::F32, &op)), expected);
+}
+
+/// What `f` computes on one thread and on several is the same to the bit.
+pub(crate) fn same_on_any_threads<T: PartialEq + Send>(f: impl Fn() -> T + Sync) {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap().install(&f)
+    };
+    let one = on(1);
+    assert!([2, 3, 7].into_iter().all(|threads| on(threads) == one));
+}
+
+/// Values and gradients as they are, for [`same_on_any_threads`].
+pub(crate) fn results<const D: usize>(
+    case: &Case,
+    op: impl Fn(&Tensors) -> Tensor<D>,
+) -> Vec<(String, Vec<f64>)> {
+    run(case, DType::F32, &op)
+}
