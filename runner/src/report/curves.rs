@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::axis::Axis;
 use super::document::escape;
-use super::frame::{Frame, TOP, text_width};
+use super::frame::{Frame, TOP, cut, text_width};
 use super::marks::{Style, mark};
 
 /// A curve.
@@ -32,8 +32,6 @@ pub struct Curves<'a> {
 const HEIGHT: f64 = 250.0;
 /// The distance of two names.
 const LINE: f64 = 13.5;
-/// Names are cut after so many letters.
-const LETTERS: usize = 16;
 /// A curve of more points is drawn through so many of them.
 const POINTS: usize = 80;
 /// Marks of one curve.
@@ -80,14 +78,6 @@ impl Curves<'_> {
                 names_at_the_ends(svg, &self.series, &frame);
             }
         })
-    }
-}
-
-/// A name that fits.
-pub fn cut(name: &str) -> String {
-    match name.chars().count() > LETTERS {
-        true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
-        false => name.to_owned(),
     }
 }
 
@@ -149,7 +139,7 @@ fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
 }
 
 /// Ascending places moved apart to `distance`, between `low` and `high` as far as there is room.
-pub fn apart(wanted: &[f64], distance: f64, low: f64, high: f64) -> Vec<f64> {
+fn apart(wanted: &[f64], distance: f64, low: f64, high: f64) -> Vec<f64> {
     let mut places = wanted.to_vec();
     let mut least = low;
     for place in &mut places {

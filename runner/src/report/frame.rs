@@ -5,17 +5,27 @@ use std::fmt::Write;
 use super::axis::Axis;
 use super::document::escape;
 
-/// Size of a plot, and of the margins that do not depend on what it shows.
+/// The width of a plot.
 pub const WIDTH: f64 = 400.0;
 /// The left end of the grid.
 pub const LEFT: f64 = 46.0;
 /// The upper end of the grid.
 pub const TOP: f64 = 30.0;
 const BOTTOM: f64 = 40.0;
+/// Names are cut after so many letters.
+const LETTERS: usize = 16;
 
 /// How wide a text of `size` is: about as much as a wide font needs.
 pub fn text_width(text: &str, size: f64) -> f64 {
     0.58 * size * text.chars().count() as f64
+}
+
+/// A name that fits beside a plot.
+pub fn cut(name: &str) -> String {
+    match name.chars().count() > LETTERS {
+        true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
+        false => name.to_owned(),
+    }
 }
 
 /// A frame that is drawn around data.

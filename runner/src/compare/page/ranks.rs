@@ -6,9 +6,8 @@ use std::fmt::Write;
 use super::style;
 use crate::compare::Results;
 use crate::compare::standing::Standing;
-use crate::report::curves::cut;
 use crate::report::document::{escape, note};
-use crate::report::frame::text_width;
+use crate::report::frame::{cut, text_width};
 use crate::report::marks::{self, Style};
 
 const WIDTH: f64 = 400.0;
