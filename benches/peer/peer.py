@@ -6,6 +6,7 @@ import re
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rows import TABLE
@@ -31,7 +32,9 @@ def measure(row, precision, mode, ours, theirs, heap, args):
         seconds["ours"].append(statistics.median(ours.again()[key]))
         seconds["theirs"].append(statistics.median(theirs.ask("time", warmup=0, steps=steps)["seconds"]))
     ours.close()
-    memory = heap.ask("memory", row=row.theirs(), mode=mode, steps=2)
+    if heap is not theirs:
+        heap.ask("open", row=row.theirs(), mode=mode)
+    memory = heap.ask("memory", steps=2)
     above = report["peak_bytes"] - report["weights_bytes"] - report["batch_bytes"]
     result = {
         "row": row.id,
@@ -93,6 +96,7 @@ def main():
     parser.add_argument("--device", choices=PAIRS, default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
+    parser.add_argument("--batch", type=int, help="instead of the rows' own, which leave a large GPU idle")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a side's part of a round, about")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before its first round")
@@ -100,6 +104,8 @@ def main():
     args = parser.parse_args()
 
     rows = [row for row in TABLE if re.search(args.only, row.id)]
+    if args.batch:
+        rows = [replace(row, backbone=replace(row.backbone, batch=args.batch)) for row in rows]
     if not rows:
         names = "\n  ".join(row.id for row in TABLE)
         parser.error(f"--only: no row matches {args.only!r}; there are:\n  {names}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training steps and inference beside PyTorch's, on one machine in one window: both sides take turns.
 #
-#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--threads 2] [--rounds 5] [--out FILE]
+#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--threads 2] [--batch N] [--rounds 5] [--out FILE]
 #   benches/peer/run.sh growth [--out FILE.svg]     step time against batch, depth, tokens and threads, as a plot
 #   benches/peer/run.sh cache [--only REGEX]        what the prefix cache gains
 #

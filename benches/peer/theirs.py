@@ -2,8 +2,7 @@
 
     {"do": "open", "row": {...}, "mode": "eager"}     builds a model
     {"do": "time", "warmup": 1, "steps": 3}           seconds of each step
-    {"do": "memory", "row": {...}, "mode": "eager", "steps": 2}
-                                                      bytes; needs count.so in LD_PRELOAD on the CPU
+    {"do": "memory", "steps": 2}                      bytes; needs count.so in LD_PRELOAD on the CPU
     {"do": "epochs", "row": {...}, "images": 96, ...}  seconds of each epoch
     {"do": "threads", "threads": 2}
 """
@@ -61,6 +60,11 @@ class Side:
             torch.set_num_threads(threads)
         torch.manual_seed(0)
         self.step = None
+        self.before = self.base = 0
+        try:
+            self.counter = Pool() if self.device.type == "cuda" else Heap()
+        except AttributeError:
+            self.counter = None  # This process only times.
         self.warm()
 
     def warm(self):
@@ -74,9 +78,6 @@ class Side:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def memory_counter(self):
-        return Pool() if self.device.type == "cuda" else Heap()
-
     def close(self):
         self.step = None
         gc.collect()
@@ -88,6 +89,7 @@ class Side:
     def open(self, row, mode):
         """mode: eager (f32), autocast (bf16) or compile (bf16, torch.compile)."""
         self.close()
+        self.before = self.counter.live() if self.counter else 0
         model = methods.backbone(row["timm"], **row["options"])
         size, batch = row["size"], row["batch"]
         infer = row["method"] is None
@@ -118,10 +120,8 @@ class Side:
 
         self.step = predict if infer else train
         tensors = {p.data_ptr(): p.nbytes for p in [*module.parameters(), *module.buffers()]}
-        return {
-            "trainable": sum(p.numel() for p in trained),
-            "base_bytes": sum(tensors.values()) + images.nbytes + labels.nbytes,
-        }
+        self.base = sum(tensors.values()) + images.nbytes + labels.nbytes
+        return {"trainable": sum(p.numel() for p in trained)}
 
     def threads(self, threads):
         torch.set_num_threads(threads)
@@ -169,26 +169,23 @@ class Side:
                     module(pixels.contiguous(memory_format=layout))
         return {"epochs": seconds, "to_fifth": time.perf_counter() - start}
 
-    def memory(self, row, mode, steps):
+    def memory(self, steps):
         """Peak above weights and batch, and what the forward pass leaves for the backward."""
-        self.close()
-        counter = self.memory_counter()
-        before = counter.live()
-        counter.reset()
-        opened = self.open(row, mode)
+        if not self.counter:
+            raise ValueError("count.so is not loaded")
         # Building a model takes memory of its own.
         gc.collect()
-        counter.reset()
+        self.counter.reset()
         kept = 0
         for _ in range(steps):
-            start = counter.live()
+            start = self.counter.live()
 
             def between():
                 nonlocal kept
-                kept = counter.live() - start
+                kept = self.counter.live() - start
 
             self.step(between)
-        return {"above_bytes": counter.peak() - before - opened["base_bytes"], "kept_bytes": kept}
+        return {"above_bytes": self.counter.peak() - self.before - self.base, "kept_bytes": kept}
 
 
 def main():
