@@ -11,8 +11,11 @@
 //! operations). One that the CPU has not, or any other word, is an error ([`level`]).
 
 mod attention;
+mod batch_norm;
 mod bridge;
 mod buffer;
+mod constant;
+mod conv;
 mod gelu;
 mod layer_norm;
 mod level;
@@ -20,15 +23,21 @@ mod linear;
 mod math;
 mod matmul;
 mod optimizers;
+mod pool;
+mod relu;
 mod scale_shift;
 mod simd;
 #[cfg(test)]
 mod testing;
 
 pub use attention::{attention, attention_with_bias};
+pub use batch_norm::{FixedNorm, batch_norm, batch_norm_train};
+pub use conv::{conv2d, conv2d_norm, conv2d_residual};
 pub use gelu::{gelu, quick_gelu};
 pub use layer_norm::layer_norm;
 pub use level::{Level, level};
 pub use linear::{linear, linear_low_rank, linear_residual};
 pub use optimizers::{AdamOptions, SgdOptions, adam, adam_w, sgd};
+pub use pool::max_pool2d;
+pub use relu::{add_relu, relu};
 pub use scale_shift::scale_shift;

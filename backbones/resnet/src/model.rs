@@ -4,15 +4,14 @@ use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
-use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::{BranchValues, Hooks};
-use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes};
+use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes, Then};
 use peft_core::layout::Layout;
 use peft_core::site::{Branch, Site, SiteKind};
+use peft_ops::max_pool2d;
 
 use crate::config::{BlockKind, STEM, Sizes, StemType};
 use crate::sequence::{self, Average, Layer, Relu, Sequence};
@@ -141,8 +140,7 @@ impl ResidualNetwork {
     /// # Shapes
     /// `[b, 3, h, w] -> [b, c, h / 4, w / 4]`.
     fn stem(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        let x = self.conv1.forward(image, hooks);
-        let x = relu(self.bn1.forward(x, hooks));
+        let x = self.conv1.forward(&self.bn1, image, hooks);
         let window = MaxPoolOptions::new([3, 3]).with_stride([2, 2]);
         max_pool2d(x, window.with_padding([1, 1]))
     }
@@ -235,12 +233,22 @@ impl Stem {
         plain.into_iter().chain(deep.iter().filter_map(Layer::site))
     }
 
+    /// With the norm behind it and a ReLU.
+    ///
     /// # Shapes
     /// `[b, 3, h, w] -> [b, c, h / 2, w / 2]`.
-    fn forward(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        match self {
-            Self::Plain(conv) => conv.forward(image, hooks),
-            Self::Deep(layers) => sequence::forward(layers, image, hooks),
+    fn forward(&self, norm: &BatchNorm2d, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        let (before, last) = match self {
+            Self::Plain(conv) => (&[][..], Some(conv)),
+            Self::Deep(layers) => match layers.split_last() {
+                Some((Layer::Conv(last), before)) => (before, Some(last)),
+                _ => (&layers[..], None),
+            },
+        };
+        let x = sequence::forward(before, image, hooks);
+        match last {
+            Some(conv) => conv.normed(norm, x, hooks, Then::relu()),
+            None => norm.forward_then(x, hooks, Then::relu()),
         }
     }
 }
@@ -322,25 +330,32 @@ impl Block {
     /// # Shapes
     /// `[b, c, h, w] -> [b, c', h / stride, w / stride]`.
     fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        let y = relu(
-            self.bn1
-                .forward(self.conv1.forward(x.clone(), hooks), hooks),
-        );
-        let mut y = self.bn2.forward(self.conv2.forward(y, hooks), hooks);
-        if let (Some(conv3), Some(bn3)) = (&self.conv3, &self.bn3) {
-            y = bn3.forward(conv3.forward(relu(y), hooks), hooks);
-        }
         let shortcut = match &self.downsample {
-            Some(layers) => sequence::forward(layers, x, hooks),
-            None => x,
+            Some(layers) => sequence::forward(layers, x.clone(), hooks),
+            None => x.clone(),
         };
+        let y = self.conv1.normed(&self.bn1, x, hooks, Then::relu());
+        let (conv, norm, y) = match (&self.conv3, &self.bn3) {
+            (Some(conv3), Some(bn3)) => {
+                let y = self.conv2.normed(&self.bn2, y, hooks, Then::relu());
+                (conv3, bn3, y)
+            }
+            _ => (&self.conv2, &self.bn2, y),
+        };
+        let sum = Then {
+            residual: Some(shortcut.clone()),
+            relu: true,
+        };
+        if !hooks.acts_at(&self.site) {
+            return conv.normed(norm, y, hooks, sum);
+        }
         let values = BranchValues {
             residual: Activation::Map(shortcut.clone()),
-            normed: Activation::Map(shortcut.clone()),
-            output: Activation::Map(y),
+            normed: Activation::Map(shortcut),
+            output: Activation::Map(conv.normed(norm, y, hooks, Then::default())),
         };
         match hooks.at_branch(&self.site, values) {
-            Activation::Map(y) => relu(y + shortcut),
+            Activation::Map(y) => sum.apply(y),
             other => panic!("{}: a map became {:?}", self.site.name, other.shape()),
         }
     }

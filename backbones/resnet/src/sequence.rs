@@ -2,12 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::relu;
 use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
 use peft_core::hooks::Hooks;
-use peft_core::layers::{BatchNorm2d, Conv2d};
+use peft_core::layers::{BatchNorm2d, Conv2d, Then};
 use peft_core::site::Site;
+use peft_ops::relu;
 
 /// Layers in their order.
 pub(crate) type Sequence = Vec<Layer>;
@@ -65,7 +65,19 @@ impl Average {
     }
 }
 
-/// Applies them one after the other.
+/// Applies them one after the other; a norm and a ReLU together with the layer before them.
 pub(crate) fn forward(layers: &[Layer], x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-    layers.iter().fold(x, |x, layer| layer.forward(x, hooks))
+    let (mut x, mut layers) = (x, layers);
+    loop {
+        (x, layers) = match layers {
+            [] => return x,
+            [Layer::Conv(conv), Layer::Norm(norm), Layer::Relu(_), rest @ ..] => {
+                (conv.normed(norm, x, hooks, Then::relu()), rest)
+            }
+            [Layer::Conv(conv), Layer::Norm(norm), rest @ ..] => {
+                (conv.normed(norm, x, hooks, Then::default()), rest)
+            }
+            [layer, rest @ ..] => (layer.forward(x, hooks), rest),
+        };
+    }
 }

@@ -5,7 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::{batch_norm, batch_norm_train};
+use peft_ops::{FixedNorm, add_relu, batch_norm, batch_norm_train, relu};
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
@@ -66,28 +66,87 @@ impl BatchNorm2d {
     /// # Shapes
     /// `[b, c, h, w] -> [b, c, h, w]`.
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        let operation = |x: Tensor<4>| {
-            let (gamma, beta) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
-            let trains = self.weight.is_require_grad() || self.bias.is_require_grad();
-            if !(hooks.batch_statistics() && trains) {
-                let mean = like(self.running_mean.val(), &x);
-                let variance = like(self.running_var.val(), &x);
-                return batch_norm(x, gamma, beta, mean, variance, EPSILON);
-            }
-            let [b, _, h, w] = x.dims();
-            let count = (b * h * w) as f64;
-            let batch = batch_norm_train(x, gamma, beta, EPSILON);
-            let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
-            let name = |part: &str| format!("{}.{part}", self.site.name);
-            let blend = |running: &Buffer<1>, batch: Tensor<1>| {
-                let running = running.val().without_autodiff();
-                let batch = like(batch.without_autodiff(), &running);
-                running * (1.0 - MOMENTUM) + batch * MOMENTUM
-            };
-            hooks.update(name("running_mean"), blend(&self.running_mean, batch.mean));
-            hooks.update(name("running_var"), blend(&self.running_var, unbiased));
-            batch.output
-        };
+        let operation = |x: Tensor<4>| self.normalise(x, hooks, Then::default());
         run_site(hooks, &self.site, x, [1, 1], operation, &Unweighted)
+    }
+
+    /// The layer and what comes `then`: one operation where nothing acts on the layer.
+    ///
+    /// # Shapes
+    /// `[b, c, h, w] -> [b, c, h, w]`.
+    pub fn forward_then(&self, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
+        match hooks.acts_at(&self.site) {
+            true => then.apply(self.forward(x, hooks)),
+            false => self.normalise(x, hooks, then),
+        }
+    }
+
+    /// Whether gamma or beta trains.
+    pub(crate) fn trains(&self) -> bool {
+        self.weight.is_require_grad() || self.bias.is_require_grad()
+    }
+
+    /// The layer with its running statistics, in the element type of `x`.
+    pub(crate) fn fixed(&self, x: &Tensor<4>) -> FixedNorm {
+        FixedNorm {
+            gamma: like(self.weight.val(), x),
+            beta: like(self.bias.val(), x),
+            mean: like(self.running_mean.val(), x),
+            variance: like(self.running_var.val(), x),
+            epsilon: EPSILON,
+        }
+    }
+
+    fn normalise(&self, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
+        if !(hooks.batch_statistics() && self.trains()) {
+            let norm = self.fixed(&x);
+            return batch_norm(x, norm, then.residual, then.relu);
+        }
+        let [b, _, h, w] = x.dims();
+        let count = (b * h * w) as f64;
+        let affine = [&self.weight, &self.bias].map(|param| like(param.val(), &x));
+        let batch = batch_norm_train(x, affine, EPSILON, then.residual, then.relu);
+        let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
+        let name = |part: &str| format!("{}.{part}", self.site.name);
+        let blend = |running: &Buffer<1>, batch: Tensor<1>| {
+            let running = running.val().without_autodiff();
+            let batch = like(batch.without_autodiff(), &running);
+            running * (1.0 - MOMENTUM) + batch * MOMENTUM
+        };
+        hooks.update(name("running_mean"), blend(&self.running_mean, batch.mean));
+        hooks.update(name("running_var"), blend(&self.running_var, unbiased));
+        batch.output
+    }
+}
+
+/// What follows a norm in a residual network.
+#[derive(Clone, Debug, Default)]
+pub struct Then {
+    /// A map that is added.
+    pub residual: Option<Tensor<4>>,
+    /// Whether what is negative then becomes zero.
+    pub relu: bool,
+}
+
+impl Then {
+    /// A ReLU.
+    pub fn relu() -> Self {
+        Self {
+            residual: None,
+            relu: true,
+        }
+    }
+
+    /// On its own.
+    ///
+    /// # Shapes
+    /// `[b, c, h, w] -> [b, c, h, w]`.
+    pub fn apply(self, x: Tensor<4>) -> Tensor<4> {
+        match (self.residual, self.relu) {
+            (None, false) => x,
+            (None, true) => relu(x),
+            (Some(residual), false) => x + residual,
+            (Some(residual), true) => add_relu(x, residual),
+        }
     }
 }

@@ -2,14 +2,16 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{relu, silu};
+use burn::tensor::activation::silu;
+use burn::tensor::ops::ConvOptions;
+use peft_ops::{conv2d, relu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
 use crate::backbone::{BackboneSpec, Init};
 use crate::error::{Error, Result};
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, like};
 use crate::layers::linear;
 use crate::random::Distribution;
 use crate::site::{Branch, Site, SiteKind};
@@ -127,11 +129,39 @@ impl Bottleneck {
     /// # Shapes
     /// Any activation with `width` channels; the result has the same.
     pub fn forward(&self, x: Activation, hooks: &Hooks) -> Activation {
-        x.per_position(|x| {
-            let hidden = linear(x, self.down.weight.val(), Some(self.down.bias.val()));
-            let hidden = self.nonlinearity.apply(hidden);
-            let hidden = hooks.dropout(hidden, self.dropout, &self.name);
-            linear(hidden, self.up.weight.val(), Some(self.up.bias.val()))
-        })
+        if let Activation::Map(x) = x {
+            return Activation::Map(self.between(x, hooks, Dense::on_map));
+        }
+        x.per_position(|x| self.between(x, hooks, Dense::on_rows))
+    }
+
+    fn between<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        hooks: &Hooks,
+        layer: fn(&Dense, Tensor<D>) -> Tensor<D>,
+    ) -> Tensor<D> {
+        let hidden = self.nonlinearity.apply(layer(&self.down, x));
+        let hidden = hooks.dropout(hidden, self.dropout, &self.name);
+        layer(&self.up, hidden)
+    }
+}
+
+impl Dense {
+    /// # Shapes
+    /// `[.., in] -> [.., out]`.
+    fn on_rows<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        linear(x, self.weight.val(), Some(self.bias.val()))
+    }
+
+    /// At each position of a map, which keeps its layout.
+    ///
+    /// # Shapes
+    /// `[b, in, h, w] -> [b, out, h, w]`.
+    fn on_map(&self, x: Tensor<4>) -> Tensor<4> {
+        let (weight, bias) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
+        let [outputs, inputs] = weight.dims();
+        let kernel = weight.reshape([outputs, inputs, 1, 1]);
+        conv2d(x, kernel, Some(bias), ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
     }
 }

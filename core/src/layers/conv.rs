@@ -2,12 +2,12 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
+use peft_ops::{conv2d, conv2d_norm};
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
-use crate::layers::linear;
+use crate::layers::{BatchNorm2d, Then, linear};
 use crate::low_rank::{Factors, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
@@ -104,9 +104,33 @@ impl Conv2d {
         run_site(hooks, &self.site, x, [1, 1], operation, self)
     }
 
+    /// The layer, `norm` behind it and what comes `then`: one operation where nothing acts between
+    /// them and the norm is frozen.
+    ///
+    /// # Shapes
+    /// `[b, in, h, w] -> [b, out, h', w']`.
+    pub fn normed(&self, norm: &BatchNorm2d, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
+        let sites = [&self.site, norm.site()];
+        let apart = sites.iter().any(|site| hooks.acts_at(site));
+        if apart || norm.trains() || self.bias.is_some() {
+            return norm.forward_then(self.forward(x, hooks), hooks, then);
+        }
+        let (weight, fixed) = (like(self.weight.val(), &x), norm.fixed(&x));
+        conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu)
+    }
+
     fn groups(&self) -> usize {
+        self.options().groups
+    }
+
+    fn options(&self) -> ConvOptions<2> {
         match self.site.kind {
-            SiteKind::Conv { groups, .. } => groups,
+            SiteKind::Conv {
+                stride,
+                padding,
+                groups,
+                ..
+            } => ConvOptions::new(stride, padding, [1, 1], groups),
             _ => unreachable!("checked when it was built"),
         }
     }
@@ -126,15 +150,7 @@ impl Conv2d {
                 padding: [0, 0],
                 ..
             } if groups == 1 && kernel == stride && kernel != [1, 1] => patches(x, weight, bias),
-            SiteKind::Conv {
-                stride, padding, ..
-            } => conv2d(
-                x,
-                weight,
-                bias,
-                ConvOptions::new(stride, padding, [1, 1], groups),
-            ),
-            _ => unreachable!("checked when it was built"),
+            _ => conv2d(x, weight, bias, ConvOptions { groups, ..self.options() }),
         }
     }
 }

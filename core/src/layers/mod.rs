@@ -11,7 +11,7 @@ mod conv;
 mod layer_norm;
 mod linear;
 
-pub use batch_norm::BatchNorm2d;
+pub use batch_norm::{BatchNorm2d, Then};
 pub use bottleneck::{Bottleneck, Nonlinearity};
 pub use boundary_tensor::BoundaryTensor;
 pub use conv::{Conv2d, Conv2dSizes};

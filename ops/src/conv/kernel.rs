@@ -1,0 +1,316 @@
+//! The two inner loops of every convolution: a tile of a matrix product from packed panels, and dot
+//! products of a few long rows with a few others.
+
+use crate::level::{self, Level};
+use crate::simd::multiversion;
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 8;
+/// Values of a vector; panels have a multiple of it.
+pub(super) const LANES: usize = 16;
+/// Columns of the widest panel.
+pub(super) const COLUMNS: usize = 3 * LANES;
+
+/// Rows of the left and of the right side of [`dots`].
+pub(super) const DOTS: [usize; 2] = [4, 6];
+
+/// `out[i, j] = sum_k a[k, i] b[k, j]`, added to what is there if `add`.
+///
+/// # Shapes
+/// `a [k, ROWS]`, `b [k, columns]`, `out [ROWS, columns]` with 16, 32 or 48 columns.
+pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
+    assert!(b.len() == a.len() * columns && out.len() == ROWS * columns);
+    match (level::current(), columns / LANES) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a level is current only where its features were detected.
+        (Level::Avx512, vectors) => unsafe {
+            match vectors {
+                1 => avx512::tile::<1>(a, b, out, add),
+                2 => avx512::tile::<2>(a, b, out, add),
+                _ => avx512::tile::<3>(a, b, out, add),
+            }
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Level::Avx2, vectors) => unsafe {
+            match vectors {
+                1 => avx2::tile::<1>(a, b, out, add),
+                2 => avx2::tile::<2>(a, b, out, add),
+                _ => avx2::tile::<3>(a, b, out, add),
+            }
+        },
+        _ => portable::tile(columns, a, b, out, add),
+    }
+}
+
+/// `sum_k a[i, k] b[j, k]` of four rows with six.
+///
+/// # Shapes
+/// `a [4, stride]`, `b [6, stride]`, of which the first `length`, a multiple of [`LANES`], count.
+pub(super) fn dots([length, stride]: [usize; 2], a: &[f32], b: &[f32]) -> [[f32; DOTS[1]]; DOTS[0]] {
+    assert!(length.is_multiple_of(LANES) && length <= stride);
+    assert!(a.len() == DOTS[0] * stride && b.len() == DOTS[1] * stride);
+    match level::current() {
+        // SAFETY: a level is current only where its features were detected.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::dots([length, stride], a, b) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::dots([length, stride], a, b) },
+        _ => portable::dots([length, stride], a, b),
+    }
+}
+
+multiversion! {
+    /// Rows side by side: `panel[k][i] = rows[i][k]`. What a panel has beyond them stays.
+    ///
+    /// # Shapes
+    /// `rows [<= ROWS, k]`, `panel [k, ROWS]`.
+    pub(super) fn interleave<S>(rows: &[f32], panel: &mut [[f32; ROWS]]) {
+        let depth = panel.len();
+        if rows.len() == ROWS * depth {
+            let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &rows[i * depth..][..depth]);
+            for (k, panel) in panel.iter_mut().enumerate() {
+                for i in 0..ROWS {
+                    panel[i] = rows[i][k];
+                }
+            }
+        } else {
+            for (i, row) in rows.chunks_exact(depth.max(1)).enumerate() {
+                for (value, panel) in row.iter().zip(panel.iter_mut()) {
+                    panel[i] = *value;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{DOTS, LANES, ROWS};
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn tile<const V: usize>(a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
+        let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
+        for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
+            let mut right = [_mm512_setzero_ps(); V];
+            for v in 0..V {
+                // SAFETY: the chunk has V vectors.
+                right[v] = unsafe { _mm512_loadu_ps(b.as_ptr().add(v * LANES)) };
+            }
+            for i in 0..ROWS {
+                let left = _mm512_set1_ps(a[i]);
+                for v in 0..V {
+                    sums[i][v] = _mm512_fmadd_ps(left, right[v], sums[i][v]);
+                }
+            }
+        }
+        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(V * LANES)) {
+            for v in 0..V {
+                // SAFETY: the chunk has V vectors.
+                unsafe {
+                    let place = out.as_mut_ptr().add(v * LANES);
+                    let sum = match add {
+                        true => _mm512_add_ps(_mm512_loadu_ps(place), sums[v]),
+                        false => sums[v],
+                    };
+                    _mm512_storeu_ps(place, sum);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub(super) fn dots(
+        [length, stride]: [usize; 2],
+        a: &[f32],
+        b: &[f32],
+    ) -> [[f32; DOTS[1]]; DOTS[0]] {
+        let mut sums = [[_mm512_setzero_ps(); DOTS[1]]; DOTS[0]];
+        for k in (0..length).step_by(LANES) {
+            let mut left = [_mm512_setzero_ps(); DOTS[0]];
+            for i in 0..DOTS[0] {
+                // SAFETY: `dots` checked that `a` has 4 rows of `stride`, no less than `length`, a
+                // multiple of LANES.
+                left[i] = unsafe { _mm512_loadu_ps(a.as_ptr().add(i * stride + k)) };
+            }
+            for j in 0..DOTS[1] {
+                // SAFETY: as above, of the 6 rows of `b`.
+                let right = unsafe { _mm512_loadu_ps(b.as_ptr().add(j * stride + k)) };
+                for i in 0..DOTS[0] {
+                    sums[i][j] = _mm512_fmadd_ps(left[i], right, sums[i][j]);
+                }
+            }
+        }
+        let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
+        let sums = sums.as_flattened().chunks_exact(4);
+        for (sums, totals) in sums.zip(totals.as_flattened_mut().chunks_exact_mut(4)) {
+            // Four sums at once: within quarters of the vectors first, then across them.
+            let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let ab = _mm512_castps_pd(pair(sums[0], sums[1]));
+            let cd = _mm512_castps_pd(pair(sums[2], sums[3]));
+            let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+            let quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+            let (low, high) = (
+                _mm512_castps512_ps256(quarters),
+                _mm512_extractf32x8_ps::<1>(quarters),
+            );
+            let halves = _mm256_add_ps(low, high);
+            let (low, high) = (_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            // SAFETY: the chunk has four values.
+            unsafe { _mm_storeu_ps(totals.as_mut_ptr(), _mm_add_ps(low, high)) };
+        }
+        totals
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{DOTS, LANES, ROWS};
+
+    /// Values of a vector, and rows of what fits into the 16 registers beside half a panel.
+    const HALF: usize = LANES / 2;
+    const PART: usize = ROWS / 2;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn tile<const V: usize>(a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
+        for row in [0, PART] {
+            for column in [0, V * HALF] {
+                let mut sums = [[_mm256_setzero_ps(); V]; PART];
+                for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
+                    let mut right = [_mm256_setzero_ps(); V];
+                    for v in 0..V {
+                        // SAFETY: the chunk has twice V vectors, and `column` is 0 or V of them.
+                        right[v] = unsafe { _mm256_loadu_ps(b.as_ptr().add(column + v * HALF)) };
+                    }
+                    for i in 0..PART {
+                        let left = _mm256_set1_ps(a[row + i]);
+                        for v in 0..V {
+                            sums[i][v] = _mm256_fmadd_ps(left, right[v], sums[i][v]);
+                        }
+                    }
+                }
+                let rows = out.chunks_exact_mut(V * LANES).skip(row);
+                for (sums, out) in sums.iter().zip(rows) {
+                    for v in 0..V {
+                        // SAFETY: the chunk has twice V vectors, and `column` is 0 or V of them.
+                        unsafe {
+                            let place = out.as_mut_ptr().add(column + v * HALF);
+                            let sum = match add {
+                                true => _mm256_add_ps(_mm256_loadu_ps(place), sums[v]),
+                                false => sums[v],
+                            };
+                            _mm256_storeu_ps(place, sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn dots(
+        [length, stride]: [usize; 2],
+        a: &[f32],
+        b: &[f32],
+    ) -> [[f32; DOTS[1]]; DOTS[0]] {
+        const WIDE: usize = DOTS[1] / 2;
+        let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
+        for first in [0, WIDE] {
+            let mut sums = [[_mm256_setzero_ps(); WIDE]; DOTS[0]];
+            for k in (0..length).step_by(HALF) {
+                let mut right = [_mm256_setzero_ps(); WIDE];
+                for j in 0..WIDE {
+                    let row = first + j;
+                    // SAFETY: `dots` checked that `b` has 6 rows of `stride`, no less than
+                    // `length`, a multiple of LANES.
+                    right[j] = unsafe { _mm256_loadu_ps(b.as_ptr().add(row * stride + k)) };
+                }
+                for i in 0..DOTS[0] {
+                    // SAFETY: as above, of the 4 rows of `a`.
+                    let left = unsafe { _mm256_loadu_ps(a.as_ptr().add(i * stride + k)) };
+                    for j in 0..WIDE {
+                        sums[i][j] = _mm256_fmadd_ps(left, right[j], sums[i][j]);
+                    }
+                }
+            }
+            for i in 0..DOTS[0] {
+                for j in 0..WIDE {
+                    let mut lanes = [0.0; HALF];
+                    // SAFETY: the array has the vector's size.
+                    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums[i][j]) };
+                    totals[i][first + j] = super::total(&mut lanes);
+                }
+            }
+        }
+        totals
+    }
+}
+
+/// For every other processor, vectorised by the compiler as far as it has vectors.
+mod portable {
+    use super::{DOTS, LANES, ROWS};
+
+    /// Values that stay in registers.
+    const NARROW: usize = 8;
+
+    pub(super) fn tile(
+        columns: usize,
+        a: &[[f32; ROWS]],
+        b: &[f32],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        for column in (0..columns).step_by(NARROW) {
+            for row in (0..ROWS).step_by(2) {
+                let mut sums = [[0.0; NARROW]; 2];
+                for (a, b) in a.iter().zip(b.chunks_exact(columns)) {
+                    let b = &b[column..column + NARROW];
+                    for i in 0..2 {
+                        for j in 0..NARROW {
+                            sums[i][j] += a[row + i] * b[j];
+                        }
+                    }
+                }
+                for i in 0..2 {
+                    let out = &mut out[(row + i) * columns + column..][..NARROW];
+                    for j in 0..NARROW {
+                        out[j] = if add { out[j] + sums[i][j] } else { sums[i][j] };
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn dots([length, stride]: [usize; 2], a: &[f32], b: &[f32]) -> [[f32; DOTS[1]]; DOTS[0]] {
+        let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
+        for (i, a) in a.chunks_exact(stride).enumerate() {
+            for (j, b) in b.chunks_exact(stride).enumerate() {
+                let mut sums = [0.0; LANES];
+                for (a, b) in a[..length].chunks_exact(LANES).zip(b[..length].chunks_exact(LANES)) {
+                    for k in 0..LANES {
+                        sums[k] += a[k] * b[k];
+                    }
+                }
+                totals[i][j] = super::total(&mut sums);
+            }
+        }
+        totals
+    }
+}
+
+/// The sum of a power of two of values, by halves.
+fn total(lanes: &mut [f32]) -> f32 {
+    let mut width = lanes.len() / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

@@ -1,0 +1,367 @@
+//! Weights times windows: a convolution, and the gradient of its input.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::kernel::{self, COLUMNS, LANES, ROWS};
+use super::windows::{Plan, Windows, runs};
+use crate::buffer::{Scratch, Shared, Unset};
+use crate::simd::multiversion;
+
+/// Channels and taps whose products are summed in registers before they are added to the rest: a
+/// packed panel of them fits the first cache, and the short sums keep rounding errors small.
+const DEPTH: usize = 192;
+/// Tasks of a product, or more: enough for every processor, whatever their number.
+const TASKS: usize = 32;
+
+/// The left side of the product, one matrix a group, in panels of [`ROWS`] rows.
+pub(super) struct Left {
+    /// `[groups, panels, depth, ROWS]`; rows that a last panel lacks are zero.
+    values: Vec<[f32; ROWS]>,
+    groups: usize,
+    rows: usize,
+    depth: usize,
+}
+
+impl Left {
+    /// Packs panel by panel: `fill` gets group, first row and the panel `[depth, ROWS]`.
+    pub(super) fn pack(
+        [groups, rows, depth]: [usize; 3],
+        fill: impl Fn(usize, usize, &mut [[f32; ROWS]]) + Sync,
+    ) -> Self {
+        let panels = rows.div_ceil(ROWS);
+        let mut values = vec![[0.0; ROWS]; groups * panels * depth];
+        values
+            .par_chunks_mut(depth.max(1))
+            .enumerate()
+            .for_each(|(panel, values)| fill(panel / panels, panel % panels * ROWS, values));
+        Self {
+            values,
+            groups,
+            rows,
+            depth,
+        }
+    }
+
+    /// Rows of all groups.
+    fn channels(&self) -> usize {
+        self.groups * self.rows
+    }
+
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    /// Part of a panel of a group.
+    fn panel(&self, group: usize, panel: usize, first: usize, depth: usize) -> &[[f32; ROWS]] {
+        let start = (group * self.panels() + panel) * self.depth + first;
+        &self.values[start..start + depth]
+    }
+}
+
+/// Where the product goes: the window at `(y, x)` of the grid writes position
+/// `origin + step * (y, x)` of a map.
+pub(super) struct Target {
+    pub(super) size: [usize; 2],
+    pub(super) origin: [usize; 2],
+    pub(super) step: [usize; 2],
+}
+
+impl Target {
+    /// A window for each position, in order.
+    pub(super) fn whole(size: [usize; 2]) -> Self {
+        Self {
+            size,
+            origin: [0, 0],
+            step: [1, 1],
+        }
+    }
+
+    fn area(&self) -> usize {
+        self.size[0] * self.size[1]
+    }
+}
+
+/// What happens to each value before it is written: `scale value + shift + residual`, and what is
+/// negative of that becomes zero if `relu`.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Finish<'a> {
+    /// `[channels]`.
+    pub(super) scale: Option<&'a [f32]>,
+    /// `[channels]`.
+    pub(super) shift: Option<&'a [f32]>,
+    /// As the result.
+    pub(super) residual: Option<&'a [f32]>,
+    pub(super) relu: bool,
+}
+
+/// Panels of columns that a task takes at most, so that it writes long runs.
+const PANELS: usize = 4;
+/// Sums that a task holds at most, unless one panel has more: a part of the second cache.
+const SUMS: usize = 1 << 16;
+
+/// What a task works in.
+#[derive(Default)]
+struct Space {
+    plan: Plan,
+    columns: Scratch,
+    sums: Scratch,
+}
+
+thread_local! {
+    static SPACE: RefCell<Space> = RefCell::default();
+}
+
+/// `left` times the windows over `source`, group by group, written where `target` says.
+///
+/// Each window of each channel writes one value: all of `out` if the grid has a window for each of its
+/// positions.
+///
+/// # Shapes
+/// `source [images, windows.channels, ..]`, `out [images, groups * rows, ..target.size]`.
+pub(super) fn product(
+    left: &Left,
+    windows: &Windows,
+    source: &[f32],
+    target: &Target,
+    finish: Finish,
+    out: &mut [Unset],
+) {
+    if out.is_empty() || windows.count() == 0 {
+        return;
+    }
+    let right = Right::new(left, windows, source, out.len() / target.area() / left.channels());
+    let packed = (right.parts > 1).then(|| right.packed());
+    let shared = Shared::unset(out);
+    (0..right.tasks()).into_par_iter().for_each(|task| {
+        SPACE.with_borrow_mut(|space| {
+            let part = right.part(task);
+            right.multiply(&part, packed.as_deref(), space);
+            let sums = space.sums.take(part.sums());
+            // SAFETY: no two parts have a row and a column in common.
+            unsafe { part.write(windows, target, finish, sums, shared) };
+        });
+    });
+}
+
+/// The right side of the product, cut into columns, and the way to cut the left side into rows.
+struct Right<'a> {
+    left: &'a Left,
+    windows: &'a Windows,
+    source: &'a [f32],
+    /// Of all images.
+    columns: usize,
+    /// Columns of a task.
+    width: usize,
+    /// Parts of the rows of a group; more than one where the columns are few.
+    parts: usize,
+    /// Channels and taps that are summed in registers.
+    depth: usize,
+}
+
+/// Rows of a group times columns.
+struct Part {
+    group: usize,
+    /// Rows of the group, in panels.
+    panels: Range<usize>,
+    columns: Range<usize>,
+    /// Rows of the group that exist.
+    rows: usize,
+    /// Rows of all groups.
+    channels: usize,
+}
+
+impl<'a> Right<'a> {
+    fn new(left: &'a Left, windows: &'a Windows, source: &'a [f32], images: usize) -> Self {
+        let columns = images * windows.count();
+        let fitting = SUMS / (left.panels() * ROWS * COLUMNS);
+        let mut width = fitting.clamp(1, PANELS) * COLUMNS;
+        while width > COLUMNS && columns.div_ceil(width) * left.groups < TASKS {
+            width -= COLUMNS;
+        }
+        let tasks = columns.div_ceil(width) * left.groups;
+        let blocks = left.depth.div_ceil(DEPTH).max(1);
+        Self {
+            left,
+            windows,
+            source,
+            columns,
+            width,
+            parts: TASKS.div_ceil(tasks).min(left.panels()),
+            depth: left.depth.div_ceil(blocks),
+        }
+    }
+
+    fn tasks(&self) -> usize {
+        self.columns.div_ceil(self.width) * self.left.groups * self.parts
+    }
+
+    fn part(&self, task: usize) -> Part {
+        let (rest, part) = (task / self.parts, task % self.parts);
+        let wide = self.columns.div_ceil(self.width);
+        let (group, first) = (rest / wide, rest % wide * self.width);
+        let panels = self.left.panels();
+        Part {
+            group,
+            panels: part * panels / self.parts..(part + 1) * panels / self.parts,
+            columns: first..(first + self.width).min(self.columns),
+            rows: self.left.rows,
+            channels: self.left.channels(),
+        }
+    }
+
+    /// Ranges of channels and taps whose products are summed in registers.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (depth, end) = (self.depth, self.left.depth);
+        (0..end).step_by(depth.max(1)).map(move |first| first..(first + depth).min(end))
+    }
+
+    /// Packs a block of `depth` of one panel of columns.
+    fn pack(&self, plan: &Plan, group: usize, depth: Range<usize>, width: usize, out: &mut [f32]) {
+        let first = group * (self.windows.channels / self.left.groups);
+        plan.pack(self.windows, self.source, first, depth, [width; 2], out);
+    }
+
+    /// All of it: for each group and panel of columns its whole depth.
+    fn packed(&self) -> Vec<f32> {
+        let panels = self.columns.div_ceil(COLUMNS);
+        let size = self.left.depth * COLUMNS;
+        let mut packed = vec![0.0; self.left.groups * panels * size];
+        let blocks: Vec<_> = self.blocks().collect();
+        packed.par_chunks_mut(size).enumerate().for_each(|(index, out)| {
+            let (group, panel) = (index / panels, index % panels);
+            let columns = panel * COLUMNS..(panel * COLUMNS + COLUMNS).min(self.columns);
+            let width = columns.len().next_multiple_of(LANES);
+            let mut plan = Plan::default();
+            plan.set(self.windows, columns);
+            let sizes = blocks.iter().map(|block| block.len() * width);
+            let mut out = out;
+            let mut parts = Vec::with_capacity(blocks.len());
+            for size in sizes {
+                let (own, others) = out.split_at_mut(size);
+                out = others;
+                parts.push(own);
+            }
+            blocks.par_iter().zip(parts).for_each(|(block, out)| {
+                self.pack(&plan, group, block.clone(), width, out);
+            });
+        });
+        packed
+    }
+
+    /// The sums of a part, panel of columns by panel, in `space.sums`.
+    fn multiply(&self, part: &Part, packed: Option<&[f32]>, space: &mut Space) {
+        let rows = part.panels.len() * ROWS;
+        let mut sums = space.sums.take(part.sums());
+        if self.left.depth == 0 {
+            sums.fill(0.0);
+        }
+        for first in part.columns.clone().step_by(COLUMNS) {
+            let columns = first..(first + COLUMNS).min(part.columns.end);
+            let width = columns.len().next_multiple_of(LANES);
+            let (own, others) = sums.split_at_mut(rows * width);
+            sums = others;
+            if packed.is_none() {
+                space.plan.set(self.windows, columns);
+            }
+            for block in self.blocks() {
+                let b: &[f32] = match packed {
+                    Some(packed) => {
+                        let panels = self.columns.div_ceil(COLUMNS);
+                        let panel = part.group * panels + first / COLUMNS;
+                        let start = panel * self.left.depth * COLUMNS + block.start * width;
+                        &packed[start..start + block.len() * width]
+                    }
+                    None => {
+                        let b = space.columns.take(block.len() * width);
+                        self.pack(&space.plan, part.group, block.clone(), width, b);
+                        b
+                    }
+                };
+                for (panel, sums) in part.panels.clone().zip(own.chunks_exact_mut(ROWS * width)) {
+                    let a = self.left.panel(part.group, panel, block.start, block.len());
+                    kernel::tile(width, a, b, sums, block.start > 0);
+                }
+            }
+        }
+    }
+}
+
+impl Part {
+    /// Number of its sums, with those of columns and rows that are there to fill vectors.
+    fn sums(&self) -> usize {
+        self.panels.len() * ROWS * self.columns.len().next_multiple_of(LANES)
+    }
+
+    /// Writes the sums where `target` says.
+    ///
+    /// # Safety
+    /// No other part that is written at the same time has a row and a column in common with it.
+    unsafe fn write(
+        &self,
+        windows: &Windows,
+        target: &Target,
+        finish: Finish,
+        sums: &[f32],
+        out: Shared,
+    ) {
+        let rows = self.panels.start * ROWS..(self.panels.end * ROWS).min(self.rows);
+        let grid = match target.step == [1, 1] && target.size == windows.grid {
+            true => [1, target.area()],
+            false => windows.grid,
+        };
+        let across = self.panels.len() * ROWS * COLUMNS;
+        for row in rows.clone() {
+            let channel = self.group * self.rows + row;
+            let scale = finish.scale.map_or(1.0, |scale| scale[channel]);
+            let shift = finish.shift.map_or(0.0, |shift| shift[channel]);
+            for first in self.columns.clone().step_by(COLUMNS) {
+                let columns = first..(first + COLUMNS).min(self.columns.end);
+                let width = columns.len().next_multiple_of(LANES);
+                let start = (first - self.columns.start) / COLUMNS * across;
+                let sums = &sums[start + (row - rows.start) * width..][..columns.len()];
+                for run in runs(grid, columns) {
+                    let sums = &sums[run.at..run.at + run.length];
+                    let place = [0, 1].map(|i| target.origin[i] + run.place[i] * target.step[i]);
+                    let map = run.image * self.channels + channel;
+                    let start = map * target.area() + place[0] * target.size[1] + place[1];
+                    let step = target.step[1];
+                    let length = (run.length - 1) * step + 1;
+                    // SAFETY: from the first to the last place that the run writes; what lies between
+                    // two of them no part writes. `place` and `map` are those of a window in the grid.
+                    let out = unsafe { out.unset_part(start, length) };
+                    if step > 1 {
+                        for (out, sum) in out.iter_mut().step_by(step).zip(sums) {
+                            out.write(*sum);
+                        }
+                        continue;
+                    }
+                    let residual = finish.residual.map(|r| &r[start..start + length]);
+                    write(sums, scale, shift, residual.unwrap_or_default(), finish.relu, out);
+                }
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// What [`Finish`] says, of one run; no residual if it is empty.
+    fn write<S>(
+        sums: &[f32], scale: f32, shift: f32, residual: &[f32], relu: bool, out: &mut [Unset],
+    ) {
+        // A floor of minus infinity changes nothing: one loop serves both. NaN stays NaN.
+        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+        let bounded = |value: f32| if value <= floor { floor } else { value };
+        if residual.is_empty() {
+            for (out, sum) in out.iter_mut().zip(sums) {
+                out.write(bounded(sum * scale + shift));
+            }
+        } else {
+            for ((out, sum), residual) in out.iter_mut().zip(sums).zip(residual) {
+                out.write(bounded(sum * scale + shift + residual));
+            }
+        }
+    }
+}

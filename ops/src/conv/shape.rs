@@ -1,0 +1,212 @@
+//! The sizes of a convolution, and its three products: forward, and the gradients of its two factors.
+
+use burn::tensor::ops::ConvOptions;
+
+use super::kernel::{self, ROWS};
+use super::product::{Finish, Left, Target, product};
+use super::weight_gradient::weight_gradient;
+use super::windows::Windows;
+use crate::batch_norm;
+use crate::buffer::{Unset, written};
+
+/// The sizes of a convolution; each pair is rows and columns.
+#[derive(Clone, Debug)]
+pub(super) struct ConvShape {
+    images: usize,
+    inputs: usize,
+    outputs: usize,
+    groups: usize,
+    /// Of a map that is read.
+    size: [usize; 2],
+    /// Of a map that is written.
+    grid: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    /// Before the first row and column.
+    padding: [usize; 2],
+    dilation: [usize; 2],
+}
+
+impl ConvShape {
+    /// None if the sizes do not fit together.
+    pub(super) fn new(
+        [images, inputs, height, width]: [usize; 4],
+        [outputs, channels, down, across]: [usize; 4],
+        options: &ConvOptions<2>,
+    ) -> Option<Self> {
+        let groups = options.groups;
+        let (size, kernel) = ([height, width], [down, across]);
+        let mut grid = [0; 2];
+        for i in 0..2 {
+            let reach = options.dilation[i] * (kernel[i].checked_sub(1)?) + 1;
+            let padded = size[i] + options.padding[i].0 + options.padding[i].1;
+            grid[i] = padded.checked_sub(reach)? / options.stride[i] + 1;
+        }
+        let fits = channels * groups == inputs && outputs.is_multiple_of(groups);
+        fits.then_some(Self {
+            images,
+            inputs,
+            outputs,
+            groups,
+            size,
+            grid,
+            kernel,
+            stride: options.stride,
+            padding: options.padding.map(|(before, _)| before),
+            dilation: options.dilation,
+        })
+    }
+
+    pub(super) fn input(&self) -> [usize; 4] {
+        [self.images, self.inputs, self.size[0], self.size[1]]
+    }
+
+    pub(super) fn weight(&self) -> [usize; 4] {
+        let channels = self.inputs / self.groups;
+        [self.outputs, channels, self.kernel[0], self.kernel[1]]
+    }
+
+    pub(super) fn output(&self) -> [usize; 4] {
+        [self.images, self.outputs, self.grid[0], self.grid[1]]
+    }
+
+    /// Channels that an output channel reads.
+    fn channels(&self) -> usize {
+        self.inputs / self.groups
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// What the outputs look at.
+    fn windows(&self) -> Windows {
+        let tap = |tap: usize| {
+            let place = [tap / self.kernel[1], tap % self.kernel[1]];
+            [0, 1].map(|i| (place[i] * self.dilation[i]) as isize - self.padding[i] as isize)
+        };
+        let windows = Windows {
+            source: self.size,
+            channels: self.inputs,
+            grid: self.grid,
+            step: self.stride,
+            taps: (0..self.taps()).map(tap).collect(),
+        };
+        windows.flattened()
+    }
+
+    /// The output, finished as `finish` says.
+    ///
+    /// # Shapes
+    /// `x [images, inputs, ..size]`, `weight [outputs, inputs / groups, ..kernel] ->
+    /// [images, outputs, ..grid]`.
+    pub(super) fn forward(&self, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
+        let (rows, depth) = (self.outputs / self.groups, self.channels() * self.taps());
+        let left = Left::pack([self.groups, rows, depth], |group, first, panel| {
+            let start = (group * rows + first) * depth;
+            let end = (group * rows + rows.min(first + ROWS)) * depth;
+            kernel::interleave(&weight[start..end], panel);
+        });
+        let target = Target::whole(self.grid);
+        // SAFETY: the grid has a window for each position.
+        unsafe {
+            written(self.output().iter().product(), |out| {
+                product(&left, &self.windows(), x, &target, finish, out);
+            })
+        }
+    }
+
+    /// The gradient of the input from that of the output, times `scale [outputs]` if there is one.
+    ///
+    /// With a stride, neighbours in the input are looked at by different taps: positions that the same
+    /// ones look at make up a product of their own.
+    pub(super) fn input_gradient(
+        &self,
+        weight: &[f32],
+        scale: Option<&[f32]>,
+        gradient: &[f32],
+    ) -> Vec<f32> {
+        // SAFETY: every position is a number of strides from one of the origins, and each product
+        // writes all that are from its own.
+        unsafe {
+            written(self.input().iter().product(), |out| {
+                for down in 0..self.stride[0].min(self.size[0]) {
+                    for across in 0..self.stride[1].min(self.size[1]) {
+                        self.input_gradient_from([down, across], weight, scale, gradient, out);
+                    }
+                }
+            })
+        }
+    }
+
+    /// The gradient at every `stride`-th position from `origin`.
+    fn input_gradient_from(
+        &self,
+        origin: [usize; 2],
+        weight: &[f32],
+        scale: Option<&[f32]>,
+        gradient: &[f32],
+        out: &mut [Unset],
+    ) {
+        // Output `y` looks at `stride y + dilation k - padding`: the taps `k` for which some `y` looks
+        // at the origin, and those `y`.
+        let outputs = |tap: usize| {
+            let tap = [tap / self.kernel[1], tap % self.kernel[1]];
+            let mut place = [0; 2];
+            for i in 0..2 {
+                let looked = (origin[i] + self.padding[i]) as isize;
+                let distance = looked - (tap[i] * self.dilation[i]) as isize;
+                let stride = self.stride[i] as isize;
+                if distance.rem_euclid(stride) != 0 {
+                    return None;
+                }
+                place[i] = distance.div_euclid(stride);
+            }
+            Some(place)
+        };
+        let taps: Vec<usize> = (0..self.taps()).filter(|&tap| outputs(tap).is_some()).collect();
+        let (rows, channels, all) = (self.channels(), self.outputs / self.groups, self.taps());
+        let depth = channels * taps.len();
+        let left = Left::pack([self.groups, rows, depth], |group, first, panel| {
+            let count = (rows - first).min(ROWS);
+            for (channel, panel) in panel.chunks_exact_mut(taps.len().max(1)).enumerate() {
+                let output = group * channels + channel;
+                let scale = scale.map_or(1.0, |scale| scale[output]);
+                let weight = &weight[(output * rows + first) * all..][..count * all];
+                for (&tap, panel) in taps.iter().zip(panel) {
+                    for (weight, value) in weight.iter().skip(tap).step_by(all).zip(panel) {
+                        *value = weight * scale;
+                    }
+                }
+            }
+        });
+        let grid = [0, 1].map(|i| (self.size[i] - origin[i]).div_ceil(self.stride[i]));
+        let windows = Windows {
+            source: self.grid,
+            channels: self.outputs,
+            grid,
+            step: [1, 1],
+            taps: taps.iter().filter_map(|&tap| outputs(tap)).collect(),
+        };
+        let target = Target {
+            size: self.size,
+            origin,
+            step: self.stride,
+        };
+        let windows = match self.stride {
+            [1, 1] => windows.flattened(),
+            _ => windows,
+        };
+        product(&left, &windows, gradient, &target, Finish::default(), out);
+    }
+
+    /// The gradient of the weight.
+    pub(super) fn weight_gradient(&self, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+        weight_gradient(&self.windows(), [self.groups, self.outputs], gradient, x, self.images)
+    }
+
+    /// The sum of each channel of a map that is written.
+    pub(super) fn channel_sums(&self, maps: &[f32]) -> Vec<f32> {
+        batch_norm::channel_sums(maps, self.outputs, self.grid[0] * self.grid[1])
+    }
+}

@@ -1,0 +1,213 @@
+//! Convolutions against Burn's operations, in `f32` and in `f64`.
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData, activation, module};
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{
+    Case, Tensors, View, compare, noise, results, same_on_any_threads, same_where_not_finite, views,
+};
+
+/// A convolution's sizes.
+#[derive(Clone, Debug)]
+struct Layer {
+    images: usize,
+    groups: usize,
+    /// Channels of a group that are read and written.
+    channels: [usize; 2],
+    size: [usize; 2],
+    kernel: [usize; 2],
+    options: ConvOptions<2>,
+}
+
+impl Layer {
+    fn new(
+        [images, groups]: [usize; 2],
+        channels: [usize; 2],
+        size: [usize; 2],
+        kernel: [usize; 2],
+        [stride, padding, dilation]: [[usize; 2]; 3],
+    ) -> Self {
+        let options = ConvOptions::new(stride, padding, dilation, groups);
+        Self { images, groups, channels, size, kernel, options }
+    }
+
+    /// Of the input, of the weight, and of the output if they fit together.
+    fn shapes(&self) -> ([[usize; 4]; 2], Option<[usize; 4]>) {
+        let (groups, [inputs, outputs]) = (self.groups, self.channels);
+        let x = [self.images, groups * inputs, self.size[0], self.size[1]];
+        let weight = [groups * outputs, inputs, self.kernel[0], self.kernel[1]];
+        let output = ConvShape::new(x, weight, &self.options).map(|shape| shape.output());
+        ([x, weight], output)
+    }
+
+    /// The input, the weight and a residual.
+    fn case(&self, view: View, seed: u32) -> Case {
+        let ([x, weight], output) = self.shapes();
+        let case = Case::new(seed).with(&x, view).with(&weight, view);
+        case.with(&output.unwrap(), view)
+    }
+
+    fn outputs(&self) -> usize {
+        self.groups * self.channels[1]
+    }
+
+    /// With a bias.
+    fn agrees(&self, view: View, seed: u32) {
+        let ([x, weight], _) = self.shapes();
+        let case = Case::new(seed).with(&x, view).with(&weight, view);
+        let case = case.with(&[self.outputs()], View::Plain);
+        compare(
+            &case,
+            |t| conv2d(t.get(0), t.get(1), Some(t.get(2)), self.options.clone()),
+            |t| module::conv2d(t.get(0), t.get(1), Some(t.get(2)), self.options.clone()),
+        );
+    }
+
+    /// With a norm, a residual and a ReLU.
+    fn fused(&self, t: &Tensors, relu: bool) -> Tensor<4> {
+        let (x, norm) = (t.get(0), norm(self.outputs(), &t.get(0)));
+        conv2d_norm(x, t.get(1), self.options.clone(), norm, Some(t.get(2)), relu)
+    }
+
+    /// The same of Burn's operations.
+    fn composed(&self, t: &Tensors, relu: bool) -> Tensor<4> {
+        let FixedNorm { gamma, beta, mean, variance, epsilon } = norm(self.outputs(), &t.get(0));
+        let y = module::conv2d(t.get(0), t.get(1), None, self.options.clone());
+        let y = module::batch_norm(y, gamma, beta, mean, variance, epsilon) + t.get::<4>(2);
+        if relu { activation::relu(y) } else { y }
+    }
+}
+
+/// A norm in the element type and on the device of `x`.
+fn norm(channels: usize, x: &Tensor<4>) -> FixedNorm {
+    let vector = |seed: u32, offset: f32| {
+        let values: Vec<f32> = noise(channels, seed).into_iter().map(|v| v + offset).collect();
+        let values = TensorData::new(values, [channels]);
+        Tensor::<1>::from_data(values, &Device::flex()).cast(x.dtype())
+    };
+    let [gamma, beta, mean] = [vector(91, 0.5), vector(92, 0.0), vector(93, 0.0)];
+    let variance = vector(94, 2.2);
+    let like_x = |v: Tensor<1>| if x.is_autodiff() { Tensor::from_inner(v) } else { v };
+    FixedNorm {
+        gamma: like_x(gamma),
+        beta: like_x(beta),
+        mean: like_x(mean),
+        variance: like_x(variance),
+        epsilon: 1e-5,
+    }
+}
+
+prop_compose! {
+    fn layers()(
+        images in 1usize..4,
+        groups in 1usize..4,
+        channels in [1usize..20, 1usize..20],
+        size in [1usize..13, 1usize..13],
+        kernel in [1usize..5, 1usize..5],
+        stride in [1usize..4, 1usize..4],
+        padding in [0usize..3, 0usize..3],
+        dilation in [1usize..3, 1usize..3],
+    ) -> Layer {
+        Layer::new([images, groups], channels, size, kernel, [stride, padding, dilation])
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_sizes_agree(layer in layers(), view in views(), seed in 1u32..1000) {
+        prop_assume!(layer.shapes().1.is_some());
+        layer.agrees(view, seed);
+    }
+
+    #[test]
+    fn any_sizes_agree_with_a_norm(
+        layer in layers(), view in views(), relu: bool, wanted in 1u32..8, seed in 1u32..1000,
+    ) {
+        prop_assume!(layer.shapes().1.is_some());
+        let case = layer.case(view, seed).wanting(wanted);
+        compare(&case, |t| layer.fused(t, relu), |t| layer.composed(t, relu));
+    }
+}
+
+const SAME: [[usize; 2]; 3] = [[1, 1], [1, 1], [1, 1]];
+const HALVED: [[usize; 2]; 3] = [[2, 2], [1, 1], [1, 1]];
+const POINTWISE: [[usize; 2]; 3] = [[1, 1], [0, 0], [1, 1]];
+const SKIPPING: [[usize; 2]; 3] = [[2, 2], [0, 0], [1, 1]];
+
+/// The kinds of layers of a residual network: sums in several blocks, several panels, tasks over
+/// columns and over rows.
+fn network() -> Vec<Layer> {
+    vec![
+        Layer::new([2, 1], [3, 64], [33, 33], [7, 7], [[2, 2], [3, 3], [1, 1]]),
+        Layer::new([2, 1], [64, 64], [14, 14], [3, 3], SAME),
+        Layer::new([3, 1], [40, 72], [15, 15], [3, 3], HALVED),
+        Layer::new([2, 1], [200, 96], [9, 9], [1, 1], POINTWISE),
+        Layer::new([2, 1], [64, 130], [9, 9], [1, 1], SKIPPING),
+        Layer::new([4, 1], [260, 200], [2, 2], [3, 3], SAME),
+        Layer::new([1, 1], [300, 20], [1, 1], [1, 1], POINTWISE),
+        Layer::new([2, 8], [4, 4], [14, 14], [3, 3], SAME),
+        Layer::new([2, 24], [1, 1], [11, 11], [3, 3], SAME),
+    ]
+}
+
+#[test]
+fn the_layers_of_a_network_agree() {
+    for (seed, layer) in network().into_iter().enumerate() {
+        let seed = seed as u32 + 1;
+        layer.agrees(View::Plain, seed);
+        let case = layer.case(View::Plain, seed);
+        compare(&case, |t| layer.fused(t, true), |t| layer.composed(t, true));
+    }
+}
+
+#[test]
+fn with_a_residual_alone_they_agree() {
+    for (seed, layer) in network().into_iter().enumerate() {
+        let case = layer.case(View::Plain, seed as u32 + 1);
+        compare(
+            &case,
+            |t| conv2d_residual(t.get(0), t.get(1), t.get(2), layer.options.clone()),
+            |t| module::conv2d(t.get(0), t.get(1), None, layer.options.clone()) + t.get(2),
+        );
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    for layer in network() {
+        let case = layer.case(View::Plain, 5);
+        same_on_any_threads(|| results(&case, |t| layer.fused(t, true)));
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_where_burn_leaves_it() {
+    for (stride, relu) in [(1, false), (2, false), (1, true), (2, true)] {
+        let options = [[stride; 2], [1, 1], [1, 1]];
+        let layer = Layer::new([2, 1], [3, 4], [6, 6], [3, 3], options);
+        let ([x, weight], output) = layer.shapes();
+        let mut values = noise(x.iter().product(), 1);
+        (values[7], values[60], values[100]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+        let case = Case::new(1).with_values(&x, values, View::Plain).with(&weight, View::Plain);
+        let case = case.with(&output.unwrap(), View::Plain);
+        same_where_not_finite(&case, |t| layer.fused(t, relu), |t| layer.composed(t, relu));
+    }
+}
+
+#[test]
+fn no_images_make_no_maps_and_gradients_of_zero() {
+    let device = Device::flex().autodiff();
+    let x = Tensor::<4>::zeros([0, 3, 8, 8], &device).require_grad();
+    let weight = Tensor::<4>::ones([4, 3, 3, 3], &device).require_grad();
+    let options = ConvOptions::new([2, 2], [1, 1], [1, 1], 1);
+    let y = conv2d(x.clone(), weight.clone(), None, options);
+    assert_eq!(y.dims(), [0, 4, 4, 4]);
+    let gradients = y.sum().backward();
+    assert_eq!(x.grad(&gradients).unwrap().dims(), [0, 3, 8, 8]);
+    let gradient = weight.grad(&gradients).unwrap().into_data();
+    assert!(gradient.iter::<f32>().all(|value| value == 0.0) && gradient.num_elements() == 108);
+}

@@ -1,0 +1,241 @@
+//! Windows over maps: the matrix whose product with a kernel's weights is a convolution. It is never
+//! made as a whole; [`Plan::pack`] makes the block that a product is about to read.
+
+use std::ops::Range;
+
+use crate::simd::multiversion;
+
+/// A matrix with a row for each channel and tap and a column for each window of each image.
+#[derive(Clone, Debug)]
+pub(super) struct Windows {
+    /// Rows and columns of a source map.
+    pub(super) source: [usize; 2],
+    /// Source maps of an image.
+    pub(super) channels: usize,
+    /// Windows down and across.
+    pub(super) grid: [usize; 2],
+    /// From a window to the next, down and across.
+    pub(super) step: [usize; 2],
+    /// Where a window looks, relative to its place; zeros surround the map.
+    pub(super) taps: Vec<[isize; 2]>,
+}
+
+impl Windows {
+    /// Each position on its own.
+    pub(super) fn positions(channels: usize, [rows, columns]: [usize; 2]) -> Self {
+        Self {
+            source: [1, rows * columns],
+            channels,
+            grid: [1, rows * columns],
+            step: [1, 1],
+            taps: vec![[0, 0]],
+        }
+    }
+
+    /// The same matrix, without rows of windows where every window is one position.
+    pub(super) fn flattened(self) -> Self {
+        let whole = self.source == self.grid && self.step == [1, 1];
+        match whole && self.taps == [[0, 0]] {
+            true => Self::positions(self.channels, self.source),
+            false => self,
+        }
+    }
+
+    fn area(&self) -> usize {
+        self.source[0] * self.source[1]
+    }
+
+    /// Windows of one image.
+    pub(super) fn count(&self) -> usize {
+        self.grid[0] * self.grid[1]
+    }
+}
+
+/// Neighbours in one row of a grid, counted over all images.
+pub(super) struct Run {
+    /// The place of the first among the columns asked for.
+    pub(super) at: usize,
+    pub(super) image: usize,
+    /// Where the first stands in the grid.
+    pub(super) place: [usize; 2],
+    pub(super) length: usize,
+}
+
+/// The runs that make up a range of columns.
+pub(super) fn runs(
+    [rows, across]: [usize; 2],
+    columns: Range<usize>,
+) -> impl Iterator<Item = Run> {
+    let mut next = columns.start;
+    std::iter::from_fn(move || {
+        if next >= columns.end {
+            return None;
+        }
+        let (line, x) = (next / across, next % across);
+        let run = Run {
+            at: next - columns.start,
+            image: line / rows,
+            place: [line % rows, x],
+            length: (across - x).min(columns.end - next),
+        };
+        next += run.length;
+        Some(run)
+    })
+}
+
+/// Values that stand side by side in a block and `step` apart in a source map.
+#[derive(Clone, Copy)]
+struct Copy {
+    at: usize,
+    /// In the first map.
+    from: usize,
+    length: usize,
+}
+
+/// What to copy for some columns of a matrix of windows, whatever the rows.
+#[derive(Default)]
+pub(super) struct Plan {
+    copies: Vec<Copy>,
+    /// Where the copies of each tap end.
+    ends: Vec<usize>,
+}
+
+impl Plan {
+    /// Plans for these columns.
+    pub(super) fn set(&mut self, windows: &Windows, columns: Range<usize>) {
+        self.copies.clear();
+        self.ends.clear();
+        let [rows, across] = windows.source;
+        let image = windows.channels * windows.area();
+        for [down, right] in &windows.taps {
+            for run in runs(windows.grid, columns.clone()) {
+                let y = (run.place[0] * windows.step[0]).checked_add_signed(*down);
+                let Some(y) = y.filter(|y| *y < rows) else {
+                    continue;
+                };
+                // Windows of the run that look into the map.
+                let (step, x) = (windows.step[1], run.place[1] * windows.step[1]);
+                let left = right.unsigned_abs().saturating_sub(x).div_ceil(step);
+                let skipped = if *right < 0 { left } else { 0 };
+                let Some(x) = (x + skipped * step).checked_add_signed(*right) else {
+                    continue;
+                };
+                let inside = across.saturating_sub(x).div_ceil(step);
+                let length = run.length.saturating_sub(skipped).min(inside);
+                if length > 0 {
+                    self.copies.push(Copy {
+                        at: run.at + skipped,
+                        from: run.image * image + y * across + x,
+                        length,
+                    });
+                }
+            }
+            self.ends.push(self.copies.len());
+        }
+    }
+
+    /// Writes rows `rows` of the planned columns, counted from the first tap of channel `first`, at
+    /// every `width[1]`-th value of `out`. Of each, `width[0]` values are written; those that have no
+    /// column or look past the map are zero.
+    pub(super) fn pack(
+        &self,
+        windows: &Windows,
+        source: &[f32],
+        first: usize,
+        rows: Range<usize>,
+        width: [usize; 2],
+        out: &mut [f32],
+    ) {
+        let area = windows.area();
+        let source = source.get(first * area..).unwrap_or_default();
+        copy_rows(self, windows.step[1], area, source, rows, width, out);
+    }
+}
+
+multiversion! {
+    /// [`Plan::pack`] from the maps that `source` starts with.
+    fn copy_rows<S>(
+        plan: &Plan, step: usize, area: usize, source: &[f32], rows: Range<usize>,
+        width: [usize; 2], out: &mut [f32],
+    ) {
+        let (taps, mut start) = (plan.ends.len(), 0);
+        for (tap, &end) in plan.ends.iter().enumerate() {
+            let copies = &plan.copies[start..end];
+            start = end;
+            // Tap by tap, so that what is copied from one channel is copied from the others in turn.
+            let channels = (rows.start + taps - 1 - tap) / taps..(rows.end + taps - 1 - tap) / taps;
+            let first = channels.start * taps + tap - rows.start;
+            let lines = Lines {
+                source: source.get(channels.start * area..).unwrap_or_default(),
+                area,
+                count: channels.len(),
+                stride: taps * width[1],
+            };
+            let out = out.get_mut(first * width[1]..).unwrap_or_default();
+            let covered: usize = copies.iter().map(|copy| copy.length).sum();
+            if covered < width[0] {
+                for out in out.chunks_mut(lines.stride).take(lines.count) {
+                    out[..width[0]].fill(0.0);
+                }
+            }
+            for copy in copies {
+                match (step, copy.length) {
+                    (1, 16..) => lines.copy::<16, 1>(*copy, out),
+                    (1, 8..) => lines.copy::<8, 1>(*copy, out),
+                    (1, 4..) => lines.copy::<4, 1>(*copy, out),
+                    (1, _) => lines.copy::<1, 1>(*copy, out),
+                    (2, 16..) => lines.copy::<16, 2>(*copy, out),
+                    (2, 8..) => lines.copy::<8, 2>(*copy, out),
+                    (2, 4..) => lines.copy::<4, 2>(*copy, out),
+                    (2, _) => lines.copy::<1, 2>(*copy, out),
+                    _ => lines.copy_apart(*copy, step, out),
+                }
+            }
+        }
+    }
+}
+
+/// Channels whose values are copied alike.
+struct Lines<'a> {
+    source: &'a [f32],
+    /// From a channel to the next in the source.
+    area: usize,
+    count: usize,
+    /// From a channel to the next in what is written.
+    stride: usize,
+}
+
+impl Lines<'_> {
+    /// `out[i] = source[STEP * i]` for each channel, `N` values at a time, at the end some of them
+    /// again: runs are as short as a map is wide, too short for a call each.
+    #[inline(always)]
+    fn copy<const N: usize, const STEP: usize>(&self, copy: Copy, out: &mut [f32]) {
+        for channel in 0..self.count {
+            let source = &self.source[channel * self.area + copy.from..];
+            let source = &source[..(copy.length - 1) * STEP + 1];
+            let out = &mut out[channel * self.stride + copy.at..][..copy.length];
+            let mut at = 0;
+            while at < copy.length {
+                at = at.min(copy.length - N);
+                let (from, to) = (&source[at * STEP..], &mut out[at..at + N]);
+                let from = &from[..(N - 1) * STEP + 1];
+                for i in 0..N {
+                    to[i] = from[i * STEP];
+                }
+                at += N;
+            }
+        }
+    }
+
+    /// The same for any step.
+    #[inline(always)]
+    fn copy_apart(&self, copy: Copy, step: usize, out: &mut [f32]) {
+        for channel in 0..self.count {
+            let source = &self.source[channel * self.area + copy.from..];
+            let out = &mut out[channel * self.stride + copy.at..][..copy.length];
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = source[i * step];
+            }
+        }
+    }
+}
