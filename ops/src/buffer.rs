@@ -60,6 +60,15 @@ impl Shared {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), count) }
     }
+
+    /// The `count` values from `offset` on, which need not be written yet.
+    ///
+    /// # Safety
+    /// As for [`part`](Self::part).
+    pub(crate) unsafe fn unset_part<'a>(self, offset: usize, count: usize) -> &'a mut [Unset] {
+        // SAFETY: the caller's promise; any bits are a value that is not written yet.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset).cast(), count) }
+    }
 }
 
 /// Work space of one thread that is used again.

@@ -1,7 +1,7 @@
 //! Tensors outside of a graph, and those that nobody else reads.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::{BackendTensor, DispatchTensorKind, TensorMetadata};
+use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Tensor};
 
 use crate::level::{self, Level};

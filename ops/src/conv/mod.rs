@@ -15,7 +15,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};
