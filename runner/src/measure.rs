@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
 use peft_core::random::Generator;
-use peft_core::{Activation, Model};
+use peft_core::{Activation, Model, params};
 
 use crate::data::{Batch, Pass};
 use crate::device::Chosen;
@@ -22,14 +22,14 @@ pub struct Repeats {
     pub steps: usize,
 }
 
-/// Bytes of training steps, as they were live.
+/// Bytes of training steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepMemory {
     /// Most at once, weights included; on CUDA the device's pool.
     pub peak: usize,
     /// What the forward pass leaves for the backward.
     pub kept: usize,
-    /// What the backward pass leaves for the optimiser.
+    /// One value for everything that trains.
     pub gradients: usize,
     /// What the optimiser keeps from step to step.
     pub optimizer: usize,
@@ -77,8 +77,13 @@ pub fn step_memory(
     device: &Chosen,
 ) -> Result<StepMemory, Failure> {
     let live = || memory::live(&device.device);
-    let mut found = StepMemory::default();
-    let mut made = 0;
+    let model = trainer.model();
+    let infos = params::infos(&model).into_iter();
+    let trained = infos.filter(|info| model.trains(&info.name));
+    let gradients: usize = trained.map(|info| info.bytes).sum();
+    // Steps replace what trains in place, unless someone else holds it.
+    drop(model);
+    let (mut kept, mut optimizer) = (0, 0);
     memory::reset_peak();
     for first in [true, false] {
         sync(device)?;
@@ -86,20 +91,22 @@ pub fn step_memory(
         let mut between = before;
         trainer.step(batch.clone(), &mut |phase| match phase {
             Phase::Prefix => (),
-            Phase::Forward => found.kept = live().saturating_sub(before),
-            Phase::Backward => {
-                between = live();
-                found.gradients = between.saturating_sub(before);
-            }
+            Phase::Forward => kept = live().saturating_sub(before),
+            Phase::Backward => between = live(),
             // The gradients went, the state came.
-            Phase::Optimizer if first => made = live() as isize - between as isize,
+            Phase::Optimizer if first => {
+                optimizer = (live() + gradients).saturating_sub(between);
+            }
             Phase::Optimizer => (),
         });
     }
     sync(device)?;
-    found.optimizer = found.gradients.saturating_add_signed(made);
-    found.peak = memory::peak(&device.device);
-    Ok(found)
+    Ok(StepMemory {
+        peak: memory::peak(&device.device),
+        kept,
+        gradients,
+        optimizer,
+    })
 }
 
 /// Seconds of the parts of training steps, one after the other: the queue is waited for after each.

@@ -64,9 +64,9 @@ struct Memory {
     adapter: usize,
     /// Live after the forward pass and not before it.
     kept_for_backward: usize,
-    /// Live after the backward pass and not before the step.
+    /// One value for everything that trains.
     gradients: usize,
-    /// Live after a step and not before the first.
+    /// What the first step of the optimiser left.
     optimizer: usize,
     /// Most that was live at once in two steps, all of the above included; on CUDA the pool.
     peak: usize,
