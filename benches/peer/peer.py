@@ -17,20 +17,25 @@ PAIRS = {"cpu": [("f32", "eager")], "cuda": [("f32", "eager"), ("bf16", "autocas
 MEBIBYTE = 1 << 20
 
 
-def measure(row, precision, mode, ours, theirs, heap, args):
+def measure(row, precision, mode, ours, theirs, shipped, heap, args):
     """One row: a dictionary of medians, bytes and ratios."""
     opened = theirs.ask("open", row=row.theirs(), mode=mode)
+    if shipped:
+        shipped.ask("open", row=row.theirs(), mode=mode)
+        shipped.ask("time", warmup=args.warmup, steps=1)
     # The first round warms both up and says how many steps make a round.
     first = theirs.ask("time", warmup=args.warmup, steps=1)["seconds"][0]
     steps = max(1, min(5, round(args.seconds / first)))
-    seconds = {"ours": [], "theirs": []}
+    seconds = {"ours": [], "theirs": [], "shipped": []}
     report = ours.open(row, precision, args.warmup, steps)
     if row.method and report["trainable"] != opened["trainable"]:
         raise SideError(f"trainable parameters differ: {report['trainable']} and {opened['trainable']}")
     key = "seconds" if row.method else "inference_seconds"
     for _ in range(args.rounds):
         seconds["ours"].append(statistics.median(ours.again()[key]))
-        seconds["theirs"].append(statistics.median(theirs.ask("time", warmup=0, steps=steps)["seconds"]))
+        for name, side in (("theirs", theirs), ("shipped", shipped)):
+            if side:
+                seconds[name].append(statistics.median(side.ask("time", warmup=0, steps=steps)["seconds"]))
     ours.close()
     if heap is not theirs:
         heap.ask("open", row=row.theirs(), mode=mode)
@@ -53,15 +58,16 @@ def measure(row, precision, mode, ours, theirs, heap, args):
         "limit": row.backbone.limit,
     }
     result["ratio"] = result["ours"]["median"] / result["theirs"]["median"]
+    if shipped:
+        median = statistics.median(seconds["shipped"])
+        result["shipped"] = {"seconds": seconds["shipped"], "median": median, "ratio": result["ours"]["median"] / median}
     result["memory_ratio"] = above / memory["above_bytes"] if memory["above_bytes"] > 0 else None
     return result
 
 
-HEADER = [
-    "| row | batch | theirs is | ours ms | theirs ms | time ratio | limit | above weights MiB, ours | theirs | ratio "
-    "| kept MiB, ours | theirs |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|",
-]
+COLUMNS = ["row", "batch", "PyTorch is", "ours ms", "PyTorch ms", "ratio", "limit", "above weights MiB, ours", "PyTorch", "ratio",
+           "kept MiB, ours", "PyTorch"]
+SHIPPED = ["as shipped ms", "ratio"]
 
 
 def line(result) -> str:
@@ -84,6 +90,8 @@ def line(result) -> str:
         mebibytes(ours["kept_bytes"]),
         mebibytes(theirs["kept_bytes"]),
     ]
+    if shipped := result.get("shipped"):
+        cells += [f"{1000 * shipped['median']:.1f}", f"{shipped['ratio']:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -95,6 +103,7 @@ def main():
     parser.add_argument("--preload", action="append", default=[], help="a library for PyTorch's process: vendor.so")
     parser.add_argument("--device", choices=PAIRS, default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shipped", action="store_true", help="also time PyTorch without the preloaded library, in turn")
     parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
     parser.add_argument("--batch", type=int, help="instead of the rows' own, which leave a large GPU idle")
     parser.add_argument("--rounds", type=int, default=5)
@@ -112,17 +121,19 @@ def main():
     start = time.time()
     ours = Ours(args.runner, args.device, args.threads)
     theirs = Theirs(args.python, args.device, args.threads, args.preload)
+    shipped = Theirs(args.python, args.device, args.threads) if args.shipped and args.preload else None
     heap = theirs if args.device == "cuda" else Theirs(args.python, "cpu", args.threads, [args.heap, *args.preload])
     about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds, "preload": args.preload}
     print(f"{about['processor']}, {about['cores']} cores, {args.threads} threads; PyTorch {about['torch']} on {about['device']}"
           f"{', MKL told to use all instructions' if args.preload else ''}; "
           f"medians of {args.rounds} rounds in turn\n")
-    print("\n".join(HEADER), flush=True)
+    columns = COLUMNS + (SHIPPED if shipped else [])
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     results, failed = [], False
     for row in rows:
         for precision, mode in PAIRS[args.device]:
             try:
-                results.append(measure(row, precision, mode, ours, theirs, heap, args))
+                results.append(measure(row, precision, mode, ours, theirs, shipped, heap, args))
                 print(line(results[-1]), flush=True)
             except SideError as e:
                 failed = True

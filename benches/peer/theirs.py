@@ -144,20 +144,20 @@ class Side:
         module = methods.prepare(module, statistics)
         layout = torch.channels_last if hasattr(module.model, "layer1") else torch.contiguous_format
         module = module.to(memory_format=layout)
-        sets = []
-        for count in (images, validation):
+
+        def in_memory(count):
             pixels = torch.rand(count, 3, row["size"], row["size"]) * 2 - 1
-            labels = torch.randint(methods.CLASSES, (count,))
-            sets.append(torch.utils.data.TensorDataset(pixels.contiguous(memory_format=layout), labels))
-        training = torch.utils.data.DataLoader(sets[0], row["batch"], shuffle=True)
-        held_out = torch.utils.data.DataLoader(sets[1], row["batch"])
+            return pixels.contiguous(memory_format=layout), torch.randint(methods.CLASSES, (count,))
+
+        training, held_out = in_memory(images), in_memory(validation)
         trained = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
         seconds, start = [], time.perf_counter()
         for _ in range(epochs):
             began = time.perf_counter()
-            for pixels, labels in training:
-                loss = F.cross_entropy(module(pixels.contiguous(memory_format=layout)), labels)
+            for places in torch.randperm(images).split(row["batch"]):
+                pixels, labels = (part[places] for part in training)
+                loss = F.cross_entropy(module(pixels), labels)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -165,8 +165,8 @@ class Side:
                     raise ValueError("the loss is not finite")
             seconds.append(time.perf_counter() - began)
             with torch.inference_mode():
-                for pixels, labels in held_out:
-                    module(pixels.contiguous(memory_format=layout))
+                for pixels in held_out[0].split(row["batch"]):
+                    module(pixels)
         return {"epochs": seconds, "to_fifth": time.perf_counter() - start}
 
     def memory(self, steps):
