@@ -1,7 +1,7 @@
 //! From a data set to batches on the device, prepared beside the computation.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -154,9 +154,23 @@ impl Images {
 /// those that are ready and the one that is used, at most `2 * LANES + 1` batches are in memory.
 const LANES: usize = 2;
 
+/// How long a worker that finds nothing to do waits.
+const NAP: Duration = Duration::from_micros(200);
+
+/// Does a piece of what other threads wait for, if this is a worker of rayon's pool.
+fn help() -> bool {
+    match rayon::yield_now() {
+        Some(Yield::Executed) => true,
+        Some(Yield::Idle) => {
+            std::thread::sleep(NAP);
+            true
+        }
+        None => false,
+    }
+}
+
 /// The next batch of a lane; none if it ended. A worker of rayon's pool prepares images while it waits.
 fn next<T>(lane: &Receiver<T>) -> Option<T> {
-    const NAP: Duration = Duration::from_micros(200);
     loop {
         match lane.try_recv() {
             Ok(batch) => return Some(batch),
@@ -414,11 +428,11 @@ impl<'a> Loader<'a> {
     ) -> Result<(), E> {
         let order = self.order(pass);
         std::thread::scope(|scope| {
-            let mut lanes = Vec::new();
+            let (mut lanes, mut threads) = (Vec::new(), Vec::new());
             for lane in 0..LANES {
                 let (sender, receiver) = sync_channel(1);
                 let (order, mut indices) = (&order, range.clone().skip(lane).step_by(LANES));
-                scope.spawn(move || {
+                threads.push(scope.spawn(move || {
                     let batch = |index: usize| {
                         let start = index * self.batch_size;
                         let end = (start + self.batch_size).min(order.len());
@@ -426,18 +440,26 @@ impl<'a> Loader<'a> {
                     };
                     // A closed channel: the consumer has stopped.
                     indices.try_for_each(|index| sender.send(batch(index)))
-                });
+                }));
                 lanes.push(receiver);
             }
-            for (index, lane) in range.zip(lanes.iter().cycle()) {
+            let mut ordered = range.zip(lanes.iter().cycle());
+            let consumed = ordered.try_for_each(|(index, lane)| {
                 // A lane that ended too early has panicked, and so does the scope.
-                let Some(batch) = next(lane) else { break };
-                let batch = batch?.map(|batch| self.on_device(batch, device));
-                if !consume(index, batch)? {
-                    break;
+                let Some(batch) = next(lane) else {
+                    return ControlFlow::Break(Ok(()));
+                };
+                let batch = batch.map(|batch| batch.map(|batch| self.on_device(batch, device)));
+                match batch.map_err(E::from).and_then(|batch| consume(index, batch)) {
+                    Ok(true) => ControlFlow::Continue(()),
+                    Ok(false) => ControlFlow::Break(Ok(())),
+                    Err(e) => ControlFlow::Break(Err(e)),
                 }
-            }
-            Ok(())
+            });
+            // Lanes whose batches nobody takes stop at the next one, which may need this worker.
+            drop(lanes);
+            while !threads.iter().all(|thread| thread.is_finished()) && help() {}
+            consumed.break_value().unwrap_or(Ok(()))
         })
     }
 
@@ -780,21 +802,28 @@ mod tests {
     #[test]
     fn a_consumer_may_stop_or_fail_at_any_batch() {
         let images = Images::new(Box::new(counted(10)), OnError::Fail);
+        let stops = |last, fails| {
+            let loader = Loader {
+                batch_size: 1,
+                ..loader(&images)
+            };
+            let mut seen = 0;
+            let read = loader.each(0..10, Pass::Plain, &Device::flex(), |index, _| {
+                seen += 1;
+                match (index == last, fails) {
+                    (true, true) => Err(config_error("enough")),
+                    (end, _) => Ok(!end),
+                }
+            });
+            assert_eq!((seen, read.is_err()), (last + 1, fails));
+        };
+        // The one worker of a pool, whom the batches that nobody takes need too.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let pool = pool.build().unwrap();
         for last in 0..10 {
             for fails in [true, false] {
-                let loader = Loader {
-                    batch_size: 1,
-                    ..loader(&images)
-                };
-                let mut seen = 0;
-                let read = loader.each(0..10, Pass::Plain, &Device::flex(), |index, _| {
-                    seen += 1;
-                    match (index == last, fails) {
-                        (true, true) => Err(config_error("enough")),
-                        (end, _) => Ok(!end),
-                    }
-                });
-                assert_eq!((seen, read.is_err()), (last + 1, fails));
+                stops(last, fails);
+                pool.scope(|_| stops(last, fails));
             }
         }
     }
