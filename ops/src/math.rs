@@ -139,8 +139,21 @@ pub(crate) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
 
 /// The transpose of rows of `columns` values.
 pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-    let column = |j| values.iter().skip(j).step_by(columns).copied();
-    (0..columns).flat_map(column).collect()
+    /// Rows and columns at once: what is read and written of them stays in the first cache.
+    const SIDE: usize = 32;
+    let rows = values.len() / columns.max(1);
+    let mut out = vec![0.0; values.len()];
+    for row in (0..rows).step_by(SIDE) {
+        for column in (0..columns).step_by(SIDE) {
+            let to = row..rows.min(row + SIDE);
+            for j in column..columns.min(column + SIDE) {
+                for i in to.clone() {
+                    out[j * rows + i] = values[i * columns + j];
+                }
+            }
+        }
+    }
+    out
 }
 
 /// `count` sums of `tasks` partial ones, which `f` adds to zeros.

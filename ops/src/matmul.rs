@@ -251,8 +251,10 @@ const TASKS: usize = 32;
 /// Most rows of a block: with `INNER` values each they stay in the second cache.
 const BLOCK: usize = 112;
 
-/// Most values of the inner dimension at once.
+/// Most values of the inner dimension at once: of rows that are read where they lie, and of packed
+/// ones, which share the first cache with a panel.
 const INNER: usize = 768;
+const PACKED: usize = 256;
 
 thread_local! {
     static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
@@ -293,7 +295,8 @@ impl Plan {
         let across = (tasks / tiles.div_ceil(block).max(1)).clamp(1, panels.max(1));
         let (mut pieces, mut inner) = (Vec::new(), 0);
         for (term, values) in product.terms.iter().enumerate() {
-            let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
+            let most = if values.a.column == 1 { INNER } else { PACKED };
+            let depth = values.inner.div_ceil(values.inner.div_ceil(most).max(1));
             for from in (0..values.inner).step_by(depth.max(1)) {
                 pieces.push(Piece {
                     term,
@@ -525,12 +528,6 @@ kernels!(baseline, Portable, 4 x 8, half 4);
 #[inline(always)]
 unsafe fn compute<S: Simd, const ROWS: usize, const COLUMNS: usize>(tile: Tile) {
     let mut sums = [[0.0; COLUMNS]; ROWS];
-    if let Some((start, stride)) = tile.start {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *sums = unsafe { *start.add(i * stride).cast() };
-        }
-    }
     let Tile { mut a, mut b, .. } = tile;
     for _ in 0..tile.depth {
         // SAFETY: the row of `b`, and the column of `a` below, are among the `depth` of them.
@@ -544,18 +541,24 @@ unsafe fn compute<S: Simd, const ROWS: usize, const COLUMNS: usize>(tile: Tile) 
         }
         (a, b) = (a.wrapping_add(tile.strides[1]), b.wrapping_add(COLUMNS));
     }
-    if let Some(bias) = tile.bias {
+    // One loop over rows of whole arrays: in other forms LLVM keeps the sums in memory.
+    for (i, sums) in sums.iter_mut().enumerate() {
         // SAFETY: the caller's promise.
-        let bias: [f32; COLUMNS] = unsafe { *bias.cast() };
-        for sums in &mut sums {
-            sums.iter_mut()
-                .zip(bias)
-                .for_each(|(sum, bias)| *sum += bias);
+        unsafe {
+            if let Some(bias) = tile.bias {
+                let bias: [f32; COLUMNS] = *bias.cast();
+                sums.iter_mut()
+                    .zip(bias)
+                    .for_each(|(sum, bias)| *sum += bias);
+            }
+            if let Some((start, stride)) = tile.start {
+                let start: [f32; COLUMNS] = *start.add(i * stride).cast();
+                sums.iter_mut()
+                    .zip(start)
+                    .for_each(|(sum, start)| *sum += start);
+            }
+            *tile.out.add(i * tile.stride).cast() = *sums;
         }
-    }
-    for (i, sums) in sums.into_iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { *tile.out.add(i * tile.stride).cast() = sums };
     }
 }
 
