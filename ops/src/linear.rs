@@ -243,8 +243,13 @@ impl<const N: usize> CpuOp<N> for Linear {
             tensor(product.run(), with_last(shape.clone(), k))
         });
         let of_weight = x.filter(|_| wants.weight).map(|x| {
-            let product = Product::new([n, m, k], rows.transposed(), Matrix::new(x, k));
-            tensor(product.run(), [n, k])
+            let x = Matrix::new(x, k);
+            // What is packed into panels is the narrower of the two.
+            let product = match k <= n {
+                true => Product::new([n, m, k], rows.transposed(), x).run(),
+                false => transposed(&Product::new([k, m, n], x.transposed(), rows).run(), n),
+            };
+            tensor(product, [n, k])
         });
         let factors = wants.factors.map(|[of_a, of_b]| {
             let of_a = x

@@ -251,8 +251,10 @@ const TASKS: usize = 32;
 /// Most rows of a block: with `INNER` values each they stay in the second cache.
 const BLOCK: usize = 112;
 
-/// Most values of the inner dimension at once.
+/// Most values of the inner dimension at once: of rows that are read where they lie, and of packed
+/// ones, which share the first cache with a panel.
 const INNER: usize = 768;
+const PACKED: usize = 256;
 
 thread_local! {
     static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
@@ -293,7 +295,8 @@ impl Plan {
         let across = (tasks / tiles.div_ceil(block).max(1)).clamp(1, panels.max(1));
         let (mut pieces, mut inner) = (Vec::new(), 0);
         for (term, values) in product.terms.iter().enumerate() {
-            let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
+            let most = if values.a.column == 1 { INNER } else { PACKED };
+            let depth = values.inner.div_ceil(values.inner.div_ceil(most).max(1));
             for from in (0..values.inner).step_by(depth.max(1)) {
                 pieces.push(Piece {
                     term,
@@ -470,42 +473,60 @@ impl Kernels {
     }
 }
 
-/// The kernels compiled for a level.
+/// The kernels compiled for a level, with tiles of so many rows by two registers.
 macro_rules! kernels {
-    ($level:ident, $simd:ty, $rows:literal x $columns:literal, half $half:literal $(, $features:literal)?) => {
+    ($level:ident, $register:ty, $rows:literal x 2 $(, $features:literal)?) => {
         mod $level {
             use super::*;
 
+            const LANES: usize = <$register as Register>::LANES;
+
             pub(super) static KERNELS: Kernels = Kernels {
                 rows: $rows,
-                columns: $columns,
+                columns: 2 * LANES,
                 wide,
                 narrow,
                 pack_columns,
                 pack_rows,
             };
+
             $(#[target_feature(enable = $features)])?
             unsafe fn wide(tile: Tile) {
                 // SAFETY: the caller's promise.
-                unsafe { compute::<$simd, $rows, $columns>(tile) }
+                unsafe { compute::<$register, $rows, 2>(tile) }
             }
+
             $(#[target_feature(enable = $features)])?
             unsafe fn narrow(tile: Tile) {
                 // SAFETY: the caller's promise.
-                unsafe { compute::<$simd, $rows, $half>(tile) }
+                unsafe { compute::<$register, $rows, 1>(tile) }
             }
+
             $(#[target_feature(enable = $features)])?
-            unsafe fn pack_columns(from: *const f32, strides: [usize; 2], depth: usize, count: usize, to: *mut f32) {
+            unsafe fn pack_columns(
+                from: *const f32,
+                strides: [usize; 2],
+                depth: usize,
+                count: usize,
+                to: *mut f32,
+            ) {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    match count <= $half {
-                        true => pack::<$half>(from, strides, depth, count, to),
-                        false => pack::<$columns>(from, strides, depth, count, to),
+                    match count <= LANES {
+                        true => pack::<LANES>(from, strides, depth, count, to),
+                        false => pack::<{ 2 * LANES }>(from, strides, depth, count, to),
                     }
                 }
             }
+
             $(#[target_feature(enable = $features)])?
-            unsafe fn pack_rows(from: *const f32, strides: [usize; 2], depth: usize, count: usize, to: *mut f32) {
+            unsafe fn pack_rows(
+                from: *const f32,
+                strides: [usize; 2],
+                depth: usize,
+                count: usize,
+                to: *mut f32,
+            ) {
                 // SAFETY: the caller's promise.
                 unsafe { pack::<$rows>(from, strides, depth, count, to) }
             }
@@ -513,49 +534,137 @@ macro_rules! kernels {
     };
 }
 
-// The tile and a row of `b` fill the registers: 28 + 2 of 32, 12 + 2 of 16, 8 + 2 of 16.
+// A tile and a row of `b` fill the registers: 28 + 2 of 32, 12 + 2 of 16, 8 + 2 of 16.
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, crate::simd::Fused, 14 x 32, half 16, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+kernels!(avx512, std::arch::x86_64::__m512, 14 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, crate::simd::Fused, 6 x 16, half 8, "avx2,fma");
-kernels!(baseline, Portable, 4 x 8, half 4);
+kernels!(avx2, std::arch::x86_64::__m256, 6 x 2, "avx2,fma");
+kernels!(baseline, [f32; 4], 4 x 2);
 
-/// # Safety
-/// As for [`Kernels::tile`], with a whole tile of `out`.
-#[inline(always)]
-unsafe fn compute<S: Simd, const ROWS: usize, const COLUMNS: usize>(tile: Tile) {
-    let mut sums = [[0.0; COLUMNS]; ROWS];
-    if let Some((start, stride)) = tile.start {
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            *sums = unsafe { *start.add(i * stride).cast() };
-        }
-    }
-    let Tile { mut a, mut b, .. } = tile;
-    for _ in 0..tile.depth {
-        // SAFETY: the row of `b`, and the column of `a` below, are among the `depth` of them.
-        let row: [f32; COLUMNS] = unsafe { *b.cast() };
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: as above.
-            let value = unsafe { *a.add(i * tile.strides[0]) };
-            for (sum, other) in sums.iter_mut().zip(row) {
-                *sum = S::fma(value, other, *sum);
+/// A register of neighbouring values. Arrays of plain values are not reliably kept in registers.
+trait Register: Copy {
+    /// How many.
+    const LANES: usize;
+    /// # Safety
+    /// As with all of these, the level of the register is current; there are as many values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn store(self, to: *mut f32);
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn splat(value: f32) -> Self;
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn plus(self, other: Self) -> Self;
+    /// `self + a b`.
+    ///
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! register {
+    ($register:ident x $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $fma:ident) => {
+        impl Register for std::arch::x86_64::$register {
+            const LANES: usize = $lanes;
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: the caller's promise, here and below.
+                unsafe { std::arch::x86_64::$load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$store(to, self) }
+            }
+            #[inline(always)]
+            unsafe fn splat(value: f32) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$splat(value) }
+            }
+            #[inline(always)]
+            unsafe fn plus(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$add(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$fma(a, b, self) }
             }
         }
-        (a, b) = (a.wrapping_add(tile.strides[1]), b.wrapping_add(COLUMNS));
-    }
-    if let Some(bias) = tile.bias {
+    };
+}
+#[cfg(target_arch = "x86_64")]
+register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_fmadd_ps);
+#[cfg(target_arch = "x86_64")]
+register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_fmadd_ps);
+
+/// What every architecture has a register for.
+impl Register for [f32; 4] {
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
         // SAFETY: the caller's promise.
-        let bias: [f32; COLUMNS] = unsafe { *bias.cast() };
-        for sums in &mut sums {
-            sums.iter_mut()
-                .zip(bias)
-                .for_each(|(sum, bias)| *sum += bias);
+        unsafe { *from.cast() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { *to.cast() = self }
+    }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        [value; 4]
+    }
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i] + other[i])
+    }
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        std::array::from_fn(|i| Portable::fma(a[i], b[i], self[i]))
+    }
+}
+
+/// A tile of `ROWS` by `ACROSS` registers.
+///
+/// # Safety
+/// As for [`Kernels::tile`], with a whole tile of `start`, `bias` and `out`.
+#[inline(always)]
+unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Tile) {
+    // SAFETY: the caller's promise: rows of `b` and columns of `a` are among the `depth` of them.
+    unsafe {
+        let mut sums = [[R::splat(0.0); ACROSS]; ROWS];
+        let Tile { mut a, mut b, .. } = tile;
+        for _ in 0..tile.depth {
+            let mut row = [R::splat(0.0); ACROSS];
+            for j in 0..ACROSS {
+                row[j] = R::load(b.add(j * R::LANES));
+            }
+            for i in 0..ROWS {
+                let value = R::splat(*a.add(i * tile.strides[0]));
+                for j in 0..ACROSS {
+                    sums[i][j] = sums[i][j].plus_product(value, row[j]);
+                }
+            }
+            (a, b) = (a.wrapping_add(tile.strides[1]), b.add(ACROSS * R::LANES));
         }
-    }
-    for (i, sums) in sums.into_iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { *tile.out.add(i * tile.stride).cast() = sums };
+        for i in 0..ROWS {
+            for j in 0..ACROSS {
+                let at = j * R::LANES;
+                let mut sum = sums[i][j];
+                if let Some(bias) = tile.bias {
+                    sum = sum.plus(R::load(bias.add(at)));
+                }
+                if let Some((start, stride)) = tile.start {
+                    sum = sum.plus(R::load(start.add(i * stride + at)));
+                }
+                sum.store(tile.out.add(i * tile.stride + at));
+            }
+        }
     }
 }
 
