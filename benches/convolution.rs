@@ -27,7 +27,13 @@ const fn layer(
     kernel: usize,
     stride: usize,
 ) -> Layer {
-    Layer { name, channels, size, kernel, stride }
+    Layer {
+        name,
+        channels,
+        size,
+        kernel,
+        stride,
+    }
 }
 
 const LAYERS: [Layer; 9] = [
@@ -118,7 +124,13 @@ const OPERATIONS: [(&str, [Operation; 2]); 4] = [
 ];
 
 fn fixed(x: Tensor<4>, norm: FixedNorm) -> Tensor<4> {
-    let FixedNorm { gamma, beta, mean, variance, epsilon } = norm;
+    let FixedNorm {
+        gamma,
+        beta,
+        mean,
+        variance,
+        epsilon,
+    } = norm;
     module::batch_norm(x, gamma, beta, mean, variance, epsilon)
 }
 
@@ -164,12 +176,7 @@ fn main() {
 }
 
 /// The pooling behind the stem.
-fn max_pool(
-    criterion: &mut Criterion,
-    pass: &str,
-    device: &Device,
-    run: fn(Inputs, Operation),
-) {
+fn max_pool(criterion: &mut Criterion, pass: &str, device: &Device, run: fn(Inputs, Operation)) {
     let stem = layer("stem", [1, 64], 112, 1, 1);
     let sides: [Operation; 2] = [
         |i| max_pool2d(i.residual, window()),

@@ -481,8 +481,16 @@ mod tests {
 
     #[test]
     fn what_is_empty_or_not_finite_stays_so() {
-        assert_eq!(results(&case([0, 5, 2, 3], View::Plain, 1), op(2))[0].1, []);
-        assert_eq!(results(&case([2, 0, 2, 3], View::Plain, 1), op(2))[0].1, []);
+        assert!(
+            results(&case([0, 5, 2, 3], View::Plain, 1), op(2))[0]
+                .1
+                .is_empty()
+        );
+        assert!(
+            results(&case([2, 0, 2, 3], View::Plain, 1), op(2))[0]
+                .1
+                .is_empty()
+        );
         for value in [f32::NAN, f32::INFINITY] {
             let mut values = noise(2 * 6 * 12, 1);
             values[30] = value;

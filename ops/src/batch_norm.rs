@@ -42,15 +42,23 @@ impl FixedNorm {
         });
         let scale: Vec<f64> = scale.collect();
         let offsets = values(&beta).iter().zip(values(&mean)).zip(&scale);
-        let shift = offsets.map(|((&beta, &mean), scale)| {
-            (f64::from(beta) - f64::from(mean) * scale) as f32
-        });
-        Some((scale.iter().map(|&scale| scale as f32).collect(), shift.collect()))
+        let shift = offsets
+            .map(|((&beta, &mean), scale)| (f64::from(beta) - f64::from(mean) * scale) as f32);
+        Some((
+            scale.iter().map(|&scale| scale as f32).collect(),
+            shift.collect(),
+        ))
     }
 
     /// Of Burn's operation.
     fn composed(self, x: Tensor<4>) -> Tensor<4> {
-        let Self { gamma, beta, mean, variance, epsilon } = self;
+        let Self {
+            gamma,
+            beta,
+            mean,
+            variance,
+            epsilon,
+        } = self;
         module::batch_norm(x, gamma, beta, mean, variance, epsilon)
     }
 }
@@ -71,7 +79,11 @@ pub fn batch_norm(
     else {
         return finished(norm.composed(x), residual, relu);
     };
-    let op = Norm { statistics, batch: false, relu };
+    let op = Norm {
+        statistics,
+        batch: false,
+        relu,
+    };
     match op.run(x, norm.gamma.clone(), norm.beta.clone(), residual) {
         Ok(y) => y,
         Err((x, residual)) => finished(norm.composed(x), residual, relu),
@@ -102,7 +114,11 @@ pub fn batch_norm_train(
         return composed(x, gamma, beta, residual);
     };
     let device = x.device();
-    let op = Norm { statistics: statistics.clone(), batch: true, relu };
+    let op = Norm {
+        statistics: statistics.clone(),
+        batch: true,
+        relu,
+    };
     match op.run(x, gamma.clone(), beta.clone(), residual) {
         Ok(output) => BatchNormTrainOutput {
             output,
@@ -172,8 +188,15 @@ impl Statistics {
         residual: &Option<Tensor<4>>,
     ) -> bool {
         let channels = [x.dims()[1]];
-        let lengths = [[self.mean.len()], [self.variance.len()], gamma.dims(), beta.dims()];
-        let residual = residual.as_ref().is_none_or(|residual| residual.dims() == x.dims());
+        let lengths = [
+            [self.mean.len()],
+            [self.variance.len()],
+            gamma.dims(),
+            beta.dims(),
+        ];
+        let residual = residual
+            .as_ref()
+            .is_none_or(|residual| residual.dims() == x.dims());
         residual && lengths.iter().all(|length| *length == channels)
     }
 }
@@ -244,7 +267,10 @@ impl Channel {
 }
 
 impl Norm {
-    #[allow(clippy::result_large_err, reason = "the tensors are handed back, not an error")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "the tensors are handed back, not an error"
+    )]
     fn run(
         self,
         x: Tensor<4>,
@@ -252,7 +278,11 @@ impl Norm {
         beta: Tensor<1>,
         residual: Option<Tensor<4>>,
     ) -> Result<Tensor<4>, Refused> {
-        let inputs = [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()];
+        let inputs = [
+            x.into_dispatch(),
+            gamma.into_dispatch(),
+            beta.into_dispatch(),
+        ];
         let done = match residual {
             None => apply(self, inputs).map_err(|[x, ..]| (x, None)),
             Some(residual) => {
@@ -301,7 +331,15 @@ impl Norm {
         let x = (of_gamma || self.batch).then_some(x);
         let known = x.is_some() && residual.is_none();
         let output = (self.relu && !known).then(|| y.clone());
-        (y, Some(Saved { gamma, beta, x, y: output }))
+        (
+            y,
+            Some(Saved {
+                gamma,
+                beta,
+                x,
+                y: output,
+            }),
+        )
     }
 
     /// The gradients of the input, of gamma and beta, and of the sum before the ReLU if it is that of a
@@ -406,7 +444,9 @@ pub(crate) fn channel_sums(x: &[f32], channels: usize, area: usize) -> Vec<f32> 
         area,
     };
     let of_channel = |channel: usize| {
-        let sums = maps.starts(channel).map(|start| f64::from(sum(&x[start..start + area])));
+        let sums = maps
+            .starts(channel)
+            .map(|start| f64::from(sum(&x[start..start + area])));
         sums.sum::<f64>() as f32
     };
     (0..channels).into_par_iter().map(of_channel).collect()
@@ -536,8 +576,14 @@ mod tests {
         /// The input, gamma, beta and the residual.
         fn case(self, shape: [usize; 4], view: View, seed: u32) -> Case {
             let case = Case::new(seed).with(&shape, view);
-            let case = case.with(&shape[1..2], View::Plain).with(&shape[1..2], View::Plain);
-            if self.residual { case.with(&shape, view) } else { case }
+            let case = case
+                .with(&shape[1..2], View::Plain)
+                .with(&shape[1..2], View::Plain);
+            if self.residual {
+                case.with(&shape, view)
+            } else {
+                case
+            }
         }
 
         fn fast(self, t: &Tensors) -> Tensor<4> {
@@ -564,10 +610,17 @@ mod tests {
         let x = t.get::<4>(0);
         let channels = x.dims()[1];
         let vector = |seed: u32, offset: f32| {
-            let values: Vec<f32> = noise(channels, seed).into_iter().map(|v| v + offset).collect();
+            let values: Vec<f32> = noise(channels, seed)
+                .into_iter()
+                .map(|v| v + offset)
+                .collect();
             let data = TensorData::new(values, [channels]);
             let values = Tensor::<1>::from_data(data, &Device::flex()).cast(x.dtype());
-            if x.is_autodiff() { Tensor::from_inner(values) } else { values }
+            if x.is_autodiff() {
+                Tensor::from_inner(values)
+            } else {
+                values
+            }
         };
         FixedNorm {
             gamma: t.get(1),
@@ -596,7 +649,10 @@ mod tests {
     #[test]
     fn the_statistics_are_those_of_the_batch() {
         let device = Device::flex();
-        let values: Vec<f32> = noise(360, 5).into_iter().map(|value| value + 30.0).collect();
+        let values: Vec<f32> = noise(360, 5)
+            .into_iter()
+            .map(|value| value + 30.0)
+            .collect();
         let x = Tensor::<4>::from_data(TensorData::new(values, [3, 4, 5, 6]), &device);
         let affine = || [Tensor::<1>::ones([4], &device), Tensor::zeros([4], &device)];
         let ours = batch_norm_train(x.clone(), affine(), 1e-5, None, false);
@@ -614,7 +670,11 @@ mod tests {
     #[test]
     fn the_number_of_threads_changes_nothing() {
         for batch in [true, false] {
-            let kind = Kind { batch, residual: true, relu: true };
+            let kind = Kind {
+                batch,
+                residual: true,
+                relu: true,
+            };
             let case = kind.case([3, 9, 13, 11], View::Plain, 7);
             same_on_any_threads(|| results(&case, |t| kind.fast(t)));
         }
@@ -623,7 +683,11 @@ mod tests {
     #[test]
     fn what_is_no_number_stays_where_burn_leaves_it() {
         for (batch, relu) in [(false, false), (false, true), (true, true)] {
-            let kind = Kind { batch, residual: false, relu };
+            let kind = Kind {
+                batch,
+                residual: false,
+                relu,
+            };
             let shape = [2, 3, 4, 5];
             let mut values = noise(120, 3);
             (values[2], values[30], values[50]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);

@@ -219,7 +219,11 @@ mod tests {
 
     #[test]
     fn a_row_that_is_empty_or_not_finite_stays_so() {
-        assert_eq!(results(&case([2, 0, 5], View::Plain, 1), op)[0].1, []);
+        assert!(
+            results(&case([2, 0, 5], View::Plain, 1), op)[0]
+                .1
+                .is_empty()
+        );
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = crate::testing::noise(3 * 40, 1);
             values[45] = value;

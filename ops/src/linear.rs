@@ -406,7 +406,7 @@ mod tests {
     fn what_is_empty_or_not_finite_stays_so() {
         for (op, _, inputs) in OPS {
             let case = case([2, 0, 5, 3, 2], View::Plain, 1).wanting(inputs);
-            assert_eq!(results(&case, op)[0].1, []);
+            assert!(results(&case, op)[0].1.is_empty());
         }
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = crate::testing::noise(3 * 40, 1);

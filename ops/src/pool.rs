@@ -68,7 +68,9 @@ impl MaxPool {
     fn inside(&self, axis: usize, tap: usize) -> (std::ops::Range<usize>, usize) {
         let (stride, padding) = (self.stride[axis], self.padding[axis]);
         let first = padding.saturating_sub(tap).div_ceil(stride);
-        let end = (self.size[axis] + padding).saturating_sub(tap).div_ceil(stride);
+        let end = (self.size[axis] + padding)
+            .saturating_sub(tap)
+            .div_ceil(stride);
         let place = (first * stride + tap).saturating_sub(padding);
         (first..end.min(self.grid[axis]).max(first), place)
     }
@@ -99,7 +101,11 @@ impl MaxPool {
             }
         }
         y.fill(f32::NEG_INFINITY);
-        for (index, (y, taps)) in y.chunks_mut(across).zip(taps.chunks_mut(across)).enumerate() {
+        for (index, (y, taps)) in y
+            .chunks_mut(across)
+            .zip(taps.chunks_mut(across))
+            .enumerate()
+        {
             let mut first = true;
             for tap in 0..self.kernel[0] {
                 let row = (index * self.stride[0] + tap).checked_sub(self.padding[0]);
@@ -118,11 +124,7 @@ impl MaxPool {
 impl CpuOp<1> for MaxPool {
     type Saved = Arc<Vec<u8>>;
 
-    fn forward(
-        &self,
-        [x]: [FlexTensor; 1],
-        _: [bool; 1],
-    ) -> (FlexTensor, Option<Arc<Vec<u8>>>) {
+    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Option<Arc<Vec<u8>>>) {
         let shape = x.shape();
         let count = self.grid[0] * self.grid[1];
         let maps = shape[0] * shape[1];
@@ -148,17 +150,27 @@ impl CpuOp<1> for MaxPool {
         let count = self.grid[0] * self.grid[1];
         let mut dx = vec![0.0; shape[0] * shape[1] * self.area()];
         dx.par_chunks_mut(self.area().max(1))
-            .zip(values(&gradient).par_chunks(count).zip(taps.par_chunks(count)))
+            .zip(
+                values(&gradient)
+                    .par_chunks(count)
+                    .zip(taps.par_chunks(count)),
+            )
             .for_each(|(dx, (gradient, taps))| {
                 for (window, (gradient, tap)) in gradient.iter().zip(taps).enumerate() {
                     let window = [window / self.grid[1], window % self.grid[1]];
-                    let tap = [usize::from(*tap) / self.kernel[1], usize::from(*tap) % self.kernel[1]];
-                    let [y, x] = [0, 1]
-                        .map(|i| window[i] * self.stride[i] + tap[i] - self.padding[i]);
+                    let tap = [
+                        usize::from(*tap) / self.kernel[1],
+                        usize::from(*tap) % self.kernel[1],
+                    ];
+                    let [y, x] =
+                        [0, 1].map(|i| window[i] * self.stride[i] + tap[i] - self.padding[i]);
                     dx[y * self.size[1] + x] += gradient;
                 }
             });
-        [Some(tensor(dx, [shape[0], shape[1], self.size[0], self.size[1]]))]
+        [Some(tensor(
+            dx,
+            [shape[0], shape[1], self.size[0], self.size[1]],
+        ))]
     }
 }
 
@@ -253,6 +265,9 @@ mod tests {
         let y = read(y);
         assert!(y[0].is_nan() && y[1..] == [1.0; 3]);
         let gradient = read(x.grad(&gradients).unwrap());
-        assert_eq!((gradient[0], gradient[5], gradient[2], gradient[10]), (0.0, 1.0, 1.0, 1.0));
+        assert_eq!(
+            (gradient[0], gradient[5], gradient[2], gradient[10]),
+            (0.0, 1.0, 1.0, 1.0)
+        );
     }
 }

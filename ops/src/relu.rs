@@ -151,7 +151,8 @@ mod tests {
         let y = f(x.clone(), other.clone());
         let weights = Tensor::from_data([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &device);
         // Not a sum of what is not finite.
-        let gradients = (y.clone().mask_fill(y.clone().is_finite().bool_not(), 0.0) * weights).sum();
+        let gradients =
+            (y.clone().mask_fill(y.clone().is_finite().bool_not(), 0.0) * weights).sum();
         let gradients = gradients.backward();
         let read = |t: Tensor<1>| t.into_data().iter::<f32>().collect();
         let of = |t: &Tensor<1>| t.grad(&gradients).map_or(Vec::new(), read);

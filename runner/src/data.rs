@@ -450,7 +450,10 @@ impl<'a> Loader<'a> {
                     return ControlFlow::Break(Ok(()));
                 };
                 let batch = batch.map(|batch| batch.map(|batch| self.on_device(batch, device)));
-                match batch.map_err(E::from).and_then(|batch| consume(index, batch)) {
+                match batch
+                    .map_err(E::from)
+                    .and_then(|batch| consume(index, batch))
+                {
                     Ok(true) => ControlFlow::Continue(()),
                     Ok(false) => ControlFlow::Break(Ok(())),
                     Err(e) => ControlFlow::Break(Err(e)),

@@ -71,9 +71,12 @@ pub(crate) fn forward(layers: &[Layer], x: Tensor<4>, hooks: &Hooks) -> Tensor<4
     loop {
         (x, layers) = match layers {
             [] => return x,
-            [Layer::Conv(conv), Layer::Norm(norm), Layer::Relu(_), rest @ ..] => {
-                (conv.normed(norm, x, hooks, Then::relu()), rest)
-            }
+            [
+                Layer::Conv(conv),
+                Layer::Norm(norm),
+                Layer::Relu(_),
+                rest @ ..,
+            ] => (conv.normed(norm, x, hooks, Then::relu()), rest),
             [Layer::Conv(conv), Layer::Norm(norm), rest @ ..] => {
                 (conv.normed(norm, x, hooks, Then::default()), rest)
             }

@@ -162,6 +162,11 @@ impl Dense {
         let (weight, bias) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
         let [outputs, inputs] = weight.dims();
         let kernel = weight.reshape([outputs, inputs, 1, 1]);
-        conv2d(x, kernel, Some(bias), ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
+        conv2d(
+            x,
+            kernel,
+            Some(bias),
+            ConvOptions::new([1, 1], [0, 0], [1, 1], 1),
+        )
     }
 }

@@ -150,7 +150,15 @@ impl Conv2d {
                 padding: [0, 0],
                 ..
             } if groups == 1 && kernel == stride && kernel != [1, 1] => patches(x, weight, bias),
-            _ => conv2d(x, weight, bias, ConvOptions { groups, ..self.options() }),
+            _ => conv2d(
+                x,
+                weight,
+                bias,
+                ConvOptions {
+                    groups,
+                    ..self.options()
+                },
+            ),
         }
     }
 }

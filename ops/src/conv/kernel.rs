@@ -47,7 +47,11 @@ pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32]
 ///
 /// # Shapes
 /// `a [4, stride]`, `b [6, stride]`, of which the first `length`, a multiple of [`LANES`], count.
-pub(super) fn dots([length, stride]: [usize; 2], a: &[f32], b: &[f32]) -> [[f32; DOTS[1]]; DOTS[0]] {
+pub(super) fn dots(
+    [length, stride]: [usize; 2],
+    a: &[f32],
+    b: &[f32],
+) -> [[f32; DOTS[1]]; DOTS[0]] {
     assert!(length.is_multiple_of(LANES) && length <= stride);
     assert!(a.len() == DOTS[0] * stride && b.len() == DOTS[1] * stride);
     match level::current() {
@@ -158,7 +162,10 @@ mod avx512 {
                 _mm512_extractf32x8_ps::<1>(quarters),
             );
             let halves = _mm256_add_ps(low, high);
-            let (low, high) = (_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            let (low, high) = (
+                _mm256_castps256_ps128(halves),
+                _mm256_extractf128_ps::<1>(halves),
+            );
             // SAFETY: the chunk has four values.
             unsafe { _mm_storeu_ps(totals.as_mut_ptr(), _mm_add_ps(low, high)) };
         }
@@ -258,13 +265,7 @@ mod portable {
     /// Values that stay in registers.
     const NARROW: usize = 8;
 
-    pub(super) fn tile(
-        columns: usize,
-        a: &[[f32; ROWS]],
-        b: &[f32],
-        out: &mut [f32],
-        add: bool,
-    ) {
+    pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
         for column in (0..columns).step_by(NARROW) {
             for row in (0..ROWS).step_by(2) {
                 let mut sums = [[0.0; NARROW]; 2];
@@ -286,12 +287,19 @@ mod portable {
         }
     }
 
-    pub(super) fn dots([length, stride]: [usize; 2], a: &[f32], b: &[f32]) -> [[f32; DOTS[1]]; DOTS[0]] {
+    pub(super) fn dots(
+        [length, stride]: [usize; 2],
+        a: &[f32],
+        b: &[f32],
+    ) -> [[f32; DOTS[1]]; DOTS[0]] {
         let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
         for (i, a) in a.chunks_exact(stride).enumerate() {
             for (j, b) in b.chunks_exact(stride).enumerate() {
                 let mut sums = [0.0; LANES];
-                for (a, b) in a[..length].chunks_exact(LANES).zip(b[..length].chunks_exact(LANES)) {
+                for (a, b) in a[..length]
+                    .chunks_exact(LANES)
+                    .zip(b[..length].chunks_exact(LANES))
+                {
                     for k in 0..LANES {
                         sums[k] += a[k] * b[k];
                     }

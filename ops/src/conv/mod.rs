@@ -97,7 +97,10 @@ pub fn conv2d_residual(
 type Refused = (Tensor<4>, Tensor<4>, Option<Tensor<4>>);
 
 /// A convolution and what follows it as one operation, where that can be.
-#[allow(clippy::result_large_err, reason = "the tensors are handed back, not an error")]
+#[allow(
+    clippy::result_large_err,
+    reason = "the tensors are handed back, not an error"
+)]
 fn fused(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -109,7 +112,10 @@ fn fused(
     let Some(shape) = ConvShape::new(x.dims(), weight.dims(), options) else {
         return Err((x, weight, residual));
     };
-    if residual.as_ref().is_some_and(|residual| residual.dims() != shape.output()) {
+    if residual
+        .as_ref()
+        .is_some_and(|residual| residual.dims() != shape.output())
+    {
         return Err((x, weight, residual));
     }
     let norm = norm.map(Arc::new);
@@ -121,7 +127,11 @@ fn fused(
             .map_err(|[x, weight, residual]| (x, weight, Some(Tensor::from_dispatch(residual)))),
     };
     let refused = |(x, weight, residual)| {
-        (Tensor::from_dispatch(x), Tensor::from_dispatch(weight), residual)
+        (
+            Tensor::from_dispatch(x),
+            Tensor::from_dispatch(weight),
+            residual,
+        )
     };
     done.map(Tensor::from_dispatch).map_err(refused)
 }

@@ -132,7 +132,12 @@ pub(super) fn product(
     if out.is_empty() || windows.count() == 0 {
         return;
     }
-    let right = Right::new(left, windows, source, out.len() / target.area() / left.channels());
+    let right = Right::new(
+        left,
+        windows,
+        source,
+        out.len() / target.area() / left.channels(),
+    );
     let packed = (right.parts > 1).then(|| right.packed());
     let shared = Shared::unset(out);
     (0..right.tasks()).into_par_iter().for_each(|task| {
@@ -215,7 +220,9 @@ impl<'a> Right<'a> {
     /// Ranges of channels and taps whose products are summed in registers.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (depth, end) = (self.depth, self.left.depth);
-        (0..end).step_by(depth.max(1)).map(move |first| first..(first + depth).min(end))
+        (0..end)
+            .step_by(depth.max(1))
+            .map(move |first| first..(first + depth).min(end))
     }
 
     /// Packs a block of `depth` of one panel of columns.
@@ -230,24 +237,27 @@ impl<'a> Right<'a> {
         let size = self.left.depth * COLUMNS;
         let mut packed = vec![0.0; self.left.groups * panels * size];
         let blocks: Vec<_> = self.blocks().collect();
-        packed.par_chunks_mut(size).enumerate().for_each(|(index, out)| {
-            let (group, panel) = (index / panels, index % panels);
-            let columns = panel * COLUMNS..(panel * COLUMNS + COLUMNS).min(self.columns);
-            let width = columns.len().next_multiple_of(LANES);
-            let mut plan = Plan::default();
-            plan.set(self.windows, columns);
-            let sizes = blocks.iter().map(|block| block.len() * width);
-            let mut out = out;
-            let mut parts = Vec::with_capacity(blocks.len());
-            for size in sizes {
-                let (own, others) = out.split_at_mut(size);
-                out = others;
-                parts.push(own);
-            }
-            blocks.par_iter().zip(parts).for_each(|(block, out)| {
-                self.pack(&plan, group, block.clone(), width, out);
+        packed
+            .par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(index, out)| {
+                let (group, panel) = (index / panels, index % panels);
+                let columns = panel * COLUMNS..(panel * COLUMNS + COLUMNS).min(self.columns);
+                let width = columns.len().next_multiple_of(LANES);
+                let mut plan = Plan::default();
+                plan.set(self.windows, columns);
+                let sizes = blocks.iter().map(|block| block.len() * width);
+                let mut out = out;
+                let mut parts = Vec::with_capacity(blocks.len());
+                for size in sizes {
+                    let (own, others) = out.split_at_mut(size);
+                    out = others;
+                    parts.push(own);
+                }
+                blocks.par_iter().zip(parts).for_each(|(block, out)| {
+                    self.pack(&plan, group, block.clone(), width, out);
+                });
             });
-        });
         packed
     }
 
@@ -339,7 +349,14 @@ impl Part {
                         continue;
                     }
                     let residual = finish.residual.map(|r| &r[start..start + length]);
-                    write(sums, scale, shift, residual.unwrap_or_default(), finish.relu, out);
+                    write(
+                        sums,
+                        scale,
+                        shift,
+                        residual.unwrap_or_default(),
+                        finish.relu,
+                        out,
+                    );
                 }
             }
         }

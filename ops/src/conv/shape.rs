@@ -164,7 +164,9 @@ impl ConvShape {
             }
             Some(place)
         };
-        let taps: Vec<usize> = (0..self.taps()).filter(|&tap| outputs(tap).is_some()).collect();
+        let taps: Vec<usize> = (0..self.taps())
+            .filter(|&tap| outputs(tap).is_some())
+            .collect();
         let (rows, channels, all) = (self.channels(), self.outputs / self.groups, self.taps());
         let depth = channels * taps.len();
         let left = Left::pack([self.groups, rows, depth], |group, first, panel| {
@@ -202,7 +204,13 @@ impl ConvShape {
 
     /// The gradient of the weight.
     pub(super) fn weight_gradient(&self, x: &[f32], gradient: &[f32]) -> Vec<f32> {
-        weight_gradient(&self.windows(), [self.groups, self.outputs], gradient, x, self.images)
+        weight_gradient(
+            &self.windows(),
+            [self.groups, self.outputs],
+            gradient,
+            x,
+            self.images,
+        )
     }
 
     /// The sum of each channel of a map that is written.

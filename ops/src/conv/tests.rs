@@ -30,7 +30,14 @@ impl Layer {
         [stride, padding, dilation]: [[usize; 2]; 3],
     ) -> Self {
         let options = ConvOptions::new(stride, padding, dilation, groups);
-        Self { images, groups, channels, size, kernel, options }
+        Self {
+            images,
+            groups,
+            channels,
+            size,
+            kernel,
+            options,
+        }
     }
 
     /// Of the input, of the weight, and of the output if they fit together.
@@ -68,12 +75,25 @@ impl Layer {
     /// With a norm, a residual and a ReLU.
     fn fused(&self, t: &Tensors, relu: bool) -> Tensor<4> {
         let (x, norm) = (t.get(0), norm(self.outputs(), &t.get(0)));
-        conv2d_norm(x, t.get(1), self.options.clone(), norm, Some(t.get(2)), relu)
+        conv2d_norm(
+            x,
+            t.get(1),
+            self.options.clone(),
+            norm,
+            Some(t.get(2)),
+            relu,
+        )
     }
 
     /// The same of Burn's operations.
     fn composed(&self, t: &Tensors, relu: bool) -> Tensor<4> {
-        let FixedNorm { gamma, beta, mean, variance, epsilon } = norm(self.outputs(), &t.get(0));
+        let FixedNorm {
+            gamma,
+            beta,
+            mean,
+            variance,
+            epsilon,
+        } = norm(self.outputs(), &t.get(0));
         let y = module::conv2d(t.get(0), t.get(1), None, self.options.clone());
         let y = module::batch_norm(y, gamma, beta, mean, variance, epsilon) + t.get::<4>(2);
         if relu { activation::relu(y) } else { y }
@@ -83,13 +103,22 @@ impl Layer {
 /// A norm in the element type and on the device of `x`.
 fn norm(channels: usize, x: &Tensor<4>) -> FixedNorm {
     let vector = |seed: u32, offset: f32| {
-        let values: Vec<f32> = noise(channels, seed).into_iter().map(|v| v + offset).collect();
+        let values: Vec<f32> = noise(channels, seed)
+            .into_iter()
+            .map(|v| v + offset)
+            .collect();
         let values = TensorData::new(values, [channels]);
         Tensor::<1>::from_data(values, &Device::flex()).cast(x.dtype())
     };
     let [gamma, beta, mean] = [vector(91, 0.5), vector(92, 0.0), vector(93, 0.0)];
     let variance = vector(94, 2.2);
-    let like_x = |v: Tensor<1>| if x.is_autodiff() { Tensor::from_inner(v) } else { v };
+    let like_x = |v: Tensor<1>| {
+        if x.is_autodiff() {
+            Tensor::from_inner(v)
+        } else {
+            v
+        }
+    };
     FixedNorm {
         gamma: like_x(gamma),
         beta: like_x(beta),
@@ -192,7 +221,9 @@ fn what_is_no_number_stays_where_burn_leaves_it() {
         let ([x, weight], output) = layer.shapes();
         let mut values = noise(x.iter().product(), 1);
         (values[7], values[60], values[100]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
-        let case = Case::new(1).with_values(&x, values, View::Plain).with(&weight, View::Plain);
+        let case = Case::new(1)
+            .with_values(&x, values, View::Plain)
+            .with(&weight, View::Plain);
         let case = case.with(&output.unwrap(), View::Plain);
         same_where_not_finite(&case, |t| layer.fused(t, relu), |t| layer.composed(t, relu));
     }

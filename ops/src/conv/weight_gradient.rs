@@ -51,7 +51,10 @@ pub(super) fn weight_gradient(
     images: usize,
 ) -> Vec<f32> {
     let count = images * windows.count();
-    let (rows, depth) = (channels / groups, windows.channels / groups * windows.taps.len());
+    let (rows, depth) = (
+        channels / groups,
+        windows.channels / groups * windows.taps.len(),
+    );
     let size = channels * depth;
     if size == 0 {
         return Vec::new();
@@ -72,7 +75,14 @@ pub(super) fn weight_gradient(
                 let (own, others) = left.split_at_mut(rows.len() * depth);
                 left = others;
                 let chunks = part * per_part..(part * per_part + per_part).min(chunks);
-                tasks.push((Task { group, rows, chunks }, own));
+                tasks.push((
+                    Task {
+                        group,
+                        rows,
+                        chunks,
+                    },
+                    own,
+                ));
             }
         }
     }
@@ -88,7 +98,14 @@ pub(super) fn weight_gradient(
                 let a = space.left.take(padded * stride);
                 let (own, beyond) = a.split_at_mut(task.rows.len() * stride);
                 let first = task.group * rows;
-                space.plan.pack(&outputs, gradient, first, task.rows.clone(), [width, stride], own);
+                space.plan.pack(
+                    &outputs,
+                    gradient,
+                    first,
+                    task.rows.clone(),
+                    [width, stride],
+                    own,
+                );
                 beyond.fill(0.0);
                 space.plan.set(windows, range);
                 for column in (0..depth).step_by(COLUMNS) {
@@ -98,11 +115,19 @@ pub(super) fn weight_gradient(
                     let (own, beyond) = b.split_at_mut(columns.len() * stride);
                     let first = task.group * (windows.channels / groups);
                     let size = [width, stride];
-                    space.plan.pack(windows, source, first, columns.clone(), size, own);
+                    space
+                        .plan
+                        .pack(windows, source, first, columns.clone(), size, own);
                     beyond.fill(0.0);
-                    for (b, column) in b.chunks_exact(DOTS[1] * stride).zip(columns.step_by(DOTS[1])) {
+                    for (b, column) in b
+                        .chunks_exact(DOTS[1] * stride)
+                        .zip(columns.step_by(DOTS[1]))
+                    {
                         let end = (column + DOTS[1]).min(depth);
-                        for (a, sums) in a.chunks_exact(DOTS[0] * stride).zip(sums.chunks_mut(DOTS[0] * depth)) {
+                        for (a, sums) in a
+                            .chunks_exact(DOTS[0] * stride)
+                            .zip(sums.chunks_mut(DOTS[0] * depth))
+                        {
                             let products = kernel::dots(size, a, b);
                             for (products, sums) in products.iter().zip(sums.chunks_mut(depth)) {
                                 for (product, sum) in products.iter().zip(&mut sums[column..end]) {

@@ -62,10 +62,7 @@ pub(super) struct Run {
 }
 
 /// The runs that make up a range of columns.
-pub(super) fn runs(
-    [rows, across]: [usize; 2],
-    columns: Range<usize>,
-) -> impl Iterator<Item = Run> {
+pub(super) fn runs([rows, across]: [usize; 2], columns: Range<usize>) -> impl Iterator<Item = Run> {
     let mut next = columns.start;
     std::iter::from_fn(move || {
         if next >= columns.end {
