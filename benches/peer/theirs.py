@@ -15,6 +15,7 @@ import sys
 import time
 
 import torch
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 import methods
@@ -93,10 +94,15 @@ class Side:
         model = methods.backbone(row["timm"], **row["options"])
         size, batch = row["size"], row["batch"]
         infer = row["method"] is None
-        module, statistics = methods.adapt(model, row["method"] or {"name": "linear-probe"}, size)
-        module = methods.prepare(module, statistics).to(self.device)
+        residual = hasattr(model, "layer1")
+        if infer:
+            # BatchNorm folded into the convolutions.
+            module = fuse(model.eval()) if residual else model.eval()
+        else:
+            module = methods.prepare(*methods.adapt(model, row["method"], size))
+        module = module.to(self.device)
         images = torch.rand(batch, 3, size, size, device=self.device) * 2 - 1
-        if hasattr(model, "layer1"):
+        if residual:
             # Convolutions are faster so.
             module = module.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
