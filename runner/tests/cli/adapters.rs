@@ -40,7 +40,10 @@ fn a_merged_checkpoint_gives_the_same_results_without_the_adapter() {
     let run = trained("{name: lora, dora: true}", runs.path());
     let out = runs.path().join("merged.safetensors");
     let said = succeeded(runner(&[&"merge", &run, &"--out", &out]));
-    assert!(said.contains("checked           64 test images"), "{said}");
+    assert!(
+        said.contains("checked           64 validation images"),
+        "{said}"
+    );
     let again = runner(&[&"merge", &run, &"--out", &out]);
     refused(again, "it is there already");
 
