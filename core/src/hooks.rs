@@ -222,7 +222,29 @@ impl<'a> Hooks<'a> {
         self.owned_at_site(site).map(|(_, act)| act).collect()
     }
 
-    /// The same, each with the hooks of its adapter.
+    /// A factor and an offset for each channel of a site's output, and what acts on them: a factor and
+    /// an offset again. None if something else acts there.
+    pub(crate) fn affine_at(&self, site: &Site, own: [Tensor<1>; 2]) -> Option<[Tensor<1>; 2]> {
+        let mut acts = self.at_site(site).into_iter();
+        acts.try_fold(own, |[mut factor, mut offset], act| match act {
+            SiteAct::ScaleShift {
+                on: Side::Output,
+                scale,
+                shift,
+            } => {
+                if let Some(scale) = scale.map(|scale| like(scale, &factor)) {
+                    (factor, offset) = (factor * scale.clone(), offset * scale);
+                }
+                if let Some(shift) = shift.map(|shift| like(shift, &offset)) {
+                    offset = offset + shift;
+                }
+                Some([factor, offset])
+            }
+            _ => None,
+        })
+    }
+
+    /// The same as [`at_site`](Self::at_site), each with the hooks of its adapter.
     fn owned_at_site<'s>(
         &'s self,
         site: &'s Site,

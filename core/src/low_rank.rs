@@ -187,6 +187,21 @@ impl LowRank {
         }
     }
 
+    /// What the product is multiplied by.
+    pub(crate) fn factor(&self) -> f64 {
+        self.scale * self.strength
+    }
+
+    /// The factors, if the path is a product of the whole output and nothing else.
+    pub(crate) fn plain_factors(&self) -> Option<&Factors> {
+        (self.rows.is_none() && self.magnitude.is_none()).then_some(&self.factors)
+    }
+
+    /// Whether the path is such a product, and drops nothing.
+    pub(crate) fn is_plain(&self, hooks: &Hooks) -> bool {
+        self.plain_factors().is_some() && !hooks.drops(self.dropout)
+    }
+
     /// Whether both add to some row.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         match (&self.rows, &other.rows) {

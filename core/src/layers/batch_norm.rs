@@ -66,19 +66,23 @@ impl BatchNorm2d {
     /// # Shapes
     /// `[b, c, h, w] -> [b, c, h, w]`.
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        let operation = |x: Tensor<4>| self.normalise(x, hooks, Then::default());
-        run_site(hooks, &self.site, x, [1, 1], operation, &Unweighted)
+        self.forward_then(x, hooks, Then::default())
     }
 
-    /// The layer and what comes `then`: one operation where nothing acts on the layer.
+    /// The layer and what comes `then`, as one operation where nothing but factors and offsets act on
+    /// the layer.
     ///
     /// # Shapes
     /// `[b, c, h, w] -> [b, c, h, w]`.
     pub fn forward_then(&self, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        match hooks.acts_at(&self.site) {
-            true => then.apply(self.forward(x, hooks)),
-            false => self.normalise(x, hooks, then),
+        if let Some(affine) = hooks.affine_at(&self.site, self.affine(&x)) {
+            return self.normalise(x, affine, hooks, then);
         }
+        let operation = |x: Tensor<4>| {
+            let affine = self.affine(&x);
+            self.normalise(x, affine, hooks, Then::default())
+        };
+        then.apply(run_site(hooks, &self.site, x, [1, 1], operation, &Unweighted))
     }
 
     /// Whether gamma or beta trains.
@@ -86,25 +90,40 @@ impl BatchNorm2d {
         self.weight.is_require_grad() || self.bias.is_require_grad()
     }
 
-    /// The layer with its running statistics, in the element type of `x`.
-    pub(crate) fn fixed(&self, x: &Tensor<4>) -> FixedNorm {
+    /// Whether the statistics are the batch's.
+    pub(crate) fn follows_batch(&self, hooks: &Hooks) -> bool {
+        hooks.batch_statistics() && self.trains()
+    }
+
+    /// Gamma and beta in the element type of `x`.
+    pub(crate) fn affine(&self, x: &Tensor<4>) -> [Tensor<1>; 2] {
+        [&self.weight, &self.bias].map(|param| like(param.val(), x))
+    }
+
+    /// With the running statistics, in the element type of `x`.
+    pub(crate) fn fixed(&self, x: &Tensor<4>, [gamma, beta]: [Tensor<1>; 2]) -> FixedNorm {
         FixedNorm {
-            gamma: like(self.weight.val(), x),
-            beta: like(self.bias.val(), x),
+            gamma,
+            beta,
             mean: like(self.running_mean.val(), x),
             variance: like(self.running_var.val(), x),
             epsilon: EPSILON,
         }
     }
 
-    fn normalise(&self, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        if !(hooks.batch_statistics() && self.trains()) {
-            let norm = self.fixed(&x);
+    fn normalise(
+        &self,
+        x: Tensor<4>,
+        affine: [Tensor<1>; 2],
+        hooks: &Hooks,
+        then: Then,
+    ) -> Tensor<4> {
+        if !self.follows_batch(hooks) {
+            let norm = self.fixed(&x, affine);
             return batch_norm(x, norm, then.residual, then.relu);
         }
         let [b, _, h, w] = x.dims();
         let count = (b * h * w) as f64;
-        let affine = [&self.weight, &self.bias].map(|param| like(param.val(), &x));
         let batch = batch_norm_train(x, affine, EPSILON, then.residual, then.relu);
         let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
         let name = |part: &str| format!("{}.{part}", self.site.name);

@@ -3,12 +3,12 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
-use peft_ops::{conv2d, conv2d_norm};
+use peft_ops::{FixedNorm, batch_norm, conv2d, conv2d_norm, conv2d_residual};
 
 use crate::backbone::Init;
-use crate::hooks::{Hooks, like, run_site};
+use crate::hooks::{Hooks, SiteAct, like, run_site};
 use crate::layers::{BatchNorm2d, Then, linear};
-use crate::low_rank::{Factors, Weighted};
+use crate::low_rank::{Factors, LowRank, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -104,19 +104,83 @@ impl Conv2d {
         run_site(hooks, &self.site, x, [1, 1], operation, self)
     }
 
-    /// The layer, `norm` behind it and what comes `then`: one operation where nothing acts between
-    /// them and the norm is frozen.
+    /// The layer, `norm` behind it and what comes `then`, in as few passes as what acts between them
+    /// allows: in one where nothing does and the norm is frozen.
     ///
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn normed(&self, norm: &BatchNorm2d, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        let sites = [&self.site, norm.site()];
-        let apart = sites.iter().any(|site| hooks.acts_at(site));
-        if apart || norm.trains() || self.bias.is_some() {
-            return norm.forward_then(self.forward(x, hooks), hooks, then);
+        let frozen = !norm.trains() && !hooks.acts_at(norm.site()) && self.bias.is_none();
+        match &hooks.at_site(&self.site)[..] {
+            [] if frozen => {
+                let (weight, fixed) = (like(self.weight.val(), &x), norm.fixed(&x, norm.affine(&x)));
+                conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu)
+            }
+            [SiteAct::LowRank(path)] if frozen && path.is_plain(hooks) => {
+                self.normed_beside(path, norm, x, then)
+            }
+            [_, ..] if !norm.follows_batch(hooks) => self.scaled_into(norm, x, hooks, then),
+            _ => norm.forward_then(self.forward(x, hooks), hooks, then),
         }
-        let (weight, fixed) = (like(self.weight.val(), &x), norm.fixed(&x));
-        conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu)
+    }
+
+    /// `n(W x + B A x) + r` is `n(W x) + r`, to which `B A x` times the norm's factors is added.
+    fn normed_beside(
+        &self,
+        path: &LowRank,
+        norm: &BatchNorm2d,
+        x: Tensor<4>,
+        then: Then,
+    ) -> Tensor<4> {
+        let fixed = norm.fixed(&x, norm.affine(&x));
+        let Factors::Conv(a, b) = &path.factors else {
+            panic!("{}: the factors are not those of a convolution", self.site.name)
+        };
+        let (a, b) = (like(a.clone(), &x), like(b.clone(), &x) * path.factor());
+        let hidden = self.convolve(x.clone(), a, None, 1);
+        let weight = like(self.weight.val(), &x);
+        let own = conv2d_norm(x, weight, self.options(), fixed.clone(), then.residual, false);
+        let factors = FixedNorm {
+            beta: fixed.beta.zeros_like(),
+            mean: fixed.mean.zeros_like(),
+            ..fixed
+        };
+        conv2d_norm(hidden, b, self.pointwise(), factors, Some(own), then.relu)
+    }
+
+    /// Factors and offsets between the layer and a norm with fixed statistics become the norm's:
+    /// `n(s y + t)` is the norm of `y` around 0 with `gamma s` and `beta + gamma (t - mean) / sqrt(..)`.
+    fn scaled_into(
+        &self,
+        norm: &BatchNorm2d,
+        x: Tensor<4>,
+        hooks: &Hooks,
+        then: Then,
+    ) -> Tensor<4> {
+        let affine = norm.affine(&x);
+        let [ones, zeros] = [affine[0].ones_like(), affine[0].zeros_like()];
+        let between = hooks.affine_at(&self.site, [ones, zeros]);
+        let behind = hooks.affine_at(norm.site(), affine);
+        let (Some([scale, shift]), Some([gamma, beta])) = (between, behind) else {
+            return norm.forward_then(self.forward(x, hooks), hooks, then);
+        };
+        let fixed = norm.fixed(&x, [gamma, beta]);
+        let inverse = (fixed.variance.clone() + fixed.epsilon).sqrt().recip();
+        let offset = fixed.gamma.clone() * inverse * (shift - fixed.mean.clone());
+        let fixed = FixedNorm {
+            gamma: fixed.gamma * scale,
+            beta: fixed.beta + offset,
+            mean: fixed.mean.zeros_like(),
+            ..fixed
+        };
+        let weight = like(self.weight.val(), &x);
+        let bias = self.bias.as_ref().map(|bias| like(bias.val(), &x));
+        let y = self.convolve(x, weight, bias, self.groups());
+        batch_norm(y, fixed, then.residual, then.relu)
+    }
+
+    fn pointwise(&self) -> ConvOptions<2> {
+        ConvOptions::new([1, 1], [0, 0], [1, 1], self.groups())
     }
 
     fn groups(&self) -> usize {
@@ -170,8 +234,7 @@ impl Weighted<4, 4> for Conv2d {
         };
         let (a, b) = (like(a.clone(), &x), like(b.clone(), &x));
         let hidden = self.convolve(x, a, None, 1);
-        let pointwise = ConvOptions::new([1, 1], [0, 0], [1, 1], self.groups());
-        Some(conv2d(hidden, b, None, pointwise))
+        Some(conv2d(hidden, b, None, self.pointwise()))
     }
     fn bare(&self, x: Tensor<4>) -> Tensor<4> {
         let weight = like(self.weight.val(), &x);
@@ -182,6 +245,38 @@ impl Weighted<4, 4> for Conv2d {
     }
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::val)
+    }
+    fn with_low_rank(&self, x: &Tensor<4>, path: &LowRank) -> Option<Tensor<4>> {
+        let Factors::Conv(a, b) = path.plain_factors()? else {
+            return None;
+        };
+        let bias = self.bias.as_ref().map(|bias| like(bias.val(), x));
+        let y = self.convolve(x.clone(), like(self.weight.val(), x), bias, self.groups());
+        let hidden = self.convolve(x.clone(), like(a.clone(), x), None, 1);
+        let b = like(b.clone(), x) * path.factor();
+        Some(conv2d_residual(hidden, b, y, self.pointwise()))
+    }
+    fn with_scale_shift(
+        &self,
+        x: &Tensor<4>,
+        scale: &Option<Tensor<1>>,
+        shift: &Option<Tensor<1>>,
+    ) -> Option<Tensor<4>> {
+        let y = self.bare(x.clone());
+        let zeros = Tensor::zeros([y.dims()[1]], &x.device());
+        let zeros = like(zeros, x);
+        let vector = |v: &Option<Tensor<1>>, default: Tensor<1>| match v {
+            Some(v) => like(v.clone(), x),
+            None => default,
+        };
+        let gamma = vector(scale, zeros.ones_like());
+        let mut beta = vector(shift, zeros.clone());
+        if let Some(bias) = &self.bias {
+            beta = beta + gamma.clone() * like(bias.val(), x);
+        }
+        let variance = zeros.ones_like();
+        let norm = FixedNorm { gamma, beta, mean: zeros, variance, epsilon: 0.0 };
+        Some(batch_norm(y, norm, None, false))
     }
 }
 

@@ -238,7 +238,7 @@ impl<'a> Right<'a> {
         let mut packed = vec![0.0; self.left.groups * panels * size];
         let blocks: Vec<_> = self.blocks().collect();
         packed
-            .par_chunks_mut(size)
+            .par_chunks_mut(size.max(1))
             .enumerate()
             .for_each(|(index, out)| {
                 let (group, panel) = (index / panels, index % panels);
