@@ -10,6 +10,11 @@
 //! `avx512`, `avx2`, `baseline` (what every CPU of the architecture has) or `off` (Burn's own
 //! operations). One that the CPU has not, or any other word, is an error ([`level`]).
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "registers of a kernel are arrays that are indexed side by side"
+)]
+
 mod attention;
 mod batch_norm;
 mod bridge;
