@@ -1,5 +1,6 @@
 //! Softmax attention on packed queries, keys and values (Vaswani et al. 2017), with a backward pass
-//! that keeps the packed input and one log-sum-exp a row.
+//! that keeps the packed input and two numbers a row: the largest score and the inverse of the sum of
+//! exponentials. Their logarithm in one number would lose what large scores differ by.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -137,7 +138,8 @@ thread_local! {
     static WORK: RefCell<Work> = RefCell::default();
 }
 
-/// What backward needs beside the bias: the packed input and the log-sum-exp `[b, h, n]`.
+/// What backward needs beside the bias: the packed input, and for each row of scores `[b, h, n]` what
+/// [`softmax_rows`] says of it.
 type Saved = (FlexTensor, Arc<Vec<f32>>);
 
 impl CpuOp<1> for Attention {
@@ -149,18 +151,25 @@ impl CpuOp<1> for Attention {
         [wanted]: [bool; 1],
     ) -> (FlexTensor, Option<Saved>) {
         let sizes = Sizes::new(&packed, self.heads, 1);
-        let (y, lse) = forward(sizes, values(&packed), None);
-        (y, wanted.then(|| (packed, Arc::new(lse))))
+        let (y, statistics) = forward(sizes, values(&packed), None);
+        (y, wanted.then(|| (packed, Arc::new(statistics))))
     }
 
     fn backward(
         &self,
-        (packed, lse): Saved,
+        (packed, statistics): Saved,
         gradient: FlexTensor,
         _: [bool; 1],
     ) -> [Option<FlexTensor>; 1] {
         let sizes = Sizes::new(&packed, self.heads, 1);
-        let (dx, _) = backward(sizes, values(&packed), None, &lse, values(&gradient), false);
+        let (dx, _) = backward(
+            sizes,
+            values(&packed),
+            None,
+            &statistics,
+            values(&gradient),
+            false,
+        );
         [Some(tensor(dx, packed.shape()))]
     }
 }
@@ -174,21 +183,28 @@ impl CpuOp<2> for BiasedAttention {
         wants: [bool; 2],
     ) -> (FlexTensor, Option<Self::Saved>) {
         let sizes = Sizes::new(&packed, self.heads, self.windows);
-        let (y, lse) = forward(sizes, values(&packed), Some(values(&bias)));
+        let (y, statistics) = forward(sizes, values(&packed), Some(values(&bias)));
         let wanted = wants.contains(&true);
-        (y, wanted.then(|| ((packed, Arc::new(lse)), bias)))
+        (y, wanted.then(|| ((packed, Arc::new(statistics)), bias)))
     }
 
     fn backward(
         &self,
-        ((packed, lse), bias): Self::Saved,
+        ((packed, statistics), bias): Self::Saved,
         gradient: FlexTensor,
         [of_packed, of_bias]: [bool; 2],
     ) -> [Option<FlexTensor>; 2] {
         let sizes = Sizes::new(&packed, self.heads, self.windows);
         let of_values = Some(values(&bias));
         let gradient = values(&gradient);
-        let (dx, dbias) = backward(sizes, values(&packed), of_values, &lse, gradient, of_bias);
+        let (dx, dbias) = backward(
+            sizes,
+            values(&packed),
+            of_values,
+            &statistics,
+            gradient,
+            of_bias,
+        );
         [
             of_packed.then(|| tensor(dx, packed.shape())),
             of_bias.then(|| tensor(dbias, bias.shape())),
@@ -220,7 +236,7 @@ fn scores(
     }
 }
 
-/// The output and its log-sum-exp.
+/// The output, and what [`softmax_rows`] says of each row of scores.
 fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Vec<f32>) {
     let Sizes {
         batch,
@@ -230,8 +246,8 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
         windows,
     } = sizes;
     let d = sizes.channels();
-    let mut lse = vec![0.0; batch * heads * n];
-    let head = |task: usize, lse: &mut [f32], out: Shared| {
+    let mut statistics = vec![0.0; 2 * batch * heads * n];
+    let head = |task: usize, statistics: &mut [f32], out: Shared| {
         let (image, head) = (task / heads, task % heads);
         let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
         WORK.with_borrow_mut(|work| {
@@ -245,7 +261,7 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
                 &mut work.products,
                 p,
             );
-            softmax_rows(p, n, scale, lse);
+            softmax_rows(p, n, scale, statistics);
             let product = Product::new([n, n, w], Matrix::new(p, n), part(2));
             // SAFETY: the n rows of w values of this image and head lie inside the output, and only
             // this task writes them.
@@ -259,11 +275,11 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
     let y = unsafe {
         written(batch * n * d, |y| {
             let out = Shared::unset(y);
-            let tasks = lse.par_chunks_mut(n.max(1)).enumerate();
-            tasks.for_each(|(task, lse)| head(task, lse, out));
+            let tasks = statistics.par_chunks_mut((2 * n).max(1)).enumerate();
+            tasks.for_each(|(task, statistics)| head(task, statistics, out));
         })
     };
-    (tensor(y, [batch, n, d]), lse)
+    (tensor(y, [batch, n, d]), statistics)
 }
 
 /// Tasks of a backward pass, or a few more: enough for every processor.
@@ -276,7 +292,7 @@ fn backward(
     sizes: Sizes,
     input: &[f32],
     bias: Option<&[f32]>,
-    lse: &[f32],
+    statistics: &[f32],
     gradient: &[f32],
     of_bias: bool,
 ) -> (Vec<f32>, Vec<f32>) {
@@ -302,12 +318,12 @@ fn backward(
             let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
             let (q, k, v) = (part(0), part(1), part(2));
             let dy = Matrix::new(&gradient[sizes.output(image, head)..], d);
-            let lse = &lse[(image * heads + head) * n..][..n];
+            let statistics = &statistics[2 * (image * heads + head) * n..][..2 * n];
             WORK.with_borrow_mut(|work| {
                 let products = &mut work.products;
                 let p = work.scores.take(sizes.area());
                 let left = scores(sizes, [q, k], bias, (window, head), products, p);
-                softmax_again(p, n, left, lse);
+                softmax_again(p, n, left, statistics);
                 let ds = work.slopes.take(sizes.area());
                 let product = Product::new([n, w, n], dy, v.transposed());
                 // SAFETY: there are n rows of n slopes.
@@ -346,9 +362,10 @@ fn backward(
 }
 
 multiversion! {
-    /// Each row of `n` becomes `softmax(scale row)`; its log-sum-exp goes to `lse` if there is room.
-    fn softmax_rows<S>(rows: &mut [f32], n: usize, scale: f32, lse: &mut [f32]) {
-        for (index, row) in rows.chunks_exact_mut(n).enumerate() {
+    /// Each row of `n` becomes `softmax(scale row)`. Of each, `-scale` times the largest value and the
+    /// inverse of the sum of exponentials go to `statistics`.
+    fn softmax_rows<S>(rows: &mut [f32], n: usize, scale: f32, statistics: &mut [f32]) {
+        for (row, statistics) in rows.chunks_exact_mut(n).zip(statistics.chunks_exact_mut(2)) {
             let offset = -largest(row) * scale;
             let mut lanes = [0.0; LANES];
             let mut chunks = row.chunks_exact_mut(LANES);
@@ -364,14 +381,11 @@ multiversion! {
             }
             // A sum in order is not vectorised: it has a loop of its own.
             let rest = remainder.iter().fold(0.0, |sum, value| sum + *value);
-            let sum = total(lanes) + rest;
-            if let Some(lse) = lse.get_mut(index) {
-                *lse = sum.ln() - offset;
-            }
-            let inverse = 1.0 / sum;
+            let inverse = 1.0 / (total(lanes) + rest);
             for value in row.iter_mut() {
                 *value *= inverse;
             }
+            statistics.copy_from_slice(&[offset, inverse]);
         }
     }
 
@@ -382,11 +396,12 @@ multiversion! {
         }
     }
 
-    /// Scores become probabilities again from their log-sum-exp: `exp(scale s - lse)`.
-    fn softmax_again<S>(rows: &mut [f32], n: usize, scale: f32, lse: &[f32]) {
-        for (row, &lse) in rows.chunks_exact_mut(n).zip(lse) {
+    /// Scores become probabilities again, from what [`softmax_rows`] said of them.
+    fn softmax_again<S>(rows: &mut [f32], n: usize, scale: f32, statistics: &[f32]) {
+        for (row, statistics) in rows.chunks_exact_mut(n).zip(statistics.chunks_exact(2)) {
+            let (offset, inverse) = (statistics[0], statistics[1]);
             for value in row.iter_mut() {
-                *value = exp::<S>(S::fma(*value, scale, -lse));
+                *value = exp::<S>(S::fma(*value, scale, offset)) * inverse;
             }
         }
     }
@@ -481,16 +496,10 @@ mod tests {
 
     #[test]
     fn what_is_empty_or_not_finite_stays_so() {
-        assert!(
-            results(&case([0, 5, 2, 3], View::Plain, 1), op(2))[0]
-                .1
-                .is_empty()
-        );
-        assert!(
-            results(&case([2, 0, 2, 3], View::Plain, 1), op(2))[0]
-                .1
-                .is_empty()
-        );
+        for size in [[0, 5, 2, 3], [2, 0, 2, 3]] {
+            let case = case(size, View::Plain, 1).wanting(0);
+            assert!(results(&case, op(2))[0].1.is_empty());
+        }
         for value in [f32::NAN, f32::INFINITY] {
             let mut values = noise(2 * 6 * 12, 1);
             values[30] = value;

@@ -251,10 +251,9 @@ const TASKS: usize = 32;
 /// Most rows of a block: with `INNER` values each they stay in the second cache.
 const BLOCK: usize = 112;
 
-/// Most values of the inner dimension at once: of rows that are read where they lie, and of packed
-/// ones, which share the first cache with a panel.
-const INNER: usize = 768;
-const PACKED: usize = 256;
+/// Most values of the inner dimension at once: a panel of so many stays in the first cache, and sums of
+/// parts err less than one long sum.
+const INNER: usize = 256;
 
 thread_local! {
     static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
@@ -295,8 +294,7 @@ impl Plan {
         let across = (tasks / tiles.div_ceil(block).max(1)).clamp(1, panels.max(1));
         let (mut pieces, mut inner) = (Vec::new(), 0);
         for (term, values) in product.terms.iter().enumerate() {
-            let most = if values.a.column == 1 { INNER } else { PACKED };
-            let depth = values.inner.div_ceil(values.inner.div_ceil(most).max(1));
+            let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
             for from in (0..values.inner).step_by(depth.max(1)) {
                 pieces.push(Piece {
                     term,

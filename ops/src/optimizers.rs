@@ -12,6 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::bridge::{on_cpu, values};
+use crate::constant::values_mut;
 use crate::level::{self, Level};
 use crate::math::CHUNK;
 use crate::simd::multiversion;
@@ -221,8 +222,8 @@ impl Optimizer for FusedSgd {
                 let options = self.options;
                 let [mut param, mut velocity] = [param, velocity].map(owned);
                 let gradient = owned(gradient);
-                let chunks = param.storage_mut::<f32>().par_chunks_mut(CHUNK);
-                let chunks = chunks.zip(velocity.storage_mut::<f32>().par_chunks_mut(CHUNK));
+                let chunks = values_mut(&mut param).par_chunks_mut(CHUNK);
+                let chunks = chunks.zip(values_mut(&mut velocity).par_chunks_mut(CHUNK));
                 chunks
                     .zip(values(&gradient).par_chunks(CHUNK))
                     .for_each(|((p, v), g)| {
@@ -292,9 +293,9 @@ fn adaptive<const D: usize>(
     let mut written = [param, state.moment_1, state.moment_2].map(owned);
     let gradient = owned(gradient);
     let [p, m, v] = &mut written;
-    let chunks = p.storage_mut::<f32>().par_chunks_mut(CHUNK);
-    let chunks = chunks.zip(m.storage_mut::<f32>().par_chunks_mut(CHUNK));
-    let chunks = chunks.zip(v.storage_mut::<f32>().par_chunks_mut(CHUNK));
+    let chunks = values_mut(p).par_chunks_mut(CHUNK);
+    let chunks = chunks.zip(values_mut(m).par_chunks_mut(CHUNK));
+    let chunks = chunks.zip(values_mut(v).par_chunks_mut(CHUNK));
     let chunks = chunks.zip(values(&gradient).par_chunks(CHUNK));
     chunks.for_each(|(((p, m), v), g)| step(p, m, v, g));
     let [param, moment_1, moment_2] = written.map(Tensor::from_primitive::<Flex>);

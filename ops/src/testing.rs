@@ -4,6 +4,8 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use proptest::prelude::*;
 
+use crate::Level;
+
 /// Deterministic values in about [-2, 2].
 pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
@@ -103,6 +105,10 @@ impl Tensors<'_> {
     pub(crate) fn get<const D: usize>(&self, i: usize) -> Tensor<D> {
         let (input, leaf) = (&self.case.inputs[i], self.leaves[i].clone());
         let mut shape: [usize; D] = input.shape.clone().try_into().unwrap();
+        if input.values.is_empty() {
+            // A size of 0 would mean "as it is" to `reshape`.
+            return Tensor::zeros(shape, &leaf.device());
+        }
         match input.view {
             View::Plain => leaf.reshape(shape),
             View::Swapped => {
@@ -169,11 +175,21 @@ fn run<const D: usize>(
     results
 }
 
-/// Two roundings of the largest value: less than that is luck.
-const ROUNDINGS: f64 = 2.0 * f32::EPSILON as f64;
+/// An error, over the largest value, of which no ratio is asked: of a few roundings in a single tensor it
+/// is luck, and unbounded where one side happens to be exact.
+const ROUNDINGS: f64 = 1e-6;
+
+/// Burn's products are fused with sums whatever `PEFT_OPS` says; where ours are not, each is rounded too.
+fn apart() -> f64 {
+    match crate::level::current() {
+        Level::Baseline if cfg!(target_arch = "x86_64") => 2.0,
+        _ => 1.0,
+    }
+}
 
 /// Values and gradients of `op` in `f32` are at most twice as far from `composed` in `f64` as
-/// `composed` in `f32` is, and at most 1e-5, over the largest value of each tensor.
+/// `composed` in `f32` is (or within a few roundings), and at most 1e-5, over the largest value of each
+/// tensor.
 pub(crate) fn compare<const D: usize>(
     case: &Case,
     op: impl Fn(&Tensors) -> Tensor<D>,
@@ -193,7 +209,7 @@ pub(crate) fn compare<const D: usize>(
         };
         let (ours, theirs) = (error(&got.1), error(&burns.1));
         assert!(
-            ours <= 1e-5 && ours <= (2.0 * theirs).max(ROUNDINGS),
+            ours <= 1e-5 && ours <= apart() * (2.0 * theirs).max(ROUNDINGS),
             "{name}: off by {ours:e} of its largest value, Burn's by {theirs:e}: {case:?}"
         );
     }

@@ -285,15 +285,13 @@ impl Weighted<4, 4> for Conv2d {
 /// # Shapes
 /// `[b, c, gh * p, gw * q]`, `[o, c, p, q]`, `[o]` -> `[b, o, gh, gw]`.
 fn patches(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
-    let [b, c, h, w] = x.dims();
-    let [o, _, p, q] = weight.dims();
+    let [b, _, h, w] = x.dims();
+    let [o, c, p, q] = weight.dims();
     let (gh, gw) = (h / p, w / q);
-    let columns = x
-        .reshape([b, c, gh, p, gw, q])
-        .permute([0, 2, 4, 1, 3, 5]) // [b, gh, gw, c, p, q]
-        .reshape([b, gh * gw, c * p * q]);
+    let columns = peft_ops::patches(x, [p, q]); // [b, gh * gw, c * p * q]
     let y = linear(columns, weight.reshape([o, c * p * q]), bias); // [b, gh * gw, o]
-    y.swap_dims(1, 2).reshape([b, o, gh, gw])
+    // A view: tokens and grids have the channels last again.
+    y.reshape([b, gh, gw, o]).permute([0, 3, 1, 2])
 }
 
 #[cfg(test)]
