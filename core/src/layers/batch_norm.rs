@@ -82,7 +82,14 @@ impl BatchNorm2d {
             let affine = self.affine(&x);
             self.normalise(x, affine, hooks, Then::default())
         };
-        then.apply(run_site(hooks, &self.site, x, [1, 1], operation, &Unweighted))
+        then.apply(run_site(
+            hooks,
+            &self.site,
+            x,
+            [1, 1],
+            operation,
+            &Unweighted,
+        ))
     }
 
     /// Whether gamma or beta trains.

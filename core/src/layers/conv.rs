@@ -113,7 +113,8 @@ impl Conv2d {
         let frozen = !norm.trains() && !hooks.acts_at(norm.site()) && self.bias.is_none();
         match &hooks.at_site(&self.site)[..] {
             [] if frozen => {
-                let (weight, fixed) = (like(self.weight.val(), &x), norm.fixed(&x, norm.affine(&x)));
+                let (weight, fixed) =
+                    (like(self.weight.val(), &x), norm.fixed(&x, norm.affine(&x)));
                 conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu)
             }
             [SiteAct::LowRank(path)] if frozen && path.is_plain(hooks) => {
@@ -134,12 +135,22 @@ impl Conv2d {
     ) -> Tensor<4> {
         let fixed = norm.fixed(&x, norm.affine(&x));
         let Factors::Conv(a, b) = &path.factors else {
-            panic!("{}: the factors are not those of a convolution", self.site.name)
+            panic!(
+                "{}: the factors are not those of a convolution",
+                self.site.name
+            )
         };
         let (a, b) = (like(a.clone(), &x), like(b.clone(), &x) * path.factor());
         let hidden = self.convolve(x.clone(), a, None, 1);
         let weight = like(self.weight.val(), &x);
-        let own = conv2d_norm(x, weight, self.options(), fixed.clone(), then.residual, false);
+        let own = conv2d_norm(
+            x,
+            weight,
+            self.options(),
+            fixed.clone(),
+            then.residual,
+            false,
+        );
         let factors = FixedNorm {
             beta: fixed.beta.zeros_like(),
             mean: fixed.mean.zeros_like(),
@@ -275,7 +286,13 @@ impl Weighted<4, 4> for Conv2d {
             beta = beta + gamma.clone() * like(bias.val(), x);
         }
         let variance = zeros.ones_like();
-        let norm = FixedNorm { gamma, beta, mean: zeros, variance, epsilon: 0.0 };
+        let norm = FixedNorm {
+            gamma,
+            beta,
+            mean: zeros,
+            variance,
+            epsilon: 0.0,
+        };
         Some(batch_norm(y, norm, None, false))
     }
 }
