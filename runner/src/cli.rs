@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -144,8 +145,8 @@ pub struct SweepRunArgs {
     #[arg(long, value_name = "K/N")]
     pub chunk: Option<Chunk>,
     /// So many trials at a time, each in a process of its own.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub jobs: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub jobs: NonZeroUsize,
     /// Where it runs.
     #[command(flatten)]
     pub place: PlaceArgs,
@@ -209,7 +210,25 @@ pub struct SweepScriptArgs {
     pub scheduler: Scheduler,
     /// Time limit of a trial, hours:minutes:seconds; one that needs more goes on in another turn.
     #[arg(long, default_value = "04:00:00")]
-    pub time: String,
+    pub time: TimeLimit,
+}
+
+/// `hh:mm:ss`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeLimit(pub String);
+
+impl FromStr for TimeLimit {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let number = |part: &&str| part.len() >= 2 && part.bytes().all(|c| c.is_ascii_digit());
+        match parts.len() == 3 && parts.iter().all(number) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!(
+                "expected hours:minutes:seconds, such as 04:00:00, got {text:?}"
+            )),
+        }
+    }
 }
 
 /// What a YAML may be.

@@ -15,6 +15,8 @@ static ALLOCATOR: Counting = Counting(MiMalloc);
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// Live when the trial began.
+static BEFORE: AtomicUsize = AtomicUsize::new(0);
 
 fn grew(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
@@ -67,6 +69,21 @@ pub fn keep_pages() {
 /// Starts a new peak from what is live now.
 pub fn reset_peak() {
     PEAK.store(LIVE.load(Relaxed), Relaxed);
+}
+
+/// Starts the peak of one trial of many: what others left in the device's pool is given back.
+pub fn start_trial(device: &Device) {
+    device.memory_cleanup();
+    reset_peak();
+    BEFORE.store(LIVE.load(Relaxed), Relaxed);
+}
+
+/// Most bytes that a trial held at once since [`start_trial`], its model of `weights` bytes included,
+/// whatever else was live when it began: other backbones, data sets, tables. On a device with a pool
+/// it is the pool's.
+pub fn own_peak(device: &Device, weights: usize) -> usize {
+    let grown = || PEAK.load(Relaxed).saturating_sub(BEFORE.load(Relaxed));
+    pool(device).map_or_else(|| grown() + weights, |(_, reserved)| reserved)
 }
 
 /// Bytes in use and bytes reserved of the device's pool, where it has one.

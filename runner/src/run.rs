@@ -83,7 +83,9 @@ pub fn run(
         trial.classes.clone(),
     );
     let (checkpoint, stop) = (folder.file(CHECKPOINT), &part.interrupt);
+    let start = Instant::now();
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
+    let before = trainer.seconds_before();
     let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
     reporter.finish();
     let trained = trained?;
@@ -94,7 +96,7 @@ pub fn run(
         tensors,
         progress,
         selected,
-        cache,
+        mut cache,
     } = trained;
     let (recipe, compute) = (&trial.experiment.recipe, trial.compute_type());
     let images = || {
@@ -109,7 +111,10 @@ pub fn run(
         cut: model.first_cut(),
         device,
     };
-    let mut attach = |loader| part.caches.attach(loader, &prefix, None, 1, stop, reporter);
+    let mut attach = |loader| {
+        let attached = part.caches.attach(loader, &prefix, None, 1, stop, reporter);
+        attached.inspect(|(_, cost)| cache.seconds += cost.seconds)
+    };
     let (tested, _) = attach(images())?;
     let (test, _) = evaluate(&model, &tested, device, compute)?;
     let validation = match progress.history[selected].validation {
@@ -165,7 +170,7 @@ pub fn run(
         time: Time {
             seconds_per_epoch: epoch_seconds / epochs as f64,
             cache_seconds: cache.seconds,
-            total_seconds: progress.total_seconds,
+            total_seconds: before + start.elapsed().as_secs_f64(),
         },
         device: device.name.clone(),
         config_hash: trial.hash.clone(),

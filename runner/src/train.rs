@@ -224,13 +224,18 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn try_out(mut self, epochs: usize) -> Result<Progress, Failure> {
+    pub fn try_out(mut self, epochs: usize) -> Result<(Progress, Cost), Failure> {
         self.train_to(epochs.min(self.recipe().last_epoch()))?;
-        Ok(self.state.progress)
+        Ok((self.state.progress, self.cache))
+    }
+
+    /// Seconds that an interrupted run spent before.
+    pub fn seconds_before(&self) -> f64 {
+        self.state.progress.total_seconds
     }
 
     fn train_to(&mut self, epochs: usize) -> Result<(), Failure> {
-        memory::reset_peak();
+        memory::start_trial(&self.device.device);
         while self.state.progress.epoch < epochs && !self.out_of_patience() {
             self.epoch()?;
         }
@@ -324,7 +329,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn note_peak(&mut self) {
-        let peak = memory::peak(&self.device.device);
+        let weights = self.state.model.counts().total_bytes;
+        let peak = memory::own_peak(&self.device.device, weights);
         let progress = &mut self.state.progress;
         progress.peak_bytes = progress.peak_bytes.max(peak);
     }

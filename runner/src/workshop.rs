@@ -7,7 +7,7 @@ use std::sync::Arc;
 use peft_core::Model;
 
 use crate::base::Base;
-use crate::cache::Caches;
+use crate::cache::{Caches, Store};
 use crate::device::Chosen;
 use crate::exit::Failure;
 use crate::experiment::Experiment;
@@ -18,6 +18,8 @@ use crate::trial::{Purpose, Trial};
 pub struct Workshop<'a> {
     device: &'a Chosen,
     caches: Caches,
+    /// Whether `prefix_cache: auto` means files, which other processes share.
+    in_files: bool,
     /// By configuration. A comparison goes data set by data set and backbone by backbone: the last ones
     /// are kept.
     bases: Vec<(String, Arc<Base>)>,
@@ -33,8 +35,17 @@ impl<'a> Workshop<'a> {
         Self {
             device,
             caches: Caches::new(folder, true),
+            in_files: false,
             bases: Vec::new(),
             data: Vec::new(),
+        }
+    }
+
+    /// The same for one of many processes: what it computes of a prefix is left for the others.
+    pub fn in_files(self) -> Self {
+        Self {
+            in_files: true,
+            ..self
         }
     }
 
@@ -52,7 +63,10 @@ impl<'a> Workshop<'a> {
     ///
     /// # Errors
     /// As [`Trial::open`].
-    pub fn open(&mut self, experiment: Experiment) -> Result<(Trial, Model), Failure> {
+    pub fn open(&mut self, mut experiment: Experiment) -> Result<(Trial, Model), Failure> {
+        if self.in_files && experiment.prefix_cache == Store::Auto {
+            experiment.prefix_cache = Store::Disk;
+        }
         let Experiment {
             backbone,
             dataset,

@@ -30,6 +30,7 @@ use serde_json::json;
 use crate::data::{EpochRandom, Loader, Pass, names};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
+use crate::folder::wait_for;
 use crate::progress::Reporter;
 use crate::trial::Trial;
 use resident::{Resident, gather};
@@ -410,7 +411,7 @@ impl Caches {
                 let lock = path.with_extension("lock");
                 let lock = File::create(&lock).map_err(|e| said(&lock.display(), &e))?;
                 // Another process that fills it is waited for; if it ended too early, it is filled here.
-                lock.lock().map_err(|e| said(&path.display(), &e))?;
+                wait_for(&lock, &path, interrupt)?;
                 // What is wrong with a file was said above.
                 if let Ok(Some(table)) = Table::open(&path, &wanted.key, wanted.shape) {
                     return Ok(Some(self.hold(&wanted.key, table)));

@@ -46,7 +46,17 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
         let ended = carry_out(&mut executor, &planned.tasks.iter().collect::<Vec<_>>());
         let results = manifest::collect(&folder, planned);
         report(&folder, &results)?;
-        ended.and_then(|()| verdict(&results))
+        ended?;
+        verdict(&results)?;
+        match results.missing.len() {
+            0 => Ok(()),
+            missing => {
+                let message = format_args!(
+                    "another process works on {missing} trials; run the same command to go on"
+                );
+                Err(failure(Exit::Interrupted, message))
+            }
+        }
     })
 }
 

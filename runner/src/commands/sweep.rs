@@ -3,7 +3,6 @@
 //! schedulers, for which `script` prints a job array.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -17,11 +16,11 @@ use crate::cli::{Format, SweepPlanArgs, SweepRunArgs, SweepScriptArgs};
 use crate::commands::compare::{carry_out, report, verdict};
 use crate::commands::on_pool;
 use crate::compare::config::Comparison;
-use crate::compare::execute::Executor;
+use crate::compare::execute::{Executor, write_failed};
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task, plan};
+use crate::compare::plan::{Plan, Task, plan, slug};
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::folder::{LOCK, outcome};
+use crate::folder::{is_locked, outcome};
 use crate::run::{CHECKPOINT, interrupt};
 use crate::summary::Outcome;
 use crate::workshop::Workshop;
@@ -48,13 +47,13 @@ pub fn plan_sweep(args: &SweepPlanArgs) -> Result<(), Failure> {
 pub fn run_sweep(args: &SweepRunArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let indices = args.selected(plan.tasks.len()).map_err(config_error)?;
-    if args.jobs > 1 {
+    if args.jobs.get() > 1 {
         return in_processes(args, &plan, indices);
     }
     on_pool(&args.place, |device| {
         let mut executor = Executor {
             root: &args.sweep,
-            workshop: Workshop::new(&device, &args.cache()),
+            workshop: Workshop::new(&device, &args.cache()).in_files(),
             interrupt: interrupt()?,
         };
         let tasks: Vec<&Task> = indices.iter().map(|&index| &plan.tasks[index]).collect();
@@ -97,7 +96,7 @@ fn in_processes(args: &SweepRunArgs, plan: &Plan, indices: Vec<usize>) -> Result
         Ok(ended)
     };
     let ended = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..args.jobs.get()).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(|worker| worker.join());
         joined
             .map(|ended| ended.unwrap_or_else(|_| Err(failure(Exit::Unexpected, "a panic"))))
@@ -111,8 +110,10 @@ fn in_processes(args: &SweepRunArgs, plan: &Plan, indices: Vec<usize>) -> Result
     let bad: Vec<&(usize, ExitStatus)> = ended.iter().flatten().filter(bad).collect();
     for (index, status) in &bad {
         if status.code() != Some(Exit::SomeFailed as i32) {
-            let title = plan.tasks[*index].title();
-            eprintln!("trial {index} ({title}): its process ended with {status}");
+            let task = &plan.tasks[*index];
+            let error = format!("its process ended with {status}");
+            eprintln!("trial {index} ({}): {error}", task.title());
+            write_failed(&args.sweep.join(&task.folder), task, Exit::Unexpected, &error)?;
         }
     }
     match bad.len() {
@@ -189,8 +190,7 @@ fn state(sweep: &Path, task: &Task) -> State {
     if let Some(Outcome::Done(_)) = outcome(&folder) {
         return State::Done;
     }
-    let locked = |lock: File| lock.try_lock().is_err();
-    if File::open(folder.join(LOCK)).is_ok_and(locked) {
+    if is_locked(&folder) {
         return State::Running;
     }
     match outcome(&folder) {
@@ -281,14 +281,19 @@ pub fn collect(sweep: &Path) -> Result<(), Failure> {
 /// Prints a job array for a scheduler.
 pub fn script(args: &SweepScriptArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
+    let sweep = args.sweep.display().to_string();
+    if sweep.contains(|c: char| c.is_whitespace() || "\"'$`\\".contains(c)) {
+        let message = format!("{sweep}: expected a path that needs no quotes in a script");
+        return Err(config_error(message));
+    }
     let template = args.scheduler.template();
     let last = plan.tasks.len().saturating_sub(1);
     let filled = template
-        .replace("{name}", &plan.results.name)
+        .replace("{name}", &slug(&plan.results.name))
         .replace("{trials}", &plan.tasks.len().to_string())
         .replace("{last}", &last.to_string())
-        .replace("{sweep}", &args.sweep.display().to_string())
-        .replace("{time}", &args.time);
+        .replace("{sweep}", &sweep)
+        .replace("{time}", &args.time.0);
     print!("{filled}");
     Ok(())
 }

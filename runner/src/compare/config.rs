@@ -1,6 +1,7 @@
 //! A comparison as its YAML says it: rows, columns, seeds, what all trials share, and what is tuned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
 
 use peft_core::error::nearest;
 use schemars::JsonSchema;
@@ -113,6 +114,27 @@ pub struct MethodEntry {
 /// The keys of an experiment that a comparison fills in.
 pub const FILLED: [&str; 5] = ["name", "backbone", "method", "dataset", "seed"];
 
+/// Fields of the recipe that a search sets or counts by.
+const PROTOCOL: [&str; 5] = [
+    "recipe.epochs",
+    "recipe.train_on",
+    "recipe.select",
+    "recipe.stop_after",
+    "recipe.patience",
+];
+
+/// What an entry sets is its own business only: nothing under another part of the table.
+fn check_fields(key: &str, label: &str, fields: &Fields, others: &[&str]) -> Result<(), String> {
+    let foreign = |field: &&String| {
+        let part = field.split('.').next().unwrap_or_default();
+        others.contains(&part)
+    };
+    match fields.keys().find(foreign) {
+        Some(field) => Err(format!("{key}: {label}: {field} is not for it to set")),
+        None => Ok(()),
+    }
+}
+
 impl Comparison {
     /// Reads the YAML called `config`, a path or a name under `configs/`, with `--set` overrides.
     ///
@@ -147,6 +169,11 @@ impl Comparison {
         if let Some(key) = FILLED.iter().find(|key| self.trial.contains_key(**key)) {
             return Err(format!("trial.{key}: it is filled in for every trial"));
         }
+        let parts: Vec<_> = Path::new(&self.name).components().collect();
+        if !matches!(parts[..], [Component::Normal(_)]) {
+            let name = &self.name;
+            return Err(format!("name: expected the name of a folder, got {name:?}"));
+        }
         if self.seeds.is_empty() {
             return Err("seeds: expected at least one".to_owned());
         }
@@ -164,12 +191,29 @@ impl Comparison {
             if labels.is_empty() {
                 return Err(format!("{key}: expected at least one"));
             }
+            if labels.iter().any(|label| label.trim().is_empty()) {
+                return Err(format!("{key}: a label is empty"));
+            }
             if let Some(twice) = labels.iter().find(|label| !seen.insert(**label)) {
                 return Err(format!("{key}: {twice:?} is there twice: give one a label"));
             }
         }
         if let Some(baseline) = &self.baseline {
             known("baseline", baseline, &self.method_labels())?;
+        }
+        for entry in &self.backbones {
+            let own = ["name", "method", "dataset", "seed"];
+            check_fields("backbones", &entry.label, &entry.set, &own)?;
+        }
+        for entry in &self.datasets {
+            let own = ["name", "method", "backbone", "seed"];
+            check_fields("datasets", &entry.label, &entry.set, &own)?;
+        }
+        for entry in &self.methods {
+            let own = ["name", "backbone", "dataset", "seed"];
+            for fields in [&entry.set].into_iter().chain(entry.on.values()) {
+                check_fields("methods", &entry.label, fields, &own)?;
+            }
         }
         let places: Vec<&String> = labels[0].1.iter().chain(&labels[1].1).copied().collect();
         for method in &self.methods {
@@ -190,6 +234,9 @@ impl Comparison {
                     .any(|part| field.starts_with(part))
                 {
                     return Err(format!("{at}: expected a field of method, recipe or head"));
+                }
+                if PROTOCOL.contains(&field.as_str()) {
+                    return Err(format!("{at}: the search itself decides that"));
                 }
                 space.check(self.search).map_err(|e| format!("{at}: {e}"))?;
             }
@@ -275,7 +322,12 @@ fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
     }
     let found = match configs::in_room("compare", &name) {
         Some(found) => found?,
-        None => configs::find(&name)?,
+        None if Path::new(&name).is_file() => configs::find(&name)?,
+        None => {
+            let known = configs::names("compare/").join(", ");
+            let message = format!("extends: {name}: no such comparison or file; there are {known}");
+            return Err(config_error(message));
+        }
     };
     let Value::Mapping(mut base) = found.value else {
         let message = format!("extends: {}: expected a mapping", found.origin);
@@ -499,6 +551,22 @@ methods:
                 "trial:",
                 "baseline: lora\ntrial:",
                 "baseline: unknown label \"lora\"",
+            ),
+            (
+                "trial:",
+                "name: ../up\ntrial:",
+                "name: expected the name of a folder",
+            ),
+            ("label: AP", "label: ' '", "methods: a label is empty"),
+            (
+                "trial:",
+                "extends: lost\ntrial:",
+                "lost: no such comparison or file; there are",
+            ),
+            (
+                "set: {recipe.optimizer.lr: 0.1}",
+                "set: {dataset: digits}",
+                "methods: AP: dataset is not for it to set",
             ),
         ];
         for (old, new, expected) in cases {

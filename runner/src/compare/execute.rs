@@ -12,7 +12,7 @@ use super::plan::{Task, candidate, id, retrained};
 use super::tune;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::folder::{RunFolder, outcome};
+use crate::folder::{RunFolder, lock, outcome};
 use crate::progress::Reporter;
 use crate::run::{Part, run};
 use crate::summary::{Failed, Outcome, Tuning};
@@ -57,17 +57,7 @@ impl Executor<'_> {
                 failure(Exit::Unexpected, text.unwrap_or("a panic"))
             }
         };
-        let failed = Outcome::Failed(Failed {
-            cell: task.cell.clone(),
-            seed: task.seed,
-            exit: failed.exit as u8,
-            error: format!("{:#}", failed.error),
-        });
-        fs_err::create_dir_all(&folder)?;
-        let json = serde_json::to_string_pretty(&failed);
-        let json = json.map_err(|e| failure(Exit::Unexpected, e))?;
-        write_atomically(&folder.join("summary.json"), format!("{json}\n").as_bytes())?;
-        Ok(Ended::With(Box::new(failed)))
+        write_failed(&folder, task, failed.exit, &format!("{:#}", failed.error))
     }
 
     fn attempt(&mut self, task: &Task, folder: &Path) -> Result<Ended, Failure> {
@@ -109,6 +99,35 @@ impl Executor<'_> {
     pub fn device(&self) -> &Chosen {
         self.workshop.device()
     }
+}
+
+/// Writes down why a trial failed, unless another process works on it or has done it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_failed(
+    folder: &Path,
+    task: &Task,
+    exit: Exit,
+    error: &str,
+) -> Result<Ended, Failure> {
+    fs_err::create_dir_all(folder)?;
+    let Some(_lock) = lock(folder)? else {
+        return Ok(Ended::Elsewhere);
+    };
+    if let Some(done) = done(folder, task) {
+        return Ok(Ended::With(Box::new(done)));
+    }
+    let failed = Outcome::Failed(Failed {
+        cell: task.cell.clone(),
+        seed: task.seed,
+        exit: exit as u8,
+        error: error.to_owned(),
+    });
+    let json = serde_json::to_string_pretty(&failed);
+    let json = json.map_err(|e| failure(Exit::Unexpected, e))?;
+    write_atomically(&folder.join("summary.json"), format!("{json}\n").as_bytes())?;
+    Ok(Ended::With(Box::new(failed)))
 }
 
 /// The experiment that a search chose.

@@ -208,9 +208,11 @@ fn of_cell(
                 "recipe: a search needs train_on: train and select: best",
             ));
         }
-        // What the methods refuse of a candidate is seen when it runs; its fields are checked here.
         for fields in search.candidates(&method.tune) {
-            candidate(&base, &fields, first)?;
+            let candidate = candidate(&base, &fields, first)?;
+            if fields.keys().any(|field| !field.starts_with("recipe.")) {
+                workshop.open(candidate)?;
+            }
         }
     }
     let (trial, _) = workshop.open(base)?;
@@ -272,13 +274,16 @@ pub fn in_yaml(value: &serde_yaml::Value) -> String {
     }
 }
 
+/// Characters of a label in a folder's name; the hash behind it keeps folders apart.
+const SLUG: usize = 40;
+
 /// A label as a part of a folder's name.
-fn slug(label: &str) -> String {
+pub fn slug(label: &str) -> String {
     let plain = |c: char| match c {
         c if c.is_ascii_alphanumeric() || "._+".contains(c) => c.to_ascii_lowercase(),
         _ => '-',
     };
-    let slug: String = label.chars().map(plain).collect();
+    let slug: String = label.chars().map(plain).take(SLUG).collect();
     slug.trim_start_matches(['.', '-']).to_owned()
 }
 

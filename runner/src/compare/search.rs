@@ -98,7 +98,13 @@ impl Space {
                     Err(format!("expected min < max, got {min} and {max}"))
                 }
             }
-            ([_, ..], None, None) if !self.log => Ok(()),
+            (values @ [_, ..], None, None) if !self.log => {
+                let twice = |(place, value): (usize, &Value)| values[..place].contains(value);
+                match values.iter().enumerate().any(twice) {
+                    true => Err("a value is listed twice".to_owned()),
+                    false => Ok(()),
+                }
+            }
             _ => Err("expected either values, or min and max".to_owned()),
         }
     }
@@ -166,7 +172,8 @@ impl Search {
         let all = grid(spaces).len();
         let wanted = if ranged { wanted } else { wanted.min(all) };
         let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
-        for draw in 0.. {
+        // A range that holds fewer different values than are wanted gives those that it has.
+        for draw in 0..DRAWS * wanted {
             if found.len() == wanted {
                 break;
             }
@@ -206,6 +213,9 @@ impl Search {
         rungs
     }
 }
+
+/// Draws of a candidate before it is taken that there is no other one.
+const DRAWS: usize = 100;
 
 /// All combinations, the last field's values changing fastest; of fields with values only.
 fn grid(spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
@@ -277,6 +287,17 @@ mod tests {
             .filter(|lr| (1e-3..1e-2).contains(*lr))
             .count();
         assert!((90..180).contains(&middle), "{middle}");
+    }
+
+    #[test]
+    fn a_range_with_few_values_gives_what_it_has() {
+        let range = spaces("{lr: {min: 0.1, max: 0.1002}}");
+        let search = Search::Random {
+            candidates: 50,
+            seed: 0,
+        };
+        let found = search.candidates(&range);
+        assert!((2..=3).contains(&found.len()), "{found:?}");
     }
 
     #[test]

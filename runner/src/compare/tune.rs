@@ -7,9 +7,11 @@ use peft_core::files::write_atomically;
 use super::config::Fields;
 use super::execute::Executor;
 use super::plan::{Tuned, candidate, in_yaml};
+use crate::cache::Cost;
 use crate::checkpoint::{EpochRecord, Progress};
 use crate::exit::{Exit, Failure, failure};
 use crate::experiment::Experiment;
+use crate::folder::{LOCK, wait_for};
 use crate::progress::Reporter;
 use crate::run::CHECKPOINT;
 use crate::summary::{Candidate, Tuning};
@@ -26,15 +28,16 @@ const CHOICE: &str = "tuning.json";
 pub fn tune(executor: &mut Executor, tuned: &Tuned, base: &Experiment) -> Result<Tuning, Failure> {
     let folder = executor.root.join(&tuned.folder);
     fs_err::create_dir_all(&folder)?;
-    let lock = folder.join(".lock");
-    let lock = File::create(&lock).map_err(peft_core::Error::io(&lock))?;
+    let place = folder.join(LOCK);
+    let lock = File::create(&place).map_err(peft_core::Error::io(&place))?;
     // Another process that works on it is waited for; if it ends too early, this one goes on.
-    lock.lock()?;
+    wait_for(&lock, &place, &executor.interrupt)?;
     let path = folder.join(CHOICE);
     if let Ok(text) = std::fs::read_to_string(&path) {
-        let parsed = serde_json::from_str(&text);
-        let place = path.display();
-        return parsed.map_err(|e| failure(Exit::Unexpected, format_args!("{place}: {e}")));
+        match serde_json::from_str(&text) {
+            Ok(tuning) => return Ok(tuning),
+            Err(e) => eprintln!("warning: {}: {e}; it is made again", path.display()),
+        }
     }
     let tuning = search(executor, tuned, base, &folder)?;
     let json = serde_json::to_string_pretty(&tuning).map_err(|e| failure(Exit::Unexpected, e))?;
@@ -55,6 +58,7 @@ fn search(
     let all = tuned.search.candidates(&tuned.spaces);
     let mut tried: Vec<Candidate> = all.iter().map(untried).collect();
     let mut records: Vec<Option<EpochRecord>> = vec![None; all.len()];
+    let mut caching = vec![0.0; all.len()];
     let mut alive: Vec<usize> = (0..all.len()).collect();
     for rung in tuned.search.rungs(all.len(), base.recipe.last_epoch()) {
         alive.truncate(rung.candidates);
@@ -62,17 +66,21 @@ fn search(
             let place = folder.join(index.to_string());
             let fields = &all[index];
             match try_out(executor, base, fields, tuned.seed, &place, rung.epochs) {
-                Ok(progress) => {
+                Ok((progress, cost)) => {
+                    caching[index] += cost.seconds;
                     let best = progress.best.map(|best| progress.history[best].clone());
                     let tried = &mut tried[index];
                     tried.epochs = progress.history.len();
-                    tried.seconds = progress.total_seconds;
+                    tried.seconds = progress.total_seconds + caching[index];
                     tried.best_epoch = best.as_ref().map_or(0, |record| record.epoch);
                     tried.score = best.as_ref().and_then(|record| record.score);
                     tried.validation = best.as_ref().and_then(|record| record.validation.clone());
                     records[index] = best;
                 }
-                Err(failed) if failed.exit == Exit::Interrupted => return Err(failed),
+                // What another day may mend is no property of the candidate.
+                Err(failed) if !matches!(failed.exit, Exit::Diverged | Exit::Config) => {
+                    return Err(failed);
+                }
                 Err(failed) => {
                     tried[index].error = Some(format!("{:#}", failed.error));
                     records[index] = None;
@@ -125,7 +133,7 @@ fn try_out(
     seed: u64,
     place: &std::path::Path,
     epochs: usize,
-) -> Result<Progress, Failure> {
+) -> Result<(Progress, Cost), Failure> {
     let (trial, model) = executor.workshop.open(candidate(base, fields, seed)?)?;
     let checkpoint = place.join(CHECKPOINT);
     if let Some(folder) = checkpoint.parent() {
