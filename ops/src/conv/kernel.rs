@@ -11,6 +11,10 @@ pub(super) const LANES: usize = 16;
 /// Columns of the widest panel.
 pub(super) const COLUMNS: usize = 3 * LANES;
 
+/// Products that [`tile`] sums one after the other before it adds them to the rest: rounding errors grow
+/// with the length of a sum.
+const SHORT: usize = 16;
+
 /// Rows of the left and of the right side of [`dots`].
 pub(super) const DOTS: [usize; 2] = [4, 6];
 
@@ -93,34 +97,37 @@ multiversion! {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{DOTS, LANES, ROWS};
+    use super::{DOTS, LANES, ROWS, SHORT};
 
     #[target_feature(enable = "avx512f")]
     pub(super) fn tile<const V: usize>(a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
-        let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-        for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
-            let mut right = [_mm512_setzero_ps(); V];
-            for v in 0..V {
-                // SAFETY: the chunk has V vectors.
-                right[v] = unsafe { _mm512_loadu_ps(b.as_ptr().add(v * LANES)) };
-            }
-            for i in 0..ROWS {
-                let left = _mm512_set1_ps(a[i]);
+        let blocks = a.chunks(SHORT).zip(b.chunks(SHORT * V * LANES));
+        for (block, (a, b)) in blocks.enumerate() {
+            let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
+            for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
+                let mut right = [_mm512_setzero_ps(); V];
                 for v in 0..V {
-                    sums[i][v] = _mm512_fmadd_ps(left, right[v], sums[i][v]);
+                    // SAFETY: the chunk has V vectors.
+                    right[v] = unsafe { _mm512_loadu_ps(b.as_ptr().add(v * LANES)) };
+                }
+                for i in 0..ROWS {
+                    let left = _mm512_set1_ps(a[i]);
+                    for v in 0..V {
+                        sums[i][v] = _mm512_fmadd_ps(left, right[v], sums[i][v]);
+                    }
                 }
             }
-        }
-        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(V * LANES)) {
-            for v in 0..V {
-                // SAFETY: the chunk has V vectors.
-                unsafe {
-                    let place = out.as_mut_ptr().add(v * LANES);
-                    let sum = match add {
-                        true => _mm512_add_ps(_mm512_loadu_ps(place), sums[v]),
-                        false => sums[v],
-                    };
-                    _mm512_storeu_ps(place, sum);
+            for (sums, out) in sums.iter().zip(out.chunks_exact_mut(V * LANES)) {
+                for v in 0..V {
+                    // SAFETY: the chunk has V vectors.
+                    unsafe {
+                        let place = out.as_mut_ptr().add(v * LANES);
+                        let sum = match add || block > 0 {
+                            true => _mm512_add_ps(_mm512_loadu_ps(place), sums[v]),
+                            false => sums[v],
+                        };
+                        _mm512_storeu_ps(place, sum);
+                    }
                 }
             }
         }
@@ -177,7 +184,7 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{DOTS, LANES, ROWS};
+    use super::{DOTS, LANES, ROWS, SHORT};
 
     /// Values of a vector, and rows of what fits into the 16 registers beside half a panel.
     const HALF: usize = LANES / 2;
@@ -185,35 +192,51 @@ mod avx2 {
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn tile<const V: usize>(a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
-        for row in [0, PART] {
-            for column in [0, V * HALF] {
-                let mut sums = [[_mm256_setzero_ps(); V]; PART];
-                for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
-                    let mut right = [_mm256_setzero_ps(); V];
-                    for v in 0..V {
-                        // SAFETY: the chunk has twice V vectors, and `column` is 0 or V of them.
-                        right[v] = unsafe { _mm256_loadu_ps(b.as_ptr().add(column + v * HALF)) };
-                    }
-                    for i in 0..PART {
-                        let left = _mm256_set1_ps(a[row + i]);
-                        for v in 0..V {
-                            sums[i][v] = _mm256_fmadd_ps(left, right[v], sums[i][v]);
-                        }
-                    }
+        let blocks = a.chunks(SHORT).zip(b.chunks(SHORT * V * LANES));
+        for (block, (a, b)) in blocks.enumerate() {
+            for row in [0, PART] {
+                for column in [0, V * HALF] {
+                    let out = &mut out[row * V * LANES..];
+                    part::<V>(a, b, [row, column], out, add || block > 0);
                 }
-                let rows = out.chunks_exact_mut(V * LANES).skip(row);
-                for (sums, out) in sums.iter().zip(rows) {
-                    for v in 0..V {
-                        // SAFETY: the chunk has twice V vectors, and `column` is 0 or V of them.
-                        unsafe {
-                            let place = out.as_mut_ptr().add(column + v * HALF);
-                            let sum = match add {
-                                true => _mm256_add_ps(_mm256_loadu_ps(place), sums[v]),
-                                false => sums[v],
-                            };
-                            _mm256_storeu_ps(place, sum);
-                        }
-                    }
+            }
+        }
+    }
+
+    /// A quarter of a tile, from `row` and `column` on.
+    #[target_feature(enable = "avx2,fma")]
+    fn part<const V: usize>(
+        a: &[[f32; ROWS]],
+        b: &[f32],
+        [row, column]: [usize; 2],
+        out: &mut [f32],
+        add: bool,
+    ) {
+        assert!(column <= V * HALF);
+        let mut sums = [[_mm256_setzero_ps(); V]; PART];
+        for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
+            let mut right = [_mm256_setzero_ps(); V];
+            for v in 0..V {
+                // SAFETY: the chunk has twice V vectors, of which V start at `column`.
+                right[v] = unsafe { _mm256_loadu_ps(b.as_ptr().add(column + v * HALF)) };
+            }
+            for i in 0..PART {
+                let left = _mm256_set1_ps(a[row + i]);
+                for v in 0..V {
+                    sums[i][v] = _mm256_fmadd_ps(left, right[v], sums[i][v]);
+                }
+            }
+        }
+        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(V * LANES)) {
+            for v in 0..V {
+                // SAFETY: the chunk has twice V vectors, of which V start at `column`.
+                unsafe {
+                    let place = out.as_mut_ptr().add(column + v * HALF);
+                    let sum = match add {
+                        true => _mm256_add_ps(_mm256_loadu_ps(place), sums[v]),
+                        false => sums[v],
+                    };
+                    _mm256_storeu_ps(place, sum);
                 }
             }
         }
@@ -260,27 +283,31 @@ mod avx2 {
 
 /// For every other processor, vectorised by the compiler as far as it has vectors.
 mod portable {
-    use super::{DOTS, LANES, ROWS};
+    use super::{DOTS, LANES, ROWS, SHORT};
 
     /// Values that stay in registers.
     const NARROW: usize = 8;
 
     pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
-        for column in (0..columns).step_by(NARROW) {
-            for row in (0..ROWS).step_by(2) {
-                let mut sums = [[0.0; NARROW]; 2];
-                for (a, b) in a.iter().zip(b.chunks_exact(columns)) {
-                    let b = &b[column..column + NARROW];
-                    for i in 0..2 {
-                        for j in 0..NARROW {
-                            sums[i][j] += a[row + i] * b[j];
+        let blocks = a.chunks(SHORT).zip(b.chunks(SHORT * columns));
+        for (block, (a, b)) in blocks.enumerate() {
+            for column in (0..columns).step_by(NARROW) {
+                for row in (0..ROWS).step_by(2) {
+                    let mut sums = [[0.0; NARROW]; 2];
+                    for (a, b) in a.iter().zip(b.chunks_exact(columns)) {
+                        let b = &b[column..column + NARROW];
+                        for i in 0..2 {
+                            for j in 0..NARROW {
+                                sums[i][j] += a[row + i] * b[j];
+                            }
                         }
                     }
-                }
-                for i in 0..2 {
-                    let out = &mut out[(row + i) * columns + column..][..NARROW];
-                    for j in 0..NARROW {
-                        out[j] = if add { out[j] + sums[i][j] } else { sums[i][j] };
+                    for i in 0..2 {
+                        let out = &mut out[(row + i) * columns + column..][..NARROW];
+                        for j in 0..NARROW {
+                            let before = if add || block > 0 { out[j] } else { 0.0 };
+                            out[j] = before + sums[i][j];
+                        }
                     }
                 }
             }

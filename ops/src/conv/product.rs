@@ -10,8 +10,7 @@ use super::windows::{Plan, Windows, runs};
 use crate::buffer::{Scratch, Shared, Unset};
 use crate::simd::multiversion;
 
-/// Channels and taps whose products are summed in registers before they are added to the rest: a
-/// packed panel of them fits the first cache, and the short sums keep rounding errors small.
+/// Channels and taps that are packed at a time: a panel of them fits the first cache.
 const DEPTH: usize = 192;
 /// Tasks of a product, or more: enough for every processor, whatever their number.
 const TASKS: usize = 32;
@@ -162,7 +161,7 @@ struct Right<'a> {
     width: usize,
     /// Parts of the rows of a group; more than one where the columns are few.
     parts: usize,
-    /// Channels and taps that are summed in registers.
+    /// Channels and taps that are packed at a time.
     depth: usize,
 }
 
@@ -217,7 +216,7 @@ impl<'a> Right<'a> {
         }
     }
 
-    /// Ranges of channels and taps whose products are summed in registers.
+    /// Ranges of channels and taps that are packed at a time.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (depth, end) = (self.depth, self.left.depth);
         (0..end)
