@@ -113,7 +113,12 @@ fn in_processes(args: &SweepRunArgs, plan: &Plan, indices: Vec<usize>) -> Result
             let task = &plan.tasks[*index];
             let error = format!("its process ended with {status}");
             eprintln!("trial {index} ({}): {error}", task.title());
-            write_failed(&args.sweep.join(&task.folder), task, Exit::Unexpected, &error)?;
+            write_failed(
+                &args.sweep.join(&task.folder),
+                task,
+                Exit::Unexpected,
+                &error,
+            )?;
         }
     }
     match bad.len() {

@@ -105,12 +105,7 @@ impl Executor<'_> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_failed(
-    folder: &Path,
-    task: &Task,
-    exit: Exit,
-    error: &str,
-) -> Result<Ended, Failure> {
+pub fn write_failed(folder: &Path, task: &Task, exit: Exit, error: &str) -> Result<Ended, Failure> {
     fs_err::create_dir_all(folder)?;
     let Some(_lock) = lock(folder)? else {
         return Ok(Ended::Elsewhere);
