@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Times training on an NVIDIA device with nothing of Rust but a `runner` binary built with CUDA:
+# Times training on an NVIDIA device with nothing of Rust but a `runner` binary built with CUDA, beside
+# PyTorch on the same device where `python3` has torch and timm (and peft, for lora):
 #
 #   benches/cuda.sh path/to/runner
 #
-# Finds the CUDA libraries and headers that kernels are compiled with ($CUDA_PATH, /usr/local/cuda,
-# or PyTorch's wheels), runs the self-test and the quickstart, then times a step of four methods on
-# ViT-B/16 and ViT-L/16 with random weights and images. A row that fails says why, and the next one
-# runs. Exit code: 0 if everything ran, 1 if something failed, 2 for a wrong command line.
+# Finds what kernels are compiled with ($CUDA_PATH, /usr/local/cuda, or PyTorch's wheels), runs the
+# self-test and the quickstart, then times a step of four methods on ViT-B/16 and ViT-L/16 with random
+# weights and images. A row that fails says why, and the next one runs. Exit code: 0 if everything ran,
+# 1 if something failed, 2 for a wrong command line.
 #
-# BATCH, STEPS, WARMUP, ROW_SECONDS and DEVICE in the environment override the defaults below.
-#
-# This script has not been run on a GPU.
+# BATCH, STEPS, WARMUP, ROW_SECONDS, DEVICE, BACKBONES, METHODS and PRECISIONS in the environment
+# override the defaults below. TORCH names the ways that PyTorch is timed in (benches/cuda_torch.py), and
+# is empty for none. JSON takes the numbers of all rows, one object a line.
 set -uo pipefail
 
 BATCH=${BATCH:-128}
@@ -18,12 +19,18 @@ STEPS=${STEPS:-10}
 WARMUP=${WARMUP:-5}
 ROW_SECONDS=${ROW_SECONDS:-900}
 DEVICE=${DEVICE:-cuda}
+BACKBONES=${BACKBONES:-vit_base_patch16_224 vit_large_patch16_224}
+METHODS=${METHODS:-linear-probe ap lora full-finetune}
+PRECISIONS=${PRECISIONS:-f32 bf16}
+TORCH=${TORCH-eager sdpa compile}
+JSON=${JSON:-/dev/null}
 
 if [[ $# -ne 1 || ! -x ${1:-} ]]; then
   echo "usage: ${0##*/} RUNNER: an executable runner, built with CUDA" >&2
   exit 2
 fi
 runner=$(realpath "$1")
+here=$(dirname "$(realpath "$0")")
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failed=0
@@ -101,7 +108,7 @@ find_libraries() {
 
 # A field of a flat JSON object on stdin.
 field() {
-  sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"
+  sed -n "s/.*\"$1\": *\"\{0,1\}\([^,\"}]*\).*/\1/p"
 }
 
 # The first line of an error in the file $1.
@@ -114,23 +121,46 @@ first_error() {
   echo "${line:-no message}"
 }
 
+# What PyTorch takes in each of the ways of TORCH: backbone, method, precision.
+row_of_torch() {
+  local way line code
+  [[ -n $TORCH ]] || return 0
+  BATCH=$BATCH STEPS=$STEPS WARMUP=$WARMUP TORCH_VARIANTS=$TORCH timeout "$ROW_SECONDS" \
+    python3 "$here/cuda_torch.py" "$@" >"$work/torch" 2>"$work/stderr"
+  code=$?
+  tee -a "$JSON" <"$work/torch" >/dev/null
+  for way in $TORCH; do
+    line=$(grep "\"variant\": \"$way\"" "$work/torch")
+    if [[ $line == *median_seconds* ]]; then
+      printf ' %9.4f %9.0f' "$(field median_seconds <<<"$line")" \
+        "$(($(field reserved_bytes <<<"$line") / 1048576))"
+    else
+      failed=1
+      printf ' %9s %9s' failed "$code"
+    fi
+  done
+}
+
 # One row of the table: backbone, method, precision.
 row() {
   local backbone=$1 method=$2 precision=$3 json code
   json=$(timeout "$ROW_SECONDS" "$runner" bench --config quickstart \
     --set "backbone={name: vit, variant: $backbone, weights: null}" \
-    --set "method=$method" \
+    --set "method={name: $method}" \
     --set "recipe.batch_size=$BATCH" \
     --set "recipe.precision=$precision" \
     --device "$DEVICE" --warmup "$WARMUP" --steps "$STEPS" --format json 2>"$work/stderr")
   code=$?
-  printf '%-24s %-14s %-5s ' "$backbone" "$method" "$precision"
+  printf '%-22s %-13s %-4s ' "$backbone" "$method" "$precision"
   if [[ $code -eq 0 ]]; then
-    printf '%10.4f %10.1f %10.1f %10.0f\n' \
+    echo "$json" >>"$JSON"
+    printf '%9.4f %9.1f %9.1f %9.0f' \
       "$(field median_seconds <<<"$json")" \
       "$(field images_per_second <<<"$json")" \
       "$(field inference_images_per_second <<<"$json")" \
       "$(($(field peak_bytes <<<"$json") / 1048576))"
+    row_of_torch "$@"
+    echo
   else
     failed=1
     [[ $code -eq 124 ]] && echo "error: longer than $ROW_SECONDS s" >"$work/stderr"
@@ -154,13 +184,28 @@ echo
 echo "== quickstart"
 "$runner" --config quickstart --device "$DEVICE" --runs "$work/runs" || failed=1
 
+if [[ -n $TORCH ]]; then
+  versions='import torch, timm; assert torch.cuda.is_available(); print(torch.__version__, timm.__version__)'
+  if found=$(python3 -c "$versions" 2>/dev/null); then
+    echo
+    echo "PyTorch and timm $found"
+  else
+    echo "note: python3 has no torch with CUDA and timm: PyTorch is left out" >&2
+    TORCH=
+  fi
+fi
+
 echo
-echo "== bench: batch $BATCH, median of $STEPS steps, random weights"
-printf '%-24s %-14s %-5s %10s %10s %10s %10s\n' \
+echo "== bench: batch $BATCH, median of $STEPS steps after $WARMUP, random weights; PyTorch's are s/step and MiB"
+printf '%-22s %-13s %-4s %9s %9s %9s %9s' \
   backbone method type 's/step' 'images/s' 'inference' 'peak MiB'
-for backbone in vit_base_patch16_224 vit_large_patch16_224; do
-  for method in linear-probe ap lora full-finetune; do
-    for precision in f32 bf16; do
+for way in $TORCH; do
+  printf ' %9s %9s' "$way" MiB
+done
+echo
+for backbone in $BACKBONES; do
+  for method in $METHODS; do
+    for precision in $PRECISIONS; do
       row "$backbone" "$method" "$precision"
     done
   done

@@ -1,6 +1,6 @@
 //! `runner doctor`: versions, devices, a numeric self-test of each device, its matrix-product peak.
 //!
-//! The self-test takes every registered method on micro models: logits and gradients of one step
+//! The self-test takes every operation of `peft-ops` against its formula, and every registered method on micro models: logits and gradients of one step
 //! on the device against the CPU. On the CPU the forward run as one span is held against the
 //! forward cut at every boundary, and everything must be finite.
 
@@ -34,7 +34,7 @@ const CLASSES: usize = 5;
 const IMAGES: usize = 2;
 
 /// Micro models by the name of their plugin; one that is not linked is left out.
-const MICRO: [(&str, &str); 2] = [
+const MICRO: [(&str, &str); 4] = [
     (
         "vit",
         "{name: vit, img_size: 16, patch_size: 4, embed_dim: 16, depth: 4, num_heads: 2}",
@@ -42,6 +42,15 @@ const MICRO: [(&str, &str); 2] = [
     (
         "resnet",
         "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 8, 8, 8]}",
+    ),
+    (
+        "clip",
+        "{name: clip, img_size: 16, patch_size: 4, embed_dim: 16, depth: 4, num_heads: 2}",
+    ),
+    (
+        "swin",
+        "{name: swin, img_size: 36, patch_size: 4, embed_dim: 8, depths: [2, 2], num_heads: [2, 4], \
+         window_size: 4}",
     ),
 ];
 
@@ -71,8 +80,27 @@ struct Cuda {
 #[derive(Serialize)]
 struct DeviceReport {
     name: String,
+    operations: Operations,
     tests: Vec<Test>,
     peaks: Vec<Peak>,
+}
+
+/// The operations of `peft-ops`, or the panic that ended them.
+#[derive(Serialize)]
+struct Operations {
+    checks: Vec<OperationTest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// An operation against its formula.
+#[derive(Serialize)]
+struct OperationTest {
+    operation: &'static str,
+    dtype: String,
+    passed: bool,
+    relative_error: f64,
+    allowed: f64,
 }
 
 /// A method on a micro model.
@@ -157,6 +185,11 @@ impl Report {
     fn failed(&self) -> Vec<String> {
         let mut failed = Vec::new();
         for device in &self.devices {
+            let operations = &device.operations;
+            let of_device = |name: &str| format!("{} {name}", device.name);
+            failed.extend(operations.error.iter().map(|_| of_device("operations")));
+            let checks = operations.checks.iter().filter(|check| !check.passed);
+            failed.extend(checks.map(|check| of_device(check.operation)));
             for test in &device.tests {
                 if matches!(test.result, Outcome::Fail { .. }) {
                     failed.push(format!("{} {}/{}", device.name, test.method, test.backbone));
@@ -200,8 +233,29 @@ fn examine(device: &Chosen) -> DeviceReport {
     }
     DeviceReport {
         name: device.name.clone(),
+        operations: operations(device),
         tests: tests(device),
         peaks,
+    }
+}
+
+/// Every operation of `peft-ops`.
+fn operations(device: &Chosen) -> Operations {
+    let checks = guarded(|| Ok(peft_ops::check(&device.device)));
+    let (checks, error) = match checks {
+        Ok(checks) => (checks, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let test = |check: peft_ops::Check| OperationTest {
+        operation: check.operation,
+        dtype: format!("{:?}", check.dtype).to_lowercase(),
+        passed: check.passed(),
+        relative_error: check.error,
+        allowed: check.allowed,
+    };
+    Operations {
+        checks: checks.into_iter().map(test).collect(),
+        error,
     }
 }
 
@@ -464,22 +518,52 @@ fn print(report: &Report) {
                 (None, error) => println!("{key:<18}{}", error.as_deref().unwrap_or("failed")),
             }
         }
+        println!("{}", table_of_operations(&device.operations));
         println!("{}", table(&device.tests, report.tolerance));
     }
 }
 
-fn table(tests: &[Test], tolerance: f32) -> Table {
+fn empty_table<const N: usize>(header: [String; N]) -> Table {
     let mut table = Table::new();
     table
         .load_style(UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(100)
-        .set_header([
-            "backbone".to_owned(),
-            "method".to_owned(),
-            "result".to_owned(),
-            format!("largest relative error (allowed {tolerance:.0e})"),
+        .set_header(header);
+    table
+}
+
+fn table_of_operations(operations: &Operations) -> Table {
+    let header = [
+        "operation",
+        "type",
+        "result",
+        "largest relative error",
+        "allowed",
+    ];
+    let mut table = empty_table(header.map(str::to_owned));
+    for check in &operations.checks {
+        table.add_row([
+            check.operation,
+            &check.dtype,
+            if check.passed { "PASS" } else { "FAIL" },
+            &format!("{:.1e}", check.relative_error),
+            &format!("{:.0e}", check.allowed),
         ]);
+    }
+    if let Some(error) = &operations.error {
+        table.add_row(["all", "", "FAIL", error, ""]);
+    }
+    table
+}
+
+fn table(tests: &[Test], tolerance: f32) -> Table {
+    let mut table = empty_table([
+        "backbone".to_owned(),
+        "method".to_owned(),
+        "result".to_owned(),
+        format!("largest relative error (allowed {tolerance:.0e})"),
+    ]);
     for test in tests {
         let (result, detail) = match &test.result {
             Outcome::Pass { max_relative_error } => ("PASS", format!("{max_relative_error:.1e}")),
