@@ -4,7 +4,7 @@
 #
 #   benches/cuda.sh path/to/runner
 #
-# Finds what kernels are compiled with ($CUDA_PATH, /usr/local/cuda, or PyTorch's wheels), runs the
+# Finds what kernels are linked with ($CUDA_PATH, /usr/local/cuda, or PyTorch's wheels), runs the
 # self-test and the quickstart, then times a step of four methods on ViT-B/16 and ViT-L/16 with random
 # weights and images. A row that fails says why, and the next one runs. Exit code: 0 if everything ran,
 # 1 if something failed, 2 for a wrong command line.
@@ -12,6 +12,8 @@
 # BATCH, STEPS, WARMUP, ROW_SECONDS, DEVICE, BACKBONES, METHODS and PRECISIONS in the environment
 # override the defaults below. TORCH names the ways that PyTorch is timed in (benches/cuda_torch.py), and
 # is empty for none. JSON takes the numbers of all rows, one object a line.
+#
+# Its rows have been run on a GPU (docs/gpu.md), the script as a whole has not.
 set -uo pipefail
 
 BATCH=${BATCH:-128}
@@ -24,6 +26,8 @@ METHODS=${METHODS:-linear-probe ap lora full-finetune}
 PRECISIONS=${PRECISIONS:-f32 bf16}
 TORCH=${TORCH-eager sdpa compile}
 JSON=${JSON:-/dev/null}
+# Every row is a process that compiles and tunes its kernels: a minute or two at this level.
+export CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal}
 
 if [[ $# -ne 1 || ! -x ${1:-} ]]; then
   echo "usage: ${0##*/} RUNNER: an executable runner, built with CUDA" >&2
@@ -35,75 +39,38 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failed=0
 
-# The nvidia folders of the wheels that python3 sees, one a line.
+# The folders of NVIDIA's wheels and of Triton that python3 sees, one a line.
 wheel_roots() {
   command -v python3 >/dev/null || return 0
   python3 - <<'PYTHON' 2>/dev/null
 import site, sys, pathlib
 folders = [*sys.path, *site.getsitepackages(), site.getusersitepackages()]
-roots = (pathlib.Path(folder) / "nvidia" for folder in dict.fromkeys(folders) if folder)
+places = (pathlib.Path(folder) for folder in dict.fromkeys(folders) if folder)
+roots = (place / name for place in places for name in ("nvidia", "triton"))
 print("\n".join(str(root) for root in roots if root.is_dir()))
 PYTHON
 }
 
-# Folders named $1 (lib or include) in the wheels: nvidia/<package>/lib, for CUDA 13 nvidia/cu13/lib.
-wheel_folders() {
-  local root
-  while IFS= read -r root; do
-    [[ -n $root ]] && find -L "$root" -mindepth 2 -maxdepth 2 -type d -name "$1" 2>/dev/null
-  done < <(wheel_roots)
-}
-
-# Sets CUDA_PATH to a folder whose include/ has the headers: a toolkit, else the wheels' in one.
-find_headers() {
-  local root folder
-  for root in "${CUDA_PATH:-}" /usr/local/cuda; do
-    if [[ -n $root && -f $root/include/cuda_fp16.h ]]; then
+# Sets CUDA_PATH to a folder with nvvm/libdevice/libdevice.10.bc, the mathematical functions that kernels
+# are linked with: a toolkit's, else the one in a wheel (NVIDIA's of nvcc, or Triton's).
+find_libdevice() {
+  local root found
+  for root in "${CUDA_PATH:-}" /usr/local/cuda /opt/cuda /usr/lib/cuda; do
+    if [[ -n $root && -f $root/nvvm/libdevice/libdevice.10.bc ]]; then
       export CUDA_PATH=$root
       return
     fi
   done
-  mkdir -p "$work/cuda"
-  while IFS= read -r folder; do
-    if [[ -f $folder/cuda_fp16.h && ! -e $work/cuda/include ]]; then
-      ln -s "$folder" "$work/cuda/include"
+  while IFS= read -r root; do
+    found=$(find -L "$root" -name libdevice.10.bc 2>/dev/null | head -n 1)
+    if [[ -n $found ]]; then
+      mkdir -p "$work/cuda/nvvm/libdevice"
+      ln -s "$found" "$work/cuda/nvvm/libdevice/libdevice.10.bc"
+      export CUDA_PATH=$work/cuda
+      return
     fi
-  done < <(wheel_folders include)
-  if [[ -e $work/cuda/include ]]; then
-    export CUDA_PATH=$work/cuda
-  else
-    echo "note: cuda_fp16.h is not found: set CUDA_PATH to a toolkit" >&2
-  fi
-}
-
-# Puts the folders of CUDA's libraries in front of the loader's path. A library that is only there
-# with a version in its name gets a link without.
-find_libraries() {
-  local folder name found path=$work/lib
-  local -a folders=()
-  for folder in "${CUDA_PATH:-/usr/local/cuda}"/{lib64,lib} /usr/local/cuda/{lib64,lib}; do
-    [[ -d $folder ]] && folders+=("$folder")
-  done
-  while IFS= read -r folder; do
-    folders+=("$folder")
-  done < <(wheel_folders lib)
-  mkdir -p "$path"
-  for name in libnvrtc libcudart libcublas libcublasLt libnccl; do
-    for folder in ${folders[@]+"${folders[@]}"}; do
-      [[ -e $folder/$name.so ]] && continue 2
-    done
-    for folder in ${folders[@]+"${folders[@]}"}; do
-      found=$(find "$folder" -maxdepth 1 -name "$name.so.*" | sort -V | tail -n 1)
-      if [[ -n $found ]]; then
-        ln -s "$found" "$path/$name.so"
-        continue 2
-      fi
-    done
-  done
-  for folder in ${folders[@]+"${folders[@]}"}; do
-    path+=:$folder
-  done
-  export LD_LIBRARY_PATH=$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  done < <(wheel_roots)
+  echo "note: libdevice.10.bc is not found: set CUDA_PATH to a toolkit" >&2
 }
 
 # A field of a flat JSON object on stdin.
@@ -168,10 +135,8 @@ row() {
   fi
 }
 
-find_headers
-find_libraries
+find_libdevice
 echo "CUDA_PATH        ${CUDA_PATH:-not set}"
-echo "LD_LIBRARY_PATH  $LD_LIBRARY_PATH"
 if command -v nvidia-smi >/dev/null; then
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 fi
