@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Times training on an NVIDIA device with nothing of Rust but a `runner` binary built with CUDA:
+# Times training on an NVIDIA device with nothing of Rust but a `runner` binary built with CUDA, beside
+# PyTorch on the same device where `python3` has torch and timm (and peft, for lora):
 #
 #   benches/cuda.sh path/to/runner
 #
-# Finds the CUDA libraries and headers that kernels are compiled with ($CUDA_PATH, /usr/local/cuda,
-# or PyTorch's wheels), runs the self-test and the quickstart, then times a step of four methods on
-# ViT-B/16 and ViT-L/16 with random weights and images. A row that fails says why, and the next one
-# runs. Exit code: 0 if everything ran, 1 if something failed, 2 for a wrong command line.
+# Finds what kernels are linked with ($CUDA_PATH, /usr/local/cuda, or PyTorch's wheels), runs the
+# self-test and the quickstart, then times a step of four methods on ViT-B/16 and ViT-L/16 with random
+# weights and images. A row that fails says why, and the next one runs. Exit code: 0 if everything ran,
+# 1 if something failed, 2 for a wrong command line.
 #
-# BATCH, STEPS, WARMUP, ROW_SECONDS and DEVICE in the environment override the defaults below.
+# BATCH, STEPS, WARMUP, ROW_SECONDS, DEVICE, BACKBONES, METHODS and PRECISIONS in the environment
+# override the defaults below. TORCH names the ways that PyTorch is timed in (benches/cuda_torch.py), and
+# is empty for none. JSON takes the numbers of all rows, one object a line.
 #
-# This script has not been run on a GPU.
+# Its rows have been run on a GPU (docs/gpu.md), the script as a whole has not.
 set -uo pipefail
 
 BATCH=${BATCH:-128}
@@ -18,90 +21,61 @@ STEPS=${STEPS:-10}
 WARMUP=${WARMUP:-5}
 ROW_SECONDS=${ROW_SECONDS:-900}
 DEVICE=${DEVICE:-cuda}
+BACKBONES=${BACKBONES:-vit_base_patch16_224 vit_large_patch16_224}
+METHODS=${METHODS:-linear-probe ap lora full-finetune}
+PRECISIONS=${PRECISIONS:-f32 bf16}
+TORCH=${TORCH-eager sdpa compile}
+JSON=${JSON:-/dev/null}
+# Every row is a process that compiles and tunes its kernels: a minute or two at this level.
+export CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal}
 
 if [[ $# -ne 1 || ! -x ${1:-} ]]; then
   echo "usage: ${0##*/} RUNNER: an executable runner, built with CUDA" >&2
   exit 2
 fi
 runner=$(realpath "$1")
+here=$(dirname "$(realpath "$0")")
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 failed=0
 
-# The nvidia folders of the wheels that python3 sees, one a line.
+# The folders of NVIDIA's wheels and of Triton that python3 sees, one a line.
 wheel_roots() {
   command -v python3 >/dev/null || return 0
   python3 - <<'PYTHON' 2>/dev/null
 import site, sys, pathlib
 folders = [*sys.path, *site.getsitepackages(), site.getusersitepackages()]
-roots = (pathlib.Path(folder) / "nvidia" for folder in dict.fromkeys(folders) if folder)
+places = (pathlib.Path(folder) for folder in dict.fromkeys(folders) if folder)
+roots = (place / name for place in places for name in ("nvidia", "triton"))
 print("\n".join(str(root) for root in roots if root.is_dir()))
 PYTHON
 }
 
-# Folders named $1 (lib or include) in the wheels: nvidia/<package>/lib, for CUDA 13 nvidia/cu13/lib.
-wheel_folders() {
-  local root
-  while IFS= read -r root; do
-    [[ -n $root ]] && find -L "$root" -mindepth 2 -maxdepth 2 -type d -name "$1" 2>/dev/null
-  done < <(wheel_roots)
-}
-
-# Sets CUDA_PATH to a folder whose include/ has the headers: a toolkit, else the wheels' in one.
-find_headers() {
-  local root folder
-  for root in "${CUDA_PATH:-}" /usr/local/cuda; do
-    if [[ -n $root && -f $root/include/cuda_fp16.h ]]; then
+# Sets CUDA_PATH to a folder with nvvm/libdevice/libdevice.10.bc, the mathematical functions that kernels
+# are linked with: a toolkit's, else the one in a wheel (NVIDIA's of nvcc, or Triton's).
+find_libdevice() {
+  local root found
+  for root in "${CUDA_PATH:-}" /usr/local/cuda /opt/cuda /usr/lib/cuda; do
+    if [[ -n $root && -f $root/nvvm/libdevice/libdevice.10.bc ]]; then
       export CUDA_PATH=$root
       return
     fi
   done
-  mkdir -p "$work/cuda"
-  while IFS= read -r folder; do
-    if [[ -f $folder/cuda_fp16.h && ! -e $work/cuda/include ]]; then
-      ln -s "$folder" "$work/cuda/include"
+  while IFS= read -r root; do
+    found=$(find -L "$root" -name libdevice.10.bc 2>/dev/null | head -n 1)
+    if [[ -n $found ]]; then
+      mkdir -p "$work/cuda/nvvm/libdevice"
+      ln -s "$found" "$work/cuda/nvvm/libdevice/libdevice.10.bc"
+      export CUDA_PATH=$work/cuda
+      return
     fi
-  done < <(wheel_folders include)
-  if [[ -e $work/cuda/include ]]; then
-    export CUDA_PATH=$work/cuda
-  else
-    echo "note: cuda_fp16.h is not found: set CUDA_PATH to a toolkit" >&2
-  fi
-}
-
-# Puts the folders of CUDA's libraries in front of the loader's path. A library that is only there
-# with a version in its name gets a link without.
-find_libraries() {
-  local folder name found path=$work/lib
-  local -a folders=()
-  for folder in "${CUDA_PATH:-/usr/local/cuda}"/{lib64,lib} /usr/local/cuda/{lib64,lib}; do
-    [[ -d $folder ]] && folders+=("$folder")
-  done
-  while IFS= read -r folder; do
-    folders+=("$folder")
-  done < <(wheel_folders lib)
-  mkdir -p "$path"
-  for name in libnvrtc libcudart libcublas libcublasLt libnccl; do
-    for folder in ${folders[@]+"${folders[@]}"}; do
-      [[ -e $folder/$name.so ]] && continue 2
-    done
-    for folder in ${folders[@]+"${folders[@]}"}; do
-      found=$(find "$folder" -maxdepth 1 -name "$name.so.*" | sort -V | tail -n 1)
-      if [[ -n $found ]]; then
-        ln -s "$found" "$path/$name.so"
-        continue 2
-      fi
-    done
-  done
-  for folder in ${folders[@]+"${folders[@]}"}; do
-    path+=:$folder
-  done
-  export LD_LIBRARY_PATH=$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  done < <(wheel_roots)
+  echo "note: libdevice.10.bc is not found: set CUDA_PATH to a toolkit" >&2
 }
 
 # A field of a flat JSON object on stdin.
 field() {
-  sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"
+  sed -n "s/.*\"$1\": *\"\{0,1\}\([^,\"}]*\).*/\1/p"
 }
 
 # The first line of an error in the file $1.
@@ -114,23 +88,46 @@ first_error() {
   echo "${line:-no message}"
 }
 
+# What PyTorch takes in each of the ways of TORCH: backbone, method, precision.
+row_of_torch() {
+  local way line code
+  [[ -n $TORCH ]] || return 0
+  BATCH=$BATCH STEPS=$STEPS WARMUP=$WARMUP TORCH_VARIANTS=$TORCH timeout "$ROW_SECONDS" \
+    python3 "$here/cuda_torch.py" "$@" >"$work/torch" 2>"$work/stderr"
+  code=$?
+  tee -a "$JSON" <"$work/torch" >/dev/null
+  for way in $TORCH; do
+    line=$(grep "\"variant\": \"$way\"" "$work/torch")
+    if [[ $line == *median_seconds* ]]; then
+      printf ' %9.4f %9.0f' "$(field median_seconds <<<"$line")" \
+        "$(($(field reserved_bytes <<<"$line") / 1048576))"
+    else
+      failed=1
+      printf ' %9s %9s' failed "$code"
+    fi
+  done
+}
+
 # One row of the table: backbone, method, precision.
 row() {
   local backbone=$1 method=$2 precision=$3 json code
   json=$(timeout "$ROW_SECONDS" "$runner" bench --config quickstart \
     --set "backbone={name: vit, variant: $backbone, weights: null}" \
-    --set "method=$method" \
+    --set "method={name: $method}" \
     --set "recipe.batch_size=$BATCH" \
     --set "recipe.precision=$precision" \
     --device "$DEVICE" --warmup "$WARMUP" --steps "$STEPS" --format json 2>"$work/stderr")
   code=$?
-  printf '%-24s %-14s %-5s ' "$backbone" "$method" "$precision"
+  printf '%-22s %-13s %-4s ' "$backbone" "$method" "$precision"
   if [[ $code -eq 0 ]]; then
-    printf '%10.4f %10.1f %10.1f %10.0f\n' \
+    echo "$json" >>"$JSON"
+    printf '%9.4f %9.1f %9.1f %9.0f' \
       "$(field median_seconds <<<"$json")" \
       "$(field images_per_second <<<"$json")" \
       "$(field inference_images_per_second <<<"$json")" \
       "$(($(field peak_bytes <<<"$json") / 1048576))"
+    row_of_torch "$@"
+    echo
   else
     failed=1
     [[ $code -eq 124 ]] && echo "error: longer than $ROW_SECONDS s" >"$work/stderr"
@@ -138,10 +135,8 @@ row() {
   fi
 }
 
-find_headers
-find_libraries
+find_libdevice
 echo "CUDA_PATH        ${CUDA_PATH:-not set}"
-echo "LD_LIBRARY_PATH  $LD_LIBRARY_PATH"
 if command -v nvidia-smi >/dev/null; then
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 fi
@@ -154,13 +149,28 @@ echo
 echo "== quickstart"
 "$runner" --config quickstart --device "$DEVICE" --runs "$work/runs" || failed=1
 
+if [[ -n $TORCH ]]; then
+  versions='import torch, timm; assert torch.cuda.is_available(); print(torch.__version__, timm.__version__)'
+  if found=$(python3 -c "$versions" 2>/dev/null); then
+    echo
+    echo "PyTorch and timm $found"
+  else
+    echo "note: python3 has no torch with CUDA and timm: PyTorch is left out" >&2
+    TORCH=
+  fi
+fi
+
 echo
-echo "== bench: batch $BATCH, median of $STEPS steps, random weights"
-printf '%-24s %-14s %-5s %10s %10s %10s %10s\n' \
+echo "== bench: batch $BATCH, median of $STEPS steps after $WARMUP, random weights; PyTorch's are s/step and MiB"
+printf '%-22s %-13s %-4s %9s %9s %9s %9s' \
   backbone method type 's/step' 'images/s' 'inference' 'peak MiB'
-for backbone in vit_base_patch16_224 vit_large_patch16_224; do
-  for method in linear-probe ap lora full-finetune; do
-    for precision in f32 bf16; do
+for way in $TORCH; do
+  printf ' %9s %9s' "$way" MiB
+done
+echo
+for backbone in $BACKBONES; do
+  for method in $METHODS; do
+    for precision in $PRECISIONS; do
       row "$backbone" "$method" "$precision"
     done
   done

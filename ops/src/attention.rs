@@ -24,7 +24,8 @@ use crate::simd::multiversion;
 pub fn attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     match apply(Attention { heads }, [qkv.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([qkv]) => composed(Tensor::from_dispatch(qkv), heads, None),
+        Err([qkv]) => crate::composed::attention(heads, qkv)
+            .unwrap_or_else(|qkv| composed(Tensor::from_dispatch(qkv), heads, None)),
     }
 }
 
@@ -48,7 +49,7 @@ pub fn attention_with_bias(qkv: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
 }
 
 /// The same of Burn's operations.
-fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+pub(crate) fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
     let [b, n, d3] = qkv.dims();
     let (d, width) = (d3 / 3, d3 / 3 / heads);
     let qkv = qkv

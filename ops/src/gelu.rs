@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::bridge::{CpuOp, apply, tensor, values};
 use crate::buffer::{Unset, written};
+use crate::composed::{self, Gate};
 use crate::math::{CHUNK, exp, normal_cdf};
 use crate::simd::{Simd, multiversion};
 
@@ -22,7 +23,8 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     };
     match apply(op, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([x]) => burn::tensor::activation::gelu(Tensor::<D>::from_dispatch(x)),
+        Err([x]) => composed::gelu(Gate::Normal, x)
+            .unwrap_or_else(|x| burn::tensor::activation::gelu(Tensor::from_dispatch(x))),
     }
 }
 
@@ -37,10 +39,10 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     };
     match apply(op, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([x]) => {
+        Err([x]) => composed::gelu(Gate::Sigmoid, x).unwrap_or_else(|x| {
             let x = Tensor::<D>::from_dispatch(x);
             x.clone() * burn::tensor::activation::sigmoid(x * 1.702)
-        }
+        }),
     }
 }
 

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::bridge::{CpuOp, apply, tensor, values};
 use crate::buffer::{Unset, written};
+use crate::composed;
 use crate::math::{ROWS, partial_sums, sum_of};
 use crate::simd::multiversion;
 
@@ -30,10 +31,10 @@ pub fn layer_norm<const D: usize>(
     ];
     match apply(LayerNorm { epsilon }, inputs) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([x, gamma, beta]) => {
+        Err(inputs) => composed::layer_norm(inputs, epsilon).unwrap_or_else(|[x, gamma, beta]| {
             let [gamma, beta] = [gamma, beta].map(Tensor::from_dispatch);
             burn::tensor::module::layer_norm(Tensor::from_dispatch(x), gamma, Some(beta), epsilon)
-        }
+        }),
     }
 }
 

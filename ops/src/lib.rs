@@ -9,6 +9,10 @@
 //! the program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests:
 //! `avx512`, `avx2`, `baseline` (what every CPU of the architecture has) or `off` (Burn's own
 //! operations). One that the CPU has not, or any other word, is an error ([`level`]).
+//!
+//! Other devices run GELU, LayerNorm and attention composed of Burn's operations, but with a backward
+//! of their own; `PEFT_OPS_CUDA=off` leaves these to Burn too. [`check`] holds operations against
+//! their formulas on a device.
 
 #![allow(
     clippy::needless_range_loop,
@@ -19,6 +23,8 @@ mod attention;
 mod batch_norm;
 mod bridge;
 mod buffer;
+mod check;
+mod composed;
 mod constant;
 mod conv;
 mod gelu;
@@ -38,6 +44,7 @@ mod testing;
 
 pub use attention::{attention, attention_with_bias};
 pub use batch_norm::{FixedNorm, batch_norm, batch_norm_train};
+pub use check::{Check, check};
 pub use conv::{conv2d, conv2d_norm, conv2d_residual};
 pub use gelu::{gelu, quick_gelu};
 pub use layer_norm::layer_norm;

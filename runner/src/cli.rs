@@ -419,6 +419,10 @@ pub enum Command {
         /// Where it runs; auto tests every device found.
         #[command(flatten)]
         place: PlaceArgs,
+        /// Only the tests whose name holds this: ops/gelu, vit/lora, peak/f32. Kernels are compiled
+        /// and tuned at their first use, so that all of them take minutes on a GPU.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        only: String,
         /// How to print.
         #[arg(long, default_value = "text")]
         format: Format,

@@ -110,8 +110,8 @@ fn cuda(index: usize) -> Result<Chosen, String> {
     })
 }
 
-/// What the first kernel would lack: driver, run-time compiler and headers are looked for before
-/// CubeCL panics about them.
+/// What the first kernel would lack: the driver, and the mathematical functions that CubeCL links
+/// into what it compiles, are looked for before it panics about them.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
     if nvidia_devices() == 0 {
@@ -120,18 +120,26 @@ pub fn missing() -> Vec<String> {
     if !loadable("libcuda.so") {
         missing.push("the driver's libcuda.so is not found".to_owned());
     }
-    if !loadable("libnvrtc.so") {
-        missing.push("the run-time compiler libnvrtc.so is not found".to_owned());
-    }
-    let root = std::env::var_os("CUDA_PATH").map_or("/usr/local/cuda".into(), PathBuf::from);
-    let header = root.join("include/cuda_fp16.h");
-    if !header.is_file() {
-        let header = header.display();
+    let libdevice = |root: &PathBuf| root.join("nvvm/libdevice/libdevice.10.bc");
+    let roots = toolkits();
+    if !roots.iter().any(|root| libdevice(root).is_file()) {
+        let first = libdevice(&roots[0]);
         missing.push(format!(
-            "{header} is not found (set CUDA_PATH to the toolkit or wheel)"
+            "{} is not found (set CUDA_PATH to a toolkit)",
+            first.display()
         ));
     }
     missing
+}
+
+/// Where CubeCL looks for a toolkit.
+fn toolkits() -> Vec<PathBuf> {
+    match std::env::var_os("CUDA_PATH") {
+        Some(root) => vec![root.into()],
+        None => ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"]
+            .map(PathBuf::from)
+            .into(),
+    }
 }
 
 /// Number of NVIDIA device files.
@@ -142,10 +150,9 @@ fn nvidia_devices() -> usize {
 }
 
 /// Whether a library whose file name starts with `name` lies where the loader looks: its path
-/// variable, its cache's usual folders, or `$CUDA_PATH`.
+/// variable, or its cache's usual folders.
 fn loadable(name: &str) -> bool {
     let from_env = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let root = std::env::var_os("CUDA_PATH").map_or("/usr/local/cuda".into(), PathBuf::from);
     let usual = [
         "/usr/lib/x86_64-linux-gnu",
         "/usr/lib/aarch64-linux-gnu",
@@ -156,7 +163,6 @@ fn loadable(name: &str) -> bool {
     ];
     std::env::split_paths(&from_env)
         .chain(usual.map(PathBuf::from))
-        .chain(["lib64", "lib"].map(|lib| root.join(lib)))
         .filter_map(|folder| std::fs::read_dir(folder).ok())
         .flatten()
         .filter_map(Result::ok)

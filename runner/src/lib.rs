@@ -151,7 +151,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Inspect { file, format }) => commands::inspect(&file, format),
         Some(Command::Features(args)) => commands::features(&args),
         Some(Command::Schema { of }) => commands::schema(of),
-        Some(Command::Doctor { place, format }) => commands::doctor(&place, format),
+        Some(Command::Doctor {
+            place,
+            only,
+            format,
+        }) => commands::doctor(&place, &only, format),
         Some(Command::Data(DataCommand::Check(args))) => commands::check(&args),
         Some(Command::Data(DataCommand::Show(args))) => commands::show_data(&args),
         Some(Command::Data(DataCommand::Time(args))) => commands::time(&args),

@@ -60,8 +60,13 @@ pub fn repeat(
         let start = Instant::now();
         step();
         sync(device)?;
+        let taken = start.elapsed().as_secs_f64();
         if index >= repeats.warmup {
-            seconds.push(start.elapsed().as_secs_f64());
+            seconds.push(taken);
+        } else if !device.is_cpu() {
+            // The first steps compile and tune kernels, for minutes on a GPU.
+            let of = repeats.warmup;
+            eprintln!("warm-up {} of {of}: {taken:.2} s", index + 1);
         }
     }
     Ok(seconds)

@@ -1,11 +1,12 @@
 //! `runner doctor`: versions, devices, a numeric self-test of each device, its matrix-product peak.
 //!
-//! The self-test takes every registered method on micro models: logits and gradients of one step
+//! The self-test takes every operation of `peft-ops` against its formula, and every registered method on micro models: logits and gradients of one step
 //! on the device against the CPU. On the CPU the forward run as one span is held against the
 //! forward cut at every boundary, and everything must be finite.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -28,13 +29,16 @@ use crate::exit::{Exit, Failure, failure};
 use crate::folder::BURN;
 use crate::peak;
 
-/// Largest relative error of f32 that passes.
+/// Largest relative error of f32 that passes on the CPU.
 const TOLERANCE: f32 = 1e-4;
+/// Elsewhere: Burn multiplies f32 matrices in TF32 on tensor cores, whose 10 bits of mantissa leave
+/// 5e-4 of each product.
+const TOLERANCE_TF32: f32 = 1e-2;
 const CLASSES: usize = 5;
 const IMAGES: usize = 2;
 
 /// Micro models by the name of their plugin; one that is not linked is left out.
-const MICRO: [(&str, &str); 2] = [
+const MICRO: [(&str, &str); 4] = [
     (
         "vit",
         "{name: vit, img_size: 16, patch_size: 4, embed_dim: 16, depth: 4, num_heads: 2}",
@@ -42,6 +46,15 @@ const MICRO: [(&str, &str); 2] = [
     (
         "resnet",
         "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 8, 8, 8]}",
+    ),
+    (
+        "clip",
+        "{name: clip, img_size: 16, patch_size: 4, embed_dim: 16, depth: 4, num_heads: 2}",
+    ),
+    (
+        "swin",
+        "{name: swin, img_size: 36, patch_size: 4, embed_dim: 8, depths: [2, 2], num_heads: [2, 4], \
+         window_size: 4}",
     ),
 ];
 
@@ -57,7 +70,6 @@ struct Report {
     threads: usize,
     cuda: Cuda,
     devices: Vec<DeviceReport>,
-    tolerance: f32,
 }
 
 /// Whether CUDA can be used.
@@ -71,8 +83,28 @@ struct Cuda {
 #[derive(Serialize)]
 struct DeviceReport {
     name: String,
+    tolerance: f32,
+    operations: Operations,
     tests: Vec<Test>,
     peaks: Vec<Peak>,
+}
+
+/// The operations of `peft-ops`, or the panic that ended them.
+#[derive(Serialize)]
+struct Operations {
+    checks: Vec<OperationTest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// An operation against its formula.
+#[derive(Serialize)]
+struct OperationTest {
+    operation: &'static str,
+    dtype: String,
+    passed: bool,
+    relative_error: f64,
+    allowed: f64,
 }
 
 /// A method on a micro model.
@@ -106,8 +138,8 @@ struct Peak {
     error: Option<String>,
 }
 
-/// Looks, tests and prints; fails if a self-test does.
-pub fn doctor(place: &PlaceArgs, format: Format) -> Result<(), Failure> {
+/// Looks, runs the tests whose name holds `only`, and prints; fails if a test does.
+pub fn doctor(place: &PlaceArgs, only: &str, format: Format) -> Result<(), Failure> {
     let mut first = place.clone();
     if place.device == DeviceChoice::Auto {
         first.device = DeviceChoice::Cpu;
@@ -130,8 +162,7 @@ pub fn doctor(place: &PlaceArgs, format: Format) -> Result<(), Failure> {
                 built_in: cfg!(feature = "cuda"),
                 missing: device::missing(),
             },
-            devices: devices.iter().map(examine).collect(),
-            tolerance: TOLERANCE,
+            devices: devices.iter().map(|device| examine(device, only)).collect(),
         };
         match format {
             Format::Text => print(&report),
@@ -157,6 +188,11 @@ impl Report {
     fn failed(&self) -> Vec<String> {
         let mut failed = Vec::new();
         for device in &self.devices {
+            let operations = &device.operations;
+            let of_device = |name: &str| format!("{} {name}", device.name);
+            failed.extend(operations.error.iter().map(|_| of_device("operations")));
+            let checks = operations.checks.iter().filter(|check| !check.passed);
+            failed.extend(checks.map(|check| of_device(check.operation)));
             for test in &device.tests {
                 if matches!(test.result, Outcome::Fail { .. }) {
                     failed.push(format!("{} {}/{}", device.name, test.method, test.backbone));
@@ -185,40 +221,105 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-fn examine(device: &Chosen) -> DeviceReport {
-    let peak = |name, dtype| {
-        let speed = guarded(|| peak::matmul(device, dtype));
+fn examine(device: &Chosen, only: &str) -> DeviceReport {
+    let wanted = |name: String| name.contains(only);
+    let operations = operations(device, &|name| wanted(format!("ops/{name}")));
+    let tests = tests(device, &|backbone, method| {
+        wanted(format!("{backbone}/{method}"))
+    });
+    let types = [("f32", DType::F32), ("bf16", DType::BF16)].into_iter();
+    let types = types.filter(|(name, dtype)| {
+        let there = *dtype == DType::F32 || device.device.supports_dtype(*dtype);
+        there && wanted(format!("peak/{name}"))
+    });
+    let peak = |(dtype, of)| {
+        let speed = guarded(|| peak::matmul(device, of));
         Peak {
-            dtype: name,
+            dtype,
             gflops: speed.as_ref().ok().copied(),
             error: speed.err(),
         }
     };
-    let mut peaks = vec![peak("f32", DType::F32)];
-    if device.device.supports_dtype(DType::BF16) {
-        peaks.push(peak("bf16", DType::BF16));
-    }
     DeviceReport {
         name: device.name.clone(),
-        tests: tests(device),
-        peaks,
+        tolerance: tolerance(device),
+        operations,
+        tests,
+        peaks: types.map(peak).collect(),
     }
 }
 
-/// Every method on every micro model whose backbone is linked.
-fn tests(device: &Chosen) -> Vec<Test> {
+fn tolerance(device: &Chosen) -> f32 {
+    match device.is_cpu() {
+        true => TOLERANCE,
+        false => TOLERANCE_TF32,
+    }
+}
+
+/// Says on stderr that a test has ended, where tests take long: on a GPU kernels are compiled.
+fn say(device: &Chosen, start: Instant, what: std::fmt::Arguments) {
+    if !device.is_cpu() {
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("{}: {what} ({seconds:.1} s)", device.name);
+    }
+}
+
+/// The wanted operations of `peft-ops`.
+fn operations(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Operations {
+    let mut operations = Operations {
+        checks: Vec::new(),
+        error: None,
+    };
+    let mut checks = peft_ops::check(&device.device, wanted);
+    loop {
+        let start = Instant::now();
+        match guarded(|| Ok(checks.next())) {
+            Ok(Some(check)) => {
+                let error = check.error;
+                say(
+                    device,
+                    start,
+                    format_args!("ops/{} {error:.1e}", check.operation),
+                );
+                operations.checks.push(OperationTest {
+                    operation: check.operation,
+                    dtype: format!("{:?}", check.dtype).to_lowercase(),
+                    passed: check.passed(),
+                    relative_error: check.error,
+                    allowed: check.allowed,
+                });
+            }
+            Ok(None) => return operations,
+            Err(error) => {
+                operations.error = Some(error);
+                return operations;
+            }
+        }
+    }
+}
+
+/// The wanted methods on every micro model whose backbone is linked.
+fn tests(device: &Chosen, wanted: &dyn Fn(&str, &str) -> bool) -> Vec<Test> {
     let linked = plugins(PluginKind::Backbone);
     let micro = MICRO
         .iter()
         .filter(|(name, _)| linked.iter().any(|plugin| plugin.name == *name));
     let mut tests = Vec::new();
     for (backbone, yaml) in micro {
-        for method in plugins(PluginKind::Method) {
+        let methods = plugins(PluginKind::Method).into_iter();
+        for method in methods.filter(|method| wanted(backbone, method.name)) {
+            let start = Instant::now();
             let result = guarded(|| test(yaml, method.example, device));
+            let result = result.unwrap_or_else(|reason| Outcome::Fail { reason });
+            say(
+                device,
+                start,
+                format_args!("{backbone}/{} {result:?}", method.name),
+            );
             tests.push(Test {
                 backbone,
                 method: method.name,
-                result: result.unwrap_or_else(|reason| Outcome::Fail { reason }),
+                result,
             });
         }
     }
@@ -256,7 +357,7 @@ fn test(backbone: &str, method: &str, device: &Chosen) -> Result<Outcome, String
             pair(got, expected)?
         }
     };
-    Ok(judge(&pairs))
+    Ok(judge(&pairs, tolerance(device)))
 }
 
 /// The model, or why the method refuses the backbone.
@@ -388,7 +489,7 @@ fn cuts(model: &Model) -> Vec<Pair> {
 
 /// The largest error of a tensor over its largest value; a tensor far smaller than the largest one
 /// is rounding noise and is held against a thousandth of that.
-fn judge(pairs: &[Pair]) -> Outcome {
+fn judge(pairs: &[Pair], tolerance: f32) -> Outcome {
     let largest = |values: &[f32]| values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let floor = pairs
         .iter()
@@ -421,7 +522,7 @@ fn judge(pairs: &[Pair]) -> Outcome {
         }
     }
     match worst {
-        (error, _) if error <= TOLERANCE => Outcome::Pass {
+        (error, _) if error <= tolerance => Outcome::Pass {
             max_relative_error: error,
         },
         (error, name) => Outcome::Fail {
@@ -464,22 +565,57 @@ fn print(report: &Report) {
                 (None, error) => println!("{key:<18}{}", error.as_deref().unwrap_or("failed")),
             }
         }
-        println!("{}", table(&device.tests, report.tolerance));
+        let operations = &device.operations;
+        if !operations.checks.is_empty() || operations.error.is_some() {
+            println!("{}", table_of_operations(operations));
+        }
+        if !device.tests.is_empty() {
+            println!("{}", table(&device.tests, device.tolerance));
+        }
     }
 }
 
-fn table(tests: &[Test], tolerance: f32) -> Table {
+fn empty_table<const N: usize>(header: [String; N]) -> Table {
     let mut table = Table::new();
     table
         .load_style(UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(100)
-        .set_header([
-            "backbone".to_owned(),
-            "method".to_owned(),
-            "result".to_owned(),
-            format!("largest relative error (allowed {tolerance:.0e})"),
+        .set_header(header);
+    table
+}
+
+fn table_of_operations(operations: &Operations) -> Table {
+    let header = [
+        "operation",
+        "type",
+        "result",
+        "largest relative error",
+        "allowed",
+    ];
+    let mut table = empty_table(header.map(str::to_owned));
+    for check in &operations.checks {
+        table.add_row([
+            check.operation,
+            &check.dtype,
+            if check.passed { "PASS" } else { "FAIL" },
+            &format!("{:.1e}", check.relative_error),
+            &format!("{:.0e}", check.allowed),
         ]);
+    }
+    if let Some(error) = &operations.error {
+        table.add_row(["all", "", "FAIL", error, ""]);
+    }
+    table
+}
+
+fn table(tests: &[Test], tolerance: f32) -> Table {
+    let mut table = empty_table([
+        "backbone".to_owned(),
+        "method".to_owned(),
+        "result".to_owned(),
+        format!("largest relative error (allowed {tolerance:.0e})"),
+    ]);
     for test in tests {
         let (result, detail) = match &test.result {
             Outcome::Pass { max_relative_error } => ("PASS", format!("{max_relative_error:.1e}")),
@@ -507,11 +643,12 @@ mod tests {
         let outcome = |got: f32, expected: f32| {
             let (got, expected) = (vec![got, 2.0], vec![expected, 2.0]);
             let name = "x".to_owned();
-            judge(&[Pair {
+            let pair = Pair {
                 name,
                 got,
                 expected,
-            }])
+            };
+            judge(&[pair], TOLERANCE)
         };
         let exact = Outcome::Pass {
             max_relative_error: 0.0,
@@ -529,7 +666,7 @@ mod tests {
 
     #[test]
     fn the_cpu_passes_with_every_method() {
-        let tests = super::tests(&Chosen::cpu());
+        let tests = super::tests(&Chosen::cpu(), &|_, _| true);
         assert!(!tests.is_empty());
         for test in &tests {
             let failed = matches!(test.result, Outcome::Fail { .. });

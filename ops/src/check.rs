@@ -1,0 +1,248 @@
+//! Every operation on a device against the plain formula in `f64` on the CPU: its value, and the
+//! gradients of all its inputs.
+
+use burn::tensor::activation::sigmoid;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// How far an operation is off on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Check {
+    /// The operation.
+    pub operation: &'static str,
+    /// The type it computed in.
+    pub dtype: DType,
+    /// The largest error of the value or of a gradient, over that tensor's largest value; not a
+    /// number where something is not finite.
+    pub error: f64,
+    /// What is allowed.
+    pub allowed: f64,
+}
+
+impl Check {
+    /// Whether the error is within what is allowed.
+    pub fn passed(&self) -> bool {
+        self.error <= self.allowed
+    }
+}
+
+/// Runs the operations whose name is `wanted` on `device`, one at each step: in `f32` and, on a device
+/// other than the CPU that has it, in `bf16`; the kernels for the CPU take `f32` only.
+///
+/// # Panics
+/// If the device cannot compile or run a kernel.
+pub fn check<'a>(
+    device: &'a Device,
+    wanted: impl Fn(&str) -> bool + 'a,
+) -> impl Iterator<Item = Check> + 'a {
+    let half = *device != Device::flex() && device.supports_dtype(DType::BF16);
+    let types = match half {
+        true => vec![DType::F32, DType::BF16],
+        false => vec![DType::F32],
+    };
+    let operations = OPERATIONS
+        .iter()
+        .filter(move |operation| wanted(operation.name));
+    operations.flat_map(move |operation| {
+        let check = move |dtype| operation.check(operation.run, device, dtype);
+        types.clone().into_iter().map(check)
+    })
+}
+
+/// From the input and the parameters to the output.
+pub(crate) type Function = fn(Tensor<3>, &[Tensor<1>]) -> Tensor<3>;
+
+/// An operation, on sizes that are no multiples of anything.
+pub(crate) struct Operation {
+    pub(crate) name: &'static str,
+    run: Function,
+    plain: Function,
+    /// Whether it multiplies matrices, which devices do in fewer bits.
+    multiplies: bool,
+    input: [usize; 3],
+    output: [usize; 3],
+    parameters: &'static [usize],
+}
+
+const HEADS: usize = 3;
+const WINDOWS: usize = 2;
+
+pub(crate) static OPERATIONS: [Operation; 5] = [
+    Operation {
+        name: "gelu",
+        run: |x, _| crate::gelu(x),
+        plain: |x, _| x.clone() * ((x / std::f64::consts::SQRT_2).erf() + 1.0) * 0.5,
+        multiplies: false,
+        input: [3, 7, 33],
+        output: [3, 7, 33],
+        parameters: &[],
+    },
+    Operation {
+        name: "quick_gelu",
+        run: |x, _| crate::quick_gelu(x),
+        plain: |x, _| x.clone() * sigmoid(x * 1.702),
+        multiplies: false,
+        input: [3, 7, 33],
+        output: [3, 7, 33],
+        parameters: &[],
+    },
+    Operation {
+        name: "layer_norm",
+        run: |x, p| crate::layer_norm(x, p[0].clone(), p[1].clone(), 1e-6),
+        plain: |x, p| {
+            let centred = x.clone() - x.mean_dim(2);
+            let variance = (centred.clone() * centred.clone()).mean_dim(2);
+            let normed = centred / (variance + 1e-6).sqrt();
+            normed * p[0].clone().unsqueeze() + p[1].clone().unsqueeze()
+        },
+        multiplies: false,
+        input: [3, 5, 70],
+        output: [3, 5, 70],
+        parameters: &[70, 70],
+    },
+    Operation {
+        name: "attention",
+        run: |x, _| crate::attention(x, HEADS),
+        plain: |x, _| crate::attention::composed(x, HEADS, None),
+        multiplies: true,
+        input: [2, 37, 3 * HEADS * 16],
+        output: [2, 37, HEADS * 16],
+        parameters: &[],
+    },
+    Operation {
+        name: "attention_with_bias",
+        run: |x, p| crate::attention_with_bias(x, bias(p)),
+        plain: |x, p| crate::attention::composed(x, HEADS, Some(bias(p))),
+        multiplies: true,
+        input: [2 * WINDOWS, 9, 3 * HEADS * 8],
+        output: [2 * WINDOWS, 9, HEADS * 8],
+        parameters: &[WINDOWS * HEADS * 9 * 9],
+    },
+];
+
+fn bias(parameters: &[Tensor<1>]) -> Tensor<4> {
+    parameters[0].clone().reshape([WINDOWS, HEADS, 9, 9])
+}
+
+impl Operation {
+    /// Compares `run` on `device` in `dtype` with the plain formula, on the same rounded numbers.
+    pub(crate) fn check(&self, run: Function, device: &Device, dtype: DType) -> Check {
+        let round = |data: TensorData| data.convert_dtype(dtype).convert::<f32>();
+        let x = round(noise(self.input, 1));
+        let weights = round(noise(self.output, 2));
+        let parameters = self.parameters.iter().enumerate();
+        let parameters = parameters.map(|(i, count)| round(noise([*count], 3 + i as u32)));
+        let parameters: Vec<_> = parameters.collect();
+        let all =
+            |f, device: &Device, dtype| everything(f, [&x, &weights], &parameters, device, dtype);
+        let got = all(run, device, dtype);
+        let expected = all(self.plain, &Device::flex(), DType::F64);
+        let errors = got
+            .iter()
+            .zip(&expected)
+            .map(|(got, expected)| error(got, expected));
+        let allowed = match (dtype, self.multiplies && *device != Device::flex()) {
+            (DType::BF16, _) => 2e-2,
+            (_, true) => 2e-3,
+            (_, false) => 1e-5,
+        };
+        Check {
+            operation: self.name,
+            dtype,
+            error: errors.fold(0.0, worse),
+            allowed,
+        }
+    }
+}
+
+/// Deterministic values in about [-2, 2].
+fn noise<const D: usize>(shape: [usize; D], seed: u32) -> TensorData {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 4.0 - 2.0
+    };
+    let count = shape.iter().product();
+    TensorData::new((0..count).map(|_| next()).collect::<Vec<_>>(), shape)
+}
+
+/// The value of `f`, and the gradients of its sum times `weights`.
+fn everything(
+    f: Function,
+    [x, weights]: [&TensorData; 2],
+    parameters: &[TensorData],
+    device: &Device,
+    dtype: DType,
+) -> Vec<Vec<f64>> {
+    let device = device.clone().autodiff();
+    let x = Tensor::<3>::from_data(x.clone(), &device)
+        .cast(dtype)
+        .require_grad();
+    let parameter = |data: &TensorData| {
+        let parameter = Tensor::<1>::from_data(data.clone(), &device);
+        parameter.cast(dtype).require_grad()
+    };
+    let parameters: Vec<_> = parameters.iter().map(parameter).collect();
+    let y = f(x.clone(), &parameters);
+    let weights = Tensor::<3>::from_data(weights.clone(), &device).cast(dtype);
+    let gradients = (y.clone() * weights).sum().backward();
+    let mut tensors = vec![
+        Some(y.into_data()),
+        x.grad(&gradients).map(Tensor::into_data),
+    ];
+    tensors.extend(
+        parameters
+            .iter()
+            .map(|p| p.grad(&gradients).map(Tensor::into_data)),
+    );
+    let wide = |data: Option<TensorData>| {
+        data.map_or_else(Vec::new, |data| {
+            data.convert::<f64>().iter::<f64>().collect()
+        })
+    };
+    tensors.into_iter().map(wide).collect()
+}
+
+/// The largest difference over the largest expected value; not a number where a value is missing.
+fn error(got: &[f64], expected: &[f64]) -> f64 {
+    if got.len() != expected.len() {
+        return f64::NAN;
+    }
+    let largest = expected
+        .iter()
+        .fold(f64::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let differences = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, worse) / largest
+}
+
+/// The larger one; not a number if either is not.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() {
+        f64::NAN
+    } else {
+        a.max(b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_passes_in_every_type() {
+        let device = Device::flex();
+        let checks: Vec<_> = check(&device, |_| true).collect();
+        assert!(checks.len() >= OPERATIONS.len());
+        for check in checks {
+            assert!(check.passed(), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_not_finite_does_not_pass() {
+        assert!(error(&[], &[1.0]).is_nan());
+        assert!(error(&[f64::NAN, 1.0], &[1.0, 1.0]).is_nan());
+        assert_eq!(error(&[1.0, 3.0], &[1.0, 2.0]), 0.5);
+    }
+}

@@ -1,0 +1,97 @@
+//! GELU and QuickGELU that keep their input.
+
+use std::f64::consts::{PI, SQRT_2};
+
+use burn::backend::DispatchTensor;
+use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
+
+use super::bridge::{ComposedOp, apply};
+use super::{in_type, run_on, widened};
+
+/// What a value is multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gate {
+    /// The normal distribution function.
+    Normal,
+    /// `sigmoid(1.702 x)`.
+    Sigmoid,
+}
+
+impl Gate {
+    fn value<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Normal => ((x * (1.0 / SQRT_2)).erf() + 1.0) * 0.5,
+            Self::Sigmoid => sigmoid(x * 1.702),
+        }
+    }
+
+    /// The derivative of the gate, whose value is `gate`.
+    fn slope<const D: usize>(self, x: Tensor<D>, gate: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Normal => (x.clone() * x * -0.5).exp() * (2.0 * PI).sqrt().recip(),
+            Self::Sigmoid => gate.clone() * (-gate + 1.0) * 1.702,
+        }
+    }
+}
+
+/// `x gate(x)` and its exact derivative.
+///
+/// # Errors
+/// Hands the tensor back where Burn's own operation must do.
+///
+/// # Shapes
+/// Any; the result has the same.
+#[allow(
+    clippy::result_large_err,
+    reason = "the tensor is handed back, not an error"
+)]
+pub(crate) fn gelu<const D: usize>(
+    gate: Gate,
+    x: DispatchTensor,
+) -> Result<Tensor<D>, DispatchTensor> {
+    if run_on(&x) { node(gate, x) } else { Err(x) }
+}
+
+/// The same on any device.
+#[allow(
+    clippy::result_large_err,
+    reason = "the tensor is handed back, not an error"
+)]
+pub(super) fn node<const D: usize>(
+    gate: Gate,
+    x: DispatchTensor,
+) -> Result<Tensor<D>, DispatchTensor> {
+    match apply(Gelu::<D>(gate), [x]) {
+        Ok(y) => Ok(Tensor::from_dispatch(y)),
+        Err([x]) => Err(x),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gelu<const D: usize>(Gate);
+
+impl<const D: usize> ComposedOp<1> for Gelu<D> {
+    type Saved = Tensor<D>;
+
+    fn forward(&self, [x]: [DispatchTensor; 1]) -> (DispatchTensor, Tensor<D>) {
+        let x = Tensor::<D>::from_dispatch(x);
+        let wide = widened(x.clone());
+        let y = wide.clone() * self.0.value(wide);
+        (in_type(y, x.dtype()).into_dispatch(), x)
+    }
+
+    fn backward(
+        &self,
+        x: Tensor<D>,
+        gradient: DispatchTensor,
+        _: [bool; 1],
+    ) -> [Option<DispatchTensor>; 1] {
+        let dtype = x.dtype();
+        let (x, gradient) = (widened(x), widened(Tensor::<D>::from_dispatch(gradient)));
+        let gate = self.0.value(x.clone());
+        let slope = self.0.slope(x.clone(), gate.clone());
+        let dx = gradient * (gate + x * slope);
+        [Some(in_type(dx, dtype).into_dispatch())]
+    }
+}
