@@ -92,11 +92,8 @@ impl PythonRandom {
         let set = match k {
             0..=5 => 21,
             _ => {
-                let powers = std::iter::successors(Some(1), |power| Some(power * 4));
-                21 + powers
-                    .skip_while(|&power| power < 3 * k)
-                    .next()
-                    .unwrap_or(0)
+                let mut powers = std::iter::successors(Some(1), |power| Some(power * 4));
+                21 + powers.find(|&power| power >= 3 * k).unwrap_or(0)
             }
         };
         if n <= set {

@@ -170,7 +170,7 @@ impl Statistics {
         let (x, count) = (values(&x), (b * area) as f64);
         let of_channel = |channel: usize| {
             let planes = || (0..b).map(|image| &x[(image * channels + channel) * area..][..area]);
-            let sum: f64 = planes().map(|plane| sum(plane)).sum();
+            let sum: f64 = planes().map(sum).sum();
             let mean = (sum / count) as f32;
             let squares = planes().map(|plane| squares(plane, mean));
             (mean, (squares.sum::<f64>() / count) as f32)

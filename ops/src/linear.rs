@@ -301,6 +301,7 @@ fn scaled(values: &[f32], scale: Option<f64>) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::{Device, TensorData};
     use proptest::prelude::*;
 
     use super::*;
@@ -422,6 +423,38 @@ mod tests {
         for (op, _, inputs) in OPS {
             let case = case([2, 150, 40, 30, 4], View::Plain, 5).wanting(inputs);
             same_on_any_threads(|| results(&case, op));
+        }
+    }
+
+    /// What a prefix cache stands on: batches are of other images when they are read again.
+    #[test]
+    fn a_row_is_the_same_to_the_bit_beside_any_others() {
+        let device = Device::flex();
+        let line = |count: usize, seed: u32| {
+            let values = crate::testing::noise(count, seed);
+            Tensor::<1>::from_data(TensorData::new(values, [count]), &device)
+        };
+        for (rows, inputs, outputs) in [(61, 80, 240), (29, 320, 80), (17, 7, 5)] {
+            let x = line(rows * inputs, 1).reshape([rows, inputs]);
+            let residual = line(rows * outputs, 2).reshape([rows, outputs]);
+            let weight = line(outputs * inputs, 3).reshape([outputs, inputs]);
+            let bias = line(outputs, 4);
+            let of = |range: std::ops::Range<usize>| -> Vec<f32> {
+                let x = x.clone().slice([range.clone()]);
+                let residual = residual.clone().slice([range]);
+                let y = linear_residual(x, weight.clone(), Some(bias.clone()), residual);
+                y.into_data().iter().collect()
+            };
+            let all = of(0..rows);
+            for start in 0..rows {
+                for end in [start + 1, start + 3, start + 9] {
+                    let end = end.min(rows);
+                    assert!(
+                        of(start..end) == all[start * outputs..end * outputs],
+                        "rows {start}..{end} of {rows}"
+                    );
+                }
+            }
         }
     }
 }

@@ -653,13 +653,16 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         for i in 0..ROWS {
             for j in 0..ACROSS {
                 let at = j * R::LANES;
-                let mut sum = sums[i][j];
-                if let Some(bias) = tile.bias {
-                    sum = sum.plus(R::load(bias.add(at)));
-                }
-                if let Some((start, stride)) = tile.start {
-                    sum = sum.plus(R::load(start.add(i * stride + at)));
-                }
+                let bias = tile.bias.map(|bias| R::load(bias.add(at)));
+                let start = tile.start;
+                let start = start.map(|(start, stride)| R::load(start.add(i * stride + at)));
+                // As at an edge: a row is the same to the bit whatever rows stand beside it.
+                let above = match (start, bias) {
+                    (Some(start), Some(bias)) => Some(start.plus(bias)),
+                    (start, bias) => start.or(bias),
+                };
+                let sum = sums[i][j];
+                let sum = above.map_or(sum, |above| sum.plus(above));
                 sum.store(tile.out.add(i * tile.stride + at));
             }
         }

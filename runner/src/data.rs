@@ -431,15 +431,19 @@ impl<'a> Loader<'a> {
             let (mut lanes, mut threads) = (Vec::new(), Vec::new());
             for lane in 0..LANES {
                 let (sender, receiver) = sync_channel(1);
-                let (order, mut indices) = (&order, range.clone().skip(lane).step_by(LANES));
+                let (order, indices) = (&order, range.clone().skip(lane).step_by(LANES));
                 threads.push(scope.spawn(move || {
                     let batch = |index: usize| {
                         let start = index * self.batch_size;
                         let end = (start + self.batch_size).min(order.len());
                         self.host_batch(index, &order[start..end], pass)
                     };
-                    // A closed channel: the consumer has stopped.
-                    indices.try_for_each(|index| sender.send(batch(index)))
+                    for index in indices {
+                        // A closed channel: the consumer has stopped.
+                        if sender.send(batch(index)).is_err() {
+                            break;
+                        }
+                    }
                 }));
                 lanes.push(receiver);
             }

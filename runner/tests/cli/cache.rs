@@ -129,6 +129,9 @@ const DISK: [&str; 3] = [
     "prefix_cache=disk",
 ];
 
+/// What is done to a file, which is the n-th of the cache.
+type Damage<'a> = &'a dyn Fn(&Path, usize);
+
 #[test]
 fn a_damaged_or_foreign_file_is_seen_and_made_again() {
     let tests = tempfile::tempdir().unwrap();
@@ -140,7 +143,7 @@ fn a_damaged_or_foreign_file_is_seen_and_made_again() {
         .iter()
         .map(|path| std::fs::read(path).unwrap())
         .collect();
-    let damage: [(&str, &dyn Fn(&Path, usize)); 4] = [
+    let damage: [(&str, Damage); 4] = [
         ("changed", &|path, i| {
             let mut bytes = whole[i].clone();
             let middle = bytes.len() / 2;

@@ -109,6 +109,10 @@ fn results(summaries: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
         ] {
             kept.insert(key.to_owned(), summary[key].clone());
         }
+        // A sweep keeps in files what a comparison keeps in memory.
+        if let Some(config) = kept["config"].as_object_mut() {
+            config.remove("prefix_cache");
+        }
         if let Some(tuning) = summary.get("tuning") {
             let candidates = tuning["candidates"].as_array().unwrap().iter();
             let scores = candidates.map(|c| c["score"].clone()).collect::<Vec<_>>();
