@@ -1,6 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) of maps `[b, c, h, w]`, with fixed statistics or with
 //! the batch's own, and the residual sum and the ReLU that follow it in the same pass.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use burn::backend::TensorMetadata;
@@ -12,6 +13,7 @@ use rayon::prelude::*;
 use crate::bridge::{CpuOp, apply, tensor, values};
 use crate::buffer::{Shared, Unset, written};
 use crate::constant::{constant, values_mut};
+use crate::math::sum_of;
 use crate::relu::mask;
 use crate::simd::multiversion;
 
@@ -31,23 +33,20 @@ pub struct FixedNorm {
 }
 
 impl FixedNorm {
-    /// The same as `scale x + shift`, if its values are at hand on the CPU.
-    pub(crate) fn constants(&self) -> Option<(Vec<f32>, Vec<f32>)> {
+    /// Its values, if they are at hand on the CPU.
+    pub(crate) fn constants(&self) -> Option<Constants> {
         let [gamma, beta, mean, variance] = [&self.gamma, &self.beta, &self.mean, &self.variance]
             .map(|values| constant(values.clone()));
         let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
-        let factors = values(&gamma).iter().zip(values(&variance));
-        let scale = factors.map(|(&gamma, &variance)| {
-            f64::from(gamma) / (f64::from(variance) + self.epsilon).sqrt()
+        let scale = values(&gamma).iter().zip(values(&variance));
+        let scale = scale.map(|(&gamma, &variance)| {
+            (f64::from(gamma) / (f64::from(variance) + self.epsilon).sqrt()) as f32
         });
-        let scale: Vec<f64> = scale.collect();
-        let offsets = values(&beta).iter().zip(values(&mean)).zip(&scale);
-        let shift = offsets
-            .map(|((&beta, &mean), scale)| (f64::from(beta) - f64::from(mean) * scale) as f32);
-        Some((
-            scale.iter().map(|&scale| scale as f32).collect(),
-            shift.collect(),
-        ))
+        Some(Constants {
+            mean: values(&mean).to_vec(),
+            scale: scale.collect(),
+            beta: values(&beta).to_vec(),
+        })
     }
 
     /// Of Burn's operation.
@@ -61,6 +60,15 @@ impl FixedNorm {
         } = self;
         module::batch_norm(x, gamma, beta, mean, variance, epsilon)
     }
+}
+
+/// A [`FixedNorm`] as `(x - mean) scale + beta`: as `scale x + shift` it would lose what is left of
+/// large means.
+#[derive(Debug)]
+pub(crate) struct Constants {
+    pub(crate) mean: Vec<f32>,
+    pub(crate) scale: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
 }
 
 /// `relu(norm(x) + residual)`, the sum and the ReLU where they are asked for. Gradients reach the
@@ -165,17 +173,17 @@ impl Statistics {
 
     /// The mean and the biased variance of each channel, in two passes.
     fn of_batch(x: &Tensor<4>, epsilon: f64) -> Option<Self> {
-        let [b, channels, h, w] = x.dims();
-        let (x, area) = (constant(x.clone())?, h * w);
-        let (x, count) = (values(&x), (b * area) as f64);
+        let x = constant(x.clone())?;
+        let (maps, x) = Maps::of(&x).beside(values(&x));
+        let count = (maps.images * maps.area) as f64;
         let of_channel = |channel: usize| {
-            let planes = || (0..b).map(|image| &x[(image * channels + channel) * area..][..area]);
+            let planes = || (maps.starts(channel)).map(|start| &x[start..start + maps.area]);
             let sum: f64 = planes().map(sum).sum();
             let mean = (sum / count) as f32;
             let squares = planes().map(|plane| squares(plane, mean));
             (mean, (squares.sum::<f64>() / count) as f32)
         };
-        let (mean, variance) = (0..channels).into_par_iter().map(of_channel).unzip();
+        let (mean, variance) = (0..maps.channels).into_par_iter().map(of_channel).unzip();
         Some(Self::new(mean, variance, epsilon))
     }
 
@@ -246,7 +254,45 @@ impl Maps {
     fn starts(self, channel: usize) -> impl Iterator<Item = usize> {
         (0..self.images).map(move |image| (image * self.channels + channel) * self.area)
     }
+
+    /// Short maps side by side, those of each channel as one of one image: each costs a few calls.
+    fn beside(self, x: &[f32]) -> (Self, Cow<'_, [f32]>) {
+        if self.area >= SHORT || self.images < 2 {
+            return (self, Cow::Borrowed(x));
+        }
+        let one = Self {
+            images: 1,
+            area: self.images * self.area,
+            ..self
+        };
+        // SAFETY: the maps of all channels cover the output.
+        let gathered = unsafe {
+            written(x.len(), |out| {
+                let channels = out.par_chunks_mut(one.area.max(1)).enumerate();
+                channels.for_each(|(channel, out)| {
+                    for (out, start) in out.chunks_mut(self.area).zip(self.starts(channel)) {
+                        out.write_copy_of_slice(&x[start..start + self.area]);
+                    }
+                });
+            })
+        };
+        (one, Cow::Owned(gathered))
+    }
+
+    /// Maps that stand [`beside`](Self::beside) one another in `x`, where they belong.
+    fn apart(self, x: &[f32], out: &mut [Unset]) {
+        let images = out.par_chunks_mut((self.channels * self.area).max(1));
+        images.enumerate().for_each(|(image, out)| {
+            for (channel, out) in out.chunks_mut(self.area).enumerate() {
+                let start = (channel * self.images + image) * self.area;
+                out.write_copy_of_slice(&x[start..start + self.area]);
+            }
+        });
+    }
 }
+
+/// Values of a map that is worth its calls.
+const SHORT: usize = 64;
 
 /// One channel of a [`Norm`].
 #[derive(Clone, Copy)]
@@ -310,8 +356,9 @@ impl Norm {
         residual: Option<&[f32]>,
         of_gamma: bool,
     ) -> (FlexTensor, Option<Saved>) {
-        let maps = Maps::of(&x);
-        let (input, shape) = (values(&x), x.shape());
+        let (own, shape) = (Maps::of(&x), x.shape());
+        let (maps, input) = own.beside(values(&x));
+        let residual_beside = residual.map(|residual| own.beside(residual).1);
         // SAFETY: each channel writes all of its maps, which are no other's.
         let y = unsafe {
             written(input.len(), |y| {
@@ -319,13 +366,19 @@ impl Norm {
                 (0..maps.channels).into_par_iter().for_each(|channel| {
                     let of = self.channel(channel, values(&gamma), values(&beta));
                     for start in maps.starts(channel) {
-                        let own = start..start + maps.area;
-                        let residual = residual.map_or(&[][..], |r| &r[own.clone()]);
+                        let part = start..start + maps.area;
+                        let residual = residual_beside.as_ref();
+                        let residual = residual.map_or(&[][..], |r| &r[part.clone()]);
                         let y = y.unset_part(start, maps.area);
-                        normalise(of, &input[own], residual, self.relu, y);
+                        normalise(of, &input[part], residual, self.relu, y);
                     }
                 });
             })
+        };
+        let y = match maps.area == own.area {
+            true => y,
+            // SAFETY: it has as many maps.
+            false => unsafe { written(y.len(), |out| own.apart(&y, out)) },
         };
         let y = tensor(y, shape);
         let x = (of_gamma || self.batch).then_some(x);
@@ -354,13 +407,21 @@ impl Norm {
             Some(y) => mask(gradient, values(y)),
             None => gradient,
         };
-        let maps = Maps::of(&gradient);
+        let own = Maps::of(&gradient);
         // Without `y`, the ReLU's output is what the input gives again.
         let relu = self.relu && saved.y.is_none();
-        let x = saved.x.as_ref().map_or(&[][..], values);
-        let count = (maps.images * maps.area) as f32;
+        let x = saved.x.as_ref().map(|x| own.beside(values(x)).1);
+        let x = x.as_deref().unwrap_or_default();
         let of_sum = of_residual.then(|| gradient.clone());
-        let dx = Shared::new(values_mut(&mut gradient));
+        let (maps, mut beside) = match own.beside(values(&gradient)) {
+            (maps, Cow::Owned(beside)) => (maps, Some(beside)),
+            (maps, Cow::Borrowed(_)) => (maps, None),
+        };
+        let count = (maps.images * maps.area) as f32;
+        let dx = match &mut beside {
+            Some(beside) => Shared::new(beside),
+            None => Shared::new(values_mut(&mut gradient)),
+        };
         let (dgamma, dbeta) = (0..maps.channels)
             .into_par_iter()
             .map(|channel| {
@@ -387,6 +448,11 @@ impl Norm {
                 (dgamma, dbeta)
             })
             .unzip::<_, _, Vec<f32>, Vec<f32>>();
+        if let Some(beside) = beside {
+            // SAFETY: it has as many maps.
+            let apart = unsafe { written(beside.len(), |out| own.apart(&beside, out)) };
+            gradient = tensor(apart, gradient.shape());
+        }
         let channels = [maps.channels];
         let [dgamma, dbeta] = [dgamma, dbeta].map(|sums| Some(tensor(sums, channels)));
         [Some(gradient), dgamma, dbeta, of_sum]
@@ -443,47 +509,14 @@ pub(crate) fn channel_sums(x: &[f32], channels: usize, area: usize) -> Vec<f32> 
         channels,
         area,
     };
+    let (maps, x) = maps.beside(x);
     let of_channel = |channel: usize| {
         let sums = maps
             .starts(channel)
-            .map(|start| sum(&x[start..start + area]));
+            .map(|start| sum(&x[start..start + maps.area]));
         sums.sum::<f64>() as f32
     };
     (0..channels).into_par_iter().map(of_channel).collect()
-}
-
-/// Partial sums of a reduction: `f32` addition is not associative, so LLVM keeps one lane unless the
-/// lanes are written out.
-const LANES: usize = 32;
-
-/// The sum over `x` and `y` of what `f` gives, in [`LANES`] partial sums; for `y` as long as `x`.
-#[inline(always)]
-fn lanes<const N: usize>(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> [f32; N]) -> [f64; N] {
-    let mut sums = [[0.0f32; LANES]; N];
-    let y = &y[..x.len()];
-    for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
-        for (lane, (x, y)) in x.iter().zip(y).enumerate() {
-            let values = f(*x, *y);
-            for i in 0..N {
-                sums[i][lane] += values[i];
-            }
-        }
-    }
-    sums.map(halved)
-}
-
-/// The sum of the lanes, half and half.
-#[inline(always)]
-fn halved(lanes: [f32; LANES]) -> f64 {
-    let mut lanes = lanes.map(f64::from);
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }
 
 fn sum(x: &[f32]) -> f64 {
@@ -500,11 +533,12 @@ fn squares(x: &[f32], mean: f32) -> f64 {
 
 multiversion! {
     fn add_up<S>(x: &[f32], out: &mut [f64; 1]) {
-        *out = lanes(x, x, |x, _| [x]);
+        *out = [sum_of([x], |sum, [x]| sum + x)];
     }
 
     fn add_squares<S>(x: &[f32], mean: f32, out: &mut [f64; 1]) {
-        *out = lanes(x, x, |x, _| [(x - mean) * (x - mean)]);
+        let mean = f64::from(mean);
+        *out = [sum_of([x], |sum, [x]| sum + (x - mean) * (x - mean))];
     }
 
     /// One map, with what follows; no residual if it is empty.
@@ -526,8 +560,7 @@ multiversion! {
     /// times the normalised value. Without `x`, the second is zero.
     fn reduce<S>(channel: Channel, x: &[f32], relu: bool, gradient: &mut [f32], sums: &mut [f64; 2]) {
         if x.is_empty() {
-            let [sum] = lanes(gradient, gradient, |g, _| [g]);
-            *sums = [sum, 0.0];
+            *sums = [sum_of([gradient], |sum, [g]| sum + g), 0.0];
             return;
         }
         if relu {
@@ -535,7 +568,11 @@ multiversion! {
                 *gradient = if channel.normed(*x).1 <= 0.0 { 0.0 } else { *gradient };
             }
         }
-        *sums = lanes(gradient, x, |g, x| [g, g * channel.normed(x).0]);
+        let (mean, inverse) = (f64::from(channel.mean), f64::from(channel.inverse));
+        *sums = [
+            sum_of([gradient], |sum, [g]| sum + g),
+            sum_of([gradient, x], |sum: f64, [g, x]| sum + g * (x - mean)) * inverse,
+        ];
     }
 
     /// From the gradient of the output to that of the input: `gamma / sqrt(..)` times what is left

@@ -76,7 +76,7 @@ impl Shared {
 pub(crate) struct Scratch(Vec<f32>);
 
 /// Values on a line of the cache.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 impl Scratch {
     pub(crate) const fn new() -> Self {

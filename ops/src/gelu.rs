@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::bridge::{CpuOp, apply, tensor, values};
 use crate::buffer::{Unset, written};
 use crate::composed::{self, Gate};
+use crate::constant::values_mut;
 use crate::math::{CHUNK, exp, normal_cdf};
 use crate::simd::{Simd, multiversion};
 
@@ -17,15 +18,7 @@ use crate::simd::{Simd, multiversion};
 /// # Shapes
 /// Any; the result has the same.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let op = Gelu {
-        value: gelu_values,
-        slope: gelu_slopes,
-    };
-    match apply(op, [x.into_dispatch()]) {
-        Ok(y) => Tensor::from_dispatch(y),
-        Err([x]) => composed::gelu(Gate::Normal, x)
-            .unwrap_or_else(|x| burn::tensor::activation::gelu(Tensor::from_dispatch(x))),
-    }
+    Gelu::Exact.of(x)
 }
 
 /// QuickGELU, `x sigmoid(1.702 x)`, and its exact derivative.
@@ -33,26 +26,69 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// Any; the result has the same.
 pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let op = Gelu {
-        value: quick_gelu_values,
-        slope: quick_gelu_slopes,
-    };
-    match apply(op, [x.into_dispatch()]) {
-        Ok(y) => Tensor::from_dispatch(y),
-        Err([x]) => composed::gelu(Gate::Sigmoid, x).unwrap_or_else(|x| {
-            let x = Tensor::<D>::from_dispatch(x);
-            x.clone() * burn::tensor::activation::sigmoid(x * 1.702)
-        }),
-    }
+    Gelu::Quick.of(x)
 }
 
-/// An activation function by its kernels.
-#[derive(Clone, Copy, Debug)]
-struct Gelu {
-    /// From `x` to `y`.
-    value: fn(&[f32], &mut [Unset]),
-    /// From `x` and the gradient of `y` to that of `x`.
-    slope: fn(&[f32], &[f32], &mut [Unset]),
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// [`gelu`].
+    Exact,
+    /// [`quick_gelu`].
+    Quick,
+}
+
+impl Gelu {
+    /// Its value.
+    ///
+    /// # Shapes
+    /// Any; the result has the same.
+    pub fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        let gate = match self {
+            Self::Exact => Gate::Normal,
+            Self::Quick => Gate::Sigmoid,
+        };
+        let x = match apply(self, [x.into_dispatch()]) {
+            Ok(y) => return Tensor::from_dispatch(y),
+            Err([x]) => composed::gelu(gate, x),
+        };
+        x.unwrap_or_else(|x| {
+            let x = Tensor::<D>::from_dispatch(x);
+            match self {
+                Self::Exact => burn::tensor::activation::gelu(x),
+                Self::Quick => x.clone() * burn::tensor::activation::sigmoid(x * 1.702),
+            }
+        })
+    }
+
+    /// The kernel from `x` to `y`.
+    pub(crate) fn kernel(self) -> fn(&[f32], &mut [Unset]) {
+        match self {
+            Self::Exact => gelu_values,
+            Self::Quick => quick_gelu_values,
+        }
+    }
+
+    pub(crate) fn values(self, x: &[f32]) -> Vec<f32> {
+        let kernel = self.kernel();
+        // SAFETY: the chunks cover the output, and the kernel writes each value.
+        unsafe {
+            written(x.len(), |y| {
+                let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+                chunks.for_each(|(y, x)| kernel(x, y));
+            })
+        }
+    }
+
+    /// The gradient of `y` becomes that of `x`.
+    pub(crate) fn chain(self, x: &[f32], gradient: &mut [f32]) {
+        let kernel = match self {
+            Self::Exact => gelu_slopes,
+            Self::Quick => quick_gelu_slopes,
+        };
+        let chunks = gradient.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+        chunks.for_each(|(gradient, x)| kernel(x, gradient));
+    }
 }
 
 impl CpuOp<1> for Gelu {
@@ -63,33 +99,18 @@ impl CpuOp<1> for Gelu {
         [x]: [FlexTensor; 1],
         [wanted]: [bool; 1],
     ) -> (FlexTensor, Option<FlexTensor>) {
-        let input = values(&x);
-        // SAFETY: the chunks cover the output, and the kernel writes each value.
-        let y = unsafe {
-            written(input.len(), |y| {
-                let chunks = y.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
-                chunks.for_each(|(y, x)| (self.value)(x, y));
-            })
-        };
-        (tensor(y, x.shape()), wanted.then_some(x))
+        let y = tensor(self.values(values(&x)), x.shape());
+        (y, wanted.then_some(x))
     }
 
     fn backward(
         &self,
         x: FlexTensor,
-        gradient: FlexTensor,
+        mut gradient: FlexTensor,
         _: [bool; 1],
     ) -> [Option<FlexTensor>; 1] {
-        let (input, gradient) = (values(&x), values(&gradient));
-        // SAFETY: as above.
-        let dx = unsafe {
-            written(input.len(), |dx| {
-                let chunks = input.par_chunks(CHUNK).zip(gradient.par_chunks(CHUNK));
-                let chunks = dx.par_chunks_mut(CHUNK).zip(chunks);
-                chunks.for_each(|(dx, (x, g))| (self.slope)(x, g, dx));
-            })
-        };
-        [Some(tensor(dx, x.shape()))]
+        self.chain(values(&x), values_mut(&mut gradient));
+        [Some(gradient)]
     }
 }
 
@@ -114,15 +135,15 @@ multiversion! {
         }
     }
 
-    /// `y = g (cdf(x) + x pdf(x))`.
-    fn gelu_slopes<S>(x: &[f32], g: &[f32], y: &mut [Unset]) {
+    /// `g <- g (cdf(x) + x pdf(x))`.
+    fn gelu_slopes<S>(x: &[f32], g: &mut [f32]) {
         const PEAK: f32 = 0.398_942_3;
-        for ((y, &x), &g) in y.iter_mut().zip(x).zip(g) {
+        for (g, &x) in g.iter_mut().zip(x) {
             let slope = S::fma(x * PEAK, exp::<S>(-0.5 * x * x), normal_cdf::<S>(x));
             // x pdf(x) vanishes far out, also where x^2 overflows.
             let slope = if x > 20.0 { 1.0 } else { slope };
             let slope = if x < -20.0 { 0.0 } else { slope };
-            y.write(g * slope);
+            *g *= slope;
         }
     }
 
@@ -135,14 +156,14 @@ multiversion! {
         }
     }
 
-    /// `y = g (s + 1.702 x s (1 - s))` with `s = sigmoid(1.702 x)`.
-    fn quick_gelu_slopes<S>(x: &[f32], g: &[f32], y: &mut [Unset]) {
-        for ((y, &x), &g) in y.iter_mut().zip(x).zip(g) {
+    /// `g <- g (s + 1.702 x s (1 - s))` with `s = sigmoid(1.702 x)`.
+    fn quick_gelu_slopes<S>(x: &[f32], g: &mut [f32]) {
+        for (g, &x) in g.iter_mut().zip(x) {
             let (open, shut) = quick_gates::<S>(x);
             let slope = S::fma(QUICK * x * shut, open, open);
             let slope = if x > 50.0 { 1.0 } else { slope };
             let slope = if x < -50.0 { 0.0 } else { slope };
-            y.write(g * slope);
+            *g *= slope;
         }
     }
 }

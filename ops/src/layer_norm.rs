@@ -44,7 +44,7 @@ struct LayerNorm {
 }
 
 /// What backward needs: the input, gamma, and mean and inverse deviation of each row.
-type Saved = (FlexTensor, FlexTensor, Arc<Vec<f32>>);
+type Saved = (FlexTensor, FlexTensor, Arc<Vec<f64>>);
 
 impl CpuOp<3> for LayerNorm {
     type Saved = Saved;
@@ -117,6 +117,9 @@ impl CpuOp<3> for LayerNorm {
 }
 
 multiversion! {
+    // In `f64`, which memory hides: of a row of few values next to nothing is left of the input's
+    // gradient once its mean and its projection are taken off.
+
     /// Rows as long as `gamma`; mean and inverse deviation of each go to `statistics`.
     fn normalise<S>(
         x: &[f32],
@@ -124,42 +127,45 @@ multiversion! {
         beta: &[f32],
         epsilon: f64,
         y: &mut [Unset],
-        statistics: &mut [f32],
+        statistics: &mut [f64],
     ) {
         let d = gamma.len();
-        let share = 1.0 / d as f32;
+        let share = 1.0 / d as f64;
         let rows = x.chunks_exact(d).zip(y.chunks_exact_mut(d));
         for ((x, y), statistics) in rows.zip(statistics.chunks_exact_mut(2)) {
-            let mean = sum_of([x], |sum, [x]| sum + x) * share;
-            let squares = sum_of([x], |sum, [x]| S::fma(x - mean, x - mean, sum));
-            let scale = 1.0 / (squares * share + epsilon as f32).sqrt();
+            let mean = sum_of([x], |sum: f64, [x]| sum + x) * share;
+            let squares = sum_of([x], |sum: f64, [x]| sum + (x - mean) * (x - mean));
+            let scale = 1.0 / (squares * share + epsilon).sqrt();
             for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                y.write(S::fma((x - mean) * scale, *gamma, *beta));
+                let normed = (f64::from(*x) - mean) * scale;
+                y.write((normed * f64::from(*gamma) + f64::from(*beta)) as f32);
             }
             statistics.copy_from_slice(&[mean, scale]);
         }
     }
 
     /// With `n` the normalised row and `h = gamma g`: `dx = scale (h - mean(h) - n mean(h n))`.
-    fn slopes<S>(x: &[f32], gamma: &[f32], statistics: &[f32], g: &[f32], dx: &mut [Unset]) {
+    fn slopes<S>(x: &[f32], gamma: &[f32], statistics: &[f64], g: &[f32], dx: &mut [Unset]) {
         let d = gamma.len();
-        let share = 1.0 / d as f32;
+        let share = 1.0 / d as f64;
         let rows = x.chunks_exact(d).zip(g.chunks_exact(d)).zip(dx.chunks_exact_mut(d));
         for (((x, g), dx), statistics) in rows.zip(statistics.chunks_exact(2)) {
             let (mean, scale) = (statistics[0], statistics[1]);
-            let of_h = sum_of([g, gamma], |sum, [g, gamma]| S::fma(g, gamma, sum)) * share;
-            let of_both = sum_of([x, g, gamma], |sum, [x, g, gamma]| {
-                S::fma(g * gamma, (x - mean) * scale, sum)
-            }) * share;
+            let of_h = sum_of([g, gamma], |sum: f64, [g, gamma]| sum + g * gamma) * share;
+            let of_both = sum_of([x, g, gamma], |sum: f64, [x, g, gamma]| {
+                sum + g * gamma * (x - mean)
+            });
+            let of_both = of_both * scale * share;
             for (((dx, x), g), gamma) in dx.iter_mut().zip(x).zip(g).zip(gamma) {
-                let normed = (x - mean) * scale;
-                dx.write(scale * (S::fma(*g, *gamma, -of_h) - normed * of_both));
+                let normed = (f64::from(*x) - mean) * scale;
+                let h = f64::from(*g) * f64::from(*gamma);
+                dx.write((scale * (h - of_h - normed * of_both)) as f32);
             }
         }
     }
 
     /// Adds `g n` to the first half of `sums` and `g` to the second.
-    fn parameter_slopes<S>(x: &[f32], statistics: &[f32], g: &[f32], sums: &mut [f32]) {
+    fn parameter_slopes<S>(x: &[f32], statistics: &[f64], g: &[f32], sums: &mut [f64]) {
         let d = sums.len() / 2;
         let (dgamma, dbeta) = sums.split_at_mut(d);
         let rows = x.chunks_exact(d).zip(g.chunks_exact(d));
@@ -167,7 +173,8 @@ multiversion! {
             let (mean, scale) = (statistics[0], statistics[1]);
             let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
             for (((dgamma, dbeta), x), g) in sums.zip(x).zip(g) {
-                *dgamma = S::fma(*g, (x - mean) * scale, *dgamma);
+                let g = f64::from(*g);
+                *dgamma += g * (f64::from(*x) - mean) * scale;
                 *dbeta += g;
             }
         }

@@ -1,11 +1,12 @@
 //! The linear layer with what is added to it: a bias, a residual, a low-rank side path (Hu et al.
-//! 2022). Products that no gradient asks for are not computed, and what they need is not kept.
+//! 2022), and a GELU before it. Products that no gradient asks for are not computed, and what they need is not kept.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
 
 use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::gelu::Gelu;
 use crate::math::{column_sums, transposed};
 use crate::matmul::{Matrix, Product};
 
@@ -18,7 +19,7 @@ pub fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    Linear::of(x, weight, bias, None, None)
+    Linear::default().of(x, weight, bias, None, None)
 }
 
 /// `residual + x W^T + b`.
@@ -31,7 +32,25 @@ pub fn linear_residual<const D: usize>(
     bias: Option<Tensor<1>>,
     residual: Tensor<D>,
 ) -> Tensor<D> {
-    Linear::of(x, weight, bias, Some(residual), None)
+    Linear::default().of(x, weight, bias, Some(residual), None)
+}
+
+/// `residual + gelu(x) W^T + b`, the residual if there is one. Of what the layer reads only `x` is kept.
+///
+/// # Shapes
+/// As [`linear_residual`].
+pub fn linear_gelu<const D: usize>(
+    x: Tensor<D>,
+    gelu: Gelu,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Tensor<D>>,
+) -> Tensor<D> {
+    let op = Linear {
+        gelu: Some(gelu),
+        ..Linear::default()
+    };
+    op.of(x, weight, bias, residual, None)
 }
 
 /// `x W^T + b + scale x A^T B^T`, without composing the weights.
@@ -45,12 +64,13 @@ pub fn linear_low_rank<const D: usize>(
     [a, b]: [Tensor<2>; 2],
     scale: f64,
 ) -> Tensor<D> {
-    Linear::of(x, weight, bias, None, Some(([a, b], scale)))
+    Linear::default().of(x, weight, bias, None, Some(([a, b], scale)))
 }
 
-/// Which inputs there are beside `x` and the weight.
+/// What is done to `x` first, and which inputs there are beside it and the weight.
 #[derive(Clone, Copy, Debug, Default)]
 struct Linear {
+    gelu: Option<Gelu>,
     bias: bool,
     residual: bool,
     /// The scale of the side path.
@@ -69,6 +89,7 @@ struct Inputs<T> {
 
 impl Linear {
     fn of<const D: usize>(
+        self,
         x: Tensor<D>,
         weight: Tensor<2>,
         bias: Option<Tensor<1>>,
@@ -79,6 +100,7 @@ impl Linear {
             bias: bias.is_some(),
             residual: residual.is_some(),
             low_rank: low_rank.as_ref().map(|(_, scale)| *scale),
+            ..self
         };
         let inputs = Inputs {
             x: x.into_dispatch(),
@@ -103,6 +125,7 @@ impl Linear {
             Err(inputs) => inputs,
         };
         let x = Tensor::<D>::from_dispatch(inputs.x);
+        let x = op.gelu.into_iter().fold(x, |x, gelu| gelu.of(x));
         let bias = inputs.bias.map(Tensor::from_dispatch);
         let mut y = composed(x.clone(), Tensor::from_dispatch(inputs.weight), bias);
         if let (Some(factors), Some(scale)) = (inputs.factors, op.low_rank) {
@@ -162,7 +185,7 @@ fn composed<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor
 /// What backward needs.
 #[derive(Clone, Debug)]
 struct Saved {
-    /// For the gradients of the weight and of `A`.
+    /// For the gradients of the weight and of `A`, and through GELU.
     x: Option<FlexTensor>,
     /// For that of `x`.
     weight: Option<FlexTensor>,
@@ -193,6 +216,7 @@ impl<const N: usize> CpuOp<N> for Linear {
             Matrix::new(x, k),
             Matrix::new(weight, k).transposed(),
         )
+        .mapped(self.gelu.map(Gelu::kernel))
         .with_bias(inputs.bias.as_ref().map(values))
         .with_residual(inputs.residual.as_ref().map(values));
         if let (Some((r, hidden)), Some(b)) = (&hidden, &scaled) {
@@ -204,7 +228,7 @@ impl<const N: usize> CpuOp<N> for Linear {
         let of_b = wants.factors.is_some_and(|[_, b]| b);
         let hidden = hidden.filter(|_| of_b);
         let saved = wanted.then(|| Saved {
-            x: (wants.weight || of_a).then_some(inputs.x),
+            x: (wants.weight || of_a || wants.x && self.gelu.is_some()).then_some(inputs.x),
             weight: wants.x.then_some(inputs.weight),
             factors: inputs.factors,
             hidden: hidden.map(|(r, hidden)| tensor(hidden, [m, r])),
@@ -232,18 +256,9 @@ impl<const N: usize> CpuOp<N> for Linear {
             let b = scaled(values(b), self.low_rank);
             (r, Product::new([m, n, r], rows, Matrix::new(&b, r)).run()) // [m, r]
         });
-        let of_x = wants.x.then(|| {
-            let Some(weight) = &saved.weight else {
-                unreachable!("kept where x wants a gradient")
-            };
-            let mut product = Product::new([m, n, k], rows, Matrix::new(values(weight), k));
-            if let (Some((r, through)), Some([a, _])) = (&through, &saved.factors) {
-                product = product.plus(*r, Matrix::new(through, *r), Matrix::new(values(a), k));
-            }
-            tensor(product.run(), with_last(shape.clone(), k))
-        });
         let of_weight = x.filter(|_| wants.weight).map(|x| {
-            let x = Matrix::new(x, k);
+            let read = self.gelu.map(|gelu| gelu.values(x));
+            let x = Matrix::new(read.as_deref().unwrap_or(x), k);
             // What is packed into panels is the narrower of the two.
             let product = match k <= n {
                 true => Product::new([n, m, k], rows.transposed(), x).run(),
@@ -268,6 +283,21 @@ impl<const N: usize> CpuOp<N> for Linear {
                 tensor(scaled(&product, self.low_rank), [n, r])
             });
             [of_a, of_b]
+        });
+        // Last: what the others read first is gone by then.
+        let of_x = wants.x.then(|| {
+            let Some(weight) = &saved.weight else {
+                unreachable!("kept where x wants a gradient")
+            };
+            let mut product = Product::new([m, n, k], rows, Matrix::new(values(weight), k));
+            if let (Some((r, through)), Some([a, _])) = (&through, &saved.factors) {
+                product = product.plus(*r, Matrix::new(through, *r), Matrix::new(values(a), k));
+            }
+            let mut of_x = product.run();
+            if let (Some(gelu), Some(x)) = (self.gelu, x) {
+                gelu.chain(x, &mut of_x);
+            }
+            tensor(of_x, with_last(shape.clone(), k))
         });
         let gradients = Inputs {
             x: of_x,
@@ -340,6 +370,25 @@ mod tests {
         )
     }
 
+    fn with_gelu(t: &Tensors) -> Tensor<3> {
+        linear_gelu(t.get(0), Gelu::Exact, t.get(1), Some(t.get(2)), None)
+    }
+
+    fn with_quick_gelu(t: &Tensors) -> Tensor<3> {
+        linear_gelu(t.get(0), Gelu::Quick, t.get(1), None, Some(t.get(3)))
+    }
+
+    fn composed_gelu(t: &Tensors) -> Tensor<3> {
+        let x = burn::tensor::activation::gelu(t.get::<3>(0));
+        composed(x, t.get(1), Some(t.get(2)))
+    }
+
+    fn composed_quick_gelu(t: &Tensors) -> Tensor<3> {
+        let x = t.get::<3>(0);
+        let x = x.clone() * burn::tensor::activation::sigmoid(x * 1.702);
+        composed(x, t.get(1), None) + t.get(3)
+    }
+
     fn composed_plain(t: &Tensors) -> Tensor<3> {
         composed(t.get(0), t.get(1), None) + t.get(3)
     }
@@ -359,11 +408,13 @@ mod tests {
 
     type Op = fn(&Tensors) -> Tensor<3>;
     /// Each with Burn's, and the inputs that it has.
-    const OPS: [(Op, Op, u32); 4] = [
+    const OPS: [(Op, Op, u32); 6] = [
         (plain, composed_plain, 0b00_1011),
         (with_bias, composed_bias, 0b00_0111),
         (with_residual, composed_residual, 0b00_1111),
         (with_low_rank, composed_low_rank, 0b11_0111),
+        (with_gelu, composed_gelu, 0b00_0111),
+        (with_quick_gelu, composed_quick_gelu, 0b00_1011),
     ];
 
     proptest! {

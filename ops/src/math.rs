@@ -8,12 +8,18 @@ use crate::simd::{Simd, multiversion};
 /// the lanes are written out.
 pub(crate) const LANES: usize = 32;
 
+/// What is summed in: `f32`, or `f64` where rounding would show.
+pub(crate) trait Sum: Copy + Default + From<f32> + std::ops::AddAssign {}
+impl Sum for f32 {}
+impl Sum for f64 {}
+
 #[inline(always)]
-pub(crate) fn total(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn total<T: Sum>(mut lanes: [T; LANES]) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            let other = lanes[i + width];
+            lanes[i] += other;
         }
         width /= 2;
     }
@@ -22,19 +28,21 @@ pub(crate) fn total(mut lanes: [f32; LANES]) -> f32 {
 
 /// A sum along rows of one length, in lanes: `add(sum, values)` is the sum with one place more.
 #[inline(always)]
-pub(crate) fn sum_of<const N: usize>(rows: [&[f32]; N], add: impl Fn(f32, [f32; N]) -> f32) -> f32 {
+pub(crate) fn sum_of<T: Sum, const N: usize>(rows: [&[f32]; N], add: impl Fn(T, [T; N]) -> T) -> T {
     let count = rows[0].len();
     let whole = count / LANES * LANES;
-    let mut lanes = [0.0; LANES];
+    let mut lanes = [T::default(); LANES];
     for start in (0..whole).step_by(LANES) {
         let rows = rows.map(|row| &row[start..start + LANES]);
         for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane = add(*lane, rows.map(|row| row[i]));
+            *lane = add(*lane, rows.map(|row| row[i].into()));
         }
     }
     // A sum in order is not vectorised: it has a loop of its own.
-    let rest = (whole..count).fold(0.0, |sum, i| add(sum, rows.map(|row| row[i])));
-    total(lanes) + rest
+    let place = |i: usize| rows.map(|row| row[i].into());
+    let mut sum = (whole..count).fold(T::default(), |sum, i| add(sum, place(i)));
+    sum += total(lanes);
+    sum
 }
 
 /// The largest value that is a number.
@@ -126,6 +134,15 @@ multiversion! {
             }
         }
     }
+
+    /// The same in `f64`.
+    fn add_exactly<S>(rows: &[f32], sums: &mut [f64]) {
+        for row in rows.chunks_exact(sums.len()) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*value);
+            }
+        }
+    }
 }
 
 /// The sum of each of `columns` columns.
@@ -133,7 +150,7 @@ pub(crate) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
     let part = (ROWS * columns).max(1);
     partial_sums(values.len().div_ceil(part), columns, |task, sums| {
         let values = &values[task * part..];
-        add_rows(&values[..part.min(values.len())], sums);
+        add_exactly(&values[..part.min(values.len())], sums);
     })
 }
 
@@ -160,18 +177,22 @@ pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
 pub(crate) fn partial_sums(
     tasks: usize,
     count: usize,
-    f: impl Fn(usize, &mut [f32]) + Sync,
+    f: impl Fn(usize, &mut [f64]) + Sync,
 ) -> Vec<f32> {
     let mut sums = vec![0.0; tasks.max(1) * count];
     if count == 0 {
-        return sums;
+        return Vec::new();
     }
     let partial = sums.par_chunks_exact_mut(count).take(tasks).enumerate();
     partial.for_each(|(task, sums)| f(task, sums));
     let (first, others) = sums.split_at_mut(count);
-    add_rows(others, first);
-    sums.truncate(count);
-    sums
+    for others in others.chunks_exact(count) {
+        first
+            .iter_mut()
+            .zip(others)
+            .for_each(|(sum, other)| *sum += other);
+    }
+    first.iter().map(|sum| *sum as f32).collect()
 }
 
 #[cfg(test)]
@@ -220,7 +241,7 @@ mod tests {
     fn sums_have_every_value_once() {
         for count in [0, 1, 31, 32, 33, 1000] {
             let values: Vec<f32> = (0..count).map(|i| i as f32).collect();
-            let sum = sum_of([&values, &values], |sum, [a, b]| sum + a + b);
+            let sum = sum_of([&values, &values], |sum: f32, [a, b]| sum + a + b);
             assert_eq!(sum, (0..count).sum::<u32>() as f32 * 2.0);
         }
         let rows = crate::testing::noise(150 * 7, 1);

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::buffer::{Scratch, Shared, written};
+use crate::buffer::{LINE, Scratch, Shared, Unset, written};
 use crate::level::{self, Level};
 use crate::simd::{Portable, Simd};
 
@@ -71,7 +71,12 @@ struct Term<'a> {
     a: Matrix<'a>,
     b: Matrix<'a>,
     inner: usize,
+    /// What is done to runs of `a` before they are multiplied.
+    map: Option<Map>,
 }
+
+/// From values to as many others, each of its own.
+pub(crate) type Map = fn(&[f32], &mut [Unset]);
 
 impl<'a> Product<'a> {
     /// `a b` with `a [rows, inner]` and `b [inner, columns]`.
@@ -89,7 +94,21 @@ impl<'a> Product<'a> {
     /// With another product, of `a [rows, inner]` and `b [inner, columns]`.
     pub(crate) fn plus(mut self, inner: usize, a: Matrix<'a>, b: Matrix<'a>) -> Self {
         assert!(a.holds(self.rows, inner) && b.holds(inner, self.columns));
-        self.terms.push(Term { a, b, inner });
+        self.terms.push(Term {
+            a,
+            b,
+            inner,
+            map: None,
+        });
+        self
+    }
+
+    /// With `map(a)` in the place of `a` in the last product so far. Its rows lie side by side.
+    pub(crate) fn mapped(mut self, map: Option<Map>) -> Self {
+        if let Some(term) = self.terms.last_mut() {
+            assert!(map.is_none() || term.a.column == 1);
+            term.map = map;
+        }
         self
     }
 
@@ -109,7 +128,7 @@ impl<'a> Product<'a> {
 
     /// The result, contiguous, computed on all threads.
     pub(crate) fn run(&self) -> Vec<f32> {
-        let plan = Plan::new(self, TASKS);
+        let plan = Plan::new(self, SHARE * rayon::current_num_threads());
         // One thread does all of a small product.
         let least = if plan.size() < SMALL { usize::MAX } else { 1 };
         // SAFETY: the panels fill the buffer, and each writes all of its own part.
@@ -181,60 +200,95 @@ impl<'a> Product<'a> {
     ) {
         let (rows, panels) = plan.task(task);
         let height = plan.kernels.rows;
-        let (edge, scratch) = scratch.split_at_mut(plan.kernels.rows * plan.kernels.columns);
-        for piece in &plan.pieces {
-            let a = self.terms[piece.term].a;
-            // Rows that do not lie as the micro-kernel reads them are packed first.
-            let in_place = |row: usize| a.column == 1 && row + height <= self.rows;
-            let slot = |row: usize| (row - rows.start) * piece.depth;
+        let size = plan.kernels.rows * plan.kernels.columns;
+        let (edge, scratch) = scratch.split_at_mut(size);
+        let (partial, scratch) = scratch.split_at_mut(plan.partial());
+        let (tiles, last) = (rows.len().div_ceil(height), plan.pieces.len() - 1);
+        for (index, piece) in plan.pieces.iter().enumerate() {
+            let Term { a, map, .. } = self.terms[piece.term];
+            // Rows are read where they lie, unless the cache would not hold them side by side; what
+            // the micro-kernel cannot read there is packed.
+            let (lines, depth) = (a.column == 1, piece.depth);
+            let apart = a.row > depth && a.row.is_multiple_of(ALIAS) && panels.len() >= SPAN;
+            let apart = apart || map.is_some();
+            let in_place = |row: usize| lines && !apart && row + height <= self.rows;
+            let slot = |row: usize| (row - rows.start) * depth;
+            let packed_as = if lines { [depth, 1] } else { [1, height] };
             for row in rows.clone().step_by(height).filter(|row| !in_place(*row)) {
                 let count = height.min(self.rows - row);
-                let to = scratch[slot(row)..][..height * piece.depth].as_mut_ptr();
+                let to = &mut scratch[slot(row)..][..height * depth];
+                if lines {
+                    for (i, to) in to.chunks_exact_mut(depth.max(1)).take(count).enumerate() {
+                        let from = (row + i) * a.row + piece.from;
+                        let from = &a.values[from..from + depth];
+                        match map {
+                            None => to.copy_from_slice(from),
+                            // SAFETY: these values are written only.
+                            Some(map) => map(from, unsafe { Shared::new(to).unset_part(0, depth) }),
+                        }
+                    }
+                    continue;
+                }
                 // SAFETY: `plus` checked that `a` holds these rows and columns; the slot has room
                 // for as many rows as the micro-kernel takes.
                 unsafe {
-                    let from = a.at(row, piece.from);
-                    let strides = [a.column, a.row];
-                    (plan.kernels.pack_rows)(from, strides, piece.depth, count, to);
+                    let (from, strides) = (a.at(row, piece.from), [a.column, a.row]);
+                    (plan.kernels.pack_rows)(from, strides, depth, count, to.as_mut_ptr());
                 }
             }
-            for panel in panels.clone() {
+            // What is added comes last: sums are smaller and err less.
+            let (first, last) = (index == 0, index == last);
+            let (residual, bias) = match last {
+                true => (self.residual, self.bias),
+                false => (None, None),
+            };
+            for (across, panel) in panels.clone().enumerate() {
                 let columns = plan.columns(panel..panel + 1);
                 let width = plan.kernels.width(columns.len());
                 let b = plan.panel(panel) + piece.above * width;
-                let b = packed[b..][..piece.depth * width].as_ptr();
-                for row in rows.clone().step_by(height) {
+                // The next panel comes from afar: each tile asks for a share of it.
+                let ahead = match packed.len() > NEAR {
+                    true => packed.get(b + plan.inner * width..).unwrap_or_default(),
+                    false => &[],
+                };
+                let mut shares = ahead.chunks((depth * width).div_ceil(tiles).max(1));
+                let b = packed[b..][..depth * width].as_ptr();
+                let bias = bias.map(|bias| bias[columns.clone()].as_ptr());
+                for (down, row) in rows.clone().step_by(height).enumerate() {
+                    shares.next().into_iter().for_each(prefetch);
                     let count = [height.min(self.rows - row), columns.len()];
+                    // Nothing is put aside for another piece if there is none.
+                    let aside = match first && last {
+                        true => 0,
+                        false => (across * tiles + down) * size,
+                    };
+                    let residual = residual.map(|residual| {
+                        let start = row * self.columns + columns.start;
+                        (residual[start..].as_ptr(), self.columns)
+                    });
                     // SAFETY: as for packing; and `out` is as the caller promised.
-                    let (a, strides, place) = unsafe {
-                        let place = out.at(row * stride + columns.start);
-                        match in_place(row) {
-                            true => (a.at(row, piece.from), [a.row, 1], place),
-                            false => (scratch[slot(row)..].as_ptr(), [1, height], place),
-                        }
+                    let (a, strides, out) = unsafe {
+                        let (a, strides) = match in_place(row) {
+                            true => (a.at(row, piece.from), [a.row, 1]),
+                            false => (scratch[slot(row)..].as_ptr(), packed_as),
+                        };
+                        (a, strides, out.at(row * stride + columns.start))
                     };
-                    let first = piece.above == 0;
-                    let start = match self.residual {
-                        _ if !first => Some((place.cast_const(), stride)),
-                        Some(residual) => {
-                            let start = &residual[row * self.columns + columns.start..];
-                            Some((start.as_ptr(), self.columns))
-                        }
-                        None => None,
-                    };
-                    let bias = self.bias.filter(|_| first);
                     let tile = Tile {
-                        depth: piece.depth,
+                        depth,
                         a,
                         strides,
                         b,
-                        start,
-                        bias: bias.map(|bias| bias[columns.clone()].as_ptr()),
-                        out: place,
+                        partial: partial[aside..aside + size].as_mut_ptr(),
+                        first,
+                        last,
+                        residual,
+                        bias,
+                        out,
                         stride,
                     };
                     // SAFETY: `a` has `height` rows and `b` `width` columns of `depth` values; of
-                    // `start`, `bias` and `out` there are as many as `count` says.
+                    // `residual`, `bias` and `out` there are as many as `count` says.
                     unsafe { plan.kernels.tile(tile, width, count, edge) };
                 }
             }
@@ -245,18 +299,43 @@ impl<'a> Product<'a> {
 /// Products of fewer multiplications are not worth a second thread.
 const SMALL: usize = 1 << 16;
 
-/// Blocks of a large product: enough for many threads, few enough that packed rows are used often.
-const TASKS: usize = 32;
+/// Blocks of a large product for each thread, or more: so many that none waits long for another.
+const SHARE: usize = 8;
 
-/// Most rows of a block: with `INNER` values each they stay in the second cache.
-const BLOCK: usize = 112;
+/// Panels that a block spans at least, where it does not have all: its rows are packed for so many.
+const SPAN: usize = 4;
 
-/// Most values of the inner dimension at once: a panel of so many stays in the first cache, and sums of
-/// parts err less than one long sum.
-const INNER: usize = 256;
+/// Most rows and columns of a block: its rows, and its sums while they are not whole, stay in the second
+/// cache.
+const BLOCK: [usize; 2] = [112, 768];
+
+/// Most values of the inner dimension at once: a panel of so many stays in the first cache.
+const INNER: usize = 192;
+
+/// Values of packed panels that the second cache holds beside a block.
+const NEAR: usize = 1 << 18;
+
+/// Values that rows are apart from one another whose places in the first cache are the same.
+const ALIAS: usize = 1024;
+
+/// Products that are summed one after the other before they are added to the rest: rounding errors grow
+/// with the length of a sum.
+const RUN: usize = 16;
 
 thread_local! {
     static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Asks for values before they are used.
+fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: an address that is not used is no access.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 /// How a product is cut up.
@@ -267,8 +346,8 @@ struct Plan {
     /// All inner dimensions together.
     inner: usize,
     pieces: Vec<Piece>,
-    /// Rows of a block, a multiple of the micro-kernel's.
-    block: usize,
+    /// Blocks below one another, as high as one another but for a tile.
+    down: usize,
     /// Panels of a block.
     span: usize,
 }
@@ -289,9 +368,20 @@ impl Plan {
         let kernels = Kernels::current();
         let tiles = product.rows.div_ceil(kernels.rows);
         let panels = product.columns.div_ceil(kernels.columns);
-        let most = (BLOCK / kernels.rows).max(1);
-        let block = (tiles / tasks).clamp(1, most);
-        let across = (tasks / tiles.div_ceil(block).max(1)).clamp(1, panels.max(1));
+        // As many blocks down and across as the caches ask for, or the tasks.
+        let least = product.rows.div_ceil(BLOCK[0]).max(1);
+        // What is done to a row is done again for each block across, and blocks as high as can be
+        // make up for it.
+        let mapped = product.terms.iter().any(|term| term.map.is_some());
+        let (tasks, wanted) = match mapped {
+            true => (tasks.div_ceil(SPAN), 1),
+            false => (
+                tasks,
+                (tasks / least).max(product.columns.div_ceil(BLOCK[1])),
+            ),
+        };
+        let across = wanted.clamp(1, (panels / SPAN).max(1));
+        let down = least.max(tasks / across).min(tiles);
         let (mut pieces, mut inner) = (Vec::new(), 0);
         for (term, values) in product.terms.iter().enumerate() {
             let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
@@ -320,7 +410,7 @@ impl Plan {
             columns: product.columns,
             inner,
             pieces,
-            block: block * kernels.rows,
+            down,
             span: panels.div_ceil(across).max(1),
         }
     }
@@ -359,23 +449,43 @@ impl Plan {
     /// Values of an edge and of packed rows.
     fn scratch(&self) -> usize {
         let depth = self.pieces.iter().map(|piece| piece.depth).max();
-        self.kernels.rows * self.kernels.columns + self.block * depth.unwrap_or(0)
+        let edge = self.kernels.rows * self.kernels.columns;
+        edge + self.partial() + self.tallest() * self.kernels.rows * depth.unwrap_or(0)
+    }
+
+    /// Values of the tiles of a block, of one if they are not put aside.
+    fn partial(&self) -> usize {
+        let tiles = match self.pieces.len() {
+            1 => 1,
+            _ => self.tallest() * self.span,
+        };
+        tiles * self.kernels.rows * self.kernels.columns
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.kernels.rows)
+    }
+
+    /// Tiles of the highest block, one below the other.
+    fn tallest(&self) -> usize {
+        self.tiles().div_ceil(self.down.max(1))
     }
 
     fn tasks(&self) -> usize {
-        self.rows.div_ceil(self.block) * self.panels().div_ceil(self.span)
+        self.down * self.panels().div_ceil(self.span)
     }
 
     /// The rows and panels of a task.
     fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let across = self.panels().div_ceil(self.span);
-        let (row, panel) = (task / across * self.block, task % across * self.span);
-        let rows = row..self.rows.min(row + self.block);
+        let (block, panel) = (task / across, task % across * self.span);
+        let row = |block: usize| block * self.tiles() / self.down * self.kernels.rows;
+        let rows = row(block)..row(block + 1).min(self.rows);
         (rows, panel..self.panels().min(panel + self.span))
     }
 }
 
-/// What the micro-kernel computes: `out = start + bias + a b`.
+/// What the micro-kernel computes: `out = a b + residual + bias`.
 #[derive(Clone, Copy)]
 struct Tile {
     depth: usize,
@@ -384,8 +494,14 @@ struct Tile {
     strides: [usize; 2],
     /// Rows without a gap.
     b: *const f32,
-    /// With the way from a row to the next; `out` itself, where another piece wrote to it.
-    start: Option<(*const f32, usize)>,
+    /// Where sums are put aside, row behind row.
+    partial: *mut f32,
+    /// Whether nothing was put aside yet.
+    first: bool,
+    /// Whether the sums are whole then, and go to `out`.
+    last: bool,
+    /// With the way from a row to the next.
+    residual: Option<(*const f32, usize)>,
     /// For every row.
     bias: Option<*const f32>,
     out: *mut f32,
@@ -429,7 +545,7 @@ impl Kernels {
         }
     }
 
-    /// Computes a tile, of which only `count` rows and columns are in `start`, `bias` and `out`.
+    /// Computes a tile, of which only `count` rows and columns are in `residual`, `bias` and `out`.
     ///
     /// # Safety
     /// `a` has as many rows and `b` has `width` columns as the micro-kernel takes, `depth` values
@@ -439,22 +555,13 @@ impl Kernels {
             true => self.wide,
             false => self.narrow,
         };
-        if count == [self.rows, width] {
+        if !tile.last || count == [self.rows, width] {
             // SAFETY: the caller's promise.
             return unsafe { compute(tile) };
         }
-        for (i, edge) in edge.chunks_exact_mut(width).take(count[0]).enumerate() {
-            for (j, value) in edge[..count[1]].iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                let start = tile
-                    .start
-                    .map_or(0.0, |(at, stride)| unsafe { *at.add(i * stride + j) });
-                // SAFETY: as above.
-                *value = start + tile.bias.map_or(0.0, |at| unsafe { *at.add(j) });
-            }
-        }
+        let places = || (0..count[0]).flat_map(|i| (0..count[1]).map(move |j| [i, j]));
         let whole = Tile {
-            start: Some((edge.as_ptr(), width)),
+            residual: None,
             bias: None,
             out: edge.as_mut_ptr(),
             stride: width,
@@ -462,11 +569,20 @@ impl Kernels {
         };
         // SAFETY: the caller's promise, and the edge has room for a tile.
         unsafe { compute(whole) };
-        for (i, edge) in edge.chunks_exact(width).take(count[0]).enumerate() {
-            for (j, value) in edge[..count[1]].iter().enumerate() {
-                // SAFETY: the caller's promise.
-                unsafe { *tile.out.add(i * tile.stride + j) = *value };
-            }
+        for [i, j] in places() {
+            // SAFETY: the caller's promise.
+            let residual = tile
+                .residual
+                .map(|(at, stride)| unsafe { *at.add(i * stride + j) });
+            // SAFETY: as above.
+            let bias = tile.bias.map(|at| unsafe { *at.add(j) });
+            let sum = edge[i * width + j];
+            let sum = match (residual, bias) {
+                (Some(residual), Some(bias)) => sum + (residual + bias),
+                (residual, bias) => residual.or(bias).map_or(sum, |added| sum + added),
+            };
+            // SAFETY: as above.
+            unsafe { *tile.out.add(i * tile.stride + j) = sum };
         }
     }
 }
@@ -511,8 +627,8 @@ macro_rules! kernels {
                 // SAFETY: the caller's promise.
                 unsafe {
                     match count <= LANES {
-                        true => pack::<LANES>(from, strides, depth, count, to),
-                        false => pack::<{ 2 * LANES }>(from, strides, depth, count, to),
+                        true => pack::<$register, LANES>(from, strides, depth, count, to),
+                        false => pack::<$register, { 2 * LANES }>(from, strides, depth, count, to),
                     }
                 }
             }
@@ -526,15 +642,16 @@ macro_rules! kernels {
                 to: *mut f32,
             ) {
                 // SAFETY: the caller's promise.
-                unsafe { pack::<$rows>(from, strides, depth, count, to) }
+                unsafe { pack::<$register, $rows>(from, strides, depth, count, to) }
             }
         }
     };
 }
 
-// A tile and a row of `b` fill the registers: 28 + 2 of 32, 12 + 2 of 16, 8 + 2 of 16.
+// Sums of a run and of all, and a row of `b`, fill the registers: 14 + 14 + 2 of 32. Of 16, 12 + 2 and
+// 8 + 2 hold the sums of a run only.
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, std::arch::x86_64::__m512, 14 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+kernels!(avx512, std::arch::x86_64::__m512, 7 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2, std::arch::x86_64::__m256, 6 x 2, "avx2,fma");
 kernels!(baseline, [f32; 4], 4 x 2);
@@ -560,11 +677,26 @@ trait Register: Copy {
     /// # Safety
     /// As for [`load`](Self::load).
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// As many rows of [`LANES`](Self::LANES) values, `row` values apart, become columns of lines that
+    /// are `line` values apart.
+    ///
+    /// # Safety
+    /// As for [`load`](Self::load), of every row and every line.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+        for j in 0..Self::LANES {
+            for i in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(i * line + j) = *from.add(j * row + i) };
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! register {
-    ($register:ident x $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $fma:ident) => {
+    ($register:ident x $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $fma:ident
+     $(, $transpose:ident)?) => {
         impl Register for std::arch::x86_64::$register {
             const LANES: usize = $lanes;
             #[inline(always)]
@@ -592,13 +724,75 @@ macro_rules! register {
                 // SAFETY: as above.
                 unsafe { std::arch::x86_64::$fma(a, b, self) }
             }
+            $(
+                #[inline(always)]
+                unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+                    // SAFETY: as above.
+                    unsafe { $transpose(from, row, to, line) }
+                }
+            )?
         }
     };
 }
 #[cfg(target_arch = "x86_64")]
-register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_fmadd_ps);
+register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_fmadd_ps, transpose_16);
 #[cfg(target_arch = "x86_64")]
 register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_fmadd_ps);
+
+/// [`Register::transpose`] of 16 by 16 values: pairs of rows within quarters of the registers, pairs of
+/// pairs, then quarters.
+///
+/// # Safety
+/// As for [`Register::transpose`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) {
+    use std::arch::x86_64::*;
+
+    let mut rows = [_mm512_setzero_ps(); 16];
+    for (i, register) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *register = unsafe { _mm512_loadu_ps(from.add(i * row)) };
+    }
+    let mut fours = [_mm512_setzero_ps(); 16]; // Column `4 q + c` of rows `4 i..` in quarter q of `4 i + c`.
+    for i in (0..16).step_by(4) {
+        let pair = |a: usize, b: usize| {
+            let (low, high) = (
+                _mm512_unpacklo_ps(rows[a], rows[b]),
+                _mm512_unpackhi_ps(rows[a], rows[b]),
+            );
+            (_mm512_castps_pd(low), _mm512_castps_pd(high))
+        };
+        let ((low, high), (low_2, high_2)) = (pair(i, i + 1), pair(i + 2, i + 3));
+        fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low_2));
+        fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low_2));
+        fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high_2));
+        fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high_2));
+    }
+    const EVEN: i32 = 0x88;
+    const ODD: i32 = 0xdd;
+    for c in 0..4 {
+        let [a, b, p, q] = [0, 4, 8, 12].map(|i| fours[i + c]);
+        let (left, right) = (
+            _mm512_shuffle_f32x4::<EVEN>(a, b),
+            _mm512_shuffle_f32x4::<EVEN>(p, q),
+        );
+        let (left_odd, right_odd) = (
+            _mm512_shuffle_f32x4::<ODD>(a, b),
+            _mm512_shuffle_f32x4::<ODD>(p, q),
+        );
+        let columns = [
+            _mm512_shuffle_f32x4::<EVEN>(left, right),
+            _mm512_shuffle_f32x4::<EVEN>(left_odd, right_odd),
+            _mm512_shuffle_f32x4::<ODD>(left, right),
+            _mm512_shuffle_f32x4::<ODD>(left_odd, right_odd),
+        ];
+        for (quarter, column) in columns.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(to.add((4 * quarter + c) * line), column) };
+        }
+    }
+}
 
 /// What every architecture has a register for.
 impl Register for [f32; 4] {
@@ -630,57 +824,99 @@ impl Register for [f32; 4] {
 /// A tile of `ROWS` by `ACROSS` registers.
 ///
 /// # Safety
-/// As for [`Kernels::tile`], with a whole tile of `start`, `bias` and `out`.
+/// As for [`Kernels::tile`], with a whole tile of `residual`, `bias` and `out`.
 #[inline(always)]
 unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Tile) {
     // SAFETY: the caller's promise: rows of `b` and columns of `a` are among the `depth` of them.
     unsafe {
-        let mut sums = [[R::splat(0.0); ACROSS]; ROWS];
         let Tile { mut a, mut b, .. } = tile;
-        for _ in 0..tile.depth {
-            let mut row = [R::splat(0.0); ACROSS];
-            for j in 0..ACROSS {
-                row[j] = R::load(b.add(j * R::LANES));
-            }
+        let partial = |i: usize, j: usize| tile.partial.add((i * ACROSS + j) * R::LANES);
+        let mut totals = [[R::splat(0.0); ACROSS]; ROWS];
+        if !tile.first {
             for i in 0..ROWS {
-                let value = R::splat(*a.add(i * tile.strides[0]));
                 for j in 0..ACROSS {
-                    sums[i][j] = sums[i][j].plus_product(value, row[j]);
+                    totals[i][j] = R::load(partial(i, j));
                 }
             }
-            (a, b) = (a.wrapping_add(tile.strides[1]), b.add(ACROSS * R::LANES));
+        }
+        let mut left = tile.depth;
+        while left > 0 {
+            let run = left.min(RUN);
+            let mut sums = [[R::splat(0.0); ACROSS]; ROWS];
+            for _ in 0..run {
+                let mut row = [R::splat(0.0); ACROSS];
+                for j in 0..ACROSS {
+                    row[j] = R::load(b.add(j * R::LANES));
+                }
+                for i in 0..ROWS {
+                    let value = R::splat(*a.add(i * tile.strides[0]));
+                    for j in 0..ACROSS {
+                        sums[i][j] = sums[i][j].plus_product(value, row[j]);
+                    }
+                }
+                (a, b) = (a.wrapping_add(tile.strides[1]), b.add(ACROSS * R::LANES));
+            }
+            for i in 0..ROWS {
+                for j in 0..ACROSS {
+                    totals[i][j] = totals[i][j].plus(sums[i][j]);
+                }
+            }
+            left -= run;
+        }
+        if tile.last {
+            add_to(&mut totals, tile);
         }
         for i in 0..ROWS {
             for j in 0..ACROSS {
-                let at = j * R::LANES;
-                let bias = tile.bias.map(|bias| R::load(bias.add(at)));
-                let start = tile.start;
-                let start = start.map(|(start, stride)| R::load(start.add(i * stride + at)));
-                // As at an edge: a row is the same to the bit whatever rows stand beside it.
-                let above = match (start, bias) {
-                    (Some(start), Some(bias)) => Some(start.plus(bias)),
-                    (start, bias) => start.or(bias),
+                let place = match tile.last {
+                    true => tile.out.add(i * tile.stride + j * R::LANES),
+                    false => partial(i, j),
                 };
-                let sum = sums[i][j];
-                let sum = above.map_or(sum, |above| sum.plus(above));
-                sum.store(tile.out.add(i * tile.stride + at));
+                totals[i][j].store(place);
+            }
+        }
+    }
+}
+
+/// Adds residual and bias; in the order in which an edge does, so that a row is the same to the bit
+/// whatever rows stand beside it.
+///
+/// # Safety
+/// As for [`compute`].
+#[inline(always)]
+unsafe fn add_to<R: Register, const ROWS: usize, const ACROSS: usize>(
+    sums: &mut [[R; ACROSS]; ROWS],
+    tile: Tile,
+) {
+    for (i, sums) in sums.iter_mut().enumerate() {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            let at = j * R::LANES;
+            // SAFETY: the caller's promise.
+            unsafe {
+                let bias = tile.bias.map(|bias| R::load(bias.add(at)));
+                let residual = tile.residual;
+                let residual =
+                    residual.map(|(residual, stride)| R::load(residual.add(i * stride + at)));
+                let added = match (residual, bias) {
+                    (Some(residual), Some(bias)) => Some(residual.plus(bias)),
+                    (residual, bias) => residual.or(bias),
+                };
+                *sum = added.map_or(*sum, |added| sum.plus(added));
             }
         }
     }
 }
 
 /// # Safety
-/// As [`Pack`] says; `to` has `depth * WIDTH` values.
+/// As [`Pack`] says; `to` has `depth * WIDTH` values, and the level of the register is current.
 #[inline(always)]
-unsafe fn pack<const WIDTH: usize>(
+unsafe fn pack<R: Register, const WIDTH: usize>(
     from: *const f32,
     [line, value]: [usize; 2],
     depth: usize,
     count: usize,
     to: *mut f32,
 ) {
-    /// Values that are read of a line at once where lines are read across.
-    const RUN: usize = 16;
     let mut start = 0;
     if count == WIDTH && value == 1 {
         for i in 0..depth {
@@ -689,18 +925,16 @@ unsafe fn pack<const WIDTH: usize>(
         }
         return;
     }
-    if count == WIDTH && line == 1 {
-        while start + RUN <= depth {
-            for j in 0..WIDTH {
+    if count == WIDTH && WIDTH.is_multiple_of(R::LANES) && line == 1 {
+        while start + R::LANES <= depth {
+            for j in (0..WIDTH).step_by(R::LANES) {
                 // SAFETY: of each value there are `depth` neighbours, one a line.
                 unsafe {
-                    let run: [f32; RUN] = *from.add(j * value + start).cast();
-                    for (i, run) in run.into_iter().enumerate() {
-                        *to.add((start + i) * WIDTH + j) = run;
-                    }
+                    let to = to.add(start * WIDTH + j);
+                    R::transpose(from.add(j * value + start), value, to, WIDTH);
                 }
             }
-            start += RUN;
+            start += R::LANES;
         }
     }
     for i in start..depth {

@@ -115,13 +115,14 @@ multiversion! {
     }
 
     /// Adds `g x` to the first half of `sums` and `g` to the second.
-    fn both_slopes<S>(x: &[f32], g: &[f32], sums: &mut [f32]) {
+    fn both_slopes<S>(x: &[f32], g: &[f32], sums: &mut [f64]) {
         let c = sums.len() / 2;
         let (dscale, dshift) = sums.split_at_mut(c);
         for (x, g) in x.chunks_exact(c).zip(g.chunks_exact(c)) {
             let sums = dscale.iter_mut().zip(dshift.iter_mut());
             for (((dscale, dshift), x), g) in sums.zip(x).zip(g) {
-                *dscale = S::fma(*g, *x, *dscale);
+                let g = f64::from(*g);
+                *dscale += g * f64::from(*x);
                 *dshift += g;
             }
         }

@@ -12,7 +12,7 @@ use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
-use peft_ops::{attention_with_bias, gelu};
+use peft_ops::{Gelu, attention_with_bias};
 
 use crate::config::Sizes;
 use crate::layouts::{LAYOUTS, resized};
@@ -392,7 +392,10 @@ impl Block {
         let output = self.attn.forward(normed.clone(), hooks);
         let x = x.clone() + branch(&self.attn.site, [x, normed, output], hooks);
         let normed = self.norm2.forward(x.clone(), hooks);
-        let output = self.mlp.forward(normed.clone(), hooks);
+        if !hooks.acts_at(&self.mlp.site) {
+            return self.mlp.forward(Some(x), normed, hooks);
+        }
+        let output = self.mlp.forward(None, normed.clone(), hooks);
         x.clone() + branch(&self.mlp.site, [x, normed, output], hooks)
     }
 }
@@ -444,9 +447,12 @@ impl WindowAttention {
 }
 
 impl Mlp {
+    /// With a residual added if there is one.
+    ///
     /// # Shapes
     /// `[b, h, w, c] -> [b, h, w, c]`.
-    fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        self.fc2.forward(gelu(self.fc1.forward(x, hooks)), hooks)
+    fn forward(&self, residual: Option<Tensor<4>>, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        let hidden = self.fc1.forward(x, hooks); // [b, h, w, hidden]
+        self.fc2.forward_gelu(residual, hidden, Gelu::Exact, hooks)
     }
 }

@@ -14,7 +14,7 @@ use peft_core::layout::Layout;
 use peft_core::params::{Tensors, floats};
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
-use peft_ops::{attention, gelu, quick_gelu};
+use peft_ops::{Gelu, attention};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -563,11 +563,10 @@ impl Block {
                 x + scaled(output, &self.ls1)
             };
             let normed = self.norm2.forward(x.clone(), hooks);
-            let hidden = self.mlp.hidden(normed.clone(), hooks);
             if bare(&self.mlp.site, &self.ls2) {
-                self.mlp.fc2.forward_onto(x, hidden, hooks)
+                self.mlp.forward(Some(x), normed, hooks)
             } else {
-                let output = self.mlp.fc2.forward(hidden, hooks);
+                let output = self.mlp.forward(None, normed.clone(), hooks);
                 let output = branch(&self.mlp.site, [x.clone(), normed, output], hooks);
                 x + scaled(output, &self.ls2)
             }
@@ -611,15 +610,16 @@ impl Attention {
 }
 
 impl Mlp {
-    /// What the second layer reads.
+    /// With a residual added if there is one.
     ///
     /// # Shapes
-    /// `[b, n, d] -> [b, n, hidden]`.
-    fn hidden(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        let x = self.fc1.forward(x, hooks);
-        match self.act_layer {
-            MlpActivation::Gelu => gelu(x),
-            MlpActivation::QuickGelu => quick_gelu(x),
-        }
+    /// `[b, n, d] -> [b, n, d]`.
+    fn forward(&self, residual: Option<Tensor<3>>, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        let gelu = match self.act_layer {
+            MlpActivation::Gelu => Gelu::Exact,
+            MlpActivation::QuickGelu => Gelu::Quick,
+        };
+        let hidden = self.fc1.forward(x, hooks); // [b, n, hidden]
+        self.fc2.forward_gelu(residual, hidden, gelu, hooks)
     }
 }

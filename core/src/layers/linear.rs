@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use peft_ops::Gelu;
 
 use crate::backbone::Init;
 use crate::hooks::{Hooks, like, run_site};
@@ -64,9 +65,37 @@ impl Linear {
         if hooks.acts_at(&self.site) {
             return residual + self.forward(x, hooks);
         }
-        let weight = like(self.weight.val(), &x);
-        let bias = self.bias.as_ref().map(|bias| like(bias.val(), &x));
+        let (weight, bias) = self.like(&x);
         peft_ops::linear_residual(x, weight, bias, residual)
+    }
+
+    /// `residual + forward(gelu(x))`, the residual if there is one; in one pass where nothing acts at the
+    /// site.
+    ///
+    /// # Shapes
+    /// As [`forward_onto`](Self::forward_onto).
+    pub fn forward_gelu<const D: usize>(
+        &self,
+        residual: Option<Tensor<D>>,
+        x: Tensor<D>,
+        gelu: Gelu,
+        hooks: &Hooks,
+    ) -> Tensor<D> {
+        if hooks.acts_at(&self.site) {
+            let x = gelu.of(x);
+            return match residual {
+                Some(residual) => self.forward_onto(residual, x, hooks),
+                None => self.forward(x, hooks),
+            };
+        }
+        let (weight, bias) = self.like(&x);
+        peft_ops::linear_gelu(x, gelu, weight, bias, residual)
+    }
+
+    /// Weight and bias in the type of `x`.
+    fn like<const D: usize>(&self, x: &Tensor<D>) -> (Tensor<2>, Option<Tensor<1>>) {
+        let bias = self.bias.as_ref().map(|bias| like(bias.val(), x));
+        (like(self.weight.val(), x), bias)
     }
 }
 

@@ -93,42 +93,82 @@ multiversion! {
     }
 }
 
+/// `column[i] = scale values[i step]`.
+#[inline]
+pub(super) fn column(values: &[f32], step: usize, scale: f32, column: &mut [f32]) {
+    // Whole columns without a check for each value.
+    if let (Ok(column), true) = (
+        <&mut [f32; ROWS]>::try_from(&mut *column),
+        values.len() > (ROWS - 1) * step,
+    ) {
+        for i in 0..ROWS {
+            column[i] = values[i * step] * scale;
+        }
+        return;
+    }
+    for (i, column) in column.iter_mut().enumerate() {
+        *column = values[i * step] * scale;
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::*;
 
     use super::{DOTS, LANES, ROWS, SHORT};
 
+    /// Rows whose sums, and the totals that they are added to, fit into the 32 registers beside a
+    /// panel.
+    const PART: usize = ROWS / 2;
+
     #[target_feature(enable = "avx512f")]
     pub(super) fn tile<const V: usize>(a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
-        let blocks = a.chunks(SHORT).zip(b.chunks(SHORT * V * LANES));
-        for (block, (a, b)) in blocks.enumerate() {
-            let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
+        for (row, out) in [0, PART]
+            .into_iter()
+            .zip(out.chunks_exact_mut(PART * V * LANES))
+        {
+            part::<V>(a, b, row, out, add);
+        }
+    }
+
+    /// Half of a tile, from `row` on.
+    #[target_feature(enable = "avx512f")]
+    fn part<const V: usize>(a: &[[f32; ROWS]], b: &[f32], row: usize, out: &mut [f32], add: bool) {
+        assert!(row + PART <= ROWS);
+        let mut totals = [[_mm512_setzero_ps(); V]; PART];
+        if add {
+            for (totals, out) in totals.iter_mut().zip(out.chunks_exact(V * LANES)) {
+                for v in 0..V {
+                    // SAFETY: the chunk has V vectors.
+                    totals[v] = unsafe { _mm512_loadu_ps(out.as_ptr().add(v * LANES)) };
+                }
+            }
+        }
+        for (a, b) in a.chunks(SHORT).zip(b.chunks(SHORT * V * LANES)) {
+            let mut sums = [[_mm512_setzero_ps(); V]; PART];
             for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
                 let mut right = [_mm512_setzero_ps(); V];
                 for v in 0..V {
                     // SAFETY: the chunk has V vectors.
                     right[v] = unsafe { _mm512_loadu_ps(b.as_ptr().add(v * LANES)) };
                 }
-                for i in 0..ROWS {
-                    let left = _mm512_set1_ps(a[i]);
+                for i in 0..PART {
+                    let left = _mm512_set1_ps(a[row + i]);
                     for v in 0..V {
                         sums[i][v] = _mm512_fmadd_ps(left, right[v], sums[i][v]);
                     }
                 }
             }
-            for (sums, out) in sums.iter().zip(out.chunks_exact_mut(V * LANES)) {
+            for i in 0..PART {
                 for v in 0..V {
-                    // SAFETY: the chunk has V vectors.
-                    unsafe {
-                        let place = out.as_mut_ptr().add(v * LANES);
-                        let sum = match add || block > 0 {
-                            true => _mm512_add_ps(_mm512_loadu_ps(place), sums[v]),
-                            false => sums[v],
-                        };
-                        _mm512_storeu_ps(place, sum);
-                    }
+                    totals[i][v] = _mm512_add_ps(totals[i][v], sums[i][v]);
                 }
+            }
+        }
+        for (totals, out) in totals.iter().zip(out.chunks_exact_mut(V * LANES)) {
+            for v in 0..V {
+                // SAFETY: the chunk has V vectors.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(v * LANES), totals[v]) };
             }
         }
     }

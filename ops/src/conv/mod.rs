@@ -21,7 +21,7 @@ use burn::tensor::{Tensor, module};
 
 use self::product::Finish;
 use self::shape::ConvShape;
-use crate::batch_norm::{FixedNorm, batch_norm};
+use crate::batch_norm::{Constants, FixedNorm, batch_norm};
 use crate::bridge::{CpuOp, apply, tensor, values};
 use crate::relu::mask;
 
@@ -67,7 +67,7 @@ pub fn conv2d_norm(
     relu: bool,
 ) -> Tensor<4> {
     let constants = norm.constants();
-    let done = match constants.filter(|(scale, _)| scale.len() == weight.dims()[0]) {
+    let done = match constants.filter(|norm| norm.scale.len() == weight.dims()[0]) {
         Some(constants) => fused(x, weight, &options, Some(constants), residual, relu),
         None => Err((x, weight, residual)),
     };
@@ -105,7 +105,7 @@ fn fused(
     x: Tensor<4>,
     weight: Tensor<4>,
     options: &ConvOptions<2>,
-    norm: Option<(Vec<f32>, Vec<f32>)>,
+    norm: Option<Constants>,
     residual: Option<Tensor<4>>,
     relu: bool,
 ) -> Result<Tensor<4>, Refused> {
@@ -227,9 +227,7 @@ impl CpuOp<3> for Conv {
 #[derive(Clone, Debug)]
 struct ConvThen {
     shape: ConvShape,
-    /// Of each channel the factor `gamma / sqrt(variance + epsilon)` and the offset
-    /// `beta - mean * factor`.
-    norm: Option<Arc<(Vec<f32>, Vec<f32>)>>,
+    norm: Option<Arc<Constants>>,
     relu: bool,
 }
 
@@ -239,7 +237,7 @@ type SavedThen = (Operands, Option<FlexTensor>);
 
 impl ConvThen {
     fn scale(&self) -> Option<&[f32]> {
-        self.norm.as_ref().map(|norm| &norm.0[..])
+        self.norm.as_ref().map(|norm| &norm.scale[..])
     }
 
     fn forward(
@@ -250,8 +248,9 @@ impl ConvThen {
         needs: [bool; 2],
     ) -> (FlexTensor, Option<SavedThen>) {
         let finish = Finish {
+            mean: self.norm.as_ref().map(|norm| &norm.mean[..]),
             scale: self.scale(),
-            shift: self.norm.as_ref().map(|norm| &norm.1[..]),
+            shift: self.norm.as_ref().map(|norm| &norm.beta[..]),
             residual,
             relu: self.relu,
         };

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::slice::ChunksMut;
 
 use rayon::prelude::*;
 
@@ -15,6 +16,9 @@ const DEPTH: usize = 192;
 /// Tasks of a product, or more: enough for every processor, whatever their number.
 const TASKS: usize = 32;
 
+/// Panels of the left side that are packed together: neighbours in memory may be in several.
+const FEW: usize = 4;
+
 /// The left side of the product, one matrix a group, in panels of [`ROWS`] rows.
 pub(super) struct Left {
     /// `[groups, panels, depth, ROWS]`; rows that a last panel lacks are zero.
@@ -25,17 +29,20 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// Packs panel by panel: `fill` gets group, first row and the panel `[depth, ROWS]`.
+    /// Packs a few panels at a time: `fill` gets group, first row and the panels, each `[depth, ROWS]`.
     pub(super) fn pack(
         [groups, rows, depth]: [usize; 3],
-        fill: impl Fn(usize, usize, &mut [[f32; ROWS]]) + Sync,
+        fill: impl Fn(usize, usize, ChunksMut<[f32; ROWS]>) + Sync,
     ) -> Self {
         let panels = rows.div_ceil(ROWS);
+        let few = if groups == 1 { FEW } else { 1 };
         let mut values = vec![[0.0; ROWS]; groups * panels * depth];
-        values
-            .par_chunks_mut(depth.max(1))
-            .enumerate()
-            .for_each(|(panel, values)| fill(panel / panels, panel % panels * ROWS, values));
+        let chunks = values.par_chunks_mut((few * depth).max(1)).enumerate();
+        chunks.for_each(|(chunk, values)| {
+            let panel = chunk * few;
+            let own = values.chunks_mut(depth.max(1));
+            fill(panel / panels, panel % panels * ROWS, own);
+        });
         Self {
             values,
             groups,
@@ -83,10 +90,12 @@ impl Target {
     }
 }
 
-/// What happens to each value before it is written: `scale value + shift + residual`, and what is
-/// negative of that becomes zero if `relu`.
+/// What happens to each value before it is written: `(value - mean) scale + shift + residual`, and what
+/// is negative of that becomes zero if `relu`.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Finish<'a> {
+    /// `[channels]`.
+    pub(super) mean: Option<&'a [f32]>,
     /// `[channels]`.
     pub(super) scale: Option<&'a [f32]>,
     /// `[channels]`.
@@ -107,6 +116,17 @@ struct Space {
     plan: Plan,
     columns: Scratch,
     sums: Scratch,
+    places: Vec<Place>,
+}
+
+/// Where neighbouring sums of a row go.
+#[derive(Clone, Copy)]
+struct Place {
+    /// The first of them in the row.
+    at: usize,
+    length: usize,
+    /// Where it is written, in the maps of the first channel.
+    to: usize,
 }
 
 thread_local! {
@@ -143,9 +163,11 @@ pub(super) fn product(
         SPACE.with_borrow_mut(|space| {
             let part = right.part(task);
             right.multiply(&part, packed.as_deref(), space);
-            let sums = space.sums.take(part.sums());
+            let Space { sums, places, .. } = space;
+            part.places(windows, target, places);
+            let sums = sums.take(part.sums());
             // SAFETY: no two parts have a row and a column in common.
-            unsafe { part.write(windows, target, finish, sums, shared) };
+            unsafe { part.write(target, places, finish, sums, shared) };
         });
     });
 }
@@ -304,79 +326,90 @@ impl Part {
         self.panels.len() * ROWS * self.columns.len().next_multiple_of(LANES)
     }
 
-    /// Writes the sums where `target` says.
-    ///
-    /// # Safety
-    /// No other part that is written at the same time has a row and a column in common with it.
-    unsafe fn write(
-        &self,
-        windows: &Windows,
-        target: &Target,
-        finish: Finish,
-        sums: &[f32],
-        out: Shared,
-    ) {
-        let rows = self.panels.start * ROWS..(self.panels.end * ROWS).min(self.rows);
+    /// Where the sums of its columns go, whatever the row.
+    fn places(&self, windows: &Windows, target: &Target, places: &mut Vec<Place>) {
         let grid = match target.step == [1, 1] && target.size == windows.grid {
             true => [1, target.area()],
             false => windows.grid,
         };
         let across = self.panels.len() * ROWS * COLUMNS;
+        places.clear();
+        for first in self.columns.clone().step_by(COLUMNS) {
+            let columns = first..(first + COLUMNS).min(self.columns.end);
+            let start = (first - self.columns.start) / COLUMNS * across;
+            for run in runs(grid, columns) {
+                let place = [0, 1].map(|i| target.origin[i] + run.place[i] * target.step[i]);
+                let map = run.image * self.channels * target.area();
+                places.push(Place {
+                    at: start + run.at,
+                    length: run.length,
+                    to: map + place[0] * target.size[1] + place[1],
+                });
+            }
+        }
+    }
+
+    /// Writes the sums to their places, those of the last columns row by row as wide as they are.
+    ///
+    /// # Safety
+    /// No other part that is written at the same time has a row and a column in common with it.
+    unsafe fn write(
+        &self,
+        target: &Target,
+        places: &[Place],
+        finish: Finish,
+        sums: &[f32],
+        out: Shared,
+    ) {
+        let rows = self.panels.start * ROWS..(self.panels.end * ROWS).min(self.rows);
+        let across = self.panels.len() * ROWS * COLUMNS;
+        let (whole, step) = (self.columns.len() / COLUMNS * across, target.step[1]);
+        let narrow = (self.columns.len() % COLUMNS).next_multiple_of(LANES);
         for row in rows.clone() {
             let channel = self.group * self.rows + row;
-            let scale = finish.scale.map_or(1.0, |scale| scale[channel]);
-            let shift = finish.shift.map_or(0.0, |shift| shift[channel]);
-            for first in self.columns.clone().step_by(COLUMNS) {
-                let columns = first..(first + COLUMNS).min(self.columns.end);
-                let width = columns.len().next_multiple_of(LANES);
-                let start = (first - self.columns.start) / COLUMNS * across;
-                let sums = &sums[start + (row - rows.start) * width..][..columns.len()];
-                for run in runs(grid, columns) {
-                    let sums = &sums[run.at..run.at + run.length];
-                    let place = [0, 1].map(|i| target.origin[i] + run.place[i] * target.step[i]);
-                    let map = run.image * self.channels + channel;
-                    let start = map * target.area() + place[0] * target.size[1] + place[1];
-                    let step = target.step[1];
-                    let length = (run.length - 1) * step + 1;
-                    // SAFETY: from the first to the last place that the run writes; what lies between
-                    // two of them no part writes. `place` and `map` are those of a window in the grid.
-                    let out = unsafe { out.unset_part(start, length) };
-                    if step > 1 {
-                        for (out, sum) in out.iter_mut().step_by(step).zip(sums) {
-                            out.write(*sum);
-                        }
-                        continue;
+            let of = |values: Option<&[f32]>, none: f32| values.map_or(none, |v| v[channel]);
+            let affine = [
+                of(finish.mean, 0.0),
+                of(finish.scale, 1.0),
+                of(finish.shift, 0.0),
+            ];
+            for place in places {
+                let width = if place.at < whole { COLUMNS } else { narrow };
+                let sums = &sums[place.at + (row - rows.start) * width..][..place.length];
+                let start = place.to + channel * target.area();
+                let length = (place.length - 1) * step + 1;
+                // SAFETY: from the first to the last place that is written; what lies between two of
+                // them no part writes. They are those of windows in the grid.
+                let out = unsafe { out.unset_part(start, length) };
+                if step > 1 {
+                    for (out, sum) in out.iter_mut().step_by(step).zip(sums) {
+                        out.write(*sum);
                     }
-                    let residual = finish.residual.map(|r| &r[start..start + length]);
-                    write(
-                        sums,
-                        scale,
-                        shift,
-                        residual.unwrap_or_default(),
-                        finish.relu,
-                        out,
-                    );
+                    continue;
                 }
+                let residual = finish.residual.map(|r| &r[start..start + length]);
+                let residual = residual.unwrap_or_default();
+                write(sums, affine, residual, finish.relu, out);
             }
         }
     }
 }
 
 multiversion! {
-    /// What [`Finish`] says, of one run; no residual if it is empty.
-    fn write<S>(
-        sums: &[f32], scale: f32, shift: f32, residual: &[f32], relu: bool, out: &mut [Unset],
-    ) {
+    /// What [`Finish`] says, of one run, with the mean, the scale and the shift of its channel; no
+    /// residual if it is empty.
+    fn write<S>(sums: &[f32], affine: [f32; 3], residual: &[f32], relu: bool, out: &mut [Unset]) {
+        let [mean, scale, shift] = affine;
         // A floor of minus infinity changes nothing: one loop serves both. NaN stays NaN.
         let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
         let bounded = |value: f32| if value <= floor { floor } else { value };
         if residual.is_empty() {
             for (out, sum) in out.iter_mut().zip(sums) {
-                out.write(bounded(sum * scale + shift));
+                out.write(bounded(S::fma(sum - mean, scale, shift)));
             }
         } else {
             for ((out, sum), residual) in out.iter_mut().zip(sums).zip(residual) {
-                out.write(bounded(sum * scale + shift + residual));
+                out.write(bounded(S::fma(sum - mean, scale, shift) + residual));
             }
         }
     }

@@ -102,10 +102,12 @@ impl ConvShape {
     /// [images, outputs, ..grid]`.
     pub(super) fn forward(&self, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
         let (rows, depth) = (self.outputs / self.groups, self.channels() * self.taps());
-        let left = Left::pack([self.groups, rows, depth], |group, first, panel| {
-            let start = (group * rows + first) * depth;
-            let end = (group * rows + rows.min(first + ROWS)) * depth;
-            kernel::interleave(&weight[start..end], panel);
+        let left = Left::pack([self.groups, rows, depth], |group, first, panels| {
+            for (first, panel) in (first..).step_by(ROWS).zip(panels) {
+                let start = (group * rows + first) * depth;
+                let end = (group * rows + rows.min(first + ROWS)) * depth;
+                kernel::interleave(&weight[start..end], panel);
+            }
         });
         let target = Target::whole(self.grid);
         // SAFETY: the grid has a window for each position.
@@ -169,15 +171,17 @@ impl ConvShape {
             .collect();
         let (rows, channels, all) = (self.channels(), self.outputs / self.groups, self.taps());
         let depth = channels * taps.len();
-        let left = Left::pack([self.groups, rows, depth], |group, first, panel| {
-            let count = (rows - first).min(ROWS);
-            for (channel, panel) in panel.chunks_exact_mut(taps.len().max(1)).enumerate() {
+        let left = Left::pack([self.groups, rows, depth], |group, first, panels| {
+            let mut panels: Vec<_> = panels.collect();
+            for channel in 0..channels {
                 let output = group * channels + channel;
                 let scale = scale.map_or(1.0, |scale| scale[output]);
-                let weight = &weight[(output * rows + first) * all..][..count * all];
-                for (&tap, panel) in taps.iter().zip(panel) {
-                    for (weight, value) in weight.iter().skip(tap).step_by(all).zip(panel) {
-                        *value = weight * scale;
+                let own = channel * taps.len()..(channel + 1) * taps.len();
+                for (first, panel) in (first..).step_by(ROWS).zip(&mut panels) {
+                    let count = (rows - first).min(ROWS);
+                    let weight = &weight[(output * rows + first) * all..][..count * all];
+                    for (&tap, panel) in taps.iter().zip(&mut panel[own.clone()]) {
+                        kernel::column(&weight[tap..], all, scale, &mut panel[..count]);
                     }
                 }
             }

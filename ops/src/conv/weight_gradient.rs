@@ -13,7 +13,7 @@ use crate::buffer::Scratch;
 /// Windows whose products are summed in registers: the rows of a tile fit the first cache.
 const LENGTH: usize = 1024;
 /// Rows of the output's gradient that a task takes: with [`LENGTH`], a part of the second cache.
-const ROWS: usize = 64;
+const ROWS: usize = 256;
 /// Rows of the windows that are packed at a time.
 const COLUMNS: usize = 8 * DOTS[1];
 /// Tasks, or more: enough for every processor, whatever their number.
