@@ -1,7 +1,8 @@
 //! Cross-entropy, the loss of every recipe.
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor};
+
+use crate::hooks::like;
 
 /// Mean cross-entropy of `logits [b, classes]` and `labels [b]`; with smoothing `s` the target is
 /// `1 - s` on the label plus `s / classes` everywhere (Szegedy et al. 2016, Sec. 7).
@@ -9,13 +10,8 @@ use burn::tensor::{Int, Tensor};
 /// # Shapes
 /// `-> [1]`.
 pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
-    let rows = labels.dims()[0];
-    let log_p = log_softmax(logits, 1); // [b, classes]
-    let picked = log_p.clone().gather(1, labels.reshape([rows, 1])).mean();
-    if smoothing == 0.0 {
-        return -picked;
-    }
-    -(picked * (1.0 - smoothing) + log_p.mean() * smoothing)
+    let targets = one_hot(labels, &logits);
+    peft_ops::cross_entropy(logits, smoothed(targets, smoothing))
 }
 
 /// Mean cross-entropy of a batch in which image `i` of `b` is mixed with image `b - 1 - i`: the
@@ -32,16 +28,25 @@ pub fn mixed_cross_entropy(
     lambda: Tensor<1>,
     smoothing: f64,
 ) -> Tensor<1> {
-    let rows = labels.dims()[0];
-    let log_p = log_softmax(logits, 1); // [b, classes]
-    let picked = |labels: Tensor<1, Int>| {
-        let picked = log_p.clone().gather(1, labels.reshape([rows, 1]));
-        picked.reshape([rows])
-    };
-    let own = picked(labels.clone()) * lambda.clone();
-    let other = picked(labels.flip([0])) * (-lambda + 1.0);
-    let mixed = (own + other).mean();
-    -(mixed * (1.0 - smoothing) + log_p.mean() * smoothing)
+    let lambda = like(lambda.unsqueeze_dim::<2>(1), &logits); // [b, 1]
+    let own = one_hot(labels.clone(), &logits);
+    let other = one_hot(labels.flip([0]), &logits);
+    let targets = own * lambda.clone() + other * (-lambda + 1.0);
+    peft_ops::cross_entropy(logits, smoothed(targets, smoothing))
+}
+
+/// `[b] -> [b, classes]`, in the element type of the logits.
+fn one_hot(labels: Tensor<1, Int>, logits: &Tensor<2>) -> Tensor<2> {
+    let classes = logits.dims()[1];
+    like(labels.one_hot::<2>(classes).float(), logits)
+}
+
+fn smoothed(targets: Tensor<2>, smoothing: f64) -> Tensor<2> {
+    let classes = targets.dims()[1] as f64;
+    match smoothing {
+        0.0 => targets,
+        s => targets * (1.0 - s) + s / classes,
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,147 @@
+//! The softmax cross-entropy of a batch, with a backward pass that keeps the gradient of the logits.
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Tensor;
+use burn::tensor::activation::log_softmax;
+use rayon::prelude::*;
+
+use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::math::sum_of;
+
+/// The mean over rows of `-sum_j targets_j log(softmax(logits)_j)`. Targets are a constant.
+///
+/// # Shapes
+/// `logits`, `targets [b, classes]` `-> [1]`.
+pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let inputs = [
+        logits.into_dispatch(),
+        targets.without_autodiff().into_dispatch(),
+    ];
+    match apply(CrossEntropy, inputs) {
+        Ok(loss) => Tensor::from_dispatch(loss),
+        Err(inputs) => {
+            let [logits, targets] = inputs.map(Tensor::from_dispatch);
+            composed(logits, targets)
+        }
+    }
+}
+
+/// The same of Burn's operations.
+fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    -(log_softmax(logits, 1) * targets).sum_dim(1).mean()
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CrossEntropy;
+
+impl CpuOp<2> for CrossEntropy {
+    /// The gradient of the logits.
+    type Saved = FlexTensor;
+
+    fn forward(
+        &self,
+        [logits, targets]: [FlexTensor; 2],
+        wants: [bool; 2],
+    ) -> (FlexTensor, Option<FlexTensor>) {
+        let shape = logits.shape();
+        let [b, classes] = [shape[0], shape[1]];
+        let (logits, targets) = (values(&logits), values(&targets));
+        let share = 1.0 / b as f64;
+        let mut slopes = vec![0.0; logits.len()];
+        let width = classes.max(1);
+        let rows = logits.par_chunks(width).zip(targets.par_chunks(width));
+        let losses: Vec<f64> = rows
+            .zip(slopes.par_chunks_mut(width))
+            .map(|((logits, targets), slopes)| row(logits, targets, share, slopes))
+            .collect();
+        let loss = losses.iter().sum::<f64>() * share;
+        let wanted = wants[0].then(|| tensor(slopes, shape));
+        (tensor(vec![loss as f32], [1]), wanted)
+    }
+
+    fn backward(
+        &self,
+        slopes: FlexTensor,
+        gradient: FlexTensor,
+        _: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let factor = values(&gradient)[0];
+        let scaled = values(&slopes).iter().map(|slope| slope * factor);
+        [Some(tensor(scaled.collect(), slopes.shape())), None]
+    }
+}
+
+/// The cross-entropy of a row, and `share` times its gradient `softmax(logits) sum(targets) - targets`.
+fn row(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
+    // A largest value that drops NaN: the sum keeps it.
+    let largest = f64::from(crate::math::largest(logits));
+    let exponential = |logit: f32| (f64::from(logit) - largest).exp();
+    let sum: f64 = logits.iter().map(|&logit| exponential(logit)).sum();
+    let weight = sum_of([targets], |sum: f64, [target]| sum + target);
+    for ((slope, &logit), &target) in slopes.iter_mut().zip(logits).zip(targets) {
+        let probability = exponential(logit) / sum;
+        *slope = ((probability * weight - f64::from(target)) * share) as f32;
+    }
+    let log_sum = sum.ln();
+    let picked = logits.iter().zip(targets);
+    picked
+        .map(|(&logit, &target)| (log_sum - (f64::from(logit) - largest)) * f64::from(target))
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{
+        Case, Tensors, View, compare, results, same_on_any_threads, same_where_not_finite, views,
+    };
+
+    fn op(t: &Tensors) -> Tensor<1> {
+        cross_entropy(t.get(0), t.get(1))
+    }
+
+    fn burns(t: &Tensors) -> Tensor<1> {
+        composed(t.get(0), t.get(1))
+    }
+
+    fn case([b, classes]: [usize; 2], view: View, seed: u32) -> Case {
+        let case = Case::new(seed).with(&[b, classes], view);
+        case.with(&[b, classes], View::Plain)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn values_and_gradients_agree_with_f64(
+            b in 1usize..20, classes in 1usize..200, view in views(), seed in 1u32..1000,
+        ) {
+            compare(&case([b, classes], view, seed).wanting(0b01), op, burns);
+        }
+    }
+
+    #[test]
+    fn large_logits_are_as_close() {
+        let case = Case::new(3).with(&[4, 9], View::Plain).times(1e3);
+        compare(&case.with(&[4, 9], View::Plain).wanting(0b01), op, burns);
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut values = crate::testing::noise(3 * 40, 1);
+            values[45] = value;
+            let case = Case::new(1).with_values(&[3, 40], values, View::Plain);
+            let case = case.with(&[3, 40], View::Plain);
+            same_where_not_finite(&case, op, burns);
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let case = case([50, 20], View::Plain, 5).wanting(0b01);
+        same_on_any_threads(|| results(&case, op));
+    }
+}
