@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::buffer::{LINE, Scratch, Shared, Unset, written};
+use crate::buffer::{Scratch, Shared, Unset, written};
 use crate::level::{self, Level};
 use crate::simd::{Portable, Simd};
 
@@ -329,7 +329,7 @@ thread_local! {
 /// Asks for values before they are used.
 fn prefetch(values: &[f32]) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE) {
+    for line in values.chunks(crate::buffer::LINE) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: an address that is not used is no access.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
