@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     fn large_scores_are_as_close() {
-        let case = case([2, 9, 2, 8], View::Plain, 3).times(3.0);
+        let case = case([2, 9, 2, 8], View::Plain, 3).times(30.0);
         compare(&case, op(2), burns(2));
     }
 

@@ -109,7 +109,9 @@ mod tests {
 
     fn case([b, classes]: [usize; 2], view: View, seed: u32) -> Case {
         let case = Case::new(seed).with(&[b, classes], view);
-        case.with(&[b, classes], View::Plain)
+        // As probabilities are: of both signs, the loss would be what is left of larger terms.
+        let targets = crate::testing::noise(b * classes, seed + 7).into_iter();
+        case.with_values(&[b, classes], targets.map(f32::abs).collect(), View::Plain)
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The linear layer with what is added to it: a bias, a residual, a low-rank side path (Hu et al.
-//! 2022), and a GELU before it. Products that no gradient asks for are not computed, and what they need is not kept.
+//! 2022), and a GELU before it. Products that no gradient asks for are not computed, and what they need
+//! is not kept.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
