@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::buffer::{Scratch, Shared, Unset, written};
+use crate::buffer::{LINE, Scratch, Shared, Unset, written};
 use crate::level::{self, Level};
 use crate::simd::{Portable, Simd};
 
@@ -246,16 +246,18 @@ impl<'a> Product<'a> {
                 let columns = plan.columns(panel..panel + 1);
                 let width = plan.kernels.width(columns.len());
                 let b = plan.panel(panel) + piece.above * width;
-                // The next panel comes from afar: each tile asks for a share of it.
-                let ahead = match packed.len() > NEAR {
-                    true => packed.get(b + plan.inner * width..).unwrap_or_default(),
-                    false => &[],
+                // The next panel comes from afar: each run of each tile asks for a share of it.
+                let (mut ahead, lines) = match packed.len() > NEAR {
+                    true => {
+                        let next = packed[b..].as_ptr().wrapping_add(plan.inner * width);
+                        let runs = tiles * depth.div_ceil(RUN);
+                        (next, (depth * width).div_ceil((runs * LINE).max(1)))
+                    }
+                    false => (packed.as_ptr(), 0),
                 };
-                let mut shares = ahead.chunks((depth * width).div_ceil(tiles).max(1));
                 let b = packed[b..][..depth * width].as_ptr();
                 let bias = bias.map(|bias| bias[columns.clone()].as_ptr());
                 for (down, row) in rows.clone().step_by(height).enumerate() {
-                    shares.next().into_iter().for_each(prefetch);
                     let count = [height.min(self.rows - row), columns.len()];
                     // Nothing is put aside for another piece if there is none.
                     let aside = match first && last {
@@ -279,6 +281,8 @@ impl<'a> Product<'a> {
                         a,
                         strides,
                         b,
+                        ahead,
+                        lines,
                         partial: partial[aside..aside + size].as_mut_ptr(),
                         first,
                         last,
@@ -290,6 +294,7 @@ impl<'a> Product<'a> {
                     // SAFETY: `a` has `height` rows and `b` `width` columns of `depth` values; of
                     // `residual`, `bias` and `out` there are as many as `count` says.
                     unsafe { plan.kernels.tile(tile, width, count, edge) };
+                    ahead = ahead.wrapping_add(depth.div_ceil(RUN) * lines * LINE);
                 }
             }
         }
@@ -326,16 +331,17 @@ thread_local! {
     static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
 }
 
-/// Asks for values before they are used.
-fn prefetch(values: &[f32]) {
+/// Asks for a line of the cache before it is used.
+#[inline(always)]
+fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(crate::buffer::LINE) {
+    {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: an address that is not used is no access.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
+    let _ = line;
 }
 
 /// How a product is cut up.
@@ -494,6 +500,9 @@ struct Tile {
     strides: [usize; 2],
     /// Rows without a gap.
     b: *const f32,
+    /// What is asked for meanwhile, so many lines of the cache a run.
+    ahead: *const f32,
+    lines: usize,
     /// Where sums are put aside, row behind row.
     partial: *mut f32,
     /// Whether nothing was put aside yet.
@@ -829,7 +838,12 @@ impl Register for [f32; 4] {
 unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Tile) {
     // SAFETY: the caller's promise: rows of `b` and columns of `a` are among the `depth` of them.
     unsafe {
-        let Tile { mut a, mut b, .. } = tile;
+        let Tile {
+            mut a,
+            mut b,
+            mut ahead,
+            ..
+        } = tile;
         let partial = |i: usize, j: usize| tile.partial.add((i * ACROSS + j) * R::LANES);
         let mut totals = [[R::splat(0.0); ACROSS]; ROWS];
         if !tile.first {
@@ -842,6 +856,10 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         let mut left = tile.depth;
         while left > 0 {
             let run = left.min(RUN);
+            for _ in 0..tile.lines {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(LINE);
+            }
             let mut sums = [[R::splat(0.0); ACROSS]; ROWS];
             for _ in 0..run {
                 let mut row = [R::splat(0.0); ACROSS];
