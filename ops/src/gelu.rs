@@ -10,7 +10,7 @@ use crate::bridge::{CpuOp, apply, tensor, values};
 use crate::buffer::{Unset, written};
 use crate::composed::{self, Gate};
 use crate::constant::values_mut;
-use crate::math::{CHUNK, exp, normal_cdf};
+use crate::math::{CHUNK, exp, normal};
 use crate::simd::{Simd, multiversion};
 
 /// `x cdf(x)`, and its exact derivative.
@@ -129,7 +129,7 @@ multiversion! {
     /// `y = x cdf(x)`.
     fn gelu_values<S>(x: &[f32], y: &mut [Unset]) {
         for (y, &x) in y.iter_mut().zip(x) {
-            let value = x * normal_cdf::<S>(x);
+            let value = x * normal::<S>(x).1;
             // The limit, where the product would be `-inf * 0`.
             y.write(if x == f32::NEG_INFINITY { 0.0 } else { value });
         }
@@ -139,7 +139,8 @@ multiversion! {
     fn gelu_slopes<S>(x: &[f32], g: &mut [f32]) {
         const PEAK: f32 = 0.398_942_3;
         for (g, &x) in g.iter_mut().zip(x) {
-            let slope = S::fma(x * PEAK, exp::<S>(-0.5 * x * x), normal_cdf::<S>(x));
+            let (bell, cdf) = normal::<S>(x);
+            let slope = S::fma(x * PEAK, bell, cdf);
             // x pdf(x) vanishes far out, also where x^2 overflows.
             let slope = if x > 20.0 { 1.0 } else { slope };
             let slope = if x < -20.0 { 0.0 } else { slope };

@@ -38,7 +38,7 @@ use table::{Shape, Table, Writer};
 
 /// Raised with every change of a kernel, a decoder or a transform that alters a number, so that no old
 /// file is taken.
-const KERNELS: u32 = 3;
+const KERNELS: u32 = 4;
 
 /// Of a folder of files, where no budget is given.
 const DISK_BUDGET: usize = 16 << 30;
