@@ -7,12 +7,13 @@ mod common;
 
 use burn::module::{Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::activation::{gelu, log_softmax, softmax};
 use burn::tensor::module::{layer_norm, linear};
 use burn::tensor::{Device, Tensor};
 use criterion::{BatchSize, Criterion};
 use peft_core::Init;
 use peft_core::random::Distribution;
+use peft_ops::Gelu;
 
 const IMAGES: usize = 16;
 const TOKENS: usize = 197;
@@ -20,6 +21,7 @@ const WIDTH: usize = 192;
 const HIDDEN: usize = 768;
 const HEADS: usize = 3;
 const RANK: usize = 8;
+const CLASSES: usize = 100;
 
 /// An operation on random inputs: `[images, tokens, width]` and what else it takes.
 struct Operation {
@@ -42,6 +44,11 @@ impl Inputs {
     fn get<const D: usize>(&self, i: usize) -> Tensor<D> {
         let shape = std::array::from_fn::<usize, D, _>(|axis| self.shapes[i][axis]);
         self.others[i].clone().reshape(shape)
+    }
+
+    /// A row for each token.
+    fn logits(&self) -> Tensor<2> {
+        self.x.clone().flatten(0, 1)
     }
 }
 
@@ -98,6 +105,13 @@ fn operations() -> Vec<Operation> {
             |i| burns_linear(i.x.clone(), i.get(0), Some(i.get(1))),
         ),
         operation(
+            "linear-gelu",
+            HIDDEN,
+            &[&[WIDTH, HIDDEN], &[WIDTH]],
+            |i| peft_ops::linear_gelu(i.x.clone(), Gelu::Exact, i.get(0), Some(i.get(1)), None),
+            |i| burns_linear(gelu(i.x.clone()), i.get(0), Some(i.get(1))),
+        ),
+        operation(
             "low-rank",
             WIDTH,
             &[&[HIDDEN, WIDTH], &[HIDDEN], &[RANK, WIDTH], &[HIDDEN, RANK]],
@@ -124,6 +138,16 @@ fn operations() -> Vec<Operation> {
             &[],
             |i| peft_ops::attention(i.x, HEADS),
             |i| burns_attention(i.x),
+        ),
+        operation(
+            "cross-entropy",
+            CLASSES,
+            &[&[IMAGES * TOKENS, CLASSES]],
+            |i| peft_ops::cross_entropy(i.logits(), i.get(0).detach()).reshape([1, 1, 1]),
+            |i| {
+                let products = log_softmax(i.logits(), 1) * i.get::<2>(0).detach();
+                -products.sum_dim(1).mean().reshape([1, 1, 1])
+            },
         ),
     ]
 }

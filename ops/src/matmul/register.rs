@@ -1,0 +1,168 @@
+//! Registers of neighbouring values.
+
+use crate::simd::{Portable, Simd};
+
+/// A register of neighbouring values. Arrays of plain values are not reliably kept in registers.
+pub(super) trait Register: Copy {
+    /// How many.
+    const LANES: usize;
+    /// # Safety
+    /// As with all of these, the level of the register is current; there are as many values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn store(self, to: *mut f32);
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn splat(value: f32) -> Self;
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn plus(self, other: Self) -> Self;
+    /// `self + a b`.
+    ///
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// As many rows of [`LANES`](Self::LANES) values, `row` values apart, become columns of lines that
+    /// are `line` values apart.
+    ///
+    /// # Safety
+    /// As for [`load`](Self::load), of every row and every line.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+        for j in 0..Self::LANES {
+            for i in 0..Self::LANES {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(i * line + j) = *from.add(j * row + i) };
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! register {
+    ($register:ident x $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $fma:ident
+     $(, $transpose:ident)?) => {
+        impl Register for std::arch::x86_64::$register {
+            const LANES: usize = $lanes;
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: the caller's promise, here and below.
+                unsafe { std::arch::x86_64::$load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$store(to, self) }
+            }
+            #[inline(always)]
+            unsafe fn splat(value: f32) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$splat(value) }
+            }
+            #[inline(always)]
+            unsafe fn plus(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$add(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { std::arch::x86_64::$fma(a, b, self) }
+            }
+            $(
+                #[inline(always)]
+                unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+                    // SAFETY: as above.
+                    unsafe { $transpose(from, row, to, line) }
+                }
+            )?
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_fmadd_ps, transpose_16);
+#[cfg(target_arch = "x86_64")]
+register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_fmadd_ps);
+
+/// [`Register::transpose`] of 16 by 16 values: pairs of rows within quarters of the registers, pairs of
+/// pairs, then quarters.
+///
+/// # Safety
+/// As for [`Register::transpose`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) {
+    use std::arch::x86_64::*;
+
+    let mut rows = [_mm512_setzero_ps(); 16];
+    for (i, register) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *register = unsafe { _mm512_loadu_ps(from.add(i * row)) };
+    }
+    let mut fours = [_mm512_setzero_ps(); 16]; // Column `4 q + c` of rows `4 i..` in quarter q of `4 i + c`.
+    for i in (0..16).step_by(4) {
+        let pair = |a: usize, b: usize| {
+            let (low, high) = (
+                _mm512_unpacklo_ps(rows[a], rows[b]),
+                _mm512_unpackhi_ps(rows[a], rows[b]),
+            );
+            (_mm512_castps_pd(low), _mm512_castps_pd(high))
+        };
+        let ((low, high), (low_2, high_2)) = (pair(i, i + 1), pair(i + 2, i + 3));
+        fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low_2));
+        fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low_2));
+        fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high_2));
+        fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high_2));
+    }
+    const EVEN: i32 = 0x88;
+    const ODD: i32 = 0xdd;
+    for c in 0..4 {
+        let [a, b, p, q] = [0, 4, 8, 12].map(|i| fours[i + c]);
+        let (left, right) = (
+            _mm512_shuffle_f32x4::<EVEN>(a, b),
+            _mm512_shuffle_f32x4::<EVEN>(p, q),
+        );
+        let (left_odd, right_odd) = (
+            _mm512_shuffle_f32x4::<ODD>(a, b),
+            _mm512_shuffle_f32x4::<ODD>(p, q),
+        );
+        let columns = [
+            _mm512_shuffle_f32x4::<EVEN>(left, right),
+            _mm512_shuffle_f32x4::<EVEN>(left_odd, right_odd),
+            _mm512_shuffle_f32x4::<ODD>(left, right),
+            _mm512_shuffle_f32x4::<ODD>(left_odd, right_odd),
+        ];
+        for (quarter, column) in columns.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(to.add((4 * quarter + c) * line), column) };
+        }
+    }
+}
+
+/// What every architecture has a register for.
+impl Register for [f32; 4] {
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { *from.cast() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { *to.cast() = self }
+    }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        [value; 4]
+    }
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        std::array::from_fn(|i| self[i] + other[i])
+    }
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        std::array::from_fn(|i| Portable::fma(a[i], b[i], self[i]))
+    }
+}
