@@ -37,6 +37,8 @@ pub(crate) fn views() -> impl Strategy<Value = View> {
 pub(crate) struct Case {
     inputs: Vec<Input>,
     seed: u32,
+    /// Whether values are at a kink, where differences say nothing of a gradient.
+    kinks: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,7 @@ impl Case {
         Self {
             inputs: Vec::new(),
             seed,
+            kinks: false,
         }
     }
 
@@ -103,6 +106,14 @@ impl Case {
         self
     }
 
+    /// Values are at a kink of the operation.
+    pub(crate) fn at_kinks(self) -> Self {
+        Self {
+            kinks: true,
+            ..self
+        }
+    }
+
     /// With a gradient for those inputs only whose bit is set.
     pub(crate) fn wanting(mut self, bits: u32) -> Self {
         for (i, input) in self.inputs.iter_mut().enumerate() {
@@ -148,7 +159,17 @@ fn run<const D: usize>(
     dtype: DType,
     op: &dyn Fn(&Tensors) -> Tensor<D>,
 ) -> Vec<(String, Vec<f64>)> {
-    let leaf = |input: &Input| {
+    run_beside(case, dtype, &[], op)
+}
+
+/// [`run`] at a point beside the case's: so far along a random [`direction`] for each input.
+fn run_beside<const D: usize>(
+    case: &Case,
+    dtype: DType,
+    steps: &[f64],
+    op: &dyn Fn(&Tensors) -> Tensor<D>,
+) -> Vec<(String, Vec<f64>)> {
+    let leaf = |(i, input): (usize, &Input)| {
         let mut values = input.values.clone();
         if let View::Inside = input.view {
             // What lies around it must not be read.
@@ -157,18 +178,24 @@ fn run<const D: usize>(
         }
         let count = values.len();
         let values = Tensor::<1>::from_data(TensorData::new(values, [count]), &Device::flex());
-        let leaf = Tensor::from_inner(values.cast(dtype));
+        let mut values = values.cast(dtype);
+        if let Some(&step) = steps.get(i).filter(|step| **step != 0.0) {
+            let along = TensorData::new(direction(case, i, count), [count]);
+            let along = Tensor::<1>::from_data(along, &Device::flex()).cast(dtype);
+            values = values + along * step;
+        }
+        let leaf = Tensor::from_inner(values);
         if input.wanted {
             leaf.require_grad()
         } else {
             leaf
         }
     };
-    let leaves: Vec<_> = case.inputs.iter().map(leaf).collect();
+    let leaves: Vec<_> = case.inputs.iter().enumerate().map(leaf).collect();
     let tensors = Tensors { case, leaves };
     let y = op(&tensors);
     let shape = y.shape();
-    let weights = noise(shape.num_elements(), case.seed + 100);
+    let weights = weights(case, shape.num_elements());
     let weights = Tensor::<D>::from_data(TensorData::new(weights, shape), &Device::flex());
     let weights = Tensor::from_inner(weights.cast(dtype));
     let list = |data: TensorData| data.iter::<f64>().collect::<Vec<f64>>();
@@ -193,6 +220,55 @@ fn run<const D: usize>(
     results
 }
 
+/// What the entries of the result are combined with.
+fn weights(case: &Case, count: usize) -> Vec<f32> {
+    noise(count, case.seed.wrapping_add(100))
+}
+
+/// Where an input is moved to.
+fn direction(case: &Case, input: usize, count: usize) -> Vec<f32> {
+    noise(count, case.seed.wrapping_add(200 + input as u32))
+}
+
+/// A step along a direction, over an input's largest value: long enough for the rounding of `f64`, too short to
+/// meet a kink.
+const STEP: f64 = 1e-8;
+
+/// The gradients of `op` in `f64`, along a random direction for each input, are the central difference of
+/// its values, within 1e-5 of the terms that are summed and what rounding in `f64` allows.
+fn differentiate<const D: usize>(
+    case: &Case,
+    op: &dyn Fn(&Tensors) -> Tensor<D>,
+    results: &[(String, Vec<f64>)],
+) {
+    let dot = |a: &[f64], b: &[f32]| -> [f64; 2] {
+        let products = a.iter().zip(b).map(|(a, b)| a * f64::from(*b));
+        products.fold([0.0; 2], |[sum, size], p| [sum + p, size + p.abs()])
+    };
+    let weights = weights(case, results[0].1.len());
+    let combined = |i: usize, step: f64| {
+        let mut steps = vec![0.0; case.inputs.len()];
+        steps[i] = step;
+        dot(&run_beside(case, DType::F64, &steps, op)[0].1, &weights)
+    };
+    for (i, input) in case.inputs.iter().enumerate() {
+        let name = format!("gradient of input {i}");
+        let Some((_, gradient)) = results.iter().find(|(of, _)| *of == name) else {
+            continue;
+        };
+        let largest = input.values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let step = STEP * f64::from(largest);
+        let ([above, size], [below, _]) = (combined(i, step), combined(i, -step));
+        let difference = (above - below) / (2.0 * step);
+        let [slope, terms] = dot(gradient, &direction(case, i, gradient.len()));
+        let error = (slope - difference).abs();
+        assert!(
+            step == 0.0 || error <= 1e-5 * terms + 1e-14 * size / step,
+            "{name}: {slope} along a direction, by differences {difference}: {case:?}"
+        );
+    }
+}
+
 /// Values of a tensor whose largest error is more than luck. Of fewer, Burn's may happen to be exact, or
 /// all of them next to nothing beside what they are the sum of.
 const ENOUGH: usize = 512;
@@ -215,7 +291,7 @@ struct Errors {
 
 /// Values and gradients of `op` in `f32` are at most twice as far from `composed` in `f64` as
 /// `composed` in `f32` is, or within [`UNITS`], and at most [`MOST`], over the largest value of each
-/// tensor. Small tensors are drawn again, until there are [`ENOUGH`] values.
+/// tensor; and the gradients in `f64` are those of finite differences, but at [kinks](Case::at_kinks). Small tensors are drawn again, until there are [`ENOUGH`] values.
 pub(crate) fn compare<const D: usize>(
     case: &Case,
     op: impl Fn(&Tensors) -> Tensor<D>,
@@ -225,6 +301,9 @@ pub(crate) fn compare<const D: usize>(
     for turn in 0.. {
         let case = case.clone().again(turn);
         let expected = run(&case, DType::F64, &composed);
+        if turn == 0 && !case.kinks {
+            differentiate(&case, &composed, &expected);
+        }
         let burns = run(&case, DType::F32, &composed);
         let got = run(&case, DType::F32, &op);
         assert_eq!(got.len(), expected.len());
