@@ -7,7 +7,7 @@ mod common;
 
 use burn::module::{Param, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::activation::{gelu, log_softmax, softmax};
+use burn::tensor::activation::{gelu, log_softmax, relu, sigmoid, softmax};
 use burn::tensor::module::{layer_norm, linear};
 use burn::tensor::{Device, Tensor};
 use criterion::{BatchSize, Criterion};
@@ -22,6 +22,8 @@ const HIDDEN: usize = 768;
 const HEADS: usize = 3;
 const RANK: usize = 8;
 const CLASSES: usize = 100;
+const SIDE: usize = 224;
+const PATCH: usize = 16;
 
 /// An operation on random inputs: `[images, tokens, width]` and what else it takes.
 struct Operation {
@@ -91,6 +93,14 @@ fn operations() -> Vec<Operation> {
     vec![
         operation("gelu", HIDDEN, &[], |i| peft_ops::gelu(i.x), |i| gelu(i.x)),
         operation(
+            "quick-gelu",
+            HIDDEN,
+            &[],
+            |i| peft_ops::quick_gelu(i.x),
+            |i| i.x.clone() * sigmoid(i.x * 1.702),
+        ),
+        operation("relu", HIDDEN, &[], |i| peft_ops::relu(i.x), |i| relu(i.x)),
+        operation(
             "layer-norm",
             WIDTH,
             &[&[WIDTH], &[WIDTH]],
@@ -103,6 +113,13 @@ fn operations() -> Vec<Operation> {
             &[&[HIDDEN, WIDTH], &[HIDDEN]],
             |i| peft_ops::linear(i.x.clone(), i.get(0), Some(i.get(1))),
             |i| burns_linear(i.x.clone(), i.get(0), Some(i.get(1))),
+        ),
+        operation(
+            "linear-residual",
+            WIDTH,
+            &[&[HIDDEN, WIDTH], &[HIDDEN], &[IMAGES, TOKENS, HIDDEN]],
+            |i| peft_ops::linear_residual(i.x.clone(), i.get(0), Some(i.get(1)), i.get(2)),
+            |i| i.get::<3>(2) + burns_linear(i.x.clone(), i.get(0), Some(i.get(1))),
         ),
         operation(
             "linear-gelu",
@@ -137,7 +154,28 @@ fn operations() -> Vec<Operation> {
             3 * WIDTH,
             &[],
             |i| peft_ops::attention(i.x, HEADS),
-            |i| burns_attention(i.x),
+            |i| burns_attention(i.x, None),
+        ),
+        operation(
+            "attention-with-bias",
+            3 * WIDTH,
+            &[&[1, HEADS, TOKENS, TOKENS]],
+            |i| peft_ops::attention_with_bias(i.x.clone(), i.get(0)),
+            |i| burns_attention(i.x.clone(), Some(i.get(0))),
+        ),
+        operation(
+            "patches",
+            1,
+            &[&[IMAGES, 3, SIDE, SIDE]],
+            |i| peft_ops::patches(i.get(0), [PATCH; 2]),
+            |i| {
+                let across = SIDE / PATCH;
+                let x = i
+                    .get::<4>(0)
+                    .reshape([IMAGES, 3, across, PATCH, across, PATCH]);
+                let x = x.permute([0, 2, 4, 1, 3, 5]);
+                x.reshape([IMAGES, across * across, 3 * PATCH * PATCH])
+            },
         ),
         operation(
             "cross-entropy",
@@ -195,7 +233,7 @@ fn burns_linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Ten
     y.reshape([b, n, outputs])
 }
 
-fn burns_attention(qkv: Tensor<3>) -> Tensor<3> {
+fn burns_attention(qkv: Tensor<3>, bias: Option<Tensor<4>>) -> Tensor<3> {
     let [b, n, d3] = qkv.dims();
     let width = d3 / 3 / HEADS;
     let qkv = qkv
@@ -203,6 +241,7 @@ fn burns_attention(qkv: Tensor<3>) -> Tensor<3> {
         .permute([2, 0, 3, 1, 4]); // [3, b, h, n, w]
     let part = |i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0);
     let scores = (part(0) * (width as f64).powf(-0.5)).matmul(part(1).transpose());
+    let scores = bias.into_iter().fold(scores, |scores, bias| scores + bias);
     let mixed = softmax(scores, 3).matmul(part(2)); // [b, h, n, w]
     mixed.swap_dims(1, 2).reshape([b, n, d3 / 3])
 }
