@@ -22,7 +22,7 @@ const HIDDEN: usize = 768;
 const HEADS: usize = 3;
 const RANK: usize = 8;
 const CLASSES: usize = 100;
-const SIDE: usize = 224;
+const IMAGE_SIDE: usize = 224;
 const PATCH: usize = 16;
 
 /// An operation on random inputs: `[images, tokens, width]` and what else it takes.
@@ -166,10 +166,10 @@ fn operations() -> Vec<Operation> {
         operation(
             "patches",
             1,
-            &[&[IMAGES, 3, SIDE, SIDE]],
+            &[&[IMAGES, 3, IMAGE_SIDE, IMAGE_SIDE]],
             |i| peft_ops::patches(i.get(0), [PATCH; 2]),
             |i| {
-                let across = SIDE / PATCH;
+                let across = IMAGE_SIDE / PATCH;
                 let x = i
                     .get::<4>(0)
                     .reshape([IMAGES, 3, across, PATCH, across, PATCH]);

@@ -1,5 +1,7 @@
 //! Functions and sums that kernels share.
 
+use std::ops::{Add, Range};
+
 use rayon::prelude::*;
 
 use crate::simd::{Simd, multiversion};
@@ -11,77 +13,75 @@ pub(crate) const LANES: usize = 32;
 const FEW: usize = 8;
 
 /// What is summed in: `f32`, or `f64` where rounding would show.
-pub(crate) trait Sum: Copy + Default + From<f32> + std::ops::AddAssign {}
+pub(crate) trait Sum: Copy + Default + From<f32> + Add<Output = Self> {}
 impl Sum for f32 {}
 impl Sum for f64 {}
 
+/// A power of two of lanes as one value, by halves.
 #[inline(always)]
-pub(crate) fn total<T: Sum, const N: usize>(mut lanes: [T; N]) -> T {
+pub(crate) fn halved<T: Copy, const N: usize>(mut lanes: [T; N], join: impl Fn(T, T) -> T) -> T {
     let mut width = N / 2;
     while width > 0 {
         for i in 0..width {
-            let other = lanes[i + width];
-            lanes[i] += other;
+            lanes[i] = join(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
     lanes[0]
 }
 
-/// A sum along rows of one length, in lanes: `add(sum, values)` is the sum with one place more.
+/// What `add` makes of all places of rows of one length, one after the other in each of so many lanes:
+/// `add(sum, values)` is `sum` with one place more. `join` makes one of two lanes.
 #[inline(always)]
-pub(crate) fn sum_of<T: Sum, const N: usize>(rows: [&[f32]; N], add: impl Fn(T, [T; N]) -> T) -> T {
+fn reduce<T: Copy, const N: usize>(
+    rows: [&[f32]; N],
+    start: T,
+    add: impl Fn(T, [f32; N]) -> T,
+    join: impl Fn(T, T) -> T,
+) -> T {
     let count = rows[0].len();
     let [whole, most] = [LANES, FEW].map(|lanes| count / lanes * lanes);
-    let mut lanes = [T::default(); LANES];
-    for start in (0..whole).step_by(LANES) {
-        let rows = rows.map(|row| &row[start..start + LANES]);
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane = add(*lane, rows.map(|row| row[i].into()));
-        }
-    }
-    let mut few = [T::default(); FEW];
-    for start in (whole..most).step_by(FEW) {
-        let rows = rows.map(|row| &row[start..start + FEW]);
-        for (i, lane) in few.iter_mut().enumerate() {
-            *lane = add(*lane, rows.map(|row| row[i].into()));
-        }
-    }
+    let lanes = in_lanes::<T, N, LANES>(rows, 0..whole, start, &add);
+    let few = in_lanes::<T, N, FEW>(rows, whole..most, start, &add);
     // A sum in order is not vectorised: it has a loop of its own.
-    let place = |i: usize| rows.map(|row| row[i].into());
-    let mut sum = (most..count).fold(T::default(), |sum, i| add(sum, place(i)));
-    sum += total(few);
-    sum += total(lanes);
-    sum
+    let rest = (most..count).fold(start, |sum, i| add(sum, rows.map(|row| row[i])));
+    join(join(rest, halved(few, &join)), halved(lanes, &join))
+}
+
+#[inline(always)]
+fn in_lanes<T: Copy, const N: usize, const COUNT: usize>(
+    rows: [&[f32]; N],
+    places: Range<usize>,
+    start: T,
+    add: impl Fn(T, [f32; N]) -> T,
+) -> [T; COUNT] {
+    let mut lanes = [start; COUNT];
+    for place in places.step_by(COUNT) {
+        let rows = rows.map(|row| &row[place..place + COUNT]);
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = add(*lane, rows.map(|row| row[i]));
+        }
+    }
+    lanes
+}
+
+/// A sum along rows of one length: `add(sum, values)` is the sum with one place more.
+#[inline(always)]
+pub(crate) fn sum_of<T: Sum, const N: usize>(rows: [&[f32]; N], add: impl Fn(T, [T; N]) -> T) -> T {
+    let add = |sum, values: [f32; N]| add(sum, values.map(T::from));
+    reduce(rows, T::default(), add, |a, b| a + b)
 }
 
 /// The largest value that is a number.
 #[inline(always)]
 pub(crate) fn largest(row: &[f32]) -> f32 {
     let of_two = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (whole, rest) = row.as_chunks::<LANES>();
-    for chunk in whole {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = of_two(*lane, *value);
-        }
-    }
-    let mut few = [f32::NEG_INFINITY; FEW];
-    let (most, rest) = rest.as_chunks::<FEW>();
-    for chunk in most {
-        for (lane, value) in few.iter_mut().zip(chunk) {
-            *lane = of_two(*lane, *value);
-        }
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] = of_two(lanes[i], lanes[i + width]);
-        }
-        width /= 2;
-    }
-    let few = few.into_iter().fold(lanes[0], of_two);
-    rest.iter().copied().fold(few, of_two)
+    reduce(
+        [row],
+        f32::NEG_INFINITY,
+        |m, [value]| of_two(m, value),
+        of_two,
+    )
 }
 
 /// `e^x` within two units in the last place: `2^n e^r` with `|r| <= ln 2 / 2` and Cephes' polynomial
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn normal_is_close<S: Simd>() {
-        // Of Phi, more than f32 holds (Abramowitz and Stegun, table 26.1; Mathematica below -6).
+        // By mpmath's `ncdf`, to more digits than f32 holds.
         let known = [
             (0.0, 0.5),
             (0.5, 0.691_462_461_274_013),

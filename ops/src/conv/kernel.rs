@@ -225,6 +225,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::{DOTS, LANES, ROWS, SHORT};
+    use crate::math::halved;
 
     /// Values of a vector, and rows of what fits into the 16 registers beside half a panel.
     const HALF: usize = LANES / 2;
@@ -313,7 +314,7 @@ mod avx2 {
                     let mut lanes = [0.0; HALF];
                     // SAFETY: the array has the vector's size.
                     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums[i][j]) };
-                    totals[i][first + j] = super::total(&mut lanes);
+                    totals[i][first + j] = halved(lanes, |a, b| a + b);
                 }
             }
         }
@@ -324,6 +325,7 @@ mod avx2 {
 /// For every other processor, vectorised by the compiler as far as it has vectors.
 mod portable {
     use super::{DOTS, LANES, ROWS, SHORT};
+    use crate::math::halved;
 
     /// Values that stay in registers.
     const NARROW: usize = 8;
@@ -371,21 +373,9 @@ mod portable {
                         sums[k] += a[k] * b[k];
                     }
                 }
-                totals[i][j] = super::total(&mut sums);
+                totals[i][j] = halved(sums, |a, b| a + b);
             }
         }
         totals
     }
-}
-
-/// The sum of a power of two of values, by halves.
-fn total(lanes: &mut [f32]) -> f32 {
-    let mut width = lanes.len() / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }

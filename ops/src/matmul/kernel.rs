@@ -17,9 +17,10 @@ pub(super) struct Tile {
     pub(super) strides: [usize; 2],
     /// Rows without a gap.
     pub(super) b: *const f32,
-    /// What is asked for meanwhile, so many lines of the cache a run.
+    /// What is asked for meanwhile.
     pub(super) ahead: *const f32,
-    pub(super) lines: usize,
+    /// So many lines of the cache in a run.
+    pub(super) share: usize,
     /// Where sums are put aside, row behind row.
     pub(super) partial: *mut f32,
     /// Whether nothing was put aside yet.
@@ -214,7 +215,7 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         let mut left = tile.depth;
         while left > 0 {
             let run = left.min(RUN);
-            for _ in 0..tile.lines {
+            for _ in 0..tile.share {
                 prefetch(ahead);
                 ahead = ahead.wrapping_add(LINE);
             }

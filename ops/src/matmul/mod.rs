@@ -214,6 +214,7 @@ impl<'a> Product<'a> {
             // Rows are read where they lie, unless the cache would not hold them side by side; what
             // the micro-kernel cannot read there is packed.
             let (lines, depth) = (a.column == 1, piece.depth);
+            let runs = depth.div_ceil(RUN);
             let apart = a.row > depth && a.row.is_multiple_of(ALIAS) && panels.len() >= SPAN;
             let apart = apart || map.is_some();
             let in_place = |row: usize| lines && !apart && row + height <= self.rows;
@@ -252,11 +253,10 @@ impl<'a> Product<'a> {
                 let width = plan.kernels.width(columns.len());
                 let b = plan.panel(panel) + piece.above * width;
                 // The next panel comes from afar: each run of each tile asks for a share of it.
-                let (mut ahead, lines) = match packed.len() > NEAR {
+                let (mut ahead, share) = match packed.len() > NEAR {
                     true => {
                         let next = packed[b..].as_ptr().wrapping_add(plan.inner * width);
-                        let runs = tiles * depth.div_ceil(RUN);
-                        (next, (depth * width).div_ceil((runs * LINE).max(1)))
+                        (next, (depth * width).div_ceil((tiles * runs * LINE).max(1)))
                     }
                     false => (packed.as_ptr(), 0),
                 };
@@ -287,7 +287,7 @@ impl<'a> Product<'a> {
                         strides,
                         b,
                         ahead,
-                        lines,
+                        share,
                         partial: partial[aside..aside + size].as_mut_ptr(),
                         first,
                         last,
@@ -299,7 +299,7 @@ impl<'a> Product<'a> {
                     // SAFETY: `a` has `height` rows and `b` `width` columns of `depth` values; of
                     // `residual`, `bias` and `out` there are as many as `count` says.
                     unsafe { plan.kernels.tile(tile, width, count, edge) };
-                    ahead = ahead.wrapping_add(depth.div_ceil(RUN) * lines * LINE);
+                    ahead = ahead.wrapping_add(runs * share * LINE);
                 }
             }
         }
