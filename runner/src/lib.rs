@@ -2,37 +2,20 @@
 //!
 //! A program of one's own links its plugins with `use my_method as _;` and calls [`main`].
 
-mod about;
-mod adapter;
-mod base;
 mod cache;
-mod checkpoint;
 mod cli;
 mod commands;
 mod compare;
-mod configs;
+mod config;
 mod data;
 mod device;
 mod exit;
-mod experiment;
-mod folder;
-mod held_out;
-mod hub;
 mod measure;
-mod memory;
-mod metrics;
-mod peak;
-mod plan;
+mod model;
 mod plugins;
-mod progress;
-mod recipe;
 mod report;
 mod run;
-mod sheet;
-mod summary;
 mod train;
-mod trial;
-mod workshop;
 
 use std::process::ExitCode;
 
@@ -96,7 +79,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    memory::keep_pages();
+    measure::memory::keep_pages();
     peft_ops::level().map_err(config_error)?;
     peft_core::registry::check()?;
     match cli.command {

@@ -6,9 +6,6 @@
 //! backbone, preprocessing, data, split, cut and types. It lies in memory, or in a file of the cache's
 //! folder that other runs and other processes share; a lock makes one of them fill it.
 
-mod resident;
-mod table;
-
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,14 +24,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::{EpochRandom, Loader, Pass, names};
+use crate::data::loader::{EpochRandom, Loader, Pass, names};
+use crate::data::on_device::{Resident, gather};
+use crate::data::table::{Shape, Table, Writer};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
-use crate::folder::wait_for;
-use crate::progress::Reporter;
-use crate::trial::Trial;
-use resident::{Resident, gather};
-use table::{Shape, Table, Writer};
+use crate::model::trial::Trial;
+use crate::run::folder::wait_for;
+use crate::run::progress::Reporter;
 
 /// Raised with every change of a kernel, a decoder or a transform that alters a number, so that no old
 /// file is taken.
@@ -77,14 +74,14 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
         }
     }
 
-    fn write(self, values: &[f32], row: &mut Vec<u8>) {
+    pub fn write(self, values: &[f32], row: &mut Vec<u8>) {
         row.clear();
         match self {
             Self::F32 => row.extend(values.iter().flat_map(|v| v.to_le_bytes())),
@@ -119,7 +116,7 @@ enum Encoding {
 }
 
 impl Encoding {
-    fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         match self {
             Self::Pixels => 1,
             Self::Values(values) => values.bytes(),

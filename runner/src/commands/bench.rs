@@ -10,15 +10,15 @@ use serde::Serialize;
 
 use crate::cli::{BenchArgs, Format, Timed};
 use crate::commands::on_pool;
+use crate::config::experiment::Experiment;
+use crate::config::recipe::Precision;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
+use crate::measure::memory;
 use crate::measure::{self, Repeats, median};
-use crate::memory;
-use crate::progress::Reporter;
-use crate::recipe::Precision;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
 use crate::train::Trainer;
-use crate::trial::Trial;
 
 const MEBIBYTE: f64 = (1 << 20) as f64;
 

@@ -13,9 +13,9 @@ use crate::compare::execute::{Ended, Executor, root};
 use crate::compare::plan::{Plan, Task, plan};
 use crate::compare::{Results, manifest, page, tables};
 use crate::exit::{Exit, Failure, config_error, failure};
+use crate::model::workshop::Workshop;
 use crate::run::interrupt;
-use crate::summary::{Outcome, Summary};
-use crate::workshop::Workshop;
+use crate::run::summary::{Outcome, Summary};
 
 /// Trains what is not done and reports.
 pub fn compare(args: &CompareArgs) -> Result<(), Failure> {

@@ -26,8 +26,8 @@ use crate::cli::{Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::device::{self, Chosen, DeviceChoice};
 use crate::exit::{Exit, Failure, failure};
-use crate::folder::BURN;
-use crate::peak;
+use crate::measure::peak;
+use crate::run::folder::BURN;
 
 /// Largest relative error of f32 that passes on the CPU.
 const TOLERANCE: f32 = 1e-4;

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use crate::cli::{Format, PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
+use crate::data::held_out::Choice;
 use crate::exit::{Failure, config_error};
-use crate::held_out::Choice;
 use crate::train::evaluate;
 
 /// Evaluates a finished run.

@@ -12,14 +12,14 @@ use peft_core::{Activation, BackboneSpec, Init, LinearHead, Model};
 use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
 
-use crate::adapter::Adapter;
-use crate::base::Base;
 use crate::cli::FeaturesArgs;
 use crate::commands::on_pool;
-use crate::data::{Images, OnError, Pass};
+use crate::config::experiment::Experiment;
+use crate::data::loader::{Images, OnError, Pass};
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::experiment::Experiment;
+use crate::model::adapter::Adapter;
+use crate::model::base::Base;
 
 /// Images of one forward pass.
 const BATCH: usize = 16;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::Format;
-use crate::configs;
+use crate::config::find;
 use crate::exit::{Exit, Failure, config_error, failure};
 
 /// What a checkpoint holds.
@@ -66,7 +66,7 @@ struct Model {
 
 /// Prints what `path` holds; it may be anything that `backbone.weights` may be.
 pub fn inspect(path: &Path, format: Format) -> Result<(), Failure> {
-    let contents = contents(&configs::checkpoint(path)?).map_err(config_error)?;
+    let contents = contents(&find::checkpoint(path)?).map_err(config_error)?;
     match format {
         Format::Json => {
             let json = serde_json::to_string_pretty(&contents);

@@ -6,7 +6,7 @@ use peft_core::registry::{PluginKind, plugins};
 use serde_json::json;
 
 use crate::cli::{Format, Listed};
-use crate::configs;
+use crate::config::find;
 use crate::exit::Failure;
 
 /// Lists plugins or shipped configs.
@@ -28,7 +28,7 @@ pub fn list(what: Listed, format: Format) -> Result<(), Failure> {
             return Ok(());
         }
         Listed::Configs => {
-            let names = configs::names("");
+            let names = find::names("");
             match format {
                 Format::Text => names.iter().for_each(|name| println!("{name}")),
                 Format::Json => println!("{}", json!(names)),

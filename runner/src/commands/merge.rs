@@ -7,10 +7,10 @@ use peft_core::{Model, weights};
 
 use crate::cli::{PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
-use crate::data::Pass;
+use crate::data::loader::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::trial::{Trial, checkpoint_tensors};
+use crate::model::trial::{Trial, checkpoint_tensors};
 
 /// How far merged logits may be from unmerged ones, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;

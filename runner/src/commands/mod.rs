@@ -2,7 +2,7 @@
 
 mod bench;
 mod compare;
-mod data;
+pub mod data;
 mod doctor;
 mod eval;
 mod export;
@@ -15,11 +15,11 @@ mod profile;
 mod schema;
 mod show;
 mod sweep;
-mod time;
 mod train;
 
 pub use bench::bench;
 pub use compare::compare;
+pub use data::time::time;
 pub use data::{check, show_data};
 pub use doctor::doctor;
 pub use eval::eval;
@@ -33,7 +33,6 @@ pub use profile::profile;
 pub use schema::schema;
 pub use show::show;
 pub use sweep::{collect, plan_sweep, run_sweep, script, status};
-pub use time::time;
 pub use train::train;
 
 use std::path::Path;
@@ -41,15 +40,15 @@ use std::path::Path;
 use peft_core::params::{self, ParamInfo};
 use peft_core::{Model, adapter_file};
 
-use crate::adapter::{ADAPTER, resolved};
-use crate::base::Base;
 use crate::cli::{PlaceArgs, TrainedArgs};
+use crate::config::experiment::Experiment;
+use crate::data::held_out::Data;
 use crate::device::{self, Chosen};
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
-use crate::folder::finished;
-use crate::held_out::Data;
-use crate::trial::{Purpose, Trial};
+use crate::model::adapter::{ADAPTER, resolved};
+use crate::model::base::Base;
+use crate::model::trial::{Purpose, Trial};
+use crate::run::folder::finished;
 
 /// Runs `work` on a worker of rayon's pool: from outside it, every parallel operation wakes the
 /// workers and waits for them.

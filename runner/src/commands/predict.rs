@@ -10,13 +10,13 @@ use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::base::Base;
 use crate::cli::{Format, PlaceArgs};
 use crate::commands::{experiment_of, filled, on_pool};
+use crate::data::held_out::Data;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::held_out::Data;
-use crate::trial::{Purpose, Trial};
+use crate::model::base::Base;
+use crate::model::trial::{Purpose, Trial};
 
 /// What is predicted, and with what.
 pub struct Request {

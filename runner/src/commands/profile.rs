@@ -12,17 +12,17 @@ use serde::Serialize;
 
 use crate::cli::{Format, ProfileArgs};
 use crate::commands::on_pool;
+use crate::config::experiment::Experiment;
+use crate::config::recipe::Precision;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
+use crate::measure::memory;
+use crate::measure::peak;
 use crate::measure::{self, Repeats, median};
-use crate::memory;
-use crate::peak;
-use crate::progress::Reporter;
-use crate::recipe::Precision;
-use crate::summary::Params;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
+use crate::run::summary::Params;
 use crate::train::Trainer;
-use crate::trial::Trial;
 
 /// Everything that is printed.
 #[derive(Serialize)]

@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 use crate::cache::{Store, ValueType};
 use crate::cli::Document;
 use crate::compare::config::{Comparison, FILLED};
-use crate::data::OnError;
+use crate::config::experiment::{COMPONENTS, Component, HeadConfig, known_names};
+use crate::config::recipe::Recipe;
+use crate::data::loader::OnError;
 use crate::exit::{Exit, Failure, failure};
-use crate::experiment::{COMPONENTS, Component, HeadConfig, known_names};
-use crate::metrics::Metric;
-use crate::recipe::Recipe;
+use crate::train::metrics::Metric;
 
 /// The root's definitions by name.
 type Definitions = Map<String, Value>;
@@ -318,7 +318,7 @@ fn pointer(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configs;
+    use crate::config::find;
 
     /// Every `$ref` of a schema.
     fn references<'a>(schema: &'a Value, found: &mut Vec<&'a str>) {
@@ -369,8 +369,8 @@ mod tests {
             .unwrap();
         assert!(trial.contains_key("recipe") && !trial.contains_key("seed"));
         let known = schema["properties"].as_object().unwrap();
-        for name in configs::names("compare/") {
-            let value = configs::find(&name).map_err(|f| f.error).unwrap().value;
+        for name in find::names("compare/") {
+            let value = find::find(&name).map_err(|f| f.error).unwrap().value;
             for key in value.as_mapping().unwrap().keys() {
                 let key = key.as_str().unwrap();
                 assert!(known.contains_key(key), "{name}: {key}");
@@ -384,7 +384,7 @@ mod tests {
         let known = schema["properties"].as_object().unwrap();
         // What is not set is not written; these three have no default.
         let set = ["adapter=x", "cache_type=f16", "cache_budget_gib=1"].map(str::to_owned);
-        let experiment = crate::experiment::Experiment::read("quickstart", &set);
+        let experiment = crate::config::experiment::Experiment::read("quickstart", &set);
         let experiment = serde_json::to_value(experiment.map_err(|f| f.error).unwrap()).unwrap();
         let fields: Vec<_> = experiment.as_object().unwrap().keys().collect();
         assert!(known.keys().eq(fields.iter().copied()), "{fields:?}");
@@ -394,10 +394,10 @@ mod tests {
     fn shipped_experiments_use_known_keys() {
         let schema = experiment_schema();
         let known = schema["properties"].as_object().unwrap();
-        let names = configs::names("peft/");
+        let names = find::names("peft/");
         assert!(!names.is_empty());
         for name in names {
-            let value = configs::find(&name).map_err(|f| f.error).unwrap().value;
+            let value = find::find(&name).map_err(|f| f.error).unwrap().value;
             for key in value.as_mapping().unwrap().keys() {
                 let key = key.as_str().unwrap();
                 assert!(known.contains_key(key), "{name}: {key}");

@@ -5,8 +5,8 @@ use peft_core::Init;
 use serde_json::json;
 
 use crate::cli::{ConfigArgs, Format};
+use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
 
 /// Prints boundaries and sites; reads no weights.
 pub fn show(config: &ConfigArgs, format: Format) -> Result<(), Failure> {

@@ -3,15 +3,15 @@
 use crate::cache::Caches;
 use crate::cli::TrainArgs;
 use crate::commands::on_pool;
+use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};
-use crate::experiment::Experiment;
-use crate::folder::RunFolder;
-use crate::metrics::Metric;
-use crate::plan::plan;
-use crate::progress::Reporter;
+use crate::model::trial::Trial;
+use crate::run::folder::RunFolder;
+use crate::run::plan::plan;
+use crate::run::progress::Reporter;
+use crate::run::summary::Summary;
 use crate::run::{Part, interrupt, run};
-use crate::summary::Summary;
-use crate::trial::Trial;
+use crate::train::metrics::Metric;
 
 /// Trains and evaluates.
 pub fn train(args: &TrainArgs) -> Result<(), Failure> {

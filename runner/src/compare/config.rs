@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::search::{Search, Space};
-use crate::configs::{self, Found};
+use crate::config::experiment::{self, Experiment};
+use crate::config::find::{self, Found};
 use crate::exit::{Failure, config_error};
-use crate::experiment::{self, Experiment};
 
 /// Values by the dotted path of a field of an experiment.
 pub type Fields = BTreeMap<String, Value>;
@@ -145,7 +145,7 @@ impl Comparison {
             origin,
             stem,
             mut value,
-        } = configs::find(config)?;
+        } = find::find(config)?;
         for text in overrides {
             experiment::set(&mut value, text)?;
         }
@@ -320,11 +320,11 @@ fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
         let message = format!("extends: {name}: more than {EXTENSIONS} files, or in a circle");
         return Err(config_error(message));
     }
-    let found = match configs::in_room("compare", &name) {
+    let found = match find::in_room("compare", &name) {
         Some(found) => found?,
-        None if Path::new(&name).is_file() => configs::find(&name)?,
+        None if Path::new(&name).is_file() => find::find(&name)?,
         None => {
-            let known = configs::names("compare/").join(", ");
+            let known = find::names("compare/").join(", ");
             let message = format!("extends: {name}: no such comparison or file; there are {known}");
             return Err(config_error(message));
         }
@@ -479,7 +479,7 @@ methods:
 
     #[test]
     fn every_shipped_comparison_parses() {
-        let names = configs::names("compare/");
+        let names = find::names("compare/");
         assert!(names.len() > 15, "{names:?}");
         for name in names {
             let read = Comparison::read(&name, &[]).map_err(|f| f.error);

@@ -11,10 +11,10 @@ pub mod numbers;
 
 use std::fmt::Write;
 
-use crate::checkpoint::EpochRecord;
-use crate::experiment::Experiment;
-use crate::metrics::Metric;
-use crate::summary::Summary;
+use crate::config::experiment::Experiment;
+use crate::run::summary::Summary;
+use crate::train::checkpoint::EpochRecord;
+use crate::train::metrics::Metric;
 use classes::{confusion, per_class};
 use curves::{Curves, Series};
 use document::{escape, note, page, section, yaml};
@@ -209,8 +209,8 @@ fn configuration(experiment: &Experiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Metrics, Tally};
-    use crate::summary::{Inference, Memory, Params, Time};
+    use crate::run::summary::{Inference, Memory, Params, Time};
+    use crate::train::metrics::{Metrics, Tally};
 
     /// A run over `count` classes in which some labels are taken for the next one.
     fn run(count: usize) -> (Summary, Experiment) {

@@ -3,7 +3,7 @@
 use peft_core::data::{Dataset, Split};
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Metric;
+use crate::train::metrics::Metric;
 
 /// Facts of a published data set, held against what is on disk by `runner data check`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

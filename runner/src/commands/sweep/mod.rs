@@ -20,10 +20,10 @@ use crate::compare::execute::{Executor, write_failed};
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task, plan, slug};
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::folder::{is_locked, outcome};
+use crate::model::workshop::Workshop;
+use crate::run::folder::{is_locked, outcome};
+use crate::run::summary::Outcome;
 use crate::run::{CHECKPOINT, interrupt};
-use crate::summary::Outcome;
-use crate::workshop::Workshop;
 
 /// Writes the manifest.
 pub fn plan_sweep(args: &SweepPlanArgs) -> Result<(), Failure> {

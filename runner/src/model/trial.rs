@@ -12,14 +12,14 @@ use peft_core::params::{self, ParamInfo, Tensors};
 use peft_core::{BackboneSpec, DatasetConfig, Head, Init, LinearHead, Model, TextHead};
 use peft_datasets::Preprocess;
 
-use crate::adapter::Adapter;
-use crate::base::Base;
+use crate::config::experiment::{Experiment, HeadConfig, HeadFrom};
+use crate::config::recipe::Precision;
+use crate::data::held_out::Data;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::experiment::{Experiment, HeadConfig, HeadFrom};
-use crate::held_out::Data;
-use crate::metrics::Metric;
-use crate::recipe::Precision;
+use crate::model::adapter::Adapter;
+use crate::model::base::Base;
+use crate::train::metrics::Metric;
 
 /// What a trial is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

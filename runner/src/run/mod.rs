@@ -1,5 +1,10 @@
 //! A trial from its first step to its summary: trains, tests once, and fills the run folder.
 
+pub mod folder;
+pub mod plan;
+pub mod progress;
+pub mod summary;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -11,17 +16,17 @@ use peft_core::{Model, weights};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::cache::{Caches, Prefix};
-use crate::data::{Loader, Pass};
+use crate::data::held_out::Choice;
+use crate::data::loader::{Loader, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
-use crate::folder::{Environment, RunFolder};
-use crate::held_out::Choice;
-use crate::plan::plan;
-use crate::progress::Reporter;
+use crate::model::trial::{Trial, checkpoint_tensors};
 use crate::report;
-use crate::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
+use crate::run::folder::{Environment, RunFolder};
+use crate::run::plan::plan;
+use crate::run::progress::Reporter;
+use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
 use crate::train::{Trained, Trainer, evaluate};
-use crate::trial::{Trial, checkpoint_tensors};
 
 /// Batches of images on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;

@@ -5,17 +5,17 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::base::Base;
 use crate::cache::{Caches, Prefix};
 use crate::cli::{Format, TimeArgs};
 use crate::commands::on_pool;
-use crate::data::{EpochRandom, Loader, Pass};
+use crate::config::experiment::Experiment;
+use crate::data::held_out::Data;
+use crate::data::loader::{EpochRandom, Loader, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
-use crate::held_out::Data;
-use crate::progress::Reporter;
-use crate::trial::{Purpose, Trial};
+use crate::model::base::Base;
+use crate::model::trial::{Purpose, Trial};
+use crate::run::progress::Reporter;
 
 /// What was read and how long it took.
 #[derive(Debug, Serialize)]

@@ -6,7 +6,7 @@ use peft_core::checkpoint::{CheckpointHead, load_backbone};
 use peft_core::input::Published;
 use peft_core::{BackboneConfig, Init, Plug};
 
-use crate::configs;
+use crate::config::find;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 
@@ -39,7 +39,7 @@ impl Base {
         let mut remarks = Vec::new();
         let weights = match config.weights() {
             None => None,
-            Some(path) => Some(configs::checkpoint(path).map_err(|failure| {
+            Some(path) => Some(find::checkpoint(path).map_err(|failure| {
                 config_error(format_args!("backbone.weights: {:#}", failure.error))
             })?),
         };

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use peft_core::Model;
 
-use crate::base::Base;
 use crate::cache::{Caches, Store};
+use crate::config::experiment::Experiment;
+use crate::data::held_out::Data;
 use crate::device::Chosen;
 use crate::exit::Failure;
-use crate::experiment::Experiment;
-use crate::held_out::Data;
-use crate::trial::{Purpose, Trial};
+use crate::model::base::Base;
+use crate::model::trial::{Purpose, Trial};
 
 /// Opens trials and keeps what they have in common.
 pub struct Workshop<'a> {

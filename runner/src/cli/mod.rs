@@ -255,9 +255,9 @@ impl Scheduler {
     /// A job array with places to fill in.
     pub fn template(self) -> &'static str {
         match self {
-            Self::Slurm => include_str!("commands/sweep/slurm.sh"),
-            Self::Hq => include_str!("commands/sweep/hq.sh"),
-            Self::K8s => include_str!("commands/sweep/k8s.yaml"),
+            Self::Slurm => include_str!("../commands/sweep/slurm.sh"),
+            Self::Hq => include_str!("../commands/sweep/hq.sh"),
+            Self::K8s => include_str!("../commands/sweep/k8s.yaml"),
         }
     }
 }

@@ -6,9 +6,9 @@ use peft_core::hf_peft::{self, HfPeft};
 use peft_core::params::Tensors;
 use peft_core::{AdaptationMethod, Model, adapter_file};
 
-use crate::base::Base;
+use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};
-use crate::experiment::Experiment;
+use crate::model::base::Base;
 
 /// The configuration of a run folder.
 pub const RESOLVED: &str = "config.resolved.yaml";

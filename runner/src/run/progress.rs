@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::checkpoint::{EpochRecord, Progress};
+use crate::train::checkpoint::{EpochRecord, Progress};
 
 /// Tells how a run goes.
 pub struct Reporter {

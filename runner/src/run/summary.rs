@@ -7,8 +7,8 @@ use peft_core::Counts;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::checkpoint::EpochRecord;
-use crate::metrics::{Metric, Metrics};
+use crate::train::checkpoint::EpochRecord;
+use crate::train::metrics::{Metric, Metrics};
 
 /// How a run ended. The file is written last, so that its presence means that it did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

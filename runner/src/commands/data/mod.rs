@@ -1,5 +1,8 @@
 //! `runner data`: what a data set holds, against what is known of it, and as a picture.
 
+pub mod sheet;
+pub mod time;
+
 use std::collections::{BTreeMap, HashMap};
 
 use peft_core::DatasetConfig;
@@ -9,11 +12,10 @@ use peft_datasets::Preprocess;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::about::About;
 use crate::cli::{CheckArgs, DatasetArgs, Format, ShowDataArgs};
+use crate::config::about::About;
+use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
-use crate::sheet;
 
 /// Lines of a list that are shown.
 const LISTED: usize = 12;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::ValueType;
 use super::table::Table;
+use crate::cache::ValueType;
 
 /// Bytes that are copied to the device at a time.
 const CHUNK: usize = 64 << 20;
@@ -94,8 +94,8 @@ pub fn gather(splits: &[Arc<Resident>], places: &[(usize, usize)], device: &Devi
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::{Shape, Writer};
     use super::*;
+    use crate::data::table::{Shape, Writer};
 
     /// Rows whose two values are their number and its negative, the second one missing.
     fn resident(first: usize, rows: usize, values: ValueType, device: &Device) -> Arc<Resident> {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use peft_core::{Model, params};
 
 use crate::device::Chosen;
-use crate::trial::Trial;
+use crate::model::trial::Trial;
 
 /// The plan in words.
 pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {

@@ -7,8 +7,8 @@ use include_dir::{Dir, include_dir};
 use peft_core::checkpoint::Checkpoint;
 use serde_yaml::Value;
 
+use crate::config::hub;
 use crate::exit::{Failure, config_error};
-use crate::hub;
 use peft_core::error::nearest;
 
 static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../configs");
@@ -139,8 +139,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::about::{Group, Sizes};
-    use crate::experiment::Experiment;
+    use crate::config::about::{Group, Sizes};
+    use crate::config::experiment::Experiment;
 
     #[test]
     fn every_shipped_experiment_parses() {

@@ -1,5 +1,8 @@
 //! The training loop: a step is a pure function of model, batch and step number.
 
+pub mod checkpoint;
+pub mod metrics;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,15 +18,15 @@ use peft_core::{BoxedBackbone, Hooks, Model, Step, adapter_file};
 use replace_with::replace_with_or_abort;
 
 use crate::cache::{Caches, Cost, Prefix};
-use crate::checkpoint::{self, EpochRecord, Progress, State};
-use crate::data::{Batch, EpochRandom, Loader, Pass, names};
+use crate::config::recipe::{Recipe, Select, TrainOn};
+use crate::data::loader::{Batch, EpochRandom, Loader, Pass, names};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::memory;
-use crate::metrics::{Metrics, Tally};
-use crate::progress::Reporter;
-use crate::recipe::{Recipe, Select, TrainOn};
-use crate::trial::Trial;
+use crate::measure::memory;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
+use crate::train::checkpoint::{EpochRecord, Progress, State};
+use crate::train::metrics::{Metrics, Tally};
 
 /// A trained model and how it went.
 pub struct Trained {

@@ -8,13 +8,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use crate::about::About;
 use crate::cache::{Store, ValueType};
-use crate::configs::{self, Found};
-use crate::data::OnError;
+use crate::config::about::About;
+use crate::config::find::{self, Found};
+use crate::config::recipe::Recipe;
+use crate::data::loader::OnError;
 use crate::exit::{Failure, config_error};
-use crate::metrics::Metric;
-use crate::recipe::Recipe;
+use crate::train::metrics::Metric;
 use peft_core::error::nearest;
 
 /// One backbone, its method, data and recipe.
@@ -178,7 +178,7 @@ impl Experiment {
             origin,
             stem,
             mut value,
-        } = configs::find(config)?;
+        } = find::find(config)?;
         let Value::Mapping(_) = value else {
             return Err(config_error(format!(
                 "{origin}: expected a mapping with backbone, method, dataset and recipe"
@@ -279,13 +279,13 @@ fn part_value(
     overrides: &[String],
 ) -> Result<(String, Value), Failure> {
     let key = component.key;
-    let (origin, mut value) = match configs::in_room(component.room, config) {
+    let (origin, mut value) = match find::in_room(component.room, config) {
         Some(found) => (config.to_owned(), found?.value),
         None if plugin_names(component).iter().any(|name| name == config) => {
             (config.to_owned(), Value::String(config.to_owned()))
         }
         None => {
-            let found = configs::find(config)?;
+            let found = find::find(config)?;
             (found.origin, found.value)
         }
     };
@@ -409,7 +409,7 @@ fn resolve(value: &mut Value, component: &Component) -> Result<(), Failure> {
 
 fn named(name: &str, component: &Component) -> Result<Value, Failure> {
     let Component { key, room, .. } = component;
-    if let Some(found) = configs::in_room(room, name) {
+    if let Some(found) = find::in_room(room, name) {
         let mut value = found?.value;
         // A whole experiment lends its component of that key.
         if let Some(part) = value.get(*key) {
@@ -436,7 +436,7 @@ fn plugin_names(component: &Component) -> Vec<String> {
 /// What a component can be called: the shipped files of its room and the plugins.
 pub fn known_names(component: &Component) -> Vec<String> {
     let prefix = format!("{}/", component.room);
-    let mut known: Vec<String> = configs::names(&prefix)
+    let mut known: Vec<String> = find::names(&prefix)
         .iter()
         .map(|name| name.trim_start_matches(&prefix).to_owned())
         .collect();

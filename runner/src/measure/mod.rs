@@ -1,17 +1,19 @@
 //! Measures a trial: training steps and inference on random images, in the code that trains.
 
+pub mod memory;
+pub mod peak;
+
 use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
 use peft_core::random::Generator;
 use peft_core::{Activation, Model, params};
 
-use crate::data::{Batch, Pass};
+use crate::data::loader::{Batch, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::memory;
+use crate::model::trial::Trial;
 use crate::train::{Phase, Trainer};
-use crate::trial::Trial;
 
 /// How often something is measured.
 #[derive(Clone, Copy, Debug)]

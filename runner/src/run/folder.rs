@@ -9,8 +9,8 @@ use peft_core::files::{sweep, write_atomically};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::summary::{Outcome, Summary};
-use crate::trial::Trial;
+use crate::model::trial::Trial;
+use crate::run::summary::{Outcome, Summary};
 
 /// Burn's version, as the root `Cargo.toml` pins it.
 pub const BURN: &str = "0.22.1";

@@ -15,7 +15,7 @@ use peft_core::weights;
 use peft_core::{Error, Model, adapter_file};
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Metrics;
+use crate::train::metrics::Metrics;
 
 /// How far a run has come, and what it has seen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use peft_core::DatasetConfig;
 use peft_core::data::Split;
 use peft_datasets::Preprocess;
 
-use crate::data::{Images, Loader, OnError};
+use crate::data::loader::{Images, Loader, OnError};
 use crate::exit::{Failure, config_error};
 use crate::train::Trained;
 

@@ -1,0 +1,7 @@
+//! What a YAML says: it is found, read, resolved and checked before anything is opened.
+
+pub mod about;
+pub mod experiment;
+pub mod find;
+pub mod hub;
+pub mod recipe;
