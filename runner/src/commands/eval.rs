@@ -1,17 +1,32 @@
 //! `runner eval RUN`: the test split once more, from the adapter file.
 
+use clap::Args;
 use serde_json::json;
 
-use crate::cli::{Format, PlaceArgs, TrainedArgs};
+use crate::cli::args::{Format, PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
 use crate::data::held_out::Choice;
 use crate::exit::{Failure, config_error};
 use crate::train::evaluate;
 
+/// Evaluate a finished run again on the test split, from its adapter file.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner eval runs/lora-r10/TRIAL --format json")]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub trained: TrainedArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
 /// Evaluates a finished run.
-pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
-    on_pool(place, |device| {
-        let Loaded { trial, model } = load(which, &device)?;
+pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
+    on_pool(&args.place, |device| {
+        let Loaded { trial, model } = load(&args.trained, &device)?;
         let (own, data) = (trial.classes.len(), trial.data.classes().len());
         if own != data {
             return Err(config_error(format!(
@@ -25,7 +40,7 @@ pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<()
         let loader = trial.data.test(&choice, trial.preprocess(), batch_size);
         let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;
         let speed = metrics.images as f64 / seconds;
-        match format {
+        match args.format {
             Format::Json => println!(
                 "{}",
                 json!({ "test": metrics, "inference": { "images_per_second": speed } })

@@ -4,13 +4,14 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
+use clap::Args;
 use peft_core::params::floats;
 use peft_core::{Activation, Model};
 use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::cli::{Format, PlaceArgs};
+use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::{experiment_of, filled, on_pool};
 use crate::data::held_out::Data;
 use crate::device::Chosen;
@@ -18,20 +19,34 @@ use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
 use crate::model::trial::{Purpose, Trial};
 
-/// What is predicted, and with what.
-pub struct Request {
-    /// A finished run's folder, or a config if adapters are given.
+/// Predict the classes of image files with a finished run.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner predict runs/lora-r10/TRIAL photo.jpg --top 3")]
+pub struct PredictArgs {
+    /// The run's folder; with --adapter also a config: a YAML file or a name under configs/.
     pub run: PathBuf,
     /// Image files.
+    #[arg(required = true)]
     pub images: Vec<PathBuf>,
-    /// `[NAME=]DIR` of adapters that take the place of the run's own.
+    /// A trained adapter instead of the run's own: a run's folder, or one of HF PEFT. May be
+    /// repeated; all of them act on the one backbone.
+    #[arg(long = "adapter", value_name = "[NAME=]DIR")]
     pub adapters: Vec<String>,
-    /// Which of them predict; all if empty.
+    /// Predict with this one of the adapters only. May be repeated.
+    #[arg(long = "use", value_name = "NAME")]
     pub names: Vec<String>,
-    /// How much of them acts.
+    /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+    #[arg(long)]
     pub scale: Option<f64>,
     /// How many classes to print for each image.
+    #[arg(long, default_value_t = 5)]
     pub top: usize,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
 }
 
 /// The most likely classes of each image, by one adapter.
@@ -42,12 +57,12 @@ struct Predictions {
 }
 
 /// Predicts the most likely classes of each image.
-pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
+pub fn predict(request: &PredictArgs) -> Result<(), Failure> {
     if request.top == 0 {
         return Err(config_error("--top: expected at least 1, got 0"));
     }
     let adapters = chosen(&request.adapters, &request.names)?;
-    on_pool(place, |device| {
+    on_pool(&request.place, |device| {
         let own = experiment_of(&request.run, !adapters.is_empty())?;
         let base = Base::open(own.backbone.clone(), own.seed, &device)?;
         let data = Data::open(&*own.dataset, own.on_error)?;
@@ -69,7 +84,7 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
                 classes: trial.classes,
             });
         }
-        match format {
+        match request.format {
             Format::Text => all.iter().for_each(|one| print_text(&request.images, one)),
             Format::Json => print_json(&request.images, &all),
         }
@@ -110,7 +125,7 @@ fn chosen(given: &[String], names: &[String]) -> Result<Vec<(String, PathBuf)>, 
 }
 
 fn ranked(
-    request: &Request,
+    request: &PredictArgs,
     trial: &Trial,
     model: &Model,
     device: &Chosen,
