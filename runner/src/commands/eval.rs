@@ -3,27 +3,25 @@
 use serde_json::json;
 
 use crate::cli::{Format, PlaceArgs, TrainedArgs};
-use crate::commands::{Loaded, load, on_pool};
-use crate::data::held_out::Choice;
+use crate::commands::{assemble, on_pool};
+use crate::data::held_out::{Choice, Data};
 use crate::exit::{Failure, config_error};
 use crate::train::evaluate::evaluate;
 
 /// Evaluates a finished run.
 pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
     on_pool(place, |device| {
-        let Loaded { trial, model } = load(which, &device)?;
-        let (own, data) = (trial.classes.len(), trial.data.classes().len());
-        if own != data {
+        let (source, assembled) = assemble(which, &device)?;
+        let data = Data::open(&*source.experiment.dataset, source.experiment.on_error)?;
+        let (own, of_data) = (assembled.classes.len(), data.classes().len());
+        if own != of_data {
             return Err(config_error(format!(
-                "the adapter's head has {own} classes, the data set {data}"
+                "the adapter's head has {own} classes, the data set {of_data}"
             )));
         }
-        let (choice, batch_size) = (
-            Choice::of_a_finished_model(),
-            trial.experiment.recipe.batch_size,
-        );
-        let loader = trial.data.test(&choice, trial.preprocess(), batch_size);
-        let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;
+        let choice = Choice::of_a_finished_model();
+        let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
+        let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
         let speed = metrics.images as f64 / seconds;
         match format {
             Format::Json => println!(
@@ -41,7 +39,7 @@ pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<()
                     println!("group {name:<12}{:.2} %", 100.0 * accuracy);
                 }
                 println!("inference         {speed:.0} images/s");
-                for (name, accuracy) in trial.classes.iter().zip(&metrics.per_class) {
+                for (name, accuracy) in assembled.classes.iter().zip(&metrics.per_class) {
                     match accuracy {
                         Some(accuracy) => println!("  {name:<16}{:.2} %", 100.0 * accuracy),
                         None => println!("  {name:<16}no image"),

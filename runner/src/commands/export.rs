@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use peft_core::{adapter_file, hf_peft};
 
 use crate::cli::{PlaceArgs, TrainedArgs};
-use crate::commands::{Loaded, load, on_pool};
+use crate::commands::{assemble, on_pool};
 use crate::exit::{Failure, config_error};
+use crate::model::assembled::Assembled;
 
 /// Writes a folder that the library `peft` loads onto the model of `layout`.
 pub fn export(
@@ -22,10 +23,10 @@ pub fn export(
     }
     let out = out.unwrap_or_else(|| which.run.join("hf-peft"));
     on_pool(place, |device| {
-        let Loaded { trial, model } = load(which, &device)?;
+        let (_, Assembled { model, methods, .. }) = assemble(which, &device)?;
         let backbone = &*model.backbone;
         let layout = hf_peft::layout(layout, backbone)?;
-        let [method] = &trial.experiment.method[..] else {
+        let [method] = &methods[..] else {
             return Err(config_error(
                 "method: HF PEFT's folders hold one method, the run has several",
             ));
