@@ -1,17 +1,32 @@
 //! `runner eval RUN`: the test split once more, from the adapter file.
 
+use clap::Args;
 use serde_json::json;
 
-use crate::cli::{Format, PlaceArgs, TrainedArgs};
+use crate::cli::args::{Format, PlaceArgs, TrainedArgs};
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::{Choice, Data};
 use crate::exit::{Failure, config_error};
 use crate::train::evaluate::evaluate;
 
+/// Evaluate a finished run again on the test split, from its adapter file.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner eval runs/lora-r10/TRIAL --format json")]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub trained: TrainedArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
 /// Evaluates a finished run.
-pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
-    on_pool(place, |device| {
-        let (source, assembled) = assemble(which, &device)?;
+pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
+    on_pool(&args.place, |device| {
+        let (source, assembled) = assemble(&args.trained, &device)?;
         let data = Data::open(&*source.experiment.dataset, source.experiment.on_error)?;
         let (own, of_data) = (assembled.classes.len(), data.classes().len());
         if own != of_data {
@@ -23,7 +38,7 @@ pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<()
         let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
         let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
         let speed = metrics.images as f64 / seconds;
-        match format {
+        match args.format {
             Format::Json => println!(
                 "{}",
                 json!({ "test": metrics, "inference": { "images_per_second": speed } })

@@ -1,13 +1,14 @@
 //! `runner merge RUN --out FILE`: a checkpoint with the adapter folded into its weights.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use burn::tensor::{Tensor, TensorData};
+use clap::Args;
 use peft_core::params::floats;
 use peft_core::random::Generator;
 use peft_core::{Activation, Model, weights};
 
-use crate::cli::{PlaceArgs, TrainedArgs};
+use crate::cli::args::{PlaceArgs, TrainedArgs};
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::Data;
 use crate::data::loader::Pass;
@@ -19,14 +20,29 @@ use crate::model::export::checkpoint_tensors;
 /// How far merged logits may be from unmerged ones, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;
 
-/// Folds the adapter, holds the merged logits against the unmerged ones, and writes.
-pub fn merge(which: &TrainedArgs, out: &Path, place: &PlaceArgs) -> Result<(), Failure> {
+/// Fold a trained adapter into the backbone's weights, where that is exact.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner merge runs/lora-r10/TRIAL --out merged.safetensors")]
+pub struct MergeArgs {
+    #[command(flatten)]
+    pub trained: TrainedArgs,
+    /// The checkpoint to write: safetensors under the backbone's own keys, head included.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Folds the adapter, checks the logits on validation images, and writes.
+pub fn merge(args: &MergeArgs) -> Result<(), Failure> {
+    let out = &args.out;
     if out.exists() {
         let message = format!("--out {}: it is there already", out.display());
         return Err(config_error(message));
     }
-    on_pool(place, |device| {
-        let (source, assembled) = assemble(which, &device)?;
+    on_pool(&args.place, |device| {
+        let (source, assembled) = assemble(&args.trained, &device)?;
         let merged = assembled.model.merged()?;
         let mut check = Check::new(&assembled, &merged);
         let on = check.run(&source, &device)?;

@@ -1,44 +1,34 @@
 //! One file a command.
 
-mod bench;
-mod compare;
+pub mod bench;
+pub mod compare;
 pub mod data;
-mod doctor;
-mod eval;
-mod export;
-mod features;
-mod inspect;
-mod list;
-mod merge;
-mod predict;
-mod profile;
-mod schema;
-mod show;
-mod sweep;
-mod train;
+pub mod doctor;
+pub mod eval;
+pub mod export;
+pub mod features;
+pub mod inspect;
+pub mod list;
+pub mod merge;
+pub mod predict;
+pub mod profile;
+pub mod schema;
+pub mod show;
+pub mod sweep;
+pub mod train;
 
-pub use bench::bench;
-pub use compare::compare;
-pub use data::time::time;
-pub use data::{check, show_data};
-pub use doctor::doctor;
-pub use eval::eval;
-pub use export::export;
-pub use features::features;
-pub use inspect::inspect;
-pub use list::list;
-pub use merge::merge;
-pub use predict::{Request, predict};
-pub use profile::profile;
-pub use schema::schema;
-pub use show::show;
-pub use sweep::{collect, plan_sweep, run_sweep, script, status};
-pub use train::train;
+use std::path::{Path, PathBuf};
 
-use crate::cli::{PlaceArgs, TrainedArgs};
+use crate::cli::args::{PlaceArgs, TrainedArgs};
 use crate::device::{self, Chosen};
 use crate::exit::{Exit, Failure, failure};
 use crate::model::assembled::{Assembled, Source};
+
+/// The folder of the prefix cache's files: the one that was asked for, or `.cache` in the folder of
+/// the results.
+fn cache_folder(asked: Option<&Path>, results: &Path) -> PathBuf {
+    asked.map_or_else(|| results.join(".cache"), Path::to_owned)
+}
 
 /// Runs `work` on a worker of rayon's pool: from outside it, every parallel operation wakes the
 /// workers and waits for them.

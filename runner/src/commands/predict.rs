@@ -2,30 +2,45 @@
 
 use std::path::PathBuf;
 
+use clap::Args;
 use peft_core::data::Image;
 use peft_datasets::decode;
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::cli::{Format, PlaceArgs};
+use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::{on_pool, remark};
 use crate::exit::{Failure, config_error};
 use crate::model::assembled::Source;
 
-/// What is predicted, and with what.
-pub struct Request {
-    /// A finished run's folder, or a config if adapters are given.
+/// Predict the classes of image files with a finished run.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner predict runs/lora-r10/TRIAL photo.jpg --top 3")]
+pub struct PredictArgs {
+    /// The run's folder; with --adapter also a config: a YAML file or a name under configs/.
     pub run: PathBuf,
     /// Image files.
+    #[arg(required = true)]
     pub images: Vec<PathBuf>,
-    /// `[NAME=]DIR` of adapters that take the place of the run's own.
+    /// A trained adapter instead of the run's own: a run's folder, or one of HF PEFT. May be
+    /// repeated; all of them act on the one backbone.
+    #[arg(long = "adapter", value_name = "[NAME=]DIR")]
     pub adapters: Vec<String>,
-    /// Which of them predict; all if empty.
+    /// Predict with this one of the adapters only. May be repeated.
+    #[arg(long = "use", value_name = "NAME")]
     pub names: Vec<String>,
-    /// How much of them acts.
+    /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+    #[arg(long)]
     pub scale: Option<f64>,
     /// How many classes to print for each image.
+    #[arg(long, default_value_t = 5)]
     pub top: usize,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
 }
 
 /// The most likely classes of each image, by one adapter.
@@ -36,12 +51,12 @@ struct Predictions {
 }
 
 /// Predicts the most likely classes of each image.
-pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
+pub fn predict(request: &PredictArgs) -> Result<(), Failure> {
     if request.top == 0 {
         return Err(config_error("--top: expected at least 1, got 0"));
     }
     let adapters = chosen(&request.adapters, &request.names)?;
-    on_pool(place, |device| {
+    on_pool(&request.place, |device| {
         let source = Source::open(&request.run, !adapters.is_empty(), &device)?;
         let images = request.images.par_iter().map(|path| decode(path));
         let images: Vec<Image> = images.collect::<Result<_, _>>().map_err(config_error)?;
@@ -62,7 +77,7 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
                 classes: model.classes,
             });
         }
-        match format {
+        match request.format {
             Format::Text => all.iter().for_each(|one| print_text(&request.images, one)),
             Format::Json => print_json(&request.images, &all),
         }

@@ -59,7 +59,7 @@ impl Assembled {
     /// Logits `[images, classes]`, row by row.
     ///
     /// # Errors
-    /// If an image is too small for the model's preprocessing.
+    /// If an image has no pixels, or not as many as its sides say.
     pub fn logits(&self, images: &[Image]) -> Result<Tensor<2>, Failure> {
         let preprocess = self.preprocess();
         let (values, size) = (preprocess.values(), preprocess.input.size);
@@ -67,8 +67,11 @@ impl Assembled {
         pixels
             .par_chunks_mut(values)
             .zip(images)
-            .try_for_each(|(pixels, image)| preprocess.apply(image, pixels))
-            .map_err(config_error)?;
+            .enumerate()
+            .try_for_each(|(index, (pixels, image))| {
+                let applied = preprocess.apply(image, pixels);
+                applied.map_err(|e| config_error(format_args!("image {index}: {e}")))
+            })?;
         let pixels = TensorData::new(pixels, [images.len(), 3, size, size]);
         let x = Activation::Map(Tensor::from_data(pixels, &self.device.device));
         Ok(self.model.logits(x.cast(self.compute), 0, None))
