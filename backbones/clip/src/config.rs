@@ -7,12 +7,10 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layouts::LAYOUTS;
-use crate::recognise::recognise;
 
 /// CLIP's LayerNorm epsilon.
 const EPSILON: f64 = 1e-5;
@@ -191,6 +189,11 @@ const VARIANTS: [(&str, Row); 26] = [
     ),
 ];
 
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
+}
+
 impl Clip {
     /// The variant's row; without a variant CLIP's defaults, and no sizes.
     fn row(&self) -> Result<(Row, Option<[usize; 4]>)> {
@@ -278,22 +281,3 @@ impl BackboneConfig for Clip {
         }
     }
 }
-
-peft_core::register!(
-    Backbone, Clip,
-    name: "clip",
-    summary: "CLIP's image encoder: ViT-B/32, B/16, L/14 and more, or sizes of your own",
-    reference: "Learning Transferable Visual Models From Natural Language Supervision, Radford et \
-                al., 2021",
-    example: "name: clip\nvariant: vit_base_patch32_clip_quickgelu_224\nfeatures: before\n",
-    tiny: &[
-        "{name: clip, img_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3}",
-        "{name: clip, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
-          projection_dim: 16, features: after, act_layer: gelu}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

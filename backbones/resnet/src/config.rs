@@ -6,19 +6,11 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::layout::Layout;
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::layouts::LAYOUTS;
+use crate::architecture::{BlockKind, STEM, Sizes, StemType, WIDTH};
 use crate::model::ResidualNetwork;
-use crate::recognise::recognise;
-
-/// Width of the stem of one convolution, whatever the stages' widths.
-pub(crate) const STEM: usize = 64;
-/// The stage's width of which `base_width` is a part.
-pub(crate) const WIDTH: usize = 64;
 
 /// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
 /// the variant's.
@@ -82,39 +74,6 @@ pub struct ResNet {
     /// Default: recognised by their keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<String>,
-}
-
-/// The residual branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BlockKind {
-    /// 3x3, 3x3.
-    Basic,
-    /// 1x1, 3x3, 1x1 with four times the stage's width at its end.
-    Bottleneck,
-}
-
-impl BlockKind {
-    /// Output channels over the stage's width.
-    pub fn expansion(self) -> usize {
-        match self {
-            Self::Basic => 1,
-            Self::Bottleneck => 4,
-        }
-    }
-}
-
-/// The convolutions before the first pooling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StemType {
-    /// One of 7x7.
-    #[serde(rename = "")]
-    Plain,
-    /// Three of 3x3.
-    Deep,
-    /// Three of 3x3, the first narrower.
-    DeepTiered,
 }
 
 /// What a variant consists of; its stages are 64, 128, 256 and 512 wide.
@@ -233,19 +192,9 @@ const VARIANTS: [(&str, Row); 33] = [
     ("resnext101_64x4d", bottleneck([3, 4, 23, 3]).groups(64, 4)),
 ];
 
-/// The sizes of a residual network, complete and consistent.
-#[derive(Clone, Debug)]
-pub(crate) struct Sizes {
-    pub name: String,
-    pub img_size: usize,
-    pub block: BlockKind,
-    pub layers: [usize; 4],
-    pub channels: [usize; 4],
-    pub cardinality: usize,
-    pub base_width: usize,
-    pub stem_type: StemType,
-    pub stem_width: usize,
-    pub avg_down: bool,
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
 }
 
 impl ResNet {
@@ -279,83 +228,6 @@ impl ResNet {
             avg_down: self.avg_down.unwrap_or(of_variant.avg_down),
         }
         .checked()
-    }
-}
-
-impl Sizes {
-    /// Width of the 3x3 convolutions in a stage.
-    pub(crate) fn width(&self, stage: usize) -> usize {
-        self.channels[stage] * self.base_width / WIDTH * self.cardinality
-    }
-
-    /// Channels of a block's output in a stage.
-    pub(crate) fn outputs(&self, stage: usize) -> usize {
-        self.channels[stage] * self.block.expansion()
-    }
-
-    /// Widths of the convolutions of a deep stem.
-    pub(crate) fn stem_widths(&self) -> [usize; 3] {
-        let width = self.stem_width;
-        match self.stem_type {
-            StemType::DeepTiered => [width / 4 * 3, width, 2 * width],
-            StemType::Plain | StemType::Deep => [width, width, 2 * width],
-        }
-    }
-
-    /// Other libraries' spellings of its weights; transformers has He et al.'s network alone.
-    pub(crate) fn layouts(&self) -> &'static [Layout] {
-        let original = !self.avg_down
-            && self.stem_type == StemType::Plain
-            && (self.cardinality, self.base_width) == (1, WIDTH);
-        if original { &LAYOUTS } else { &[] }
-    }
-
-    fn checked(self) -> Result<Self> {
-        let Self {
-            cardinality,
-            base_width,
-            stem_width,
-            ..
-        } = self;
-        if self.img_size < 32 {
-            let message = format!("expected at least 32, got {}", self.img_size);
-            return Err(Error::config("img_size", message));
-        }
-        for (field, values) in [("layers", self.layers), ("channels", self.channels)] {
-            if values.contains(&0) {
-                let message = format!("expected four numbers of at least 1, got {values:?}");
-                return Err(Error::config(field, message));
-            }
-        }
-        for (field, value, own) in [
-            ("cardinality", cardinality, 1),
-            ("base_width", base_width, WIDTH),
-        ] {
-            if self.block == BlockKind::Basic && value != own {
-                let message = format!("expected {own}, as basic blocks have it, got {value}");
-                return Err(Error::config(field, message));
-            }
-        }
-        if cardinality == 0 {
-            return Err(Error::config("cardinality", "expected at least 1, got 0"));
-        }
-        if let Some(stage) = (0..4).find(|&stage| self.width(stage) == 0) {
-            let channels = self.channels[stage];
-            let least = WIDTH.div_ceil(channels);
-            let message =
-                format!("expected at least {least} for {channels} channels, got {base_width}");
-            return Err(Error::config("base_width", message));
-        }
-        let (fits, expected) = match self.stem_type {
-            StemType::Plain => (stem_width == STEM, "64, the width of one convolution"),
-            StemType::Deep => (stem_width >= 1, "at least 1"),
-            StemType::DeepTiered => (stem_width >= 4, "at least 4"),
-        };
-        if !fits {
-            let message = format!("expected {expected}, got {stem_width}");
-            return Err(Error::config("stem_width", message));
-        }
-        Ok(self)
     }
 }
 
@@ -399,24 +271,3 @@ impl BackboneConfig for ResNet {
         }
     }
 }
-
-peft_core::register!(
-    Backbone, ResNet,
-    name: "resnet",
-    summary: "Residual network: 18 to 200, with timm's stems and shortcuts, ResNeXt, wide, or sizes of your own",
-    reference: "Deep Residual Learning for Image Recognition, He, Zhang, Ren and Sun, 2016",
-    example: "name: resnet\nvariant: resnet50\n",
-    tiny: &[
-        "{name: resnet, img_size: 64, block: bottleneck, layers: [1, 2, 1, 1], \
-          channels: [8, 16, 32, 64]}",
-        "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
-        "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 1, 1], \
-          channels: [8, 8, 16, 16], cardinality: 2, base_width: 32, stem_type: deep, stem_width: 8, \
-          avg_down: true}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

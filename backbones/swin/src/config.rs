@@ -6,13 +6,11 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::layouts::LAYOUTS;
+use crate::architecture::Sizes;
 use crate::model::SwinTransformer;
-use crate::recognise::recognise;
 
 /// A Swin Transformer: a variant of the table, or sizes of its own; a field that is given overrides
 /// the variant's.
@@ -106,18 +104,9 @@ const VARIANTS: [(&str, Row); 9] = {
     ]
 };
 
-/// The sizes of a Swin Transformer, complete and consistent.
-#[derive(Clone, Debug)]
-pub(crate) struct Sizes {
-    pub name: String,
-    pub img_size: usize,
-    pub patch_size: usize,
-    pub embed_dim: usize,
-    pub depths: Vec<usize>,
-    pub num_heads: Vec<usize>,
-    pub window_sizes: Vec<usize>,
-    pub mlp_ratio: f64,
-    pub qkv_bias: bool,
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
 }
 
 impl Swin {
@@ -149,54 +138,6 @@ impl Swin {
             qkv_bias: self.qkv_bias.unwrap_or(true),
         }
         .checked()
-    }
-}
-
-impl Sizes {
-    fn checked(self) -> Result<Self> {
-        let positive = [
-            ("img_size", self.img_size),
-            ("patch_size", self.patch_size),
-            ("embed_dim", self.embed_dim),
-            (
-                "window_size",
-                self.window_sizes.iter().copied().min().unwrap_or(1),
-            ),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::config(*field, "expected at least 1, got 0"));
-        }
-        if !self.img_size.is_multiple_of(self.patch_size) {
-            let message = format!(
-                "expected a multiple of patch_size ({}), got {}",
-                self.patch_size, self.img_size
-            );
-            return Err(Error::config("img_size", message));
-        }
-        // Channels double from stage to stage.
-        let (stages, most) = (self.depths.len(), 16);
-        if stages == 0 || stages > most || self.depths.contains(&0) {
-            let message = format!(
-                "expected 1 to {most} stages of at least 1 block, got {:?}",
-                self.depths
-            );
-            return Err(Error::config("depths", message));
-        }
-        let widths: Vec<usize> = (0..stages).map(|stage| self.embed_dim << stage).collect();
-        let divides = |(width, heads): (&usize, &usize)| *heads > 0 && width % heads == 0;
-        if self.num_heads.len() != stages || !widths.iter().zip(&self.num_heads).all(divides) {
-            let message = format!(
-                "expected one divisor of its channels for each stage ({widths:?}), got {:?}",
-                self.num_heads
-            );
-            return Err(Error::config("num_heads", message));
-        }
-        let ratio = self.mlp_ratio;
-        if !(ratio > 0.0 && ratio <= 64.0) {
-            let message = format!("expected more than 0 and at most 64, got {ratio}");
-            return Err(Error::config("mlp_ratio", message));
-        }
-        Ok(self)
     }
 }
 
@@ -240,25 +181,3 @@ impl BackboneConfig for Swin {
         }
     }
 }
-
-peft_core::register!(
-    Backbone, Swin,
-    name: "swin",
-    summary: "Swin Transformer: T, S, B, L at 224 or 384 pixels, or sizes of your own",
-    reference: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et \
-                al., 2021",
-    example: "name: swin\nvariant: swin_tiny_patch4_window7_224\n",
-    // Maps of 8, 4 and 2 under windows of 3: padded, padded and shifted, one window. Maps of 16 and
-    // 8 under windows of 4: shifted.
-    tiny: &[
-        "{name: swin, img_size: 32, patch_size: 4, embed_dim: 16, depths: [1, 2, 1], \
-          num_heads: [2, 2, 4], window_size: 3}",
-        "{name: swin, img_size: 32, patch_size: 2, embed_dim: 12, depths: [1, 3], \
-          num_heads: [2, 3], window_size: 4, qkv_bias: false}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

@@ -6,13 +6,12 @@ use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::{Architecture, GlobalPool, MlpActivation};
 use crate::layouts::LAYOUTS;
-use crate::model::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
-use crate::recognise::recognise;
+use crate::model::VisionTransformer;
 
 /// timm's LayerNorm epsilon.
 const EPSILON: f64 = 1e-6;
@@ -292,6 +291,11 @@ const VARIANTS: [(&str, Row); 53] = [
     ("vit_large_patch14_reg4_dinov2", dinov2(4, LARGE)),
 ];
 
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
+}
+
 impl Vit {
     /// The variant's row; without a variant none, and timm's defaults.
     fn row(&self) -> Result<(Row, Option<[usize; 3]>)> {
@@ -377,23 +381,3 @@ impl BackboneConfig for Vit {
         }
     }
 }
-
-peft_core::register!(
-    Backbone, Vit,
-    name: "vit",
-    summary: "Vision Transformer: ViT, DeiT, DINO and DINOv2 from Ti to G, or sizes of your own",
-    reference: "An Image is Worth 16x16 Words, Dosovitskiy et al., 2021",
-    example: "name: vit\nvariant: vit_base_patch16_224\n",
-    tiny: &[
-        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}",
-        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2, \
-          qkv_bias: false, global_pool: avg}",
-        "{name: vit, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
-          reg_tokens: 2, no_embed_class: true, init_values: 0.3, global_pool: avg}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);
