@@ -1,9 +1,7 @@
 //! The configuration and the table of variants.
 
-use std::path::PathBuf;
-
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
@@ -12,68 +10,54 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::{BlockKind, STEM, Sizes, StemType, WIDTH};
 use crate::model::ResidualNetwork;
 
-/// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
-/// the variant's.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ResNet {
-    /// timm's name, which is torchvision's for `resnet50` and its like: `resnet50d`,
-    /// `resnext50_32x4d`. A tag of weights (`resnet50.a1_in1k`) is left aside.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Rows and columns of the image in pixels, at least 32. Default 224.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub img_size: Option<usize>,
-    /// Two 3x3 convolutions (`basic`) or 1x1, 3x3, 1x1 (`bottleneck`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub block: Option<BlockKind>,
-    /// Blocks in each of the four stages.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers: Option<[usize; 4]>,
-    /// Width of each stage; a bottleneck's output is four times as wide. Default 64, 128, 256, 512.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub channels: Option<[usize; 4]>,
-    /// Groups of a bottleneck's 3x3 convolution (ResNeXt). Default 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cardinality: Option<usize>,
-    /// Width of each of these groups in a stage 64 wide, in proportion elsewhere. Default 64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_width: Option<usize>,
-    /// One 7x7 convolution (an empty text) or three 3x3 (`deep`, `deep_tiered`). Default the first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stem_type: Option<StemType>,
-    /// Width of the second of three convolutions; the third is twice as wide, the first as wide
-    /// (`deep`) or three quarters of it (`deep_tiered`). Default 64; one convolution has 64 always.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stem_width: Option<usize>,
-    /// Whether a shortcut to a smaller map averages before its convolution, which has no stride
-    /// then. Default false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub avg_down: Option<bool>,
-    /// Mean of each channel that the checkpoint was trained with. Default ImageNet's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean: Option<[f32; 3]>,
-    /// Standard deviation of each channel. Default ImageNet's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub std: Option<[f32; 3]>,
-    /// How images are resized. Default bilinear (torchvision).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interpolation: Option<Interpolation>,
-    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
-    /// centre is cut out. Default 0.875.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_pct: Option<f32>,
-    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
-    /// `center`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_mode: Option<CropMode>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names; without
-    /// one the values are random.
-    pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, which is torchvision too, or `transformers`.
-    /// Default: recognised by their keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layout: Option<String>,
+peft_core::backbone_config! {
+    /// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
+    /// the variant's.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct ResNet {
+        /// timm's name, which is torchvision's for `resnet50` and its like: `resnet50d`,
+        /// `resnext50_32x4d`. A tag of weights (`resnet50.a1_in1k`) is left aside.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub variant: Option<String>,
+        /// Rows and columns of the image in pixels, at least 32. Default 224.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub img_size: Option<usize>,
+        /// Two 3x3 convolutions (`basic`) or 1x1, 3x3, 1x1 (`bottleneck`).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub block: Option<BlockKind>,
+        /// Blocks in each of the four stages.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub layers: Option<[usize; 4]>,
+        /// Width of each stage; a bottleneck's output is four times as wide. Default 64, 128, 256, 512.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub channels: Option<[usize; 4]>,
+        /// Groups of a bottleneck's 3x3 convolution (ResNeXt). Default 1.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub cardinality: Option<usize>,
+        /// Width of each of these groups in a stage 64 wide, in proportion elsewhere. Default 64.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub base_width: Option<usize>,
+        /// One 7x7 convolution (an empty text) or three 3x3 (`deep`, `deep_tiered`). Default the first.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stem_type: Option<StemType>,
+        /// Width of the second of three convolutions; the third is twice as wide, the first as wide
+        /// (`deep`) or three quarters of it (`deep_tiered`). Default 64; one convolution has 64 always.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stem_width: Option<usize>,
+        /// Whether a shortcut to a smaller map averages before its convolution, which has no stride
+        /// then. Default false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub avg_down: Option<bool>,
+    }
+    source {
+        mean: "ImageNet's",
+        std: "ImageNet's",
+        interpolation: "bilinear (torchvision)",
+        crop_pct: "0.875",
+        weights: "(safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names",
+        layout: "`timm`, which is torchvision too, or `transformers`",
+    }
 }
 
 /// What a variant consists of; its stages are 64, 128, 256 and 512 wide.
@@ -238,36 +222,14 @@ impl BackboneConfig for ResNet {
         Ok(Box::new(ResidualNetwork::new(sizes, input, init)))
     }
 
-    fn weights(&self) -> Option<&PathBuf> {
-        self.weights.as_ref()
-    }
-
-    fn layout(&self) -> Option<&str> {
-        self.layout.as_deref()
-    }
-
-    fn set_weights(&mut self, path: PathBuf) {
-        self.weights = Some(path);
-    }
-
     fn input(&self) -> Result<InputSpec> {
-        Ok(InputSpec {
+        Ok(self.source().input(InputSpec {
             size: self.sizes()?.img_size,
-            mean: self.mean.unwrap_or([0.485, 0.456, 0.406]),
-            std: self.std.unwrap_or([0.229, 0.224, 0.225]),
-            interpolation: self.interpolation.unwrap_or(Interpolation::Bilinear),
-            crop_pct: self.crop_pct.unwrap_or(0.875),
-            crop_mode: self.crop_mode.unwrap_or_default(),
-        })
-    }
-
-    fn input_fields(&mut self) -> InputFields<'_> {
-        InputFields {
-            mean: &mut self.mean,
-            std: &mut self.std,
-            interpolation: &mut self.interpolation,
-            crop_pct: &mut self.crop_pct,
-            crop_mode: &mut self.crop_mode,
-        }
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            interpolation: Interpolation::Bilinear,
+            crop_pct: 0.875,
+            crop_mode: CropMode::Center,
+        }))
     }
 }
