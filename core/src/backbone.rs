@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use burn::module::{Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor, TensorData};
@@ -17,7 +16,8 @@ use crate::plug::{ErasedModule, Plug};
 use crate::random::{Distribution, Generator};
 use crate::site::{Branch, Site, SiteKind};
 
-pub use crate::input::{CropMode, InputFields, InputSpec, Interpolation};
+pub use crate::input::{CropMode, InputSpec, Interpolation};
+pub use crate::source::{HasSource, Source};
 
 /// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
 pub type Cut = usize;
@@ -253,33 +253,22 @@ impl BackboneSpec {
 }
 
 /// How a backbone is configured and built; the `backbone:` of a YAML.
+///
+/// A family declares its configuration with [`backbone_config!`](crate::backbone_config), which
+/// gives it the fields that all families share and implements [`HasSource`].
 #[typetag::serde(tag = "name")]
-pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
+pub trait BackboneConfig: HasSource + Debug + Send + Sync + dyn_clone::DynClone {
     /// Builds it with initial values from `init`; weights are loaded afterwards.
     ///
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit each other.
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>>;
 
-    /// Where the pretrained weights are; `None` trains from random values.
-    fn weights(&self) -> Option<&PathBuf>;
-
-    /// The library whose names the weights have, if they are not to be recognised by their keys.
-    fn layout(&self) -> Option<&str> {
-        None
-    }
-
-    /// Replaces the path of the weights, after it was resolved.
-    fn set_weights(&mut self, path: PathBuf);
-
-    /// How images become its input: what the configuration says, else the family's default.
+    /// How images become its input: the configuration's [`Source`] over the family's defaults.
     ///
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit each other.
     fn input(&self) -> Result<InputSpec>;
-
-    /// The fields that say so, for what comes with the weights.
-    fn input_fields(&mut self) -> InputFields<'_>;
 }
 
 dyn_clone::clone_trait_object!(BackboneConfig);

@@ -29,6 +29,7 @@ pub mod plug;
 pub mod random;
 pub mod registry;
 pub mod site;
+pub mod source;
 pub mod testing;
 pub mod weights;
 

@@ -4,10 +4,10 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::args::{Format, PlaceArgs, TrainedArgs};
-use crate::commands::{Loaded, load, on_pool};
-use crate::data::held_out::Choice;
+use crate::commands::{assemble, on_pool};
+use crate::data::held_out::{Choice, Data};
 use crate::exit::{Failure, config_error};
-use crate::train::evaluate;
+use crate::train::evaluate::evaluate;
 
 /// Evaluate a finished run again on the test split, from its adapter file.
 #[derive(Args, Clone)]
@@ -26,19 +26,17 @@ pub struct EvalArgs {
 /// Evaluates a finished run.
 pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     on_pool(&args.place, |device| {
-        let Loaded { trial, model } = load(&args.trained, &device)?;
-        let (own, data) = (trial.classes.len(), trial.data.classes().len());
-        if own != data {
+        let (source, assembled) = assemble(&args.trained, &device)?;
+        let data = Data::open(&*source.experiment.dataset, source.experiment.on_error)?;
+        let (own, of_data) = (assembled.classes.len(), data.classes().len());
+        if own != of_data {
             return Err(config_error(format!(
-                "the adapter's head has {own} classes, the data set {data}"
+                "the adapter's head has {own} classes, the data set {of_data}"
             )));
         }
-        let (choice, batch_size) = (
-            Choice::of_a_finished_model(),
-            trial.experiment.recipe.batch_size,
-        );
-        let loader = trial.data.test(&choice, trial.preprocess(), batch_size);
-        let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;
+        let choice = Choice::of_a_finished_model();
+        let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
+        let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
         let speed = metrics.images as f64 / seconds;
         match args.format {
             Format::Json => println!(
@@ -56,7 +54,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
                     println!("group {name:<12}{:.2} %", 100.0 * accuracy);
                 }
                 println!("inference         {speed:.0} images/s");
-                for (name, accuracy) in trial.classes.iter().zip(&metrics.per_class) {
+                for (name, accuracy) in assembled.classes.iter().zip(&metrics.per_class) {
                     match accuracy {
                         Some(accuracy) => println!("  {name:<16}{:.2} %", 100.0 * accuracy),
                         None => println!("  {name:<16}no image"),

@@ -6,8 +6,9 @@ use clap::{Args, ValueEnum};
 use peft_core::{adapter_file, hf_peft};
 
 use crate::cli::args::{PlaceArgs, TrainedArgs};
-use crate::commands::{Loaded, load, on_pool};
+use crate::commands::{assemble, on_pool};
 use crate::exit::{Failure, config_error};
+use crate::model::assembled::Assembled;
 
 /// Write a trained adapter in another library's form.
 #[derive(Args, Clone)]
@@ -53,10 +54,10 @@ pub fn export(args: &ExportArgs) -> Result<(), Failure> {
     let out = out.clone();
     let out = out.unwrap_or_else(|| trained.run.join("hf-peft"));
     on_pool(place, |device| {
-        let Loaded { trial, model } = load(trained, &device)?;
+        let (_, Assembled { model, methods, .. }) = assemble(trained, &device)?;
         let backbone = &*model.backbone;
         let layout = hf_peft::layout(layout, backbone)?;
-        let [method] = &trial.experiment.method[..] else {
+        let [method] = &methods[..] else {
             return Err(config_error(
                 "method: HF PEFT's folders hold one method, the run has several",
             ));

@@ -124,12 +124,14 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
         return Ok(None);
     };
     let mut remarks = Vec::new();
+    let mut source = found.config.source();
+    source.weights = Some(file.path().to_owned());
     if let Some(published) = &published {
         let unknown = published.remarks.iter();
         remarks.extend(unknown.map(|remark| format!("{}: {remark}", published.path.display())));
-        remarks.extend(found.config.input_fields().take(published));
+        remarks.extend(source.take(published));
     }
-    found.config.set_weights(file.path().to_owned());
+    found.config.set_source(source);
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
     let known = published.is_some_and(|published| published.num_heads.is_some());
     if backbone["num_heads"].is_number() && !known {

@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::{Store, ValueType};
 use crate::compare::config::{Comparison, FILLED};
-use crate::config::experiment::{COMPONENTS, Component, HeadConfig, known_names};
+use crate::config::head::HeadConfig;
 use crate::config::recipe::Recipe;
+use crate::config::resolve::{COMPONENTS, Component, known_names};
 use crate::data::loader::OnError;
 use crate::exit::{Exit, Failure, failure};
 use crate::train::metrics::Metric;

@@ -3,5 +3,7 @@
 pub mod about;
 pub mod experiment;
 pub mod find;
+pub mod head;
 pub mod hub;
 pub mod recipe;
+pub mod resolve;

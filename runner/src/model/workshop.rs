@@ -12,7 +12,7 @@ use crate::data::held_out::Data;
 use crate::device::Chosen;
 use crate::exit::Failure;
 use crate::model::base::Base;
-use crate::model::trial::{Purpose, Trial};
+use crate::model::trial::Trial;
 
 /// Opens trials and keeps what they have in common.
 pub struct Workshop<'a> {
@@ -76,7 +76,7 @@ impl<'a> Workshop<'a> {
         } = &experiment;
         let mut key = serde_json::json!(backbone).to_string();
         // Without weights the values are drawn from the seed.
-        if backbone.weights().is_none() {
+        if backbone.source().weights.is_none() {
             key += &format!(" seed {seed}");
         }
         let device = self.device;
@@ -85,7 +85,7 @@ impl<'a> Workshop<'a> {
         })?;
         let key = serde_json::json!([dataset, on_error]).to_string();
         let data = kept(&mut self.data, key, || Data::open(&**dataset, *on_error))?;
-        Trial::on(&base, data, experiment, Purpose::Train, device)
+        Trial::on(&base, data, experiment, device)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::data::loader::{EpochRandom, Loader, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::base::Base;
-use crate::model::trial::{Purpose, Trial};
+use crate::model::trial::Trial;
 use crate::run::progress::Reporter;
 
 /// Time how fast an experiment's training images become batches; nothing is trained.
@@ -87,7 +87,7 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
     let start = Instant::now();
     let data = Data::open(&*experiment.dataset, experiment.on_error)?;
     let open_seconds = start.elapsed().as_secs_f64();
-    let (trial, model) = Trial::on(&base, data, experiment, Purpose::Train, device)?;
+    let (trial, model) = Trial::on(&base, data, experiment, device)?;
 
     let recipe = &trial.experiment.recipe;
     let random = EpochRandom {
