@@ -19,8 +19,6 @@ mod train;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 pub use exit::Exit;
 
 use cli::Cli;
@@ -49,7 +47,7 @@ fn default_to_the_cpu() {
 pub fn main() -> ExitCode {
     default_to_the_cpu();
     end_quietly_on_a_broken_pipe();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();

@@ -10,15 +10,15 @@ use crate::device::DeviceChoice;
 #[derive(Args, Clone)]
 pub struct ConfigArgs {
     /// A YAML file, or a name under configs/ such as peft/lora-r10.yaml (those are inside the binary).
-    #[arg(long)]
-    pub config: Option<String>,
+    #[arg(long, value_name = "FILE")]
+    pub config: String,
     /// Override a field, as in method.rank=4, backbone=resnet-micro or seed=1. May be repeated.
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
 }
 
 /// Where a command runs.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub struct PlaceArgs {
     /// The device: auto (CUDA if a device answers, else the CPU), cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]

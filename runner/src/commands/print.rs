@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure, failure};
 
-/// Width of the column of keys.
-const KEYS: usize = 18;
+/// Width of the column of keys, without the space behind it.
+const KEYS: usize = 17;
 
 /// Prints a key and its value on stdout.
 pub fn row(key: &str, value: impl Display) {
-    println!("{key:<KEYS$}{value}");
+    println!("{key:<KEYS$} {value}");
 }
 
 /// Prints a value for programs on stdout, as JSON over several lines.

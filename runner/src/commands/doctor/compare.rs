@@ -46,12 +46,15 @@ pub struct Pair {
 /// # Errors
 /// If they do not hold the same tensors in the same order.
 pub fn pair(got: Named, expected: Named) -> Result<Vec<Pair>, String> {
-    let names = |values: &Named| -> Vec<String> {
-        values.iter().map(|(name, _)| name.clone()).collect()
-    };
+    let names =
+        |values: &Named| -> Vec<String> { values.iter().map(|(name, _)| name.clone()).collect() };
     let (ours, theirs) = (names(&got), names(&expected));
     if ours != theirs {
-        return Err(format!("expected {}, got {}", theirs.join(", "), ours.join(", ")));
+        return Err(format!(
+            "expected {}, got {}",
+            theirs.join(", "),
+            ours.join(", ")
+        ));
     }
     let pairs = got.into_iter().zip(expected);
     Ok(pairs

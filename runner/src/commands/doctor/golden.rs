@@ -101,7 +101,11 @@ pub fn test(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Vec<GoldenTest> {
                 Ok(pairs) => judge(&pairs, tolerance(device)),
                 Err(reason) => Outcome::Fail { reason },
             };
-            tell(device, start, format_args!("golden/{} {result:?}", case.backbone));
+            tell(
+                device,
+                start,
+                format_args!("golden/{} {result:?}", case.backbone),
+            );
             GoldenTest {
                 backbone: case.backbone,
                 library: case.library,
@@ -149,7 +153,10 @@ impl Case {
             let factors = Tensor::<2>::from_data(value("loss_weights")?, &device.device);
             let loss = (output * Tensor::from_inner(factors)).sum();
             let gradients = GradientsParams::from_grads(loss.backward(), &backbone);
-            pairs.extend(gradients_of(&params::gradients(&backbone, &gradients), &values)?);
+            pairs.extend(gradients_of(
+                &params::gradients(&backbone, &gradients),
+                &values,
+            )?);
         }
         Ok(pairs)
     }

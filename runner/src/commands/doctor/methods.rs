@@ -49,7 +49,11 @@ pub fn test(device: &Chosen, wanted: &dyn Fn(&str, &str) -> bool) -> Vec<Test> {
             };
             let result = result.unwrap_or_else(|reason| Outcome::Fail { reason });
             let (backbone, method) = (backbone.name, method.name);
-            tell(device, start, format_args!("{backbone}/{method} {result:?}"));
+            tell(
+                device,
+                start,
+                format_args!("{backbone}/{method} {result:?}"),
+            );
             tests.push(Test {
                 backbone,
                 method,

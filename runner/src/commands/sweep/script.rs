@@ -54,7 +54,7 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
-    /// A job array with places to fill in.
+    /// A job array in which names in braces are to be replaced.
     fn template(self) -> &'static str {
         match self {
             Self::Slurm => include_str!("slurm.sh"),
@@ -64,7 +64,7 @@ impl Scheduler {
     }
 }
 
-/// Prints a job array for a scheduler.
+/// Prints the template of the scheduler, filled in.
 pub fn script(args: &ScriptArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let sweep = args.sweep.display().to_string();

@@ -7,14 +7,15 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::Format;
+use crate::commands::print::json;
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task};
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::Failure;
 use crate::run::CHECKPOINT;
 use crate::run::folder::{is_locked, outcome};
 use crate::run::summary::Outcome;
 
-/// Print how far the trials are.
+/// Print how many trials are done, failed, running, interrupted or waiting.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep status sweeps/quick")]
@@ -26,16 +27,19 @@ pub struct StatusArgs {
     pub format: Format,
 }
 
-/// How far a trial is.
+/// How far a trial has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// Its summary is written.
     Done,
+    /// It cannot finish; its summary says why.
     Failed,
-    /// A process works on it.
+    /// A process is working on it.
     Running,
-    /// A checkpoint is there, from which it goes on.
+    /// It has a checkpoint from which it resumes.
     Interrupted,
+    /// It has not begun.
     Waiting,
 }
 
@@ -74,12 +78,12 @@ pub fn state(sweep: &Path, task: &Task) -> State {
     }
 }
 
-/// How far a sweep is.
+/// How far a sweep has come.
 #[derive(Serialize)]
 struct Status {
     trials: usize,
     states: BTreeMap<&'static str, usize>,
-    /// By index, those that are not done and not waiting.
+    /// The trials that are neither done nor waiting, by index.
     notable: Vec<Notable>,
 }
 
@@ -92,7 +96,7 @@ struct Notable {
     error: Option<String>,
 }
 
-/// Prints how far the trials are.
+/// Prints how far the trials have come.
 pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     let StatusArgs { sweep, format } = args;
     let Plan { tasks, .. } = manifest::read(sweep)?;
@@ -121,10 +125,7 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
         notable,
     };
     match format {
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&status);
-            println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
-        }
+        Format::Json => json(&status)?,
         Format::Text => {
             for (state, count) in State::ALL.map(|state| (state, &status.states[state.name()])) {
                 println!("{:<12}{count:>6} of {}", state.name(), status.trials);
