@@ -7,7 +7,7 @@ use peft_core::{Model, weights};
 
 use crate::cli::{PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
-use crate::data::loader::Pass;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::trial::{Trial, checkpoint_tensors};

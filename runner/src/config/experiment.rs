@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use crate::cache::{Store, ValueType};
 use crate::config::about::About;
+use crate::config::cache::{Store, ValueType};
 use crate::config::find::{self, Found};
+use crate::config::on_error::OnError;
 use crate::config::recipe::Recipe;
-use crate::data::loader::OnError;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 use peft_core::error::nearest;

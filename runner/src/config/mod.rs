@@ -1,7 +1,9 @@
 //! What a YAML says: it is found, read, resolved and checked before anything is opened.
 
 pub mod about;
+pub mod cache;
 pub mod experiment;
 pub mod find;
 pub mod hub;
+pub mod on_error;
 pub mod recipe;

@@ -7,7 +7,9 @@ use peft_core::DatasetConfig;
 use peft_core::data::Split;
 use peft_datasets::Preprocess;
 
-use crate::data::loader::{Images, Loader, OnError};
+use crate::config::on_error::OnError;
+use crate::data::images::Images;
+use crate::data::loader::Loader;
 use crate::exit::{Failure, config_error};
 use crate::train::Trained;
 
@@ -94,23 +96,23 @@ impl Data {
 
     /// Batches of the training split.
     pub fn train(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
-        self.images.loader(&[Split::Train], preprocess, batch_size)
+        Loader::new(&self.images, &[Split::Train], preprocess, batch_size)
     }
 
     /// Batches of the validation split.
     pub fn validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         let splits = [Split::Validation];
-        self.images.loader(&splits, preprocess, batch_size)
+        Loader::new(&self.images, &splits, preprocess, batch_size)
     }
 
     /// Batches of both, for the training after a search.
     pub fn train_and_validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         let splits = [Split::Train, Split::Validation];
-        self.images.loader(&splits, preprocess, batch_size)
+        Loader::new(&self.images, &splits, preprocess, batch_size)
     }
 
     /// Batches of the test split.
     pub fn test(&self, _: &Choice, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
-        self.images.loader(&[Split::Test], preprocess, batch_size)
+        Loader::new(&self.images, &[Split::Test], preprocess, batch_size)
     }
 }

@@ -19,7 +19,10 @@ use replace_with::replace_with_or_abort;
 
 use crate::cache::{Caches, Cost, Prefix};
 use crate::config::recipe::{Recipe, Select, TrainOn};
-use crate::data::loader::{Batch, EpochRandom, Loader, Pass, names};
+use crate::data::batch::Batch;
+use crate::data::images::names;
+use crate::data::loader::Loader;
+use crate::data::random::{EpochRandom, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::measure::memory;

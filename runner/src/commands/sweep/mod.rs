@@ -20,8 +20,9 @@ use crate::compare::execute::{Executor, write_failed};
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task, plan, slug};
 use crate::exit::{Exit, Failure, config_error, failure};
+use crate::lock::is_locked;
 use crate::model::workshop::Workshop;
-use crate::run::folder::{is_locked, outcome};
+use crate::run::folder::outcome;
 use crate::run::summary::Outcome;
 use crate::run::{CHECKPOINT, interrupt};
 
