@@ -1,7 +1,6 @@
 //! `runner bench`: times training steps and inference with random images, in the code that trains.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use peft_core::flops::Flops;
@@ -96,9 +95,7 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
         ..Timing::default()
     };
     let mut reporter = Reporter::unlogged();
-    // No checkpoint: the path is no file and nothing is saved.
-    let (path, interrupt) = (PathBuf::new(), Arc::default());
-    let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;
+    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
     if args.what != Timed::Inference {
         let memory = measure::step_memory(&mut trainer, &batch, device)?;
         (timing.peak_bytes, timing.kept_bytes) = (memory.peak, Some(memory.kept));

@@ -6,7 +6,7 @@ use crate::cli::{Format, PlaceArgs, TrainedArgs};
 use crate::commands::{Loaded, load, on_pool};
 use crate::data::held_out::Choice;
 use crate::exit::{Failure, config_error};
-use crate::train::evaluate;
+use crate::train::evaluate::evaluate;
 
 /// Evaluates a finished run.
 pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {

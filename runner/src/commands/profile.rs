@@ -1,7 +1,6 @@
 //! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by what it is
 //! for, the time of each part of a step, and what share of the device's matrix-product peak that is.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::DType;
@@ -162,9 +161,7 @@ fn measure(
         None => "the features".to_owned(),
     };
     let mut reporter = Reporter::unlogged();
-    // No checkpoint: the path is no file and nothing is saved.
-    let (path, interrupt) = (PathBuf::new(), Arc::default());
-    let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;
+    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
 
     let (batch, data) = measure::data(&trainer, device, repeats)?;
     let taken = measure::step_memory(&mut trainer, &batch, device)?;

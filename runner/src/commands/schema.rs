@@ -12,9 +12,10 @@ use serde_json::{Map, Value, json};
 use crate::cli::Document;
 use crate::compare::config::{Comparison, FILLED};
 use crate::config::cache::{Store, ValueType};
-use crate::config::experiment::{COMPONENTS, Component, HeadConfig, known_names};
+use crate::config::head::HeadConfig;
 use crate::config::on_error::OnError;
 use crate::config::recipe::Recipe;
+use crate::config::resolve::{COMPONENTS, Component, known_names};
 use crate::exit::{Exit, Failure, failure};
 use crate::train::metrics::Metric;
 

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::search::{Search, Space};
-use crate::config::experiment::{self, Experiment};
+use crate::config::experiment::Experiment;
 use crate::config::find::{self, Found};
+use crate::config::resolve;
 use crate::exit::{Failure, config_error};
 
 /// Values by the dotted path of a field of an experiment.
@@ -147,7 +148,7 @@ impl Comparison {
             mut value,
         } = find::find(config)?;
         for text in overrides {
-            experiment::set(&mut value, text)?;
+            resolve::set(&mut value, text)?;
         }
         let at = |failure: Failure| failure.within(&origin);
         let Value::Mapping(map) = &mut value else {
@@ -278,7 +279,7 @@ impl Comparison {
         let declared = method.declared(backbone, dataset);
         let fields = dataset.set.iter().chain(&backbone.set).chain(declared);
         for (path, value) in fields {
-            experiment::assign(&mut document, path, value.clone())?;
+            resolve::assign(&mut document, path, value.clone())?;
         }
         Experiment::resolved(document)
     }

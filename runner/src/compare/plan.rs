@@ -8,8 +8,9 @@ use serde_json::json;
 use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
 use super::search::{Search, Space};
 use super::{Column, Missing, Results};
-use crate::config::experiment::{self, Experiment};
+use crate::config::experiment::Experiment;
 use crate::config::recipe::{Select, TrainOn};
+use crate::config::resolve;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::summary::Cell;
@@ -96,7 +97,7 @@ pub fn candidate(
 ) -> Result<Experiment, Failure> {
     let mut document = serde_yaml::to_value(base).map_err(config_error)?;
     for (path, value) in fields {
-        experiment::assign(&mut document, path, value.clone())?;
+        resolve::assign(&mut document, path, value.clone())?;
     }
     let mut experiment = Experiment::typed(document).map_err(config_error)?;
     experiment.seed = seed;

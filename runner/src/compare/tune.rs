@@ -145,7 +145,7 @@ fn try_out(
         &trial,
         model,
         executor.device(),
-        checkpoint,
+        Some(checkpoint),
         executor.interrupt.clone(),
         &mut reporter,
     )?;

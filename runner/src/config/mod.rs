@@ -4,6 +4,8 @@ pub mod about;
 pub mod cache;
 pub mod experiment;
 pub mod find;
+pub mod head;
 pub mod hub;
 pub mod on_error;
 pub mod recipe;
+pub mod resolve;

@@ -14,7 +14,8 @@ use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::trial::Trial;
-use crate::train::{Phase, Trainer};
+use crate::train::Trainer;
+use crate::train::step::Phase;
 
 /// How often something is measured.
 #[derive(Clone, Copy, Debug)]

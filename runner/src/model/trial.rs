@@ -12,7 +12,8 @@ use peft_core::params::{self, ParamInfo, Tensors};
 use peft_core::{BackboneSpec, DatasetConfig, Head, Init, LinearHead, Model, TextHead};
 use peft_datasets::Preprocess;
 
-use crate::config::experiment::{Experiment, HeadConfig, HeadFrom};
+use crate::config::experiment::Experiment;
+use crate::config::head::{HeadConfig, HeadFrom};
 use crate::config::recipe::Precision;
 use crate::data::held_out::Data;
 use crate::device::Chosen;
@@ -373,7 +374,7 @@ pub fn checkpoint_tensors(model: &Model) -> Tensors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::evaluate;
+    use crate::train::evaluate::evaluate;
 
     fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();

@@ -27,7 +27,8 @@ use crate::run::folder::{Environment, RunFolder};
 use crate::run::plan::plan;
 use crate::run::progress::Reporter;
 use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
-use crate::train::{Trained, Trainer, evaluate};
+use crate::train::evaluate::evaluate;
+use crate::train::{Trained, Trainer};
 
 /// Batches of images on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;
@@ -90,6 +91,7 @@ pub fn run(
     );
     let (checkpoint, stop) = (folder.file(CHECKPOINT), &part.interrupt);
     let start = Instant::now();
+    let checkpoint = Some(checkpoint);
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let before = trainer.seconds_before();
     let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
