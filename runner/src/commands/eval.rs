@@ -11,17 +11,16 @@ use crate::train::evaluate::evaluate;
 /// Evaluates a finished run.
 pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
     on_pool(place, |device| {
-        let Loaded { trial, model } = load(which, &device)?;
+        let loaded = load(which, &device)?;
+        let choice = Choice::after(&loaded);
+        let Loaded { trial, model } = loaded;
         let (own, data) = (trial.classes.len(), trial.data.classes().len());
         if own != data {
             return Err(config_error(format!(
                 "the adapter's head has {own} classes, the data set {data}"
             )));
         }
-        let (choice, batch_size) = (
-            Choice::of_a_finished_model(),
-            trial.experiment.recipe.batch_size,
-        );
+        let batch_size = trial.experiment.recipe.batch_size;
         let loader = trial.data.test(&choice, trial.preprocess(), batch_size);
         let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;
         let speed = metrics.images as f64 / seconds;

@@ -42,7 +42,7 @@ use peft_core::{Model, adapter_file};
 
 use crate::cli::{PlaceArgs, TrainedArgs};
 use crate::config::experiment::Experiment;
-use crate::data::held_out::Data;
+use crate::data::held_out::{Data, Settled};
 use crate::device::{self, Chosen};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::adapter::{ADAPTER, resolved};
@@ -71,6 +71,9 @@ struct Loaded {
     trial: Trial,
     model: Model,
 }
+
+/// It is loaded to be used as it is.
+impl Settled for Loaded {}
 
 /// The experiment that `run` names: a finished run's, or a config's where an adapter or a head that
 /// is there already takes the place of training.

@@ -1,5 +1,5 @@
 //! The data of a trial, and the rule that keeps its test honest: batches of the test split are handed
-//! out only against a [`Choice`], and a choice exists only where nothing is left to choose.
+//! out only in exchange for a [`Choice`], and a choice is made only of something that is [`Settled`].
 
 use std::sync::Arc;
 
@@ -11,19 +11,18 @@ use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
 use crate::exit::{Failure, config_error};
-use crate::train::Trained;
 
-/// Proof that nothing of a trial is left to choose: not its epoch, not what was tuned.
+/// Implemented by what exists only once a model is final: the result of a training, the summary of a
+/// finished run, a model that was loaded to be used. Nothing that a search handles while it compares
+/// candidates implements it.
+pub trait Settled {}
+
+/// Proof that nothing about a model is left to choose: neither its epoch nor a tuned setting.
 pub struct Choice(());
 
 impl Choice {
-    /// The training is over. Candidates of a search never yield a [`Trained`].
-    pub fn after(_: &Trained) -> Self {
-        Self(())
-    }
-
-    /// There is no training: a finished run, or a model that is used as it is.
-    pub fn of_a_finished_model() -> Self {
+    /// The proof that `settled` stands for.
+    pub fn after(_: &impl Settled) -> Self {
         Self(())
     }
 }

@@ -22,6 +22,7 @@ use peft_core::{Model, adapter_file};
 use crate::cache::{Caches, Cost, Prefix};
 use crate::config::recipe::{Recipe, Select, TrainOn};
 use crate::data::batch::Batch;
+use crate::data::held_out::Settled;
 use crate::data::loader::Loader;
 use crate::data::random::{EpochRandom, Pass};
 use crate::device::Chosen;
@@ -49,6 +50,9 @@ pub struct Trained {
     /// What caching the prefix took.
     pub cache: Cost,
 }
+
+/// The epoch is selected. Candidates of a search yield their progress only.
+impl Settled for Trained {}
 
 /// How a batch failed.
 enum Stop {
