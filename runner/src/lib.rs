@@ -10,6 +10,7 @@ mod config;
 mod data;
 mod device;
 mod exit;
+mod lock;
 mod measure;
 mod model;
 mod plugins;

@@ -16,7 +16,10 @@ use rayon::prelude::*;
 use crate::cli::args::{ConfigArgs, PlaceArgs, SplitChoice};
 use crate::commands::on_pool;
 use crate::config::experiment::Experiment;
-use crate::data::loader::{Images, OnError, Pass};
+use crate::config::on_error::OnError;
+use crate::data::images::Images;
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::Adapter;
@@ -157,7 +160,7 @@ impl Output<'_> {
         let dataset = dataset.map_err(|e| config_error(format_args!("--dataset: {e}")))?;
         let images = Images::new(dataset, OnError::Fail);
         let split = args.split.into();
-        let loader = images.loader(&[split], preprocess, BATCH);
+        let loader = Loader::new(&images, &[split], preprocess, BATCH);
         let total = loader.len();
         if total == 0 {
             return Err(config_error(format!(

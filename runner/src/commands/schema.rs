@@ -10,12 +10,12 @@ use peft_core::registry::{Plugin, plugins};
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
-use crate::cache::{Store, ValueType};
 use crate::compare::config::{Comparison, FILLED};
+use crate::config::cache::{Store, ValueType};
 use crate::config::head::HeadConfig;
+use crate::config::on_error::OnError;
 use crate::config::recipe::Recipe;
 use crate::config::resolve::{COMPONENTS, Component, known_names};
-use crate::data::loader::OnError;
 use crate::exit::{Exit, Failure, failure};
 use crate::train::metrics::Metric;
 

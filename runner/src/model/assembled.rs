@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
+use crate::data::held_out::Settled;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::{Adapter, resolved};
@@ -40,6 +41,9 @@ pub struct Assembled {
     pub remarks: Vec<String>,
     device: Chosen,
 }
+
+/// Its values are what they are: nothing chooses between it and another.
+impl Settled for Assembled {}
 
 impl Assembled {
     /// The model that a finished run trained. Neither its data set nor the network of its adapter's

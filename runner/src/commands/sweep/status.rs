@@ -10,8 +10,9 @@ use crate::cli::args::Format;
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task};
 use crate::exit::{Exit, Failure, failure};
+use crate::lock::is_locked;
 use crate::run::CHECKPOINT;
-use crate::run::folder::{is_locked, outcome};
+use crate::run::folder::outcome;
 use crate::run::summary::Outcome;
 
 /// Print how far the trials are.
