@@ -37,7 +37,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
                 "the adapter's head has {own} classes, the data set {of_data}"
             )));
         }
-        let choice = Choice::of_a_finished_model();
+        let choice = Choice::after(&assembled);
         let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
         let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
         let images_per_second = metrics.images as f64 / seconds;

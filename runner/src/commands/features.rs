@@ -17,7 +17,10 @@ use crate::cli::args::{ConfigArgs, PlaceArgs, SplitChoice};
 use crate::commands::on_pool;
 use crate::commands::print::row;
 use crate::config::experiment::Experiment;
-use crate::data::loader::{Images, OnError, Pass};
+use crate::config::on_error::OnError;
+use crate::data::images::Images;
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{At, Failure, config_error};
 use crate::measure;
@@ -162,7 +165,7 @@ impl Output<'_> {
         let dataset = dataset.at("--dataset")?;
         let images = Images::new(dataset, OnError::Fail);
         let split = args.split.into();
-        let loader = images.loader(&[split], preprocess, BATCH);
+        let loader = Loader::new(&images, &[split], preprocess, BATCH);
         let total = loader.len();
         if total == 0 {
             return Err(config_error(format!(

@@ -11,7 +11,7 @@ use peft_core::{Activation, Model, weights};
 use crate::cli::args::{PlaceArgs, TrainedArgs};
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::Data;
-use crate::data::loader::Pass;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};

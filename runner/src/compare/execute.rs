@@ -12,8 +12,9 @@ use super::plan::{Task, candidate, id, retrained};
 use super::tune;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
+use crate::lock::lock;
 use crate::model::workshop::Workshop;
-use crate::run::folder::{RunFolder, lock, outcome};
+use crate::run::folder::{RunFolder, outcome};
 use crate::run::progress::Reporter;
 use crate::run::summary::{Failed, Outcome, Tuning};
 use crate::run::{Part, run};
@@ -77,7 +78,7 @@ impl Executor<'_> {
         }
         let device = self.workshop.device();
         let folder = folder.to_owned();
-        let Some(folder) = RunFolder::try_open(folder, &trial, &device.name)? else {
+        let Some(folder) = RunFolder::try_open(folder, &trial.experiment, &device.name)? else {
             return Ok(Ended::Elsewhere);
         };
         // Another process may have done it since it was looked at.

@@ -7,15 +7,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-use crate::cache::{Store, ValueType};
 use crate::config::about::About;
+use crate::config::cache::{Store, ValueType};
 use crate::config::find::{self, Found};
 use crate::config::head::HeadConfig;
+use crate::config::on_error::OnError;
 use crate::config::recipe::Recipe;
 use crate::config::resolve::{
     COMPONENTS, part_value, resolve_all, set, take_about, typed_part, unknown_field_hint,
 };
-use crate::data::loader::OnError;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 

@@ -9,7 +9,8 @@ use burn::tensor::{Tensor, TensorData};
 use peft_core::random::Generator;
 use peft_core::{Activation, Model, params};
 
-use crate::data::loader::{Batch, Pass};
+use crate::data::batch::Batch;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::trial::Trial;

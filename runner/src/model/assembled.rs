@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
+use crate::data::held_out::Settled;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::{Adapter, resolved};
@@ -41,16 +42,10 @@ pub struct Assembled {
     device: Chosen,
 }
 
-impl Assembled {
-    /// The model that a finished run trained. Neither its data set nor the network of its adapter's
-    /// origin is needed, only the run's folder and the backbone's weights.
-    ///
-    /// # Errors
-    /// If the folder is not a finished run, or its weights are not where its configuration says.
-    pub fn of_run(folder: &Path, device: &Chosen) -> Result<Self, Failure> {
-        Source::open(folder, false, device)?.assemble(None, None)
-    }
+/// Its values are what they are: nothing chooses between it and another.
+impl Settled for Assembled {}
 
+impl Assembled {
     /// How images become tensors.
     pub fn preprocess(&self) -> Preprocess {
         Preprocess::new(&self.input)

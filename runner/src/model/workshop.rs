@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use peft_core::Model;
 
-use crate::cache::{Caches, Store};
+use crate::cache::Caches;
+use crate::config::cache::Store;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::Data;
 use crate::device::Chosen;

@@ -17,7 +17,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::cache::{Caches, Prefix};
 use crate::data::held_out::Choice;
-use crate::data::loader::{Loader, Pass};
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
 use crate::model::export::checkpoint_tensors;

@@ -6,7 +6,9 @@ use burn::tensor::DType;
 use peft_core::Model;
 use peft_core::params::floats;
 
-use crate::data::loader::{Loader, Pass, names};
+use crate::data::images::names;
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::{Metrics, Tally};

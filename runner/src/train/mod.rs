@@ -21,7 +21,10 @@ use peft_core::{Model, adapter_file};
 
 use crate::cache::{Caches, Cost, Prefix};
 use crate::config::recipe::{Recipe, Select, TrainOn};
-use crate::data::loader::{Batch, EpochRandom, Loader, Pass};
+use crate::data::batch::Batch;
+use crate::data::held_out::Settled;
+use crate::data::loader::Loader;
+use crate::data::random::{EpochRandom, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::memory;
@@ -47,6 +50,9 @@ pub struct Trained {
     /// What caching the prefix took.
     pub cache: Cost,
 }
+
+/// The epoch is selected. Candidates of a search yield their progress only.
+impl Settled for Trained {}
 
 /// How a batch failed.
 enum Stop {

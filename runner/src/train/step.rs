@@ -7,7 +7,7 @@ use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::{BoxedBackbone, Hooks, Model, Step};
 
 use crate::config::recipe::Recipe;
-use crate::data::loader::Batch;
+use crate::data::batch::Batch;
 use crate::train::rates::{Rates, clip_norm};
 
 /// A part of a training step.

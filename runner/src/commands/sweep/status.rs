@@ -11,8 +11,9 @@ use crate::commands::print::json;
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task};
 use crate::exit::Failure;
+use crate::lock::is_locked;
 use crate::run::CHECKPOINT;
-use crate::run::folder::{is_locked, outcome};
+use crate::run::folder::outcome;
 use crate::run::summary::Outcome;
 
 /// Print how many trials are done, failed, running, interrupted or waiting.
