@@ -1,4 +1,4 @@
-//! `runner eval RUN`: the test split once more, from the adapter file.
+//! `runner eval RUN`: evaluates the test split once more, from the adapter file.
 
 use clap::Args;
 use serde_json::json;

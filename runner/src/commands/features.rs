@@ -1,4 +1,4 @@
-//! `runner features`: activations at boundaries, features and logits as a safetensors file.
+//! `runner features`: writes activations at boundaries, features and logits to a safetensors file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::measure;
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
 
-/// Images of one forward pass.
+/// Images of a forward pass.
 const BATCH: usize = 16;
 
 /// Write activations at boundaries, features and logits of images as safetensors.

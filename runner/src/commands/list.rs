@@ -1,4 +1,4 @@
-//! `runner list`: what is linked, by name.
+//! `runner list`: the methods, backbones, data sets and configs that this binary knows.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by what it is
-//! for, the time of each part of a step, and what share of the device's matrix-product peak that is.
+//! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by its purpose,
+//! the time of each part of a step, and the share of the device's matrix-product peak that it reaches.
 
 use std::sync::Arc;
 
@@ -75,7 +75,7 @@ struct Arithmetic {
     step: u64,
 }
 
-/// Bytes by what they are for.
+/// Bytes by their purpose.
 #[derive(Serialize)]
 struct Memory {
     /// The backbone and the head, buffers included.

@@ -449,7 +449,7 @@ methods:
         let path = folder.path().join("small.yaml");
         std::fs::write(&path, text).unwrap();
         let read = Comparison::read(path.to_str().unwrap(), &[]);
-        read.map_err(|failure| failure.error.to_string())
+        read.map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -474,7 +474,7 @@ methods:
         let path = folder.path().join("circle.yaml");
         std::fs::write(&path, format!("extends: {}", path.display())).unwrap();
         let circle = Comparison::read(path.to_str().unwrap(), &[]);
-        let circle = circle.unwrap_err().error.to_string();
+        let circle = circle.unwrap_err().to_string();
         assert!(circle.contains("or in a circle"), "{circle}");
     }
 

@@ -201,7 +201,7 @@ mod tests {
 
     fn read(overrides: &[&str]) -> Result<Experiment, String> {
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
-        Experiment::read("peft/lora-r10.yaml", &overrides).map_err(|f| f.error.to_string())
+        Experiment::read("peft/lora-r10.yaml", &overrides).map_err(|f| f.to_string())
     }
 
     fn error(overrides: &[&str]) -> String {
