@@ -1,4 +1,4 @@
-//! How a run ends: exit codes, and failures that carry one.
+//! The exit codes of the program, and failures that carry one.
 
 use std::fmt::{self, Display, Formatter};
 

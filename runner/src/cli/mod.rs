@@ -68,7 +68,7 @@ impl Cli {
     /// Reads the arguments of this process.
     ///
     /// # Errors
-    /// What clap prints: a mistake, or the help or version that was asked for.
+    /// A mistake in them, or the help or version that was asked for; clap prints either.
     pub fn read() -> Result<Self, clap::Error> {
         let arguments = with_command(std::env::args_os().collect());
         Self::from_arg_matches(&command().try_get_matches_from(arguments)?)
@@ -165,9 +165,10 @@ mod tests {
     /// Every command, those of `data` and `sweep` too.
     fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
         let subcommands = command.get_subcommands();
-        match command.has_subcommands() {
-            true => subcommands.flat_map(leaves).collect(),
-            false => vec![command],
+        if command.has_subcommands() {
+            subcommands.flat_map(leaves).collect()
+        } else {
+            vec![command]
         }
     }
 

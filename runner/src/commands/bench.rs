@@ -36,19 +36,19 @@ pub struct BenchArgs {
     /// Steps that are timed; medians are printed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// What to time.
+    /// The work to time.
     #[arg(long, default_value = "both")]
     pub what: Timed,
     /// Time again, without a warm-up, for every line on stdin until it ends: for measurements that
     /// take turns with another program's.
     #[arg(long)]
     pub again: bool,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// What a benchmark times.
+/// The work that a benchmark times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Timed {
     /// Training steps.
@@ -59,7 +59,7 @@ pub enum Timed {
     Both,
 }
 
-/// What was timed and how long it took.
+/// The experiment and its times.
 #[derive(Debug, Default, Serialize)]
 struct Timing {
     method: String,

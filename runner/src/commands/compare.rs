@@ -140,7 +140,7 @@ pub fn report(folder: &Path, results: &Results) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether all trials are done.
+/// Fails if a trial has failed, and reports those that have not run.
 ///
 /// # Errors
 /// [`Exit::SomeFailed`] if some failed.
@@ -159,7 +159,7 @@ pub fn verdict(results: &Results) -> Result<(), Failure> {
     }
 }
 
-/// What would be trained; the first trials only, unless all of them are wanted.
+/// The plan of a comparison, with the first trials only, unless all of them are wanted.
 fn overview(plan: &Plan, all: bool) -> String {
     let Results {
         name,

@@ -21,7 +21,7 @@ pub struct EvalArgs {
     pub trained: TrainedArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }

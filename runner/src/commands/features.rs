@@ -44,7 +44,7 @@ pub struct FeaturesArgs {
     /// A data set instead of files: a YAML file, or a name under configs/datasets.
     #[arg(long, value_name = "CONFIG")]
     pub dataset: Option<String>,
-    /// Which images of the data set.
+    /// The split of the data set.
     #[arg(long, default_value = "test")]
     pub split: SplitChoice,
     /// The tensor [n, 3, h, w] of a safetensors input.

@@ -25,12 +25,12 @@ pub struct InspectArgs {
     /// Any checkpoint that backbone.weights may name: safetensors (or its .index.json), .pth, .bin,
     /// .npz, hf://owner/name.
     pub file: PathBuf,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// What a checkpoint holds.
+/// The contents of a checkpoint.
 #[derive(Serialize)]
 struct Contents {
     path: String,
@@ -189,7 +189,7 @@ fn print_model(model: &Model) -> Result<(), Failure> {
         "backbone",
         format_args!("{blocks} blocks, {parameters} parameters, features [{features}]"),
     );
-    row("input", &model.input);
+    row("input", model.input);
     match model.classes {
         Some(classes) => row("head", format_args!("{classes} outputs")),
         None => row("head", "none"),
@@ -201,9 +201,10 @@ fn print_model(model: &Model) -> Result<(), Failure> {
     for remark in &model.remarks {
         row("remark", remark);
     }
-    let loads = match model.loads {
-        true => "as it is, with this backbone:",
-        false => "not: keys are left over, or parameters not filled; the nearest backbone:",
+    let loads = if model.loads {
+        "as it is, with this backbone:"
+    } else {
+        "not: keys are left over, or parameters not filled; the nearest backbone:"
     };
     row("loads", loads);
     let yaml = serde_yaml::to_string(&model.backbone);

@@ -17,7 +17,7 @@ use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};
 use crate::model::export::checkpoint_tensors;
 
-/// How far merged logits may be from unmerged ones, over the largest of them or 1.
+/// The largest difference between merged and unmerged logits that passes, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;
 
 /// Fold a trained adapter into the backbone's weights, where that is exact.

@@ -1,4 +1,4 @@
-//! How commands print: keys in a column of their own, numbers with the digits that mean something.
+//! Output of commands: keys in a column of their own, and JSON for programs.
 
 use std::fmt::Display;
 

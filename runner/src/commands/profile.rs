@@ -38,7 +38,7 @@ pub struct ProfileArgs {
     /// Steps that are timed; medians are printed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
@@ -211,7 +211,7 @@ fn bytes(model: &Model) -> (usize, usize) {
     (sum(backbone), sum(adapter))
 }
 
-/// What has to be run to be known.
+/// The figures that need a run of the model.
 struct Measured {
     /// Images of a batch.
     images: usize,

@@ -35,9 +35,9 @@ pub struct SchemaArgs {
 /// The kinds of YAML files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Document {
-    /// What `runner train` takes.
+    /// A file for `runner train`.
     Experiment,
-    /// What `runner compare` takes.
+    /// A file for `runner compare`.
     Comparison,
 }
 

@@ -16,7 +16,7 @@ use crate::exit::{At, Failure};
 pub struct ShowArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }

@@ -53,9 +53,10 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
     }
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
-        let details = match args.verbose {
-            true => places(&trial, &model),
-            false => Vec::new(),
+        let details = if args.verbose {
+            places(&trial, &model)
+        } else {
+            Vec::new()
         };
         if args.dry_run {
             print!("{}", plan(&trial, &model, &device));

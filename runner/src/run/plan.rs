@@ -196,9 +196,12 @@ fn ranges(numbers: &[usize]) -> String {
             _ => runs.push([number, number]),
         }
     }
-    let runs = runs.iter().map(|[first, last]| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
+    let runs = runs.iter().map(|[first, last]| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
     });
     runs.collect::<Vec<_>>().join(",")
 }

@@ -23,7 +23,7 @@ pub struct CheckArgs {
     /// Check counts and classes only, and read no image.
     #[arg(long)]
     pub quick: bool,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
@@ -31,7 +31,7 @@ pub struct CheckArgs {
 /// The most lines of a list that are printed.
 const LISTED: usize = 12;
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Debug, Default, Serialize)]
 pub struct Found {
     title: Option<String>,
@@ -83,7 +83,7 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
 }
 
-/// What a data set holds; its images are decoded only if they are to be `read`.
+/// The contents of a data set. Its images are decoded only if they are to be `read`.
 ///
 /// # Errors
 /// If a label is not that of a class.
@@ -112,9 +112,10 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
             }
         }
     }
-    let (unreadable, duplicates) = match read {
-        true => images(dataset),
-        false => (Vec::new(), Vec::new()),
+    let (unreadable, duplicates) = if read {
+        images(dataset)
+    } else {
+        (Vec::new(), Vec::new())
     };
     Ok(Found {
         title: about.map(|about| about.title.clone()),

@@ -56,7 +56,7 @@ pub fn paint(
     Ok(png.into_inner())
 }
 
-/// What the backbone gets, with the normalisation undone.
+/// The image that the backbone gets, with the normalisation undone.
 fn seen(image: &Image, preprocess: &Preprocess) -> Result<Image, Failure> {
     let input = preprocess.input;
     let values = preprocess.to_vec(image).map_err(config_error)?;

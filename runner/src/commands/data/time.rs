@@ -37,12 +37,12 @@ pub struct TimeArgs {
     /// Folder of the prefix cache's files; --set prefix_cache=off times the images themselves.
     #[arg(long, value_name = "DIR", default_value = "runs/.cache")]
     pub cache: PathBuf,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// How long reading took.
+/// The speed of reading.
 #[derive(Debug, Serialize)]
 struct Timing {
     images: usize,

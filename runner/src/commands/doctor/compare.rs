@@ -1,4 +1,4 @@
-//! Whether what a device computed agrees with what is expected.
+//! Compares the values that a device computed with expected ones.
 
 use serde::Serialize;
 
@@ -6,8 +6,8 @@ use crate::device::Chosen;
 
 /// The largest relative error of `f32` that passes on the CPU.
 pub const TOLERANCE: f32 = 1e-4;
-/// The same on other devices: Burn multiplies `f32` matrices in TF32 on tensor cores, whose 10 bits
-/// of mantissa leave an error of 5e-4 in each product.
+/// The largest relative error that passes on other devices: Burn multiplies `f32` matrices in TF32 on
+/// tensor cores, whose 10 bits of mantissa leave an error of 5e-4 in each product.
 const TOLERANCE_TF32: f32 = 1e-2;
 
 /// The largest relative error that passes on a device.
@@ -19,7 +19,7 @@ pub fn tolerance(device: &Chosen) -> f32 {
     }
 }
 
-/// How a test ended.
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub enum Outcome {

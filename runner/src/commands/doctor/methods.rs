@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    /// What a kernel that is a little wrong would do to the step of a method.
+    /// A kernel that is a little wrong would do this to the step of a method.
     #[test]
     fn a_wrong_value_in_any_tensor_of_a_step_is_found() {
         let (vit, lora) = (

@@ -43,7 +43,7 @@ pub struct DoctorArgs {
     /// there.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub only: String,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }

@@ -13,7 +13,7 @@ use crate::compare::plan::Plan;
 use crate::exit::{Exit, Failure, failure};
 use crate::run::interrupt;
 
-/// How the process of a trial ended, by the trial's index.
+/// The index of a trial, and the way in which its process ended.
 type Ended = (usize, ExitStatus);
 
 /// Carries out every trial in a process of its own, `--jobs` of them at a time: memory is measured by

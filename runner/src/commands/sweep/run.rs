@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::interrupt;
 
-/// Train what is not done: all trials, one, or a part; interrupted trials are resumed.
+/// Train the trials that are not done: all, one, or a part. Interrupted trials are resumed.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep run sweeps/quick --jobs 4")]
@@ -32,7 +32,7 @@ pub struct RunArgs {
     /// The k-th of n parts of equal size, counted from 1.
     #[arg(long, value_name = "K/N")]
     pub chunk: Option<Chunk>,
-    /// How many trials run at a time, each in a process of its own.
+    /// Run so many trials at a time, each in a process of its own.
     #[arg(long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
     #[command(flatten)]

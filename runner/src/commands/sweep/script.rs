@@ -33,12 +33,12 @@ impl FromStr for TimeLimit {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split(':').collect();
         let number = |part: &&str| part.len() >= 2 && part.bytes().all(|c| c.is_ascii_digit());
-        match parts.len() == 3 && parts.iter().all(number) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(format!(
+        if parts.len() != 3 || !parts.iter().all(number) {
+            return Err(format!(
                 "expected hours:minutes:seconds, such as 04:00:00, got {text:?}"
-            )),
+            ));
         }
+        Ok(Self(text.to_owned()))
     }
 }
 

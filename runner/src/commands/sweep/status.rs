@@ -23,12 +23,12 @@ use crate::run::summary::Outcome;
 pub struct StatusArgs {
     /// The folder of the manifest.
     pub sweep: PathBuf,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// How far a trial has come.
+/// The state of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -79,7 +79,7 @@ pub fn state(sweep: &Path, task: &Task) -> State {
     }
 }
 
-/// How far a sweep has come.
+/// The states of all trials.
 #[derive(Serialize)]
 struct Status {
     trials: usize,
