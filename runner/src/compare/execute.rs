@@ -9,8 +9,7 @@ use std::sync::atomic::AtomicBool;
 use peft_core::files::write_atomically;
 
 use super::plan::{Task, candidate, id, retrained};
-use super::tune;
-use crate::device::Chosen;
+use super::tune::tune;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::folder::{RunFolder, lock, outcome};
@@ -64,7 +63,10 @@ impl Executor<'_> {
         let base = task.experiment()?;
         let tuning = match &task.tuned {
             None => None,
-            Some(tuned) => Some(tune::tune(self, tuned, &base)?),
+            Some(tuned) => {
+                let (workshop, interrupt) = (&mut self.workshop, &self.interrupt);
+                Some(tune(self.root, workshop, interrupt, tuned, &base)?)
+            }
         };
         let experiment = match &tuning {
             None => base.clone(),
@@ -93,11 +95,6 @@ impl Executor<'_> {
         };
         let summary = run(&trial, model, &folder, device, part)?;
         Ok(Ended::With(Box::new(Outcome::Done(Box::new(summary)))))
-    }
-
-    /// The device of all trials.
-    pub fn device(&self) -> &Chosen {
-        self.workshop.device()
     }
 }
 

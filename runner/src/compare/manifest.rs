@@ -10,7 +10,7 @@ use peft_core::files::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Task};
-use super::{Missing, Results};
+use super::results::{Missing, Results};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::run::folder::outcome;
 use crate::run::summary::{Failed, Outcome};

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
+use super::fields::Fields;
+use super::results::{Column, Missing, Results};
 use super::search::{Search, Space};
-use super::{Column, Missing, Results};
 use crate::config::experiment::{self, Experiment};
 use crate::config::recipe::{Select, TrainOn};
 use crate::exit::{Exit, Failure, config_error, failure};
@@ -89,11 +90,7 @@ impl Task {
 ///
 /// # Errors
 /// The dotted path of what is wrong.
-pub fn candidate(
-    base: &Experiment,
-    fields: &super::config::Fields,
-    seed: u64,
-) -> Result<Experiment, Failure> {
+pub fn candidate(base: &Experiment, fields: &Fields, seed: u64) -> Result<Experiment, Failure> {
     let mut document = serde_yaml::to_value(base).map_err(config_error)?;
     for (path, value) in fields {
         experiment::assign(&mut document, path, value.clone())?;

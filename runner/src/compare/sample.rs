@@ -5,7 +5,7 @@
 use peft_core::random::Generator;
 use serde_json::json;
 
-use super::{Column, Missing, Results};
+use super::results::{Column, Missing, Results};
 use crate::run::summary::{
     Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning,
 };

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::statistics::{deviation, mean};
-use super::{Column, Results};
+use super::results::{Column, Results};
+use super::statistics::moments::{deviation, mean};
 use crate::run::summary::{Cell, Failed, Summary};
 
 /// Results by place.

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::scores::Scores;
-use super::statistics::{
-    Bootstrap, Difference, Friedman, Record, cliques, critical_difference, difference, friedman,
-    holm, mean, ranks, record, wilcoxon,
+use super::statistics::intervals::{Bootstrap, Difference, difference};
+use super::statistics::moments::mean;
+use super::statistics::ranks::{
+    Friedman, Record, cliques, critical_difference, friedman, holm, ranks, record, wilcoxon,
 };
 
 /// The level of the tests.

@@ -1,15 +1,18 @@
 //! Carries out a search: trains the candidates, round by round, and writes down the choice.
 
 use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use peft_core::files::write_atomically;
 
-use super::config::Fields;
-use super::execute::Executor;
+use super::fields::Fields;
 use super::plan::{Tuned, candidate, in_yaml};
 use crate::cache::Cost;
 use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, failure};
+use crate::model::workshop::Workshop;
 use crate::run::CHECKPOINT;
 use crate::run::folder::{LOCK, wait_for};
 use crate::run::progress::Reporter;
@@ -25,13 +28,19 @@ const CHOICE: &str = "tuning.json";
 ///
 /// # Errors
 /// If it is interrupted, no candidate can be trained, or the disk is full.
-pub fn tune(executor: &mut Executor, tuned: &Tuned, base: &Experiment) -> Result<Tuning, Failure> {
-    let folder = executor.root.join(&tuned.folder);
+pub fn tune(
+    root: &Path,
+    workshop: &mut Workshop,
+    interrupt: &Arc<AtomicBool>,
+    tuned: &Tuned,
+    base: &Experiment,
+) -> Result<Tuning, Failure> {
+    let folder = root.join(&tuned.folder);
     fs_err::create_dir_all(&folder)?;
     let place = folder.join(LOCK);
     let lock = File::create(&place).map_err(peft_core::Error::io(&place))?;
     // Another process that works on it is waited for; if it ends too early, this one goes on.
-    wait_for(&lock, &place, &executor.interrupt)?;
+    wait_for(&lock, &place, interrupt)?;
     let path = folder.join(CHOICE);
     if let Ok(text) = std::fs::read_to_string(&path) {
         match serde_json::from_str(&text) {
@@ -39,7 +48,7 @@ pub fn tune(executor: &mut Executor, tuned: &Tuned, base: &Experiment) -> Result
             Err(e) => eprintln!("warning: {}: {e}; it is made again", path.display()),
         }
     }
-    let tuning = search(executor, tuned, base, &folder)?;
+    let tuning = search(workshop, interrupt, tuned, base, &folder)?;
     let json = serde_json::to_string_pretty(&tuning).map_err(|e| failure(Exit::Unexpected, e))?;
     write_atomically(&path, format!("{json}\n").as_bytes())?;
     // Nothing will go on from these any more.
@@ -50,10 +59,11 @@ pub fn tune(executor: &mut Executor, tuned: &Tuned, base: &Experiment) -> Result
 }
 
 fn search(
-    executor: &mut Executor,
+    workshop: &mut Workshop,
+    interrupt: &Arc<AtomicBool>,
     tuned: &Tuned,
     base: &Experiment,
-    folder: &std::path::Path,
+    folder: &Path,
 ) -> Result<Tuning, Failure> {
     let all = tuned.search.candidates(&tuned.spaces);
     let mut tried: Vec<Candidate> = all.iter().map(untried).collect();
@@ -64,8 +74,9 @@ fn search(
         alive.truncate(rung.candidates);
         for &index in &alive {
             let place = folder.join(index.to_string());
-            let fields = &all[index];
-            match try_out(executor, base, fields, tuned.seed, &place, rung.epochs) {
+            let trained = candidate(base, &all[index], tuned.seed)
+                .and_then(|candidate| try_out(workshop, interrupt, candidate, &place, rung.epochs));
+            match trained {
                 Ok((progress, cost)) => {
                     caching[index] += cost.seconds;
                     let best = progress.best.map(|best| progress.history[best].clone());
@@ -127,14 +138,13 @@ fn untried(fields: &Fields) -> Candidate {
 
 /// Trains a candidate to the end of `epochs`, from where it stands.
 fn try_out(
-    executor: &mut Executor,
-    base: &Experiment,
-    fields: &Fields,
-    seed: u64,
-    place: &std::path::Path,
+    workshop: &mut Workshop,
+    interrupt: &Arc<AtomicBool>,
+    candidate: Experiment,
+    place: &Path,
     epochs: usize,
 ) -> Result<(Progress, Cost), Failure> {
-    let (trial, model) = executor.workshop.open(candidate(base, fields, seed)?)?;
+    let (trial, model) = workshop.open(candidate)?;
     let checkpoint = place.join(CHECKPOINT);
     if let Some(folder) = checkpoint.parent() {
         fs_err::create_dir_all(folder)?;
@@ -144,11 +154,11 @@ fn try_out(
     let trainer = Trainer::new(
         &trial,
         model,
-        executor.device(),
+        workshop.device(),
         checkpoint,
-        executor.interrupt.clone(),
+        interrupt.clone(),
         &mut reporter,
     )?;
-    let trainer = trainer.with_caches(executor.workshop.caches())?;
+    let trainer = trainer.with_caches(workshop.caches())?;
     trainer.try_out(epochs)
 }

@@ -7,16 +7,16 @@ mod labels;
 mod ranks;
 mod scatter;
 mod settings;
+mod style;
 mod table;
 
 use std::fmt::Write;
 
-use super::Results;
+use super::results::Results;
 use super::scores::Scores;
 use super::standing::Standing;
 use super::tables::{self, progress};
 use crate::report::document::{escape, page, section};
-use crate::report::marks::{self, Style};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -81,12 +81,6 @@ fn of_backbone(scores: &Scores, backbone: &str) -> String {
         classes::tables(scores, backbone),
     ]
     .concat()
-}
-
-/// How a method is drawn, everywhere.
-fn style(results: &Results, method: &str) -> Option<Style> {
-    let index = results.methods.iter().position(|label| label == method)?;
-    Some(marks::style(index))
 }
 
 #[cfg(test)]

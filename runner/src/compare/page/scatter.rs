@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{labels, style};
+use super::labels;
+use super::style::style;
 use crate::compare::scores::{Mean, Scores, Trials};
-use crate::compare::statistics::mean;
+use crate::compare::statistics::moments::mean;
 use crate::compare::tables::overall;
 use crate::report::axis::Axis;
 use crate::report::document::note;

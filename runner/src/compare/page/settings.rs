@@ -1,7 +1,7 @@
 //! What was set, searched for, and run on; what failed.
 
 use super::table;
-use crate::compare::Results;
+use crate::compare::results::Results;
 use crate::compare::tables::{
     Column, Entry, NONE, Search, Table, failed, overrides, searches, settings,
 };

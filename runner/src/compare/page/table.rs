@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::style;
-use crate::compare::Results;
+use super::style::style;
+use crate::compare::results::Results;
 use crate::compare::tables::{Entry, Table};
 use crate::report::document::{escape, note};
 use crate::report::marks;

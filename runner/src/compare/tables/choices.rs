@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Column, Entry, NONE, Table};
-use crate::compare::Results;
+use crate::compare::results::Results;
 use crate::report::numbers::brief;
 use crate::run::summary::{Cell, Failed, Tuning};
 

@@ -2,7 +2,7 @@
 
 use super::{Better, Column, Entry, NONE, Table};
 use crate::compare::scores::{Scores, Trials};
-use crate::compare::statistics::mean;
+use crate::compare::statistics::moments::mean;
 use crate::report::numbers::{brief, grouped, in_mebibytes};
 use crate::run::summary::Summary;
 

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::choices::settings;
-use crate::compare::{Missing, Results};
+use crate::compare::results::{Missing, Results};
 use crate::run::summary::{Cell, Failed, Summary};
 
 /// A trial, in whatever state.

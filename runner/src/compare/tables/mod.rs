@@ -13,10 +13,10 @@ mod versus;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement};
 
-use super::Results;
+use super::results::Results;
 use super::scores::{Mean, Scores, Trials};
 use super::standing::Standing;
-use super::statistics::order;
+use super::statistics::ranks::order;
 
 pub use accuracy::{accuracy, overall};
 pub use choices::{Search, failed, overrides, searches, settings};
@@ -428,7 +428,7 @@ mod tests {
         let of_seed = |seed| cells.iter().map(|scores| scores[&seed]).sum::<f64>() / 3.0;
         let seeds = [of_seed(0), of_seed(1), of_seed(2)];
         assert!((mean.mean - seeds.iter().sum::<f64>() / 3.0).abs() < 1e-12);
-        let deviation = crate::compare::statistics::deviation(&seeds);
+        let deviation = crate::compare::statistics::moments::deviation(&seeds);
         assert_eq!(
             (mean.deviation, mean.count, mean.planned),
             (deviation, 9, 9)
@@ -556,7 +556,7 @@ mod tests {
     #[test]
     fn nothing_done_has_tables_too() {
         let mut results = sample::results(2, 1);
-        let place = |summary: crate::run::summary::Summary| crate::compare::Missing {
+        let place = |summary: crate::run::summary::Summary| crate::compare::results::Missing {
             cell: summary.cell.unwrap(),
             seed: summary.seed,
         };
