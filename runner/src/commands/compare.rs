@@ -11,8 +11,10 @@ use crate::commands::on_pool;
 use crate::compare::config::Comparison;
 use crate::compare::execute::{Ended, Executor, root};
 use crate::compare::plan::{Plan, Task, plan};
+use crate::compare::print::{lines, markdown, text};
+use crate::compare::report::Report;
 use crate::compare::results::Results;
-use crate::compare::{manifest, page, tables};
+use crate::compare::{manifest, page};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::interrupt;
@@ -105,16 +107,17 @@ fn score(summary: &Summary) -> String {
 /// # Errors
 /// If a file cannot be written.
 pub fn report(folder: &Path, results: &Results) -> Result<(), Failure> {
+    let report = Report::of(results);
     let files = [
-        ("results.csv", tables::csv(results)),
-        ("results.jsonl", tables::jsonl(results)),
-        ("results.md", tables::markdown(results)),
-        ("report.html", page::html(results)),
+        ("results.csv", lines::csv(results)),
+        ("results.jsonl", lines::jsonl(results)),
+        ("results.md", markdown::markdown(&report)),
+        ("report.html", page::html(&report)),
     ];
     for (name, content) in files {
         write_atomically(&folder.join(name), content.as_bytes())?;
     }
-    println!("{}", tables::text(results).trim_end());
+    println!("{}", text::text(&report).trim_end());
     println!("\nreport: {}", folder.join("report.html").display());
     Ok(())
 }

@@ -6,6 +6,8 @@ pub mod fields;
 pub mod manifest;
 pub mod page;
 pub mod plan;
+pub mod print;
+pub mod report;
 pub mod results;
 pub mod scores;
 pub mod search;

@@ -49,3 +49,19 @@ pub struct Column {
     /// Its group.
     pub group: Option<String>,
 }
+
+impl Results {
+    /// How far the comparison has come: `12 trials done, 1 failed, 3 not run yet`.
+    pub fn progress(&self) -> String {
+        let mut text = format!("{} trials done", self.done.len());
+        for (count, what) in [
+            (self.failed.len(), "failed"),
+            (self.missing.len(), "not run yet"),
+        ] {
+            if count > 0 {
+                text += &format!(", {count} {what}");
+            }
+        }
+        text
+    }
+}

@@ -29,7 +29,7 @@ pub struct Trials<'a> {
 
 impl<'a> Scores<'a> {
     /// Sorts results by place.
-    pub fn new(results: &'a Results) -> Self {
+    pub fn of(results: &'a Results) -> Self {
         let mut scores = Self {
             results,
             trials: ByName::new(),

@@ -12,22 +12,22 @@ mod table;
 
 use std::fmt::Write;
 
+use super::report::{OnBackbone, Report};
 use super::results::Results;
 use super::scores::Scores;
-use super::standing::Standing;
-use super::tables::{self, progress};
+use super::tables::table::Table;
 use crate::report::document::{escape, page, section};
 
 const STYLE: &str = include_str!("style.css");
 
-/// The page.
-pub fn html(results: &Results) -> String {
-    let scores = Scores::new(results);
+/// The whole page.
+pub fn html(report: &Report) -> String {
+    let results = report.results;
     let mut body = opening(results);
-    for backbone in &results.backbones {
-        body += &section(backbone, &of_backbone(&scores, backbone));
+    for on in &report.backbones {
+        body += &section(on.backbone, &of_backbone(&report.scores, on));
     }
-    body += &settings::sections(results);
+    body += &settings::sections(report);
     page(&results.name, STYLE, &body)
 }
 
@@ -53,30 +53,28 @@ fn opening(results: &Results) -> String {
         "<p class=\"note\">{}: {}. Within a seed all methods share the split, the order of the batches, the \
          head's initial values and the recipe, except for declared overrides and what was searched for.</p>",
         plan.join(", "),
-        progress(results)
+        results.progress()
     );
     text
 }
 
-/// All that concerns one backbone.
-fn of_backbone(scores: &Scores, backbone: &str) -> String {
+/// Everything about one backbone; empty if no method has a trial on it.
+fn of_backbone(scores: &Scores, on: &OnBackbone) -> String {
+    let backbone = on.backbone;
     if scores.methods(backbone).is_empty() {
         return String::new();
     }
     let results = scores.results;
-    let standing = Standing::of(scores, backbone);
-    let html = |table: &tables::Table| table::html(table, results);
-    let accuracy = tables::accuracy(scores, backbone, &standing);
-    let versus = tables::versus(results, &standing);
+    let html = |table: &Table| table::html(table, results);
     [
         format!(
             "<div class=\"tables\">\n{}</div>\n",
-            accuracy.iter().map(html).collect::<String>()
+            on.accuracy.iter().map(html).collect::<String>()
         ),
-        ranks::diagram(&standing, results),
-        versus.iter().map(html).collect(),
+        ranks::diagram(&on.standing, results),
+        on.versus.iter().map(html).collect(),
         scatter::plots(scores, backbone),
-        html(&tables::cost(scores, backbone)),
+        html(&on.cost),
         curves::charts(scores, backbone),
         classes::tables(scores, backbone),
     ]
@@ -91,7 +89,7 @@ mod tests {
 
     /// Where `REPORT_SAMPLES` names a folder, pages are written there to be looked at.
     fn checked(name: &str, results: &Results) -> String {
-        let page = html(results);
+        let page = html(&Report::of(results));
         if let Ok(folder) = std::env::var("REPORT_SAMPLES") {
             std::fs::write(format!("{folder}/{name}.html"), &page).unwrap();
         }

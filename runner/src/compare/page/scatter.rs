@@ -6,7 +6,7 @@ use super::labels;
 use super::style::style;
 use crate::compare::scores::{Mean, Scores, Trials};
 use crate::compare::statistics::moments::mean;
-use crate::compare::tables::overall;
+use crate::compare::tables::accuracy::overall;
 use crate::report::axis::Axis;
 use crate::report::document::note;
 use crate::report::frame::{Frame, LEFT, TOP, cut};

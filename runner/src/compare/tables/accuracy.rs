@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Better, Column, Entry, NONE, Table, any_failed, explained};
+use super::table::{Better, Column, Entry, FAILED, NONE, Table, any_failed, explained};
+use super::versus::ranking;
 use crate::compare::results;
 use crate::compare::scores::{Mean, Scores, Trials};
 use crate::compare::standing::Standing;
@@ -143,7 +144,7 @@ impl Grid<'_> {
                     over: Some(format!(
                         "0/{}{}",
                         trials.planned(),
-                        if failed { super::FAILED } else { "" }
+                        if failed { FAILED } else { "" }
                     )),
                     ..Entry::text(NONE)
                 },
@@ -180,6 +181,6 @@ impl Grid<'_> {
                 None => Entry::text(NONE),
             },
         );
-        table.notes.extend(super::ranking(standing));
+        table.notes.extend(ranking(standing));
     }
 }

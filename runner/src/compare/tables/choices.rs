@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Column, Entry, NONE, Table};
+use super::table::{Column, Entry, NONE, Table};
 use crate::compare::results::Results;
 use crate::report::numbers::brief;
 use crate::run::summary::{Cell, Failed, Tuning};

@@ -1,6 +1,6 @@
 //! Each method against the baseline, and the tests of the ranks.
 
-use super::{Column, Entry, NONE, Table};
+use super::table::{Column, Entry, NONE, Table};
 use crate::compare::results::Results;
 use crate::compare::standing::{ALPHA, FEW, Standing};
 use crate::compare::statistics::intervals::{Bootstrap, Interval};
