@@ -1,4 +1,8 @@
-//! Head to head: methods on backbones and data sets under identical settings, and the report of it.
+//! Head to head: methods on backbones and data sets under identical settings, and the report about them.
+//!
+//! A YAML becomes a [`Comparison`](config::Comparison), a [`Plan`](plan::Plan) of trials, their
+//! [`Results`](results::Results), and a [`Report`](report::Report) with scores, ranks and intervals, which
+//! [`print`] and [`page`] turn into text. [`run`](run::run) does everything up to the results in one call.
 
 pub mod config;
 pub mod execute;
@@ -9,12 +13,16 @@ pub mod plan;
 pub mod print;
 pub mod report;
 pub mod results;
+pub mod run;
 pub mod scores;
 pub mod search;
 pub mod standing;
+pub mod state;
 pub mod statistics;
 pub mod tables;
 mod tune;
 
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod tests;

@@ -1,67 +1,93 @@
-//! What a comparison found.
+//! The results of a comparison as values: what finished, what failed, and what is still missing. A report
+//! is made from these alone.
 
 use serde::{Deserialize, Serialize};
 
+use crate::compare::state::Unfinished;
 use crate::run::summary::{Cell, Failed, Summary};
 
-/// What a comparison found: all that its report is made of.
+/// What a comparison found, trial by trial.
+///
+/// Scores by method, backbone and data set are in [`Scores`](super::scores::Scores); ranks, intervals and
+/// tests in [`Standing`](super::standing::Standing); both together with all tables in
+/// [`Report`](super::report::Report).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// The comparison's name.
+    /// The name of the comparison.
     pub name: String,
-    /// What is said of it above the tables.
+    /// The text above the tables.
     #[serde(default)]
     pub description: String,
-    /// The label of the method that others are held against.
+    /// The label of the method that the others are compared with.
     pub baseline: Option<String>,
-    /// The methods' labels, in the order of the tables' rows.
+    /// The labels of the methods, in the order of the tables' rows.
     pub methods: Vec<String>,
-    /// The backbones' labels: a table for each.
+    /// The labels of the backbones, in the order of the report's sections.
     pub backbones: Vec<String>,
-    /// The data sets' labels and groups, in the order of the tables' columns.
-    pub datasets: Vec<Column>,
-    /// The seeds.
+    /// The data sets, in the order of the tables' columns.
+    pub datasets: Vec<DatasetColumn>,
+    /// The seeds with which every cell is trained.
     pub seeds: Vec<u64>,
-    /// The comparison as YAML.
+    /// The whole comparison as YAML.
     pub config: String,
-    /// What finished.
+    /// The summaries of the trials that finished. Each has its cell.
     pub done: Vec<Summary>,
-    /// What failed.
+    /// The trials that failed, with their errors.
     pub failed: Vec<Failed>,
-    /// What is planned and has not run yet.
+    /// The trials that have no result yet.
     pub missing: Vec<Missing>,
 }
 
-/// A trial that is planned and has not run yet.
+/// A planned trial that has no result yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
-    /// Its place.
+    /// Its place in the tables.
     pub cell: Cell,
-    /// The seed.
+    /// Its seed.
     pub seed: u64,
+    /// Why it has no result.
+    #[serde(default)]
+    pub state: Unfinished,
 }
 
-/// A data set of a comparison.
+/// A data set of a comparison: a column of the tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Column {
+pub struct DatasetColumn {
     /// Its label.
     pub label: String,
-    /// Its group.
+    /// The group that it belongs to.
     pub group: Option<String>,
 }
 
 impl Results {
-    /// How far the comparison has come: `12 trials done, 1 failed, 3 not run yet`.
+    /// The number of planned trials.
+    pub fn planned(&self) -> usize {
+        self.done.len() + self.failed.len() + self.missing.len()
+    }
+
+    /// How far the comparison has come, for example `12 trials done, 1 failed, 2 running, 3 not begun`.
     pub fn progress(&self) -> String {
         let mut text = format!("{} trials done", self.done.len());
-        for (count, what) in [
-            (self.failed.len(), "failed"),
-            (self.missing.len(), "not run yet"),
-        ] {
-            if count > 0 {
-                text += &format!(", {count} {what}");
-            }
+        if !self.failed.is_empty() {
+            text += &format!(", {} failed", self.failed.len());
+        }
+        if let Some(unfinished) = self.unfinished() {
+            text += &format!(", {unfinished}");
         }
         text
+    }
+
+    /// How many trials have no result yet and why, for example `2 running, 3 not begun`; none if all have
+    /// one.
+    pub fn unfinished(&self) -> Option<String> {
+        let counts = Unfinished::ALL.map(|state| {
+            let trials = self.missing.iter().filter(|trial| trial.state == state);
+            (trials.count(), state)
+        });
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+        let texts: Vec<String> = counts
+            .map(|(count, state)| format!("{count} {state}"))
+            .collect();
+        (!texts.is_empty()).then(|| texts.join(", "))
     }
 }

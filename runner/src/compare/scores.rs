@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::results::{Column, Results};
+use super::results::{DatasetColumn, Results};
 use super::statistics::moments::{deviation, mean};
 use crate::run::summary::{Cell, Failed, Summary};
 
@@ -73,7 +73,7 @@ impl<'a> Scores<'a> {
         &'s self,
         backbone: &'s str,
         method: &'s str,
-        columns: impl IntoIterator<Item = &'s Column>,
+        columns: impl IntoIterator<Item = &'s DatasetColumn>,
     ) -> impl Iterator<Item = &'s Trials<'a>> {
         let columns = columns.into_iter();
         columns.filter_map(move |column| self.at(backbone, method, &column.label))

@@ -84,7 +84,9 @@ fn of_backbone(scores: &Scores, on: &OnBackbone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::results::Missing;
     use crate::compare::sample;
+    use crate::compare::state::Unfinished;
     use crate::report::document;
 
     /// Where `REPORT_SAMPLES` names a folder, pages are written there to be looked at.
@@ -112,16 +114,61 @@ mod tests {
     }
 
     #[test]
-    fn small_and_unfinished_ones_have_a_page_too() {
-        for (datasets, seeds) in [(1, 1), (1, 3), (2, 1), (6, 2)] {
-            let name = format!("compare-{datasets}-{seeds}");
-            checked(&name, &sample::results(datasets, seeds));
+    fn a_page_shows_what_its_size_allows() {
+        let ranks = "Average ranks over";
+        for (datasets, seeds, size) in [
+            (1, 1, "1 data set, 1 seed:"),
+            (1, 3, "1 data set, 3 seeds:"),
+            (2, 1, "2 data sets, 1 seed:"),
+            (6, 2, "6 data sets, 2 seeds:"),
+        ] {
+            let results = sample::results(datasets, seeds);
+            let page = checked(&format!("compare-{datasets}-{seeds}"), &results);
+            assert!(page.contains(&format!("11 methods, 2 backbones, {size}")));
+            let done = format!("{} trials done", results.done.len());
+            assert!(page.contains(&done), "{done}");
+            // A single seed has no spread, and ranks need several data sets.
+            assert_eq!(page.contains("±"), seeds > 1, "{size}");
+            assert_eq!(page.contains(ranks), datasets > 1, "{size}");
+            assert_eq!(page.contains("There is one data set"), datasets == 1);
+            for part in [
+                "Against linear-probe",
+                "Accuracy and its cost",
+                "Learning curves",
+            ] {
+                assert!(page.contains(part), "{size} {part}");
+            }
+            // On five data sets the one trial that fails is planned.
+            assert_eq!(page.contains("Failed trials"), datasets > 4, "{size}");
         }
+    }
+
+    #[test]
+    fn a_comparison_that_has_just_begun_has_a_page() {
         let mut results = sample::results(2, 2);
-        results.done.truncate(3);
-        checked("compare-begun", &results);
-        results.done.clear();
-        results.failed.clear();
-        checked("compare-empty", &results);
+        results.missing = (results.done.drain(3..))
+            .map(|summary| Missing {
+                cell: summary.cell.unwrap(),
+                seed: summary.seed,
+                state: Unfinished::Waiting,
+            })
+            .collect();
+        let page = checked("compare-begun", &results);
+        assert!(page.contains("3 trials done, 81 not begun"));
+        // One method has both seeds on the first data set and one on the second; nothing can be compared.
+        assert!(page.contains("(1/2)") && page.contains("– <small>(0/2)</small>"));
+        for part in ["Average ranks", "Accuracy and its cost", "Failed trials"] {
+            assert!(!page.contains(part), "{part}");
+        }
+        results
+            .missing
+            .extend(results.done.drain(..).map(|summary| Missing {
+                cell: summary.cell.unwrap(),
+                seed: summary.seed,
+                state: Unfinished::Running,
+            }));
+        let page = checked("compare-empty", &results);
+        assert!(page.contains("0 trials done, 3 running, 81 not begun"));
+        assert!(!page.contains("Learning curves") && !page.contains("<b>"));
     }
 }

@@ -1,6 +1,7 @@
-//! Prints a report: as text for a terminal, as Markdown, as one line per trial for other programs, and
-//! (by [`super::page`]) as HTML.
+//! Prints a report: as text for a terminal, as Markdown, as one line per trial for other programs, and all
+//! of it together with [`super::page`] as files.
 
+pub mod files;
 pub mod lines;
 pub mod markdown;
 pub mod text;

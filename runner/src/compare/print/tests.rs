@@ -4,6 +4,7 @@ use super::text::text;
 use crate::compare::report::Report;
 use crate::compare::results::{Missing, Results};
 use crate::compare::sample;
+use crate::compare::state::Unfinished;
 
 /// Where `REPORT_SAMPLES` names a folder, they are written there to be looked at.
 fn keep(name: &str, text: &str) {
@@ -38,7 +39,7 @@ fn everything_is_in_the_tables() {
     keep("results.txt", &text);
     keep("results.md", &markdown);
     for part in [
-        "562 trials done, 4 failed, 1 not run yet",
+        "562 trials done, 4 failed, 1 not begun",
         "epoch 3: the loss is not finite <oh> after 412 steps",
         "recipe.optimizer.lr=0.0001",
         "3 grid, 1 failed",
@@ -67,10 +68,11 @@ fn nothing_done_has_tables_too() {
     let place = |summary: crate::run::summary::Summary| Missing {
         cell: summary.cell.unwrap(),
         seed: summary.seed,
+        state: Unfinished::Waiting,
     };
     results.missing = results.done.drain(..).map(place).collect();
     for text in [as_text(&results), as_markdown(&results)] {
-        assert!(text.contains("0 trials done, 42 not run yet"));
+        assert!(text.contains("0 trials done, 42 not begun"));
         assert!(text.contains("– (0/1)") && !text.contains("NaN"));
     }
     assert_eq!(csv(&results).matches("\nmissing,").count(), 42);
