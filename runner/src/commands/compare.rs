@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use peft_core::files::write_atomically;
 
 use crate::cli::args::{ConfigArgs, PlaceArgs};
 use crate::commands::{cache_folder, on_pool};
 use crate::compare::config::Comparison;
 use crate::compare::execute::{Ended, Executor, root};
+use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task, plan};
-use crate::compare::{Results, manifest, page, tables};
+use crate::compare::print::files;
+use crate::compare::print::text::text;
+use crate::compare::report::Report;
+use crate::compare::results::Results;
+use crate::compare::run::begin;
 use crate::exit::{Exit, Failure, failure};
 use crate::model::workshop::Workshop;
 use crate::report::numbers::{percent, seconds};
@@ -54,11 +58,7 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
             println!("{}", overview(&planned, args.verbose));
             return Ok(());
         }
-        fs_err::create_dir_all(&folder)?;
-        write_atomically(
-            &folder.join("comparison.yaml"),
-            planned.results.config.as_bytes(),
-        )?;
+        begin(&folder, &planned)?;
         let mut executor = Executor {
             root: &folder,
             workshop,
@@ -86,34 +86,29 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
 /// # Errors
 /// If they are interrupted, or the disk cannot be written to.
 pub fn carry_out(executor: &mut Executor, tasks: &[&Task]) -> Result<(), Failure> {
-    let width = tasks.len().to_string().len();
-    let start = Instant::now();
+    let (start, of) = (Instant::now(), tasks.len());
+    let width = of.to_string().len();
     let mut trained = 0;
-    for (index, task) in tasks.iter().enumerate() {
-        let before = Instant::now();
-        let ended = executor.execute(task)?;
-        let taken = before.elapsed().as_secs_f64();
-        let ended = match &ended {
+    executor.execute_all(tasks.iter().copied(), &mut |step| {
+        let ended = match step.ended {
             Ended::Elsewhere => "another process works on it".to_owned(),
             Ended::With(outcome) => match &**outcome {
                 Outcome::Failed(failed) => format!("FAILED: {}", failed.error),
                 Outcome::Done(summary) => score(summary),
             },
         };
-        // A trial that was done before takes no time and says nothing about those that are left.
-        trained += usize::from(taken > 0.5);
-        let left = match (trained, tasks.len() - index - 1) {
+        // A trial that was done before takes no time, so that it tells nothing about the others.
+        trained += usize::from(step.seconds > 0.5);
+        let left = match (trained, of - step.index - 1) {
             (0, _) | (_, 0) => String::new(),
             (trained, left) => {
                 let each = start.elapsed().as_secs_f64() / trained as f64;
                 format!(", about {:.0} min left", (each * left as f64 / 60.0).ceil())
             }
         };
-        let (number, of, title) = (index + 1, tasks.len(), task.title());
-        let taken = seconds(taken);
-        eprintln!("[{number:>width$}/{of}] {title}: {ended}  ({taken}{left})");
-    }
-    Ok(())
+        let (number, title, took) = (step.index + 1, step.task.title(), seconds(step.seconds));
+        eprintln!("[{number:>width$}/{of}] {title}: {ended}  ({took}{left})");
+    })
 }
 
 fn score(summary: &Summary) -> String {
@@ -126,30 +121,24 @@ fn score(summary: &Summary) -> String {
 /// # Errors
 /// If a file cannot be written.
 pub fn report(folder: &Path, results: &Results) -> Result<(), Failure> {
-    let files = [
-        ("results.csv", tables::csv(results)),
-        ("results.jsonl", tables::jsonl(results)),
-        ("results.md", tables::markdown(results)),
-        ("report.html", page::html(results)),
-    ];
-    for (name, content) in files {
-        write_atomically(&folder.join(name), content.as_bytes())?;
-    }
-    println!("{}", tables::text(results).trim_end());
-    println!("\nreport: {}", folder.join("report.html").display());
+    let report = Report::of(results);
+    let page = files::write(&report, folder)?;
+    println!("{}", text(&report).trim_end());
+    println!("\nreport: {}", page.display());
     Ok(())
 }
 
-/// Fails if a trial has failed, and reports those that have not run.
+/// Fails if a trial has failed, and reports those that have no result.
 ///
 /// # Errors
 /// [`Exit::SomeFailed`] if some failed.
 pub fn verdict(results: &Results) -> Result<(), Failure> {
-    let total = results.done.len() + results.failed.len() + results.missing.len();
+    let total = results.planned();
     match (results.failed.len(), results.missing.len()) {
         (0, 0) => Ok(()),
         (0, missing) => {
-            eprintln!("{missing} of {total} trials have not run yet");
+            let states = results.unfinished().unwrap_or_default();
+            eprintln!("{missing} of {total} trials have no result yet: {states}");
             Ok(())
         }
         (failed, _) => {

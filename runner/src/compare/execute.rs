@@ -1,16 +1,17 @@
-//! Carries out the trials of a comparison: what is done is skipped, what was interrupted goes on, and a
-//! trial that fails is written down while the rest go on.
+//! Carries out the trials of a comparison: finished ones are skipped, interrupted ones go on, and a trial
+//! that fails is recorded while the others go on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use peft_core::files::write_atomically;
 
-use super::plan::{Task, candidate, id, retrained};
-use super::tune;
-use crate::device::Chosen;
+use super::plan::{Task, candidate, document, id, retrained};
+use super::tune::tune;
+use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::lock::lock;
 use crate::model::workshop::Workshop;
@@ -23,30 +24,67 @@ use crate::run::{Part, run};
 pub struct Executor<'a> {
     /// The folder of the comparison.
     pub root: &'a Path,
-    /// What the trials share.
+    /// The backbones, data sets and caches that the trials share.
     pub workshop: Workshop<'a>,
-    /// Set by a signal.
+    /// Set to stop after the current step; the next run goes on from there.
     pub interrupt: Arc<AtomicBool>,
 }
 
 /// What became of a trial.
 pub enum Ended {
-    /// Its summary is written, now or earlier.
+    /// It has a summary, written now or earlier.
     With(Box<Outcome>),
     /// Another process works on it.
     Elsewhere,
 }
 
+/// A trial that has ended, among those that are carried out together.
+pub struct Step<'a> {
+    /// Its index among them.
+    pub index: usize,
+    /// The trial.
+    pub task: &'a Task,
+    /// How it ended.
+    pub ended: &'a Ended,
+    /// How long it took, in seconds; almost nothing if it was done before.
+    pub seconds: f64,
+}
+
 impl Executor<'_> {
-    /// Carries out a trial, if it is not done.
+    /// Carries out trials in order, and calls `observe` after each.
     ///
     /// # Errors
-    /// [`Exit::Interrupted`], or a disk to which not even the failure can be written.
+    /// [`Exit::Interrupted`], or a disk to which not even a failure can be written. A trial that fails is
+    /// not an error here.
+    pub fn execute_all<'t>(
+        &mut self,
+        tasks: impl IntoIterator<Item = &'t Task>,
+        observe: &mut dyn FnMut(&Step),
+    ) -> Result<(), Failure> {
+        for (index, task) in tasks.into_iter().enumerate() {
+            let start = Instant::now();
+            let ended = self.execute(task)?;
+            observe(&Step {
+                index,
+                task,
+                ended: &ended,
+                seconds: start.elapsed().as_secs_f64(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Carries out a trial, unless it is done.
+    ///
+    /// # Errors
+    /// As [`execute_all`](Self::execute_all).
     pub fn execute(&mut self, task: &Task) -> Result<Ended, Failure> {
         let folder = self.root.join(&task.folder);
         if let Some(done) = done(&folder, task) {
             return Ok(Ended::With(Box::new(done)));
         }
+        // A panic concerns one trial. What outlives it is the workshop, which holds only whole values, so
+        // that asserting unwind safety is sound.
         let attempt = AssertUnwindSafe(|| self.attempt(task, &folder));
         let failed = match catch_unwind(attempt) {
             Ok(Ok(ended)) => return Ok(ended),
@@ -62,18 +100,26 @@ impl Executor<'_> {
     }
 
     fn attempt(&mut self, task: &Task, folder: &Path) -> Result<Ended, Failure> {
-        let base = task.experiment()?;
+        let planned = task.experiment()?;
         let tuning = match &task.tuned {
             None => None,
-            Some(tuned) => Some(tune::tune(self, tuned, &base)?),
+            Some(tuned) => {
+                let (workshop, interrupt) = (&mut self.workshop, &self.interrupt);
+                Some(tune(self.root, workshop, interrupt, tuned, &planned)?)
+            }
         };
-        let experiment = match &tuning {
-            None => base.clone(),
-            Some(tuning) => chosen(&base, tuning, task.seed)?,
+        let (experiment, before) = match &tuning {
+            None => (planned, None),
+            Some(tuning) => (chosen(&planned, tuning, task.seed)?, Some(planned)),
         };
         let (trial, model) = self.workshop.open(experiment)?;
-        if id(&trial.hash_of(base)?, task.tuned.as_ref()) != task.id {
-            let message = "the weights or the data are not those that were planned with";
+        let hash = match before {
+            None => trial.hash.clone(),
+            Some(planned) => trial.hash_of(planned)?,
+        };
+        // A manifest may be older than the files that it names.
+        if id(&hash, task.tuned.as_ref()) != task.id {
+            let message = "the weights or the data have changed since the trial was planned";
             return Err(config_error(message));
         }
         let device = self.workshop.device();
@@ -81,7 +127,7 @@ impl Executor<'_> {
         let Some(folder) = RunFolder::try_open(folder, &trial.experiment, &device.name)? else {
             return Ok(Ended::Elsewhere);
         };
-        // Another process may have done it since it was looked at.
+        // Another process may have finished it between the first look and the lock.
         if let Some(done) = done(folder.path(), task) {
             return Ok(Ended::With(Box::new(done)));
         }
@@ -95,17 +141,12 @@ impl Executor<'_> {
         let summary = run(&trial, model, &folder, device, part)?;
         Ok(Ended::With(Box::new(Outcome::Done(Box::new(summary)))))
     }
-
-    /// The device of all trials.
-    pub fn device(&self) -> &Chosen {
-        self.workshop.device()
-    }
 }
 
-/// Writes down why a trial failed, unless another process works on it or has done it.
+/// Records why a trial failed, unless another process works on it or has finished it.
 ///
 /// # Errors
-/// If it cannot be written.
+/// If the record cannot be written.
 pub fn write_failed(folder: &Path, task: &Task, exit: Exit, error: &str) -> Result<Ended, Failure> {
     fs_err::create_dir_all(folder)?;
     let Some(_lock) = lock(folder)? else {
@@ -127,11 +168,7 @@ pub fn write_failed(folder: &Path, task: &Task, exit: Exit, error: &str) -> Resu
 }
 
 /// The experiment that a search chose.
-fn chosen(
-    base: &crate::config::experiment::Experiment,
-    tuning: &Tuning,
-    seed: u64,
-) -> Result<crate::config::experiment::Experiment, Failure> {
+fn chosen(base: &Experiment, tuning: &Tuning, seed: u64) -> Result<Experiment, Failure> {
     let best = &tuning.candidates[tuning.chosen];
     let fields = best
         .set
@@ -139,12 +176,12 @@ fn chosen(
         .map(|(path, value)| Ok((path.clone(), serde_yaml::from_str(value)?)))
         .collect::<Result<_, serde_yaml::Error>>()
         .map_err(config_error)?;
-    let candidate = candidate(base, &fields, tuning.seed)?;
+    let candidate = candidate(document(base)?, &fields, tuning.seed)?;
     Ok(retrained(candidate, best.best_epoch, seed))
 }
 
-/// How a finished trial ended, in its place in this comparison; none if it has to run, also again after
-/// a failure.
+/// The outcome of a finished trial, in its place in this comparison; none if it has to run, which includes
+/// one that failed before.
 fn done(folder: &Path, task: &Task) -> Option<Outcome> {
     match outcome(folder)? {
         Outcome::Done(mut summary) => {

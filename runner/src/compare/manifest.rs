@@ -1,8 +1,8 @@
-//! The manifest of a sweep: the trials of a comparison, a line each, resolved and numbered, written once
-//! and never changed, so that any number of processes on any number of machines agree on what trial 17
-//! is.
+//! The manifest of a sweep: the trials of a comparison, one per line, resolved and numbered. It is written
+//! once and never changed, so that any number of processes on any number of machines agree on what trial
+//! 17 is.
 //!
-//! The first line holds what the tables look like and the BLAKE3 hash of the lines after it.
+//! The first line describes the tables and holds the BLAKE3 hash of the lines after it.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use peft_core::files::write_atomically;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, Task};
-use super::{Missing, Results};
+use super::results::{Missing, Results};
+use super::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::run::folder::outcome;
-use crate::run::summary::{Failed, Outcome};
+use crate::run::summary::Failed;
 
-/// The file's name.
+/// The name of the file.
 pub const MANIFEST: &str = "manifest.jsonl";
 
 const FORMAT: &str = "peft-sweep/1";
@@ -33,7 +33,7 @@ struct Header {
 /// Writes the manifest of a plan into a folder.
 ///
 /// # Errors
-/// If another plan's manifest is there: it is never replaced.
+/// If the folder holds the manifest of another plan, which is never replaced, or cannot be written.
 pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
     let lines = plan.tasks.iter().map(serde_json::to_string);
     let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(unwritten)?;
@@ -56,7 +56,7 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
         Ok(_) => {
             let place = path.display();
             return Err(config_error(format!(
-                "{place}: it is of another plan, and a manifest never changes; expected another \
+                "{place}: it belongs to another plan, and a manifest never changes; expected another \
                  --out"
             )));
         }
@@ -76,10 +76,10 @@ fn hash(body: &str) -> String {
     blake3::hash(body.as_bytes()).to_hex().to_string()
 }
 
-/// Reads the manifest of a sweep's folder.
+/// Reads the manifest in the folder of a sweep.
 ///
 /// # Errors
-/// If there is none, it is not whole, or of another version of this program.
+/// If there is no manifest, or it is damaged, incomplete, or written by an incompatible version.
 pub fn read(folder: &Path) -> Result<Plan, Failure> {
     let path = folder.join(MANIFEST);
     let at = |message: &str| config_error(format_args!("{}: {message}", path.display()));
@@ -87,7 +87,7 @@ pub fn read(folder: &Path) -> Result<Plan, Failure> {
         std::io::ErrorKind::NotFound => at("no such file; `runner sweep plan` writes it"),
         _ => at(&e.to_string()),
     })?;
-    let damaged = || at("it is damaged or cut off");
+    let damaged = || at("it is damaged or incomplete");
     let (header, body) = text.split_once('\n').ok_or_else(damaged)?;
     let header: Header =
         serde_json::from_str(header).map_err(|e| at(&format!("expected a manifest: {e}")))?;
@@ -109,25 +109,20 @@ pub fn read(folder: &Path) -> Result<Plan, Failure> {
     Ok(Plan { results, tasks })
 }
 
-/// What is known of the trials, from their `summary.json` files.
+/// The results of a plan's trials, from the files in their folders below `folder`.
 pub fn collect(folder: &Path, plan: Plan) -> Results {
     let Plan { mut results, tasks } = plan;
     results.missing.clear();
     for task in tasks {
-        match outcome(&folder.join(&task.folder)) {
-            Some(Outcome::Done(mut summary)) => {
-                // Labels are the plan's: the same trial may have had another one.
-                summary.cell = Some(task.cell);
+        // Labels are the plan's: an earlier plan may have given the same trial another one.
+        let Task { cell, seed, .. } = task;
+        match State::of(&folder.join(&task.folder)) {
+            State::Done(mut summary) => {
+                summary.cell = Some(cell);
                 results.done.push(*summary);
             }
-            Some(Outcome::Failed(failed)) => {
-                let cell = task.cell;
-                results.failed.push(Failed { cell, ..failed });
-            }
-            None => results.missing.push(Missing {
-                cell: task.cell,
-                seed: task.seed,
-            }),
+            State::Failed(failed) => results.failed.push(Failed { cell, ..failed }),
+            State::Unfinished(state) => results.missing.push(Missing { cell, seed, state }),
         }
     }
     results
@@ -136,7 +131,7 @@ pub fn collect(folder: &Path, plan: Plan) -> Results {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::summary::Cell;
+    use crate::run::summary::{Cell, Outcome};
 
     fn plan(count: u64) -> Plan {
         let task = |seed| Task {
@@ -186,12 +181,12 @@ mod tests {
             .unwrap_err()
             .error
             .to_string();
-        assert!(refused.contains("of another plan"), "{refused}");
+        assert!(refused.contains("belongs to another plan"), "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
     #[test]
-    fn a_manifest_that_is_not_whole_is_refused() {
+    fn a_damaged_manifest_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = write(folder.path(), &plan(2)).map_err(|f| f.error).unwrap();
         let whole = std::fs::read_to_string(&path).unwrap();
@@ -213,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_and_what_is_missing_is_told_apart() {
+    fn failed_and_missing_trials_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let failed = Failed {
             cell: plan(1).tasks[0].cell.clone(),
@@ -224,7 +219,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("trial-1")).unwrap();
         let json = serde_json::to_string(&Outcome::Failed(failed.clone())).unwrap();
         std::fs::write(folder.path().join("trial-1/summary.json"), json).unwrap();
-        // Half-written: as if it were not there.
+        // A file that is only half written counts as missing.
         std::fs::create_dir(folder.path().join("trial-0")).unwrap();
         std::fs::write(folder.path().join("trial-0/summary.json"), "{\"sta").unwrap();
         let results = collect(folder.path(), plan(3));

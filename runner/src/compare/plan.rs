@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
+use super::fields::Fields;
+use super::results::{DatasetColumn, Missing, Results};
 use super::search::{Search, Space};
-use super::{Column, Missing, Results};
+use super::state::Unfinished;
 use crate::config::experiment::Experiment;
 use crate::config::recipe::{Select, TrainOn};
 use crate::config::resolve;
@@ -19,40 +21,41 @@ use crate::run::summary::Cell;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// Hash of everything that changes its result, the search included.
+    /// The hash of everything that changes its result, the search included.
     pub id: String,
-    /// Its folder, below that of the comparison.
+    /// The name of its folder, below that of the comparison.
     pub folder: String,
     /// Its place in the tables.
     pub cell: Cell,
-    /// The seed.
+    /// Its seed.
     pub seed: u64,
     /// The resolved experiment; with a search, before anything is chosen.
     pub experiment: serde_json::Value,
-    /// What is chosen first.
+    /// The search that comes first; none if nothing is tuned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<Tuned>,
 }
 
-/// A search that the seeds of a cell share.
+/// A search that all seeds of a cell share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tuned {
-    /// Its folder, below that of the comparison.
+    /// The name of its folder, below that of the comparison.
     pub folder: String,
     /// How candidates are found.
     pub search: Search,
-    /// Where.
+    /// The values that each field may take, by dotted path.
     pub spaces: BTreeMap<String, Space>,
     /// The seed of all candidates.
     pub seed: u64,
 }
 
-/// All trials of a comparison and what its tables look like.
+/// All trials of a comparison, and the layout of its tables.
 pub struct Plan {
-    /// The tables, still empty.
+    /// The results, in which every trial is still missing.
     pub results: Results,
-    /// Data set by data set, backbone by backbone, so that what they share is computed once.
+    /// The trials in the order in which they run: data set by data set, and within one backbone by
+    /// backbone, so that trials that share a cached prefix follow each other.
     pub tasks: Vec<Task>,
 }
 
@@ -60,21 +63,22 @@ impl Task {
     /// The experiment, before anything is chosen.
     ///
     /// # Errors
-    /// If the manifest that it was read from is of another version.
+    /// If the manifest that the task was read from is of an incompatible version.
     pub fn experiment(&self) -> Result<Experiment, Failure> {
         let document = serde_yaml::to_value(&self.experiment).map_err(config_error)?;
         Experiment::typed(document).map_err(config_error)
     }
 
-    /// As one that has not run yet.
+    /// Its entry in the results before it has run.
     pub fn missing(&self) -> Missing {
         Missing {
             cell: self.cell.clone(),
             seed: self.seed,
+            state: Unfinished::Waiting,
         }
     }
 
-    /// What it is called in messages.
+    /// Its name in messages.
     pub fn title(&self) -> String {
         let Cell {
             method,
@@ -86,26 +90,34 @@ impl Task {
     }
 }
 
-/// A candidate of a search: trained on the training split, its epoch chosen by validation.
+/// An experiment as the document from which candidates are made.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn document(base: &Experiment) -> Result<serde_yaml::Value, Failure> {
+    serde_yaml::to_value(base).map_err(config_error)
+}
+
+/// A candidate of a search: the experiment in `base` (see [`document`]) with the fields set. It is trained
+/// on the training split, and its epoch is chosen by validation.
 ///
 /// # Errors
 /// The dotted path of what is wrong.
 pub fn candidate(
-    base: &Experiment,
-    fields: &super::config::Fields,
+    mut base: serde_yaml::Value,
+    fields: &Fields,
     seed: u64,
 ) -> Result<Experiment, Failure> {
-    let mut document = serde_yaml::to_value(base).map_err(config_error)?;
     for (path, value) in fields {
-        resolve::assign(&mut document, path, value.clone())?;
+        resolve::assign(&mut base, path, value.clone())?;
     }
-    let mut experiment = Experiment::typed(document).map_err(config_error)?;
+    let mut experiment = Experiment::typed(base).map_err(config_error)?;
     experiment.seed = seed;
     Ok(experiment)
 }
 
-/// The trial after the search: trained on training and validation images for the number of epochs that
-/// validation chose.
+/// The trial after the search: the chosen candidate, trained on training and validation images together
+/// for the number of epochs that validation chose.
 pub fn retrained(mut candidate: Experiment, epochs: usize, seed: u64) -> Experiment {
     candidate.seed = seed;
     let recipe = &mut candidate.recipe;
@@ -116,7 +128,7 @@ pub fn retrained(mut candidate: Experiment, epochs: usize, seed: u64) -> Experim
     candidate
 }
 
-/// The id of a trial whose experiment, before anything is chosen, has this hash.
+/// The id of a trial from the hash of its experiment, before anything is chosen, and its search.
 pub fn id(hash: &str, tuned: Option<&Tuned>) -> String {
     match tuned {
         None => hash.to_owned(),
@@ -129,13 +141,12 @@ pub fn id(hash: &str, tuned: Option<&Tuned>) -> String {
     }
 }
 
-/// Opens every cell once.
+/// Plans a comparison: opens every cell once, so that nothing that can be checked fails later.
 ///
 /// # Errors
-/// All cells that cannot be trained, each with the reason.
+/// All cells that cannot be trained, each with the reason; two cells that are the same trial.
 pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Failure> {
     let mut tasks = Vec::new();
-    // The same reason in many cells is said once.
     let mut refused: Vec<(String, String)> = Vec::new();
     for dataset in &comparison.datasets {
         for backbone in &comparison.backbones {
@@ -162,22 +173,25 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
             return Err(config_error(message));
         }
     }
+    let results = unstarted(comparison, &tasks)?;
+    Ok(Plan { results, tasks })
+}
+
+/// The results before any trial has run.
+fn unstarted(comparison: &Comparison, tasks: &[Task]) -> Result<Results, Failure> {
     let config = serde_yaml::to_string(comparison)
         .map_err(|e| failure(Exit::Unexpected, format_args!("the comparison: {e}")))?;
-    let results = Results {
+    let methods = comparison.methods.iter();
+    let backbones = comparison.backbones.iter();
+    let datasets = comparison.datasets.iter();
+    Ok(Results {
         name: comparison.name.clone(),
         description: comparison.description.clone(),
         baseline: comparison.baseline.clone(),
-        methods: comparison.methods.iter().map(|m| m.label.clone()).collect(),
-        backbones: comparison
-            .backbones
-            .iter()
-            .map(|b| b.label.clone())
-            .collect(),
-        datasets: comparison
-            .datasets
-            .iter()
-            .map(|dataset| Column {
+        methods: methods.map(|method| method.label.clone()).collect(),
+        backbones: backbones.map(|backbone| backbone.label.clone()).collect(),
+        datasets: datasets
+            .map(|dataset| DatasetColumn {
                 label: dataset.label.clone(),
                 group: dataset.group.clone(),
             })
@@ -187,11 +201,10 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
         done: Vec::new(),
         failed: Vec::new(),
         missing: tasks.iter().map(Task::missing).collect(),
-    };
-    Ok(Plan { results, tasks })
+    })
 }
 
-/// The trials of a cell, one a seed.
+/// The trials of a cell, one per seed.
 fn of_cell(
     comparison: &Comparison,
     method: &MethodEntry,
@@ -199,57 +212,47 @@ fn of_cell(
     dataset: &DatasetEntry,
     workshop: &mut Workshop,
 ) -> Result<Vec<Task>, Failure> {
-    let experiment = |seed| comparison.experiment(method, backbone, dataset, seed);
     let first = comparison.seeds[0];
-    let base = experiment(first)?;
+    let base = comparison.experiment(method, backbone, dataset, first)?;
     if let Some(search) = comparison.search {
-        let recipe = &base.recipe;
-        if recipe.train_on != TrainOn::Train || recipe.select != Select::Best {
-            return Err(config_error(
-                "recipe: a search needs train_on: train and select: best",
-            ));
-        }
-        for fields in search.candidates(&method.tune) {
-            let candidate = candidate(&base, &fields, first)?;
-            if fields.keys().any(|field| !field.starts_with("recipe.")) {
-                workshop.open(candidate)?;
-            }
-        }
+        check_candidates(search, method, &base, workshop)?;
     }
-    let (trial, _) = workshop.open(base)?;
-    let overrides: BTreeMap<String, String> = method
-        .declared(backbone, dataset)
-        .map(|(path, value)| (path.clone(), in_yaml(value)))
-        .collect();
+    let (trial, _) = workshop.open(base.clone())?;
+    let declared = method.declared(backbone, dataset);
     let cell = Cell {
         method: method.label.clone(),
         backbone: backbone.label.clone(),
         dataset: dataset.label.clone(),
         group: dataset.group.clone(),
-        overrides,
+        overrides: declared
+            .map(|(path, value)| (path.clone(), in_yaml(value)))
+            .collect(),
     };
     let name = [&cell.method, &cell.backbone, &cell.dataset]
         .map(|label| slug(label))
         .join("-");
-    let tuned = match comparison.search {
-        None => None,
-        Some(search) => {
-            let mut tuned = Tuned {
-                folder: String::new(),
-                search,
-                spaces: method.tune.clone(),
-                seed: first,
-            };
-            let id = id(&trial.hash, Some(&tuned));
-            tuned.folder = format!("tuning/{name}-{}", &id[..8]);
-            Some(tuned)
-        }
-    };
+    let tuned = comparison.search.map(|search| {
+        let mut tuned = Tuned {
+            folder: String::new(),
+            search,
+            spaces: method.tune.clone(),
+            seed: first,
+        };
+        let id = id(&trial.hash, Some(&tuned));
+        tuned.folder = format!("tuning/{name}-{}", &id[..8]);
+        tuned
+    });
+    // The seeds of a cell differ in nothing else, so that the YAML is resolved and opened once for all.
     let task = |&seed: &u64| {
-        let experiment = experiment(seed)?;
+        let mut experiment = base.clone();
+        experiment.seed = seed;
         let value = serde_json::to_value(&experiment)
             .map_err(|e| failure(Exit::Unexpected, format_args!("the experiment: {e}")))?;
-        let id = id(&trial.hash_of(experiment)?, tuned.as_ref());
+        let hash = match seed == first {
+            true => trial.hash.clone(),
+            false => trial.hash_of(experiment)?,
+        };
+        let id = id(&hash, tuned.as_ref());
         Ok(Task {
             folder: format!("{name}-s{seed}-{}", &id[..8]),
             id,
@@ -262,7 +265,30 @@ fn of_cell(
     comparison.seeds.iter().map(task).collect()
 }
 
-/// A value in YAML, on one line.
+/// Checks every candidate of a cell's search, and opens those that change more than the recipe.
+fn check_candidates(
+    search: Search,
+    method: &MethodEntry,
+    base: &Experiment,
+    workshop: &mut Workshop,
+) -> Result<(), Failure> {
+    let recipe = &base.recipe;
+    if recipe.train_on != TrainOn::Train || recipe.select != Select::Best {
+        return Err(config_error(
+            "recipe: a search needs train_on: train and select: best",
+        ));
+    }
+    let document = document(base)?;
+    for fields in search.candidates(&method.tune) {
+        let candidate = candidate(document.clone(), &fields, base.seed)?;
+        if fields.keys().any(|field| !field.starts_with("recipe.")) {
+            workshop.open(candidate)?;
+        }
+    }
+    Ok(())
+}
+
+/// A value as one line of YAML.
 pub fn in_yaml(value: &serde_yaml::Value) -> String {
     match value {
         serde_yaml::Value::String(text)
@@ -270,15 +296,16 @@ pub fn in_yaml(value: &serde_yaml::Value) -> String {
         {
             text.clone()
         }
-        // JSON is YAML, and stays on its line.
+        // Every JSON text is YAML, and it has no line breaks.
         value => serde_json::to_string(value).unwrap_or_default(),
     }
 }
 
-/// Characters of a label in a folder's name; the hash behind it keeps folders apart.
+/// At most this many characters of a label are in the name of a folder; the hash after them keeps folders
+/// apart.
 const SLUG: usize = 40;
 
-/// A label as a part of a folder's name.
+/// A label as a part of a folder's name: lower case, and only characters that are safe in a path.
 pub fn slug(label: &str) -> String {
     let plain = |c: char| match c {
         c if c.is_ascii_alphanumeric() || "._+".contains(c) => c.to_ascii_lowercase(),
@@ -288,7 +315,7 @@ pub fn slug(label: &str) -> String {
     slug.trim_start_matches(['.', '-']).to_owned()
 }
 
-/// Every reason with the cells that it is of.
+/// The message about cells that cannot be trained: each reason once, with the first cell that it concerns.
 fn report(refused: &[(String, String)]) -> String {
     let mut reasons: Vec<&String> = refused.iter().map(|(_, reason)| reason).collect();
     let mut seen = BTreeSet::new();
@@ -334,7 +361,7 @@ methods: [linear-probe, {use: vpt-deep, backbones: [vit-micro]}]
 ";
 
     #[test]
-    fn a_task_a_cell_and_seed_with_an_id_of_its_own() {
+    fn each_cell_and_seed_is_a_task_with_its_own_id() {
         let plan = planned(SMALL).unwrap();
         let titles: Vec<_> = plan.tasks.iter().map(Task::title).collect();
         let expected = [
@@ -348,7 +375,7 @@ methods: [linear-probe, {use: vpt-deep, backbones: [vit-micro]}]
         assert_eq!(titles, expected);
         let ids: BTreeSet<_> = plan.tasks.iter().map(|task| &task.id).collect();
         assert_eq!(ids.len(), 6);
-        // An id is the hash that the trial has alone.
+        // The id is the hash that the trial has when it runs alone.
         let alone = Experiment::read("peft/linear-probe.yaml", &["recipe=micro".to_owned()]);
         let alone = alone.and_then(|e| crate::model::trial::Trial::open(e, &Chosen::cpu()));
         let alone = alone.map_err(|f| f.error).unwrap().0;
@@ -357,7 +384,7 @@ methods: [linear-probe, {use: vpt-deep, backbones: [vit-micro]}]
     }
 
     #[test]
-    fn what_cannot_be_trained_is_listed_before_any_work() {
+    fn cells_that_cannot_be_trained_are_listed_before_any_work() {
         let message = planned(&SMALL.replace(", backbones: [vit-micro]", ""))
             .err()
             .unwrap();

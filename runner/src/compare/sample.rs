@@ -5,7 +5,8 @@
 use peft_core::random::Generator;
 use serde_json::json;
 
-use super::{Column, Missing, Results};
+use super::results::{DatasetColumn, Missing, Results};
+use super::state::Unfinished;
 use crate::run::summary::{
     Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning,
 };
@@ -55,7 +56,7 @@ pub fn results(datasets: usize, seeds: u64) -> Results {
         backbones: BACKBONES.map(|b| b.0.to_owned()).to_vec(),
         datasets: DATASETS[..datasets]
             .iter()
-            .map(|d| Column {
+            .map(|d| DatasetColumn {
                 label: d.0.to_owned(),
                 group: Some(d.1.to_owned()),
             })
@@ -116,7 +117,11 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
             return;
         }
         ("ssf", 1, 8, 2) => {
-            results.missing.push(Missing { cell, seed });
+            results.missing.push(Missing {
+                cell,
+                seed,
+                state: Unfinished::Waiting,
+            });
             return;
         }
         _ => {}

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::statistics::{deviation, mean};
-use super::{Column, Results};
+use super::results::{DatasetColumn, Results};
+use super::statistics::moments::{deviation, mean};
 use crate::run::summary::{Cell, Failed, Summary};
 
 /// Results by place.
@@ -29,7 +29,7 @@ pub struct Trials<'a> {
 
 impl<'a> Scores<'a> {
     /// Sorts results by place.
-    pub fn new(results: &'a Results) -> Self {
+    pub fn of(results: &'a Results) -> Self {
         let mut scores = Self {
             results,
             trials: ByName::new(),
@@ -73,7 +73,7 @@ impl<'a> Scores<'a> {
         &'s self,
         backbone: &'s str,
         method: &'s str,
-        columns: impl IntoIterator<Item = &'s Column>,
+        columns: impl IntoIterator<Item = &'s DatasetColumn>,
     ) -> impl Iterator<Item = &'s Trials<'a>> {
         let columns = columns.into_iter();
         columns.filter_map(move |column| self.at(backbone, method, &column.label))

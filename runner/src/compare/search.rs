@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
-use super::config::Fields;
+use super::fields::Fields;
 
 /// The values that a field may take: a list, or a range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

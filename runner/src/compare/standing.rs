@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::scores::Scores;
-use super::statistics::{
-    Bootstrap, Difference, Friedman, Record, cliques, critical_difference, difference, friedman,
-    holm, mean, ranks, record, wilcoxon,
+use super::statistics::intervals::{Bootstrap, Difference, difference};
+use super::statistics::moments::mean;
+use super::statistics::ranks::{
+    Friedman, Record, cliques, critical_difference, friedman, holm, ranks, record, wilcoxon,
 };
 
 /// The level of the tests.
@@ -190,7 +191,7 @@ mod tests {
             s.methods == ["ssf"] && s.cell.as_ref().is_some_and(|c| c.dataset != "flowers")
         };
         results.done.retain(|summary| !begun(summary));
-        let standing = Standing::of(&Scores::new(&results), "vit-micro");
+        let standing = Standing::of(&Scores::of(&results), "vit-micro");
         assert_eq!(standing.unranked, ["ssf"]);
         assert_eq!(standing.ranks.len(), 10);
         assert_eq!(standing.datasets.len(), 6);
@@ -209,7 +210,7 @@ mod tests {
             s.seed == 1 && (&*cell.method, &*cell.dataset) == ("lora", "pets")
         };
         results.done.retain(|summary| !lost(summary));
-        let scores = Scores::new(&results);
+        let scores = Scores::of(&results);
         let of = |method: &str| scores.at("vit-micro", method, "pets").unwrap().scores();
         let (lora, ap) = (of("lora"), of("ap"));
         let shared = shared_means(&[&lora, &ap]).unwrap();

@@ -1,71 +1,83 @@
-//! Carries out a search: trains the candidates, round by round, and writes down the choice.
+//! Carries out a search: trains the candidates, rung by rung, and records the choice.
 
 use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use peft_core::files::write_atomically;
 
-use super::config::Fields;
-use super::execute::Executor;
-use super::plan::{Tuned, candidate, in_yaml};
+use super::fields::Fields;
+use super::plan::{Tuned, candidate, document, in_yaml};
 use crate::cache::Cost;
 use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, failure};
 use crate::lock::{LOCK, wait_for};
+use crate::model::workshop::Workshop;
 use crate::run::CHECKPOINT;
 use crate::run::progress::Reporter;
 use crate::run::summary::{Candidate, Tuning};
 use crate::train::Trainer;
 use crate::train::checkpoint::{EpochRecord, Progress};
 
-/// The file that holds a choice; with it the search is over.
+/// The file that holds the choice. Its presence means that the search is over.
 const CHOICE: &str = "tuning.json";
 
-/// The choice of a search: what was written down earlier, by this process or another, or what is found
-/// now.
+/// The choice of a search: the one on disk, which this process or another made earlier, or a new one.
 ///
 /// # Errors
 /// If it is interrupted, no candidate can be trained, or the disk is full.
-pub fn tune(executor: &mut Executor, tuned: &Tuned, base: &Experiment) -> Result<Tuning, Failure> {
-    let folder = executor.root.join(&tuned.folder);
+pub fn tune(
+    root: &Path,
+    workshop: &mut Workshop,
+    interrupt: &Arc<AtomicBool>,
+    tuned: &Tuned,
+    base: &Experiment,
+) -> Result<Tuning, Failure> {
+    let folder = root.join(&tuned.folder);
     fs_err::create_dir_all(&folder)?;
     let place = folder.join(LOCK);
     let lock = File::create(&place).map_err(peft_core::Error::io(&place))?;
-    // Another process that works on it is waited for; if it ends too early, this one goes on.
-    wait_for(&lock, &place, &executor.interrupt)?;
+    // If the process that holds the lock ends before it has chosen, this one goes on where it stopped.
+    wait_for(&lock, &place, interrupt)?;
     let path = folder.join(CHOICE);
     if let Ok(text) = std::fs::read_to_string(&path) {
         match serde_json::from_str(&text) {
             Ok(tuning) => return Ok(tuning),
-            Err(e) => eprintln!("warning: {}: {e}; it is made again", path.display()),
+            Err(e) => eprintln!("warning: {}: {e}; the search is repeated", path.display()),
         }
     }
-    let tuning = search(executor, tuned, base, &folder)?;
+    let tuning = search(workshop, interrupt, tuned, base, &folder)?;
     let json = serde_json::to_string_pretty(&tuning).map_err(|e| failure(Exit::Unexpected, e))?;
     write_atomically(&path, format!("{json}\n").as_bytes())?;
-    // Nothing will go on from these any more.
+    // The checkpoints of the candidates are of no further use.
     for index in 0..tuning.candidates.len() {
         let _ = std::fs::remove_dir_all(folder.join(index.to_string()));
     }
     Ok(tuning)
 }
 
+/// Trains the candidates and chooses the best one on validation.
 fn search(
-    executor: &mut Executor,
+    workshop: &mut Workshop,
+    interrupt: &Arc<AtomicBool>,
     tuned: &Tuned,
     base: &Experiment,
-    folder: &std::path::Path,
+    folder: &Path,
 ) -> Result<Tuning, Failure> {
     let all = tuned.search.candidates(&tuned.spaces);
     let mut tried: Vec<Candidate> = all.iter().map(untried).collect();
     let mut records: Vec<Option<EpochRecord>> = vec![None; all.len()];
     let mut caching = vec![0.0; all.len()];
     let mut alive: Vec<usize> = (0..all.len()).collect();
+    let document = document(base)?;
     for rung in tuned.search.rungs(all.len(), base.recipe.last_epoch()) {
         alive.truncate(rung.candidates);
         for &index in &alive {
             let place = folder.join(index.to_string());
-            let fields = &all[index];
-            match try_out(executor, base, fields, tuned.seed, &place, rung.epochs) {
+            let trained = candidate(document.clone(), &all[index], tuned.seed)
+                .and_then(|candidate| try_out(workshop, interrupt, candidate, &place, rung.epochs));
+            match trained {
                 Ok((progress, cost)) => {
                     caching[index] += cost.seconds;
                     let best = progress.best.map(|best| progress.history[best].clone());
@@ -77,7 +89,7 @@ fn search(
                     tried.validation = best.as_ref().and_then(|record| record.validation.clone());
                     records[index] = best;
                 }
-                // What another day may mend is no property of the candidate.
+                // A transient failure, such as a full disk, says nothing about the candidate.
                 Err(failed) if !matches!(failed.exit, Exit::Diverged | Exit::Config) => {
                     return Err(failed);
                 }
@@ -88,7 +100,7 @@ fn search(
             }
         }
         alive.retain(|&index| records[index].is_some());
-        // Stable: among equals the earlier one wins.
+        // The sort is stable, so that the earlier of two equal candidates wins.
         alive.sort_by(|&a, &b| match (&records[a], &records[b]) {
             (Some(a), Some(b)) if a.beats(b) => std::cmp::Ordering::Less,
             (Some(a), Some(b)) if b.beats(a) => std::cmp::Ordering::Greater,
@@ -97,7 +109,7 @@ fn search(
     }
     let Some(&chosen) = alive.first() else {
         let reasons: Vec<_> = tried.iter().filter_map(|c| c.error.as_deref()).collect();
-        let first = reasons.first().unwrap_or(&"none was scored");
+        let first = reasons.first().unwrap_or(&"none has a score");
         let message = format_args!("no candidate of the search can be trained: {first}");
         return Err(failure(Exit::Diverged, message));
     };
@@ -110,6 +122,7 @@ fn search(
     })
 }
 
+/// A candidate before it is trained.
 fn untried(fields: &Fields) -> Candidate {
     let set = fields.iter();
     Candidate {
@@ -125,16 +138,15 @@ fn untried(fields: &Fields) -> Candidate {
     }
 }
 
-/// Trains a candidate to the end of `epochs`, from where it stands.
+/// Trains a candidate until it has run `epochs` epochs, going on from its checkpoint.
 fn try_out(
-    executor: &mut Executor,
-    base: &Experiment,
-    fields: &Fields,
-    seed: u64,
-    place: &std::path::Path,
+    workshop: &mut Workshop,
+    interrupt: &Arc<AtomicBool>,
+    candidate: Experiment,
+    place: &Path,
     epochs: usize,
 ) -> Result<(Progress, Cost), Failure> {
-    let (trial, model) = executor.workshop.open(candidate(base, fields, seed)?)?;
+    let (trial, model) = workshop.open(candidate)?;
     let checkpoint = place.join(CHECKPOINT);
     if let Some(folder) = checkpoint.parent() {
         fs_err::create_dir_all(folder)?;
@@ -144,11 +156,11 @@ fn try_out(
     let trainer = Trainer::new(
         &trial,
         model,
-        executor.device(),
+        workshop.device(),
         Some(checkpoint),
-        executor.interrupt.clone(),
+        interrupt.clone(),
         &mut reporter,
     )?;
-    let trainer = trainer.with_caches(executor.workshop.caches())?;
+    let trainer = trainer.with_caches(workshop.caches())?;
     trainer.try_out(epochs)
 }

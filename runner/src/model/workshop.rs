@@ -1,10 +1,10 @@
-//! What the trials of a process share: backbones and data sets, each opened once, and the caches of
-//! what frozen parts give.
+//! What the trials of a process share: backbones and data sets, each opened once, and the caches of what
+//! frozen parts compute.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use peft_core::Model;
+use peft_core::{Model, params};
 
 use crate::cache::Caches;
 use crate::config::cache::Store;
@@ -16,33 +16,41 @@ use crate::model::base::Base;
 use crate::model::trial::Trial;
 
 /// Opens trials and keeps what they have in common.
+///
+/// Backbones stay open while their weights take at most 4 GiB together, so that a comparison reads each of
+/// them once, although its trials go data set by data set. Beyond that the backbone that was used least
+/// recently is dropped. The last two always stay, whatever they take; on an accelerator only they do, because
+/// the peak memory of a trial is read from the device's pool, in which other backbones would count.
+/// The last two data sets stay open.
 pub struct Workshop<'a> {
     device: &'a Chosen,
     caches: Caches,
     /// Whether `prefix_cache: auto` means files, which other processes share.
     in_files: bool,
-    /// By configuration. A comparison goes data set by data set and backbone by backbone: the last ones
-    /// are kept.
-    bases: Vec<(String, Arc<Base>)>,
-    data: Vec<(String, Arc<Data>)>,
+    bases: Shelf<Arc<Base>>,
+    data: Shelf<Arc<Data>>,
 }
 
-/// Backbones, and data sets, that stay open.
+/// Bytes of frozen weights that stay open.
+const WEIGHTS: usize = 4 << 30;
+
+/// Backbones, and data sets, that stay open whatever they take.
 const KEPT: usize = 2;
 
 impl<'a> Workshop<'a> {
-    /// Nothing is open yet; cache files are below `folder`.
+    /// A workshop in which nothing is open yet; cache files are below `folder`.
     pub fn new(device: &'a Chosen, folder: &Path) -> Self {
+        let weights = if device.is_cpu() { WEIGHTS } else { 0 };
         Self {
             device,
             caches: Caches::new(folder, true),
             in_files: false,
-            bases: Vec::new(),
-            data: Vec::new(),
+            bases: Shelf::new(weights),
+            data: Shelf::new(0),
         }
     }
 
-    /// The same for one of many processes: what it computes of a prefix is left for the others.
+    /// The workshop of one process among many: the prefixes that it computes go to files, for the others.
     pub fn in_files(self) -> Self {
         Self {
             in_files: true,
@@ -60,7 +68,7 @@ impl<'a> Workshop<'a> {
         &self.caches
     }
 
-    /// A trial on shared tensors and data, and its model.
+    /// Opens a trial on shared weights and data, and assembles its model.
     ///
     /// # Errors
     /// As [`Trial::open`].
@@ -81,28 +89,100 @@ impl<'a> Workshop<'a> {
             key += &format!(" seed {seed}");
         }
         let device = self.device;
-        let base = kept(&mut self.bases, key, || {
-            Base::open(backbone.clone(), *seed, device).map(Arc::new)
+        let base = self.bases.get(key, || {
+            let base = Base::open(backbone.clone(), *seed, device)?;
+            let infos = params::infos(&base.backbone);
+            let bytes = infos.iter().map(|info| info.bytes).sum();
+            Ok((Arc::new(base), bytes))
         })?;
         let key = serde_json::json!([dataset, on_error]).to_string();
-        let data = kept(&mut self.data, key, || Data::open(&**dataset, *on_error))?;
+        let data = self
+            .data
+            .get(key, || Ok((Data::open(&**dataset, *on_error)?, 0)))?;
         Trial::on(&base, data, experiment, device)
     }
 }
 
-/// The value of a key, made if it is not there; the oldest one beyond [`KEPT`] is dropped.
-fn kept<T: Clone>(
-    all: &mut Vec<(String, T)>,
+/// Values by key, as long as there is room for them.
+struct Shelf<T> {
+    /// The one that was used least recently first.
+    items: Vec<Item<T>>,
+    /// Bytes beyond which only [`KEPT`] values stay.
+    budget: usize,
+}
+
+struct Item<T> {
     key: String,
-    make: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    if let Some((_, value)) = all.iter().find(|(other, _)| *other == key) {
-        return Ok(value.clone());
+    value: T,
+    bytes: usize,
+}
+
+impl<T: Clone> Shelf<T> {
+    fn new(budget: usize) -> Self {
+        Self {
+            items: Vec::new(),
+            budget,
+        }
     }
-    let value = make()?;
-    if all.len() >= KEPT {
-        all.remove(0);
+
+    /// The value of a key. If it is not there it is made, and the least recently used ones go until there is
+    /// room for it.
+    fn get(
+        &mut self,
+        key: String,
+        make: impl FnOnce() -> Result<(T, usize), Failure>,
+    ) -> Result<T, Failure> {
+        let item = match self.items.iter().position(|item| item.key == key) {
+            Some(place) => self.items.remove(place),
+            None => {
+                let (value, bytes) = make()?;
+                while self.items.len() >= KEPT && self.bytes() + bytes > self.budget {
+                    self.items.remove(0);
+                }
+                Item { key, value, bytes }
+            }
+        };
+        let value = item.value.clone();
+        self.items.push(item);
+        Ok(value)
     }
-    all.push((key, value.clone()));
-    Ok(value)
+
+    fn bytes(&self) -> usize {
+        self.items.iter().map(|item| item.bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often values of 1 GiB are made, if the keys are asked for in order.
+    fn made(budget: usize, keys: impl IntoIterator<Item = usize>) -> usize {
+        let mut shelf = Shelf::new(budget);
+        let mut made = 0;
+        for key in keys {
+            let value = shelf.get(key.to_string(), || {
+                made += 1;
+                Ok((key, 1 << 30))
+            });
+            assert_eq!(value.unwrap(), key);
+        }
+        made
+    }
+
+    #[test]
+    fn each_backbone_is_opened_once_however_many_data_sets_there_are() {
+        // Three backbones on nineteen data sets, planned and then carried out.
+        let plan = || (0..2 * 19).flat_map(|_| 0..3);
+        assert_eq!(made(WEIGHTS, plan()), 3);
+    }
+
+    #[test]
+    fn beyond_the_budget_the_least_recently_used_goes() {
+        assert_eq!(made(2 << 30, [0, 1, 0, 2, 0]), 3);
+        assert_eq!(made(2 << 30, [0, 1, 0, 2, 1]), 4);
+        // Two always stay.
+        assert_eq!(made(0, [0, 1, 0, 1]), 2);
+        assert_eq!(made(0, [0, 1, 2, 0]), 4);
+    }
 }

@@ -394,7 +394,20 @@ fn a_sweep_in_parts_is_the_comparison() {
     run(&["--chunk", "2/3"]);
     assert_eq!(status(&place)["states"]["done"], 5);
     let partial = place.run(&["sweep", "collect", "sweep"]);
-    assert!(stderr(&partial).contains("7 of 12 trials have not run yet"));
+    let said = "7 of 12 trials have no result yet: 7 not begun";
+    assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
+    // A trial whose folder is locked runs, in `collect` as in `status`.
+    let text = String::from_utf8(manifest.clone()).unwrap();
+    let task: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let folder = place.path("sweep").join(task["folder"].as_str().unwrap());
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = std::fs::File::create(folder.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let partial = place.run(&["sweep", "collect", "sweep"]);
+    let said = "7 of 12 trials have no result yet: 1 running, 6 not begun";
+    assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
+    assert_eq!(status(&place)["states"]["running"], 1);
+    drop(lock);
     run(&["--jobs", "2"]);
     assert_eq!(status(&place)["states"]["done"], 12);
     succeeded(place.run(&["sweep", "collect", "sweep"]));
@@ -495,7 +508,7 @@ methods: [linear-probe]
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     let message = stderr(&output);
     assert!(
-        message.contains("are not those that were planned with"),
+        message.contains("have changed since the trial was planned"),
         "{message}"
     );
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::style;
+use super::style::style;
 use crate::compare::scores::{Scores, Trials};
-use crate::compare::statistics::mean;
+use crate::compare::statistics::moments::mean;
 use crate::report::classes::{MANY, class, confusion, heat};
 use crate::report::document::{details, escape, note};
 use crate::report::marks;

@@ -1,8 +1,8 @@
 //! Learning curves: the mean over seeds, a chart a data set.
 
-use super::style;
+use super::style::style;
 use crate::compare::scores::{Scores, Trials};
-use crate::compare::statistics::mean;
+use crate::compare::statistics::moments::mean;
 use crate::report::curves::{Curves, Series};
 use crate::report::document::{details, note};
 use crate::train::checkpoint::EpochRecord;

@@ -7,27 +7,27 @@ mod labels;
 mod ranks;
 mod scatter;
 mod settings;
+mod style;
 mod table;
 
 use std::fmt::Write;
 
-use super::Results;
+use super::report::{OnBackbone, Report};
+use super::results::Results;
 use super::scores::Scores;
-use super::standing::Standing;
-use super::tables::{self, progress};
+use super::tables::table::Table;
 use crate::report::document::{escape, page, section};
-use crate::report::marks::{self, Style};
 
 const STYLE: &str = include_str!("style.css");
 
-/// The page.
-pub fn html(results: &Results) -> String {
-    let scores = Scores::new(results);
+/// The whole page.
+pub fn html(report: &Report) -> String {
+    let results = report.results;
     let mut body = opening(results);
-    for backbone in &results.backbones {
-        body += &section(backbone, &of_backbone(&scores, backbone));
+    for on in &report.backbones {
+        body += &section(on.backbone, &of_backbone(&report.scores, on));
     }
-    body += &settings::sections(results);
+    body += &settings::sections(report);
     page(&results.name, STYLE, &body)
 }
 
@@ -53,51 +53,45 @@ fn opening(results: &Results) -> String {
         "<p class=\"note\">{}: {}. Within a seed all methods share the split, the order of the batches, the \
          head's initial values and the recipe, except for declared overrides and what was searched for.</p>",
         plan.join(", "),
-        progress(results)
+        results.progress()
     );
     text
 }
 
-/// All that concerns one backbone.
-fn of_backbone(scores: &Scores, backbone: &str) -> String {
+/// Everything about one backbone; empty if no method has a trial on it.
+fn of_backbone(scores: &Scores, on: &OnBackbone) -> String {
+    let backbone = on.backbone;
     if scores.methods(backbone).is_empty() {
         return String::new();
     }
     let results = scores.results;
-    let standing = Standing::of(scores, backbone);
-    let html = |table: &tables::Table| table::html(table, results);
-    let accuracy = tables::accuracy(scores, backbone, &standing);
-    let versus = tables::versus(results, &standing);
+    let html = |table: &Table| table::html(table, results);
     [
         format!(
             "<div class=\"tables\">\n{}</div>\n",
-            accuracy.iter().map(html).collect::<String>()
+            on.accuracy.iter().map(html).collect::<String>()
         ),
-        ranks::diagram(&standing, results),
-        versus.iter().map(html).collect(),
+        ranks::diagram(&on.standing, results),
+        on.versus.iter().map(html).collect(),
         scatter::plots(scores, backbone),
-        html(&tables::cost(scores, backbone)),
+        html(&on.cost),
         curves::charts(scores, backbone),
         classes::tables(scores, backbone),
     ]
     .concat()
 }
 
-/// How a method is drawn, everywhere.
-fn style(results: &Results, method: &str) -> Option<Style> {
-    let index = results.methods.iter().position(|label| label == method)?;
-    Some(marks::style(index))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::results::Missing;
     use crate::compare::sample;
+    use crate::compare::state::Unfinished;
     use crate::report::document;
 
     /// Where `REPORT_SAMPLES` names a folder, pages are written there to be looked at.
     fn checked(name: &str, results: &Results) -> String {
-        let page = html(results);
+        let page = html(&Report::of(results));
         if let Ok(folder) = std::env::var("REPORT_SAMPLES") {
             std::fs::write(format!("{folder}/{name}.html"), &page).unwrap();
         }
@@ -120,16 +114,61 @@ mod tests {
     }
 
     #[test]
-    fn small_and_unfinished_ones_have_a_page_too() {
-        for (datasets, seeds) in [(1, 1), (1, 3), (2, 1), (6, 2)] {
-            let name = format!("compare-{datasets}-{seeds}");
-            checked(&name, &sample::results(datasets, seeds));
+    fn a_page_shows_what_its_size_allows() {
+        let ranks = "Average ranks over";
+        for (datasets, seeds, size) in [
+            (1, 1, "1 data set, 1 seed:"),
+            (1, 3, "1 data set, 3 seeds:"),
+            (2, 1, "2 data sets, 1 seed:"),
+            (6, 2, "6 data sets, 2 seeds:"),
+        ] {
+            let results = sample::results(datasets, seeds);
+            let page = checked(&format!("compare-{datasets}-{seeds}"), &results);
+            assert!(page.contains(&format!("11 methods, 2 backbones, {size}")));
+            let done = format!("{} trials done", results.done.len());
+            assert!(page.contains(&done), "{done}");
+            // A single seed has no spread, and ranks need several data sets.
+            assert_eq!(page.contains("±"), seeds > 1, "{size}");
+            assert_eq!(page.contains(ranks), datasets > 1, "{size}");
+            assert_eq!(page.contains("There is one data set"), datasets == 1);
+            for part in [
+                "Against linear-probe",
+                "Accuracy and its cost",
+                "Learning curves",
+            ] {
+                assert!(page.contains(part), "{size} {part}");
+            }
+            // On five data sets the one trial that fails is planned.
+            assert_eq!(page.contains("Failed trials"), datasets > 4, "{size}");
         }
+    }
+
+    #[test]
+    fn a_comparison_that_has_just_begun_has_a_page() {
         let mut results = sample::results(2, 2);
-        results.done.truncate(3);
-        checked("compare-begun", &results);
-        results.done.clear();
-        results.failed.clear();
-        checked("compare-empty", &results);
+        results.missing = (results.done.drain(3..))
+            .map(|summary| Missing {
+                cell: summary.cell.unwrap(),
+                seed: summary.seed,
+                state: Unfinished::Waiting,
+            })
+            .collect();
+        let page = checked("compare-begun", &results);
+        assert!(page.contains("3 trials done, 81 not begun"));
+        // One method has both seeds on the first data set and one on the second; nothing can be compared.
+        assert!(page.contains("(1/2)") && page.contains("– <small>(0/2)</small>"));
+        for part in ["Average ranks", "Accuracy and its cost", "Failed trials"] {
+            assert!(!page.contains(part), "{part}");
+        }
+        results
+            .missing
+            .extend(results.done.drain(..).map(|summary| Missing {
+                cell: summary.cell.unwrap(),
+                seed: summary.seed,
+                state: Unfinished::Running,
+            }));
+        let page = checked("compare-empty", &results);
+        assert!(page.contains("0 trials done, 3 running, 81 not begun"));
+        assert!(!page.contains("Learning curves") && !page.contains("<b>"));
     }
 }

@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use super::style;
-use crate::compare::Results;
+use super::style::style;
+use crate::compare::results::Results;
 use crate::compare::standing::Standing;
 use crate::report::document::{escape, note};
 use crate::report::frame::{cut, text_width};

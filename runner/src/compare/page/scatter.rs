@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use super::{labels, style};
+use super::labels;
+use super::style::style;
 use crate::compare::scores::{Mean, Scores, Trials};
-use crate::compare::statistics::mean;
-use crate::compare::tables::overall;
+use crate::compare::statistics::moments::mean;
+use crate::compare::tables::accuracy::overall;
 use crate::report::axis::Axis;
 use crate::report::document::note;
 use crate::report::frame::{Frame, LEFT, TOP, cut};

@@ -1,22 +1,26 @@
 //! What was set, searched for, and run on; what failed.
 
 use super::table;
-use crate::compare::Results;
-use crate::compare::tables::{
-    Column, Entry, NONE, Search, Table, failed, overrides, searches, settings,
-};
+use crate::compare::report::Report;
+use crate::compare::results::Results;
+use crate::compare::tables::choices::{Search, settings};
+use crate::compare::tables::table::{Column, Entry, NONE, Table};
 use crate::report::document::{details, section, yaml};
 use crate::report::numbers::brief;
 
 /// A resolved configuration is as long as all of these together, so only so many are shown.
 const CONFIGURATIONS: usize = 60;
 
-/// The last sections.
-pub fn sections(results: &Results) -> String {
-    let html = |found: Option<Table>| found.map(|t| table::html(&t, results)).unwrap_or_default();
-    let chosen = html(overrides(results)) + &html(searches(results)) + &records(results);
+/// The sections that come last.
+pub fn sections(report: &Report) -> String {
+    let results = report.results;
+    let html = |table: &Option<Table>| -> String {
+        let tables = table.iter().map(|table| table::html(table, results));
+        tables.collect()
+    };
+    let chosen = html(&report.overrides) + &html(&report.searches) + &records(results);
     [
-        section("Failures", &html(failed(results))),
+        section("Failures", &html(&report.failed)),
         section("Overrides and searches", &chosen),
         section("Configuration and environment", &configurations(results)),
     ]

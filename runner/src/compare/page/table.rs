@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::style;
-use crate::compare::Results;
-use crate::compare::tables::{Entry, Table};
+use super::style::style;
+use crate::compare::results::Results;
+use crate::compare::tables::table::{Entry, Table};
 use crate::report::document::{escape, note};
 use crate::report::marks;
 

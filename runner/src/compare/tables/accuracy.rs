@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Better, Column, Entry, NONE, Table, any_failed, explained};
+use super::table::{Better, Column, Entry, FAILED, NONE, Table, any_failed, explained};
+use super::versus::ranking;
+use crate::compare::results::DatasetColumn;
 use crate::compare::scores::{Mean, Scores, Trials};
 use crate::compare::standing::Standing;
-use crate::compare::statistics::{deviation, mean};
-use crate::compare::{self};
+use crate::compare::statistics::moments::{deviation, mean};
 use crate::train::metrics::Metric;
 
 /// More data sets than this have tables of their own, by group.
 const WIDE: usize = 8;
 
-type Datasets<'a> = Vec<&'a compare::Column>;
+type Datasets<'a> = Vec<&'a DatasetColumn>;
 
 /// One table where the data sets fit; else an overview, and the data sets group by group.
 pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Table> {
@@ -56,7 +57,7 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
 }
 
 /// Data sets by group, groups in the order in which they come.
-fn groups(columns: &[compare::Column]) -> Vec<(Option<&str>, Datasets<'_>)> {
+fn groups(columns: &[DatasetColumn]) -> Vec<(Option<&str>, Datasets<'_>)> {
     let mut groups: Vec<(Option<&str>, Datasets)> = Vec::new();
     for column in columns {
         let group = column.group.as_deref();
@@ -74,7 +75,7 @@ pub fn overall(
     scores: &Scores,
     backbone: &str,
     method: &str,
-    datasets: &[&compare::Column],
+    datasets: &[&DatasetColumn],
 ) -> Option<Mean> {
     let trials = datasets
         .iter()
@@ -124,7 +125,7 @@ impl Grid<'_> {
         }
     }
 
-    fn dataset(&self, table: &mut Table, dataset: &compare::Column) {
+    fn dataset(&self, table: &mut Table, dataset: &DatasetColumn) {
         let at = |method: &str| self.scores.at(self.backbone, method, &dataset.label);
         let methods = table.rows.iter().filter_map(|(method, _)| at(method));
         let metric = methods.flat_map(|trials| trials.done.values()).next();
@@ -143,7 +144,7 @@ impl Grid<'_> {
                     over: Some(format!(
                         "0/{}{}",
                         trials.planned(),
-                        if failed { super::FAILED } else { "" }
+                        if failed { FAILED } else { "" }
                     )),
                     ..Entry::text(NONE)
                 },
@@ -151,7 +152,7 @@ impl Grid<'_> {
         });
     }
 
-    fn mean(&self, table: &mut Table, name: &str, datasets: &[&compare::Column]) {
+    fn mean(&self, table: &mut Table, name: &str, datasets: &[&DatasetColumn]) {
         self.column(table, Column::number(name, Better::More), |method| {
             let row = self
                 .scores
@@ -167,7 +168,7 @@ impl Grid<'_> {
         });
     }
 
-    fn overall(&self, table: &mut Table, datasets: &[&compare::Column], standing: &Standing) {
+    fn overall(&self, table: &mut Table, datasets: &[&DatasetColumn], standing: &Standing) {
         if datasets.len() < 2 {
             return;
         }
@@ -180,6 +181,6 @@ impl Grid<'_> {
                 None => Entry::text(NONE),
             },
         );
-        table.notes.extend(super::ranking(standing));
+        table.notes.extend(ranking(standing));
     }
 }

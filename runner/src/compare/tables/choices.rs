@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Column, Entry, NONE, Table};
-use crate::compare::Results;
+use super::table::{Column, Entry, NONE, Table};
+use crate::compare::results::Results;
 use crate::report::numbers::brief;
 use crate::run::summary::{Cell, Failed, Tuning};
 

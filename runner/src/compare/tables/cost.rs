@@ -1,8 +1,8 @@
 //! What a method costs: parameters, memory, time, throughput.
 
-use super::{Better, Column, Entry, NONE, Table};
+use super::table::{Better, Column, Entry, NONE, Table};
 use crate::compare::scores::{Scores, Trials};
-use crate::compare::statistics::mean;
+use crate::compare::statistics::moments::mean;
 use crate::report::numbers::{brief, grouped, in_mebibytes};
 use crate::run::summary::Summary;
 

@@ -1,9 +1,9 @@
 //! Each method against the baseline, and the tests of the ranks.
 
-use super::{Column, Entry, NONE, Table};
-use crate::compare::Results;
+use super::table::{Column, Entry, NONE, Table};
+use crate::compare::results::Results;
 use crate::compare::standing::{ALPHA, FEW, Standing};
-use crate::compare::statistics::{Bootstrap, Interval};
+use crate::compare::statistics::intervals::{Bootstrap, Interval};
 
 /// The paired differences; none without a baseline.
 pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {

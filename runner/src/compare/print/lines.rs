@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::choices::settings;
-use crate::compare::{Missing, Results};
+use crate::compare::results::{Missing, Results};
+use crate::compare::tables::choices::settings;
 use crate::run::summary::{Cell, Failed, Summary};
 
 /// A trial, in whatever state.

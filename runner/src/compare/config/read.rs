@@ -1,0 +1,146 @@
+//! From the text of a YAML to a comparison: what it extends, names alone, groups and labels.
+
+use std::path::Path;
+
+use serde_yaml::{Mapping, Value};
+
+use super::Comparison;
+use crate::config::experiment::Experiment;
+use crate::config::find::{self, Found};
+use crate::config::resolve;
+use crate::exit::{Failure, config_error};
+
+impl Comparison {
+    /// Reads the YAML called `config`, a path or a name under `configs/`, with `--set` overrides.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn read(config: &str, overrides: &[String]) -> Result<Self, Failure> {
+        let Found {
+            origin,
+            stem,
+            mut value,
+        } = find::find(config)?;
+        for text in overrides {
+            resolve::set(&mut value, text)?;
+        }
+        let at = |failure: Failure| failure.within(&origin);
+        let Value::Mapping(map) = &mut value else {
+            let expected = "expected a mapping with trial, seeds, backbones, datasets and methods";
+            return Err(at(config_error(expected)));
+        };
+        map.entry("name".into()).or_insert(stem.into());
+        extend(map, EXTENSIONS).map_err(at)?;
+        spell_out(map).map_err(at)?;
+        let comparison: Self = serde_path_to_error::deserialize(value).map_err(|e| {
+            let path = e.path().to_string();
+            at(config_error(format!("{path}: {}", e.into_inner())))
+        })?;
+        comparison.check().map_err(|e| at(config_error(e)))?;
+        Ok(comparison)
+    }
+}
+
+/// How many files an `extends` may lead through.
+const EXTENSIONS: usize = 8;
+
+/// Replaces `extends: NAME` by the keys of that comparison that are not given.
+fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
+    let Some(base) = map.remove("extends") else {
+        return Ok(());
+    };
+    let Value::String(name) = base else {
+        return Err(config_error("extends: expected a name"));
+    };
+    if left == 0 {
+        let message = format!("extends: {name}: more than {EXTENSIONS} files, or in a circle");
+        return Err(config_error(message));
+    }
+    let found = match find::in_room("compare", &name) {
+        Some(found) => found?,
+        None if Path::new(&name).is_file() => find::find(&name)?,
+        None => {
+            let known = find::names("compare/").join(", ");
+            let message = format!("extends: {name}: no such comparison or file; there are {known}");
+            return Err(config_error(message));
+        }
+    };
+    let Value::Mapping(mut base) = found.value else {
+        let message = format!("extends: {}: expected a mapping", found.origin);
+        return Err(config_error(message));
+    };
+    extend(&mut base, left - 1)?;
+    for (key, value) in base {
+        if !map.contains_key(&key) {
+            map.insert(key, value);
+        }
+    }
+    Ok(())
+}
+
+/// Names alone become entries, groups of data sets become one list, and labels are filled in.
+fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
+    if let Some(Value::Mapping(groups)) = map.get("datasets") {
+        let mut all = Vec::new();
+        for (group, members) in groups {
+            let Value::Sequence(members) = members else {
+                let group = group.as_str().unwrap_or_default();
+                let message = format!("datasets.{group}: expected a list of data sets");
+                return Err(config_error(message));
+            };
+            for member in members {
+                let mut entry = entry(member);
+                if let Value::Mapping(entry) = &mut entry {
+                    entry.entry("group".into()).or_insert(group.clone());
+                }
+                all.push(entry);
+            }
+        }
+        map.insert("datasets".into(), Value::Sequence(all));
+    }
+    for key in ["backbones", "datasets", "methods"] {
+        let Some(Value::Sequence(items)) = map.get_mut(key) else {
+            continue;
+        };
+        for item in items {
+            *item = entry(item);
+            let Value::Mapping(entry) = item else {
+                continue;
+            };
+            let Some(component) = entry.get("use").cloned() else {
+                continue;
+            };
+            let label = label(&component, key == "datasets");
+            entry.entry("label".into()).or_insert(label.into());
+            if let (Value::String(name), "datasets", false) =
+                (&component, key, entry.contains_key("group"))
+                && let (_, Some(about)) = Experiment::read_dataset(name, &[])?
+            {
+                entry.insert("group".into(), about.group.to_string().into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn entry(item: &Value) -> Value {
+    match item {
+        Value::String(_) => Value::Mapping(Mapping::from_iter([("use".into(), item.clone())])),
+        item => item.clone(),
+    }
+}
+
+fn label(component: &Value, last_part: bool) -> String {
+    match component {
+        Value::String(name) if last_part => name.rsplit('/').next().unwrap_or(name).to_owned(),
+        Value::String(name) => name.clone(),
+        Value::Sequence(parts) => {
+            let parts: Vec<_> = parts.iter().map(|part| label(part, last_part)).collect();
+            parts.join("+")
+        }
+        component => {
+            let name = component.get("name").and_then(Value::as_str);
+            name.unwrap_or_default().to_owned()
+        }
+    }
+}

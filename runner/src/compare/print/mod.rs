@@ -1,0 +1,10 @@
+//! Prints a report: as text for a terminal, as Markdown, as one line per trial for other programs, and all
+//! of it together with [`super::page`] as files.
+
+pub mod files;
+pub mod lines;
+pub mod markdown;
+pub mod text;
+
+#[cfg(test)]
+mod tests;

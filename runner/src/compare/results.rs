@@ -1,0 +1,93 @@
+//! The results of a comparison as values: what finished, what failed, and what is still missing. A report
+//! is made from these alone.
+
+use serde::{Deserialize, Serialize};
+
+use crate::compare::state::Unfinished;
+use crate::run::summary::{Cell, Failed, Summary};
+
+/// What a comparison found, trial by trial.
+///
+/// Scores by method, backbone and data set are in [`Scores`](super::scores::Scores); ranks, intervals and
+/// tests in [`Standing`](super::standing::Standing); both together with all tables in
+/// [`Report`](super::report::Report).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The name of the comparison.
+    pub name: String,
+    /// The text above the tables.
+    #[serde(default)]
+    pub description: String,
+    /// The label of the method that the others are compared with.
+    pub baseline: Option<String>,
+    /// The labels of the methods, in the order of the tables' rows.
+    pub methods: Vec<String>,
+    /// The labels of the backbones, in the order of the report's sections.
+    pub backbones: Vec<String>,
+    /// The data sets, in the order of the tables' columns.
+    pub datasets: Vec<DatasetColumn>,
+    /// The seeds with which every cell is trained.
+    pub seeds: Vec<u64>,
+    /// The whole comparison as YAML.
+    pub config: String,
+    /// The summaries of the trials that finished. Each has its cell.
+    pub done: Vec<Summary>,
+    /// The trials that failed, with their errors.
+    pub failed: Vec<Failed>,
+    /// The trials that have no result yet.
+    pub missing: Vec<Missing>,
+}
+
+/// A planned trial that has no result yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Its place in the tables.
+    pub cell: Cell,
+    /// Its seed.
+    pub seed: u64,
+    /// Why it has no result.
+    #[serde(default)]
+    pub state: Unfinished,
+}
+
+/// A data set of a comparison: a column of the tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetColumn {
+    /// Its label.
+    pub label: String,
+    /// The group that it belongs to.
+    pub group: Option<String>,
+}
+
+impl Results {
+    /// The number of planned trials.
+    pub fn planned(&self) -> usize {
+        self.done.len() + self.failed.len() + self.missing.len()
+    }
+
+    /// How far the comparison has come, for example `12 trials done, 1 failed, 2 running, 3 not begun`.
+    pub fn progress(&self) -> String {
+        let mut text = format!("{} trials done", self.done.len());
+        if !self.failed.is_empty() {
+            text += &format!(", {} failed", self.failed.len());
+        }
+        if let Some(unfinished) = self.unfinished() {
+            text += &format!(", {unfinished}");
+        }
+        text
+    }
+
+    /// How many trials have no result yet and why, for example `2 running, 3 not begun`; none if all have
+    /// one.
+    pub fn unfinished(&self) -> Option<String> {
+        let counts = Unfinished::ALL.map(|state| {
+            let trials = self.missing.iter().filter(|trial| trial.state == state);
+            (trials.count(), state)
+        });
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+        let texts: Vec<String> = counts
+            .map(|(count, state)| format!("{count} {state}"))
+            .collect();
+        (!texts.is_empty()).then(|| texts.join(", "))
+    }
+}

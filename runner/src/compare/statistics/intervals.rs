@@ -1,0 +1,132 @@
+//! The mean of paired differences, with bootstrap confidence intervals.
+
+use peft_core::random::Generator;
+
+use super::moments::{mean, normal, normal_quantile};
+
+/// A confidence interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
+}
+
+/// What a bootstrap does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bootstrap {
+    /// How often the units are drawn anew.
+    pub resamples: usize,
+    /// Coverage of the intervals, in `(0, 1)`.
+    pub level: f64,
+    /// Of the random numbers.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self {
+            resamples: 20_000,
+            level: 0.95,
+            seed: 0,
+        }
+    }
+}
+
+/// The mean of paired differences, and how sure it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Difference {
+    /// The mean over units.
+    pub mean: f64,
+    /// Quantiles of the resampled means.
+    pub percentile: Interval,
+    /// The same, corrected for bias and for a variance that depends on the mean.
+    pub bca: Interval,
+    /// Data sets, or seeds where there is one data set.
+    pub units: usize,
+    /// Pairs of trials in all.
+    pub pairs: usize,
+}
+
+/// The mean difference over `clusters`: the paired differences of each data set, one a seed. Of a single
+/// data set the seeds are the units. Data sets without a pair do not count; none with fewer than two units.
+pub fn difference(clusters: &[Vec<f64>], bootstrap: &Bootstrap) -> Option<Difference> {
+    let units = match clusters {
+        [only] => only.clone(),
+        _ => clusters.iter().filter_map(|c| mean(c)).collect(),
+    };
+    if units.len() < 2 {
+        return None;
+    }
+    let means = resampled(&units, bootstrap);
+    let tail = f64::midpoint(1.0, -bootstrap.level);
+    Some(Difference {
+        mean: mean(&units)?,
+        percentile: Interval {
+            low: quantile(&means, tail),
+            high: quantile(&means, 1.0 - tail),
+        },
+        bca: bca(&means, &units, tail),
+        units: units.len(),
+        pairs: clusters.iter().map(Vec::len).sum(),
+    })
+}
+
+/// Means of units drawn with replacement, ascending.
+fn resampled(units: &[f64], bootstrap: &Bootstrap) -> Vec<f64> {
+    let mut generator = Generator::new(bootstrap.seed, "bootstrap");
+    let count = units.len();
+    let mut draw = |_| {
+        let sum: f64 = (0..count).map(|_| units[generator.below(count)]).sum();
+        sum / count as f64
+    };
+    let mut means: Vec<f64> = (0..bootstrap.resamples).map(&mut draw).collect();
+    means.sort_by(f64::total_cmp);
+    means
+}
+
+/// The quantile of ascending values, linear between two of them.
+pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
+    let place = share * (values.len() - 1) as f64;
+    let below = place.floor() as usize;
+    let above = (below + 1).min(values.len() - 1);
+    values[below] + (place - below as f64) * (values[above] - values[below])
+}
+
+/// Efron's BCa interval with `tail` outside at each end, from the ascending resampled means: the
+/// quantiles are moved by the bias `z0` and the acceleration `a`, a skewness from leaving out one unit
+/// at a time.
+pub(super) fn bca(means: &[f64], units: &[f64], tail: f64) -> Interval {
+    let (count, estimate) = (units.len() as f64, mean(units).unwrap_or(f64::NAN));
+    let (mut squares, mut cubes) = (0.0, 0.0);
+    for unit in units {
+        // (n - 1) (mean of the leave-one-out means - this one)
+        let influence = unit - estimate;
+        squares += influence.powi(2);
+        cubes += influence.powi(3);
+    }
+    // All units are equal: there is nothing to resample.
+    if squares.sqrt() <= f64::EPSILON * estimate.abs() * count {
+        return Interval {
+            low: estimate,
+            high: estimate,
+        };
+    }
+    let acceleration = cubes / (6.0 * squares.powf(1.5));
+    let below = means.partition_point(|mean| *mean < estimate);
+    let through = means.partition_point(|mean| *mean <= estimate);
+    let bias = normal_quantile((below + through) as f64 / (2 * means.len()) as f64);
+    let end = |z: f64| {
+        let moved = bias + z;
+        quantile(
+            means,
+            normal(bias + moved / (1.0 - acceleration * moved)).clamp(0.0, 1.0),
+        )
+    };
+    let z = normal_quantile(tail);
+    Interval {
+        low: end(z),
+        high: end(-z),
+    }
+}
