@@ -25,8 +25,8 @@ mod train;
 
 use std::process::ExitCode;
 
-pub use compare::Results;
 pub use compare::config::Comparison;
+pub use compare::results::Results;
 pub use config::experiment::Experiment;
 pub use device::Chosen as Device;
 pub use exit::{Exit, Failure};

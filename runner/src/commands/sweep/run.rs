@@ -8,13 +8,13 @@ use clap::Args;
 
 #[cfg(unix)]
 use super::processes::in_processes;
-use super::status::{State, state};
 use crate::cli::args::PlaceArgs;
 use crate::commands::compare::carry_out;
 use crate::commands::{cache_folder, on_pool};
 use crate::compare::execute::Executor;
 use crate::compare::manifest;
 use crate::compare::plan::Task;
+use crate::compare::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::interrupt;
@@ -101,7 +101,10 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         };
         let tasks: Vec<&Task> = indices.iter().map(|&index| &plan.tasks[index]).collect();
         carry_out(&mut executor, &tasks)?;
-        let failed = |task: &&Task| state(&args.sweep, task) == State::Failed;
+        let failed = |task: &&Task| {
+            let state = State::of(&args.sweep.join(&task.folder));
+            matches!(state, State::Failed(_))
+        };
         match tasks.iter().copied().filter(failed).count() {
             0 => Ok(()),
             failed => {

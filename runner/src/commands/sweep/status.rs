@@ -1,7 +1,7 @@
-//! `runner sweep status`: how far the trials of a manifest are.
+//! `runner sweep status`: how far the trials of a manifest have come.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
@@ -9,14 +9,11 @@ use serde::Serialize;
 use crate::cli::args::Format;
 use crate::commands::print::json;
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task};
+use crate::compare::plan::Plan;
+use crate::compare::state::{State, Unfinished};
 use crate::exit::Failure;
-use crate::lock::is_locked;
-use crate::run::CHECKPOINT;
-use crate::run::folder::outcome;
-use crate::run::summary::Outcome;
 
-/// Print how many trials are done, failed, running, interrupted or waiting.
+/// Print how many trials are done, failed, running, interrupted or not begun.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep status sweeps/quick")]
@@ -28,54 +25,23 @@ pub struct StatusArgs {
     pub format: Format,
 }
 
-/// The state of a trial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Its summary is written.
-    Done,
-    /// It cannot finish; its summary says why.
-    Failed,
-    /// A process is working on it.
-    Running,
-    /// It has a checkpoint from which it resumes.
-    Interrupted,
-    /// It has not begun.
-    Waiting,
-}
+/// The states of trials: for programs, and for people.
+const STATES: [(&str, &str); 5] = [
+    ("done", "done"),
+    ("failed", "failed"),
+    ("running", "running"),
+    ("interrupted", "interrupted"),
+    ("waiting", "not begun"),
+];
 
-impl State {
-    const ALL: [Self; 5] = [
-        Self::Done,
-        Self::Failed,
-        Self::Running,
-        Self::Interrupted,
-        Self::Waiting,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Running => "running",
-            Self::Interrupted => "interrupted",
-            Self::Waiting => "waiting",
-        }
-    }
-}
-
-pub fn state(sweep: &Path, task: &Task) -> State {
-    let folder = sweep.join(&task.folder);
-    if let Some(Outcome::Done(_)) = outcome(&folder) {
-        return State::Done;
-    }
-    if is_locked(&folder) {
-        return State::Running;
-    }
-    match outcome(&folder) {
-        Some(_) => State::Failed,
-        None if folder.join(CHECKPOINT).is_file() => State::Interrupted,
-        None => State::Waiting,
+/// The place of a state among [`STATES`].
+fn place(state: &State) -> usize {
+    match state {
+        State::Done(_) => 0,
+        State::Failed(_) => 1,
+        State::Unfinished(Unfinished::Running) => 2,
+        State::Unfinished(Unfinished::Interrupted) => 3,
+        State::Unfinished(Unfinished::Waiting) => 4,
     }
 }
 
@@ -84,7 +50,7 @@ pub fn state(sweep: &Path, task: &Task) -> State {
 struct Status {
     trials: usize,
     states: BTreeMap<&'static str, usize>,
-    /// The trials that are neither done nor waiting, by index.
+    /// The trials that failed, run or were interrupted.
     notable: Vec<Notable>,
 }
 
@@ -92,57 +58,55 @@ struct Status {
 struct Notable {
     index: usize,
     trial: String,
-    state: State,
+    state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 /// Prints how far the trials have come.
 pub fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let StatusArgs { sweep, format } = args;
-    let Plan { tasks, .. } = manifest::read(sweep)?;
-    let mut states: BTreeMap<_, _> = State::ALL.map(|state| (state.name(), 0)).into();
-    let mut notable = Vec::new();
+    let Plan { tasks, .. } = manifest::read(&args.sweep)?;
+    let mut status = Status {
+        trials: tasks.len(),
+        states: STATES.map(|(name, _)| (name, 0)).into(),
+        notable: Vec::new(),
+    };
     for (index, task) in tasks.iter().enumerate() {
-        let state = state(sweep, task);
-        *states.entry(state.name()).or_default() += 1;
-        if matches!(state, State::Done | State::Waiting) {
-            continue;
-        }
-        let error = match outcome(&sweep.join(&task.folder)) {
-            Some(Outcome::Failed(failed)) => Some(failed.error),
-            _ => None,
+        let state = State::of(&args.sweep.join(&task.folder));
+        let (name, _) = STATES[place(&state)];
+        *status.states.entry(name).or_default() += 1;
+        let error = match state {
+            State::Done(_) | State::Unfinished(Unfinished::Waiting) => continue,
+            State::Failed(failed) => Some(failed.error),
+            State::Unfinished(_) => None,
         };
-        notable.push(Notable {
+        status.notable.push(Notable {
             index,
             trial: task.title(),
-            state,
+            state: name,
             error,
         });
     }
-    let status = Status {
-        trials: tasks.len(),
-        states,
-        notable,
-    };
-    match format {
+    match args.format {
         Format::Json => json(&status)?,
-        Format::Text => {
-            for (state, count) in State::ALL.map(|state| (state, &status.states[state.name()])) {
-                println!("{:<12}{count:>6} of {}", state.name(), status.trials);
-            }
-            for Notable {
-                index,
-                trial,
-                state,
-                error,
-            } in &status.notable
-            {
-                let error = error.as_ref().map(|error| format!(": {error}"));
-                let error = error.unwrap_or_default();
-                println!("{index}  {}  {trial}{error}", state.name());
-            }
-        }
+        Format::Text => print(&status),
     }
     Ok(())
+}
+
+/// The states for people, on stdout.
+fn print(status: &Status) {
+    for (name, words) in STATES {
+        println!("{words:<12}{:>6} of {}", status.states[name], status.trials);
+    }
+    for Notable {
+        index,
+        trial,
+        state,
+        error,
+    } in &status.notable
+    {
+        let error = error.as_ref().map(|error| format!(": {error}"));
+        println!("{index}  {state}  {trial}{}", error.unwrap_or_default());
+    }
 }
