@@ -5,25 +5,45 @@
 
 use std::collections::BTreeMap;
 
+use clap::{Args, ValueEnum};
 use peft_core::registry::{Plugin, plugins};
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
-use crate::cache::{Store, ValueType};
-use crate::cli::Document;
 use crate::compare::config::{Comparison, FILLED};
-use crate::config::experiment::{COMPONENTS, Component, HeadConfig, known_names};
+use crate::config::cache::{Store, ValueType};
+use crate::config::head::HeadConfig;
+use crate::config::on_error::OnError;
 use crate::config::recipe::Recipe;
-use crate::data::loader::OnError;
+use crate::config::resolve::{COMPONENTS, Component, known_names};
 use crate::exit::{Exit, Failure, failure};
 use crate::train::metrics::Metric;
 
 /// The root's definitions by name.
 type Definitions = Map<String, Value>;
 
+/// Print the JSON Schema of experiments or comparisons, for editors.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner schema > experiment.schema.json")]
+pub struct SchemaArgs {
+    /// The kind of YAML file.
+    #[arg(default_value = "experiment")]
+    pub of: Document,
+}
+
+/// The kinds of YAML files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// What `runner train` takes.
+    Experiment,
+    /// What `runner compare` takes.
+    Comparison,
+}
+
 /// Prints the schema.
-pub fn schema(of: Document) -> Result<(), Failure> {
-    let schema = match of {
+pub fn schema(args: &SchemaArgs) -> Result<(), Failure> {
+    let schema = match args.of {
         Document::Experiment => experiment_schema(),
         Document::Comparison => comparison_schema(),
     };

@@ -10,8 +10,9 @@ use super::fields::Fields;
 use super::results::{DatasetColumn, Missing, Results};
 use super::search::{Search, Space};
 use super::state::Unfinished;
-use crate::config::experiment::{self, Experiment};
+use crate::config::experiment::Experiment;
 use crate::config::recipe::{Select, TrainOn};
+use crate::config::resolve;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::summary::Cell;
@@ -108,7 +109,7 @@ pub fn candidate(
     seed: u64,
 ) -> Result<Experiment, Failure> {
     for (path, value) in fields {
-        experiment::assign(&mut base, path, value.clone())?;
+        resolve::assign(&mut base, path, value.clone())?;
     }
     let mut experiment = Experiment::typed(base).map_err(config_error)?;
     experiment.seed = seed;

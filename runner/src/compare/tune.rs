@@ -12,9 +12,9 @@ use super::plan::{Tuned, candidate, document, in_yaml};
 use crate::cache::Cost;
 use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, failure};
+use crate::lock::{LOCK, wait_for};
 use crate::model::workshop::Workshop;
 use crate::run::CHECKPOINT;
-use crate::run::folder::{LOCK, wait_for};
 use crate::run::progress::Reporter;
 use crate::run::summary::{Candidate, Tuning};
 use crate::train::Trainer;
@@ -157,7 +157,7 @@ fn try_out(
         &trial,
         model,
         workshop.device(),
-        checkpoint,
+        Some(checkpoint),
         interrupt.clone(),
         &mut reporter,
     )?;

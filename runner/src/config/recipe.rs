@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use burn::optim::ModuleOptimizer;
+use burn::tensor::DType;
 use peft_datasets::Augment;
 use peft_ops::{AdamOptions, SgdOptions};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -211,6 +212,16 @@ pub enum Precision {
     F32,
     /// Brain floating point of 16 bits; on a device that has it.
     Bf16,
+}
+
+impl Precision {
+    /// The type of the frozen part's tensors.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// Random changes of the training images: a word, or a mapping in timm's names.

@@ -1,5 +1,5 @@
 //! The data of a trial, and the rule that keeps its test honest: batches of the test split are handed
-//! out only against a [`Choice`], and a choice exists only where nothing is left to choose.
+//! out only in exchange for a [`Choice`], and a choice is made only of something that is [`Settled`].
 
 use std::sync::Arc;
 
@@ -7,21 +7,22 @@ use peft_core::DatasetConfig;
 use peft_core::data::Split;
 use peft_datasets::Preprocess;
 
-use crate::data::loader::{Images, Loader, OnError};
+use crate::config::on_error::OnError;
+use crate::data::images::Images;
+use crate::data::loader::Loader;
 use crate::exit::{Failure, config_error};
-use crate::train::Trained;
 
-/// Proof that nothing of a trial is left to choose: not its epoch, not what was tuned.
+/// Implemented by what exists only once a model is final: the result of a training, the summary of a
+/// finished run, a model that was loaded to be used. Nothing that a search handles while it compares
+/// candidates implements it.
+pub trait Settled {}
+
+/// Proof that nothing about a model is left to choose: neither its epoch nor a tuned setting.
 pub struct Choice(());
 
 impl Choice {
-    /// The training is over. Candidates of a search never yield a [`Trained`].
-    pub fn after(_: &Trained) -> Self {
-        Self(())
-    }
-
-    /// There is no training: a finished run, or a model that is used as it is.
-    pub fn of_a_finished_model() -> Self {
+    /// The proof that `settled` stands for.
+    pub fn after(_: &impl Settled) -> Self {
         Self(())
     }
 }
@@ -94,23 +95,23 @@ impl Data {
 
     /// Batches of the training split.
     pub fn train(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
-        self.images.loader(&[Split::Train], preprocess, batch_size)
+        Loader::new(&self.images, &[Split::Train], preprocess, batch_size)
     }
 
     /// Batches of the validation split.
     pub fn validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         let splits = [Split::Validation];
-        self.images.loader(&splits, preprocess, batch_size)
+        Loader::new(&self.images, &splits, preprocess, batch_size)
     }
 
     /// Batches of both, for the training after a search.
     pub fn train_and_validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         let splits = [Split::Train, Split::Validation];
-        self.images.loader(&splits, preprocess, batch_size)
+        Loader::new(&self.images, &splits, preprocess, batch_size)
     }
 
     /// Batches of the test split.
     pub fn test(&self, _: &Choice, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
-        self.images.loader(&[Split::Test], preprocess, batch_size)
+        Loader::new(&self.images, &[Split::Test], preprocess, batch_size)
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::table::Table;
-use crate::cache::ValueType;
+use crate::config::cache::ValueType;
+use crate::data::table::Table;
 
 /// Bytes that are copied to the device at a time.
 const CHUNK: usize = 64 << 20;

@@ -9,11 +9,13 @@ use burn::tensor::{Tensor, TensorData};
 use peft_core::random::Generator;
 use peft_core::{Activation, Model, params};
 
-use crate::data::loader::{Batch, Pass};
+use crate::data::batch::Batch;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::trial::Trial;
-use crate::train::{Phase, Trainer};
+use crate::train::Trainer;
+use crate::train::step::Phase;
 
 /// How often something is measured.
 #[derive(Clone, Copy, Debug)]

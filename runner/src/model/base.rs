@@ -37,7 +37,8 @@ impl Base {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
         let mut remarks = Vec::new();
-        let weights = match config.weights() {
+        let mut source = config.source();
+        let weights = match &source.weights {
             None => None,
             Some(path) => Some(find::checkpoint(path).map_err(|failure| {
                 config_error(format_args!("backbone.weights: {:#}", failure.error))
@@ -49,8 +50,9 @@ impl Base {
             let path = published.path.display();
             let unknown = published.remarks.iter();
             remarks.extend(unknown.map(|remark| format!("backbone: {path}: {remark}")));
-            let taken = config.input_fields().take(&published);
+            let taken = source.take(&published);
             remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
+            config.set_source(source.clone());
         }
         let init = match weights {
             Some(_) => Init::empty(&device.device),
@@ -68,10 +70,11 @@ impl Base {
                 remarks,
             });
         };
-        let loaded = load_backbone(backbone, &file, config.layout()).map_err(|e| match e {
-            peft_core::Error::Config { .. } => at("backbone")(e),
-            e => at("backbone.weights")(e),
-        })?;
+        let loaded =
+            load_backbone(backbone, &file, source.layout.as_deref()).map_err(|e| match e {
+                peft_core::Error::Config { .. } => at("backbone")(e),
+                e => at("backbone.weights")(e),
+            })?;
         remarks.extend(loaded.remarks);
         Ok(Self {
             config,

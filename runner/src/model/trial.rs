@@ -3,42 +3,33 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use burn::module::Module;
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{Cut, InputSpec};
-use peft_core::checkpoint::{Checkpoint, CheckpointHead};
-use peft_core::params::{self, ParamInfo, Tensors};
-use peft_core::{BackboneSpec, DatasetConfig, Head, Init, LinearHead, Model, TextHead};
+use peft_core::{BackboneSpec, Init, Model};
 use peft_datasets::Preprocess;
 
-use crate::config::experiment::{Experiment, HeadConfig, HeadFrom};
-use crate::config::recipe::Precision;
+use crate::config::experiment::Experiment;
+use crate::config::head::HeadConfig;
 use crate::data::held_out::Data;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
+use crate::model::hash::Content;
+use crate::model::head::head;
+use crate::model::parts::{self, at};
 use crate::train::metrics::Metric;
 
-/// What a trial is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// To train on the data set's classes.
-    Train,
-    /// To use an adapter as it is, with its own classes.
-    Use,
-}
-
-/// Everything that a run needs, validated.
+/// Everything that a training needs, checked, apart from the model itself, which training consumes.
 pub struct Trial {
-    /// What the YAML said.
+    /// The experiment, with what came with the weights and with an adapter to start from.
     pub experiment: Experiment,
     /// The images.
     pub data: Arc<Data>,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
-    /// What the backbone, or the method for it, wants of the images.
+    /// The images that the model takes.
     pub input: InputSpec,
     /// The backbone's boundaries and sites.
     pub spec: BackboneSpec,
@@ -46,27 +37,27 @@ pub struct Trial {
     pub formula: usize,
     /// Hash of everything that changes results.
     pub hash: String,
-    /// What the hash takes by content.
+    /// The files that the hash takes by content.
     content: Content,
     /// A trained adapter to start from.
     pub adapter: Option<Adapter>,
-    /// Said once before the run: what was dropped or drawn at random.
+    /// Printed once before the run: what was dropped, resized or drawn at random.
     pub remarks: Vec<String>,
 }
 
 impl Trial {
-    /// Opens data and weights and assembles the model, on the plain device; the values of an adapter
-    /// to start from are not written yet (see [`Trial::started`]).
+    /// Opens data and weights and assembles the model, on the plain device. The values of an adapter to
+    /// start from are not written yet (see [`Trial::started`]).
     ///
     /// # Errors
     /// What is wrong with a path, a file, a shape or a target, with the component's name.
     pub fn open(experiment: Experiment, device: &Chosen) -> Result<(Self, Model), Failure> {
         let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
         let data = Data::open(&*experiment.dataset, experiment.on_error)?;
-        Self::on(&base, data, experiment, Purpose::Train, device)
+        Self::on(&base, data, experiment, device)
     }
 
-    /// The same with a backbone and data that are open already.
+    /// As [`Trial::open`], on a backbone and data that are open already and may be shared.
     ///
     /// # Errors
     /// As [`Trial::open`].
@@ -74,148 +65,49 @@ impl Trial {
         base: &Base,
         data: Arc<Data>,
         mut experiment: Experiment,
-        purpose: Purpose,
         device: &Chosen,
     ) -> Result<(Self, Model), Failure> {
-        let at =
-            |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
-        experiment.backbone = base.config.clone();
-        let mut classes = data.classes().to_vec();
         if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
             return Err(config_error(
                 "metric: worst_group: the data set has no groups; expected top1 or mean_per_class",
             ));
         }
+        experiment.backbone = base.config.clone();
+        let classes = data.classes().to_vec();
         let mut remarks = base.remarks.clone();
-        let about_data = data.remarks();
-        remarks.extend(about_data.iter().map(|text| format!("dataset: {text}")));
+        remarks.extend(data.remarks().iter().map(|text| format!("dataset: {text}")));
+        let adapter = start(&mut experiment, base, &classes, &mut remarks)?;
+        let methods = &experiment.method;
+        let input = parts::input(&*experiment.backbone, &*experiment.dataset, methods)?;
 
-        let mut adapter = match &experiment.adapter {
-            None => None,
-            Some(path) => Some(Adapter::read(path, base)?),
-        };
-        if let Some(adapter) = &mut adapter {
-            let own = adapter
-                .remarks
-                .iter()
-                .map(|remark| format!("adapter: {remark}"));
-            remarks.extend(own);
-            experiment.method = adapter.methods.clone();
-            match (adapter.outputs(), purpose) {
-                (Some(outputs), Purpose::Train) if outputs != classes.len() => {
-                    adapter.drop_head();
-                    remarks.push(format!(
-                        "adapter: its head ({outputs} classes) is dropped for a new one"
-                    ));
-                }
-                (Some(outputs), Purpose::Use) => {
-                    classes = match adapter.classes.clone() {
-                        Some(names) => names,
-                        None if outputs == classes.len() => classes,
-                        None => (0..outputs).map(|label| label.to_string()).collect(),
-                    };
-                }
-                (None, Purpose::Use) if experiment.head.is_new() => {
-                    return Err(config_error(
-                        "adapter: its folder holds no head; the checkpoint's is taken with \
-                         head.from=checkpoint",
-                    ));
-                }
-                _ => {}
-            }
-        }
-        let input = experiment.backbone.input().map_err(at("backbone"))?;
-        let input = experiment.dataset.input(input);
-        let mut methods = experiment.method.iter();
-        let input = methods
-            .try_fold(input, |input, method| method.input(input))
-            .map_err(at("method"))?;
-
-        let backbone = base.backbone.clone();
         let init = Init::seeded(&device.device, experiment.seed);
-        let features = backbone.spec().features;
-        let head: Head = match (&experiment.head, &base.head) {
-            (
-                HeadConfig::Linear {
-                    from: HeadFrom::New,
-                },
-                old,
-            ) => {
-                if let Some(old) = old {
-                    let outputs = old.bias.shape()[0];
-                    remarks.push(format!(
-                        "head: the checkpoint's ({outputs} outputs) is dropped for a new one"
-                    ));
-                }
-                LinearHead::new(features, classes.len(), &init).into()
-            }
-            (HeadConfig::Linear { .. }, None) => {
-                return Err(config_error("head.from: the checkpoint has no head"));
-            }
-            (HeadConfig::Linear { .. }, Some(old)) => {
-                head_from(old, classes.len(), &device.device)?.into()
-            }
-            (
-                HeadConfig::Text {
-                    embeddings,
-                    tensor,
-                    scale,
-                },
-                _,
-            ) => {
-                let (file, tensor) = (embeddings_of(embeddings)?, tensor.as_deref());
-                let rows = (&classes[..], features);
-                let head = TextHead::read(&file, tensor, rows, *scale, &device.device);
-                head.map_err(at("head.embeddings"))?.into()
-            }
-        };
-        let formulas = experiment.method.iter().map(|m| m.formula(&*backbone));
+        if let (HeadConfig::Linear { .. }, true, Some(old)) =
+            (&experiment.head, experiment.head.is_new(), &base.head)
+        {
+            let outputs = old.bias.shape()[0];
+            remarks.push(format!(
+                "head: the checkpoint's ({outputs} outputs) is dropped for a new one"
+            ));
+        }
+        let head = head(&experiment.head, base, &classes, &init, &device.device)?;
+        let formulas = methods.iter().map(|method| method.formula(&*base.backbone));
         let formula = formulas
             .sum::<peft_core::Result<usize>>()
             .map_err(at("method"))?;
-        let model =
-            Model::assemble(backbone, &experiment.method, head, &init).map_err(at("method"))?;
-        if purpose == Purpose::Train && model.counts().trainable == 0 {
-            return Err(config_error(
-                "method: nothing trains: it adapts nothing and the head is frozen; `runner eval` \
-                 takes such a config as it is",
-            ));
-        }
+        let precision = experiment.recipe.precision;
+        let model = parts::assemble(base, methods, head, &init, precision, device)?;
+        check(&experiment, &model)?;
         remarks.extend(model.remarks().iter().map(|text| format!("method: {text}")));
-        if experiment.save_model && !model.adapters.is_empty() {
-            return Err(config_error(
-                "save_model: the method adds adapters; expected one that only tunes the backbone",
-            ));
-        }
-        let model = match experiment.recipe.precision {
-            Precision::F32 => model,
-            Precision::Bf16 if device.device.supports_dtype(DType::BF16) => {
-                model.with_compute_type(DType::BF16)
-            }
-            Precision::Bf16 => {
-                let message = format!("recipe.precision: {} has no bf16", device.name);
-                return Err(config_error(message));
-            }
-        };
-        let embeddings = match &experiment.head {
-            HeadConfig::Linear { .. } => None,
-            HeadConfig::Text { embeddings, .. } => Some(embeddings_of(embeddings)?.hash()),
-        };
-        let content = Content {
-            weights: base.weights_hash.clone(),
-            data: data.fingerprint().to_owned(),
-            embeddings,
-            adapter: adapter.as_ref().map(Adapter::hash),
-        };
-        let hash = hash(&experiment, &content)?;
+
+        let content = Content::of(&experiment, base, data.fingerprint(), adapter.as_ref())?;
         let trial = Self {
+            hash: content.hash(&experiment)?,
             spec: model.spec().clone(),
             experiment,
             data,
             classes,
             input,
             formula,
-            hash,
             content,
             adapter,
             remarks,
@@ -229,12 +121,12 @@ impl Trial {
     /// # Errors
     /// If the experiment cannot be written.
     pub fn hash_of(&self, mut experiment: Experiment) -> Result<String, Failure> {
-        // What came with the weights, or with the adapter, is in these.
+        // This trial's own fields hold what came with the weights and with the adapter.
         experiment.backbone = self.experiment.backbone.clone();
         if self.adapter.is_some() {
             experiment.method = self.experiment.method.clone();
         }
-        hash(&experiment, &self.content)
+        self.content.hash(&experiment)
     }
 
     /// Hash of the weights file; absent for random weights.
@@ -289,91 +181,58 @@ impl Trial {
         Preprocess::new(&self.input)
     }
 
-    /// What images the model computes in.
+    /// The type in which the model computes.
     pub fn compute_type(&self) -> DType {
-        match self.experiment.recipe.precision {
-            Precision::F32 => DType::F32,
-            Precision::Bf16 => DType::BF16,
-        }
+        self.experiment.recipe.precision.dtype()
     }
 }
 
-fn head_from(old: &CheckpointHead, classes: usize, device: &Device) -> Result<LinearHead, Failure> {
-    let outputs = old.bias.shape()[0];
-    if outputs != classes {
-        return Err(config_error(format!(
-            "head.from: the checkpoint's head has {outputs} classes, the data set {classes}"
-        )));
+/// Reads the adapter that the experiment starts from, if it names one. Its methods take the place of the
+/// YAML's; its head stays if it has as many classes as the data set.
+fn start(
+    experiment: &mut Experiment,
+    base: &Base,
+    classes: &[String],
+    remarks: &mut Vec<String>,
+) -> Result<Option<Adapter>, Failure> {
+    let Some(path) = &experiment.adapter else {
+        return Ok(None);
+    };
+    let mut adapter = Adapter::read(path, base)?;
+    let own = adapter.remarks.iter();
+    remarks.extend(own.map(|remark| format!("adapter: {remark}")));
+    experiment.method = adapter.methods.clone();
+    if let Some(outputs) = adapter.outputs()
+        && outputs != classes.len()
+    {
+        adapter.drop_head();
+        remarks.push(format!(
+            "adapter: its head ({outputs} classes) is dropped for a new one"
+        ));
     }
-    Ok(LinearHead::from_checkpoint(old.clone(), device))
+    Ok(Some(adapter))
 }
 
-fn embeddings_of(path: &Path) -> Result<Checkpoint, Failure> {
-    let opened = Checkpoint::open(path);
-    opened.map_err(|e| config_error(format_args!("head.embeddings: {e}")))
-}
-
-/// What an experiment names by path and is hashed by content.
-struct Content {
-    weights: Option<String>,
-    data: String,
-    embeddings: Option<String>,
-    adapter: Option<String>,
-}
-
-/// A data set's configuration without its paths: a moved folder is the same data.
-fn dataset_content(config: &dyn DatasetConfig) -> serde_json::Value {
-    let mut config = dyn_clone::clone_box(config);
-    for path in config.paths_mut() {
-        *path = PathBuf::new();
+/// Refuses what cannot be trained, or not saved as asked.
+fn check(experiment: &Experiment, model: &Model) -> Result<(), Failure> {
+    if model.counts().trainable == 0 {
+        return Err(config_error(
+            "method: nothing trains: it adapts nothing and the head is frozen; `runner eval` \
+             takes such a config as it is",
+        ));
     }
-    serde_json::to_value(config).unwrap_or_default()
-}
-
-/// Hash of what changes results: the resolved experiment without its name, with weights, data and
-/// adapter by content. Device, threads, output folder and where the prefix is cached are not in it.
-fn hash(experiment: &Experiment, content: &Content) -> Result<String, Failure> {
-    let mut value = serde_json::to_value(experiment)
-        .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
-    if let Some(map) = value.as_object_mut() {
-        for place in ["name", "prefix_cache", "cache_budget_gib"] {
-            map.remove(place);
-        }
+    if experiment.save_model && !model.adapters.is_empty() {
+        return Err(config_error(
+            "save_model: the method adds adapters; expected one that only tunes the backbone",
+        ));
     }
-    value["backbone"]["weights"] = content.weights.as_deref().into();
-    if let Some(embeddings) = &content.embeddings {
-        value["head"]["embeddings"] = embeddings.as_str().into();
-    }
-    if let Some(adapter) = &content.adapter {
-        value["adapter"] = adapter.as_str().into();
-    }
-    value["dataset"] = dataset_content(&*experiment.dataset);
-    value["dataset"]["content"] = content.data.as_str().into();
-    Ok(blake3::hash(value.to_string().as_bytes())
-        .to_hex()
-        .to_string())
-}
-
-/// The whole model under the checkpoint's own keys; texts are not of the checkpoint.
-pub fn checkpoint_tensors(model: &Model) -> Tensors {
-    let head = &model.spec().head_name;
-    let own = |info: &ParamInfo| model.head.trains() || !info.name.starts_with("head.");
-    params::read(&model.valid(), own)
-        .into_iter()
-        .map(|(name, data)| {
-            let name = match name.strip_prefix("head.") {
-                Some(part) => format!("{head}.{part}"),
-                None => name.trim_start_matches("backbone.").to_owned(),
-            };
-            (name, data)
-        })
-        .collect()
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::evaluate;
+    use crate::train::evaluate::evaluate;
 
     fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();

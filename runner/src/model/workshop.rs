@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use peft_core::{Model, params};
 
-use crate::cache::{Caches, Store};
+use crate::cache::Caches;
+use crate::config::cache::Store;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::Data;
 use crate::device::Chosen;
 use crate::exit::Failure;
 use crate::model::base::Base;
-use crate::model::trial::{Purpose, Trial};
+use crate::model::trial::Trial;
 
 /// Opens trials and keeps what they have in common.
 ///
@@ -84,7 +85,7 @@ impl<'a> Workshop<'a> {
         } = &experiment;
         let mut key = serde_json::json!(backbone).to_string();
         // Without weights the values are drawn from the seed.
-        if backbone.weights().is_none() {
+        if backbone.source().weights.is_none() {
             key += &format!(" seed {seed}");
         }
         let device = self.device;
@@ -98,7 +99,7 @@ impl<'a> Workshop<'a> {
         let data = self
             .data
             .get(key, || Ok((Data::open(&**dataset, *on_error)?, 0)))?;
-        Trial::on(&base, data, experiment, Purpose::Train, device)
+        Trial::on(&base, data, experiment, device)
     }
 }
 

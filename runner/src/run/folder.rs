@@ -1,22 +1,18 @@
 //! A run folder: every file in it is whole, and `summary.json` is written last.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use peft_core::files::{sweep, write_atomically};
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure, config_error, failure};
+use crate::lock::lock;
 use crate::model::trial::Trial;
 use crate::run::summary::{Outcome, Summary};
 
 /// Burn's version, as the root `Cargo.toml` pins it.
 pub const BURN: &str = "0.22.1";
-
-/// The file that is locked while a process works in the folder.
-pub const LOCK: &str = ".lock";
 
 /// The folder of one trial, locked for this process.
 pub struct RunFolder {
@@ -93,51 +89,6 @@ impl RunFolder {
     /// The summary of a finished run, if it is one.
     pub fn finished(&self) -> Option<Summary> {
         finished(&self.path)
-    }
-}
-
-/// How long a lock is tried for: who only looks whether it is taken holds it for an instant.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// The lock of a folder; none if another process holds it.
-///
-/// # Errors
-/// If it cannot be made, or the file system has no locks.
-pub fn lock(folder: &Path) -> Result<Option<File>, Failure> {
-    let start = Instant::now();
-    let path = folder.join(LOCK);
-    let file = File::create(&path).map_err(peft_core::Error::io(&path))?;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(e)) => return Err(peft_core::Error::io(&path)(e).into()),
-            Err(TryLockError::WouldBlock) if start.elapsed() > PATIENCE => return Ok(None),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE / 20),
-        }
-    }
-}
-
-/// Whether a process works in a folder.
-pub fn is_locked(folder: &Path) -> bool {
-    let held = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
-    File::open(folder.join(LOCK)).is_ok_and(held)
-}
-
-/// Waits until a lock is free, and takes it.
-///
-/// # Errors
-/// If a signal asks to stop meanwhile, or the file system has no locks.
-pub fn wait_for(lock: &File, path: &Path, interrupt: &AtomicBool) -> Result<(), Failure> {
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(e)) => return Err(peft_core::Error::io(path)(e).into()),
-            Err(TryLockError::WouldBlock) if interrupt.load(Ordering::Relaxed) => {
-                let message = "interrupted; run the same command to go on";
-                return Err(failure(Exit::Interrupted, message));
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
-        }
     }
 }
 

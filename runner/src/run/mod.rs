@@ -17,16 +17,19 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::cache::{Caches, Prefix};
 use crate::data::held_out::Choice;
-use crate::data::loader::{Loader, Pass};
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, failure};
-use crate::model::trial::{Trial, checkpoint_tensors};
+use crate::model::export::checkpoint_tensors;
+use crate::model::trial::Trial;
 use crate::report;
 use crate::run::folder::{Environment, RunFolder};
 use crate::run::plan::plan;
 use crate::run::progress::Reporter;
 use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
-use crate::train::{Trained, Trainer, evaluate};
+use crate::train::evaluate::evaluate;
+use crate::train::{Trained, Trainer};
 
 /// Batches of images on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;
@@ -89,6 +92,7 @@ pub fn run(
     );
     let (checkpoint, stop) = (folder.file(CHECKPOINT), &part.interrupt);
     let start = Instant::now();
+    let checkpoint = Some(checkpoint);
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let before = trainer.seconds_before();
     let trained = trainer.with_caches(part.caches).and_then(Trainer::run);

@@ -7,6 +7,7 @@ use peft_core::Counts;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::data::held_out::Settled;
 use crate::train::checkpoint::EpochRecord;
 use crate::train::metrics::{Metric, Metrics};
 
@@ -76,6 +77,9 @@ pub struct Summary {
     #[serde(default)]
     pub environment: Value,
 }
+
+/// The run is finished.
+impl Settled for Summary {}
 
 /// A trial of a comparison that cannot finish.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

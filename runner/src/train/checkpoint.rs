@@ -16,6 +16,7 @@ use peft_core::{Error, Model, adapter_file};
 use serde::{Deserialize, Serialize};
 
 use crate::train::metrics::Metrics;
+use crate::train::slot::Slot;
 
 /// How far a run has come, and what it has seen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ impl EpochRecord {
 /// A training state in memory.
 pub struct State {
     /// The model, on the autodiff device.
-    pub model: Model,
+    pub model: Slot<Model>,
     /// Burn's optimiser.
     pub optimizer: ModuleOptimizer,
     /// How far it has come.
@@ -123,7 +124,7 @@ pub fn save(path: &Path, state: &State) -> Result<(), Error> {
 ///
 /// # Errors
 /// If the file is not whole, or belongs to another experiment or model.
-pub fn load(path: &Path, state: State, config_hash: &str) -> Result<State, Error> {
+pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, Error> {
     let file = Checkpoint::open(path)?;
     let metadata = file.metadata();
     let fail = |message: &str| Error::file(path, message);
@@ -149,11 +150,13 @@ pub fn load(path: &Path, state: State, config_hash: &str) -> Result<State, Error
         }
     }
     let bytes = optimizer.ok_or_else(|| fail("expected the optimiser's state"))?;
-    let model = params::write(state.model, now)
-        .map_err(|(_, mismatch)| fail(&format!("it does not fit the model: {mismatch:?}")))?;
+    state.model.try_update(|model| {
+        params::write(model, now)
+            .map_err(|(_, mismatch)| fail(&format!("it does not fit the model: {mismatch:?}")))
+    })?;
     let optimizer = state.optimizer.from_bytes(Bytes::from_bytes_vec(bytes));
     Ok(State {
-        model,
+        model: state.model,
         optimizer: optimizer.map_err(|e| fail(&format!("the optimiser's state: {e:?}")))?,
         best: progress.best.map(|_| best),
         progress,

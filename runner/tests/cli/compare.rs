@@ -394,7 +394,7 @@ fn a_sweep_in_parts_is_the_comparison() {
     run(&["--chunk", "2/3"]);
     assert_eq!(status(&place)["states"]["done"], 5);
     let partial = place.run(&["sweep", "collect", "sweep"]);
-    let said = "7 of 12 trials have no result yet: 7 not begun";
+    let said = "7 of 12 trials have no result yet: 7 waiting";
     assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
     // A trial whose folder is locked runs, in `collect` as in `status`.
     let text = String::from_utf8(manifest.clone()).unwrap();
@@ -404,7 +404,7 @@ fn a_sweep_in_parts_is_the_comparison() {
     let lock = std::fs::File::create(folder.join(".lock")).unwrap();
     lock.lock().unwrap();
     let partial = place.run(&["sweep", "collect", "sweep"]);
-    let said = "7 of 12 trials have no result yet: 1 running, 6 not begun";
+    let said = "7 of 12 trials have no result yet: 1 running, 6 waiting";
     assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
     assert_eq!(status(&place)["states"]["running"], 1);
     drop(lock);

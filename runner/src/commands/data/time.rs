@@ -1,21 +1,44 @@
 //! `runner data time`: how fast an experiment's training images become batches, with nothing trained.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::Args;
 use serde::Serialize;
 
 use crate::cache::{Caches, Prefix};
-use crate::cli::{Format, TimeArgs};
+use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::Data;
-use crate::data::loader::{EpochRandom, Loader, Pass};
+use crate::data::loader::Loader;
+use crate::data::random::{EpochRandom, Pass};
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::base::Base;
-use crate::model::trial::{Purpose, Trial};
+use crate::model::trial::Trial;
 use crate::run::progress::Reporter;
+
+/// Time how fast an experiment's training images become batches; nothing is trained.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner data time --config peft/ap.yaml --set prefix_cache=off")]
+pub struct TimeArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Epochs to read.
+    #[arg(long, default_value_t = 3)]
+    pub epochs: usize,
+    /// Folder of the prefix cache's files; --set prefix_cache=off times the images themselves.
+    #[arg(long, value_name = "DIR", default_value = "runs/.cache")]
+    pub cache: PathBuf,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
 
 /// What was read and how long it took.
 #[derive(Debug, Serialize)]
@@ -65,7 +88,7 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
     let start = Instant::now();
     let data = Data::open(&*experiment.dataset, experiment.on_error)?;
     let open_seconds = start.elapsed().as_secs_f64();
-    let (trial, model) = Trial::on(&base, data, experiment, Purpose::Train, device)?;
+    let (trial, model) = Trial::on(&base, data, experiment, device)?;
 
     let recipe = &trial.experiment.recipe;
     let random = EpochRandom {

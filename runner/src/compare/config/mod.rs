@@ -8,7 +8,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::fields::Fields;
 use super::search::{Search, Space};
-use crate::config::experiment::{self, Experiment};
+use crate::config::experiment::Experiment;
+use crate::config::resolve;
 use crate::exit::Failure;
 
 mod check;
@@ -142,7 +143,7 @@ impl Comparison {
         let declared = method.declared(backbone, dataset);
         let fields = dataset.set.iter().chain(&backbone.set).chain(declared);
         for (path, value) in fields {
-            experiment::assign(&mut document, path, value.clone())?;
+            resolve::assign(&mut document, path, value.clone())?;
         }
         Experiment::resolved(document)
     }

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_yaml::{Mapping, Value};
 
 use super::Comparison;
-use crate::config::experiment::{self, Experiment};
+use crate::config::experiment::Experiment;
 use crate::config::find::{self, Found};
+use crate::config::resolve;
 use crate::exit::{Failure, config_error};
 
 impl Comparison {
@@ -21,7 +22,7 @@ impl Comparison {
             mut value,
         } = find::find(config)?;
         for text in overrides {
-            experiment::set(&mut value, text)?;
+            resolve::set(&mut value, text)?;
         }
         let at = |failure: Failure| failure.within(&origin);
         let Value::Mapping(map) = &mut value else {

@@ -154,7 +154,7 @@ mod tests {
             })
             .collect();
         let page = checked("compare-begun", &results);
-        assert!(page.contains("3 trials done, 81 not begun"));
+        assert!(page.contains("3 trials done, 81 waiting"));
         // One method has both seeds on the first data set and one on the second; nothing can be compared.
         assert!(page.contains("(1/2)") && page.contains("– <small>(0/2)</small>"));
         for part in ["Average ranks", "Accuracy and its cost", "Failed trials"] {
@@ -168,7 +168,7 @@ mod tests {
                 state: Unfinished::Running,
             }));
         let page = checked("compare-empty", &results);
-        assert!(page.contains("0 trials done, 3 running, 81 not begun"));
+        assert!(page.contains("0 trials done, 3 running, 81 waiting"));
         assert!(!page.contains("Learning curves") && !page.contains("<b>"));
     }
 }

@@ -39,7 +39,7 @@ fn everything_is_in_the_tables() {
     keep("results.txt", &text);
     keep("results.md", &markdown);
     for part in [
-        "562 trials done, 4 failed, 1 not begun",
+        "562 trials done, 4 failed, 1 waiting",
         "epoch 3: the loss is not finite <oh> after 412 steps",
         "recipe.optimizer.lr=0.0001",
         "3 grid, 1 failed",
@@ -72,7 +72,7 @@ fn nothing_done_has_tables_too() {
     };
     results.missing = results.done.drain(..).map(place).collect();
     for text in [as_text(&results), as_markdown(&results)] {
-        assert!(text.contains("0 trials done, 42 not begun"));
+        assert!(text.contains("0 trials done, 42 waiting"));
         assert!(text.contains("– (0/1)") && !text.contains("NaN"));
     }
     assert_eq!(csv(&results).matches("\nmissing,").count(), 42);
