@@ -124,7 +124,7 @@ impl Executor<'_> {
         }
         let device = self.workshop.device();
         let folder = folder.to_owned();
-        let Some(folder) = RunFolder::try_open(folder, &trial, &device.name)? else {
+        let Some(folder) = RunFolder::try_open(folder, &trial.experiment, &device.name)? else {
             return Ok(Ended::Elsewhere);
         };
         // Another process may have finished it between the first look and the lock.

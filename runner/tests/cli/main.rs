@@ -8,6 +8,7 @@ mod compare;
 mod costs;
 mod data;
 mod methods;
+mod pins;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
