@@ -2,7 +2,7 @@
 //! that fails is recorded while the others go on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -191,4 +191,9 @@ fn done(folder: &Path, task: &Task) -> Option<Outcome> {
         }
         Outcome::Failed(_) => None,
     }
+}
+
+/// The folder of a comparison below that of all runs.
+pub fn root(runs: &Path, name: &str) -> PathBuf {
+    runs.join(name)
 }

@@ -1,6 +1,6 @@
 //! A whole comparison as one call.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,41 +15,28 @@ use crate::device::Chosen;
 use crate::exit::Failure;
 use crate::model::workshop::Workshop;
 
-/// Carries out a comparison and returns its results, as `runner compare` does, but prints nothing on
-/// stdout.
+/// Carries out a comparison in `folder` and returns its results. Prints nothing on stdout.
 ///
-/// The comparison has a folder of its name below `runs`, and every trial a folder in it. Trials that are
-/// finished there are not trained again; computed prefixes that go to files are below `runs/.cache`. A
-/// trial that fails is in [`Results::failed`], and the others go on.
+/// Every trial has a folder of its own below `folder`; trials that are finished there are not trained
+/// again. Computed prefixes that go to files are below `folder/.cache`. A trial that fails is in
+/// [`Results::failed`], and the others go on.
 ///
-/// To follow the progress, or to share caches between comparisons, use [`plan`] and [`Executor`], of which
-/// this function is made.
+/// To stop early, to follow the progress, or to share caches between comparisons, use [`plan`] and
+/// [`Executor`], of which this function is made.
 ///
 /// # Errors
-/// All cells that cannot be trained, before any work; `Exit::Interrupted` once `interrupt` is set; a disk
-/// that cannot be written to.
-pub fn run(
-    comparison: &Comparison,
-    runs: &Path,
-    device: &Chosen,
-    interrupt: &Arc<AtomicBool>,
-) -> Result<Results, Failure> {
-    let folder = root(runs, &comparison.name);
-    let mut workshop = Workshop::new(device, &runs.join(".cache"));
+/// All cells that cannot be trained, before any work; a disk that cannot be written to.
+pub fn run(comparison: &Comparison, folder: &Path, device: &Chosen) -> Result<Results, Failure> {
+    let mut workshop = Workshop::new(device, &folder.join(".cache"));
     let plan = plan(comparison, &mut workshop)?;
-    begin(&folder, &plan)?;
+    begin(folder, &plan)?;
     let mut executor = Executor {
-        root: &folder,
+        root: folder,
         workshop,
-        interrupt: interrupt.clone(),
+        interrupt: Arc::new(AtomicBool::new(false)),
     };
     executor.execute_all(&plan.tasks, &mut |_| {})?;
-    Ok(collect(&folder, plan))
-}
-
-/// The folder of a comparison below that of all runs.
-pub fn root(runs: &Path, name: &str) -> PathBuf {
-    runs.join(name)
+    Ok(collect(folder, plan))
 }
 
 /// Makes the folder of a comparison and writes `comparison.yaml`, the comparison with everything that it

@@ -46,10 +46,8 @@ fn comparison(folder: &Path) -> Comparison {
 fn a_comparison_is_a_call_that_returns_values() {
     let folder = tempfile::tempdir().unwrap();
     let comparison = comparison(folder.path());
-    let results = || {
-        let results = run(&comparison, folder.path(), &Chosen::cpu(), &Arc::default());
-        results.map_err(|failure| failure.error)
-    };
+    let out = folder.path().join("out");
+    let results = || run(&comparison, &out, &Chosen::cpu()).map_err(|failure| failure.error);
     let first = results().unwrap();
     assert_eq!((first.done.len(), first.planned()), (4, 4));
     let report = Report::of(&first);
