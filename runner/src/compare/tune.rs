@@ -72,6 +72,7 @@ fn search(
     let mut alive: Vec<usize> = (0..all.len()).collect();
     let document = document(base)?;
     for rung in tuned.search.rungs(all.len(), base.recipe.last_epoch()) {
+        // Sorted by the rung before, so that the best are at the front.
         alive.truncate(rung.candidates);
         for &index in &alive {
             let place = folder.join(index.to_string());
@@ -83,6 +84,8 @@ fn search(
                     let best = progress.best.map(|best| progress.history[best].clone());
                     let tried = &mut tried[index];
                     tried.epochs = progress.history.len();
+                    // The trainer adds up its own time over all rungs; the time of filling caches comes
+                    // on top.
                     tried.seconds = progress.total_seconds + caching[index];
                     tried.best_epoch = best.as_ref().map_or(0, |record| record.epoch);
                     tried.score = best.as_ref().and_then(|record| record.score);

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::status::{State, state};
 use crate::cli::args::PlaceArgs;
 use crate::commands::compare::carry_out;
 use crate::commands::{cache_folder, on_pool};
 use crate::compare::execute::{Executor, write_failed};
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task};
+use crate::compare::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::interrupt;
@@ -104,7 +104,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         };
         let tasks: Vec<&Task> = indices.iter().map(|&index| &plan.tasks[index]).collect();
         carry_out(&mut executor, &tasks)?;
-        let failed = |task: &&Task| state(&args.sweep, task) == State::Failed;
+        let state = |task: &Task| State::of(&args.sweep.join(&task.folder));
+        let failed = |task: &&Task| matches!(state(task), State::Failed(_));
         match tasks.iter().copied().filter(failed).count() {
             0 => Ok(()),
             failed => {
