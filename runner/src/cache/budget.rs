@@ -15,26 +15,3 @@ pub fn too_much(bytes: usize, budget: usize) -> String {
 fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
-
-/// Bytes that the system can still give, of the machine or of the group that it is limited to.
-pub fn available_memory() -> usize {
-    const FALLBACK: usize = 8 << 30;
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let meminfo = read("/proc/meminfo").and_then(|text| {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("MemAvailable:"))?;
-        let kibibytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kibibytes << 10)
-    });
-    let number = |path: &str| read(path)?.trim().parse::<usize>().ok();
-    let limit = number("/sys/fs/cgroup/memory.max");
-    let used = number("/sys/fs/cgroup/memory.current");
-    let group = limit
-        .zip(used)
-        .map(|(limit, used)| limit.saturating_sub(used));
-    match (meminfo, group) {
-        (Some(machine), Some(group)) => machine.min(group),
-        (one, other) => one.or(other).unwrap_or(FALLBACK),
-    }
-}

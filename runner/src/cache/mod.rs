@@ -6,6 +6,7 @@
 //! backbone, preprocessing, data, split, cut and types. It lies in memory, or in a file of the cache's
 //! folder that other runs and other processes share; a lock makes one of them fill it.
 
+mod available;
 mod budget;
 mod fill;
 mod key;
@@ -20,7 +21,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use crate::cache::budget::{DEVICE_BUDGET, DISK_BUDGET, available_memory, too_much};
+use crate::cache::available::available_memory;
+use crate::cache::budget::{DEVICE_BUDGET, DISK_BUDGET, too_much};
 use crate::cache::fill::{Unfit, fill};
 use crate::cache::key::Wanted;
 use crate::config::cache::{Store, ValueType};
