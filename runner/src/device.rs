@@ -68,6 +68,16 @@ impl Chosen {
     pub fn is_cpu(&self) -> bool {
         self.name == "cpu"
     }
+
+    /// The model of the device and what its kernels are compiled for, such as `NVIDIA H200 ptx_sm90`, so that
+    /// machines with different devices are told apart; the name if the backend does not report it.
+    pub fn model(&self) -> String {
+        #[cfg(feature = "cuda")]
+        if let Some(identity) = self.device.identity() {
+            return format!("{} {}", identity.name, identity.fingerprint);
+        }
+        self.name.clone()
+    }
 }
 
 /// Opens the device of a choice.

@@ -1,6 +1,7 @@
 //! Which table is asked for: its key, a hash of all that its rows depend on.
 
 use peft_core::data::Split;
+use peft_ops::Level;
 use serde_json::json;
 
 use crate::cache::prefix::Prefix;
@@ -69,27 +70,78 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         "split": split,
         "input": loader.preprocess().input,
         "encoding": format!("{:?}", prefix.encoding()),
-        "kernels": [KERNELS.to_string(), machine(prefix.device)],
+        "kernels": [KERNELS.to_string(), code(prefix.device)],
         "views": views,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// What kernels run there: two machines may differ in the last bit.
-fn machine(device: &Chosen) -> String {
+/// The code that computes rows on a device: other code may round the last bit another way.
+fn code(device: &Chosen) -> String {
+    if !device.is_cpu() {
+        let off = std::env::var_os("PEFT_OPS_CUDA").is_some_and(|value| value == "off");
+        return format!("{}{}", device.model(), if off { " off" } else { "" });
+    }
+    // An invalid PEFT_OPS ends the program before anything is computed.
+    let level = peft_ops::level().unwrap_or(Level::Off);
+    code_of_cpu(instructions(), level)
+}
+
+/// What Burn's own operations choose by: the instructions that the CPU has, whatever `PEFT_OPS` says.
+fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    let level = match (
-        is_x86_feature_detected!("avx512f"),
-        is_x86_feature_detected!("avx2"),
-    ) {
-        (true, _) => "avx512",
-        (false, true) => "avx2",
-        _ => "base",
+    if is_x86_feature_detected!("avx512f") {
+        return "avx512";
+    } else if is_x86_feature_detected!("avx2") {
+        return "avx2";
+    }
+    "base"
+}
+
+/// The level counts beside the CPU where it is not the one that goes with it.
+fn code_of_cpu(instructions: &str, level: Level) -> String {
+    let arch = std::env::consts::ARCH;
+    let level = match level {
+        Level::Off => "off",
+        Level::Baseline => "base",
+        Level::Avx2 => "avx2",
+        Level::Avx512 => "avx512",
     };
-    #[cfg(not(target_arch = "x86_64"))]
-    let level = "";
-    match device.is_cpu() {
-        true => format!("{} {level}", std::env::consts::ARCH),
-        false => "cuda".to_owned(),
+    if level == instructions {
+        format!("{arch} {instructions}")
+    } else {
+        format!("{arch} {instructions} {level}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const LEVELS: [Level; 4] = [Level::Off, Level::Baseline, Level::Avx2, Level::Avx512];
+
+    #[test]
+    fn code_differs_with_the_cpu_and_with_the_level() {
+        let arch = std::env::consts::ARCH;
+        assert_eq!(
+            code_of_cpu("avx512", Level::Avx512),
+            format!("{arch} avx512")
+        );
+        assert_eq!(code_of_cpu("avx2", Level::Avx2), format!("{arch} avx2"));
+        assert_eq!(code_of_cpu("base", Level::Baseline), format!("{arch} base"));
+        let mut seen = BTreeSet::new();
+        for instructions in ["base", "avx2", "avx512"] {
+            for level in LEVELS {
+                assert!(seen.insert(code_of_cpu(instructions, level)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_level_in_force_is_in_the_code_of_the_cpu() {
+        let level = peft_ops::level().unwrap();
+        assert_eq!(code(&Chosen::cpu()), code_of_cpu(instructions(), level));
     }
 }

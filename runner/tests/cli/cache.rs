@@ -224,6 +224,26 @@ fn processes_share_one_cache_and_each_prefix_is_computed_once() {
     assert!(files(&cache, "partial").is_empty());
 }
 
+/// Levels of kernels differ in the last bit.
+#[test]
+fn rows_are_computed_once_for_each_level_of_kernels() {
+    let tests = tempfile::tempdir().unwrap();
+    let (runs, cache) = (|name| tests.path().join(name), tests.path().join("cache"));
+    let set: Vec<&str> = DISK.iter().flat_map(|set| ["--set", set]).collect();
+    let args = [SMALL, &["--cache", cache.to_str().unwrap()], &set[..]].concat();
+    let filled = |name: &'static str, level: &str| {
+        let mut command = runner(&args, &runs(name));
+        succeeded(command.env("PEFT_OPS", level).output().unwrap());
+        let seconds = &summary(&runs(name))["time"]["cache_seconds"];
+        seconds.as_f64().unwrap() > 0.0
+    };
+    assert!(filled("off", "off"));
+    assert!(filled("baseline", "baseline"));
+    assert!(!filled("off again", "off"));
+    assert!(!filled("baseline again", "baseline"));
+    assert_eq!(files(&cache, "rows").len(), 4);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_turns_the_cache_off_and_leaves_no_half_file() {
