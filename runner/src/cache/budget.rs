@@ -1,12 +1,12 @@
-//! How many bytes of rows are kept.
+//! How many bytes of rows may be stored.
 
-/// Of a folder of files, where no budget is given.
+/// The default budget of a folder of files.
 pub const DISK_BUDGET: usize = 16 << 30;
 
-/// Of the device's memory, where no budget is given.
+/// The default budget of a device's memory.
 pub const DEVICE_BUDGET: usize = 8 << 30;
 
-/// Why rows of so many bytes are not kept.
+/// Why rows of so many bytes are not stored.
 pub fn too_much(bytes: usize, budget: usize) -> String {
     let (bytes, budget) = (mebibytes(bytes), mebibytes(budget));
     format!("{bytes} are more than the budget of {budget}")

@@ -1,4 +1,4 @@
-//! Which table is asked for: its key, a hash of all that its rows depend on.
+//! The key of a table: a hash of everything that its rows depend on.
 
 use peft_core::data::Split;
 use peft_ops::Level;
@@ -10,20 +10,25 @@ use crate::data::random::EpochRandom;
 use crate::data::table::Shape;
 use crate::device::Chosen;
 
-/// Raised with every change of a kernel, a decoder or a transform that alters a number, so that no old
-/// file is taken.
+/// Raise it whenever a kernel, a decoder or a transform changes a result; old cache files are then ignored.
 const KERNELS: u32 = 4;
 
-/// A table that is asked for.
-pub struct Wanted<'a> {
+/// A table that a trial asks for.
+pub struct Request<'a> {
+    /// Equal for two requests only if their rows are equal to the bit.
     pub key: String,
+    /// The number and size of the rows.
     pub shape: Shape,
+    /// The split whose images they are made of.
     pub split: Split,
+    /// The random changes of each view, if images are changed.
     pub random: Option<EpochRandom>,
+    /// What computes the rows.
     pub prefix: &'a Prefix<'a>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Request<'a> {
+    /// The rows of a split of the loader.
     pub fn new(
         split: Split,
         loader: &Loader,
@@ -31,35 +36,41 @@ impl<'a> Wanted<'a> {
         random: Option<EpochRandom>,
     ) -> Self {
         let views = random.map_or(1, |random| random.views);
-        let row = prefix.shape().elements();
+        let values = prefix.shape().elements();
         Self {
             key: key(split, loader, prefix, random),
             shape: Shape {
                 rows: views * loader.images().dataset().len(split),
-                row_bytes: row * prefix.encoding().bytes(),
+                row_bytes: values * prefix.encoding().bytes(),
             },
             split,
             random,
             prefix,
         }
     }
+
+    /// The number of rows for each image.
+    pub fn views(&self) -> usize {
+        self.random.map_or(1, |random| random.views)
+    }
 }
 
-/// A hash of all that the rows depend on.
 fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRandom>) -> String {
     let trial = prefix.trial;
     let seed = trial.experiment.seed;
+    // Pixels depend on no backbone.
     let backbone = (prefix.cut > 0).then(|| {
         let mut config = json!(trial.experiment.backbone);
-        let random = || format!("seed {seed}");
+        // Weights count by content, not by path; without a file they are drawn from the seed.
+        let drawn = || format!("seed {seed}");
         config["weights"] = trial
             .weights_hash()
-            .map_or_else(random, str::to_owned)
+            .map_or_else(drawn, str::to_owned)
             .into();
         json!({
             "config": config,
             "cut": prefix.cut,
-            "compute": format!("{:?}", trial.compute_type()),
+            "compute": format!("{:?}", prefix.compute_type()),
         })
     });
     let views = random

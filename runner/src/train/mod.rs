@@ -427,7 +427,7 @@ impl<'a> Trainer<'a> {
         };
         let best = progress.best.map(|best| &progress.history[best]);
         let better = record.validation.is_some() && best.is_none_or(|best| record.beats(best));
-        self.reporter.finish_epoch(&record, better);
+        self.reporter.finish_epoch(&record, recipe.epochs, better);
         progress.history.push(record);
         if better {
             progress.best = Some(progress.history.len() - 1);
