@@ -139,7 +139,7 @@ fn try_out(
     if let Some(folder) = checkpoint.parent() {
         fs_err::create_dir_all(folder)?;
     }
-    let mut reporter = Reporter::to_log(&place.join("log.txt"));
+    let reporter = Reporter::to_log(&place.join("log.txt"));
     let model = trial.started(model)?;
     let trainer = Trainer::new(
         &trial,
@@ -147,7 +147,7 @@ fn try_out(
         executor.device(),
         Some(checkpoint),
         executor.interrupt.clone(),
-        &mut reporter,
+        &reporter,
     )?;
     let trainer = trainer.with_caches(executor.workshop.caches())?;
     trainer.try_out(epochs)
