@@ -182,8 +182,8 @@ fn measure(
         Some(boundary) => boundary.to_string(),
         None => "the features".to_owned(),
     };
-    let mut reporter = Reporter::unlogged();
-    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
+    let reporter = Reporter::unlogged();
+    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
 
     let (batch, data) = measure::data(&trainer, device, repeats)?;
     let taken = measure::step_memory(&mut trainer, &batch, device)?;

@@ -154,7 +154,7 @@ fn try_out(
     if let Some(folder) = checkpoint.parent() {
         fs_err::create_dir_all(folder)?;
     }
-    let mut reporter = Reporter::to_log(&place.join("log.txt"));
+    let reporter = Reporter::to_log(&place.join("log.txt"));
     let model = trial.started(model)?;
     let trainer = Trainer::new(
         &trial,
@@ -162,7 +162,7 @@ fn try_out(
         workshop.device(),
         Some(checkpoint),
         interrupt.clone(),
-        &mut reporter,
+        &reporter,
     )?;
     let trainer = trainer.with_caches(workshop.caches())?;
     trainer.try_out(epochs)
