@@ -1,26 +1,21 @@
-//! The pretrained feature extractor: blocks, indexed boundaries, named sites.
+//! The pretrained feature extractor, and how it is configured.
 
 use std::fmt::Debug;
 use std::ops::Range;
-use std::path::PathBuf;
 
-use burn::module::{Param, ParamId};
-use burn::tensor::{Device, Shape, Tensor, TensorData};
-use serde::Serialize;
+use burn::tensor::TensorData;
 
-use crate::activation::{Activation, BoundaryShape};
+use crate::activation::Activation;
 use crate::error::{Error, Result, nearest};
 use crate::hooks::Hooks;
 use crate::layout::Layout;
 use crate::params::Tensors;
 use crate::plug::{ErasedModule, Plug};
-use crate::random::{Distribution, Generator};
-use crate::site::{Branch, Site, SiteKind};
 
-pub use crate::input::{CropMode, InputFields, InputSpec, Interpolation};
-
-/// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
-pub type Cut = usize;
+pub use crate::init::Init;
+pub use crate::input::{CropMode, InputSpec, Interpolation};
+pub use crate::source::{HasSource, Source};
+pub use crate::spec::{BackboneSpec, BoundarySpec, Cut};
 
 /// A frozen feature extractor, cut into `L` blocks.
 pub trait Backbone: ErasedModule + dyn_clone::DynClone {
@@ -86,200 +81,23 @@ pub fn run_span(
 /// A backbone in a box that is a Burn module.
 pub type BoxedBackbone = Plug<dyn Backbone>;
 
-/// What is known of a backbone before any forward.
-#[derive(Clone, Debug, Serialize)]
-pub struct BackboneSpec {
-    /// The variant or family, for messages.
-    pub name: String,
-    /// Number of blocks `L`.
-    pub depth: usize,
-    /// Boundaries `0..=L+1`.
-    pub boundaries: Vec<BoundarySpec>,
-    /// Named operations in the order of the forward pass.
-    pub sites: Vec<Site>,
-    /// The images that it takes.
-    pub input: InputSpec,
-    /// Width of the features that the head sees.
-    pub features: usize,
-    /// The checkpoint's name for its own head, for example `head` or `fc`.
-    pub head_name: &'static str,
-}
-
-/// One boundary.
-#[derive(Clone, Debug, Serialize)]
-pub struct BoundarySpec {
-    /// Its index, `0..=L+1`.
-    pub index: usize,
-    /// What lies there, for example `input of blocks.2`.
-    pub place: String,
-    /// The activation's shape, without the batch.
-    pub shape: BoundaryShape,
-}
-
-impl std::fmt::Display for BoundarySpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "boundary {} ({})", self.index, self.place)
-    }
-}
-
-impl BackboneSpec {
-    /// The boundaries of a backbone whose blocks are called `block_names` and whose block inputs
-    /// have `shapes[0..L]`, the last output `shapes[L]`.
-    pub fn boundaries(
-        image: BoundaryShape,
-        block_names: &[String],
-        shapes: &[BoundaryShape],
-    ) -> Vec<BoundarySpec> {
-        let inputs = block_names.iter().map(|name| format!("input of {name}"));
-        let last = block_names.last().map(|name| format!("output of {name}"));
-        std::iter::once("normalised image".to_owned())
-            .chain(inputs)
-            .chain(last)
-            .zip(std::iter::once(&image).chain(shapes))
-            .enumerate()
-            .map(|(index, (place, &shape))| BoundarySpec {
-                index,
-                place,
-                shape,
-            })
-            .collect()
-    }
-
-    /// The last boundary, `L+1`: the output of the last block.
-    pub fn last_boundary(&self) -> Cut {
-        self.depth + 1
-    }
-
-    /// The shape of the activation at a cut, without the batch.
-    pub fn shape_at(&self, cut: Cut) -> BoundaryShape {
-        match self.boundaries.get(cut) {
-            Some(boundary) => boundary.shape,
-            None => BoundaryShape::Features {
-                width: self.features,
-            },
-        }
-    }
-
-    /// The cut after the last norm and pooling: what the head sees.
-    pub fn features_cut(&self) -> Cut {
-        self.depth + 2
-    }
-
-    /// The boundary that `index` means; negative counts blocks from the end, `-1` is the input of
-    /// the last block.
-    ///
-    /// # Errors
-    /// [`Error::Boundary`] with the range.
-    pub fn boundary(&self, index: i64) -> Result<&BoundarySpec> {
-        let depth = self.depth as i64;
-        let absolute = if index < 0 { depth + 1 + index } else { index };
-        let exists = absolute >= i64::from(index < 0) && absolute <= depth + 1;
-        usize::try_from(absolute)
-            .ok()
-            .filter(|_| exists)
-            .and_then(|absolute| self.boundaries.get(absolute))
-            .ok_or_else(|| Error::Boundary {
-                index,
-                backbone: self.name.clone(),
-                last: self.last_boundary(),
-                depth: self.depth,
-            })
-    }
-
-    /// The site of that name.
-    pub fn site(&self, name: &str) -> Option<&Site> {
-        self.sites.iter().find(|site| site.name == name)
-    }
-
-    /// Whether extra tokens can join at a boundary: at the input of a block with global attention.
-    pub fn takes_extras(&self, boundary: Cut) -> bool {
-        let shape = self.boundaries.get(boundary).map(|boundary| boundary.shape);
-        boundary <= self.depth && matches!(shape, Some(BoundaryShape::Tokens { .. }))
-    }
-
-    /// Why extra tokens cannot join there.
-    pub fn why_no_extras(&self, boundary: Cut) -> String {
-        match self.boundaries.get(boundary) {
-            Some(at) if boundary > self.depth => format!("no block reads what joins at {at}"),
-            Some(at) => format!(
-                "extra tokens need a sequence under global attention; at {at} it has a {}",
-                at.shape
-            ),
-            None => format!("it has no boundary {boundary}"),
-        }
-    }
-
-    /// How prompt tokens of `width` start: `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size (Jia
-    /// et al. 2022): Xavier's bound for the first convolution.
-    pub fn prompt_distribution(&self, width: usize) -> Distribution {
-        let patch = self.sites.iter().find_map(|site| match site.kind {
-            SiteKind::Conv {
-                inputs,
-                kernel: [kh, kw],
-                ..
-            } => Some(inputs * kh * kw),
-            _ => None,
-        });
-        let fans = patch.unwrap_or(0) + width;
-        Distribution::Uniform((6.0 / fans as f32).sqrt())
-    }
-
-    /// The branch that a site lies in, by its name: `blocks.0.attn.qkv` lies in `blocks.0.attn`.
-    pub fn branch_of(&self, site: &Site) -> Option<Branch> {
-        self.sites.iter().find_map(|outer| match outer.kind {
-            SiteKind::Branch { branch, .. } => {
-                let inner = site.name.strip_prefix(&outer.name)?;
-                inner.starts_with('.').then_some(branch)
-            }
-            _ => None,
-        })
-    }
-
-    /// The block of a parameter by its name: that of its site, or of the nearest module around it that
-    /// has sites; 0 for what belongs to none (class token, position embedding), which is never too
-    /// late.
-    pub fn block_of(&self, parameter: &str) -> usize {
-        let around = parameter.match_indices('.').rev();
-        let mut modules = around.map(|(end, _)| &parameter[..end]);
-        let of = |module: &str| {
-            let inside = |site: &&Site| {
-                let rest = site.name.strip_prefix(module);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            };
-            self.sites.iter().find(inside).map(|site| site.block)
-        };
-        modules.find_map(of).unwrap_or(0)
-    }
-}
-
 /// How a backbone is configured and built; the `backbone:` of a YAML.
+///
+/// A family declares its configuration with [`backbone_config!`](crate::backbone_config), which
+/// gives it the fields that all families share and implements [`HasSource`].
 #[typetag::serde(tag = "name")]
-pub trait BackboneConfig: Debug + Send + Sync + dyn_clone::DynClone {
+pub trait BackboneConfig: HasSource + Debug + Send + Sync + dyn_clone::DynClone {
     /// Builds it with initial values from `init`; weights are loaded afterwards.
     ///
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit each other.
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>>;
 
-    /// Where the pretrained weights are; `None` trains from random values.
-    fn weights(&self) -> Option<&PathBuf>;
-
-    /// The library whose names the weights have, if they are not to be recognised by their keys.
-    fn layout(&self) -> Option<&str> {
-        None
-    }
-
-    /// Replaces the path of the weights, after it was resolved.
-    fn set_weights(&mut self, path: PathBuf);
-
-    /// How images become its input: what the configuration says, else the family's default.
+    /// How images become its input: the configuration's [`Source`] over the family's defaults.
     ///
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit each other.
     fn input(&self) -> Result<InputSpec>;
-
-    /// The fields that say so, for what comes with the weights.
-    fn input_fields(&mut self) -> InputFields<'_>;
 }
 
 dyn_clone::clone_trait_object!(BackboneConfig);
@@ -302,127 +120,9 @@ pub fn variant<'a, T>(table: &'a [(&'static str, T)], name: &str) -> Result<&'a 
     })
 }
 
-/// Device and seeded source of initial values; every tensor's values depend on the seed and its
-/// own name only.
-#[derive(Clone, Debug)]
-pub struct Init {
-    device: Device,
-    seed: Option<u64>,
-    scope: String,
-}
-
-impl Init {
-    /// Random values from `seed`, on `device` without autodiff.
-    pub fn seeded(device: &Device, seed: u64) -> Self {
-        Self {
-            device: device.clone(),
-            seed: Some(seed),
-            scope: String::new(),
-        }
-    }
-
-    /// All zeros: for a model whose weights are loaded next.
-    pub fn empty(device: &Device) -> Self {
-        Self {
-            device: device.clone(),
-            seed: None,
-            scope: String::new(),
-        }
-    }
-
-    /// The same source for parameters of another owner: equal names there get other values.
-    pub fn scoped(&self, scope: impl Into<String>) -> Self {
-        Self {
-            scope: scope.into(),
-            ..self.clone()
-        }
-    }
-
-    /// The device.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// A tensor of initial values for the parameter called `name`.
-    pub fn tensor<const D: usize>(
-        &self,
-        name: &str,
-        shape: [usize; D],
-        distribution: Distribution,
-    ) -> Tensor<D> {
-        let zeros = || Tensor::zeros(shape, &self.device);
-        let Some(seed) = self.seed else {
-            return zeros();
-        };
-        let mut generator = Generator::new(seed, &format!("{}{name}", self.scope));
-        let count = shape.iter().product();
-        let mut draw = |f: &dyn Fn(&mut Generator) -> f32| {
-            let values: Vec<f32> = (0..count).map(|_| f(&mut generator)).collect();
-            Tensor::from_data(TensorData::new(values, Shape::from(shape)), &self.device)
-        };
-        match distribution {
-            Distribution::Zeros => zeros(),
-            Distribution::Ones => Tensor::ones(shape, &self.device),
-            Distribution::Uniform(bound) => draw(&|g| g.uniform(-bound, bound)),
-            Distribution::TruncatedNormal(std) => draw(&|g| g.truncated_normal(std)),
-            Distribution::Normal(mean, std) => draw(&|g| mean + std * g.normal()),
-        }
-    }
-
-    /// The same as a parameter.
-    pub fn param<const D: usize>(
-        &self,
-        name: &str,
-        shape: [usize; D],
-        distribution: Distribution,
-    ) -> Param<Tensor<D>> {
-        match self.seed {
-            Some(_) => Param::from_tensor(self.tensor(name, shape, distribution)),
-            // No memory is taken until it is asked for or written.
-            None => {
-                let zeros = move |device: &Device, _| Tensor::zeros(shape, device);
-                let device = self.device.clone();
-                Param::uninitialized(ParamId::new(), zeros, device, true, shape.into())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn spec() -> BackboneSpec {
-        let tokens = BoundaryShape::Tokens { count: 5, width: 8 };
-        let names: Vec<_> = (0..4).map(|i| format!("blocks.{i}")).collect();
-        BackboneSpec {
-            name: "vit".into(),
-            depth: 4,
-            boundaries: BackboneSpec::boundaries(tokens, &names, &[tokens; 5]),
-            sites: vec![],
-            input: InputSpec {
-                size: 8,
-                mean: [0.5; 3],
-                std: [0.5; 3],
-                interpolation: Interpolation::Bicubic,
-                crop_pct: 1.0,
-                crop_mode: CropMode::Center,
-            },
-            features: 8,
-            head_name: "head",
-        }
-    }
-
-    #[test]
-    fn boundaries_count_from_both_ends_and_print_both_spellings() {
-        let spec = spec();
-        let at = |i| spec.boundary(i).unwrap().to_string();
-        assert_eq!(at(0), "boundary 0 (normalised image)");
-        assert_eq!(at(3), "boundary 3 (input of blocks.2)");
-        assert_eq!(at(-1), "boundary 4 (input of blocks.3)");
-        assert_eq!(at(-3), "boundary 2 (input of blocks.1)");
-        assert_eq!(at(5), "boundary 5 (output of blocks.3)");
-    }
 
     #[test]
     fn a_variant_may_carry_the_tag_of_its_weights() {
@@ -434,16 +134,5 @@ mod tests {
             error.contains("\"resnet5.a1_in1k\"; did you mean \"resnet50\"?"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn a_boundary_out_of_range_says_the_range() {
-        for index in [6, -5, i64::MAX, i64::MIN] {
-            let error = spec().boundary(index).unwrap_err().to_string();
-            assert!(
-                error.contains("0..=5") && error.contains("-4..=-1"),
-                "{error}"
-            );
-        }
     }
 }

@@ -19,14 +19,14 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::activation::BoundaryShape;
-use crate::backbone::{BackboneSpec, Cut};
-use crate::hooks::{BoundaryAct, Side, SiteAct};
+use crate::acts::{BoundaryAct, Side, SiteAct};
+use crate::adapter::BoxedAdapter;
 use crate::low_rank::Factors;
-use crate::method::BoxedAdapter;
 use crate::model::Model;
+use crate::named::Named;
 use crate::params::{self, ParamInfo};
-use crate::plug::Named;
 use crate::site::{Branch, Site, SiteKind};
+use crate::spec::{BackboneSpec, Cut};
 
 /// Operations of one image by what they are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -397,10 +397,10 @@ mod tests {
     use burn::tensor::{Device, Tensor};
 
     use super::*;
-    use crate::backbone::{CropMode, InputSpec, Interpolation};
-    use crate::hooks::Extras;
+    use crate::acts::Extras;
+    use crate::adapter::Adapter;
+    use crate::input::{CropMode, InputSpec, Interpolation};
     use crate::low_rank::LowRank;
-    use crate::method::Adapter;
     use crate::plug::Plug;
 
     fn spec(shapes: &[BoundaryShape], sites: Vec<Site>) -> BackboneSpec {

@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::backbone::Init;
 use crate::checkpoint::{Checkpoint, CheckpointHead};
 use crate::error::{Error, Result, listed};
+use crate::init::Init;
 use crate::layers::linear;
 use crate::params::floats;
 use crate::random::Distribution;

@@ -1,119 +1,23 @@
-//! What adapters do at boundaries and sites, as data, and how core applies it.
+//! How core applies what adapters do at boundaries and sites.
 //!
 //! A backbone's layers ask [`Hooks`] what acts at their site; where nothing does, nothing is
 //! called. The linear kinds are applied here once for all methods.
 
-use std::cell::RefCell;
-
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::tensor::{Shape, Tensor, TensorData};
 
 use crate::activation::Activation;
-use crate::low_rank::{LowRank, Weighted};
-use crate::method::BoxedAdapter;
-use crate::plug::Named;
+use crate::adapter::BoxedAdapter;
+use crate::channels::{Join, join, scale_shift, scale_shift_activation};
+use crate::low_rank::Weighted;
+use crate::named::Named;
 use crate::random::Generator;
 use crate::site::Site;
 
-/// What an adapter does to the activation at a boundary.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "made once a boundary, never stored"
-)]
-pub enum BoundaryAct<'a> {
-    /// `z + delta`, the delta with batch 1, broadcast over the batch (and over positions, if it has
-    /// one only). Touches the image's own tokens.
-    Add(Activation),
-    /// `z * factor`, feature by feature, with the factor as the delta of [`BoundaryAct::Add`].
-    Multiply(Activation),
-    /// Extra tokens behind the image's own.
-    Extras(Extras),
-    /// Anything else.
-    Function(BoundaryFunction<'a>),
-}
-
-/// A function of the activation at a boundary.
-pub type BoundaryFunction<'a> = Box<dyn Fn(Activation, &Hooks) -> Activation + 'a>;
-/// A function of a branch: its new output.
-pub type BranchFunction<'a> = Box<dyn Fn(BranchValues, &Hooks) -> Activation + 'a>;
-
-/// Extra tokens that join the sequence: prompts.
-pub struct Extras {
-    /// `[p, d]`.
-    pub tokens: Tensor<2>,
-    /// Probability of dropping an entry while training, drawn for each image.
-    pub dropout: f64,
-    /// Whether they take the place of what the same adapter put there before.
-    pub replace: bool,
-}
-
-/// What an adapter does at a site.
-#[allow(clippy::large_enum_variant, reason = "made once a site, never stored")]
-pub enum SiteAct<'a> {
-    /// `y + scale * B A dropout(x)` beside a linear layer or a convolution.
-    LowRank(LowRank),
-    /// `scale * v + shift` per channel on the site's input or output.
-    ScaleShift {
-        /// On what.
-        on: Side,
-        /// Factor of each channel `[c]`; 1 if absent.
-        scale: Option<Tensor<1>>,
-        /// Offset of each channel `[c]`; 0 if absent.
-        shift: Option<Tensor<1>>,
-    },
-    /// A function of a branch, before LayerScale and the sum.
-    Branch(BranchFunction<'a>),
-}
-
-/// The input or the output of a site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// What the site reads.
-    Input,
-    /// What the site writes.
-    Output,
-}
-
-/// What a branch site hands over.
-#[derive(Clone, Debug)]
-pub struct BranchValues {
-    /// The stream before the norm, of the output's shape.
-    pub residual: Activation,
-    /// The stream after the norm; the residual itself where there is none.
-    pub normed: Activation,
-    /// The branch's output before LayerScale, drop path and the sum.
-    pub output: Activation,
-}
-
-/// One training step: the seed of its random numbers and the buffers that it updates.
-///
-/// A step is a pure function of model, batch and step number; updates are returned, not written.
-#[derive(Debug)]
-pub struct Step {
-    seed: u64,
-    number: u64,
-    part: usize,
-    updates: RefCell<Vec<(String, Tensor<1>)>>,
-    batch_statistics: bool,
-}
-
-impl Step {
-    /// Step `number` of a run with `seed`, accumulation part `part`; `batch_statistics` for tuned
-    /// BatchNorm layers.
-    pub fn new(seed: u64, number: u64, part: usize, batch_statistics: bool) -> Self {
-        Self {
-            seed,
-            number,
-            part,
-            updates: RefCell::default(),
-            batch_statistics,
-        }
-    }
-
-    /// The buffers' new values by canonical name, once the forward pass has run.
-    pub fn into_updates(self) -> Vec<(String, Tensor<1>)> {
-        self.updates.into_inner()
-    }
-}
+pub use crate::acts::{
+    BoundaryAct, BoundaryFunction, BranchFunction, BranchValues, Extras, Side, SiteAct,
+};
+pub use crate::channels::like;
+pub use crate::step::Step;
 
 /// What acts during a forward pass.
 #[derive(Clone, Copy)]
@@ -334,97 +238,6 @@ impl<'a> Hooks<'a> {
         let mask = Generator::new(step.seed, &path).dropout_mask(shape.num_elements(), p);
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
         x.clone() * like(mask, &x)
-    }
-}
-
-/// A parameter in the element type of the activation that it meets: a layer computes in its
-/// input's type.
-pub fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
-    let dtype: DType = x.dtype();
-    if param.dtype() == dtype {
-        param
-    } else {
-        param.cast(dtype)
-    }
-}
-
-/// How a value of batch 1 joins the activation at a boundary.
-#[derive(Clone, Copy)]
-enum Join {
-    Sum,
-    Product,
-}
-
-/// Joins a value to the image's own part of an activation.
-fn join(x: Activation, value: Activation, how: Join) -> Activation {
-    fn tensors<const D: usize>(x: Tensor<D>, value: Tensor<D>, how: Join) -> Tensor<D> {
-        let value = like(value, &x);
-        match how {
-            Join::Sum => x + value,
-            Join::Product => x * value,
-        }
-    }
-    match (x, value) {
-        (Activation::Map(x), Activation::Map(v)) => Activation::Map(tensors(x, v, how)),
-        (Activation::Grid(x), Activation::Grid(v)) => Activation::Grid(tensors(x, v, how)),
-        (Activation::Tokens(x), Activation::Tokens(v)) => {
-            Activation::Tokens(x.map_own(|x| tensors(x, v.x, how)))
-        }
-        (Activation::Features(x), Activation::Features(v)) => {
-            Activation::Features(tensors(x, v, how))
-        }
-        (x, value) => panic!(
-            "a boundary of shape {:?} got a value of shape {:?}",
-            x.shape(),
-            value.shape()
-        ),
-    }
-}
-
-/// Per-channel scale and shift along `axis`.
-fn scale_shift<const D: usize>(
-    x: Tensor<D>,
-    axis: usize,
-    scale: Option<Tensor<1>>,
-    shift: Option<Tensor<1>>,
-) -> Tensor<D> {
-    let (scale, shift) = match (scale, shift) {
-        (Some(scale), Some(shift)) if axis == D - 1 => {
-            return peft_ops::scale_shift(x.clone(), like(scale, &x), like(shift, &x));
-        }
-        other => other,
-    };
-    let channels = |v: Tensor<1>, x: &Tensor<D>| {
-        let mut shape = [1; D];
-        shape[axis] = v.dims()[0];
-        like(v.reshape(shape), x)
-    };
-    let x = match scale {
-        Some(scale) => {
-            let scale = channels(scale, &x);
-            x * scale
-        }
-        None => x,
-    };
-    match shift {
-        Some(shift) => {
-            let shift = channels(shift, &x);
-            x + shift
-        }
-        None => x,
-    }
-}
-
-fn scale_shift_activation(
-    value: Activation,
-    scale: Option<Tensor<1>>,
-    shift: Option<Tensor<1>>,
-) -> Activation {
-    match value {
-        Activation::Map(x) => Activation::Map(scale_shift(x, 1, scale, shift)),
-        Activation::Grid(x) => Activation::Grid(scale_shift(x, 3, scale, shift)),
-        Activation::Tokens(x) => Activation::Tokens(x.map(|x| scale_shift(x, 2, scale, shift))),
-        Activation::Features(x) => Activation::Features(scale_shift(x, 1, scale, shift)),
     }
 }
 

@@ -74,66 +74,6 @@ pub enum CropMode {
     Squash,
 }
 
-/// What a backbone's YAML may say of its input, next to the image size.
-pub struct InputFields<'a> {
-    /// Mean of each channel.
-    pub mean: &'a mut Option<[f32; 3]>,
-    /// Standard deviation of each channel.
-    pub std: &'a mut Option<[f32; 3]>,
-    /// How images are resized.
-    pub interpolation: &'a mut Option<Interpolation>,
-    /// Part of the resized image that is kept.
-    pub crop_pct: &'a mut Option<f32>,
-    /// What is resized.
-    pub crop_mode: &'a mut Option<CropMode>,
-}
-
-impl InputFields<'_> {
-    /// Takes over what came with the weights, and says which fields of the YAML gave way.
-    pub fn take(self, published: &Published) -> Vec<String> {
-        let mut overruled = Vec::new();
-        let path = published.path.display();
-        put(self.mean, published.mean, "mean", &mut overruled);
-        put(self.std, published.std, "std", &mut overruled);
-        let interpolation = published.interpolation;
-        put(
-            self.interpolation,
-            interpolation,
-            "interpolation",
-            &mut overruled,
-        );
-        put(
-            self.crop_pct,
-            published.crop_pct,
-            "crop_pct",
-            &mut overruled,
-        );
-        put(
-            self.crop_mode,
-            published.crop_mode,
-            "crop_mode",
-            &mut overruled,
-        );
-        overruled
-            .into_iter()
-            .map(|field| format!("{field}, not the configuration's: {path} comes with the weights"))
-            .collect()
-    }
-}
-
-fn put<T: Copy + PartialEq + std::fmt::Debug>(
-    field: &mut Option<T>,
-    published: Option<T>,
-    name: &str,
-    overruled: &mut Vec<String>,
-) {
-    let Some(value) = published else { return };
-    if field.is_some_and(|own| own != value) {
-        overruled.push(format!("{name} is {value:?}"));
-    }
-    *field = Some(value);
-}
-
 /// What a file beside a checkpoint says of its input and its architecture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
@@ -143,11 +83,11 @@ pub struct Published {
     pub architecture: Option<String>,
     /// Attention heads (transformers' `config.json`).
     pub num_heads: Option<usize>,
-    mean: Option<[f32; 3]>,
-    std: Option<[f32; 3]>,
-    interpolation: Option<Interpolation>,
-    crop_pct: Option<f32>,
-    crop_mode: Option<CropMode>,
+    pub(crate) mean: Option<[f32; 3]>,
+    pub(crate) std: Option<[f32; 3]>,
+    pub(crate) interpolation: Option<Interpolation>,
+    pub(crate) crop_pct: Option<f32>,
+    pub(crate) crop_mode: Option<CropMode>,
     /// What the file says and cannot be followed.
     pub remarks: Vec<String>,
 }
@@ -378,29 +318,6 @@ mod tests {
             published.remarks[0].contains("lanczos"),
             "{:?}",
             published.remarks
-        );
-    }
-
-    #[test]
-    fn the_weights_overrule_a_configuration_and_say_so() {
-        let json = r#"{"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}"#;
-        let published = beside(&[("config.json", json)]).unwrap().unwrap();
-        let (mut mean, mut std) = (Some([0.5; 3]), None);
-        let (mut interpolation, mut crop_pct, mut crop_mode) = (None, Some(0.9), None);
-        let remarks = InputFields {
-            mean: &mut mean,
-            std: &mut std,
-            interpolation: &mut interpolation,
-            crop_pct: &mut crop_pct,
-            crop_mode: &mut crop_mode,
-        }
-        .take(&published);
-        assert_eq!((mean, std), (Some([0.1, 0.2, 0.3]), Some([1.0; 3])));
-        assert_eq!(crop_pct, Some(0.9));
-        assert_eq!(remarks.len(), 1);
-        assert!(
-            remarks[0].starts_with("mean is [0.1, 0.2, 0.3], not"),
-            "{remarks:?}"
         );
     }
 

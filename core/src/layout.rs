@@ -2,10 +2,10 @@
 
 use burn::tensor::TensorData;
 
-use crate::backbone::BackboneSpec;
 use crate::error::{Error, Result};
 use crate::params::floats;
 use crate::site::Slice;
+use crate::spec::BackboneSpec;
 
 /// A library's spelling of the names of modules and parameters; `{i}`, `{s}` in a rule stand for
 /// numbers, `{s-1}` for the number before `{s}`.

@@ -6,8 +6,11 @@
 //! derives below which cut everything is constant. Plugins register through [`register!`].
 
 pub mod activation;
+pub mod acts;
+pub mod adapter;
 pub mod adapter_file;
 pub mod backbone;
+pub mod channels;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
@@ -16,6 +19,7 @@ pub mod flops;
 pub mod head;
 pub mod hf_peft;
 pub mod hooks;
+pub mod init;
 pub mod input;
 pub mod layers;
 pub mod layout;
@@ -24,25 +28,35 @@ pub mod low_rank;
 pub mod merge;
 pub mod method;
 pub mod model;
+pub mod named;
 pub mod params;
 pub mod plug;
 pub mod random;
 pub mod registry;
 pub mod site;
+pub mod source;
+pub mod spec;
+pub mod step;
 pub mod testing;
 pub mod weights;
 
 pub use activation::{Activation, BoundaryShape, Tokens};
-pub use backbone::{Backbone, BackboneConfig, BackboneSpec, BoxedBackbone, Cut, Init};
+pub use acts::{BoundaryAct, SiteAct};
+pub use adapter::Adapter;
+pub use backbone::{Backbone, BackboneConfig, BoxedBackbone};
 pub use data::{Dataset, DatasetConfig, Split};
 pub use error::{Error, Result};
 pub use head::{Head, LinearHead, TextHead};
-pub use hooks::{BoundaryAct, Hooks, SiteAct, Step};
+pub use hooks::Hooks;
+pub use init::Init;
 pub use low_rank::{Factors, LowRank};
-pub use method::{AdaptationMethod, Adapter, Attachment, Statistics, Tuned};
+pub use method::{AdaptationMethod, Attachment, Statistics, Tuned};
 pub use model::{Counts, Model};
-pub use plug::{ByBoundary, BySite, Plug};
+pub use named::{ByBoundary, BySite};
+pub use plug::Plug;
 pub use site::{Site, SiteKind, Targets};
+pub use spec::{BackboneSpec, Cut};
+pub use step::Step;
 
 #[doc(hidden)]
 pub use {inventory, schemars};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
-use crate::hooks::like;
+use crate::channels::like;
 
 /// Mean cross-entropy of `logits [b, classes]` and `labels [b]`; with smoothing `s` the target is
 /// `1 - s` on the label plus `s / classes` everywhere (Szegedy et al. 2016, Sec. 7).

@@ -6,7 +6,8 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor};
 use peft_ops::{linear_low_rank, scale_shift};
 
-use crate::hooks::{Hooks, like};
+use crate::channels::like;
+use crate::hooks::Hooks;
 use crate::site::Site;
 
 /// `y + scale * B A dropout(x)`; with a magnitude `m`, `y` becomes

@@ -7,13 +7,15 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::acts::{BoundaryAct, Side, SiteAct};
+use crate::adapter::BoxedAdapter;
 use crate::backbone::BoxedBackbone;
 use crate::error::{Error, Result};
-use crate::hooks::{BoundaryAct, Hooks, Side, SiteAct};
+use crate::hooks::Hooks;
 use crate::low_rank::to_plain;
-use crate::method::BoxedAdapter;
+use crate::named::Named;
 use crate::params::{self, Tensors};
-use crate::plug::Named;
+
 use crate::site::{Site, SiteKind};
 
 /// The backbone with what `adapters` do folded into its weights, all of them without autodiff;

@@ -1,18 +1,19 @@
-//! Methods and adapters: what is configured, and what it becomes on a backbone.
+//! Methods: what is configured, and what it becomes on a backbone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::{Backbone, Init, InputSpec};
+use crate::backbone::Backbone;
 use crate::error::{Error, Result};
-use crate::hf_peft::HfPeft;
-use crate::hooks::{BoundaryAct, SiteAct};
+use crate::hf_peft::folder::HfPeft;
+use crate::init::Init;
+use crate::input::InputSpec;
 use crate::layout::Layout;
 use crate::params::Tensors;
-use crate::plug::{ErasedModule, Plug};
-use crate::site::Site;
+
+pub use crate::adapter::{Adapter, BoxedAdapter};
 
 /// A way to adapt a backbone; the `method:` of a YAML.
 ///
@@ -65,28 +66,6 @@ pub trait AdaptationMethod: Debug + Send + Sync + dyn_clone::DynClone {
 }
 
 dyn_clone::clone_trait_object!(AdaptationMethod);
-
-/// The trainable module of a method: it acts at boundaries and at sites.
-///
-/// Where it does not act it answers nothing, so that backbones may fuse there.
-pub trait Adapter: ErasedModule + dyn_clone::DynClone {
-    /// What it does at boundary `index`.
-    fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
-        let _ = index;
-        None
-    }
-
-    /// What it does at a site, in order; empty where it does not act.
-    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-        let _ = site;
-        Vec::new()
-    }
-}
-
-dyn_clone::clone_trait_object!(Adapter);
-
-/// An adapter in a box that is a Burn module.
-pub type BoxedAdapter = Plug<dyn Adapter>;
 
 /// What a method becomes on a backbone.
 #[derive(Debug, Default)]

@@ -8,14 +8,20 @@ use burn::tensor::{DType, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::activation::Activation;
-use crate::backbone::{BackboneSpec, BoxedBackbone, Cut, Init};
+use crate::acts::{BoundaryAct, SiteAct};
+use crate::adapter::BoxedAdapter;
+use crate::backbone::BoxedBackbone;
 use crate::error::{Error, Result};
 use crate::head::Head;
-use crate::hooks::{BoundaryAct, Hooks, SiteAct, Step};
+use crate::hooks::Hooks;
+use crate::init::Init;
 use crate::merge;
-use crate::method::{AdaptationMethod, BoxedAdapter, Statistics, Tuned, name_of};
+use crate::method::{AdaptationMethod, Statistics, Tuned, name_of};
+use crate::named::Named;
 use crate::params::{self, ParamInfo, Tensors, floats};
-use crate::plug::{Named, Plug};
+use crate::plug::Plug;
+use crate::spec::{BackboneSpec, Cut};
+use crate::step::Step;
 
 /// A frozen backbone, what adapts it, and a head.
 #[derive(Module, Debug)]

@@ -1,7 +1,7 @@
 //! Parameters by canonical name: one walk that records, files, counts and optimisers share.
 //!
-//! A name is the path of fields with three rules: a [`crate::plug::Named`] container replaces its
-//! field's name by its own keys; a [`crate::plug::Buffer`] adds nothing; nor does a variant of an
+//! A name is the path of fields with three rules: a [`crate::named::Named`] container replaces its
+//! field's name by its own keys; a [`crate::named::Buffer`] adds nothing; nor does a variant of an
 //! enum. So a LoRA factor is `lora.blocks.0.attn.qkv.lora_A.weight`, in memory and on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::plug::{BUFFER, ErasedModule, NAMED, VisitUp};
+use crate::named::{BUFFER, NAMED};
+use crate::plug::{ErasedModule, VisitUp};
 
 /// Tensors by canonical name.
 pub type Tensors = BTreeMap<String, TensorData>;

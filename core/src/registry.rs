@@ -3,7 +3,11 @@
 //! `typetag` reads the YAML; this carries what people read. A crate registers itself with
 //! [`register!`](crate::register); linking it needs a `use crate_name as _;` in exactly one place.
 
+use crate::backbone::BackboneConfig;
+use crate::checkpoint::shapes::Shapes;
 use crate::error::{Error, Result};
+use crate::hf_peft::folder::Import;
+use crate::layout::Layout;
 
 /// A registered plugin.
 pub struct Plugin {
@@ -23,7 +27,7 @@ pub struct Plugin {
     /// How a family of backbones is found in checkpoints.
     pub family: Option<Family>,
     /// How a method reads what HF PEFT wrote, if that has it.
-    pub hf_peft: Option<crate::hf_peft::Import>,
+    pub hf_peft: Option<Import>,
     /// JSON Schema of its configuration.
     pub schema: fn() -> schemars::Schema,
     /// The crate that registered it.
@@ -38,10 +42,10 @@ pub struct Family {
     /// The names of its variants.
     pub variants: fn() -> Vec<&'static str>,
     /// Spellings of other libraries than timm and torchvision.
-    pub layouts: &'static [crate::layout::Layout],
+    pub layouts: &'static [Layout],
     /// The configuration of a backbone with parameters of these shapes: a variant where its sizes are
     /// one's.
-    pub recognise: fn(&crate::checkpoint::Shapes) -> Option<Box<dyn crate::BackboneConfig>>,
+    pub recognise: fn(&Shapes) -> Option<Box<dyn BackboneConfig>>,
 }
 
 /// What a plugin plugs into.

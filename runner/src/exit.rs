@@ -30,10 +30,20 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The same, with where it was found in front.
+    /// Adds in front of the message where the failure was found.
     pub fn within(self, place: &str) -> Self {
-        let error = anyhow::anyhow!("{place}: {:#}", self.error);
-        Self { error, ..self }
+        Self {
+            error: self.error.context(place.to_owned()),
+            ..self
+        }
+    }
+
+    /// A signal ended the work early, and everything that is needed to resume it is on disk.
+    pub fn interrupted() -> Self {
+        failure(
+            Exit::Interrupted,
+            "interrupted; run the same command to go on",
+        )
     }
 }
 

@@ -2,37 +2,21 @@
 //!
 //! A program of one's own links its plugins with `use my_method as _;` and calls [`main`].
 
-mod about;
-mod adapter;
-mod base;
 mod cache;
-mod checkpoint;
 mod cli;
 mod commands;
 mod compare;
-mod configs;
+mod config;
 mod data;
 mod device;
 mod exit;
-mod experiment;
-mod folder;
-mod held_out;
-mod hub;
+mod lock;
 mod measure;
-mod memory;
-mod metrics;
-mod peak;
-mod plan;
+mod model;
 mod plugins;
-mod progress;
-mod recipe;
 mod report;
 mod run;
-mod sheet;
-mod summary;
 mod train;
-mod trial;
-mod workshop;
 
 use std::process::ExitCode;
 
@@ -40,8 +24,7 @@ use clap::Parser;
 
 pub use exit::Exit;
 
-use cli::{Cli, Command, DataCommand, ExportFormat, SweepCommand};
-use commands::Request;
+use cli::Cli;
 use exit::{Failure, config_error};
 
 /// A reader that goes away (`runner list methods | head`) ends the program quietly.
@@ -79,7 +62,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code as u8);
         }
     };
-    match run(cli) {
+    match run(&cli) {
         Ok(()) => ExitCode::from(Exit::Done as u8),
         Err(Failure { exit, error }) => {
             eprintln!(
@@ -95,71 +78,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
-    memory::keep_pages();
+fn run(cli: &Cli) -> Result<(), Failure> {
+    measure::memory::keep_pages();
     peft_ops::level().map_err(config_error)?;
     peft_core::registry::check()?;
-    match cli.command {
-        None => commands::train(&cli.train),
-        Some(Command::Compare(args)) => commands::compare(&args),
-        Some(Command::Sweep(command)) => match command {
-            SweepCommand::Plan(args) => commands::plan_sweep(&args),
-            SweepCommand::Run(args) => commands::run_sweep(&args),
-            SweepCommand::Status { sweep, format } => commands::status(&sweep, format),
-            SweepCommand::Collect { sweep } => commands::collect(&sweep),
-            SweepCommand::Script(args) => commands::script(&args),
-        },
-        Some(Command::List { what, format }) => commands::list(what, format),
-        Some(Command::Show { config, format }) => commands::show(&config, format),
-        Some(Command::Eval {
-            trained,
-            place,
-            format,
-        }) => commands::eval(&trained, &place, format),
-        Some(Command::Merge {
-            trained,
-            out,
-            place,
-        }) => commands::merge(&trained, &out, &place),
-        Some(Command::Export {
-            trained,
-            format: ExportFormat::HfPeft,
-            layout,
-            out,
-            place,
-        }) => commands::export(&trained, &layout, out, &place),
-        Some(Command::Predict {
-            run,
-            images,
-            adapters,
-            names,
-            scale,
-            top,
-            place,
-            format,
-        }) => {
-            let request = Request {
-                run,
-                images,
-                adapters,
-                names,
-                scale,
-                top,
-            };
-            commands::predict(&request, &place, format)
-        }
-        Some(Command::Inspect { file, format }) => commands::inspect(&file, format),
-        Some(Command::Features(args)) => commands::features(&args),
-        Some(Command::Schema { of }) => commands::schema(of),
-        Some(Command::Doctor {
-            place,
-            only,
-            format,
-        }) => commands::doctor(&place, &only, format),
-        Some(Command::Data(DataCommand::Check(args))) => commands::check(&args),
-        Some(Command::Data(DataCommand::Show(args))) => commands::show_data(&args),
-        Some(Command::Data(DataCommand::Time(args))) => commands::time(&args),
-        Some(Command::Bench(args)) => commands::bench(&args),
-        Some(Command::Profile(args)) => commands::profile(&args),
-    }
+    cli.run()
 }

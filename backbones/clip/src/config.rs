@@ -1,82 +1,68 @@
 //! The configuration and the table of variants.
 
-use std::path::PathBuf;
-
 use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::layouts::LAYOUTS;
-use crate::recognise::recognise;
 
 /// CLIP's LayerNorm epsilon.
 const EPSILON: f64 = 1e-5;
+/// Mean and standard deviation of the images that CLIP was trained on.
+const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// CLIP's image encoder: a variant of the table, or sizes of its own; a field that is given
-/// overrides the variant's.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Clip {
-    /// timm's name, for example `vit_base_patch32_clip_quickgelu_224`. OpenAI's weights need the
-    /// names with `quickgelu`, those without it apply GELU. What stands behind a dot names weights
-    /// and changes nothing here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub img_size: Option<usize>,
-    /// Rows and columns of a patch in pixels. Default 32.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub patch_size: Option<usize>,
-    /// Width `D` of the tokens, a multiple of `num_heads`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub embed_dim: Option<usize>,
-    /// Number of blocks `L`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub depth: Option<usize>,
-    /// Attention heads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub num_heads: Option<usize>,
-    /// Hidden width of the MLP over `embed_dim`. Default the variant's, else 4.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mlp_ratio: Option<f64>,
-    /// Width of the projected features; used with `features: after`. Default the variant's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub projection_dim: Option<usize>,
-    /// What the head sees. Default `before`.
-    pub features: Features,
-    /// What the MLPs apply. Default the variant's, else `quick_gelu`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub act_layer: Option<MlpActivation>,
-    /// Mean of each channel that the checkpoint was trained with. Default CLIP's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean: Option<[f32; 3]>,
-    /// Standard deviation of each channel. Default CLIP's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub std: Option<[f32; 3]>,
-    /// How images are resized. Default bicubic.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interpolation: Option<Interpolation>,
-    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
-    /// centre is cut out. Default 1.0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_pct: Option<f32>,
-    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
-    /// `center`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_mode: Option<CropMode>,
-    /// A checkpoint: safetensors, `.pth`, `.bin` or one of OpenAI's `.pt` archives, under timm's,
-    /// OpenAI's (open_clip's) or transformers' names; without one the values are random.
-    pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, `openai` or `transformers`. Default:
-    /// recognised by their keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layout: Option<String>,
+peft_core::backbone_config! {
+    /// CLIP's image encoder: a variant of the table, or sizes of its own; a field that is given
+    /// overrides the variant's.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Clip {
+        /// timm's name, for example `vit_base_patch32_clip_quickgelu_224`. OpenAI's weights need the
+        /// names with `quickgelu`, those without it apply GELU. What stands behind a dot names weights
+        /// and changes nothing here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub variant: Option<String>,
+        /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub img_size: Option<usize>,
+        /// Rows and columns of a patch in pixels. Default 32.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub patch_size: Option<usize>,
+        /// Width `D` of the tokens, a multiple of `num_heads`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub embed_dim: Option<usize>,
+        /// Number of blocks `L`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub depth: Option<usize>,
+        /// Attention heads.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub num_heads: Option<usize>,
+        /// Hidden width of the MLP over `embed_dim`. Default the variant's, else 4.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub mlp_ratio: Option<f64>,
+        /// Width of the projected features; used with `features: after`. Default the variant's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub projection_dim: Option<usize>,
+        /// What the head sees. Default `before`.
+        pub features: Features,
+        /// What the MLPs apply. Default the variant's, else `quick_gelu`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub act_layer: Option<MlpActivation>,
+    }
+    source {
+        mean: "CLIP's",
+        std: "CLIP's",
+        interpolation: "bicubic",
+        crop_pct: "1.0",
+        weights: "(safetensors, `.pth`, `.bin` or one of OpenAI's `.pt` archives) under timm's, OpenAI's \
+                  (open_clip's) or transformers' names",
+        layout: "`timm`, `openai` or `transformers`",
+    }
 }
 
 /// What the head sees of the normed class token.
@@ -191,6 +177,11 @@ const VARIANTS: [(&str, Row); 26] = [
     ),
 ];
 
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
+}
+
 impl Clip {
     /// The variant's row; without a variant CLIP's defaults, and no sizes.
     fn row(&self) -> Result<(Row, Option<[usize; 4]>)> {
@@ -243,57 +234,14 @@ impl BackboneConfig for Clip {
         Ok(Box::new(VisionTransformer::new(architecture, input, init)))
     }
 
-    fn weights(&self) -> Option<&PathBuf> {
-        self.weights.as_ref()
-    }
-
-    fn layout(&self) -> Option<&str> {
-        self.layout.as_deref()
-    }
-
-    fn set_weights(&mut self, path: PathBuf) {
-        self.weights = Some(path);
-    }
-
     fn input(&self) -> Result<InputSpec> {
-        let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-        let std = [0.268_629_54, 0.261_302_6, 0.275_777_1];
-        Ok(InputSpec {
+        Ok(self.source().input(InputSpec {
             size: self.architecture()?.img_size,
-            mean: self.mean.unwrap_or(mean),
-            std: self.std.unwrap_or(std),
-            interpolation: self.interpolation.unwrap_or_default(),
-            crop_pct: self.crop_pct.unwrap_or(1.0),
-            crop_mode: self.crop_mode.unwrap_or_default(),
-        })
-    }
-
-    fn input_fields(&mut self) -> InputFields<'_> {
-        InputFields {
-            mean: &mut self.mean,
-            std: &mut self.std,
-            interpolation: &mut self.interpolation,
-            crop_pct: &mut self.crop_pct,
-            crop_mode: &mut self.crop_mode,
-        }
+            mean: MEAN,
+            std: STD,
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 1.0,
+            crop_mode: CropMode::Center,
+        }))
     }
 }
-
-peft_core::register!(
-    Backbone, Clip,
-    name: "clip",
-    summary: "CLIP's image encoder: ViT-B/32, B/16, L/14 and more, or sizes of your own",
-    reference: "Learning Transferable Visual Models From Natural Language Supervision, Radford et \
-                al., 2021",
-    example: "name: clip\nvariant: vit_base_patch32_clip_quickgelu_224\nfeatures: before\n",
-    tiny: &[
-        "{name: clip, img_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3}",
-        "{name: clip, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
-          projection_dim: 16, features: after, act_layer: gelu}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

@@ -14,7 +14,31 @@ mod config;
 mod layouts;
 mod recognise;
 
+use peft_core::registry::Family;
+
+use layouts::LAYOUTS;
+use recognise::recognise;
+
 pub use config::{Clip, Features};
+
+peft_core::register!(
+    Backbone, Clip,
+    name: "clip",
+    summary: "CLIP's image encoder: ViT-B/32, B/16, L/14 and more, or sizes of your own",
+    reference: "Learning Transferable Visual Models From Natural Language Supervision, Radford et \
+                al., 2021",
+    example: "name: clip\nvariant: vit_base_patch32_clip_quickgelu_224\nfeatures: before\n",
+    tiny: &[
+        "{name: clip, img_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3}",
+        "{name: clip, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
+          projection_dim: 16, features: after, act_layer: gelu}",
+    ],
+    family: Family {
+        variants: config::variants,
+        layouts: &LAYOUTS,
+        recognise,
+    },
+);
 
 #[cfg(test)]
 mod tests;

@@ -1,120 +1,63 @@
 //! The configuration and the table of variants.
 
-use std::path::PathBuf;
-
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::layout::Layout;
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::layouts::LAYOUTS;
+use crate::architecture::{BlockKind, STEM, Sizes, StemType, WIDTH};
 use crate::model::ResidualNetwork;
-use crate::recognise::recognise;
 
-/// Width of the stem of one convolution, whatever the stages' widths.
-pub(crate) const STEM: usize = 64;
-/// The stage's width of which `base_width` is a part.
-pub(crate) const WIDTH: usize = 64;
-
-/// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
-/// the variant's.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ResNet {
-    /// timm's name, which is torchvision's for `resnet50` and its like: `resnet50d`,
-    /// `resnext50_32x4d`. A tag of weights (`resnet50.a1_in1k`) is left aside.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Rows and columns of the image in pixels, at least 32. Default 224.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub img_size: Option<usize>,
-    /// Two 3x3 convolutions (`basic`) or 1x1, 3x3, 1x1 (`bottleneck`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub block: Option<BlockKind>,
-    /// Blocks in each of the four stages.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers: Option<[usize; 4]>,
-    /// Width of each stage; a bottleneck's output is four times as wide. Default 64, 128, 256, 512.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub channels: Option<[usize; 4]>,
-    /// Groups of a bottleneck's 3x3 convolution (ResNeXt). Default 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cardinality: Option<usize>,
-    /// Width of each of these groups in a stage 64 wide, in proportion elsewhere. Default 64.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub base_width: Option<usize>,
-    /// One 7x7 convolution (an empty text) or three 3x3 (`deep`, `deep_tiered`). Default the first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stem_type: Option<StemType>,
-    /// Width of the second of three convolutions; the third is twice as wide, the first as wide
-    /// (`deep`) or three quarters of it (`deep_tiered`). Default 64; one convolution has 64 always.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stem_width: Option<usize>,
-    /// Whether a shortcut to a smaller map averages before its convolution, which has no stride
-    /// then. Default false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub avg_down: Option<bool>,
-    /// Mean of each channel that the checkpoint was trained with. Default ImageNet's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean: Option<[f32; 3]>,
-    /// Standard deviation of each channel. Default ImageNet's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub std: Option<[f32; 3]>,
-    /// How images are resized. Default bilinear (torchvision).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interpolation: Option<Interpolation>,
-    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
-    /// centre is cut out. Default 0.875.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_pct: Option<f32>,
-    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
-    /// `center`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_mode: Option<CropMode>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names; without
-    /// one the values are random.
-    pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, which is torchvision too, or `transformers`.
-    /// Default: recognised by their keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layout: Option<String>,
-}
-
-/// The residual branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum BlockKind {
-    /// 3x3, 3x3.
-    Basic,
-    /// 1x1, 3x3, 1x1 with four times the stage's width at its end.
-    Bottleneck,
-}
-
-impl BlockKind {
-    /// Output channels over the stage's width.
-    pub fn expansion(self) -> usize {
-        match self {
-            Self::Basic => 1,
-            Self::Bottleneck => 4,
-        }
+peft_core::backbone_config! {
+    /// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
+    /// the variant's.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct ResNet {
+        /// timm's name, which is torchvision's for `resnet50` and its like: `resnet50d`,
+        /// `resnext50_32x4d`. A tag of weights (`resnet50.a1_in1k`) is left aside.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub variant: Option<String>,
+        /// Rows and columns of the image in pixels, at least 32. Default 224.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub img_size: Option<usize>,
+        /// Two 3x3 convolutions (`basic`) or 1x1, 3x3, 1x1 (`bottleneck`).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub block: Option<BlockKind>,
+        /// Blocks in each of the four stages.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub layers: Option<[usize; 4]>,
+        /// Width of each stage; a bottleneck's output is four times as wide. Default 64, 128, 256, 512.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub channels: Option<[usize; 4]>,
+        /// Groups of a bottleneck's 3x3 convolution (ResNeXt). Default 1.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub cardinality: Option<usize>,
+        /// Width of each of these groups in a stage 64 wide, in proportion elsewhere. Default 64.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub base_width: Option<usize>,
+        /// One 7x7 convolution (an empty text) or three 3x3 (`deep`, `deep_tiered`). Default the first.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stem_type: Option<StemType>,
+        /// Width of the second of three convolutions; the third is twice as wide, the first as wide
+        /// (`deep`) or three quarters of it (`deep_tiered`). Default 64; one convolution has 64 always.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub stem_width: Option<usize>,
+        /// Whether a shortcut to a smaller map averages before its convolution, which has no stride
+        /// then. Default false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub avg_down: Option<bool>,
     }
-}
-
-/// The convolutions before the first pooling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StemType {
-    /// One of 7x7.
-    #[serde(rename = "")]
-    Plain,
-    /// Three of 3x3.
-    Deep,
-    /// Three of 3x3, the first narrower.
-    DeepTiered,
+    source {
+        mean: "ImageNet's",
+        std: "ImageNet's",
+        interpolation: "bilinear (torchvision)",
+        crop_pct: "0.875",
+        weights: "(safetensors, `.pth`, `.bin`) under torchvision's, timm's or transformers' names",
+        layout: "`timm`, which is torchvision too, or `transformers`",
+    }
 }
 
 /// What a variant consists of; its stages are 64, 128, 256 and 512 wide.
@@ -233,19 +176,9 @@ const VARIANTS: [(&str, Row); 33] = [
     ("resnext101_64x4d", bottleneck([3, 4, 23, 3]).groups(64, 4)),
 ];
 
-/// The sizes of a residual network, complete and consistent.
-#[derive(Clone, Debug)]
-pub(crate) struct Sizes {
-    pub name: String,
-    pub img_size: usize,
-    pub block: BlockKind,
-    pub layers: [usize; 4],
-    pub channels: [usize; 4],
-    pub cardinality: usize,
-    pub base_width: usize,
-    pub stem_type: StemType,
-    pub stem_width: usize,
-    pub avg_down: bool,
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
 }
 
 impl ResNet {
@@ -282,83 +215,6 @@ impl ResNet {
     }
 }
 
-impl Sizes {
-    /// Width of the 3x3 convolutions in a stage.
-    pub(crate) fn width(&self, stage: usize) -> usize {
-        self.channels[stage] * self.base_width / WIDTH * self.cardinality
-    }
-
-    /// Channels of a block's output in a stage.
-    pub(crate) fn outputs(&self, stage: usize) -> usize {
-        self.channels[stage] * self.block.expansion()
-    }
-
-    /// Widths of the convolutions of a deep stem.
-    pub(crate) fn stem_widths(&self) -> [usize; 3] {
-        let width = self.stem_width;
-        match self.stem_type {
-            StemType::DeepTiered => [width / 4 * 3, width, 2 * width],
-            StemType::Plain | StemType::Deep => [width, width, 2 * width],
-        }
-    }
-
-    /// Other libraries' spellings of its weights; transformers has He et al.'s network alone.
-    pub(crate) fn layouts(&self) -> &'static [Layout] {
-        let original = !self.avg_down
-            && self.stem_type == StemType::Plain
-            && (self.cardinality, self.base_width) == (1, WIDTH);
-        if original { &LAYOUTS } else { &[] }
-    }
-
-    fn checked(self) -> Result<Self> {
-        let Self {
-            cardinality,
-            base_width,
-            stem_width,
-            ..
-        } = self;
-        if self.img_size < 32 {
-            let message = format!("expected at least 32, got {}", self.img_size);
-            return Err(Error::config("img_size", message));
-        }
-        for (field, values) in [("layers", self.layers), ("channels", self.channels)] {
-            if values.contains(&0) {
-                let message = format!("expected four numbers of at least 1, got {values:?}");
-                return Err(Error::config(field, message));
-            }
-        }
-        for (field, value, own) in [
-            ("cardinality", cardinality, 1),
-            ("base_width", base_width, WIDTH),
-        ] {
-            if self.block == BlockKind::Basic && value != own {
-                let message = format!("expected {own}, as basic blocks have it, got {value}");
-                return Err(Error::config(field, message));
-            }
-        }
-        if cardinality == 0 {
-            return Err(Error::config("cardinality", "expected at least 1, got 0"));
-        }
-        if let Some(stage) = (0..4).find(|&stage| self.width(stage) == 0) {
-            let channels = self.channels[stage];
-            let least = WIDTH.div_ceil(channels);
-            let message =
-                format!("expected at least {least} for {channels} channels, got {base_width}");
-            return Err(Error::config("base_width", message));
-        }
-        let (fits, expected) = match self.stem_type {
-            StemType::Plain => (stem_width == STEM, "64, the width of one convolution"),
-            StemType::Deep => (stem_width >= 1, "at least 1"),
-            StemType::DeepTiered => (stem_width >= 4, "at least 4"),
-        };
-        if !fits {
-            let message = format!("expected {expected}, got {stem_width}");
-            return Err(Error::config("stem_width", message));
-        }
-        Ok(self)
-    }
-}
-
 #[typetag::serde(name = "resnet")]
 impl BackboneConfig for ResNet {
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
@@ -366,57 +222,14 @@ impl BackboneConfig for ResNet {
         Ok(Box::new(ResidualNetwork::new(sizes, input, init)))
     }
 
-    fn weights(&self) -> Option<&PathBuf> {
-        self.weights.as_ref()
-    }
-
-    fn layout(&self) -> Option<&str> {
-        self.layout.as_deref()
-    }
-
-    fn set_weights(&mut self, path: PathBuf) {
-        self.weights = Some(path);
-    }
-
     fn input(&self) -> Result<InputSpec> {
-        Ok(InputSpec {
+        Ok(self.source().input(InputSpec {
             size: self.sizes()?.img_size,
-            mean: self.mean.unwrap_or([0.485, 0.456, 0.406]),
-            std: self.std.unwrap_or([0.229, 0.224, 0.225]),
-            interpolation: self.interpolation.unwrap_or(Interpolation::Bilinear),
-            crop_pct: self.crop_pct.unwrap_or(0.875),
-            crop_mode: self.crop_mode.unwrap_or_default(),
-        })
-    }
-
-    fn input_fields(&mut self) -> InputFields<'_> {
-        InputFields {
-            mean: &mut self.mean,
-            std: &mut self.std,
-            interpolation: &mut self.interpolation,
-            crop_pct: &mut self.crop_pct,
-            crop_mode: &mut self.crop_mode,
-        }
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            interpolation: Interpolation::Bilinear,
+            crop_pct: 0.875,
+            crop_mode: CropMode::Center,
+        }))
     }
 }
-
-peft_core::register!(
-    Backbone, ResNet,
-    name: "resnet",
-    summary: "Residual network: 18 to 200, with timm's stems and shortcuts, ResNeXt, wide, or sizes of your own",
-    reference: "Deep Residual Learning for Image Recognition, He, Zhang, Ren and Sun, 2016",
-    example: "name: resnet\nvariant: resnet50\n",
-    tiny: &[
-        "{name: resnet, img_size: 64, block: bottleneck, layers: [1, 2, 1, 1], \
-          channels: [8, 16, 32, 64]}",
-        "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
-        "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 1, 1], \
-          channels: [8, 8, 16, 16], cardinality: 2, base_width: 32, stem_type: deep, stem_width: 8, \
-          avg_down: true}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

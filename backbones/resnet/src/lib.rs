@@ -8,14 +8,45 @@
 //! stages: `layer1.0`, `layer1.1`, .. `layer4.2`; boundary `l` is the input of block `l`, a map
 //! `[c, h, w]`.
 
+mod architecture;
+mod block;
 mod config;
+mod convolutions;
 mod layouts;
 mod model;
 mod recognise;
 mod sequence;
+mod stem;
 
-pub use config::{BlockKind, ResNet, StemType};
+use peft_core::registry::Family;
+
+use layouts::LAYOUTS;
+use recognise::recognise;
+
+pub use architecture::{BlockKind, StemType};
+pub use config::ResNet;
 pub use model::ResidualNetwork;
+
+peft_core::register!(
+    Backbone, ResNet,
+    name: "resnet",
+    summary: "Residual network: 18 to 200, with timm's stems and shortcuts, ResNeXt, wide, or sizes of your own",
+    reference: "Deep Residual Learning for Image Recognition, He, Zhang, Ren and Sun, 2016",
+    example: "name: resnet\nvariant: resnet50\n",
+    tiny: &[
+        "{name: resnet, img_size: 64, block: bottleneck, layers: [1, 2, 1, 1], \
+          channels: [8, 16, 32, 64]}",
+        "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
+        "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 1, 1], \
+          channels: [8, 8, 16, 16], cardinality: 2, base_width: 32, stem_type: deep, stem_width: 8, \
+          avg_down: true}",
+    ],
+    family: Family {
+        variants: config::variants,
+        layouts: &LAYOUTS,
+        recognise,
+    },
+);
 
 #[cfg(test)]
 mod tests;

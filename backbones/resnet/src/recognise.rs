@@ -3,7 +3,8 @@
 use peft_core::BackboneConfig;
 use peft_core::checkpoint::Shapes;
 
-use crate::config::{BlockKind, ResNet, STEM, StemType, WIDTH};
+use crate::architecture::{BlockKind, STEM, StemType, WIDTH};
+use crate::config::ResNet;
 
 /// The sizes that the shapes tell; the image's is none of them.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {

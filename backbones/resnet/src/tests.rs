@@ -77,7 +77,7 @@ fn built(config: &ResNet) -> BoxedBackbone {
 
 fn loaded(golden: &Golden, weights: &str, config: &ResNet) -> Loaded {
     let file = Checkpoint::open(&golden.folder().join(weights)).unwrap();
-    load_backbone(built(config), &file, config.layout()).unwrap()
+    load_backbone(built(config), &file, config.layout.as_deref()).unwrap()
 }
 
 fn with_head(loaded: Loaded) -> Option<(BoxedBackbone, LinearHead)> {
@@ -286,7 +286,7 @@ fn basic_blocks_are_read_under_the_names_of_transformers() {
 /// What `config` is refused for when the weights of `folder` are loaded.
 fn refusal(config: &ResNet, weights: &str) -> String {
     let file = Checkpoint::open(format!("{FIXTURES}/{weights}").as_ref()).unwrap();
-    let loaded = load_backbone(built(config), &file, config.layout());
+    let loaded = load_backbone(built(config), &file, config.layout.as_deref());
     loaded.err().expect("it loads").to_string()
 }
 

@@ -1,76 +1,58 @@
 //! The configuration and the table of variants.
 
-use std::path::PathBuf;
-
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::layouts::LAYOUTS;
+use crate::architecture::Sizes;
 use crate::model::SwinTransformer;
-use crate::recognise::recognise;
 
-/// A Swin Transformer: a variant of the table, or sizes of its own; a field that is given overrides
-/// the variant's.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Swin {
-    /// timm's name, for example `swin_tiny_patch4_window7_224`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub img_size: Option<usize>,
-    /// Rows and columns of a patch in pixels. Default 4.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub patch_size: Option<usize>,
-    /// Channels `C` of the first stage; each later one has twice those of the one before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub embed_dim: Option<usize>,
-    /// Blocks in each stage, one or more stages.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub depths: Option<Vec<usize>>,
-    /// Attention heads in each stage, divisors of its channels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub num_heads: Option<Vec<usize>>,
-    /// Rows and columns of a window in positions, in all stages. Default 7. A smaller map is one
-    /// window; bias tables of a checkpoint with other windows are resized.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub window_size: Option<usize>,
-    /// Hidden width of the MLP over the channels. Default 4.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mlp_ratio: Option<f64>,
-    /// Whether queries, keys and values have a bias. Default true.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub qkv_bias: Option<bool>,
-    /// Mean of each channel that the checkpoint was trained with. Default ImageNet's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean: Option<[f32; 3]>,
-    /// Standard deviation of each channel. Default ImageNet's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub std: Option<[f32; 3]>,
-    /// How images are resized. Default bicubic.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interpolation: Option<Interpolation>,
-    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
-    /// centre is cut out. Default 0.9.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_pct: Option<f32>,
-    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
-    /// `center`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_mode: Option<CropMode>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`) under timm's, Microsoft's or transformers' names;
-    /// without one the values are random.
-    pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, `microsoft`, `transformers` or
-    /// `transformers-4`. Default: recognised by their keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layout: Option<String>,
+peft_core::backbone_config! {
+    /// A Swin Transformer: a variant of the table, or sizes of its own; a field that is given overrides
+    /// the variant's.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Swin {
+        /// timm's name, for example `swin_tiny_patch4_window7_224`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub variant: Option<String>,
+        /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub img_size: Option<usize>,
+        /// Rows and columns of a patch in pixels. Default 4.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub patch_size: Option<usize>,
+        /// Channels `C` of the first stage; each later one has twice those of the one before.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub embed_dim: Option<usize>,
+        /// Blocks in each stage, one or more stages.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub depths: Option<Vec<usize>>,
+        /// Attention heads in each stage, divisors of its channels.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub num_heads: Option<Vec<usize>>,
+        /// Rows and columns of a window in positions, in all stages. Default 7. A smaller map is one
+        /// window; bias tables of a checkpoint with other windows are resized.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub window_size: Option<usize>,
+        /// Hidden width of the MLP over the channels. Default 4.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub mlp_ratio: Option<f64>,
+        /// Whether queries, keys and values have a bias. Default true.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub qkv_bias: Option<bool>,
+    }
+    source {
+        mean: "ImageNet's",
+        std: "ImageNet's",
+        interpolation: "bicubic",
+        crop_pct: "0.9",
+        weights: "(safetensors, `.pth`, `.bin`) under timm's, Microsoft's or transformers' names",
+        layout: "`timm`, `microsoft`, `transformers` or `transformers-4`",
+    }
 }
 
 /// A row of the table: image size and channels; windows, blocks and heads of the stages.
@@ -106,18 +88,9 @@ const VARIANTS: [(&str, Row); 9] = {
     ]
 };
 
-/// The sizes of a Swin Transformer, complete and consistent.
-#[derive(Clone, Debug)]
-pub(crate) struct Sizes {
-    pub name: String,
-    pub img_size: usize,
-    pub patch_size: usize,
-    pub embed_dim: usize,
-    pub depths: Vec<usize>,
-    pub num_heads: Vec<usize>,
-    pub window_sizes: Vec<usize>,
-    pub mlp_ratio: f64,
-    pub qkv_bias: bool,
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
 }
 
 impl Swin {
@@ -152,54 +125,6 @@ impl Swin {
     }
 }
 
-impl Sizes {
-    fn checked(self) -> Result<Self> {
-        let positive = [
-            ("img_size", self.img_size),
-            ("patch_size", self.patch_size),
-            ("embed_dim", self.embed_dim),
-            (
-                "window_size",
-                self.window_sizes.iter().copied().min().unwrap_or(1),
-            ),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::config(*field, "expected at least 1, got 0"));
-        }
-        if !self.img_size.is_multiple_of(self.patch_size) {
-            let message = format!(
-                "expected a multiple of patch_size ({}), got {}",
-                self.patch_size, self.img_size
-            );
-            return Err(Error::config("img_size", message));
-        }
-        // Channels double from stage to stage.
-        let (stages, most) = (self.depths.len(), 16);
-        if stages == 0 || stages > most || self.depths.contains(&0) {
-            let message = format!(
-                "expected 1 to {most} stages of at least 1 block, got {:?}",
-                self.depths
-            );
-            return Err(Error::config("depths", message));
-        }
-        let widths: Vec<usize> = (0..stages).map(|stage| self.embed_dim << stage).collect();
-        let divides = |(width, heads): (&usize, &usize)| *heads > 0 && width % heads == 0;
-        if self.num_heads.len() != stages || !widths.iter().zip(&self.num_heads).all(divides) {
-            let message = format!(
-                "expected one divisor of its channels for each stage ({widths:?}), got {:?}",
-                self.num_heads
-            );
-            return Err(Error::config("num_heads", message));
-        }
-        let ratio = self.mlp_ratio;
-        if !(ratio > 0.0 && ratio <= 64.0) {
-            let message = format!("expected more than 0 and at most 64, got {ratio}");
-            return Err(Error::config("mlp_ratio", message));
-        }
-        Ok(self)
-    }
-}
-
 #[typetag::serde(name = "swin")]
 impl BackboneConfig for Swin {
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
@@ -207,58 +132,14 @@ impl BackboneConfig for Swin {
         Ok(Box::new(SwinTransformer::new(sizes, input, init)))
     }
 
-    fn weights(&self) -> Option<&PathBuf> {
-        self.weights.as_ref()
-    }
-
-    fn layout(&self) -> Option<&str> {
-        self.layout.as_deref()
-    }
-
-    fn set_weights(&mut self, path: PathBuf) {
-        self.weights = Some(path);
-    }
-
     fn input(&self) -> Result<InputSpec> {
-        Ok(InputSpec {
+        Ok(self.source().input(InputSpec {
             size: self.sizes()?.img_size,
-            mean: self.mean.unwrap_or([0.485, 0.456, 0.406]),
-            std: self.std.unwrap_or([0.229, 0.224, 0.225]),
-            interpolation: self.interpolation.unwrap_or_default(),
-            crop_pct: self.crop_pct.unwrap_or(0.9),
-            crop_mode: self.crop_mode.unwrap_or_default(),
-        })
-    }
-
-    fn input_fields(&mut self) -> InputFields<'_> {
-        InputFields {
-            mean: &mut self.mean,
-            std: &mut self.std,
-            interpolation: &mut self.interpolation,
-            crop_pct: &mut self.crop_pct,
-            crop_mode: &mut self.crop_mode,
-        }
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 0.9,
+            crop_mode: CropMode::Center,
+        }))
     }
 }
-
-peft_core::register!(
-    Backbone, Swin,
-    name: "swin",
-    summary: "Swin Transformer: T, S, B, L at 224 or 384 pixels, or sizes of your own",
-    reference: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et \
-                al., 2021",
-    example: "name: swin\nvariant: swin_tiny_patch4_window7_224\n",
-    // Maps of 8, 4 and 2 under windows of 3: padded, padded and shifted, one window. Maps of 16 and
-    // 8 under windows of 4: shifted.
-    tiny: &[
-        "{name: swin, img_size: 32, patch_size: 4, embed_dim: 16, depths: [1, 2, 1], \
-          num_heads: [2, 2, 4], window_size: 3}",
-        "{name: swin, img_size: 32, patch_size: 2, embed_dim: 12, depths: [1, 3], \
-          num_heads: [2, 3], window_size: 4, qkv_bias: false}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

@@ -1,8 +1,6 @@
-//! How other libraries spell a Swin Transformer's weights, and how a bias table is resized.
+//! How other libraries spell a Swin Transformer's weights.
 
-use burn::tensor::TensorData;
 use peft_core::layout::Layout;
-use peft_core::params::floats;
 
 /// Microsoft's repository and timm before 0.9; HF transformers, the modules since version 5 and the
 /// files of all versions. All three have a downsampling at the end of the stage before.
@@ -164,69 +162,3 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
         convert: None,
     },
 ];
-
-/// A bias table `[(2 old - 1)^2, heads]` for windows of `size`, as timm resizes it: known at offsets
-/// whose distances grow as a geometric series until they fill the new window, linear in between and
-/// constant beyond.
-pub(crate) fn resized(table: TensorData, size: usize) -> Option<TensorData> {
-    let &[rows, heads] = &table.shape()[..] else {
-        return None;
-    };
-    let side = (rows as f64).sqrt().round() as usize;
-    if side.is_multiple_of(2) || side * side != rows {
-        return None;
-    }
-    let values = floats(table);
-    let between = between(side / 2, size - 1);
-    let mut resized = Vec::with_capacity(between.len().pow(2) * heads);
-    for &([top, bottom], down) in &between {
-        for &([left, right], along) in &between {
-            let at = |row: usize, column: usize| &values[(row * side + column) * heads..][..heads];
-            let corners = [(top, left), (top, right), (bottom, left), (bottom, right)];
-            let [a, b, c, d] = corners.map(|(row, column)| at(row, column));
-            resized.extend((0..heads).map(|head| {
-                let upper = (1.0 - along) * a[head] + along * b[head];
-                let lower = (1.0 - along) * c[head] + along * d[head];
-                (1.0 - down) * upper + down * lower
-            }));
-        }
-    }
-    Some(TensorData::new(resized, [between.len().pow(2), heads]))
-}
-
-/// For each offset from `-new` to `new` the two places around it among those of the offsets from
-/// `-old` to `old`, and how far it lies on the way from one to the other.
-fn between(old: usize, new: usize) -> Vec<([usize; 2], f32)> {
-    // The distances are 1, 1 + q, 1 + q + q^2, ..: q such that the last of them is `new`.
-    let (mut low, mut high, mut q) = (1.01_f64, 1.5, 1.255);
-    while high - low > 1e-6 {
-        q = (low + high) / 2.0;
-        match (1.0 - q.powi(old as i32)) / (1.0 - q) > new as f64 {
-            true => high = q,
-            false => low = q,
-        }
-    }
-    let distances = (0..old as i32).scan(0.0, |distance, i| {
-        *distance += q.powi(i);
-        Some(*distance)
-    });
-    let distances: Vec<f64> = distances.collect();
-    let negative = distances.iter().rev().map(|distance| -distance);
-    let places = negative.chain([0.0]).chain(distances.iter().copied());
-    let places: Vec<f64> = places.collect();
-    let last = places.len() - 1;
-    (0..=2 * new)
-        .map(|i| {
-            let offset = i as f64 - new as f64;
-            match places.partition_point(|place| *place <= offset) {
-                0 => ([0, 0], 0.0),
-                next if next > last => ([last, last], 0.0),
-                next => {
-                    let (before, after) = (places[next - 1], places[next]);
-                    let way = (offset - before) / (after - before);
-                    ([next - 1, next], way as f32)
-                }
-            }
-        })
-        .collect()
-}

@@ -10,14 +10,48 @@
 //! multiple of it is padded behind the cyclic shift, as in timm (transformers pads before it, which
 //! gives other values on such maps only).
 
+mod architecture;
+mod attention;
+mod block;
 mod config;
+mod downsample;
 mod layouts;
+mod mlp;
 mod model;
+mod place;
+mod position_bias;
 mod recognise;
 mod windows;
 
+use peft_core::registry::Family;
+
+use layouts::LAYOUTS;
+use recognise::recognise;
+
 pub use config::Swin;
 pub use model::SwinTransformer;
+
+peft_core::register!(
+    Backbone, Swin,
+    name: "swin",
+    summary: "Swin Transformer: T, S, B, L at 224 or 384 pixels, or sizes of your own",
+    reference: "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, Liu et \
+                al., 2021",
+    example: "name: swin\nvariant: swin_tiny_patch4_window7_224\n",
+    // Maps of 8, 4 and 2 under windows of 3: padded, padded and shifted, one window. Maps of 16 and
+    // 8 under windows of 4: shifted.
+    tiny: &[
+        "{name: swin, img_size: 32, patch_size: 4, embed_dim: 16, depths: [1, 2, 1], \
+          num_heads: [2, 2, 4], window_size: 3}",
+        "{name: swin, img_size: 32, patch_size: 2, embed_dim: 12, depths: [1, 3], \
+          num_heads: [2, 3], window_size: 4, qkv_bias: false}",
+    ],
+    family: Family {
+        variants: config::variants,
+        layouts: &LAYOUTS,
+        recognise,
+    },
+);
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, LinearHead, Plug};
 
 use crate::Swin;
-use crate::layouts::resized;
+use crate::position_bias::resized;
 
 fn golden(name: &str) -> Golden {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/");

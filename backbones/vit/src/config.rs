@@ -1,108 +1,91 @@
-//! The configuration and the table of variants.
-
-use std::path::PathBuf;
+//! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Init, InputFields, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
-use peft_core::registry::Family;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::{Architecture, GlobalPool, MlpActivation};
 use crate::layouts::LAYOUTS;
-use crate::model::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
-use crate::recognise::recognise;
+use crate::model::VisionTransformer;
 
 /// timm's LayerNorm epsilon.
 const EPSILON: f64 = 1e-6;
 
-/// A Vision Transformer: a variant of the table, or sizes of its own; a field that is given
-/// overrides the variant's.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Vit {
-    /// timm's name, for example `vit_base_patch16_224`. What stands behind a dot
-    /// (`vit_base_patch16_224.dino`) names weights and changes nothing here: `weights` says where
-    /// they are, and `mean` and `std` which images they saw, where that is not the variant's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
-    /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default the variant's,
-    /// else 224.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub img_size: Option<usize>,
-    /// Rows and columns of a patch in pixels. Default the variant's, else 16.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub patch_size: Option<usize>,
-    /// Width `D` of the tokens, a multiple of `num_heads`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub embed_dim: Option<usize>,
-    /// Number of blocks `L`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub depth: Option<usize>,
-    /// Attention heads.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub num_heads: Option<usize>,
-    /// Hidden width of the MLP over `embed_dim`. Default the variant's, else 4.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mlp_ratio: Option<f64>,
-    /// Whether queries, keys and values have a bias. Default the variant's, else true.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub qkv_bias: Option<bool>,
-    /// Whether a class token stands first. Default the variant's, else true.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub class_token: Option<bool>,
-    /// Register tokens behind the class token. Default the variant's, else 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reg_tokens: Option<usize>,
-    /// Whether only patches have a position embedding, class token and registers none. Default the
-    /// variant's, else false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub no_embed_class: Option<bool>,
-    /// What LayerScale starts with; a checkpoint replaces it. Default the variant's, else there is
-    /// no LayerScale.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub init_values: Option<f64>,
-    /// Whether a norm stands before the first block; the patch embedding then has no bias. Default
-    /// false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pre_norm: Option<bool>,
-    /// What the MLPs apply. Default `gelu`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub act_layer: Option<MlpActivation>,
-    /// What the head sees. Default the variant's, else `token`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub global_pool: Option<GlobalPool>,
-    /// Whether the last norm stands behind the pooling, under the name `fc_norm`, and not before
-    /// it. Default the variant's, else true with `global_pool: avg`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fc_norm: Option<bool>,
-    /// Mean of each channel that the checkpoint was trained with. Default the variant's, else 0.5
-    /// (most of timm's ViTs).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean: Option<[f32; 3]>,
-    /// Standard deviation of each channel. Default the variant's, else 0.5.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub std: Option<[f32; 3]>,
-    /// How images are resized. Default bicubic.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interpolation: Option<Interpolation>,
-    /// Part of the resized image that is kept: images are resized to `img_size / crop_pct` and the
-    /// centre is cut out. Default 0.9.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_pct: Option<f32>,
-    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`). Default
-    /// `center`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop_mode: Option<CropMode>,
-    /// A checkpoint (safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers', Google's or
-    /// DINO's names; without one the values are random.
-    pub weights: Option<PathBuf>,
-    /// The library whose names the weights have: `timm`, `transformers`, `transformers-4` (also
-    /// `transformers-dinov2`, `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit`
-    /// (DeiT III's own) or `google`. Default: recognised by their keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layout: Option<String>,
+peft_core::backbone_config! {
+    /// A Vision Transformer: a variant of the table or your own sizes. A field that is given overrides
+    /// the variant's.
+    #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Vit {
+        /// timm's name, for example `vit_base_patch16_224`. What stands behind a dot
+        /// (`vit_base_patch16_224.dino`) names weights and changes nothing here: `weights` says where
+        /// they are, and `mean` and `std` which images they saw, where that is not the variant's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub variant: Option<String>,
+        /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default the variant's,
+        /// else 224.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub img_size: Option<usize>,
+        /// Rows and columns of a patch in pixels. Default the variant's, else 16.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub patch_size: Option<usize>,
+        /// Width `D` of the tokens, a multiple of `num_heads`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub embed_dim: Option<usize>,
+        /// Number of blocks `L`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub depth: Option<usize>,
+        /// Attention heads.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub num_heads: Option<usize>,
+        /// Hidden width of the MLP over `embed_dim`. Default the variant's, else 4.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub mlp_ratio: Option<f64>,
+        /// Whether queries, keys and values have a bias. Default the variant's, else true.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub qkv_bias: Option<bool>,
+        /// Whether a class token stands first. Default the variant's, else true.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub class_token: Option<bool>,
+        /// Register tokens behind the class token. Default the variant's, else 0.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub reg_tokens: Option<usize>,
+        /// Whether only patches have a position embedding, class token and registers none. Default the
+        /// variant's, else false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub no_embed_class: Option<bool>,
+        /// What LayerScale starts with; a checkpoint replaces it. Default the variant's, else there is
+        /// no LayerScale.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub init_values: Option<f64>,
+        /// Whether a norm stands before the first block; the patch embedding then has no bias. Default
+        /// false.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub pre_norm: Option<bool>,
+        /// What the MLPs apply. Default `gelu`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub act_layer: Option<MlpActivation>,
+        /// What the head sees. Default the variant's, else `token`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub global_pool: Option<GlobalPool>,
+        /// Whether the last norm stands behind the pooling, under the name `fc_norm`, and not before
+        /// it. Default the variant's, else true with `global_pool: avg`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub fc_norm: Option<bool>,
+    }
+    source {
+        mean: "the variant's, else 0.5 (most of timm's ViTs)",
+        std: "the variant's, else 0.5",
+        interpolation: "bicubic",
+        crop_pct: "0.9",
+        weights: "(safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers', Google's or DINO's names",
+        layout: "`timm`, `transformers`, `transformers-4` (also `transformers-dinov2`, \
+                 `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit` (DeiT III's own) or \
+                 `google`",
+    }
 }
 
 /// A row of the table, under the names of the configuration's fields.
@@ -292,6 +275,11 @@ const VARIANTS: [(&str, Row); 53] = [
     ("vit_large_patch14_reg4_dinov2", dinov2(4, LARGE)),
 ];
 
+/// The names of the table.
+pub(crate) fn variants() -> Vec<&'static str> {
+    VARIANTS.iter().map(|(name, _)| *name).collect()
+}
+
 impl Vit {
     /// The variant's row; without a variant none, and timm's defaults.
     fn row(&self) -> Result<(Row, Option<[usize; 3]>)> {
@@ -343,57 +331,15 @@ impl BackboneConfig for Vit {
         Ok(Box::new(VisionTransformer::new(architecture, input, init)))
     }
 
-    fn weights(&self) -> Option<&PathBuf> {
-        self.weights.as_ref()
-    }
-
-    fn layout(&self) -> Option<&str> {
-        self.layout.as_deref()
-    }
-
-    fn set_weights(&mut self, path: PathBuf) {
-        self.weights = Some(path);
-    }
-
     fn input(&self) -> Result<InputSpec> {
         let (row, _) = self.row()?;
-        Ok(InputSpec {
+        Ok(self.source().input(InputSpec {
             size: self.architecture()?.img_size,
-            mean: self.mean.unwrap_or(row.mean),
-            std: self.std.unwrap_or(row.std),
-            interpolation: self.interpolation.unwrap_or_default(),
-            crop_pct: self.crop_pct.unwrap_or(0.9),
-            crop_mode: self.crop_mode.unwrap_or_default(),
-        })
-    }
-
-    fn input_fields(&mut self) -> InputFields<'_> {
-        InputFields {
-            mean: &mut self.mean,
-            std: &mut self.std,
-            interpolation: &mut self.interpolation,
-            crop_pct: &mut self.crop_pct,
-            crop_mode: &mut self.crop_mode,
-        }
+            mean: row.mean,
+            std: row.std,
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 0.9,
+            crop_mode: CropMode::Center,
+        }))
     }
 }
-
-peft_core::register!(
-    Backbone, Vit,
-    name: "vit",
-    summary: "Vision Transformer: ViT, DeiT, DINO and DINOv2 from Ti to G, or sizes of your own",
-    reference: "An Image is Worth 16x16 Words, Dosovitskiy et al., 2021",
-    example: "name: vit\nvariant: vit_base_patch16_224\n",
-    tiny: &[
-        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}",
-        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2, \
-          qkv_bias: false, global_pool: avg}",
-        "{name: vit, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
-          reg_tokens: 2, no_embed_class: true, init_values: 0.3, global_pool: avg}",
-    ],
-    family: Family {
-        variants: || VARIANTS.iter().map(|(name, _)| *name).collect(),
-        layouts: &LAYOUTS,
-        recognise,
-    },
-);

@@ -3,8 +3,8 @@
 use peft_core::BackboneConfig;
 use peft_core::checkpoint::Shapes;
 
+use crate::architecture::GlobalPool;
 use crate::config::Vit;
-use crate::model::GlobalPool;
 
 /// What the shapes tell of any Vision Transformer.
 #[derive(Clone, Copy, Debug)]

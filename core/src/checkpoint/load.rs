@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use burn::tensor::{DType, TensorData};
 
-use super::Checkpoint;
-use crate::backbone::{Backbone, BackboneSpec, BoxedBackbone};
+use super::file::Checkpoint;
+use crate::backbone::{Backbone, BoxedBackbone};
 use crate::error::{Error, Result, listed};
 use crate::layout::Layout;
 use crate::params::{self, floats};
+use crate::spec::BackboneSpec;
 
 /// A head that came with a checkpoint.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use super::entry::{Bytes, Element, Entry};
 use super::torch::{member, names};
-use super::{Bytes, Element, Entry};
 
 /// The arrays of an `.npz` file.
 ///

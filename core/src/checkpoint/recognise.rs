@@ -1,52 +1,18 @@
 //! What a checkpoint is of: every linked family is asked for a configuration that its shapes fit.
 
-use std::collections::BTreeMap;
-
-use burn::tensor::{Device, TensorData};
+use burn::tensor::Device;
 use serde_json::json;
 
-use super::{Checkpoint, Survey};
-use crate::backbone::{Backbone, BackboneConfig, Init};
+use super::file::Checkpoint;
+use super::load::Survey;
+use super::shapes::Shapes;
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::Result;
+use crate::init::Init;
 use crate::input::Published;
 use crate::layout::Layout;
 use crate::params;
 use crate::registry::{Plugin, PluginKind, plugins};
-
-/// The shapes in a checkpoint by canonical name, as one layout reads them.
-pub struct Shapes<'a> {
-    file: &'a Checkpoint,
-    layout: Layout,
-    keys: BTreeMap<String, String>,
-    /// Attention heads, where a file beside the checkpoint says how many: shapes do not tell.
-    pub num_heads: Option<usize>,
-}
-
-impl Shapes<'_> {
-    /// The shape of a parameter; a slice of a fused projection has a name of its own.
-    pub fn get(&self, name: &str) -> Option<Vec<usize>> {
-        let zeros = |name: &str| {
-            let shape = self.file.shape(self.keys.get(name)?)?;
-            Some(TensorData::zeros::<f32, _>(shape.to_vec()))
-        };
-        let data = zeros(name)?;
-        Some(match self.layout.convert {
-            None => data.shape().to_vec(),
-            Some(convert) => convert(name, data, &zeros).shape().to_vec(),
-        })
-    }
-
-    /// Whether there is a parameter of that name.
-    pub fn has(&self, name: &str) -> bool {
-        self.keys.contains_key(name)
-    }
-
-    /// How many of `{}` = 0, 1, 2 .. there are in `pattern` before one is missing.
-    pub fn count(&self, pattern: &str) -> usize {
-        let there = |i: &usize| self.has(&pattern.replace("{}", &i.to_string()));
-        (0..).take_while(there).count()
-    }
-}
 
 /// A family's answer.
 pub struct Recognised {

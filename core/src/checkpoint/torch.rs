@@ -7,11 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
-use std::ops::Range;
 use std::sync::Arc;
 
+use super::entry::{Bytes, Element, Entry};
 use super::pickle::{self, Object, Pickled, TensorRef, Value};
-use super::{Bytes, Element, Entry};
 
 /// Under which key a file that holds more than the weights keeps them.
 const STATES: [&str; 6] = [
@@ -294,22 +293,6 @@ fn entry(tensor: &TensorRef, storages: &Storages) -> Result<Entry, String> {
         offset: tensor.offset,
         bytes: storage.clone(),
     })
-}
-
-impl Bytes {
-    pub(super) fn of<'a>(&'a self, file: &'a [u8]) -> &'a [u8] {
-        match self {
-            Self::In(range) => &file[Range::clone(range)],
-            Self::Own(bytes) => bytes,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::In(range) => range.len(),
-            Self::Own(bytes) => bytes.len(),
-        }
-    }
 }
 
 #[cfg(test)]

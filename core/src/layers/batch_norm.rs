@@ -7,10 +7,11 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_ops::{FixedNorm, add_relu, batch_norm, batch_norm_train, relu};
 
-use crate::backbone::Init;
-use crate::hooks::{Hooks, like, run_site};
+use crate::channels::like;
+use crate::hooks::{Hooks, run_site};
+use crate::init::Init;
 use crate::low_rank::Unweighted;
-use crate::plug::Buffer;
+use crate::named::Buffer;
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 

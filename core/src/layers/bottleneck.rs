@@ -9,12 +9,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
-use crate::backbone::{BackboneSpec, Init};
+use crate::channels::like;
 use crate::error::{Error, Result};
-use crate::hooks::{Hooks, like};
-use crate::layers::linear;
+use crate::hooks::Hooks;
+use crate::init::Init;
 use crate::random::Distribution;
 use crate::site::{Branch, Site, SiteKind};
+use crate::spec::BackboneSpec;
+
+use super::linear::linear;
 
 /// `up(dropout(f(down(x))))` over the channels; zero at first, because `up` is, while `down` is not
 /// (Houlsby et al. 2019; a `down` of zero would never learn).

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::activation::{Activation, BoundaryShape};
-use crate::backbone::Init;
+use crate::init::Init;
 use crate::random::Distribution;
 
 /// `[n, d]` on tokens, `[c, h, w]` on maps, `[h, w, c]` on grids; with one position it is shared by

@@ -5,12 +5,16 @@ use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use peft_ops::{FixedNorm, batch_norm, conv2d, conv2d_norm, conv2d_residual};
 
-use crate::backbone::Init;
-use crate::hooks::{Hooks, SiteAct, like, run_site};
-use crate::layers::{BatchNorm2d, Then, linear};
+use crate::acts::SiteAct;
+use crate::channels::like;
+use crate::hooks::{Hooks, run_site};
+use crate::init::Init;
 use crate::low_rank::{Factors, LowRank, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
+
+use super::batch_norm::{BatchNorm2d, Then};
+use super::linear::linear;
 
 /// A convolution at a site.
 #[derive(Module, Debug)]

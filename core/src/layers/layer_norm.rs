@@ -3,8 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::backbone::Init;
-use crate::hooks::{Hooks, like, run_site};
+use crate::channels::like;
+use crate::hooks::{Hooks, run_site};
+use crate::init::Init;
 use crate::low_rank::{Factors, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};

@@ -13,84 +13,32 @@
 //! | severe | 6 to 12 | 6 to 10 | 4 to 9 | |
 //! | proliferative | 4 to 12 | 3 to 9 | 2 to 9 | 1 or 2 tufts, 1 pool of blood |
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use peft_core::data::Image;
 
 use super::canvas::Canvas;
 use super::colour::{Colour, mix, shade, vary};
 use super::draw::stroke;
+use super::generator::{Drawn, Generator, procedural};
 use super::geometry::{Point, Segment, turn};
 use super::noise::cloud;
 use super::random::Random;
-use super::{Drawn, Extent, Generator};
 
-/// Fundi: drawn photographs of the retina in the five grades of diabetic retinopathy (2003).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Fundus {
-    /// Seed of all images; another seed is another data set.
-    pub seed: u64,
-    /// Side of an image, in pixels: 16..=1024.
-    #[schemars(range(min = 16, max = 1024))]
-    pub size: usize,
-    /// Images in the train split: at least 1.
-    #[schemars(range(min = 1))]
-    pub train: usize,
-    /// Images in the validation split: at least 1.
-    #[schemars(range(min = 1))]
-    pub validation: usize,
-    /// Images in the test split: at least 1.
-    #[schemars(range(min = 1))]
-    pub test: usize,
-}
-
-impl Default for Fundus {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            size: 64,
-            train: 800,
-            validation: 200,
-            test: 1_000,
-        }
-    }
-}
-
-#[typetag::serde(name = "fundus")]
-impl DatasetConfig for Fundus {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(Drawn::new(self.clone())?))
-    }
-}
-
-peft_core::register!(
-    Dataset,
-    Fundus,
-    name: Fundus::NAME,
+procedural! {
+    /// Fundi: drawn photographs of the retina in the five grades of diabetic retinopathy (2003).
+    pub struct Fundus {}
+    defaults: { size: 64, images: [800, 200, 1_000] },
+    open: Drawn::new,
+    name: "fundus",
     summary: "drawn retinas with the signs of diabetic retinopathy, in five grades",
     reference: "the grades of Wilkinson et al., 2003; a drawing, of no use in medicine",
     example: "name: fundus\n",
-);
+}
 
 impl Generator for Fundus {
-    const NAME: &'static str = "fundus";
     const VERSION: u32 = 1;
 
     /// The grade.
     type Content = usize;
-
-    fn extent(&self) -> Extent {
-        let Self {
-            seed,
-            size,
-            train,
-            validation,
-            test,
-        } = *self;
-        Extent::new(seed, size, [train, validation, test])
-    }
 
     fn classes(&self) -> Vec<String> {
         GRADES.map(|grade| grade.name.to_owned()).into()

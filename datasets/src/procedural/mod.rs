@@ -9,6 +9,7 @@ mod canvas;
 mod colour;
 mod draw;
 mod fundus;
+mod generator;
 mod geometry;
 mod noise;
 mod random;
@@ -18,13 +19,6 @@ mod sprites;
 mod terrain;
 mod textures;
 
-use peft_core::Result;
-use peft_core::data::{Dataset, Image, Split};
-
-use self::random::Random;
-use crate::Error;
-use crate::split::BySplit;
-
 pub use self::fundus::Fundus;
 pub use self::scenes::{Scenes, ScenesTask};
 pub use self::shapes::Shapes;
@@ -32,153 +26,11 @@ pub use self::sprites::{Sprites, SpritesTask};
 pub use self::terrain::Terrain;
 pub use self::textures::Textures;
 
-/// What every generator is told.
-#[derive(Debug, Clone)]
-struct Extent {
-    /// Another seed is another data set.
-    seed: u64,
-    /// Side of an image, in pixels.
-    size: usize,
-    /// Images of each split.
-    images: BySplit<usize>,
-}
-
-impl Extent {
-    fn new(seed: u64, size: usize, [train, validation, test]: [usize; 3]) -> Self {
-        let images = BySplit {
-            train,
-            validation,
-            test,
-        };
-        Self { seed, size, images }
-    }
-
-    /// Checks the ranges; nothing is drawn yet.
-    fn validate(&self) -> Result<(), Error> {
-        if !(16..=1024).contains(&self.size) {
-            return Err(Error::Invalid {
-                field: "size",
-                expected: "16 to 1024 pixels".into(),
-                got: self.size.to_string(),
-            });
-        }
-        for (field, split) in [
-            ("train", Split::Train),
-            ("validation", Split::Validation),
-            ("test", Split::Test),
-        ] {
-            if *self.images.get(split) == 0 {
-                return Err(Error::Invalid {
-                    field,
-                    expected: "at least 1 image".into(),
-                    got: "0".into(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// A hash of all that makes the images and the labels.
-    fn fingerprint(&self, name: &str, version: u32, classes: &[String]) -> String {
-        let BySplit {
-            train,
-            validation,
-            test,
-        } = self.images;
-        let (seed, size) = (self.seed, self.size);
-        let classes = classes.join(" ");
-        let text = format!("{name} {version} {seed} {size} {train} {validation} {test} {classes}");
-        blake3::hash(text.as_bytes()).to_hex().to_string()
-    }
-}
-
-/// A config whose images are independent draws.
-trait Generator: Send + Sync {
-    /// The data set's name.
-    const NAME: &'static str;
-
-    /// Raised with every change that alters an image or a label, so that no cache or result is
-    /// taken for another's.
-    const VERSION: u32;
-
-    /// What an image shows; known without drawing it.
-    type Content;
-
-    fn extent(&self) -> Extent;
-
-    fn classes(&self) -> Vec<String>;
-
-    /// Chooses what an image shows; the stream goes on to [`draw`](Self::draw) it.
-    fn choose(&self, random: &mut Random) -> Self::Content;
-
-    /// The class, an index into [`classes`](Self::classes).
-    fn label(&self, content: &Self::Content) -> usize;
-
-    fn draw(&self, content: &Self::Content, random: &mut Random) -> Image;
-}
-
-/// A generator, opened.
-struct Drawn<G> {
-    generator: G,
-    extent: Extent,
-    classes: Vec<String>,
-}
-
-impl<G: Generator> Drawn<G> {
-    fn new(generator: G) -> Result<Self, Error> {
-        let extent = generator.extent();
-        extent.validate()?;
-        Ok(Self {
-            classes: generator.classes(),
-            extent,
-            generator,
-        })
-    }
-
-    /// What an image shows, and the stream that goes on to draw it.
-    fn choose(&self, split: Split, index: usize) -> Result<(G::Content, Random), Error> {
-        let len = self.len(split);
-        if index >= len {
-            return Err(Error::Index { split, index, len });
-        }
-        let (name, version, seed) = (G::NAME, G::VERSION, self.extent.seed);
-        let mut random = Random::keyed(&format!("{name} {version} {seed} {split} {index}"));
-        Ok((self.generator.choose(&mut random), random))
-    }
-}
-
-impl<G: Generator> Dataset for Drawn<G> {
-    fn classes(&self) -> &[String] {
-        &self.classes
-    }
-
-    fn len(&self, split: Split) -> usize {
-        *self.extent.images.get(split)
-    }
-
-    fn label(&self, split: Split, index: usize) -> Result<usize> {
-        let (content, _) = self.choose(split, index)?;
-        Ok(self.generator.label(&content))
-    }
-
-    fn image(&self, split: Split, index: usize) -> Result<Image> {
-        let (content, mut random) = self.choose(split, index)?;
-        Ok(self.generator.draw(&content, &mut random))
-    }
-
-    /// The blake3 hash of the parameters, the classes and the generator's version.
-    fn fingerprint(&self) -> Result<String> {
-        Ok(self.extent.fingerprint(G::NAME, G::VERSION, &self.classes))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
-    use peft_core::data::DatasetConfig;
-
-    use super::*;
+    use peft_core::data::{Dataset, DatasetConfig, Split};
 
     /// Every generator, and the hash of its first 16 images and labels of each split at 32 pixels.
     const GENERATORS: [(&str, &str); 7] = [

@@ -18,17 +18,16 @@
 
 mod trace;
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image};
+use peft_core::data::Image;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::trace::{Camera, Object, Solid};
 use super::canvas::Canvas;
 use super::colour::Colour;
+use super::generator::{Drawn, Generator, procedural};
 use super::geometry::turn;
 use super::random::Random;
-use super::{Drawn, Extent, Generator};
 
 /// Fewest and most objects of a scene.
 const OBJECTS: [usize; 2] = [3, 10];
@@ -53,26 +52,18 @@ const GAP: f32 = 0.2;
 /// Depths that part the classes of the nearest object, in units.
 const CUTS: [f32; 5] = [8.35, 8.7, 9.05, 9.4, 9.9];
 
-/// Scenes (as CLEVR, 2017): 3 to 10 coloured solids on a plane, to be counted or ranged.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Scenes {
-    /// What is asked of an image.
-    pub task: ScenesTask,
-    /// Seed of all images; another seed is another data set.
-    pub seed: u64,
-    /// Side of an image, in pixels: 16..=1024.
-    #[schemars(range(min = 16, max = 1024))]
-    pub size: usize,
-    /// Images in the train split: at least 1.
-    #[schemars(range(min = 1))]
-    pub train: usize,
-    /// Images in the validation split: at least 1.
-    #[schemars(range(min = 1))]
-    pub validation: usize,
-    /// Images in the test split: at least 1.
-    #[schemars(range(min = 1))]
-    pub test: usize,
+procedural! {
+    /// Scenes (as CLEVR, 2017): 3 to 10 coloured solids on a plane, to be counted or ranged.
+    pub struct Scenes {
+        /// What is asked of an image.
+        task: ScenesTask,
+    }
+    defaults: { size: 64, images: [800, 200, 1_000] },
+    open: Drawn::new,
+    name: "scenes",
+    summary: "3 to 10 coloured solids on a plane: how many, or how near the nearest one is",
+    reference: "as CLEVR, Johnson et al., 2017, with the tasks of VTAB, Zhai et al., 2019",
+    example: "name: scenes\ntask: distance\n",
 }
 
 /// A property of the scene to be told from the image.
@@ -86,51 +77,9 @@ pub enum ScenesTask {
     Distance,
 }
 
-impl Default for Scenes {
-    fn default() -> Self {
-        Self {
-            task: ScenesTask::Count,
-            seed: 0,
-            size: 64,
-            train: 800,
-            validation: 200,
-            test: 1_000,
-        }
-    }
-}
-
-#[typetag::serde(name = "scenes")]
-impl DatasetConfig for Scenes {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(Drawn::new(self.clone())?))
-    }
-}
-
-peft_core::register!(
-    Dataset,
-    Scenes,
-    name: Scenes::NAME,
-    summary: "3 to 10 coloured solids on a plane: how many, or how near the nearest one is",
-    reference: "as CLEVR, Johnson et al., 2017, with the tasks of VTAB, Zhai et al., 2019",
-    example: "name: scenes\ntask: distance\n",
-);
-
 impl Generator for Scenes {
-    const NAME: &'static str = "scenes";
     const VERSION: u32 = 1;
     type Content = Scene;
-
-    fn extent(&self) -> Extent {
-        let Self {
-            seed,
-            size,
-            train,
-            validation,
-            test,
-            ..
-        } = *self;
-        Extent::new(seed, size, [train, validation, test])
-    }
 
     fn classes(&self) -> Vec<String> {
         match self.task {

@@ -16,19 +16,17 @@
 //! same after a quarter turn, an ellipse after half a turn: no model can tell all orientations.
 
 use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image, Split};
+use peft_core::data::{Dataset, Image, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Extent;
 use super::canvas::Canvas;
 use super::draw::area;
+use super::generator::{Extent, Procedural, procedural};
 use super::geometry::{Point, Segment, turn};
 use super::random::Random;
-use crate::Error;
+use crate::error::Error;
 use crate::split::BySplit;
-
-const NAME: &str = "sprites";
 
 /// Raised with every change that alters an image or a label.
 const VERSION: u32 = 1;
@@ -42,27 +40,20 @@ const COMBINATIONS: usize = SHAPES.len() * SCALES.len() * ORIENTATIONS * POSITIO
 /// Classes of a position or an orientation, as in VTAB.
 const BINS: usize = 16;
 
-/// Sprites (as dSprites, 2017): one white shape on black; 737,280 combinations of shape, scale,
-/// orientation and position, none used twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sprites {
-    /// What is asked of an image.
-    pub task: SpritesTask,
-    /// Seed of the order of the combinations; another seed is another data set.
-    pub seed: u64,
-    /// Side of an image, in pixels: 16..=1024.
-    #[schemars(range(min = 16, max = 1024))]
-    pub size: usize,
-    /// Images in the train split: at least 1. All splits together have at most 737,280.
-    #[schemars(range(min = 1))]
-    pub train: usize,
-    /// Images in the validation split: at least 1.
-    #[schemars(range(min = 1))]
-    pub validation: usize,
-    /// Images in the test split: at least 1.
-    #[schemars(range(min = 1))]
-    pub test: usize,
+procedural! {
+    /// Sprites (as dSprites, 2017): one white shape on black, in 737,280 combinations of shape,
+    /// scale, orientation and position. None is used twice, so all splits together have at most
+    /// that many images.
+    pub struct Sprites {
+        /// What is asked of an image.
+        task: SpritesTask,
+    }
+    defaults: { size: 64, images: [800, 200, 1_000] },
+    open: SpritesData::new,
+    name: "sprites",
+    summary: "a white square, ellipse or heart on black: its location, orientation, shape or scale",
+    reference: "as dSprites, Matthey et al., 2017, with the tasks of VTAB, Zhai et al., 2019",
+    example: "name: sprites\ntask: orientation\n",
 }
 
 /// A factor to be told from the image.
@@ -82,35 +73,6 @@ pub enum SpritesTask {
     Scale,
 }
 
-impl Default for Sprites {
-    fn default() -> Self {
-        Self {
-            task: SpritesTask::Location,
-            seed: 0,
-            size: 64,
-            train: 800,
-            validation: 200,
-            test: 1_000,
-        }
-    }
-}
-
-#[typetag::serde(name = "sprites")]
-impl DatasetConfig for Sprites {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(SpritesData::new(self)?))
-    }
-}
-
-peft_core::register!(
-    Dataset,
-    Sprites,
-    name: NAME,
-    summary: "a white square, ellipse or heart on black: its location, orientation, shape or scale",
-    reference: "as dSprites, Matthey et al., 2017, with the tasks of VTAB, Zhai et al., 2019",
-    example: "name: sprites\ntask: orientation\n",
-);
-
 /// The combinations of one seed.
 struct SpritesData {
     task: SpritesTask,
@@ -121,18 +83,9 @@ struct SpritesData {
 }
 
 impl SpritesData {
-    fn new(config: &Sprites) -> Result<Self, Error> {
-        let Sprites {
-            task,
-            seed,
-            size,
-            train,
-            validation,
-            test,
-        } = *config;
-        let extent = Extent::new(seed, size, [train, validation, test]);
-        extent.validate()?;
-        let mut order = Order::new(seed);
+    fn new(config: Sprites) -> Result<Self, Error> {
+        let (task, extent) = (config.task, config.extent()?);
+        let mut order = Order::new(extent.seed);
         let mut part = |field, count: usize| {
             order.next(count).ok_or_else(|| Error::Invalid {
                 field,
@@ -141,9 +94,9 @@ impl SpritesData {
             })
         };
         let splits = BySplit {
-            train: part("train", train)?,
-            validation: part("validation", validation)?,
-            test: part("test", test)?,
+            train: part("train", extent.images.train)?,
+            validation: part("validation", extent.images.validation)?,
+            test: part("test", extent.images.test)?,
         };
         Ok(Self {
             task,
@@ -177,7 +130,9 @@ impl Dataset for SpritesData {
 
     /// The blake3 hash of the parameters, the classes and the generator's version.
     fn fingerprint(&self) -> Result<String> {
-        Ok(self.extent.fingerprint(NAME, VERSION, &self.classes))
+        Ok(self
+            .extent
+            .fingerprint(Sprites::NAME, VERSION, &self.classes))
     }
 }
 
@@ -192,7 +147,7 @@ struct Order {
 impl Order {
     fn new(seed: u64) -> Self {
         Self {
-            random: Random::keyed(&format!("{NAME} {VERSION} {seed}")),
+            random: Random::keyed(&format!("{} {VERSION} {seed}", Sprites::NAME)),
             combinations: (0..COMBINATIONS as u32).collect(),
             taken: 0,
         }
@@ -334,7 +289,7 @@ mod tests {
     ];
 
     fn data(task: SpritesTask) -> SpritesData {
-        SpritesData::new(&Sprites {
+        SpritesData::new(Sprites {
             task,
             ..Sprites::default()
         })
@@ -451,7 +406,7 @@ mod tests {
             test: 7_281,
             ..Sprites::default()
         };
-        let message = SpritesData::new(&config).err().unwrap().to_string();
+        let message = SpritesData::new(config).err().unwrap().to_string();
         assert!(
             message.contains("`test`") && message.contains("737280"),
             "{message}"

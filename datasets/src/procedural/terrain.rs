@@ -7,66 +7,26 @@
 //! Season, haze and the direction of everything are random. A highway and a river cross fields or
 //! a meadow, so that colour alone does not tell most classes.
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use peft_core::data::Image;
 
 use super::canvas::Canvas;
 use super::colour::{Colour, mix, shade, vary};
 use super::draw::{area, stroke};
+use super::generator::{Drawn, Generator, procedural};
 use super::geometry::{Point, Segment, turn};
 use super::noise::{cloud, lattice, mosaic, smooth};
 use super::random::Random;
-use super::{Drawn, Extent, Generator};
 
-/// Terrain: ten kinds of land use from above, with the classes of EuroSAT (2019).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Terrain {
-    /// Seed of all images; another seed is another data set.
-    pub seed: u64,
-    /// Side of an image, in pixels: 16..=1024.
-    #[schemars(range(min = 16, max = 1024))]
-    pub size: usize,
-    /// Images in the train split: at least 1.
-    #[schemars(range(min = 1))]
-    pub train: usize,
-    /// Images in the validation split: at least 1.
-    #[schemars(range(min = 1))]
-    pub validation: usize,
-    /// Images in the test split: at least 1.
-    #[schemars(range(min = 1))]
-    pub test: usize,
-}
-
-impl Default for Terrain {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            size: 64,
-            train: 800,
-            validation: 200,
-            test: 1_000,
-        }
-    }
-}
-
-#[typetag::serde(name = "terrain")]
-impl DatasetConfig for Terrain {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(Drawn::new(self.clone())?))
-    }
-}
-
-peft_core::register!(
-    Dataset,
-    Terrain,
-    name: Terrain::NAME,
+procedural! {
+    /// Terrain: ten kinds of land use from above, with the classes of EuroSAT (2019).
+    pub struct Terrain {}
+    defaults: { size: 64, images: [800, 200, 1_000] },
+    open: Drawn::new,
+    name: "terrain",
     summary: "drawn satellite tiles: ten kinds of land, from annual crop to sea or lake",
     reference: "with the classes of EuroSAT, Helber et al., 2019",
     example: "name: terrain\n",
-);
+}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Land {
@@ -96,22 +56,10 @@ const LANDS: [(&str, Land); 10] = [
 ];
 
 impl Generator for Terrain {
-    const NAME: &'static str = "terrain";
     const VERSION: u32 = 1;
 
     /// The class.
     type Content = usize;
-
-    fn extent(&self) -> Extent {
-        let Self {
-            seed,
-            size,
-            train,
-            validation,
-            test,
-        } = *self;
-        Extent::new(seed, size, [train, validation, test])
-    }
 
     fn classes(&self) -> Vec<String> {
         LANDS.map(|(name, _)| name.to_owned()).into()

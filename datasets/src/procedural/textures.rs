@@ -7,83 +7,31 @@
 //! A texture repeats 3 to 6 times along a side, is bent a little, unevenly lit and noisy; a pixel
 //! is the mean of four samples.
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use peft_core::data::Image;
 
 use super::canvas::Canvas;
 use super::colour::{mix, shade, tint};
+use super::generator::{Drawn, Generator, procedural};
 use super::geometry::turn;
 use super::noise::{cloud, mosaic, smooth};
 use super::random::Random;
-use super::{Drawn, Extent, Generator};
 
-/// Textures: twelve words for surfaces, as in the Describable Textures Dataset (2014).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Textures {
-    /// Seed of all images; another seed is another data set.
-    pub seed: u64,
-    /// Side of an image, in pixels: 16..=1024.
-    #[schemars(range(min = 16, max = 1024))]
-    pub size: usize,
-    /// Images in the train split: at least 1.
-    #[schemars(range(min = 1))]
-    pub train: usize,
-    /// Images in the validation split: at least 1.
-    #[schemars(range(min = 1))]
-    pub validation: usize,
-    /// Images in the test split: at least 1.
-    #[schemars(range(min = 1))]
-    pub test: usize,
-}
-
-impl Default for Textures {
-    fn default() -> Self {
-        Self {
-            seed: 0,
-            size: 64,
-            train: 800,
-            validation: 200,
-            test: 1_000,
-        }
-    }
-}
-
-#[typetag::serde(name = "textures")]
-impl DatasetConfig for Textures {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(Drawn::new(self.clone())?))
-    }
-}
-
-peft_core::register!(
-    Dataset,
-    Textures,
-    name: Textures::NAME,
+procedural! {
+    /// Textures: twelve words for surfaces, as in the Describable Textures Dataset (2014).
+    pub struct Textures {}
+    defaults: { size: 64, images: [800, 200, 1_000] },
+    open: Drawn::new,
+    name: "textures",
     summary: "twelve textures, from banded to zigzagged, in random colours",
     reference: "in the words of DTD, Cimpoi et al., 2014",
     example: "name: textures\n",
-);
+}
 
 impl Generator for Textures {
-    const NAME: &'static str = "textures";
     const VERSION: u32 = 1;
 
     /// The class.
     type Content = usize;
-
-    fn extent(&self) -> Extent {
-        let Self {
-            seed,
-            size,
-            train,
-            validation,
-            test,
-        } = *self;
-        Extent::new(seed, size, [train, validation, test])
-    }
 
     fn classes(&self) -> Vec<String> {
         TEXTURES.map(|(name, _)| name.to_owned()).into()

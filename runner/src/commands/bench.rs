@@ -1,26 +1,64 @@
 //! `runner bench`: times training steps and inference with random images, in the code that trains.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::{Args, ValueEnum};
 use peft_core::flops::Flops;
 use peft_core::{Model, params};
 use serde::Serialize;
 
-use crate::cli::{BenchArgs, Format, Timed};
+use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
 use crate::commands::on_pool;
+use crate::config::experiment::Experiment;
+use crate::config::recipe::Precision;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
+use crate::measure::memory;
 use crate::measure::{self, Repeats, median};
-use crate::memory;
-use crate::progress::Reporter;
-use crate::recipe::Precision;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
 use crate::train::Trainer;
-use crate::trial::Trial;
 
 const MEBIBYTE: f64 = (1 << 20) as f64;
+
+/// Time training steps and inference with random images, in the code that trains.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner bench --config peft/lora-r10.yaml --steps 20")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    /// Steps that are timed; medians are printed.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+    /// What to time.
+    #[arg(long, default_value = "both")]
+    pub what: Timed,
+    /// Time again, without a warm-up, for every line on stdin until it ends: for measurements that
+    /// take turns with another program's.
+    #[arg(long)]
+    pub again: bool,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// What a benchmark times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Timed {
+    /// Training steps.
+    Training,
+    /// Forward passes from image to logits.
+    Inference,
+    /// Both, one after the other.
+    Both,
+}
 
 /// What was timed and how long it took.
 #[derive(Debug, Default, Serialize)]
@@ -96,9 +134,7 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
         ..Timing::default()
     };
     let mut reporter = Reporter::unlogged();
-    // No checkpoint: the path is no file and nothing is saved.
-    let (path, interrupt) = (PathBuf::new(), Arc::default());
-    let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;
+    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
     if args.what != Timed::Inference {
         let memory = measure::step_memory(&mut trainer, &batch, device)?;
         (timing.peak_bytes, timing.kept_bytes) = (memory.peak, Some(memory.kept));

@@ -1,21 +1,43 @@
 //! `runner compare`: all trials of a comparison, one after the other, and the report of it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::Args;
 use peft_core::files::write_atomically;
 
-use crate::cli::CompareArgs;
-use crate::commands::on_pool;
+use crate::cli::args::{ConfigArgs, PlaceArgs};
+use crate::commands::{cache_folder, on_pool};
 use crate::compare::config::Comparison;
 use crate::compare::execute::{Ended, Executor, root};
 use crate::compare::plan::{Plan, Task, plan};
 use crate::compare::{Results, manifest, page, tables};
 use crate::exit::{Exit, Failure, config_error, failure};
+use crate::model::workshop::Workshop;
 use crate::run::interrupt;
-use crate::summary::{Outcome, Summary};
-use crate::workshop::Workshop;
+use crate::run::summary::{Outcome, Summary};
+
+/// Train many methods on many backbones and data sets under identical settings, and report.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner compare --config compare/quick.yaml")]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Folder of the comparisons' folders.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+    /// Folder of the prefix cache's files, which runs and processes may share [default: .cache in
+    /// the folder of --runs].
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Validate everything and list the trials, then stop.
+    #[arg(long)]
+    pub dry_run: bool,
+}
 
 /// Trains what is not done and reports.
 pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
@@ -27,7 +49,7 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let comparison = Comparison::read(config, &args.config.set)?;
     let folder = root(&args.runs, &comparison.name);
     on_pool(&args.place, |device| {
-        let mut workshop = Workshop::new(&device, &args.cache());
+        let mut workshop = Workshop::new(&device, &cache_folder(args.cache.as_deref(), &args.runs));
         let planned = plan(&comparison, &mut workshop)?;
         if args.dry_run {
             println!("{}", overview(&planned));

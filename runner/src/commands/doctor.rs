@@ -11,6 +11,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use clap::Args;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use peft_core::loss::cross_entropy;
@@ -22,12 +23,12 @@ use peft_core::{
 };
 use serde::Serialize;
 
-use crate::cli::{Format, PlaceArgs};
+use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::device::{self, Chosen, DeviceChoice};
 use crate::exit::{Exit, Failure, failure};
-use crate::folder::BURN;
-use crate::peak;
+use crate::measure::peak;
+use crate::run::folder::BURN;
 
 /// Largest relative error of f32 that passes on the CPU.
 const TOLERANCE: f32 = 1e-4;
@@ -57,6 +58,22 @@ const MICRO: [(&str, &str); 4] = [
          window_size: 4}",
     ),
 ];
+
+/// Print versions and devices, test each device's numbers, and measure its matrix-product peak.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner doctor --device cpu --only vit/lora")]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Only the tests whose name holds this text, such as ops/gelu, vit/lora or peak/f32. Kernels are
+    /// compiled and tuned at their first use, so that all tests together take minutes on a GPU.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub only: String,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -139,7 +156,12 @@ struct Peak {
 }
 
 /// Looks, runs the tests whose name holds `only`, and prints; fails if a test does.
-pub fn doctor(place: &PlaceArgs, only: &str, format: Format) -> Result<(), Failure> {
+pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+    let DoctorArgs {
+        place,
+        only,
+        format,
+    } = args;
     let mut first = place.clone();
     if place.device == DeviceChoice::Auto {
         first.device = DeviceChoice::Cpu;

@@ -1,31 +1,44 @@
 //! `runner eval RUN`: the test split once more, from the adapter file.
 
+use clap::Args;
 use serde_json::json;
 
-use crate::cli::{Format, PlaceArgs, TrainedArgs};
-use crate::commands::{Loaded, load, on_pool};
+use crate::cli::args::{Format, PlaceArgs, TrainedArgs};
+use crate::commands::{assemble, on_pool};
+use crate::data::held_out::{Choice, Data};
 use crate::exit::{Failure, config_error};
-use crate::held_out::Choice;
-use crate::train::evaluate;
+use crate::train::evaluate::evaluate;
+
+/// Evaluate a finished run again on the test split, from its adapter file.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner eval runs/lora-r10/TRIAL --format json")]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub trained: TrainedArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
 
 /// Evaluates a finished run.
-pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
-    on_pool(place, |device| {
-        let Loaded { trial, model } = load(which, &device)?;
-        let (own, data) = (trial.classes.len(), trial.data.classes().len());
-        if own != data {
+pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
+    on_pool(&args.place, |device| {
+        let (source, assembled) = assemble(&args.trained, &device)?;
+        let data = Data::open(&*source.experiment.dataset, source.experiment.on_error)?;
+        let (own, of_data) = (assembled.classes.len(), data.classes().len());
+        if own != of_data {
             return Err(config_error(format!(
-                "the adapter's head has {own} classes, the data set {data}"
+                "the adapter's head has {own} classes, the data set {of_data}"
             )));
         }
-        let (choice, batch_size) = (
-            Choice::of_a_finished_model(),
-            trial.experiment.recipe.batch_size,
-        );
-        let loader = trial.data.test(&choice, trial.preprocess(), batch_size);
-        let (metrics, seconds) = evaluate(&model, &loader, &device, trial.compute_type())?;
+        let choice = Choice::after(&assembled);
+        let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
+        let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
         let speed = metrics.images as f64 / seconds;
-        match format {
+        match args.format {
             Format::Json => println!(
                 "{}",
                 json!({ "test": metrics, "inference": { "images_per_second": speed } })
@@ -41,7 +54,7 @@ pub fn eval(which: &TrainedArgs, place: &PlaceArgs, format: Format) -> Result<()
                     println!("group {name:<12}{:.2} %", 100.0 * accuracy);
                 }
                 println!("inference         {speed:.0} images/s");
-                for (name, accuracy) in trial.classes.iter().zip(&metrics.per_class) {
+                for (name, accuracy) in assembled.classes.iter().zip(&metrics.per_class) {
                     match accuracy {
                         Some(accuracy) => println!("  {name:<16}{:.2} %", 100.0 * accuracy),
                         None => println!("  {name:<16}no image"),

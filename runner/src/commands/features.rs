@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
+use clap::Args;
 use peft_core::backbone::Cut;
 use peft_core::checkpoint::Checkpoint;
 use peft_core::params::floats;
@@ -12,17 +13,56 @@ use peft_core::{Activation, BackboneSpec, Init, LinearHead, Model};
 use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
 
-use crate::adapter::Adapter;
-use crate::base::Base;
-use crate::cli::FeaturesArgs;
+use crate::cli::args::{ConfigArgs, PlaceArgs, SplitChoice};
 use crate::commands::on_pool;
-use crate::data::{Images, OnError, Pass};
+use crate::config::experiment::Experiment;
+use crate::config::on_error::OnError;
+use crate::data::images::Images;
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
-use crate::experiment::Experiment;
+use crate::model::adapter::Adapter;
+use crate::model::base::Base;
 
 /// Images of one forward pass.
 const BATCH: usize = 16;
+
+/// Write activations at boundaries, features and logits of images as safetensors.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner features --config backbones/vit-micro.yaml --dataset digits --boundaries -1 \\
+    --out features.safetensors")]
+pub struct FeaturesArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Image files, or one safetensors file with normalised images.
+    #[arg(long, required_unless_present = "dataset", conflicts_with = "dataset", num_args = 1..)]
+    pub input: Vec<PathBuf>,
+    /// A data set instead of files: a YAML file, or a name under configs/datasets.
+    #[arg(long, value_name = "CONFIG")]
+    pub dataset: Option<String>,
+    /// Which images of the data set.
+    #[arg(long, default_value = "test")]
+    pub split: SplitChoice,
+    /// The tensor [n, 3, h, w] of a safetensors input.
+    #[arg(long, default_value = "images")]
+    pub tensor: String,
+    /// all, or boundaries separated by commas; -1 is the input of the last block.
+    #[arg(long, default_value = "all", allow_hyphen_values = true)]
+    pub boundaries: String,
+    /// The file to write: boundary.0 to boundary.L+1, features, and logits if there is a head.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// A trained adapter on the backbone: a run's folder, or one of HF PEFT.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Seed of random weights, where none are given.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
 
 /// Runs the backbone, adapted if asked, and writes what lies at its boundaries.
 pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
@@ -120,7 +160,7 @@ impl Output<'_> {
         let dataset = dataset.map_err(|e| config_error(format_args!("--dataset: {e}")))?;
         let images = Images::new(dataset, OnError::Fail);
         let split = args.split.into();
-        let loader = images.loader(&[split], preprocess, BATCH);
+        let loader = Loader::new(&images, &[split], preprocess, BATCH);
         let total = loader.len();
         if total == 0 {
             return Err(config_error(format!(

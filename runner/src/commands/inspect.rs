@@ -1,8 +1,9 @@
 //! `runner inspect FILE`: what a checkpoint is of, and what of it a backbone would not take.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 
+use clap::Args;
 use peft_core::checkpoint::{Checkpoint, recognise};
 use peft_core::error::listed;
 use peft_core::input::{InputSpec, Published};
@@ -10,9 +11,22 @@ use peft_core::params::floats;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::Format;
-use crate::configs;
+use crate::cli::args::Format;
+use crate::config::find;
 use crate::exit::{Exit, Failure, config_error, failure};
+
+/// Say what a checkpoint is of: layout, family, variant, sizes, and what would not be used.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner inspect assets/vit-micro.safetensors")]
+pub struct InspectArgs {
+    /// Any checkpoint that backbone.weights may name: safetensors (or its .index.json), .pth, .bin,
+    /// .npz, hf://owner/name.
+    pub file: PathBuf,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
 
 /// What a checkpoint holds.
 #[derive(Serialize)]
@@ -64,10 +78,10 @@ struct Model {
     remarks: Vec<String>,
 }
 
-/// Prints what `path` holds; it may be anything that `backbone.weights` may be.
-pub fn inspect(path: &Path, format: Format) -> Result<(), Failure> {
-    let contents = contents(&configs::checkpoint(path)?).map_err(config_error)?;
-    match format {
+/// Prints what a checkpoint holds.
+pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let contents = contents(&find::checkpoint(&args.file)?).map_err(config_error)?;
+    match args.format {
         Format::Json => {
             let json = serde_json::to_string_pretty(&contents);
             println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
@@ -110,12 +124,14 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
         return Ok(None);
     };
     let mut remarks = Vec::new();
+    let mut source = found.config.source();
+    source.weights = Some(file.path().to_owned());
     if let Some(published) = &published {
         let unknown = published.remarks.iter();
         remarks.extend(unknown.map(|remark| format!("{}: {remark}", published.path.display())));
-        remarks.extend(found.config.input_fields().take(published));
+        remarks.extend(source.take(published));
     }
-    found.config.set_weights(file.path().to_owned());
+    found.config.set_source(source);
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
     let known = published.is_some_and(|published| published.num_heads.is_some());
     if backbone["num_heads"].is_number() && !known {

@@ -2,15 +2,44 @@
 
 use std::collections::BTreeMap;
 
+use clap::{Args, ValueEnum};
 use peft_core::registry::{PluginKind, plugins};
 use serde_json::json;
 
-use crate::cli::{Format, Listed};
-use crate::configs;
+use crate::cli::args::Format;
+use crate::config::find;
 use crate::exit::Failure;
 
+/// List methods, backbones, published variants of the backbones, data sets, or shipped configs.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner list methods")]
+pub struct ListArgs {
+    /// What to list.
+    pub what: Listed,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// What can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Listed {
+    /// Methods of adaptation.
+    Methods,
+    /// Architectures.
+    Backbones,
+    /// Published variants of the architectures.
+    Variants,
+    /// Data sets.
+    Datasets,
+    /// Shipped configs.
+    Configs,
+}
+
 /// Lists plugins or shipped configs.
-pub fn list(what: Listed, format: Format) -> Result<(), Failure> {
+pub fn list(args: &ListArgs) -> Result<(), Failure> {
+    let &ListArgs { what, format } = args;
     let kind = match what {
         Listed::Methods => PluginKind::Method,
         Listed::Backbones => PluginKind::Backbone,
@@ -28,7 +57,7 @@ pub fn list(what: Listed, format: Format) -> Result<(), Failure> {
             return Ok(());
         }
         Listed::Configs => {
-            let names = configs::names("");
+            let names = find::names("");
             match format {
                 Format::Text => names.iter().for_each(|name| println!("{name}")),
                 Format::Json => println!("{}", json!(names)),

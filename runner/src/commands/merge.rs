@@ -1,30 +1,52 @@
 //! `runner merge RUN --out FILE`: a checkpoint with the adapter folded into its weights.
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use burn::tensor::{Tensor, TensorData};
+use clap::Args;
 use peft_core::params::floats;
-use peft_core::{Model, weights};
+use peft_core::random::Generator;
+use peft_core::{Activation, Model, weights};
 
-use crate::cli::{PlaceArgs, TrainedArgs};
-use crate::commands::{Loaded, load, on_pool};
-use crate::data::Pass;
+use crate::cli::args::{PlaceArgs, TrainedArgs};
+use crate::commands::{assemble, on_pool};
+use crate::data::held_out::Data;
+use crate::data::random::Pass;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::trial::{Trial, checkpoint_tensors};
+use crate::model::assembled::{Assembled, Source};
+use crate::model::export::checkpoint_tensors;
 
 /// How far merged logits may be from unmerged ones, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;
 
-/// Folds, checks the logits on images of the test split, and writes.
-pub fn merge(which: &TrainedArgs, out: &Path, place: &PlaceArgs) -> Result<(), Failure> {
+/// Fold a trained adapter into the backbone's weights, where that is exact.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner merge runs/lora-r10/TRIAL --out merged.safetensors")]
+pub struct MergeArgs {
+    #[command(flatten)]
+    pub trained: TrainedArgs,
+    /// The checkpoint to write: safetensors under the backbone's own keys, head included.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Folds the adapter, checks the logits on validation images, and writes.
+pub fn merge(args: &MergeArgs) -> Result<(), Failure> {
+    let out = &args.out;
     if out.exists() {
         let message = format!("--out {}: it is there already", out.display());
         return Err(config_error(message));
     }
-    on_pool(place, |device| {
-        let Loaded { trial, model } = load(which, &device)?;
-        let merged = model.merged()?;
-        let (images, error) = difference(&trial, &model, &merged, &device)?;
+    on_pool(&args.place, |device| {
+        let (source, assembled) = assemble(&args.trained, &device)?;
+        let merged = assembled.model.merged()?;
+        let mut check = Check::new(&assembled, &merged);
+        let on = check.run(&source, &device)?;
+        let Check { images, error, .. } = check;
         if error.is_nan() || error > TOLERANCE {
             return Err(failure(
                 Exit::Unexpected,
@@ -36,43 +58,81 @@ pub fn merge(which: &TrainedArgs, out: &Path, place: &PlaceArgs) -> Result<(), F
         }
         let metadata = [("format".to_owned(), "pt".to_owned())];
         weights::write(out, &checkpoint_tensors(&merged), metadata.into())?;
-        println!("checked           {images} validation images, logits within {error:.1e}");
+        println!("checked           {images} {on} images, logits within {error:.1e}");
         println!("checkpoint        {}", out.display());
         Ok(())
     })
 }
 
-/// On how many images, and by how much at most, the logits differ.
-fn difference(
-    trial: &Trial,
-    model: &Model,
-    merged: &Model,
-    device: &Chosen,
-) -> Result<(usize, f32), Failure> {
-    let batch_size = trial.experiment.recipe.batch_size;
-    let loader = trial.data.validation(trial.preprocess(), batch_size);
-    let (mut images, mut error) = (0, 0.0f32);
-    let batches = loader.batches().min(2);
-    loader.each(0..batches, Pass::Plain, &device.device, |_, batch| {
-        let x = batch.x.cast(trial.compute_type());
-        let logits = |model: &Model| floats(model.logits(x.clone(), 0, None).into_data());
-        let (expected, got) = (logits(model), logits(merged));
-        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-        let worst = expected
-            .iter()
-            .zip(got)
-            .fold(0.0, |m: f32, (a, b)| match (a - b).is_nan() {
-                true => f32::NAN,
-                false => m.max((a - b).abs()),
-            });
-        // A NaN stays: `max` would drop it.
-        error = if worst.is_nan() {
-            worst
-        } else {
-            error.max(worst / scale)
+/// Merged logits held against unmerged ones.
+struct Check<'a> {
+    assembled: &'a Assembled,
+    merged: &'a Model,
+    /// Images so far.
+    images: usize,
+    /// The largest difference so far, over the largest logit of its batch or 1; NaN if a logit is NaN.
+    error: f32,
+}
+
+impl<'a> Check<'a> {
+    fn new(assembled: &'a Assembled, merged: &'a Model) -> Self {
+        Self {
+            assembled,
+            merged,
+            images: 0,
+            error: 0.0,
+        }
+    }
+
+    /// Checks two batches of the validation split, or of random images where the data set is not on this
+    /// machine. Says which.
+    fn run(&mut self, source: &Source, device: &Chosen) -> Result<&'static str, Failure> {
+        let Self { assembled, .. } = *self;
+        let experiment = &source.experiment;
+        let data = match Data::open(&*experiment.dataset, experiment.on_error) {
+            Ok(data) => data,
+            Err(failure) => {
+                eprintln!("checked on random images: {:#}", failure.error);
+                self.random(device);
+                return Ok("random");
+            }
         };
-        images += batch.targets.len();
-        Ok::<_, Failure>(!error.is_nan())
-    })?;
-    Ok((images, error))
+        let loader = data.validation(assembled.preprocess(), assembled.batch_size);
+        let batches = loader.batches().min(2);
+        loader.each(0..batches, Pass::Plain, &device.device, |_, batch| {
+            self.add(batch.x);
+            Ok::<_, Failure>(!self.error.is_nan())
+        })?;
+        Ok("validation")
+    }
+
+    /// Two batches of normally distributed pixels, which have the mean and deviation of normalised images.
+    fn random(&mut self, device: &Chosen) {
+        let (size, batch) = (self.assembled.input.size, self.assembled.batch_size);
+        let mut generator = Generator::new(0, "merge");
+        for _ in 0..2 {
+            let count = batch * 3 * size * size;
+            let pixels: Vec<f32> = (0..count).map(|_| generator.normal()).collect();
+            let pixels = TensorData::new(pixels, [batch, 3, size, size]);
+            self.add(Activation::Map(Tensor::from_data(pixels, &device.device)));
+        }
+    }
+
+    fn add(&mut self, images: Activation) {
+        let x = images.cast(self.assembled.compute);
+        let logits = |model: &Model| floats(model.logits(x.clone(), 0, None).into_data());
+        let (expected, got) = (logits(&self.assembled.model), logits(self.merged));
+        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        let differences = expected.iter().zip(got).map(|(a, b)| (a - b).abs());
+        // `max` would drop a NaN, and what is not a number must fail the check.
+        let worst = |m: f32, d: f32| {
+            if m.is_nan() || d.is_nan() {
+                f32::NAN
+            } else {
+                m.max(d)
+            }
+        };
+        self.error = worst(self.error, differences.fold(0.0, worst) / scale);
+        self.images += x.shape()[0];
+    }
 }

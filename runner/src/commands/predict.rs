@@ -1,56 +1,65 @@
 //! `runner predict RUN IMAGE..`: the most likely classes of image files.
 
-use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use burn::tensor::{Tensor, TensorData};
-use peft_core::params::floats;
-use peft_core::{Activation, Model};
-use peft_datasets::{Preprocess, decode};
+use clap::Args;
+use peft_core::data::Image;
+use peft_datasets::decode;
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::base::Base;
-use crate::cli::{Format, PlaceArgs};
-use crate::commands::{experiment_of, filled, on_pool};
-use crate::device::Chosen;
+use crate::cli::args::{Format, PlaceArgs};
+use crate::commands::{on_pool, remark};
 use crate::exit::{Failure, config_error};
-use crate::held_out::Data;
-use crate::trial::{Purpose, Trial};
+use crate::model::assembled::Source;
 
-/// What is predicted, and with what.
-pub struct Request {
-    /// A finished run's folder, or a config if adapters are given.
+/// Predict the classes of image files with a finished run.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner predict runs/lora-r10/TRIAL photo.jpg --top 3")]
+pub struct PredictArgs {
+    /// The run's folder; with --adapter also a config: a YAML file or a name under configs/.
     pub run: PathBuf,
     /// Image files.
+    #[arg(required = true)]
     pub images: Vec<PathBuf>,
-    /// `[NAME=]DIR` of adapters that take the place of the run's own.
+    /// A trained adapter instead of the run's own: a run's folder, or one of HF PEFT. May be
+    /// repeated; all of them act on the one backbone.
+    #[arg(long = "adapter", value_name = "[NAME=]DIR")]
     pub adapters: Vec<String>,
-    /// Which of them predict; all if empty.
+    /// Predict with this one of the adapters only. May be repeated.
+    #[arg(long = "use", value_name = "NAME")]
     pub names: Vec<String>,
-    /// How much of them acts.
+    /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+    #[arg(long)]
     pub scale: Option<f64>,
     /// How many classes to print for each image.
+    #[arg(long, default_value_t = 5)]
     pub top: usize,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
 }
 
 /// The most likely classes of each image, by one adapter.
 struct Predictions {
     adapter: Option<String>,
     classes: Vec<String>,
-    ranked: Vec<Vec<(usize, f64)>>,
+    ranked: Vec<Vec<(usize, f32)>>,
 }
 
 /// Predicts the most likely classes of each image.
-pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(), Failure> {
+pub fn predict(request: &PredictArgs) -> Result<(), Failure> {
     if request.top == 0 {
         return Err(config_error("--top: expected at least 1, got 0"));
     }
     let adapters = chosen(&request.adapters, &request.names)?;
-    on_pool(place, |device| {
-        let own = experiment_of(&request.run, !adapters.is_empty())?;
-        let base = Base::open(own.backbone.clone(), own.seed, &device)?;
-        let data = Data::open(&*own.dataset, own.on_error)?;
+    on_pool(&request.place, |device| {
+        let source = Source::open(&request.run, !adapters.is_empty(), &device)?;
+        let images = request.images.par_iter().map(|path| decode(path));
+        let images: Vec<Image> = images.collect::<Result<_, _>>().map_err(config_error)?;
         // All of them before the first line: a bad image leaves nothing half done.
         let mut all = Vec::new();
         for adapter in adapters
@@ -58,18 +67,17 @@ pub fn predict(request: &Request, place: &PlaceArgs, format: Format) -> Result<(
             .map(Some)
             .chain(adapters.is_empty().then_some(None))
         {
-            let mut experiment = own.clone();
-            experiment.adapter = adapter.map(|(_, path)| path.clone());
-            let (trial, model) = Trial::on(&base, data.clone(), experiment, Purpose::Use, &device)?;
-            eprintln!("input: {}", trial.input);
-            let model = filled(&trial, model, &request.run, request.scale)?;
+            let path = adapter.map(|(_, path)| path.as_path());
+            let model = source.assemble(path, request.scale)?;
+            remark(&model);
+            let rows = model.predict(&images)?;
             all.push(Predictions {
                 adapter: adapter.map(|(name, _)| name.clone()),
-                ranked: ranked(request, &trial, &model, &device)?,
-                classes: trial.classes,
+                ranked: rows.iter().map(|row| best(row, request.top)).collect(),
+                classes: model.classes,
             });
         }
-        match format {
+        match request.format {
             Format::Text => all.iter().for_each(|one| print_text(&request.images, one)),
             Format::Json => print_json(&request.images, &all),
         }
@@ -109,61 +117,10 @@ fn chosen(given: &[String], names: &[String]) -> Result<Vec<(String, PathBuf)>, 
     Ok(adapters)
 }
 
-fn ranked(
-    request: &Request,
-    trial: &Trial,
-    model: &Model,
-    device: &Chosen,
-) -> Result<Vec<Vec<(usize, f64)>>, Failure> {
-    let mut ranked = Vec::with_capacity(request.images.len());
-    for paths in request.images.chunks(trial.experiment.recipe.batch_size) {
-        let logits = logits(paths, trial, model, device)?;
-        let rows = logits.chunks_exact(trial.classes.len());
-        ranked.extend(rows.map(|row| best(&softmax(row), request.top)));
-    }
-    Ok(ranked)
-}
-
-/// The logits of some image files, `[b * classes]` row by row.
-fn logits(
-    paths: &[PathBuf],
-    trial: &Trial,
-    model: &Model,
-    device: &Chosen,
-) -> Result<Vec<f32>, Failure> {
-    let preprocess = Preprocess::new(&trial.input);
-    let (values, size) = (preprocess.values(), preprocess.input.size);
-    let mut pixels = vec![0.0; values * paths.len()];
-    pixels
-        .par_chunks_mut(values)
-        .zip(paths)
-        .try_for_each(|(pixels, path)| read(path, &preprocess, pixels))?;
-    let images = TensorData::new(pixels, [paths.len(), 3, size, size]);
-    let images = Activation::Map(Tensor::from_data(images, &device.device));
-    let logits = model.logits(images.cast(trial.compute_type()), 0, None);
-    Ok(floats(logits.into_data()))
-}
-
-/// Decodes and preprocesses one image into `pixels [3 * size * size]`.
-fn read(path: &Path, preprocess: &Preprocess, pixels: &mut [f32]) -> Result<(), Failure> {
-    let image = decode(path).map_err(config_error)?;
-    preprocess
-        .apply(&image, pixels)
-        .map_err(|e| config_error(format_args!("{}: {e}", path.display())))
-}
-
-/// Probabilities of a row of logits.
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let powers: Vec<f64> = logits.iter().map(|&v| f64::from(v - max).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|power| power / sum).collect()
-}
-
 /// The `top` largest probabilities with their labels; ties go to the smaller label.
-fn best(probabilities: &[f64], top: usize) -> Vec<(usize, f64)> {
+fn best(probabilities: &[f32], top: usize) -> Vec<(usize, f32)> {
     let mut ranked: Vec<_> = probabilities.iter().copied().enumerate().collect();
-    ranked.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranked.truncate(top);
     ranked
 }
@@ -186,7 +143,7 @@ fn print_json(images: &[PathBuf], all: &[Predictions]) {
     let mut entries = Vec::new();
     for one in all {
         for (image, ranked) in images.iter().zip(&one.ranked) {
-            let prediction = |&(label, probability): &(usize, f64)| {
+            let prediction = |&(label, probability): &(usize, f32)| {
                 let class = &one.classes[label];
                 json!({ "class": class, "label": label, "probability": probability })
             };
@@ -207,11 +164,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn probabilities_sum_to_one_and_the_best_come_first() {
-        let probabilities = softmax(&[0.0, 1000.0, 999.0, 999.0]);
-        assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    fn the_most_likely_classes_come_first_and_ties_go_to_the_smaller_label() {
         let labels = |top| {
-            best(&probabilities, top)
+            best(&[0.0, 0.5, 0.25, 0.25], top)
                 .into_iter()
                 .map(|(label, _)| label)
         };

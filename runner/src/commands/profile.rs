@@ -1,28 +1,49 @@
 //! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by what it is
 //! for, the time of each part of a step, and what share of the device's matrix-product peak that is.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::DType;
+use clap::Args;
 use peft_core::Model;
 use peft_core::flops::Flops;
 use peft_core::params::{self, ParamInfo};
 use serde::Serialize;
 
-use crate::cli::{Format, ProfileArgs};
+use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
 use crate::commands::on_pool;
+use crate::config::experiment::Experiment;
+use crate::config::recipe::Precision;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
+use crate::measure::memory;
+use crate::measure::peak;
 use crate::measure::{self, Repeats, median};
-use crate::memory;
-use crate::peak;
-use crate::progress::Reporter;
-use crate::recipe::Precision;
-use crate::summary::Params;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
+use crate::run::summary::Params;
 use crate::train::Trainer;
-use crate::trial::Trial;
+
+/// Measure what an experiment costs: parameters, arithmetic, memory by purpose, the time of each part
+/// of a step, and its share of the device's matrix-product peak.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner profile --config peft/ap.yaml --threads 4")]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    /// Steps that are timed; medians are printed.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -162,9 +183,7 @@ fn measure(
         None => "the features".to_owned(),
     };
     let mut reporter = Reporter::unlogged();
-    // No checkpoint: the path is no file and nothing is saved.
-    let (path, interrupt) = (PathBuf::new(), Arc::default());
-    let mut trainer = Trainer::new(trial, model, device, path, interrupt, &mut reporter)?;
+    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
 
     let (batch, data) = measure::data(&trainer, device, repeats)?;
     let taken = measure::step_memory(&mut trainer, &batch, device)?;

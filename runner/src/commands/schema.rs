@@ -5,25 +5,45 @@
 
 use std::collections::BTreeMap;
 
+use clap::{Args, ValueEnum};
 use peft_core::registry::{Plugin, plugins};
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
-use crate::cache::{Store, ValueType};
-use crate::cli::Document;
 use crate::compare::config::{Comparison, FILLED};
-use crate::data::OnError;
+use crate::config::cache::{Store, ValueType};
+use crate::config::head::HeadConfig;
+use crate::config::on_error::OnError;
+use crate::config::recipe::Recipe;
+use crate::config::resolve::{COMPONENTS, Component, known_names};
 use crate::exit::{Exit, Failure, failure};
-use crate::experiment::{COMPONENTS, Component, HeadConfig, known_names};
-use crate::metrics::Metric;
-use crate::recipe::Recipe;
+use crate::train::metrics::Metric;
 
 /// The root's definitions by name.
 type Definitions = Map<String, Value>;
 
+/// Print the JSON Schema of experiments or comparisons, for editors.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner schema > experiment.schema.json")]
+pub struct SchemaArgs {
+    /// The kind of YAML file.
+    #[arg(default_value = "experiment")]
+    pub of: Document,
+}
+
+/// The kinds of YAML files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// What `runner train` takes.
+    Experiment,
+    /// What `runner compare` takes.
+    Comparison,
+}
+
 /// Prints the schema.
-pub fn schema(of: Document) -> Result<(), Failure> {
-    let schema = match of {
+pub fn schema(args: &SchemaArgs) -> Result<(), Failure> {
+    let schema = match args.of {
         Document::Experiment => experiment_schema(),
         Document::Comparison => comparison_schema(),
     };
@@ -318,7 +338,7 @@ fn pointer(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configs;
+    use crate::config::find;
 
     /// Every `$ref` of a schema.
     fn references<'a>(schema: &'a Value, found: &mut Vec<&'a str>) {
@@ -369,8 +389,8 @@ mod tests {
             .unwrap();
         assert!(trial.contains_key("recipe") && !trial.contains_key("seed"));
         let known = schema["properties"].as_object().unwrap();
-        for name in configs::names("compare/") {
-            let value = configs::find(&name).map_err(|f| f.error).unwrap().value;
+        for name in find::names("compare/") {
+            let value = find::find(&name).map_err(|f| f.error).unwrap().value;
             for key in value.as_mapping().unwrap().keys() {
                 let key = key.as_str().unwrap();
                 assert!(known.contains_key(key), "{name}: {key}");
@@ -384,7 +404,7 @@ mod tests {
         let known = schema["properties"].as_object().unwrap();
         // What is not set is not written; these three have no default.
         let set = ["adapter=x", "cache_type=f16", "cache_budget_gib=1"].map(str::to_owned);
-        let experiment = crate::experiment::Experiment::read("quickstart", &set);
+        let experiment = crate::config::experiment::Experiment::read("quickstart", &set);
         let experiment = serde_json::to_value(experiment.map_err(|f| f.error).unwrap()).unwrap();
         let fields: Vec<_> = experiment.as_object().unwrap().keys().collect();
         assert!(known.keys().eq(fields.iter().copied()), "{fields:?}");
@@ -394,10 +414,10 @@ mod tests {
     fn shipped_experiments_use_known_keys() {
         let schema = experiment_schema();
         let known = schema["properties"].as_object().unwrap();
-        let names = configs::names("peft/");
+        let names = find::names("peft/");
         assert!(!names.is_empty());
         for name in names {
-            let value = configs::find(&name).map_err(|f| f.error).unwrap().value;
+            let value = find::find(&name).map_err(|f| f.error).unwrap().value;
             for key in value.as_mapping().unwrap().keys() {
                 let key = key.as_str().unwrap();
                 assert!(known.contains_key(key), "{name}: {key}");

@@ -1,15 +1,29 @@
 //! `runner show`: the boundaries and sites of a backbone, with their shapes.
 
 use burn::tensor::Device;
+use clap::Args;
 use peft_core::Init;
 use serde_json::json;
 
-use crate::cli::{ConfigArgs, Format};
+use crate::cli::args::{ConfigArgs, Format};
+use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::Experiment;
+
+/// Show the boundaries and sites of an experiment's backbone with their shapes.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner show --config backbones/vit-micro.yaml")]
+pub struct ShowArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
 
 /// Prints boundaries and sites; reads no weights.
-pub fn show(config: &ConfigArgs, format: Format) -> Result<(), Failure> {
+pub fn show(args: &ShowArgs) -> Result<(), Failure> {
+    let ShowArgs { config, format } = args;
     let Some(name) = &config.config else {
         return Err(config_error(
             "--config is missing: a YAML file or a name under configs/",
@@ -21,7 +35,7 @@ pub fn show(config: &ConfigArgs, format: Format) -> Result<(), Failure> {
         .build(&init)
         .map_err(|e| config_error(format_args!("backbone: {e}")))?;
     let spec = backbone.spec();
-    if format == Format::Json {
+    if *format == Format::Json {
         let json =
             serde_json::to_string_pretty(&json!(spec)).map_err(|e| failure(Exit::Unexpected, e))?;
         println!("{json}");

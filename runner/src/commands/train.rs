@@ -1,17 +1,45 @@
 //! `runner --config ..`: trains, tests once, and leaves a run folder.
 
+use std::path::PathBuf;
+
+use clap::Args;
+
 use crate::cache::Caches;
-use crate::cli::TrainArgs;
-use crate::commands::on_pool;
+use crate::cli::args::{ConfigArgs, PlaceArgs};
+use crate::commands::{cache_folder, on_pool};
+use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};
-use crate::experiment::Experiment;
-use crate::folder::RunFolder;
-use crate::metrics::Metric;
-use crate::plan::plan;
-use crate::progress::Reporter;
+use crate::model::trial::Trial;
+use crate::run::folder::RunFolder;
+use crate::run::plan::plan;
+use crate::run::progress::Reporter;
+use crate::run::summary::Summary;
 use crate::run::{Part, interrupt, run};
-use crate::summary::Summary;
-use crate::trial::Trial;
+use crate::train::metrics::Metric;
+
+/// Train, test once, and leave a run folder; `runner --config ..` does the same.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner train --config peft/lora-r10.yaml --set method.rank=4")]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Folder of the run folders.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+    /// Folder of the prefix cache's files, which runs and processes may share [default: .cache in
+    /// the folder of --runs].
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Validate everything and print the plan, then stop.
+    #[arg(long)]
+    pub dry_run: bool,
+}
 
 /// Trains and evaluates.
 pub fn train(args: &TrainArgs) -> Result<(), Failure> {
@@ -39,7 +67,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
                 summary
             }
             None => {
-                let caches = Caches::new(&args.cache(), false);
+                let caches = Caches::new(&cache_folder(args.cache.as_deref(), &args.runs), false);
                 let part = Part {
                     caches: &caches,
                     interrupt: interrupt()?,

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::search::{Search, Space};
-use crate::configs::{self, Found};
+use crate::config::experiment::Experiment;
+use crate::config::find::{self, Found};
+use crate::config::resolve;
 use crate::exit::{Failure, config_error};
-use crate::experiment::{self, Experiment};
 
 /// Values by the dotted path of a field of an experiment.
 pub type Fields = BTreeMap<String, Value>;
@@ -145,9 +146,9 @@ impl Comparison {
             origin,
             stem,
             mut value,
-        } = configs::find(config)?;
+        } = find::find(config)?;
         for text in overrides {
-            experiment::set(&mut value, text)?;
+            resolve::set(&mut value, text)?;
         }
         let at = |failure: Failure| failure.within(&origin);
         let Value::Mapping(map) = &mut value else {
@@ -278,7 +279,7 @@ impl Comparison {
         let declared = method.declared(backbone, dataset);
         let fields = dataset.set.iter().chain(&backbone.set).chain(declared);
         for (path, value) in fields {
-            experiment::assign(&mut document, path, value.clone())?;
+            resolve::assign(&mut document, path, value.clone())?;
         }
         Experiment::resolved(document)
     }
@@ -320,11 +321,11 @@ fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
         let message = format!("extends: {name}: more than {EXTENSIONS} files, or in a circle");
         return Err(config_error(message));
     }
-    let found = match configs::in_room("compare", &name) {
+    let found = match find::in_room("compare", &name) {
         Some(found) => found?,
-        None if Path::new(&name).is_file() => configs::find(&name)?,
+        None if Path::new(&name).is_file() => find::find(&name)?,
         None => {
-            let known = configs::names("compare/").join(", ");
+            let known = find::names("compare/").join(", ");
             let message = format!("extends: {name}: no such comparison or file; there are {known}");
             return Err(config_error(message));
         }
@@ -479,7 +480,7 @@ methods:
 
     #[test]
     fn every_shipped_comparison_parses() {
-        let names = configs::names("compare/");
+        let names = find::names("compare/");
         assert!(names.len() > 15, "{names:?}");
         for name in names {
             let read = Comparison::read(&name, &[]).map_err(|f| f.error);

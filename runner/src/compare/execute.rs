@@ -12,11 +12,12 @@ use super::plan::{Task, candidate, id, retrained};
 use super::tune;
 use crate::device::Chosen;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::folder::{RunFolder, lock, outcome};
-use crate::progress::Reporter;
+use crate::lock::lock;
+use crate::model::workshop::Workshop;
+use crate::run::folder::{RunFolder, outcome};
+use crate::run::progress::Reporter;
+use crate::run::summary::{Failed, Outcome, Tuning};
 use crate::run::{Part, run};
-use crate::summary::{Failed, Outcome, Tuning};
-use crate::workshop::Workshop;
 
 /// Carries out trials, one after the other.
 pub struct Executor<'a> {
@@ -127,10 +128,10 @@ pub fn write_failed(folder: &Path, task: &Task, exit: Exit, error: &str) -> Resu
 
 /// The experiment that a search chose.
 fn chosen(
-    base: &crate::experiment::Experiment,
+    base: &crate::config::experiment::Experiment,
     tuning: &Tuning,
     seed: u64,
-) -> Result<crate::experiment::Experiment, Failure> {
+) -> Result<crate::config::experiment::Experiment, Failure> {
     let best = &tuning.candidates[tuning.chosen];
     let fields = best
         .set

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::plan::{Plan, Task};
 use super::{Missing, Results};
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::folder::outcome;
-use crate::summary::{Failed, Outcome};
+use crate::run::folder::outcome;
+use crate::run::summary::{Failed, Outcome};
 
 /// The file's name.
 pub const MANIFEST: &str = "manifest.jsonl";
@@ -136,7 +136,7 @@ pub fn collect(folder: &Path, plan: Plan) -> Results {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::Cell;
+    use crate::run::summary::Cell;
 
     fn plan(count: u64) -> Plan {
         let task = |seed| Task {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::summary::{Cell, Failed, Summary};
+use crate::run::summary::{Cell, Failed, Summary};
 
 pub mod config;
 pub mod execute;

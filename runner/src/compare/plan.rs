@@ -8,11 +8,12 @@ use serde_json::json;
 use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
 use super::search::{Search, Space};
 use super::{Column, Missing, Results};
+use crate::config::experiment::Experiment;
+use crate::config::recipe::{Select, TrainOn};
+use crate::config::resolve;
 use crate::exit::{Exit, Failure, config_error, failure};
-use crate::experiment::{self, Experiment};
-use crate::recipe::{Select, TrainOn};
-use crate::summary::Cell;
-use crate::workshop::Workshop;
+use crate::model::workshop::Workshop;
+use crate::run::summary::Cell;
 
 /// One trial of a comparison: a cell and a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,7 +97,7 @@ pub fn candidate(
 ) -> Result<Experiment, Failure> {
     let mut document = serde_yaml::to_value(base).map_err(config_error)?;
     for (path, value) in fields {
-        experiment::assign(&mut document, path, value.clone())?;
+        resolve::assign(&mut document, path, value.clone())?;
     }
     let mut experiment = Experiment::typed(document).map_err(config_error)?;
     experiment.seed = seed;
@@ -349,7 +350,7 @@ methods: [linear-probe, {use: vpt-deep, backbones: [vit-micro]}]
         assert_eq!(ids.len(), 6);
         // An id is the hash that the trial has alone.
         let alone = Experiment::read("peft/linear-probe.yaml", &["recipe=micro".to_owned()]);
-        let alone = alone.and_then(|e| crate::trial::Trial::open(e, &Chosen::cpu()));
+        let alone = alone.and_then(|e| crate::model::trial::Trial::open(e, &Chosen::cpu()));
         let alone = alone.map_err(|f| f.error).unwrap().0;
         assert_eq!(alone.hash, plan.tasks[0].id);
         assert_eq!(plan.results.missing.len(), 6);

@@ -6,9 +6,11 @@ use peft_core::random::Generator;
 use serde_json::json;
 
 use super::{Column, Missing, Results};
-use crate::checkpoint::EpochRecord;
-use crate::metrics::{Metric, Metrics, Tally};
-use crate::summary::{Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning};
+use crate::run::summary::{
+    Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning,
+};
+use crate::train::checkpoint::EpochRecord;
+use crate::train::metrics::{Metric, Metrics, Tally};
 
 /// Label, trained parameters, strength, cost of an epoch.
 const METHODS: [(&str, usize, f64, f64); 11] = [

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::statistics::{deviation, mean};
 use super::{Column, Results};
-use crate::summary::{Cell, Failed, Summary};
+use crate::run::summary::{Cell, Failed, Summary};
 
 /// Results by place.
 pub struct Scores<'a> {

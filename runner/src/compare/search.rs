@@ -1,7 +1,7 @@
 //! What is tuned and how the choice is made: every candidate is trained on the training split and
 //! scored on validation; the test split is out of its reach, because no candidate yields a
 //! [`Trained`](crate::train::Trained) and only that, or a finished model, gives a
-//! [`Choice`](crate::held_out::Choice).
+//! [`Choice`](crate::data::held_out::Choice).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_method_that_has_hardly_begun_does_not_narrow_the_ranking() {
         let mut results = sample::results(6, 2);
-        let begun = |s: &crate::summary::Summary| {
+        let begun = |s: &crate::run::summary::Summary| {
             s.methods == ["ssf"] && s.cell.as_ref().is_some_and(|c| c.dataset != "flowers")
         };
         results.done.retain(|summary| !begun(summary));
@@ -204,7 +204,7 @@ mod tests {
     fn ranks_are_on_seeds_that_all_have() {
         let mut results = sample::results(6, 3);
         // The best seed of one method on one data set is lost; the others' scores of it do not count.
-        let lost = |s: &crate::summary::Summary| {
+        let lost = |s: &crate::run::summary::Summary| {
             let cell = s.cell.as_ref().unwrap();
             s.seed == 1 && (&*cell.method, &*cell.dataset) == ("lora", "pets")
         };

@@ -8,14 +8,14 @@ use super::config::Fields;
 use super::execute::Executor;
 use super::plan::{Tuned, candidate, in_yaml};
 use crate::cache::Cost;
-use crate::checkpoint::{EpochRecord, Progress};
+use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, failure};
-use crate::experiment::Experiment;
-use crate::folder::{LOCK, wait_for};
-use crate::progress::Reporter;
+use crate::lock::{LOCK, wait_for};
 use crate::run::CHECKPOINT;
-use crate::summary::{Candidate, Tuning};
+use crate::run::progress::Reporter;
+use crate::run::summary::{Candidate, Tuning};
 use crate::train::Trainer;
+use crate::train::checkpoint::{EpochRecord, Progress};
 
 /// The file that holds a choice; with it the search is over.
 const CHOICE: &str = "tuning.json";
@@ -145,7 +145,7 @@ fn try_out(
         &trial,
         model,
         executor.device(),
-        checkpoint,
+        Some(checkpoint),
         executor.interrupt.clone(),
         &mut reporter,
     )?;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::document::{escape, note};
 use super::numbers::grouped;
-use crate::metrics::Metrics;
+use crate::train::metrics::Metrics;
 
 /// More classes than this do not fit in a matrix; then the worst of them are listed.
 pub const MANY: usize = 30;

@@ -11,15 +11,15 @@ pub mod numbers;
 
 use std::fmt::Write;
 
-use crate::checkpoint::EpochRecord;
-use crate::experiment::Experiment;
-use crate::metrics::Metric;
-use crate::summary::Summary;
+use crate::config::experiment::Experiment;
+use crate::run::summary::Summary;
+use crate::train::checkpoint::EpochRecord;
+use crate::train::metrics::Metric;
 use classes::{confusion, per_class};
 use curves::{Curves, Series};
 use document::{escape, note, page, section, yaml};
 use marks::Style;
-use numbers::{grouped, mebibytes, percent};
+use numbers::{grouped, mebibytes, percent, seconds, speed};
 
 /// The report of a finished run.
 pub fn html(summary: &Summary, experiment: &Experiment) -> String {
@@ -51,14 +51,8 @@ fn headline(summary: &Summary) -> String {
             format!("{} ({})", grouped(params.trainable), percent(share)),
         ),
         ("peak memory", mebibytes(summary.memory.peak_bytes)),
-        (
-            "an epoch",
-            format!("{:.2} s", summary.time.seconds_per_epoch),
-        ),
-        (
-            "inference",
-            format!("{:.0} images/s", summary.inference.images_per_second),
-        ),
+        ("an epoch", seconds(summary.time.seconds_per_epoch)),
+        ("inference", speed(summary.inference.images_per_second)),
     ];
     if let Some(validation) = &summary.validation {
         cards.insert(2, ("validation top-1", percent(validation.top1)));
@@ -156,31 +150,22 @@ fn portrait(summary: &Summary) -> String {
             format!("{} ({formula})", grouped(params.formula)),
         ),
         ("peak memory", mebibytes(summary.memory.peak_bytes)),
-        (
-            "seconds an epoch",
-            format!("{:.2}", summary.time.seconds_per_epoch),
-        ),
-        (
-            "seconds in all",
-            format!("{:.1}", summary.time.total_seconds),
-        ),
+        ("an epoch", seconds(summary.time.seconds_per_epoch)),
+        ("in all", seconds(summary.time.total_seconds)),
         (
             "epochs",
             format!("{}, selected {}", summary.epochs, summary.best_epoch),
         ),
-        (
-            "inference",
-            format!("{:.0} images/s", summary.inference.images_per_second),
-        ),
+        ("inference", speed(summary.inference.images_per_second)),
         ("test images", grouped(summary.test.images)),
         ("device", summary.device.clone()),
         ("seed", summary.seed.to_string()),
         ("configuration", summary.config_hash.clone()),
     ];
     if summary.memory.cache_bytes > 0 {
-        let (bytes, seconds) = (summary.memory.cache_bytes, summary.time.cache_seconds);
-        let filled = match seconds > 0.0 {
-            true => format!("filled in {seconds:.1} s"),
+        let (bytes, filling) = (summary.memory.cache_bytes, summary.time.cache_seconds);
+        let filled = match filling > 0.0 {
+            true => format!("filled in {}", seconds(filling)),
             false => "filled by another trial".to_owned(),
         };
         rows.push(("cache", format!("{}, {filled}", mebibytes(bytes))));
@@ -209,8 +194,8 @@ fn configuration(experiment: &Experiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Metrics, Tally};
-    use crate::summary::{Inference, Memory, Params, Time};
+    use crate::run::summary::{Inference, Memory, Params, Time};
+    use crate::train::metrics::{Metrics, Tally};
 
     /// A run over `count` classes in which some labels are taken for the next one.
     fn run(count: usize) -> (Summary, Experiment) {

@@ -1,18 +1,54 @@
-//! Numbers for people.
+//! Numbers as people read them: with the digits that mean something, and their unit. Files for programs
+//! (JSON, CSV) keep every digit and do not go through here.
 
-/// A share in percent.
+/// A share in percent, for example `77.78 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-/// Bytes in MiB.
+/// Bytes in MiB: `0.04 MiB`, `12.3 MiB`, `1234 MiB`.
 pub fn mebibytes(bytes: usize) -> String {
-    format!("{:.1} MiB", in_mebibytes(bytes))
+    let number = in_mebibytes(bytes);
+    let decimals = match number {
+        0.0 => 1,
+        ..1.0 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{number:.decimals$} MiB")
 }
 
-/// The same as a number.
+/// Bytes as a number of MiB, for tables whose columns carry the unit.
 pub fn in_mebibytes(bytes: usize) -> f64 {
     bytes as f64 / (1 << 20) as f64
+}
+
+/// Throughput in three significant digits, for example `161 images/s`.
+pub fn speed(images_per_second: f64) -> String {
+    format!("{} images/s", significant(images_per_second))
+}
+
+/// A duration in three significant digits, for example `4.57 s`.
+pub fn seconds(seconds: f64) -> String {
+    format!("{} s", significant(seconds))
+}
+
+/// A short duration, given in seconds, in three significant digits of milliseconds: `12.3 ms`.
+pub fn milliseconds(seconds: f64) -> String {
+    format!("{} ms", significant(1e3 * seconds))
+}
+
+/// Arithmetic per second in three significant digits, for example `98.7 GFLOP/s`.
+pub fn gigaflops(gflop_per_second: f64) -> String {
+    format!("{} GFLOP/s", significant(gflop_per_second))
+}
+
+/// Three significant digits, and all of those before the point: `0.0123`, `1.50`, `653`, `12346`.
+/// For terminals and logs; [`brief`] is the same for pages and tables.
+pub fn significant(number: f64) -> String {
+    let size = number.abs().clamp(1e-3, 999.0).log10().floor();
+    let decimals = if number == 0.0 { 0.0 } else { 2.0 - size };
+    format!("{number:.*}", decimals as usize)
 }
 
 /// A whole number with thin spaces between thousands.
@@ -28,22 +64,20 @@ pub fn grouped(number: usize) -> String {
     text
 }
 
-/// About three significant digits, and all of those before the point.
+/// Three significant digits, with thin spaces between the thousands of large numbers.
 pub fn brief(number: f64) -> String {
-    if number >= 999.5 {
-        return grouped(number.round() as usize);
+    match number >= 999.5 {
+        true => grouped(number.round() as usize),
+        false => significant(number),
     }
-    let size = number.abs().clamp(1e-3, 999.0).log10().floor();
-    let decimals = if number == 0.0 { 0.0 } else { 2.0 - size };
-    format!("{number:.*}", decimals as usize)
 }
 
-/// With the prefix of the unit's multiple: 12 k, 3.4 M.
+/// A number with the prefix of its multiple: `12 k`, `3.4 M`.
 pub fn short(number: f64) -> String {
     let multiples = [(1e9, "\u{202f}G"), (1e6, "\u{202f}M"), (1e3, "\u{202f}k")];
     let fitting = multiples.into_iter().find(|(size, _)| number >= *size);
     let (size, prefix) = fitting.unwrap_or((1.0, ""));
-    // Digits that a float has beyond those that were meant do not show.
+    // A tick such as 0.1 + 0.2 must not show the rounding error of its sum.
     let value = (number / size * 1e6).round() / 1e6;
     format!("{value}{prefix}")
 }
@@ -57,6 +91,25 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(496_410), "496\u{202f}410");
         assert_eq!(grouped(1_000_000), "1\u{202f}000\u{202f}000");
+    }
+
+    #[test]
+    fn quantities_have_their_unit_and_no_idle_digits() {
+        assert_eq!(speed(160.9992), "161 images/s");
+        assert_eq!(speed(12_345.6), "12346 images/s");
+        assert_eq!(seconds(4.5678), "4.57 s");
+        assert_eq!(milliseconds(0.012_345), "12.3 ms");
+        assert_eq!(gigaflops(98.76), "98.8 GFLOP/s");
+        assert_eq!(percent(0.777_77), "77.78 %");
+        for (bytes, text) in [
+            (0, "0.0 MiB"),
+            (40 << 10, "0.04 MiB"),
+            (3 << 20, "3.0 MiB"),
+            (54_000_000, "51.5 MiB"),
+            (1_294_000_000, "1234 MiB"),
+        ] {
+            assert_eq!(mebibytes(bytes), text);
+        }
     }
 
     #[test]

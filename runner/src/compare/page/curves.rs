@@ -1,11 +1,11 @@
 //! Learning curves: the mean over seeds, a chart a data set.
 
 use super::style;
-use crate::checkpoint::EpochRecord;
 use crate::compare::scores::{Scores, Trials};
 use crate::compare::statistics::mean;
 use crate::report::curves::{Curves, Series};
 use crate::report::document::{details, note};
+use crate::train::checkpoint::EpochRecord;
 
 /// The charts of a backbone.
 pub fn charts(scores: &Scores, backbone: &str) -> String {

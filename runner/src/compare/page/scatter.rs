@@ -11,7 +11,7 @@ use crate::report::document::note;
 use crate::report::frame::{Frame, LEFT, TOP, cut};
 use crate::report::marks::{Style, mark};
 use crate::report::numbers::in_mebibytes;
-use crate::summary::Summary;
+use crate::run::summary::Summary;
 
 const HEIGHT: f64 = 300.0;
 

@@ -7,7 +7,7 @@ use crate::compare::scores::{Mean, Scores, Trials};
 use crate::compare::standing::Standing;
 use crate::compare::statistics::{deviation, mean};
 use crate::compare::{self};
-use crate::metrics::Metric;
+use crate::train::metrics::Metric;
 
 /// More data sets than this have tables of their own, by group.
 const WIDE: usize = 8;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Column, Entry, NONE, Table};
 use crate::compare::Results;
 use crate::report::numbers::brief;
-use crate::summary::{Cell, Failed, Tuning};
+use crate::run::summary::{Cell, Failed, Tuning};
 
 /// What the names of the table of searches are.
 pub const SEARCHED: &str = "searched for";

@@ -4,7 +4,7 @@ use super::{Better, Column, Entry, NONE, Table};
 use crate::compare::scores::{Scores, Trials};
 use crate::compare::statistics::mean;
 use crate::report::numbers::{brief, grouped, in_mebibytes};
-use crate::summary::Summary;
+use crate::run::summary::Summary;
 
 /// How a method's trials make one number.
 enum Over {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::choices::settings;
 use crate::compare::{Missing, Results};
-use crate::summary::{Cell, Failed, Summary};
+use crate::run::summary::{Cell, Failed, Summary};
 
 /// A trial, in whatever state.
 #[derive(Clone, Copy)]

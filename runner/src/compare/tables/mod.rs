@@ -453,7 +453,7 @@ mod tests {
         assert_eq!(entry(&other, "full-finetune", "trials").text, "26/27");
         assert_eq!(entry(&other, "full-finetune", "s/epoch").rival, None);
         let mut wrong = results.clone();
-        let lora = |s: &&mut crate::summary::Summary| s.methods == ["lora"];
+        let lora = |s: &&mut crate::run::summary::Summary| s.methods == ["lora"];
         wrong.done.iter_mut().find(lora).unwrap().params.formula = 7;
         let table = cost(&Scores::new(&wrong), "vit-micro");
         assert_eq!(entry(&table, "lora", "formula").text, "≠ 7");
@@ -556,7 +556,7 @@ mod tests {
     #[test]
     fn nothing_done_has_tables_too() {
         let mut results = sample::results(2, 1);
-        let place = |summary: crate::summary::Summary| crate::compare::Missing {
+        let place = |summary: crate::run::summary::Summary| crate::compare::Missing {
             cell: summary.cell.unwrap(),
             seed: summary.seed,
         };

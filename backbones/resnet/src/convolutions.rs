@@ -1,0 +1,30 @@
+//! The convolutions that a residual network is built of, and the norm behind each.
+
+use peft_core::backbone::Init;
+use peft_core::layers::{BatchNorm2d, Conv2dSizes};
+use peft_core::site::{Site, SiteKind};
+
+/// A 3x3 convolution that keeps the map, or halves it.
+pub(crate) fn spatial(inputs: usize, outputs: usize, stride: usize) -> Conv2dSizes {
+    Conv2dSizes {
+        inputs,
+        outputs,
+        kernel: 3,
+        stride,
+        padding: 1,
+    }
+}
+
+pub(crate) fn pointwise(inputs: usize, outputs: usize, stride: usize) -> Conv2dSizes {
+    Conv2dSizes {
+        inputs,
+        outputs,
+        kernel: 1,
+        stride,
+        padding: 0,
+    }
+}
+
+pub(crate) fn norm(name: &str, block: usize, channels: usize, init: &Init) -> BatchNorm2d {
+    BatchNorm2d::new(Site::new(name, block, SiteKind::Norm { channels }), init)
+}

@@ -1,0 +1,87 @@
+//! The sizes of the network, and which fit each other.
+
+use peft_core::error::{Error, Result};
+
+/// The sizes of a Swin Transformer, complete and consistent.
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
+    pub name: String,
+    pub img_size: usize,
+    pub patch_size: usize,
+    pub embed_dim: usize,
+    pub depths: Vec<usize>,
+    pub num_heads: Vec<usize>,
+    pub window_sizes: Vec<usize>,
+    pub mlp_ratio: f64,
+    pub qkv_bias: bool,
+}
+
+/// The sizes of one stage.
+pub(crate) struct StageSizes {
+    pub width: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub grid: usize,
+    pub window: usize,
+    pub qkv_bias: bool,
+}
+
+impl Sizes {
+    pub fn checked(self) -> Result<Self> {
+        let positive = [
+            ("img_size", self.img_size),
+            ("patch_size", self.patch_size),
+            ("embed_dim", self.embed_dim),
+            (
+                "window_size",
+                self.window_sizes.iter().copied().min().unwrap_or(1),
+            ),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::config(*field, "expected at least 1, got 0"));
+        }
+        if !self.img_size.is_multiple_of(self.patch_size) {
+            let message = format!(
+                "expected a multiple of patch_size ({}), got {}",
+                self.patch_size, self.img_size
+            );
+            return Err(Error::config("img_size", message));
+        }
+        // Channels double from stage to stage.
+        let (stages, most) = (self.depths.len(), 16);
+        if stages == 0 || stages > most || self.depths.contains(&0) {
+            let message = format!(
+                "expected 1 to {most} stages of at least 1 block, got {:?}",
+                self.depths
+            );
+            return Err(Error::config("depths", message));
+        }
+        let widths: Vec<usize> = (0..stages).map(|stage| self.embed_dim << stage).collect();
+        let divides = |(width, heads): (&usize, &usize)| *heads > 0 && width % heads == 0;
+        if self.num_heads.len() != stages || !widths.iter().zip(&self.num_heads).all(divides) {
+            let message = format!(
+                "expected one divisor of its channels for each stage ({widths:?}), got {:?}",
+                self.num_heads
+            );
+            return Err(Error::config("num_heads", message));
+        }
+        let ratio = self.mlp_ratio;
+        if !(ratio > 0.0 && ratio <= 64.0) {
+            let message = format!("expected more than 0 and at most 64, got {ratio}");
+            return Err(Error::config("mlp_ratio", message));
+        }
+        Ok(self)
+    }
+
+    pub fn stage(&self, stage: usize) -> StageSizes {
+        let width = self.embed_dim << stage;
+        StageSizes {
+            width,
+            hidden: (width as f64 * self.mlp_ratio) as usize,
+            heads: self.num_heads[stage],
+            grid: (self.img_size / self.patch_size).div_ceil(1 << stage),
+            window: self.window_sizes[stage],
+            qkv_bias: self.qkv_bias,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Two layers with GELU between them.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use peft_core::hooks::Hooks;
+use peft_core::layers::Linear;
+use peft_core::site::Site;
+use peft_ops::Gelu;
+
+#[derive(Module, Debug)]
+pub(crate) struct Mlp {
+    pub fc1: Linear,
+    pub fc2: Linear,
+    #[module(skip)]
+    pub site: Site,
+}
+
+impl Mlp {
+    /// With a residual added if there is one.
+    ///
+    /// # Shapes
+    /// `[b, h, w, c] -> [b, h, w, c]`.
+    pub fn forward(&self, residual: Option<Tensor<4>>, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        let hidden = self.fc1.forward(x, hooks); // [b, h, w, hidden]
+        self.fc2.forward_gelu(residual, hidden, Gelu::Exact, hooks)
+    }
+}

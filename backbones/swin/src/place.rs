@@ -1,0 +1,31 @@
+//! Where the parts of a module sit: their names, their block and their initial values.
+
+use peft_core::backbone::Init;
+use peft_core::layers::{LayerNorm, Linear};
+use peft_core::site::{Site, SiteKind};
+
+/// timm's LayerNorm epsilon.
+pub(crate) const EPSILON: f64 = 1e-5;
+
+/// Where the parts of a module sit.
+pub(crate) struct Place<'a> {
+    pub name: String,
+    pub block: usize,
+    pub init: &'a Init,
+}
+
+impl Place<'_> {
+    pub fn site(&self, part: &str, kind: SiteKind) -> Site {
+        Site::new(format!("{}.{part}", self.name), self.block, kind)
+    }
+
+    pub fn norm(&self, part: &str, channels: usize) -> LayerNorm {
+        let site = self.site(part, SiteKind::Norm { channels });
+        LayerNorm::new(site, EPSILON, self.init)
+    }
+
+    pub fn linear(&self, part: &str, [inputs, outputs]: [usize; 2], bias: bool) -> Linear {
+        let site = self.site(part, SiteKind::Linear { inputs, outputs });
+        Linear::new(site, bias, self.init)
+    }
+}

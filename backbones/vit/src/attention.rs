@@ -1,0 +1,27 @@
+//! Global self-attention.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use peft_core::hooks::Hooks;
+use peft_core::layers::Linear;
+use peft_core::site::Site;
+use peft_ops::attention;
+
+#[derive(Module, Debug)]
+pub(crate) struct Attention {
+    pub qkv: Linear,
+    pub proj: Linear,
+    pub heads: usize,
+    #[module(skip)]
+    pub site: Site,
+}
+
+impl Attention {
+    /// Softmax attention with heads of `d / heads` contiguous channels, before the last projection.
+    ///
+    /// # Shapes
+    /// `[b, n, d] -> [b, n, d]`.
+    pub fn mixed(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        attention(self.qkv.forward(x, hooks), self.heads)
+    }
+}

@@ -1,0 +1,70 @@
+//! Position embeddings at another resolution than that of the checkpoint.
+
+use burn::tensor::TensorData;
+use peft_core::params::floats;
+
+/// A position embedding `[1, prefix + o * o, d]` at a grid of `side`, as timm resamples it: bicubic
+/// with a = -0.5 and antialiasing (Pillow's), the prefix tokens as they are.
+pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option<TensorData> {
+    let &[1, tokens, d] = &value.shape()[..] else {
+        return None;
+    };
+    let old = (tokens.checked_sub(prefix)? as f64).sqrt().round() as usize;
+    if old == 0 || old * old + prefix != tokens {
+        return None;
+    }
+    let values = floats(value);
+    let (kept, grid) = values.split_at(prefix * d);
+    let filter = filter(old, side);
+    // Columns, then rows.
+    let mut wide = vec![0.0f32; old * side * d];
+    for y in 0..old {
+        for (x, (first, weights)) in filter.iter().enumerate() {
+            for (k, weight) in weights.iter().enumerate() {
+                let from = (y * old + first + k) * d;
+                let to = (y * side + x) * d;
+                for c in 0..d {
+                    wide[to + c] += weight * grid[from + c];
+                }
+            }
+        }
+    }
+    let mut both = vec![0.0f32; side * side * d];
+    for (y, (first, weights)) in filter.iter().enumerate() {
+        for (k, weight) in weights.iter().enumerate() {
+            let (from, to) = ((first + k) * side * d, y * side * d);
+            for c in 0..side * d {
+                both[to + c] += weight * wide[from + c];
+            }
+        }
+    }
+    let all = [kept, &both].concat();
+    Some(TensorData::new(all, [1, prefix + side * side, d]))
+}
+
+/// For each of `new` positions the first of `old` and the weights from there on.
+fn filter(old: usize, new: usize) -> Vec<(usize, Vec<f32>)> {
+    let cubic = |x: f64| {
+        let (a, x) = (-0.5, x.abs());
+        match x {
+            x if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+            x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * a,
+            _ => 0.0,
+        }
+    };
+    let scale = old as f64 / new as f64;
+    let stretch = scale.max(1.0);
+    let support = 2.0 * stretch;
+    (0..new)
+        .map(|i| {
+            let centre = scale * (i as f64 + 0.5);
+            let first = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(old);
+            let raw: Vec<f64> = (first..end)
+                .map(|j| cubic((j as f64 - centre + 0.5) / stretch))
+                .collect();
+            let sum: f64 = raw.iter().sum();
+            (first, raw.iter().map(|w| (w / sum) as f32).collect())
+        })
+        .collect()
+}

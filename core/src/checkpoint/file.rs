@@ -1,0 +1,290 @@
+//! A checkpoint of any known format.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+
+use super::entry::{Bytes, Element, Entry};
+use super::{npz, safetensors, torch};
+use crate::error::{Error, Result};
+use crate::params::Tensors;
+
+/// A checkpoint of any known format, open and checked.
+pub struct Checkpoint {
+    path: PathBuf,
+    format: &'static str,
+    files: Vec<FileBytes>,
+    entries: BTreeMap<String, (usize, Entry)>,
+    metadata: HashMap<String, String>,
+}
+
+/// Bytes that are hashed at once.
+const HASHED: usize = 16 << 20;
+
+/// A file's bytes: mapped into memory, or inside the binary.
+enum FileBytes {
+    Map(memmap2::Mmap),
+    Static(&'static [u8]),
+}
+
+impl FileBytes {
+    /// Maps a file.
+    fn map(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        if file.metadata().map_err(Error::io(path))?.len() == 0 {
+            return Err(Error::file(
+                path,
+                "expected a checkpoint, the file is empty",
+            ));
+        }
+        // SAFETY: the map is read only; a file that another process truncates while it is mapped
+        // would raise SIGBUS, as with every reader of mapped checkpoints.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+        Ok(Self::Map(map))
+    }
+}
+
+impl FileBytes {
+    /// Says that these bytes are not needed soon: mapped pages that were read count as this
+    /// process's memory until then.
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Map(map) = self {
+            // SAFETY: the map is of a file, never written: a page that is read again is the same.
+            let advised = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    range.start,
+                    range.len(),
+                )
+            };
+            // Only memory is at stake, which stays as it is where the advice is not taken.
+            drop(advised);
+        }
+    }
+}
+
+impl std::ops::Deref for FileBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Opens a file, or a sharded checkpoint by its `.index.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is not whole or of no known format.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.to_string_lossy().ends_with(".index.json") {
+            return Self::sharded(path);
+        }
+        Self::of(path, FileBytes::map(path)?)
+    }
+
+    /// A file that is inside the binary.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn bundled(name: &str, content: &'static [u8]) -> Result<Self> {
+        Self::of(Path::new(name), FileBytes::Static(content))
+    }
+
+    fn of(path: &Path, file: FileBytes) -> Result<Self> {
+        let bytes: &[u8] = &file;
+        let at = |message: String| Error::file(path, message);
+        let is_zip = bytes.starts_with(b"PK\x03\x04");
+        let npz = path.extension().is_some_and(|ending| ending == "npz");
+        let mut metadata = HashMap::new();
+        let (format, entries) = if is_zip && npz {
+            ("npz", npz::entries(bytes).map_err(at)?)
+        } else if is_zip || torch::is_legacy(bytes) {
+            ("pytorch", torch::entries(bytes).map_err(at)?)
+        } else {
+            let (entries, own) = safetensors::contents(bytes).map_err(at)?;
+            metadata = own;
+            ("safetensors", entries)
+        };
+        let entries = entries.into_iter().map(|(name, entry)| (name, (0, entry)));
+        Ok(Self {
+            path: path.to_owned(),
+            format,
+            entries: entries.collect(),
+            files: vec![file],
+            metadata,
+        })
+    }
+
+    /// The files that an index names, beside it.
+    fn sharded(path: &Path) -> Result<Self> {
+        let at = |message: String| Error::file(path, message);
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let index: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| at(format!("expected JSON: {e}")))?;
+        let map = index["weight_map"].as_object();
+        let map = map.ok_or_else(|| at("expected a weight_map of tensors to files".to_owned()))?;
+        let mut shards: BTreeMap<&str, Self> = BTreeMap::new();
+        for file in map.values() {
+            let name = file.as_str().unwrap_or_default();
+            let plain = Path::new(name).file_name().is_some_and(|own| own == name);
+            if !plain {
+                return Err(at(format!(
+                    "expected the name of a file beside it, got {file}"
+                )));
+            }
+            if !shards.contains_key(name) {
+                shards.insert(name, Self::open(&path.with_file_name(name))?);
+            }
+        }
+        let (mut files, mut entries, mut format) = (Vec::new(), BTreeMap::new(), "safetensors");
+        for (file, shard) in shards {
+            format = shard.format;
+            for (name, (_, entry)) in shard.entries {
+                if map.get(&name).and_then(|own| own.as_str()) != Some(file) {
+                    return Err(at(format!(
+                        "{file} holds {name}, which the index does not say"
+                    )));
+                }
+                entries.insert(name, (files.len(), entry));
+            }
+            files.extend(shard.files);
+        }
+        match map.keys().find(|name| !entries.contains_key(*name)) {
+            Some(name) => Err(at(format!("{} lacks {name}", map[name]))),
+            None => Ok(Self {
+                path: path.to_owned(),
+                format,
+                files,
+                entries,
+                metadata: HashMap::new(),
+            }),
+        }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `safetensors`, `pytorch` or `npz`.
+    pub fn format(&self) -> &'static str {
+        self.format
+    }
+
+    /// BLAKE3 of the content, in hex.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            for start in (0..file.len()).step_by(HASHED) {
+                let range = start..file.len().min(start + HASHED);
+                hasher.update(&file[range.clone()]);
+                file.release(range);
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// What a safetensors file says of itself; nothing for other formats.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// The names of the tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, if there is one of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.entries.get(name)?.1.shape)
+    }
+
+    /// Elements of a tensor, as safetensors calls them: `F32`, `BF16`, `I64`.
+    pub fn dtype(&self, name: &str) -> Option<&'static str> {
+        Some(match self.entries.get(name)?.1.element {
+            Element::F64 => "F64",
+            Element::F32 => "F32",
+            Element::F16 => "F16",
+            Element::BF16 => "BF16",
+            Element::I64 => "I64",
+            Element::I32 => "I32",
+            Element::I16 => "I16",
+            Element::I8 => "I8",
+            Element::U8 => "U8",
+            Element::Bool => "BOOL",
+        })
+    }
+
+    /// Bytes of its files.
+    pub fn bytes(&self) -> usize {
+        self.files.iter().map(|file| file.len()).sum()
+    }
+
+    /// One tensor, row-major: floats of any width become f32, integers i64.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is not there.
+    pub fn tensor(&self, name: &str) -> Result<TensorData> {
+        let (file, entry) = self
+            .entries
+            .get(name)
+            .ok_or_else(|| Error::file(&self.path, format!("no tensor is named {name:?}")))?;
+        let file = &self.files[*file];
+        let data = entry.data(file);
+        if let Bytes::In(range) = &entry.bytes {
+            file.release(range.clone());
+        }
+        Ok(data)
+    }
+
+    /// All tensors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn tensors(&self) -> Result<Tensors> {
+        let all = self.entries.keys();
+        all.map(|name| Ok((name.clone(), self.tensor(name)?)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(header: &str, bytes: usize) -> Result<Checkpoint> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let length = (header.len() as u64).to_le_bytes();
+        let content = [&length[..], header.as_bytes(), &vec![0; bytes]].concat();
+        std::fs::write(&path, content).unwrap();
+        Checkpoint::open(&path)
+    }
+
+    #[test]
+    fn a_header_is_held_against_the_file() {
+        let entry = |start: usize, end: usize| {
+            format!(r#"{{"dtype": "F32", "shape": [1], "data_offsets": [{start}, {end}]}}"#)
+        };
+        let (first, second) = (entry(0, 4), entry(4, 8));
+        let good = format!(r#"{{"a": {first}, "b": {second}}}"#);
+        assert_eq!(opened(&good, 8).unwrap().names().count(), 2);
+        let twice = format!(r#"{{"a": {second}, "b": {first}, "a": {second}}}"#);
+        let overlapping = format!(r#"{{"a": {first}, "b": {}}}"#, entry(2, 6));
+        let huge = r#"{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}"#;
+        for (header, expected) in [
+            (twice.as_str(), "\"a\" twice"),
+            (&overlapping, "expected a whole safetensors file"),
+            (huge, "expected a whole safetensors file"),
+        ] {
+            let error = opened(header, 8).err().unwrap().to_string();
+            assert!(error.contains(expected), "{header}: {error}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The shapes in a checkpoint, by which a family recognises its own.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::TensorData;
+
+use super::file::Checkpoint;
+use crate::layout::Layout;
+
+/// The shapes in a checkpoint by canonical name, as one layout reads them.
+pub struct Shapes<'a> {
+    pub(super) file: &'a Checkpoint,
+    pub(super) layout: Layout,
+    pub(super) keys: BTreeMap<String, String>,
+    /// Attention heads, where a file beside the checkpoint says how many: shapes do not tell.
+    pub num_heads: Option<usize>,
+}
+
+impl Shapes<'_> {
+    /// The shape of a parameter; a slice of a fused projection has a name of its own.
+    pub fn get(&self, name: &str) -> Option<Vec<usize>> {
+        let zeros = |name: &str| {
+            let shape = self.file.shape(self.keys.get(name)?)?;
+            Some(TensorData::zeros::<f32, _>(shape.to_vec()))
+        };
+        let data = zeros(name)?;
+        Some(match self.layout.convert {
+            None => data.shape().to_vec(),
+            Some(convert) => convert(name, data, &zeros).shape().to_vec(),
+        })
+    }
+
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.keys.contains_key(name)
+    }
+
+    /// How many of `{}` = 0, 1, 2 .. there are in `pattern` before one is missing.
+    pub fn count(&self, pattern: &str) -> usize {
+        let there = |i: &usize| self.has(&pattern.replace("{}", &i.to_string()));
+        (0..).take_while(there).count()
+    }
+}

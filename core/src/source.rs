@@ -1,0 +1,323 @@
+//! Where a backbone's weights come from and which images they were trained on: the part that the
+//! configurations of all families share.
+
+use std::path::PathBuf;
+
+use crate::input::{CropMode, InputSpec, Interpolation, Published};
+
+/// The fields that every family's configuration has beside its own.
+///
+/// In a YAML they stand directly below `backbone:`, among the family's own fields;
+/// [`backbone_config!`](crate::backbone_config) puts them there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Source {
+    /// The checkpoint; without one the values are random.
+    pub weights: Option<PathBuf>,
+    /// The library whose parameter names the checkpoint uses, if they are not to be recognised.
+    pub layout: Option<String>,
+    /// Mean of each channel.
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of each channel.
+    pub std: Option<[f32; 3]>,
+    /// How images are resized.
+    pub interpolation: Option<Interpolation>,
+    /// Part of the resized image that is kept, in `(0, 1]`.
+    pub crop_pct: Option<f32>,
+    /// What is resized.
+    pub crop_mode: Option<CropMode>,
+}
+
+impl Source {
+    /// How images become the backbone's input: these fields where they are given, else `default`.
+    pub fn input(&self, default: InputSpec) -> InputSpec {
+        InputSpec {
+            size: default.size,
+            mean: self.mean.unwrap_or(default.mean),
+            std: self.std.unwrap_or(default.std),
+            interpolation: self.interpolation.unwrap_or(default.interpolation),
+            crop_pct: self.crop_pct.unwrap_or(default.crop_pct),
+            crop_mode: self.crop_mode.unwrap_or(default.crop_mode),
+        }
+    }
+
+    /// Takes over what a file beside the weights states, and returns one remark for each field of
+    /// the configuration that it overrules.
+    pub fn take(&mut self, published: &Published) -> Vec<String> {
+        let overruled = [
+            replaced("mean", &mut self.mean, published.mean),
+            replaced("std", &mut self.std, published.std),
+            replaced(
+                "interpolation",
+                &mut self.interpolation,
+                published.interpolation,
+            ),
+            replaced("crop_pct", &mut self.crop_pct, published.crop_pct),
+            replaced("crop_mode", &mut self.crop_mode, published.crop_mode),
+        ];
+        let path = published.path.display();
+        let remark =
+            |field| format!("{field}, not the configuration's: {path} comes with the weights");
+        overruled.into_iter().flatten().map(remark).collect()
+    }
+}
+
+/// Replaces a field by the published value, if there is one; `name is value` if the field held another.
+fn replaced<T: Copy + PartialEq + std::fmt::Debug>(
+    name: &str,
+    field: &mut Option<T>,
+    published: Option<T>,
+) -> Option<String> {
+    let value = published?;
+    let before = field.replace(value)?;
+    (before != value).then(|| format!("{name} is {value:?}"))
+}
+
+/// A configuration with the fields of a [`Source`]; implemented by
+/// [`backbone_config!`](crate::backbone_config).
+pub trait HasSource {
+    /// These fields.
+    fn source(&self) -> Source;
+
+    /// Replaces them.
+    fn set_source(&mut self, source: Source);
+}
+
+/// Declares the configuration of a family of backbones: appends the fields of a
+/// [`Source`](crate::source::Source) to the family's own and implements
+/// [`HasSource`](crate::source::HasSource).
+///
+/// The texts under `source` complete the fields' documentation, which is also the schema's: what
+/// the defaults are, which formats and names of checkpoints the family reads, and its layouts.
+///
+/// A macro, because the fields must stand beside the family's own in a YAML: serde's `flatten`
+/// would do that too, but it cannot refuse unknown fields.
+///
+/// ```text
+/// peft_core::backbone_config! {
+///     /// A Swin Transformer.
+///     #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+///     #[serde(default, deny_unknown_fields)]
+///     pub struct Swin {
+///         /// Rows and columns of the image in pixels. Default 224.
+///         #[serde(skip_serializing_if = "Option::is_none")]
+///         pub img_size: Option<usize>,
+///     }
+///     source {
+///         mean: "ImageNet's",
+///         std: "ImageNet's",
+///         interpolation: "bicubic",
+///         crop_pct: "0.9",
+///         weights: "(safetensors, `.pth`, `.bin`) under timm's names",
+///         layout: "`timm`",
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! backbone_config {
+    (
+        $(#[$attribute:meta])*
+        pub struct $name:ident { $($own:tt)* }
+        source {
+            mean: $mean:literal,
+            std: $std:literal,
+            interpolation: $interpolation:literal,
+            crop_pct: $crop_pct:literal,
+            weights: $weights:literal,
+            layout: $layout:literal $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        pub struct $name {
+            $($own)*
+            #[doc = concat!(
+                "Mean of each channel that the checkpoint was trained with. Default ", $mean, "."
+            )]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub mean: Option<[f32; 3]>,
+            #[doc = concat!("Standard deviation of each channel. Default ", $std, ".")]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub std: Option<[f32; 3]>,
+            #[doc = concat!("How images are resized. Default ", $interpolation, ".")]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub interpolation: Option<$crate::input::Interpolation>,
+            #[doc = concat!(
+                "Part of the resized image that is kept: images are resized to \
+                 `img_size / crop_pct` and the centre is cut out. Default ",
+                $crop_pct,
+                "."
+            )]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub crop_pct: Option<f32>,
+            /// What is resized: the shorter side (`center`), or both sides to a square (`squash`).
+            /// Default `center`.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub crop_mode: Option<$crate::input::CropMode>,
+            #[doc = concat!(
+                "A checkpoint ", $weights, "; without one the values are random."
+            )]
+            pub weights: Option<::std::path::PathBuf>,
+            #[doc = concat!(
+                "The library whose names the weights have: ",
+                $layout,
+                ". Default: recognised by their keys."
+            )]
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub layout: Option<String>,
+        }
+
+        impl $crate::source::HasSource for $name {
+            fn source(&self) -> $crate::source::Source {
+                $crate::source::Source {
+                    weights: self.weights.clone(),
+                    layout: self.layout.clone(),
+                    mean: self.mean,
+                    std: self.std,
+                    interpolation: self.interpolation,
+                    crop_pct: self.crop_pct,
+                    crop_mode: self.crop_mode,
+                }
+            }
+
+            fn set_source(&mut self, source: $crate::source::Source) {
+                // Names every field, so that a new one cannot be forgotten here.
+                let $crate::source::Source {
+                    weights,
+                    layout,
+                    mean,
+                    std,
+                    interpolation,
+                    crop_pct,
+                    crop_mode,
+                } = source;
+                self.weights = weights;
+                self.layout = layout;
+                self.mean = mean;
+                self.std = std;
+                self.interpolation = interpolation;
+                self.crop_pct = crop_pct;
+                self.crop_mode = crop_mode;
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    backbone_config! {
+        /// A family of one field.
+        #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Tiny {
+            /// Number of blocks.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            pub depth: Option<usize>,
+        }
+        source {
+            mean: "0.5",
+            std: "0.5",
+            interpolation: "bicubic",
+            crop_pct: "0.9",
+            weights: "(safetensors) under timm's names",
+            layout: "`timm`",
+        }
+    }
+
+    #[test]
+    fn shared_fields_stand_beside_the_familys_own() {
+        let json = r#"{"depth":2,"mean":[0.0,0.5,1.0],"crop_mode":"squash","weights":"a.pth"}"#;
+        let mut tiny: Tiny = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&tiny).unwrap(), json);
+        let source = Source {
+            mean: Some([0.0, 0.5, 1.0]),
+            crop_mode: Some(CropMode::Squash),
+            weights: Some("a.pth".into()),
+            ..Source::default()
+        };
+        assert_eq!(tiny.source(), source);
+
+        let other = Source {
+            weights: Some("b.pth".into()),
+            layout: Some("timm".into()),
+            mean: Some([0.1; 3]),
+            std: Some([0.2; 3]),
+            interpolation: Some(Interpolation::Bilinear),
+            crop_pct: Some(0.5),
+            crop_mode: Some(CropMode::Center),
+        };
+        tiny.set_source(other.clone());
+        assert_eq!((tiny.depth, tiny.source()), (Some(2), other));
+
+        // The hash of a trial is over this text: without weights it says so, other fields are left out.
+        let empty = serde_json::to_string(&Tiny::default()).unwrap();
+        assert_eq!(empty, r#"{"weights":null}"#);
+        let error = serde_json::from_str::<Tiny>(r#"{"source": {}}"#).unwrap_err();
+        let expected = "unknown field `source`, expected one of `depth`, `mean`, `std`";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn the_schema_documents_a_familys_defaults() {
+        let schema = serde_json::to_value(schemars::schema_for!(Tiny)).unwrap();
+        let about = |field: &str| schema["properties"][field]["description"].clone();
+        let expected = "A checkpoint (safetensors) under timm's names; without one the values are \
+                        random.";
+        assert_eq!(about("weights"), expected);
+        assert_eq!(
+            about("interpolation"),
+            "How images are resized. Default bicubic."
+        );
+    }
+
+    #[test]
+    fn given_fields_win_over_the_familys_defaults() {
+        let default = InputSpec {
+            size: 224,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            interpolation: Interpolation::Bicubic,
+            crop_pct: 0.9,
+            crop_mode: CropMode::Center,
+        };
+        assert_eq!(Source::default().input(default), default);
+        let given = Source {
+            std: Some([0.2; 3]),
+            crop_pct: Some(1.0),
+            ..Source::default()
+        };
+        let expected = InputSpec {
+            std: [0.2; 3],
+            crop_pct: 1.0,
+            ..default
+        };
+        assert_eq!(given.input(default), expected);
+    }
+
+    #[test]
+    fn a_file_beside_the_weights_overrules_the_configuration_with_a_remark() {
+        let folder = tempfile::tempdir().unwrap();
+        let json = r#"{"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}"#;
+        std::fs::write(folder.path().join("config.json"), json).unwrap();
+        let published = Published::beside(&folder.path().join("model.safetensors"));
+        let published = published.unwrap().unwrap();
+        let mut source = Source {
+            mean: Some([0.5; 3]),
+            crop_pct: Some(0.9),
+            ..Source::default()
+        };
+        let remarks = source.take(&published);
+        assert_eq!(source.mean, Some([0.1, 0.2, 0.3]));
+        assert_eq!(source.std, Some([1.0; 3]));
+        assert_eq!(source.crop_pct, Some(0.9));
+        let path = folder.path().join("config.json");
+        let expected = format!(
+            "mean is [0.1, 0.2, 0.3], not the configuration's: {} comes with the weights",
+            path.display()
+        );
+        assert_eq!(remarks, [expected]);
+    }
+}

@@ -1,0 +1,227 @@
+//! What is known of a backbone before any forward: its boundaries and sites.
+
+use serde::Serialize;
+
+use crate::activation::BoundaryShape;
+use crate::error::{Error, Result};
+use crate::input::InputSpec;
+use crate::random::Distribution;
+use crate::site::{Branch, Site, SiteKind};
+
+/// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
+pub type Cut = usize;
+
+/// What is known of a backbone before any forward.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackboneSpec {
+    /// The variant or family, for messages.
+    pub name: String,
+    /// Number of blocks `L`.
+    pub depth: usize,
+    /// Boundaries `0..=L+1`.
+    pub boundaries: Vec<BoundarySpec>,
+    /// Named operations in the order of the forward pass.
+    pub sites: Vec<Site>,
+    /// The images that it takes.
+    pub input: InputSpec,
+    /// Width of the features that the head sees.
+    pub features: usize,
+    /// The checkpoint's name for its own head, for example `head` or `fc`.
+    pub head_name: &'static str,
+}
+
+/// One boundary.
+#[derive(Clone, Debug, Serialize)]
+pub struct BoundarySpec {
+    /// Its index, `0..=L+1`.
+    pub index: usize,
+    /// What lies there, for example `input of blocks.2`.
+    pub place: String,
+    /// The activation's shape, without the batch.
+    pub shape: BoundaryShape,
+}
+
+impl std::fmt::Display for BoundarySpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "boundary {} ({})", self.index, self.place)
+    }
+}
+
+impl BackboneSpec {
+    /// The boundaries of a backbone whose blocks are called `block_names` and whose block inputs
+    /// have `shapes[0..L]`, the last output `shapes[L]`.
+    pub fn boundaries(
+        image: BoundaryShape,
+        block_names: &[String],
+        shapes: &[BoundaryShape],
+    ) -> Vec<BoundarySpec> {
+        let inputs = block_names.iter().map(|name| format!("input of {name}"));
+        let last = block_names.last().map(|name| format!("output of {name}"));
+        std::iter::once("normalised image".to_owned())
+            .chain(inputs)
+            .chain(last)
+            .zip(std::iter::once(&image).chain(shapes))
+            .enumerate()
+            .map(|(index, (place, &shape))| BoundarySpec {
+                index,
+                place,
+                shape,
+            })
+            .collect()
+    }
+
+    /// The last boundary, `L+1`: the output of the last block.
+    pub fn last_boundary(&self) -> Cut {
+        self.depth + 1
+    }
+
+    /// The shape of the activation at a cut, without the batch.
+    pub fn shape_at(&self, cut: Cut) -> BoundaryShape {
+        match self.boundaries.get(cut) {
+            Some(boundary) => boundary.shape,
+            None => BoundaryShape::Features {
+                width: self.features,
+            },
+        }
+    }
+
+    /// The cut after the last norm and pooling: what the head sees.
+    pub fn features_cut(&self) -> Cut {
+        self.depth + 2
+    }
+
+    /// The boundary that `index` means; negative counts blocks from the end, `-1` is the input of
+    /// the last block.
+    ///
+    /// # Errors
+    /// [`Error::Boundary`] with the range.
+    pub fn boundary(&self, index: i64) -> Result<&BoundarySpec> {
+        let depth = self.depth as i64;
+        let absolute = if index < 0 { depth + 1 + index } else { index };
+        let exists = absolute >= i64::from(index < 0) && absolute <= depth + 1;
+        usize::try_from(absolute)
+            .ok()
+            .filter(|_| exists)
+            .and_then(|absolute| self.boundaries.get(absolute))
+            .ok_or_else(|| Error::Boundary {
+                index,
+                backbone: self.name.clone(),
+                last: self.last_boundary(),
+                depth: self.depth,
+            })
+    }
+
+    /// The site of that name.
+    pub fn site(&self, name: &str) -> Option<&Site> {
+        self.sites.iter().find(|site| site.name == name)
+    }
+
+    /// Whether extra tokens can join at a boundary: at the input of a block with global attention.
+    pub fn takes_extras(&self, boundary: Cut) -> bool {
+        let shape = self.boundaries.get(boundary).map(|boundary| boundary.shape);
+        boundary <= self.depth && matches!(shape, Some(BoundaryShape::Tokens { .. }))
+    }
+
+    /// Why extra tokens cannot join there.
+    pub fn why_no_extras(&self, boundary: Cut) -> String {
+        match self.boundaries.get(boundary) {
+            Some(at) if boundary > self.depth => format!("no block reads what joins at {at}"),
+            Some(at) => format!(
+                "extra tokens need a sequence under global attention; at {at} it has a {}",
+                at.shape
+            ),
+            None => format!("it has no boundary {boundary}"),
+        }
+    }
+
+    /// How prompt tokens of `width` start: `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size (Jia
+    /// et al. 2022): Xavier's bound for the first convolution.
+    pub fn prompt_distribution(&self, width: usize) -> Distribution {
+        let patch = self.sites.iter().find_map(|site| match site.kind {
+            SiteKind::Conv {
+                inputs,
+                kernel: [kh, kw],
+                ..
+            } => Some(inputs * kh * kw),
+            _ => None,
+        });
+        let fans = patch.unwrap_or(0) + width;
+        Distribution::Uniform((6.0 / fans as f32).sqrt())
+    }
+
+    /// The branch that a site lies in, by its name: `blocks.0.attn.qkv` lies in `blocks.0.attn`.
+    pub fn branch_of(&self, site: &Site) -> Option<Branch> {
+        self.sites.iter().find_map(|outer| match outer.kind {
+            SiteKind::Branch { branch, .. } => {
+                let inner = site.name.strip_prefix(&outer.name)?;
+                inner.starts_with('.').then_some(branch)
+            }
+            _ => None,
+        })
+    }
+
+    /// The block of a parameter by its name: that of its site, or of the nearest module around it that
+    /// has sites; 0 for what belongs to none (class token, position embedding), which is never too
+    /// late.
+    pub fn block_of(&self, parameter: &str) -> usize {
+        let around = parameter.match_indices('.').rev();
+        let mut modules = around.map(|(end, _)| &parameter[..end]);
+        let of = |module: &str| {
+            let inside = |site: &&Site| {
+                let rest = site.name.strip_prefix(module);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            self.sites.iter().find(inside).map(|site| site.block)
+        };
+        modules.find_map(of).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::{CropMode, Interpolation};
+
+    fn spec() -> BackboneSpec {
+        let tokens = BoundaryShape::Tokens { count: 5, width: 8 };
+        let names: Vec<_> = (0..4).map(|i| format!("blocks.{i}")).collect();
+        BackboneSpec {
+            name: "vit".into(),
+            depth: 4,
+            boundaries: BackboneSpec::boundaries(tokens, &names, &[tokens; 5]),
+            sites: vec![],
+            input: InputSpec {
+                size: 8,
+                mean: [0.5; 3],
+                std: [0.5; 3],
+                interpolation: Interpolation::Bicubic,
+                crop_pct: 1.0,
+                crop_mode: CropMode::Center,
+            },
+            features: 8,
+            head_name: "head",
+        }
+    }
+
+    #[test]
+    fn boundaries_count_from_both_ends_and_print_both_spellings() {
+        let spec = spec();
+        let at = |i| spec.boundary(i).unwrap().to_string();
+        assert_eq!(at(0), "boundary 0 (normalised image)");
+        assert_eq!(at(3), "boundary 3 (input of blocks.2)");
+        assert_eq!(at(-1), "boundary 4 (input of blocks.3)");
+        assert_eq!(at(-3), "boundary 2 (input of blocks.1)");
+        assert_eq!(at(5), "boundary 5 (output of blocks.3)");
+    }
+
+    #[test]
+    fn a_boundary_out_of_range_says_the_range() {
+        for index in [6, -5, i64::MAX, i64::MIN] {
+            let error = spec().boundary(index).unwrap_err().to_string();
+            assert!(
+                error.contains("0..=5") && error.contains("-4..=-1"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `runner data check`: what is on disk against what is known of the data set.
+
+use std::collections::{BTreeMap, HashMap};
+
+use clap::Args;
+use peft_core::data::{Dataset, Image, Split};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{read, unopened};
+use crate::cli::args::{DatasetArgs, Format};
+use crate::config::about::About;
+use crate::exit::{Exit, Failure, config_error, failure};
+
+/// Check a data set on disk: counts, classes, unreadable images, equal images in two splits.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner data check vtab-1k/caltech101 --root data/caltech101")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub which: DatasetArgs,
+    /// Check counts and classes only, and read no image.
+    #[arg(long)]
+    pub quick: bool,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// Lines of a list that are shown.
+const LISTED: usize = 12;
+
+/// What a check found.
+#[derive(Debug, Default, Serialize)]
+pub struct Found {
+    title: Option<String>,
+    classes: usize,
+    /// Images of each split.
+    splits: BTreeMap<String, usize>,
+    /// Of each class in each split.
+    histogram: Vec<Histogram>,
+    groups: Vec<String>,
+    remarks: Vec<String>,
+    /// What differs from what is known of the set.
+    differences: Vec<String>,
+    /// Images that cannot be read, with the reason.
+    unreadable: Vec<String>,
+    /// Equal images in two splits, or with two labels.
+    duplicates: Vec<String>,
+    /// Whether every image was read.
+    read: bool,
+}
+
+/// A class and its images.
+#[derive(Debug, Serialize)]
+struct Histogram {
+    class: String,
+    train: usize,
+    validation: usize,
+    test: usize,
+}
+
+/// Checks a data set: counts and classes, and every image unless told otherwise.
+///
+/// # Errors
+/// If it cannot be opened, or something is wrong with it, after everything was said.
+pub fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let (config, about) = read(&args.which)?;
+    let dataset = config.open().map_err(|e| unopened(&e, about.as_ref()))?;
+    let found = found(&*dataset, about.as_ref(), !args.quick)?;
+    match args.format {
+        Format::Json => {
+            let json = serde_json::to_string_pretty(&found);
+            println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
+        }
+        Format::Text => print(&found),
+    }
+    let wrong = found.differences.len() + found.unreadable.len() + found.duplicates.len();
+    match wrong {
+        0 => Ok(()),
+        n => Err(config_error(format!(
+            "{}: {n} things are wrong",
+            args.which.dataset
+        ))),
+    }
+}
+
+pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result<Found, Failure> {
+    let mut histogram: Vec<Histogram> = (dataset.classes().iter())
+        .map(|class| Histogram {
+            class: class.clone(),
+            train: 0,
+            validation: 0,
+            test: 0,
+        })
+        .collect();
+    for split in Split::ALL {
+        for index in 0..dataset.len(split) {
+            let label = dataset.label(split, index).map_err(config_error)?;
+            let Some(row) = histogram.get_mut(label) else {
+                let message = format!("{split} image {index}: the label {label} is no class");
+                return Err(config_error(message));
+            };
+            match split {
+                Split::Train => row.train += 1,
+                Split::Validation => row.validation += 1,
+                Split::Test => row.test += 1,
+            }
+        }
+    }
+    let (unreadable, duplicates) = match read {
+        true => images(dataset),
+        false => (Vec::new(), Vec::new()),
+    };
+    Ok(Found {
+        title: about.map(|about| about.title.clone()),
+        classes: dataset.classes().len(),
+        splits: Split::ALL
+            .map(|split| (split.to_string(), dataset.len(split)))
+            .into(),
+        histogram,
+        groups: dataset.groups().to_vec(),
+        remarks: dataset.remarks(),
+        differences: about.map_or(Vec::new(), |about| about.differences(dataset)),
+        unreadable,
+        duplicates,
+        read,
+    })
+}
+
+/// Reads every image: those that cannot be read, and equal ones in two splits or with two labels.
+fn images(dataset: &dyn Dataset) -> (Vec<String>, Vec<String>) {
+    let (mut unreadable, mut duplicates) = (Vec::new(), Vec::new());
+    let mut seen: HashMap<blake3::Hash, (Split, usize, usize)> = HashMap::new();
+    for split in Split::ALL {
+        let read = |index| {
+            let sample = dataset.sample(split, index);
+            sample.map(|sample| (hash(&sample.image), sample.label))
+        };
+        let all: Vec<_> = (0..dataset.len(split)).into_par_iter().map(read).collect();
+        for (index, sample) in all.into_iter().enumerate() {
+            let (hash, label) = match sample {
+                Ok(sample) => sample,
+                Err(e) => {
+                    unreadable.push(format!("{split} image {index}: {e}"));
+                    continue;
+                }
+            };
+            let first = *seen.entry(hash).or_insert((split, index, label));
+            if (first.0, first.2) != (split, label) {
+                let say = |(split, index, label): (Split, usize, usize)| {
+                    format!("{split} image {index} ({})", dataset.classes()[label])
+                };
+                duplicates.push(format!("{} is {}", say((split, index, label)), say(first)));
+            }
+        }
+    }
+    (unreadable, duplicates)
+}
+
+fn hash(image: &Image) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(image.width as u64).to_le_bytes());
+    hasher.update(&image.rgb);
+    hasher.finalize()
+}
+
+pub fn print(found: &Found) {
+    if let Some(title) = &found.title {
+        println!("{title}");
+    }
+    let sizes = found.splits.values().sum::<usize>();
+    println!("{} classes, {sizes} images", found.classes);
+    histogram(&found.histogram);
+    let list = |title: &str, lines: &[String]| {
+        if !lines.is_empty() {
+            println!("{title}: {}", lines.len());
+            lines
+                .iter()
+                .take(LISTED)
+                .for_each(|line| println!("  {line}"));
+            if lines.len() > LISTED {
+                println!("  and {} more", lines.len() - LISTED);
+            }
+        }
+    };
+    list("groups", &found.groups);
+    list("remarks", &found.remarks);
+    list("other than known", &found.differences);
+    list("cannot be read", &found.unreadable);
+    list(
+        "equal images in two splits or with two labels",
+        &found.duplicates,
+    );
+    if !found.read {
+        println!("images were not read (--quick)");
+    }
+}
+
+/// The split table with a bar for each class; of many classes the largest and the least.
+fn histogram(rows: &[Histogram]) {
+    let total = |row: &Histogram| row.train + row.validation + row.test;
+    let most = rows.iter().map(total).max().unwrap_or(0).max(1);
+    let width = rows.iter().map(|row| row.class.chars().count()).max();
+    let width = width.unwrap_or(0).clamp(5, 28);
+    println!(
+        "{:<width$} {:>8} {:>10} {:>8}",
+        "class", "train", "validation", "test"
+    );
+    let mut sorted: Vec<&Histogram> = rows.iter().collect();
+    if rows.len() > 2 * LISTED {
+        sorted.sort_by_key(|row| std::cmp::Reverse(total(row)));
+    }
+    for (place, row) in sorted.iter().enumerate() {
+        if rows.len() > 2 * LISTED && (LISTED..rows.len() - LISTED).contains(&place) {
+            if place == LISTED {
+                println!("  .. {} classes between ..", rows.len() - 2 * LISTED);
+            }
+            continue;
+        }
+        let bar = "#".repeat((total(row) * 24).div_ceil(most));
+        let Histogram {
+            class,
+            train,
+            validation,
+            test,
+        } = row;
+        let class: String = class.chars().take(width).collect();
+        println!("{class:<width$} {train:>8} {validation:>10} {test:>8}  {bar}");
+    }
+    let sum = |of: fn(&Histogram) -> usize| rows.iter().map(of).sum::<usize>();
+    let (train, validation, test) = (
+        sum(|row| row.train),
+        sum(|row| row.validation),
+        sum(|row| row.test),
+    );
+    println!("{:<width$} {train:>8} {validation:>10} {test:>8}", "all");
+}

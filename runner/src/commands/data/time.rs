@@ -1,0 +1,177 @@
+//! `runner data time`: how fast an experiment's training images become batches, with nothing trained.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cache::{Caches, Prefix};
+use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
+use crate::commands::on_pool;
+use crate::config::experiment::Experiment;
+use crate::data::held_out::Data;
+use crate::data::loader::Loader;
+use crate::data::random::{EpochRandom, Pass};
+use crate::device::Chosen;
+use crate::exit::{Exit, Failure, config_error, failure};
+use crate::model::base::Base;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
+
+/// Time how fast an experiment's training images become batches; nothing is trained.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner data time --config peft/ap.yaml --set prefix_cache=off")]
+pub struct TimeArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Epochs to read.
+    #[arg(long, default_value_t = 3)]
+    pub epochs: usize,
+    /// Folder of the prefix cache's files; --set prefix_cache=off times the images themselves.
+    #[arg(long, value_name = "DIR", default_value = "runs/.cache")]
+    pub cache: PathBuf,
+    /// How to print.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// What was read and how long it took.
+#[derive(Debug, Serialize)]
+struct Timing {
+    images: usize,
+    batch: usize,
+    threads: usize,
+    /// Opening the data set: its lists, and the hash of its content.
+    open_seconds: f64,
+    /// From an open data set to the first batch on the device.
+    first_batch_seconds: f64,
+    /// Whether batches came from a cache, what filling it took and what it holds.
+    cached: bool,
+    cache_seconds: f64,
+    cache_bytes: usize,
+    /// Of each epoch.
+    images_per_second: Vec<f64>,
+}
+
+/// Reads some epochs of the training split in the order and with the changes of a training.
+pub fn time(args: &TimeArgs) -> Result<(), Failure> {
+    let Some(config) = &args.config.config else {
+        return Err(config_error(
+            "--config is missing: a YAML file or a name under configs/",
+        ));
+    };
+    if args.epochs == 0 {
+        return Err(config_error("--epochs: expected at least 1, got 0"));
+    }
+    let experiment = Experiment::read(config, &args.config.set)?;
+    on_pool(&args.place, |device| {
+        let timing = timed(experiment, &device, args)?;
+        match args.format {
+            Format::Text => print(&timing),
+            Format::Json => {
+                let json =
+                    serde_json::to_string(&timing).map_err(|e| failure(Exit::Unexpected, e))?;
+                println!("{json}");
+            }
+        }
+        Ok(())
+    })
+}
+
+fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Timing, Failure> {
+    let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
+    let start = Instant::now();
+    let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+    let open_seconds = start.elapsed().as_secs_f64();
+    let (trial, model) = Trial::on(&base, data, experiment, device)?;
+
+    let recipe = &trial.experiment.recipe;
+    let random = EpochRandom {
+        seed: trial.experiment.seed,
+        epoch: 0,
+        augment: recipe.augmentation.augment(),
+        views: trial.experiment.cache_views,
+    };
+    let prefix = Prefix {
+        trial: &trial,
+        backbone: (model.first_cut() > 0).then_some(&model.backbone),
+        cut: model.first_cut(),
+        device,
+    };
+    let images = trial.data.train(trial.preprocess(), recipe.batch_size);
+    let start = Instant::now();
+    images.each(0..1, Pass::Training(random), &device.device, |_, _| {
+        Ok::<_, Failure>(true)
+    })?;
+    let first_batch_seconds = start.elapsed().as_secs_f64();
+
+    let caches = Caches::new(&args.cache, false);
+    let mut reporter = Reporter::unlogged();
+    let (loader, cost) = caches.attach(
+        images,
+        &prefix,
+        Some(random),
+        recipe.last_epoch(),
+        &Arc::default(),
+        &mut reporter,
+    )?;
+    reporter.finish();
+    let epoch = |epoch| speed(&loader, random.of_epoch(epoch), device);
+    Ok(Timing {
+        images: loader.len(),
+        batch: loader.batch_size(),
+        threads: rayon::current_num_threads(),
+        open_seconds,
+        first_batch_seconds,
+        cached: loader.is_cached(),
+        cache_seconds: cost.seconds,
+        cache_bytes: cost.bytes,
+        images_per_second: (0..args.epochs).map(epoch).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Images a second of one epoch, every batch on the device.
+fn speed(loader: &Loader, random: EpochRandom, device: &Chosen) -> Result<f64, Failure> {
+    let (batches, mut images) = (loader.batches(), 0);
+    let start = Instant::now();
+    loader.each(
+        0..batches,
+        Pass::Training(random),
+        &device.device,
+        |_, batch| {
+            images += batch.targets.len();
+            Ok::<_, Failure>(true)
+        },
+    )?;
+    let synced = device.device.sync();
+    synced.map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e:?}", device.name)))?;
+    Ok(images as f64 / start.elapsed().as_secs_f64())
+}
+
+fn print(timing: &Timing) {
+    let Timing {
+        images,
+        batch,
+        threads,
+        open_seconds,
+        first_batch_seconds,
+        cached,
+        cache_seconds,
+        cache_bytes,
+        images_per_second,
+    } = timing;
+    println!("images            {images} in batches of {batch}, {threads} threads");
+    println!("opened in         {open_seconds:.2} s, first batch {first_batch_seconds:.2} s later");
+    if *cached {
+        let mebibytes = *cache_bytes as f64 / f64::from(1 << 20);
+        println!("cached            {mebibytes:.1} MiB in {cache_seconds:.2} s");
+    }
+    for (epoch, speed) in (1..).zip(images_per_second) {
+        println!("{:<18}{speed:.0} images/s", format!("epoch {epoch}"));
+    }
+}

@@ -1,0 +1,248 @@
+//! The typed experiment: what one YAML says, with defaults filled and names resolved.
+
+use std::path::PathBuf;
+
+use peft_core::{AdaptationMethod, BackboneConfig, DatasetConfig};
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+use crate::config::about::About;
+use crate::config::cache::{Store, ValueType};
+use crate::config::find::{self, Found};
+use crate::config::head::HeadConfig;
+use crate::config::on_error::OnError;
+use crate::config::recipe::Recipe;
+use crate::config::resolve::{
+    COMPONENTS, part_value, resolve_all, set, take_about, typed_part, unknown_field_hint,
+};
+use crate::exit::{Failure, config_error};
+use crate::train::metrics::Metric;
+
+/// One backbone, its method, data and recipe.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// The folder of the runs below `--runs`. Default: the YAML file's name.
+    pub name: String,
+    /// The pretrained feature extractor.
+    pub backbone: Box<dyn BackboneConfig>,
+    /// How it is adapted: one method, or a list that acts in order.
+    #[serde(serialize_with = "one_or_many")]
+    pub method: Vec<Box<dyn AdaptationMethod>>,
+    /// What it is adapted to.
+    pub dataset: Box<dyn DatasetConfig>,
+    /// Features to logits.
+    #[serde(default)]
+    pub head: HeadConfig,
+    /// Optimiser, schedule, epochs, batch.
+    pub recipe: Recipe,
+    /// Seed of initial values, order and dropout.
+    #[serde(default)]
+    pub seed: u64,
+    /// What an epoch is chosen by and what is reported: `top1`, `mean_per_class` or `worst_group`.
+    /// Default: the data set's own.
+    #[serde(default)]
+    pub metric: Metric,
+    /// What is done about an image that cannot be read: `fail`, or `skip` it, say so and count it.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// Where what the frozen prefix gives is kept: `auto`, `off`, `memory` or `disk`.
+    #[serde(default)]
+    pub prefix_cache: Store,
+    /// What it may take, in GiB. Default: in memory a quarter of what is available, on disk 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_budget_gib: Option<f64>,
+    /// What its values are kept as: `f32`, `f16` or `bf16`. Default: what the prefix computes in, so
+    /// that nothing is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_type: Option<ValueType>,
+    /// With random augmentation: how many different changes each image sees, one an epoch, before
+    /// they repeat, so that the prefix can be cached. 0: ever new ones, and no cache.
+    #[serde(default)]
+    pub cache_views: usize,
+    /// Start from a trained adapter: a run folder or one of HF PEFT. Its methods take the place of
+    /// `method`; its head is taken over if it has as many classes as the data set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// Also write the whole adapted model under the checkpoint's own keys (`model.safetensors`);
+    /// needs a method without adapters, such as full-finetune.
+    #[serde(default)]
+    pub save_model: bool,
+}
+
+impl Experiment {
+    /// Reads the YAML called `config`, applies `--set` overrides in order and resolves everything.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn read(config: &str, overrides: &[String]) -> Result<Self, Failure> {
+        let Found {
+            origin,
+            stem,
+            mut value,
+        } = find::find(config)?;
+        let Value::Mapping(_) = value else {
+            return Err(config_error(format!(
+                "{origin}: expected a mapping with backbone, method, dataset and recipe"
+            )));
+        };
+        for text in overrides {
+            set(&mut value, text)?;
+        }
+        if let Value::Mapping(map) = &mut value {
+            map.entry("name".into()).or_insert(stem.into());
+        }
+        Self::resolved(value).map_err(|failure| failure.within(&origin))
+    }
+
+    /// The experiment of a document in which components may be called by name.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn resolved(mut document: Value) -> Result<Self, Failure> {
+        resolve_all(&mut document)?;
+        Self::typed(document).map_err(config_error)
+    }
+
+    /// The backbone alone of the YAML called `config`, which may hold nothing else.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn read_backbone(
+        config: &str,
+        overrides: &[String],
+    ) -> Result<Box<dyn BackboneConfig>, Failure> {
+        let (origin, value) = part_value(&COMPONENTS[0], config, overrides)?;
+        typed_part(value, &origin, "backbone")
+    }
+
+    /// The data set alone of the YAML called `config`, or of that name, below another root if one is
+    /// given, and what is known of it.
+    ///
+    /// # Errors
+    /// One message with the dotted path of what is wrong.
+    pub fn read_dataset(
+        config: &str,
+        overrides: &[String],
+    ) -> Result<(Box<dyn DatasetConfig>, Option<About>), Failure> {
+        let (origin, mut value) = part_value(&COMPONENTS[2], config, overrides)?;
+        let about = take_about(&mut value);
+        let about = about.map(|about| typed_part(about, &origin, "dataset.about"));
+        Ok((typed_part(value, &origin, "dataset")?, about.transpose()?))
+    }
+
+    /// The experiment of a resolved document, as a run folder holds it.
+    ///
+    /// # Errors
+    /// The dotted path and what was expected.
+    pub fn typed(mut value: Value) -> Result<Self, String> {
+        if let Some(about) = value.get_mut("dataset").and_then(take_about)
+            && let (Some(metric), Value::Mapping(map)) = (about.get("metric"), &mut value)
+        {
+            map.entry("metric".into()).or_insert(metric.clone());
+        }
+        let single = value
+            .get_mut("method")
+            .filter(|method| !method.is_sequence());
+        let single = single.map(|method| {
+            *method = Value::Sequence(vec![std::mem::take(method)]);
+        });
+        let experiment: Self = serde_path_to_error::deserialize(value).map_err(|e| {
+            let mut path = e.path().to_string();
+            if single.is_some() {
+                path = path.replacen("method[0]", "method", 1);
+            }
+            let message = e.into_inner().to_string();
+            let hint = unknown_field_hint(&message);
+            match path.as_str() {
+                "." => format!("{message}{hint}"),
+                path => format!("{path}: {message}{hint}"),
+            }
+        })?;
+        experiment.recipe.check()?;
+        if let Some(budget) = experiment.cache_budget_gib
+            && !(budget > 0.0 && budget.is_finite())
+        {
+            let expected = "expected a finite number more than 0";
+            return Err(format!("cache_budget_gib: {expected}, got {budget}"));
+        }
+        if experiment.method.is_empty() {
+            return Err("method: expected at least one".to_owned());
+        }
+        Ok(experiment)
+    }
+}
+
+/// A single method is written without a list.
+fn one_or_many<S: serde::Serializer>(
+    methods: &[Box<dyn AdaptationMethod>],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match methods {
+        [one] => one.serialize(serializer),
+        many => many.serialize(serializer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(overrides: &[&str]) -> Result<Experiment, String> {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        Experiment::read("peft/lora-r10.yaml", &overrides).map_err(|f| f.error.to_string())
+    }
+
+    fn error(overrides: &[&str]) -> String {
+        read(overrides).unwrap_err()
+    }
+
+    #[test]
+    fn names_are_resolved_and_fields_are_set() {
+        let experiment = read(&["backbone=resnet-micro", "method.rank=4"]).unwrap();
+        let text = serde_yaml::to_string(&experiment).unwrap();
+        assert!(
+            text.contains("name: resnet") && text.contains("rank: 4"),
+            "{text}"
+        );
+        assert_eq!(experiment.name, "lora-r10");
+        let again = Experiment::typed(serde_yaml::from_str(&text).unwrap()).unwrap();
+        assert_eq!(serde_yaml::to_string(&again).unwrap(), text);
+    }
+
+    #[test]
+    fn a_list_of_methods_keeps_its_order() {
+        let experiment = read(&["method=[ap, {name: lora, rank: 2}]"]).unwrap();
+        let names: Vec<_> = experiment.method.iter().map(|m| m.typetag_name()).collect();
+        assert_eq!(names, ["ap", "lora"]);
+    }
+
+    #[test]
+    fn every_mistake_is_one_message_with_its_path() {
+        let cases = [
+            (
+                vec!["method.name=lroa"],
+                "method: unknown name \"lroa\"; did you mean \"lora\"?",
+            ),
+            (vec!["method.rnak=4"], "method.rnak: unknown field `rnak`"),
+            (vec!["method.rnak=4"], "did you mean `rank`?"),
+            (
+                vec!["method.rank=four"],
+                "method.rank: invalid type: string \"four\"",
+            ),
+            (vec!["recipe.epochs=many"], "recipe.epochs: invalid type"),
+            (
+                vec!["recipe.optimizer.lr=-1"],
+                "recipe.optimizer.lr: expected",
+            ),
+            (vec!["backbone=vit-mikro"], "did you mean \"vit-micro\"?"),
+            (vec!["dataset=digitz"], "did you mean \"digits\"?"),
+            (vec!["sed=1"], "unknown field `sed`"),
+            (vec!["seed"], "expected field=value"),
+        ];
+        for (overrides, part) in cases {
+            let message = error(&overrides);
+            assert!(message.contains(part), "{overrides:?}: {message}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Finding YAML files: by path, or by name among the shipped ones, which are also inside the
+//! binary, so that an installed `runner` works in any folder.
+
+use std::path::{Path, PathBuf};
+
+use include_dir::{Dir, include_dir};
+use peft_core::checkpoint::Checkpoint;
+use serde_yaml::Value;
+
+use crate::config::hub;
+use crate::exit::{Failure, config_error};
+use peft_core::error::nearest;
+
+static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../configs");
+static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../assets");
+
+/// A YAML file that was found.
+pub struct Found {
+    /// Where it came from, for messages.
+    pub origin: String,
+    /// The file's name without its extension.
+    pub stem: String,
+    /// The parsed document.
+    pub value: Value,
+}
+
+/// Reads the config at a path, or the one of that name under `configs/` (with or without
+/// `.yaml`).
+///
+/// # Errors
+/// If there is none, with the nearest name; if it is not YAML, with line and column.
+pub fn find(name: &str) -> Result<Found, Failure> {
+    let path = Path::new(name);
+    if path.is_file() {
+        let text = fs_err::read_to_string(path).map_err(config_error)?;
+        return parse(name, &text);
+    }
+    shipped(name).unwrap_or_else(|| {
+        let all = names("");
+        let known = all.iter().map(String::as_str);
+        let hint = match nearest(name.trim_end_matches(".yaml"), known) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("shipped are: {}", all.join(", ")),
+        };
+        Err(config_error(format!(
+            "{name}: no such file, and no shipped config of that name; {hint}"
+        )))
+    })
+}
+
+/// The file called `name` in a room of `configs/`: of the current folder first, then shipped.
+pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
+    let inner = format!("{room}/{name}.yaml");
+    let local = Path::new("configs").join(&inner);
+    if local.is_file() {
+        let text = fs_err::read_to_string(&local).map_err(config_error);
+        return Some(text.and_then(|text| parse(&local.to_string_lossy(), &text)));
+    }
+    shipped(&inner)
+}
+
+/// The names in a room, without `.yaml`; of all rooms if it is empty.
+pub fn names(room: &str) -> Vec<String> {
+    fn walk(dir: &Dir, names: &mut Vec<String>) {
+        let name = |path: &Path| path.with_extension("").to_string_lossy().into_owned();
+        names.extend(dir.files().map(|file| name(file.path())));
+        dir.dirs().for_each(|dir| walk(dir, names));
+    }
+    let mut names = Vec::new();
+    walk(&CONFIGS, &mut names);
+    names.retain(|name| name.starts_with(room));
+    names.sort();
+    names
+}
+
+fn shipped(name: &str) -> Option<Result<Found, Failure>> {
+    let file = CONFIGS
+        .get_file(name)
+        .or_else(|| CONFIGS.get_file(format!("{name}.yaml")))?;
+    let origin = format!("configs/{}", file.path().display());
+    Some(parse(&origin, file.contents_utf8()?))
+}
+
+fn parse(origin: &str, text: &str) -> Result<Found, Failure> {
+    let value: Value =
+        serde_yaml::from_str(text).map_err(|e| config_error(format!("{origin}: {e}")))?;
+    let stem = Path::new(origin).file_stem().unwrap_or_default();
+    Ok(Found {
+        origin: origin.to_owned(),
+        stem: stem.to_string_lossy().into_owned(),
+        value,
+    })
+}
+
+/// A weights file: on disk, or a bundled one inside the binary.
+enum Weights {
+    /// A file.
+    File(PathBuf),
+    /// The content of a bundled file and its name.
+    Bundled(&'static str, &'static [u8]),
+}
+
+/// Opens the checkpoint that a path means.
+///
+/// # Errors
+/// If there is none, or it is not whole or of no known format.
+pub fn checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+    let opened = match weights(path)? {
+        Weights::File(path) => Checkpoint::open(&path),
+        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
+    };
+    opened.map_err(config_error)
+}
+
+/// Where a path of the YAML leads: the file if there is one; for `hf://owner/name` that in the hub's
+/// cache; else, for `assets/<name>`, the copy inside the binary.
+///
+/// # Errors
+/// If there is neither.
+fn weights(path: &Path) -> Result<Weights, Failure> {
+    if let Some(cached) = hub::resolve(path) {
+        return Ok(Weights::File(cached?));
+    }
+    if path.is_file() {
+        return Ok(Weights::File(path.to_owned()));
+    }
+    let bundled = path.strip_prefix("assets").ok();
+    match bundled.and_then(|name| ASSETS.get_file(name)) {
+        Some(file) => {
+            let name = file.path().to_str().unwrap_or_default();
+            Ok(Weights::Bundled(name, file.contents()))
+        }
+        None => Err(config_error(format!("{}: no such file", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::about::{Group, Sizes};
+    use crate::config::experiment::Experiment;
+
+    #[test]
+    fn every_shipped_experiment_parses() {
+        let experiments = [names("peft/"), names("pretrain/"), names("quickstart")].concat();
+        assert!(experiments.len() > 20, "{experiments:?}");
+        for name in experiments {
+            let read = Experiment::read(&name, &[]).map_err(|failure| failure.error);
+            assert!(read.is_ok(), "{name}: {:#}", read.unwrap_err());
+        }
+    }
+
+    /// The paper's Table A1 has 19 data sets in full and the 19 tasks of VTAB-1k.
+    #[test]
+    fn the_catalogue_covers_the_table() {
+        let mut counts = BTreeMap::new();
+        let mut vtab = 0;
+        for name in names("datasets/") {
+            let name = name.trim_start_matches("datasets/");
+            let read = Experiment::read_dataset(name, &[]).map_err(|failure| failure.error);
+            let (_, about) = read.unwrap_or_else(|e| panic!("{name}: {e:#}"));
+            let Some(about) = about else { continue };
+            *counts.entry(about.group).or_insert(0) += 1;
+            vtab += usize::from(name.starts_with("vtab-1k/"));
+            let Sizes {
+                train,
+                validation,
+                test,
+            } = about.splits;
+            let least = about.classes.min(train).min(validation).min(test);
+            assert!(least > 0 && about.classes > 1, "{name}");
+            if name.starts_with("vtab-1k/") {
+                assert_eq!((train, validation), (800, 200), "{name}");
+            }
+        }
+        let expected = [
+            (Group::FullData, 19),
+            (Group::Natural, 7),
+            (Group::Specialised, 4),
+            (Group::Structured, 8),
+        ];
+        assert_eq!((counts, vtab), (expected.into(), 19));
+    }
+}

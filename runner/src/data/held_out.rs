@@ -1,0 +1,117 @@
+//! The data of a trial, and the rule that keeps its test honest: batches of the test split are handed
+//! out only in exchange for a [`Choice`], and a choice is made only of something that is [`Settled`].
+
+use std::sync::Arc;
+
+use peft_core::DatasetConfig;
+use peft_core::data::Split;
+use peft_datasets::Preprocess;
+
+use crate::config::on_error::OnError;
+use crate::data::images::Images;
+use crate::data::loader::Loader;
+use crate::exit::{Failure, config_error};
+
+/// Implemented by what exists only once a model is final: the result of a training, the summary of a
+/// finished run, a model that was loaded to be used. Nothing that a search handles while it compares
+/// candidates implements it.
+pub trait Settled {}
+
+/// Proof that nothing about a model is left to choose: neither its epoch nor a tuned setting.
+pub struct Choice(());
+
+impl Choice {
+    /// The proof that `settled` stands for.
+    pub fn after(_: &impl Settled) -> Self {
+        Self(())
+    }
+}
+
+/// An open data set that several trials may share.
+pub struct Data {
+    images: Images,
+    fingerprint: String,
+}
+
+impl Data {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What is wrong with its files; an empty split.
+    pub fn open(config: &dyn DatasetConfig, on_error: OnError) -> Result<Arc<Self>, Failure> {
+        let at = |e: peft_core::Error| config_error(format_args!("dataset: {e}"));
+        let dataset = config.open().map_err(at)?;
+        for split in Split::ALL {
+            if dataset.is_empty(split) {
+                return Err(config_error(format!("dataset: the {split} split is empty")));
+            }
+        }
+        let fingerprint = dataset.fingerprint().map_err(at)?;
+        Ok(Arc::new(Self {
+            images: Images::new(dataset, on_error),
+            fingerprint,
+        }))
+    }
+
+    /// A hash of the content.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The classes' names.
+    pub fn classes(&self) -> &[String] {
+        self.images.dataset().classes()
+    }
+
+    /// The groups' names, if there are any.
+    pub fn groups(&self) -> &[String] {
+        self.images.dataset().groups()
+    }
+
+    /// Number of images of a split.
+    pub fn len(&self, split: Split) -> usize {
+        self.images.dataset().len(split)
+    }
+
+    /// What a reader of the results should know.
+    pub fn remarks(&self) -> Vec<String> {
+        self.images.dataset().remarks()
+    }
+
+    /// Images of a split that were left out so far.
+    pub fn skipped(&self, split: Split) -> usize {
+        self.images.skipped(split)
+    }
+
+    /// All images that were left out so far, and why.
+    pub fn left_out(&self) -> Vec<(Split, usize, String)> {
+        self.images.left_out()
+    }
+
+    /// Takes over what an interrupted run left out.
+    pub fn recall(&self, left_out: &[(Split, usize, String)]) {
+        self.images.recall(left_out);
+    }
+
+    /// Batches of the training split.
+    pub fn train(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        Loader::new(&self.images, &[Split::Train], preprocess, batch_size)
+    }
+
+    /// Batches of the validation split.
+    pub fn validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        let splits = [Split::Validation];
+        Loader::new(&self.images, &splits, preprocess, batch_size)
+    }
+
+    /// Batches of both, for the training after a search.
+    pub fn train_and_validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        let splits = [Split::Train, Split::Validation];
+        Loader::new(&self.images, &splits, preprocess, batch_size)
+    }
+
+    /// Batches of the test split.
+    pub fn test(&self, _: &Choice, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
+        Loader::new(&self.images, &[Split::Test], preprocess, batch_size)
+    }
+}

@@ -1,0 +1,56 @@
+//! Locks on files: one process works in a run folder, and one fills a file of the cache.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::exit::{Exit, Failure, failure};
+
+/// The file that is locked while a process works in the folder.
+pub const LOCK: &str = ".lock";
+
+/// How long a lock is tried for: who only looks whether it is taken holds it for an instant.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The lock of a folder; none if another process holds it.
+///
+/// # Errors
+/// If it cannot be made, or the file system has no locks.
+pub fn lock(folder: &Path) -> Result<Option<File>, Failure> {
+    let start = Instant::now();
+    let path = folder.join(LOCK);
+    let file = File::create(&path).map_err(peft_core::Error::io(&path))?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(e)) => return Err(peft_core::Error::io(&path)(e).into()),
+            Err(TryLockError::WouldBlock) if start.elapsed() > PATIENCE => return Ok(None),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE / 20),
+        }
+    }
+}
+
+/// Whether a process works in a folder.
+pub fn is_locked(folder: &Path) -> bool {
+    let held = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    File::open(folder.join(LOCK)).is_ok_and(held)
+}
+
+/// Waits until a lock is free, and takes it.
+///
+/// # Errors
+/// If a signal asks to stop meanwhile, or the file system has no locks.
+pub fn wait_for(lock: &File, path: &Path, interrupt: &AtomicBool) -> Result<(), Failure> {
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(e)) => return Err(peft_core::Error::io(path)(e).into()),
+            Err(TryLockError::WouldBlock) if interrupt.load(Ordering::Relaxed) => {
+                let message = "interrupted; run the same command to go on";
+                return Err(failure(Exit::Interrupted, message));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}

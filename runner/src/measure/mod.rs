@@ -1,0 +1,262 @@
+//! Measures a trial: training steps and inference on random images, in the code that trains.
+
+pub mod memory;
+pub mod peak;
+
+use std::time::Instant;
+
+use burn::tensor::{Tensor, TensorData};
+use peft_core::random::Generator;
+use peft_core::{Activation, Model, params};
+
+use crate::data::batch::Batch;
+use crate::data::random::Pass;
+use crate::device::Chosen;
+use crate::exit::{Exit, Failure, config_error, failure};
+use crate::model::trial::Trial;
+use crate::train::Trainer;
+use crate::train::step::Phase;
+
+/// How often something is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Repeats {
+    /// Calls before the clock starts.
+    pub warmup: usize,
+    /// Calls that are timed.
+    pub steps: usize,
+}
+
+/// Bytes of training steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StepMemory {
+    /// Most at once, weights included; on CUDA the device's pool.
+    pub peak: usize,
+    /// What the forward pass leaves for the backward.
+    pub kept: usize,
+    /// One value for everything that trains.
+    pub gradients: usize,
+    /// What the optimiser keeps from step to step.
+    pub optimizer: usize,
+}
+
+/// Waits until the device has nothing left to do.
+///
+/// # Errors
+/// If the device failed.
+pub fn sync(device: &Chosen) -> Result<(), Failure> {
+    let synced = device.device.sync();
+    synced.map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e:?}", device.name)))
+}
+
+/// Seconds of each timed call of `step`, after the warm-up. The queue is empty when the clock starts
+/// and when it stops.
+///
+/// # Errors
+/// If the device failed.
+pub fn repeat(
+    device: &Chosen,
+    repeats: Repeats,
+    mut step: impl FnMut(),
+) -> Result<Vec<f64>, Failure> {
+    let mut seconds = Vec::with_capacity(repeats.steps);
+    for index in 0..repeats.warmup + repeats.steps {
+        sync(device)?;
+        let start = Instant::now();
+        step();
+        sync(device)?;
+        let taken = start.elapsed().as_secs_f64();
+        if index >= repeats.warmup {
+            seconds.push(taken);
+        } else if !device.is_cpu() {
+            // The first steps compile and tune kernels, for minutes on a GPU.
+            let of = repeats.warmup;
+            eprintln!("warm-up {} of {of}: {taken:.2} s", index + 1);
+        }
+    }
+    Ok(seconds)
+}
+
+/// What two steps take: the first one makes the optimiser's state.
+///
+/// # Errors
+/// If the device failed.
+pub fn step_memory(
+    trainer: &mut Trainer,
+    batch: &Batch,
+    device: &Chosen,
+) -> Result<StepMemory, Failure> {
+    let live = || memory::live(&device.device);
+    let model = trainer.model();
+    let infos = params::infos(&model).into_iter();
+    let trained = infos.filter(|info| model.trains(&info.name));
+    let gradients: usize = trained.map(|info| info.bytes).sum();
+    // Steps replace what trains in place, unless someone else holds it.
+    drop(model);
+    let (mut kept, mut optimizer) = (0, 0);
+    memory::reset_peak();
+    for first in [true, false] {
+        sync(device)?;
+        let before = live();
+        let mut between = before;
+        trainer.step(batch.clone(), &mut |phase| match phase {
+            Phase::Prefix => (),
+            Phase::Forward => kept = live().saturating_sub(before),
+            Phase::Backward => between = live(),
+            // The gradients went, the state came.
+            Phase::Optimizer if first => {
+                optimizer = (live() + gradients).saturating_sub(between);
+            }
+            Phase::Optimizer => (),
+        });
+    }
+    sync(device)?;
+    Ok(StepMemory {
+        peak: memory::peak(&device.device),
+        kept,
+        gradients,
+        optimizer,
+    })
+}
+
+/// Seconds of the parts of training steps, one after the other: the queue is waited for after each.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// What is frozen below the first cut.
+    pub prefix: Vec<f64>,
+    /// From there to the loss.
+    pub forward: Vec<f64>,
+    /// To the gradients.
+    pub backward: Vec<f64>,
+    /// To the next parameters.
+    pub optimizer: Vec<f64>,
+}
+
+/// Times the parts of training steps.
+///
+/// # Errors
+/// If the device failed.
+pub fn parts(
+    trainer: &mut Trainer,
+    batch: &Batch,
+    device: &Chosen,
+    repeats: Repeats,
+) -> Result<Parts, Failure> {
+    let (mut parts, mut failed) = (Parts::default(), None);
+    for index in 0..repeats.warmup + repeats.steps {
+        sync(device)?;
+        let mut start = Instant::now();
+        trainer.step(batch.clone(), &mut |phase| {
+            failed = failed.take().or(sync(device).err());
+            let seconds = start.elapsed().as_secs_f64();
+            start = Instant::now();
+            if index < repeats.warmup {
+                return;
+            }
+            match phase {
+                Phase::Prefix => parts.prefix.push(seconds),
+                Phase::Forward => parts.forward.push(seconds),
+                Phase::Backward => parts.backward.push(seconds),
+                Phase::Optimizer => parts.optimizer.push(seconds),
+            }
+        });
+    }
+    match failed {
+        None => Ok(parts),
+        Some(failure) => Err(failure),
+    }
+}
+
+/// Training batches: the first one, and the seconds between one and the next where nothing else is done.
+///
+/// # Errors
+/// If a record cannot be read.
+pub fn data(
+    trainer: &Trainer,
+    device: &Chosen,
+    repeats: Repeats,
+) -> Result<(Batch, Vec<f64>), Failure> {
+    let (loader, pass) = (trainer.training(), Pass::Training(trainer.random(0)));
+    let wanted = (repeats.warmup + repeats.steps).min(loader.batches());
+    let (mut first, mut seconds, mut last) = (None, Vec::new(), Instant::now());
+    loader.each(0..wanted, pass, &device.device, |index, batch| {
+        sync(device)?;
+        if index >= repeats.warmup.min(wanted - 1) {
+            seconds.push(last.elapsed().as_secs_f64());
+        }
+        last = Instant::now();
+        first.get_or_insert(batch);
+        Ok::<_, Failure>(true)
+    })?;
+    match first {
+        Some(batch) => Ok((batch, seconds)),
+        None => Err(config_error("dataset: it has no training images")),
+    }
+}
+
+/// Seconds of each forward pass from image to logits.
+///
+/// # Errors
+/// If the device failed.
+pub fn inference(
+    model: &Model,
+    trial: &Trial,
+    batch: &Batch,
+    device: &Chosen,
+    repeats: Repeats,
+) -> Result<Vec<f64>, Failure> {
+    let compute = trial.compute_type();
+    repeat(device, repeats, || {
+        model.logits(batch.x.clone().cast(compute), 0, None);
+    })
+}
+
+/// Images uniform in `[-1, 1)` and labels, from the experiment's seed.
+pub fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
+    let (rows, size) = (trial.experiment.recipe.batch_size, trial.input.size);
+    let mut generator = Generator::new(trial.experiment.seed, "bench");
+    let pixels: Vec<f32> = (0..rows * 3 * size * size)
+        .map(|_| generator.uniform(-1.0, 1.0))
+        .collect();
+    let classes = trial.data.classes().len();
+    let targets: Vec<usize> = (0..rows).map(|_| generator.below(classes)).collect();
+    let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
+    let images = TensorData::new(pixels, [rows, 3, size, size]);
+    Batch {
+        x: Activation::Map(Tensor::from_data(images, &device.device)),
+        from: 0,
+        labels: Tensor::from_data(TensorData::new(labels, [rows]), &device.device),
+        groups: Vec::new(),
+        places: (0..rows).collect(),
+        targets,
+        lambda: None,
+    }
+}
+
+/// Bytes of the images and labels of a batch.
+pub fn batch_bytes(trial: &Trial) -> usize {
+    let pixels = 3 * trial.input.size * trial.input.size;
+    trial.experiment.recipe.batch_size * (pixels * size_of::<f32>() + size_of::<i64>())
+}
+
+/// The middle value, or the mean of the two middle ones.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
+        _ => sorted[middle],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[7.0]), 7.0);
+    }
+}

@@ -1,0 +1,106 @@
+//! Trained adapters on disk: a run folder of this program, or a folder that HF PEFT wrote.
+
+use std::path::{Path, PathBuf};
+
+use peft_core::hf_peft::{self, HfPeft};
+use peft_core::params::Tensors;
+use peft_core::{AdaptationMethod, Model, adapter_file};
+
+use crate::config::experiment::Experiment;
+use crate::exit::{Failure, config_error};
+use crate::model::base::Base;
+
+/// The configuration of a run folder.
+pub const RESOLVED: &str = "config.resolved.yaml";
+/// What a run trained.
+pub const ADAPTER: &str = "adapter.safetensors";
+
+/// What was trained, and of which methods it is.
+pub struct Adapter {
+    /// Where it was read from.
+    path: PathBuf,
+    /// How the backbone is adapted.
+    pub methods: Vec<Box<dyn AdaptationMethod>>,
+    /// The classes' names, if the folder says them.
+    pub classes: Option<Vec<String>>,
+    /// What the user should know.
+    pub remarks: Vec<String>,
+    values: Tensors,
+}
+
+impl Adapter {
+    /// Reads a folder for this backbone.
+    ///
+    /// # Errors
+    /// If it is neither kind of folder, not whole, or of another backbone.
+    pub fn read(folder: &Path, base: &Base) -> Result<Self, Failure> {
+        let at = |e: &dyn std::fmt::Display| config_error(format!("{}: {e}", folder.display()));
+        if HfPeft::is_at(folder) {
+            let given = HfPeft::read(folder)?;
+            let imported = hf_peft::import(given, &*base.backbone).map_err(|e| at(&e))?;
+            let method = serde_json::from_value(imported.method).map_err(|e| at(&e))?;
+            return Ok(Self {
+                path: folder.to_owned(),
+                methods: vec![method],
+                classes: None,
+                remarks: imported.remarks,
+                values: imported.tensors,
+            });
+        }
+        let experiment = resolved(folder)?;
+        let path = folder.join(ADAPTER);
+        let weights = base.weights_hash.as_deref();
+        let (info, values) = adapter_file::read(&path, &base.backbone, weights)?;
+        Ok(Self {
+            path,
+            methods: experiment.method,
+            classes: Some(info.classes),
+            remarks: Vec::new(),
+            values,
+        })
+    }
+
+    /// The classes of its head; none if it has no head.
+    pub fn outputs(&self) -> Option<usize> {
+        self.values.get("head.bias").map(|bias| bias.shape()[0])
+    }
+
+    /// Forgets the head: the data are other ones.
+    pub fn drop_head(&mut self) {
+        self.values.retain(|name, _| !name.starts_with("head."));
+        self.classes = None;
+    }
+
+    /// Hash of the values.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, data) in &self.values {
+            hasher.update(format!("{name} {:?}\n", data.shape()).as_bytes());
+            hasher.update(data.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Writes the values into a model that was assembled from its methods.
+    ///
+    /// # Errors
+    /// Names that match nothing, and shapes that differ, both sets listed.
+    pub fn fill(&self, model: Model) -> Result<Model, Failure> {
+        Ok(adapter_file::fill(model, self.values.clone(), &self.path)?)
+    }
+}
+
+/// The experiment of a run folder.
+///
+/// # Errors
+/// If the folder is none.
+pub fn resolved(folder: &Path) -> Result<Experiment, Failure> {
+    let at = |message: String| config_error(format_args!("{}: {message}", folder.display()));
+    let text = std::fs::read_to_string(folder.join(RESOLVED)).map_err(|e| {
+        at(format!(
+            "neither a run folder ({RESOLVED}: {e}) nor one of HF PEFT (adapter_config.json)"
+        ))
+    })?;
+    let value = serde_yaml::from_str(&text).map_err(|e| at(e.to_string()))?;
+    Experiment::typed(value).map_err(at)
+}

@@ -1,0 +1,87 @@
+//! A backbone with its weights, loaded once: trials and adapters are overlays on it that share its
+//! tensors.
+
+use peft_core::backbone::BoxedBackbone;
+use peft_core::checkpoint::{CheckpointHead, load_backbone};
+use peft_core::input::Published;
+use peft_core::{BackboneConfig, Init, Plug};
+
+use crate::config::find;
+use crate::device::Chosen;
+use crate::exit::{Failure, config_error};
+
+/// A backbone, filled from its weights file or at random.
+pub struct Base {
+    /// What the YAML said, and what came with the weights.
+    pub config: Box<dyn BackboneConfig>,
+    /// The backbone, on the plain device.
+    pub backbone: BoxedBackbone,
+    /// The head that came with the checkpoint.
+    pub head: Option<CheckpointHead>,
+    /// Hash of the weights file; absent for random weights.
+    pub weights_hash: Option<String>,
+    /// Said once before a run.
+    pub remarks: Vec<String>,
+}
+
+impl Base {
+    /// Builds and fills it; random values come from `seed`.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or the weights file.
+    pub fn open(
+        mut config: Box<dyn BackboneConfig>,
+        seed: u64,
+        device: &Chosen,
+    ) -> Result<Self, Failure> {
+        let at =
+            |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
+        let mut remarks = Vec::new();
+        let mut source = config.source();
+        let weights = match &source.weights {
+            None => None,
+            Some(path) => Some(find::checkpoint(path).map_err(|failure| {
+                config_error(format_args!("backbone.weights: {:#}", failure.error))
+            })?),
+        };
+        let published = weights.as_ref().map(|file| Published::beside(file.path()));
+        let published = published.transpose().map_err(at("backbone.weights"))?;
+        if let Some(published) = published.flatten() {
+            let path = published.path.display();
+            let unknown = published.remarks.iter();
+            remarks.extend(unknown.map(|remark| format!("backbone: {path}: {remark}")));
+            let taken = source.take(&published);
+            remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
+            config.set_source(source.clone());
+        }
+        let init = match weights {
+            Some(_) => Init::empty(&device.device),
+            None => Init::seeded(&device.device, seed),
+        };
+        let backbone = Plug::new(config.build(&init).map_err(at("backbone"))?);
+        let Some(file) = weights else {
+            let random = "no weights are given, the values are random";
+            remarks.push(format!("backbone: {random} (seed {seed})"));
+            return Ok(Self {
+                config,
+                backbone,
+                head: None,
+                weights_hash: None,
+                remarks,
+            });
+        };
+        let loaded =
+            load_backbone(backbone, &file, source.layout.as_deref()).map_err(|e| match e {
+                peft_core::Error::Config { .. } => at("backbone")(e),
+                e => at("backbone.weights")(e),
+            })?;
+        remarks.extend(loaded.remarks);
+        Ok(Self {
+            config,
+            backbone: loaded.backbone,
+            head: loaded.head,
+            weights_hash: Some(file.hash()),
+            remarks,
+        })
+    }
+}

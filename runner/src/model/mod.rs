@@ -1,0 +1,11 @@
+//! What a YAML describes, opened: a backbone with its weights, a model to use, a trial to train.
+
+pub mod adapter;
+pub mod assembled;
+pub mod base;
+pub mod export;
+mod hash;
+pub mod head;
+pub mod parts;
+pub mod trial;
+pub mod workshop;

@@ -1,0 +1,271 @@
+//! A trial: an experiment whose data are open and whose model is assembled.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::DType;
+use peft_core::activation::BoundaryShape;
+use peft_core::backbone::{Cut, InputSpec};
+use peft_core::{BackboneSpec, Init, Model};
+use peft_datasets::Preprocess;
+
+use crate::config::experiment::Experiment;
+use crate::config::head::HeadConfig;
+use crate::data::held_out::Data;
+use crate::device::Chosen;
+use crate::exit::{Failure, config_error};
+use crate::model::adapter::Adapter;
+use crate::model::base::Base;
+use crate::model::hash::Content;
+use crate::model::head::head;
+use crate::model::parts::{self, at};
+use crate::train::metrics::Metric;
+
+/// Everything that a training needs, checked, apart from the model itself, which training consumes.
+pub struct Trial {
+    /// The experiment, with what came with the weights and with an adapter to start from.
+    pub experiment: Experiment,
+    /// The images.
+    pub data: Arc<Data>,
+    /// The classes' names, in the order of the logits.
+    pub classes: Vec<String>,
+    /// The images that the model takes.
+    pub input: InputSpec,
+    /// The backbone's boundaries and sites.
+    pub spec: BackboneSpec,
+    /// Trainable parameters by the methods' formulas, without the head.
+    pub formula: usize,
+    /// Hash of everything that changes results.
+    pub hash: String,
+    /// The files that the hash takes by content.
+    content: Content,
+    /// A trained adapter to start from.
+    pub adapter: Option<Adapter>,
+    /// Printed once before the run: what was dropped, resized or drawn at random.
+    pub remarks: Vec<String>,
+}
+
+impl Trial {
+    /// Opens data and weights and assembles the model, on the plain device. The values of an adapter to
+    /// start from are not written yet (see [`Trial::started`]).
+    ///
+    /// # Errors
+    /// What is wrong with a path, a file, a shape or a target, with the component's name.
+    pub fn open(experiment: Experiment, device: &Chosen) -> Result<(Self, Model), Failure> {
+        let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
+        let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+        Self::on(&base, data, experiment, device)
+    }
+
+    /// As [`Trial::open`], on a backbone and data that are open already and may be shared.
+    ///
+    /// # Errors
+    /// As [`Trial::open`].
+    pub fn on(
+        base: &Base,
+        data: Arc<Data>,
+        mut experiment: Experiment,
+        device: &Chosen,
+    ) -> Result<(Self, Model), Failure> {
+        if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
+            return Err(config_error(
+                "metric: worst_group: the data set has no groups; expected top1 or mean_per_class",
+            ));
+        }
+        experiment.backbone = base.config.clone();
+        let classes = data.classes().to_vec();
+        let mut remarks = base.remarks.clone();
+        remarks.extend(data.remarks().iter().map(|text| format!("dataset: {text}")));
+        let adapter = start(&mut experiment, base, &classes, &mut remarks)?;
+        let methods = &experiment.method;
+        let input = parts::input(&*experiment.backbone, &*experiment.dataset, methods)?;
+
+        let init = Init::seeded(&device.device, experiment.seed);
+        if let (HeadConfig::Linear { .. }, true, Some(old)) =
+            (&experiment.head, experiment.head.is_new(), &base.head)
+        {
+            let outputs = old.bias.shape()[0];
+            remarks.push(format!(
+                "head: the checkpoint's ({outputs} outputs) is dropped for a new one"
+            ));
+        }
+        let head = head(&experiment.head, base, &classes, &init, &device.device)?;
+        let formulas = methods.iter().map(|method| method.formula(&*base.backbone));
+        let formula = formulas
+            .sum::<peft_core::Result<usize>>()
+            .map_err(at("method"))?;
+        let precision = experiment.recipe.precision;
+        let model = parts::assemble(base, methods, head, &init, precision, device)?;
+        check(&experiment, &model)?;
+        remarks.extend(model.remarks().iter().map(|text| format!("method: {text}")));
+
+        let content = Content::of(&experiment, base, data.fingerprint(), adapter.as_ref())?;
+        let trial = Self {
+            hash: content.hash(&experiment)?,
+            spec: model.spec().clone(),
+            experiment,
+            data,
+            classes,
+            input,
+            formula,
+            content,
+            adapter,
+            remarks,
+        };
+        Ok((trial, model))
+    }
+
+    /// The hash of a trial of `experiment`, on the same backbone, weights and data and from the same
+    /// adapter.
+    ///
+    /// # Errors
+    /// If the experiment cannot be written.
+    pub fn hash_of(&self, mut experiment: Experiment) -> Result<String, Failure> {
+        // This trial's own fields hold what came with the weights and with the adapter.
+        experiment.backbone = self.experiment.backbone.clone();
+        if self.adapter.is_some() {
+            experiment.method = self.experiment.method.clone();
+        }
+        self.content.hash(&experiment)
+    }
+
+    /// Hash of the weights file; absent for random weights.
+    pub fn weights_hash(&self) -> Option<&str> {
+        self.content.weights.as_deref()
+    }
+
+    /// The model with the values of the adapter that it starts from, if there is one.
+    ///
+    /// # Errors
+    /// If they do not fit.
+    pub fn started(&self, model: Model) -> Result<Model, Failure> {
+        match &self.adapter {
+            Some(adapter) => adapter.fill(model),
+            None => Ok(model),
+        }
+    }
+
+    /// A readable slug and 8 digits of the hash.
+    pub fn slug(&self) -> String {
+        let methods = self.experiment.method.iter();
+        let method: Vec<_> = methods.map(|method| method.typetag_name()).collect();
+        let parts = [
+            method.join("+"),
+            self.experiment.backbone.typetag_name().to_owned(),
+            self.experiment.dataset.typetag_name().to_owned(),
+            format!("s{}", self.experiment.seed),
+            self.hash[..8].to_owned(),
+        ];
+        parts.join("-")
+    }
+
+    /// The run's folder below `runs`.
+    pub fn folder(&self, runs: &Path) -> PathBuf {
+        runs.join(&self.experiment.name).join(self.slug())
+    }
+
+    /// The shape of the activation at a cut, of the images as this trial's methods want them.
+    pub fn shape_at(&self, cut: Cut) -> BoundaryShape {
+        match cut {
+            0 => BoundaryShape::Map {
+                channels: 3,
+                height: self.input.size,
+                width: self.input.size,
+            },
+            cut => self.spec.shape_at(cut),
+        }
+    }
+
+    /// How images become tensors.
+    pub fn preprocess(&self) -> Preprocess {
+        Preprocess::new(&self.input)
+    }
+
+    /// The type in which the model computes.
+    pub fn compute_type(&self) -> DType {
+        self.experiment.recipe.precision.dtype()
+    }
+}
+
+/// Reads the adapter that the experiment starts from, if it names one. Its methods take the place of the
+/// YAML's; its head stays if it has as many classes as the data set.
+fn start(
+    experiment: &mut Experiment,
+    base: &Base,
+    classes: &[String],
+    remarks: &mut Vec<String>,
+) -> Result<Option<Adapter>, Failure> {
+    let Some(path) = &experiment.adapter else {
+        return Ok(None);
+    };
+    let mut adapter = Adapter::read(path, base)?;
+    let own = adapter.remarks.iter();
+    remarks.extend(own.map(|remark| format!("adapter: {remark}")));
+    experiment.method = adapter.methods.clone();
+    if let Some(outputs) = adapter.outputs()
+        && outputs != classes.len()
+    {
+        adapter.drop_head();
+        remarks.push(format!(
+            "adapter: its head ({outputs} classes) is dropped for a new one"
+        ));
+    }
+    Ok(Some(adapter))
+}
+
+/// Refuses what cannot be trained, or not saved as asked.
+fn check(experiment: &Experiment, model: &Model) -> Result<(), Failure> {
+    if model.counts().trainable == 0 {
+        return Err(config_error(
+            "method: nothing trains: it adapts nothing and the head is frozen; `runner eval` \
+             takes such a config as it is",
+        ));
+    }
+    if experiment.save_model && !model.adapters.is_empty() {
+        return Err(config_error(
+            "save_model: the method adds adapters; expected one that only tunes the backbone",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::evaluate::evaluate;
+
+    fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
+        let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+        Experiment::read(config, &overrides)
+            .and_then(|experiment| Trial::open(experiment, &Chosen::cpu()))
+            .map_err(|failure| failure.error.to_string())
+    }
+
+    #[test]
+    fn a_frame_asks_for_smaller_images() {
+        for (config, size) in [("peft/vp-frame.yaml", 24), ("peft/vp-border.yaml", 32)] {
+            let (trial, model) = open(config, &[]).unwrap();
+            assert_eq!((trial.input.size, model.spec().input.size), (size, 32));
+            let loader = trial.data.validation(trial.preprocess(), 64);
+            let device = Chosen::cpu();
+            let (metrics, _) = evaluate(&model, &loader, &device, DType::F32).unwrap();
+            assert!(metrics.loss.is_finite());
+        }
+    }
+
+    #[test]
+    fn the_configs_of_what_is_tuned_open() {
+        for config in ["norm-tune", "bias", "full-finetune-decay", "vp"] {
+            let (trial, model) = open(&format!("peft/{config}.yaml"), &[]).unwrap();
+            let counts = model.counts();
+            assert_eq!(counts.trainable - counts.head, trial.formula, "{config}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_does_not_fit_is_an_error_of_the_method() {
+        let error = open("peft/vp-frame.yaml", &["method.inner=32"]).err();
+        let expected = "method: inner: expected 1 to 31 pixels on images of 32 pixels, got 32";
+        assert_eq!(error.as_deref(), Some(expected));
+    }
+}

@@ -1,0 +1,136 @@
+//! A run folder: every file in it is whole, and `summary.json` is written last.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use peft_core::files::{sweep, write_atomically};
+use serde::Serialize;
+
+use crate::exit::{Exit, Failure, config_error, failure};
+use crate::lock::lock;
+use crate::model::trial::Trial;
+use crate::run::summary::{Outcome, Summary};
+
+/// Burn's version, as the root `Cargo.toml` pins it.
+pub const BURN: &str = "0.22.1";
+
+/// The folder of one trial, locked for this process.
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes the folder, or opens it again; writes the resolved configuration and the environment.
+    ///
+    /// # Errors
+    /// If it cannot be written or another process works in it.
+    pub fn open(path: PathBuf, trial: &Trial, device: &str) -> Result<Self, Failure> {
+        let place = path.display().to_string();
+        Self::try_open(path, trial, device)?.ok_or_else(|| {
+            let message = format_args!("{place}: another process works on this run");
+            failure(Exit::Unexpected, message)
+        })
+    }
+
+    /// The same; none if another process works in it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn try_open(path: PathBuf, trial: &Trial, device: &str) -> Result<Option<Self>, Failure> {
+        fs_err::create_dir_all(path.join("checkpoints"))?;
+        let Some(lock) = lock(&path)? else {
+            return Ok(None);
+        };
+        sweep(&path)?;
+        sweep(&path.join("checkpoints"))?;
+        let folder = Self { path, _lock: lock };
+        let yaml = serde_yaml::to_string(&trial.experiment)
+            .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
+        folder.write("config.resolved.yaml", yaml.as_bytes())?;
+        folder.write_json("env.json", &Environment::here(device))?;
+        Ok(Some(folder))
+    }
+
+    /// A file of the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Writes a file atomically.
+    ///
+    /// # Errors
+    /// With the path.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
+        Ok(write_atomically(&self.file(name), content)?)
+    }
+
+    /// Writes a value as JSON.
+    ///
+    /// # Errors
+    /// With the path.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Failure> {
+        let json = serde_json::to_string_pretty(value)
+            .map_err(|e| failure(Exit::Unexpected, format_args!("{name}: {e}")))?;
+        self.write(name, format!("{json}\n").as_bytes())
+    }
+
+    /// The summary of a finished run, if it is one.
+    pub fn finished(&self) -> Option<Summary> {
+        finished(&self.path)
+    }
+}
+
+/// The summary in a folder, if the run is finished: there, whole, and `status: done`.
+pub fn finished(folder: &Path) -> Option<Summary> {
+    match outcome(folder)? {
+        Outcome::Done(summary) => Some(*summary),
+        Outcome::Failed(_) => None,
+    }
+}
+
+/// How the run of a folder ended, if it did.
+pub fn outcome(folder: &Path) -> Option<Outcome> {
+    let text = std::fs::read_to_string(folder.join("summary.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// What a run ran on.
+#[derive(Serialize)]
+pub struct Environment {
+    runner: &'static str,
+    burn: &'static str,
+    os: &'static str,
+    arch: &'static str,
+    cpus: usize,
+    threads: usize,
+    device: String,
+    command: Vec<String>,
+}
+
+impl Environment {
+    /// This machine.
+    pub fn here(device: &str) -> Self {
+        Self {
+            runner: env!("CARGO_PKG_VERSION"),
+            burn: BURN,
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            threads: rayon::current_num_threads(),
+            device: device.to_owned(),
+            command: std::env::args().collect(),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A trial from its first step to its summary: trains, tests once, and fills the run folder.
+
+pub mod folder;
+pub mod plan;
+pub mod progress;
+pub mod summary;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use peft_core::adapter_file::{self, AdapterInfo};
+use peft_core::data::Split;
+use peft_core::params::floats;
+use peft_core::{Model, weights};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+
+use crate::cache::{Caches, Prefix};
+use crate::data::held_out::Choice;
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
+use crate::device::Chosen;
+use crate::exit::{Exit, Failure, failure};
+use crate::model::export::checkpoint_tensors;
+use crate::model::trial::Trial;
+use crate::report;
+use crate::run::folder::{Environment, RunFolder};
+use crate::run::plan::plan;
+use crate::run::progress::Reporter;
+use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
+use crate::train::evaluate::evaluate;
+use crate::train::{Trained, Trainer};
+
+/// Batches of images on which the speed of inference is measured, after one to warm up.
+const TIMED_BATCHES: usize = 8;
+
+/// The checkpoint of a run folder.
+pub const CHECKPOINT: &str = "checkpoints/last.safetensors";
+
+/// What a trial shares with others, and its part in a comparison.
+pub struct Part<'a> {
+    /// Where frozen work is kept.
+    pub caches: &'a Caches,
+    /// Set by a signal.
+    pub interrupt: Arc<AtomicBool>,
+    /// Its place in the comparison.
+    pub cell: Option<Cell>,
+    /// The search that chose what was tuned.
+    pub tuning: Option<Tuning>,
+    /// Who is told how it goes.
+    pub reporter: Reporter,
+}
+
+/// A flag that the signals to stop set: SIGINT, SIGTERM, and SIGUSR1, which job schedulers send before
+/// the time is up. The second signal ends the process at once.
+///
+/// # Errors
+/// If they cannot be registered.
+pub fn interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let interrupt = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+        signal_hook::flag::register_conditional_default(signal, interrupt.clone())?;
+        signal_hook::flag::register(signal, interrupt.clone())?;
+    }
+    Ok(interrupt)
+}
+
+/// Trains and tests.
+///
+/// # Errors
+/// [`Exit::Interrupted`] after saving, [`Exit::Diverged`], or what a record or the disk failed with.
+pub fn run(
+    trial: &Trial,
+    model: Model,
+    folder: &RunFolder,
+    device: &Chosen,
+    mut part: Part,
+) -> Result<Summary, Failure> {
+    let reporter = &mut part.reporter;
+    for line in plan(trial, &model, device)
+        .lines()
+        .chain(trial.remarks.iter().map(String::as_str))
+    {
+        reporter.line(line);
+    }
+    let model = trial.started(model)?;
+    let counts = model.counts();
+    let info = AdapterInfo::of(
+        &model,
+        trial.weights_hash().map(str::to_owned),
+        trial.classes.clone(),
+    );
+    let (checkpoint, stop) = (folder.file(CHECKPOINT), &part.interrupt);
+    let start = Instant::now();
+    let checkpoint = Some(checkpoint);
+    let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
+    let before = trainer.seconds_before();
+    let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
+    reporter.finish();
+    let trained = trained?;
+
+    let choice = Choice::after(&trained);
+    let Trained {
+        model,
+        tensors,
+        progress,
+        selected,
+        mut cache,
+    } = trained;
+    let (recipe, compute) = (&trial.experiment.recipe, trial.compute_type());
+    let images = || {
+        trial
+            .data
+            .test(&choice, trial.preprocess(), recipe.batch_size)
+    };
+    let backbone = (model.first_cut() > 0).then_some(&model.backbone);
+    let prefix = Prefix {
+        trial,
+        backbone,
+        cut: model.first_cut(),
+        device,
+    };
+    let mut attach = |loader| {
+        let attached = part.caches.attach(loader, &prefix, None, 1, stop, reporter);
+        attached.inspect(|(_, cost)| cache.seconds += cost.seconds)
+    };
+    let (tested, _) = attach(images())?;
+    let (test, _) = evaluate(&model, &tested, device, compute)?;
+    let validation = match progress.history[selected].validation {
+        None => None,
+        Some(_) => {
+            let loader = trial.data.validation(trial.preprocess(), recipe.batch_size);
+            let (loader, _) = attach(loader)?;
+            Some(evaluate(&model, &loader, device, compute)?.0)
+        }
+    };
+    let images_per_second = inference(&model, &images(), trial, device)?;
+
+    adapter_file::write(&folder.file("adapter.safetensors"), &tensors, &info)?;
+    if trial.experiment.save_model {
+        let path = folder.file("model.safetensors");
+        weights::write(&path, &checkpoint_tensors(&model), [].into())?;
+    }
+    let lines = progress.history.iter().map(serde_json::to_string);
+    let lines = lines
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| failure(Exit::Unexpected, e))?;
+    folder.write(
+        "metrics.jsonl",
+        format!("{}\n", lines.join("\n")).as_bytes(),
+    )?;
+
+    let epochs = progress.history.len();
+    let epoch_seconds: f64 = progress.history.iter().map(|record| record.seconds).sum();
+    let methods = trial.experiment.method.iter();
+    let value = |value| serde_json::to_value(value).map_err(|e| failure(Exit::Unexpected, e));
+    let summary = Summary {
+        experiment: trial.experiment.name.clone(),
+        trial: folder.name(),
+        cell: part.cell,
+        methods: methods
+            .map(|method| method.typetag_name().to_owned())
+            .collect(),
+        metric: trial.experiment.metric,
+        inference: Inference { images_per_second },
+        test,
+        validation,
+        skipped: Split::ALL
+            .map(|split| trial.data.skipped(split))
+            .iter()
+            .sum(),
+        best_epoch: selected + 1,
+        epochs,
+        params: Params::new(counts, trial.formula),
+        memory: Memory {
+            peak_bytes: progress.peak_bytes,
+            cache_bytes: cache.bytes,
+        },
+        time: Time {
+            seconds_per_epoch: epoch_seconds / epochs as f64,
+            cache_seconds: cache.seconds,
+            total_seconds: before + start.elapsed().as_secs_f64(),
+        },
+        device: device.name.clone(),
+        config_hash: trial.hash.clone(),
+        seed: trial.experiment.seed,
+        classes: trial.classes.clone(),
+        history: progress.history,
+        tuning: part.tuning,
+        config: value(&trial.experiment)?,
+        environment: serde_json::to_value(Environment::here(&device.name))
+            .map_err(|e| failure(Exit::Unexpected, e))?,
+    };
+    let html = report::html(&summary, &trial.experiment);
+    folder.write("report.html", html.as_bytes())?;
+    folder.write_json("summary.json", &Outcome::Done(Box::new(summary.clone())))?;
+    Ok(summary)
+}
+
+/// Images a second from image to logits, reading excluded: the median of a few batches of one size.
+fn inference(
+    model: &Model,
+    loader: &Loader,
+    trial: &Trial,
+    device: &Chosen,
+) -> Result<f64, Failure> {
+    let mut speeds = Vec::new();
+    let batches = loader.batches().min(TIMED_BATCHES + 1);
+    loader.each(0..batches, Pass::Plain, &device.device, |index, batch| {
+        let images = batch.targets.len();
+        let start = Instant::now();
+        let x = batch.x.cast(trial.compute_type());
+        floats(model.logits(x, 0, None).into_data());
+        let speed = images as f64 / start.elapsed().as_secs_f64();
+        // The first batch warms up, the last one may be a small one.
+        if index == 0 || images == loader.batch_size() {
+            speeds.push(speed);
+        }
+        Ok::<_, Failure>(true)
+    })?;
+    if speeds.len() > 1 {
+        speeds.remove(0);
+    }
+    speeds.sort_by(f64::total_cmp);
+    Ok(speeds[speeds.len() / 2])
+}

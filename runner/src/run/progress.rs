@@ -1,0 +1,129 @@
+//! What a person sees while a run goes on: a live view on a terminal, one line an epoch in a pipe,
+//! and the same lines in `log.txt`. All of it on stderr.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::train::checkpoint::{EpochRecord, Progress};
+
+/// Tells how a run goes.
+pub struct Reporter {
+    bar: ProgressBar,
+    /// Whether lines are seen at once.
+    lines: bool,
+    log: Option<File>,
+    epochs: usize,
+}
+
+impl Reporter {
+    /// To the terminal or pipe, and lines also to `log`, if it can be opened.
+    pub fn new(log: &Path) -> Self {
+        Self::with(Some(log), true)
+    }
+
+    /// Lines to `log` only, the live view to a terminal: for one trial of many.
+    pub fn to_log(log: &Path) -> Self {
+        Self::with(Some(log), false)
+    }
+
+    /// To the terminal or pipe.
+    pub fn unlogged() -> Self {
+        Self::with(None, true)
+    }
+
+    fn with(log: Option<&Path>, lines: bool) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template(
+            "{prefix} [{bar:28}] {pos}/{len} images  {per_sec}  loss {msg}  {eta} left",
+        );
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let open = |path| File::options().create(true).append(true).open(path).ok();
+        Self {
+            bar,
+            lines,
+            log: log.and_then(open),
+            epochs: 0,
+        }
+    }
+
+    /// One line.
+    pub fn line(&mut self, text: &str) {
+        match (self.lines, self.bar.is_hidden()) {
+            (false, _) => {}
+            (true, true) => eprintln!("{text}"),
+            (true, false) => self.bar.println(text),
+        }
+        if let Some(log) = &mut self.log {
+            // A log that cannot be written must not end a run.
+            let _ = writeln!(log, "{text}");
+        }
+    }
+
+    /// A checkpoint was found.
+    pub fn resumed(&mut self, progress: &Progress) {
+        self.line(&format!(
+            "resumed after epoch {} and {} batches of the next (step {})",
+            progress.epoch, progress.batch, progress.step
+        ));
+    }
+
+    /// An epoch of `images` begins.
+    pub fn start_epoch(&mut self, epoch: usize, epochs: usize, images: usize) {
+        self.epochs = epochs;
+        self.bar.reset();
+        self.bar.set_length(images as u64);
+        self.bar.set_prefix(format!("epoch {}/{epochs}", epoch + 1));
+        if !self.bar.is_hidden() {
+            self.bar.enable_steady_tick(Duration::from_millis(200));
+        }
+    }
+
+    /// A cache of so many rows is filled.
+    pub fn start_filling(&mut self, what: &str, rows: usize) {
+        self.bar.reset();
+        self.bar.set_length(rows as u64);
+        self.bar.set_prefix(format!("caching {what}"));
+        self.bar.set_message("-");
+    }
+
+    /// Rows of a cache are done.
+    pub fn filled(&mut self, rows: usize) {
+        self.bar.inc(rows as u64);
+    }
+
+    /// A batch of `images` is done.
+    pub fn batch(&mut self, images: usize, loss: f64) {
+        self.bar.set_message(format!("{loss:.4}"));
+        self.bar.inc(images as u64);
+    }
+
+    /// An epoch is done.
+    pub fn finish_epoch(&mut self, record: &EpochRecord, better: bool) {
+        let width = self.epochs.to_string().len();
+        let validation = record.validation.as_ref().map(|validation| {
+            format!(
+                "  validation loss {:.4}  top-1 {:6.2} %",
+                validation.loss,
+                100.0 * validation.top1
+            )
+        });
+        self.line(&format!(
+            "epoch {:>width$}/{}  train loss {:.4}{}  {:.1} s{}",
+            record.epoch,
+            self.epochs,
+            record.train_loss,
+            validation.unwrap_or_default(),
+            record.seconds,
+            if better { "  *" } else { "" }
+        ));
+    }
+
+    /// Takes the live view away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

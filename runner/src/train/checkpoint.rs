@@ -1,0 +1,164 @@
+//! Where a run stands: one file, written atomically, from which it goes on to the bit.
+//!
+//! It holds what trains, the optimiser's state, the best epoch's values, and the progress. Step
+//! and epoch determine all random numbers, so no generator needs saving.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use burn::optim::ModuleOptimizer;
+use burn::tensor::{Bytes, TensorData};
+use peft_core::checkpoint::Checkpoint;
+use peft_core::data::Split;
+use peft_core::params::{self, Tensors};
+use peft_core::weights;
+use peft_core::{Error, Model, adapter_file};
+use serde::{Deserialize, Serialize};
+
+use crate::train::metrics::Metrics;
+use crate::train::slot::Slot;
+
+/// How far a run has come, and what it has seen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Hash of the experiment it belongs to.
+    pub config_hash: String,
+    /// Epochs that are complete.
+    pub epoch: usize,
+    /// Batches of the current epoch that are done.
+    pub batch: usize,
+    /// Optimiser steps since the start.
+    pub step: u64,
+    /// Sum of the batch losses of the current epoch, weighted by images.
+    pub loss_sum: f64,
+    /// Images of the current epoch that are done.
+    pub images: usize,
+    /// Seconds of the current epoch.
+    pub epoch_seconds: f64,
+    /// Seconds since the start, interruptions excluded.
+    pub total_seconds: f64,
+    /// Most bytes live at once in earlier parts of an interrupted run.
+    pub peak_bytes: usize,
+    /// Images that could not be read, and why.
+    #[serde(default)]
+    pub left_out: Vec<(Split, usize, String)>,
+    /// One entry an epoch.
+    pub history: Vec<EpochRecord>,
+    /// Index into `history` of the best epoch so far.
+    pub best: Option<usize>,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// Optimiser steps at its end.
+    pub step: u64,
+    /// Mean training loss, with label smoothing.
+    pub train_loss: f64,
+    /// On validation; none where it is trained on.
+    pub validation: Option<Metrics>,
+    /// The metric that chooses, on validation.
+    #[serde(default)]
+    pub score: Option<f64>,
+    /// The learning rate of its last step.
+    pub lr: f64,
+    /// Seconds of training, validation excluded.
+    pub seconds: f64,
+}
+
+impl EpochRecord {
+    /// Whether it is the better epoch on validation: a higher score, or an equal one with a lower
+    /// loss.
+    pub fn beats(&self, other: &Self) -> bool {
+        let rank = |record: &Self| {
+            let loss = record.validation.as_ref().map_or(f64::INFINITY, |v| v.loss);
+            (record.score.unwrap_or(f64::NEG_INFINITY), loss)
+        };
+        let ((new, new_loss), (old, old_loss)) = (rank(self), rank(other));
+        new > old || (new == old && new_loss < old_loss)
+    }
+}
+
+/// A training state in memory.
+pub struct State {
+    /// The model, on the autodiff device.
+    pub model: Slot<Model>,
+    /// Burn's optimiser.
+    pub optimizer: ModuleOptimizer,
+    /// How far it has come.
+    pub progress: Progress,
+    /// What trains, at the best epoch.
+    pub best: Option<Tensors>,
+}
+
+const FORMAT: &str = "peft-checkpoint/1";
+const OPTIMIZER: &str = "optimizer";
+
+/// Writes the checkpoint.
+///
+/// # Errors
+/// With the path: a full disk leaves the old checkpoint as it was.
+pub fn save(path: &Path, state: &State) -> Result<(), Error> {
+    let fail = |e: String| Error::file(path, e);
+    let optimizer = state.optimizer.into_bytes();
+    let optimizer = optimizer.map_err(|e| fail(format!("{e:?}")))?.to_vec();
+    let length = optimizer.len();
+    let prefixed = |prefix: &'static str, tensors: Tensors| {
+        let rename = move |(name, data)| (format!("{prefix}.{name}"), data);
+        tensors.into_iter().map(rename)
+    };
+    let mut tensors: Tensors = prefixed("now", adapter_file::tensors(&state.model)).collect();
+    tensors.extend(prefixed("best", state.best.clone().unwrap_or_default()));
+    tensors.insert(OPTIMIZER.to_owned(), TensorData::new(optimizer, [length]));
+    let progress = serde_json::to_string(&state.progress).map_err(|e| fail(e.to_string()))?;
+    let metadata = HashMap::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("progress".to_owned(), progress),
+    ]);
+    weights::write(path, &tensors, metadata)
+}
+
+/// Goes on from a checkpoint.
+///
+/// # Errors
+/// If the file is not whole, or belongs to another experiment or model.
+pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, Error> {
+    let file = Checkpoint::open(path)?;
+    let metadata = file.metadata();
+    let fail = |message: &str| Error::file(path, message);
+    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return Err(fail("expected a checkpoint of this program"));
+    }
+    let progress: Progress = metadata
+        .get("progress")
+        .and_then(|text| serde_json::from_str(text).ok())
+        .ok_or_else(|| fail("expected the progress in the metadata"))?;
+    if progress.config_hash != config_hash {
+        return Err(fail("the checkpoint belongs to another configuration"));
+    }
+    let (mut now, mut best) = (Tensors::new(), Tensors::new());
+    let mut optimizer = None;
+    for (name, data) in file.tensors()? {
+        if let Some(name) = name.strip_prefix("now.") {
+            now.insert(name.to_owned(), data);
+        } else if let Some(name) = name.strip_prefix("best.") {
+            best.insert(name.to_owned(), data);
+        } else if name == OPTIMIZER {
+            optimizer = Some(data.iter::<u8>().collect::<Vec<u8>>());
+        }
+    }
+    let bytes = optimizer.ok_or_else(|| fail("expected the optimiser's state"))?;
+    state.model.try_update(|model| {
+        params::write(model, now)
+            .map_err(|(_, mismatch)| fail(&format!("it does not fit the model: {mismatch:?}")))
+    })?;
+    let optimizer = state.optimizer.from_bytes(Bytes::from_bytes_vec(bytes));
+    Ok(State {
+        model: state.model,
+        optimizer: optimizer.map_err(|e| fail(&format!("the optimiser's state: {e:?}")))?,
+        best: progress.best.map(|_| best),
+        progress,
+    })
+}

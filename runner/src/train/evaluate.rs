@@ -1,0 +1,55 @@
+//! Metrics of a model on the images of a loader.
+
+use std::time::Instant;
+
+use burn::tensor::DType;
+use peft_core::Model;
+use peft_core::params::floats;
+
+use crate::data::images::names;
+use crate::data::loader::Loader;
+use crate::data::random::Pass;
+use crate::device::Chosen;
+use crate::exit::{Failure, config_error};
+use crate::train::metrics::{Metrics, Tally};
+
+/// Metrics of a model on a loader's images, and the seconds that its forward passes took: from where
+/// the batches are.
+///
+/// # Errors
+/// If a record cannot be read and that is not forgiven, or none can.
+pub fn evaluate(
+    model: &Model,
+    loader: &Loader,
+    device: &Chosen,
+    compute: DType,
+) -> Result<(Metrics, f64), Failure> {
+    let groups = loader.images().dataset().groups();
+    let mut tally = Tally::new(model.head.classes(), groups);
+    let mut seconds = 0.0;
+    loader.each(
+        0..loader.batches(),
+        Pass::Plain,
+        &device.device,
+        |_, batch| {
+            let start = Instant::now();
+            let x = batch.x.cast(compute);
+            let logits = floats(model.logits(x, batch.from, None).into_data());
+            seconds += start.elapsed().as_secs_f64();
+            tally.add(&logits, &batch.targets, &batch.groups);
+            Ok::<_, Failure>(true)
+        },
+    )?;
+    let metrics = Metrics {
+        skipped: loader.skipped(),
+        ..tally.finish()
+    };
+    match metrics.images {
+        0 => Err(none_readable(&names(loader.splits()))),
+        _ => Ok((metrics, seconds)),
+    }
+}
+
+pub fn none_readable(which: &str) -> Failure {
+    config_error(format!("dataset: none of the {which} images can be read"))
+}

@@ -1,0 +1,453 @@
+//! The training loop: epochs of steps, validated, saved and resumed.
+
+pub mod checkpoint;
+pub mod evaluate;
+mod losses;
+pub mod metrics;
+mod rates;
+mod slot;
+pub mod step;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::GradientsAccumulator;
+use burn::tensor::Tensor;
+use peft_core::params::{self, Tensors};
+use peft_core::{Model, adapter_file};
+
+use crate::cache::{Caches, Cost, Prefix};
+use crate::config::recipe::{Recipe, Select, TrainOn};
+use crate::data::batch::Batch;
+use crate::data::held_out::Settled;
+use crate::data::loader::Loader;
+use crate::data::random::{EpochRandom, Pass};
+use crate::device::Chosen;
+use crate::exit::{Exit, Failure, failure};
+use crate::measure::memory;
+use crate::model::trial::Trial;
+use crate::run::progress::Reporter;
+use crate::train::checkpoint::{EpochRecord, Progress, State};
+use crate::train::evaluate::{evaluate, none_readable};
+use crate::train::losses::Losses;
+use crate::train::rates::Rates;
+use crate::train::slot::Slot;
+use crate::train::step::{Part, Phase, PhaseEnded, Stepper};
+
+/// A trained model and how it went.
+pub struct Trained {
+    /// The model of the selected epoch, on the plain device.
+    pub model: Model,
+    /// What trains of it.
+    pub tensors: Tensors,
+    /// The way there.
+    pub progress: Progress,
+    /// The selected epoch, an index into the history.
+    pub selected: usize,
+    /// What caching the prefix took.
+    pub cache: Cost,
+}
+
+/// The epoch is selected. Candidates of a search yield their progress only.
+impl Settled for Trained {}
+
+/// How a batch failed.
+enum Stop {
+    Interrupted,
+    Diverged(u64),
+}
+
+/// A trial in training.
+pub struct Trainer<'a> {
+    trial: &'a Trial,
+    device: &'a Chosen,
+    /// Where progress is saved; none where nothing is to be resumed.
+    checkpoint: Option<PathBuf>,
+    interrupt: Arc<AtomicBool>,
+    reporter: &'a mut Reporter,
+    stepper: Stepper<'a>,
+    /// What gradients see.
+    training: Loader<'a>,
+    /// What choices see; none where it is trained on.
+    validation: Option<Loader<'a>>,
+    cache: Cost,
+    state: State,
+}
+
+impl<'a> Trainer<'a> {
+    /// Starts, or goes on from the checkpoint if there is one. Without a path nothing is saved.
+    ///
+    /// # Errors
+    /// If the checkpoint is there and cannot be used.
+    pub fn new(
+        trial: &'a Trial,
+        model: Model,
+        device: &'a Chosen,
+        checkpoint: Option<PathBuf>,
+        interrupt: Arc<AtomicBool>,
+        reporter: &'a mut Reporter,
+    ) -> Result<Self, Failure> {
+        let recipe = &trial.experiment.recipe;
+        let stepper = Stepper {
+            recipe,
+            seed: trial.experiment.seed,
+            compute: trial.compute_type(),
+            prefix: Stepper::prefix_of(&model),
+            rates: Rates::of(&model),
+        };
+        let mut state = State {
+            model: Slot::new(model.train()),
+            optimizer: recipe.optimizer.init(),
+            progress: Progress {
+                config_hash: trial.hash.clone(),
+                ..Progress::default()
+            },
+            best: None,
+        };
+        if let Some(path) = checkpoint.as_deref().filter(|path| path.is_file()) {
+            state = checkpoint::load(path, state, &trial.hash)?;
+            trial.data.recall(&state.progress.left_out);
+            reporter.resumed(&state.progress);
+        }
+        let (images, size) = (trial.preprocess(), recipe.batch_size);
+        let (training, validation) = match recipe.train_on {
+            TrainOn::Train => (
+                trial.data.train(images, size),
+                Some(trial.data.validation(images, size)),
+            ),
+            TrainOn::TrainValidation => (trial.data.train_and_validation(images, size), None),
+        };
+        Ok(Self {
+            stepper,
+            training,
+            validation,
+            cache: Cost::default(),
+            trial,
+            device,
+            checkpoint,
+            interrupt,
+            reporter,
+            state,
+        })
+    }
+
+    /// Lets the frozen prefix be computed once: from now on, batches are read from a cache where the
+    /// trial allows it and it pays.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or the run is interrupted.
+    pub fn with_caches(mut self, caches: &Caches) -> Result<Self, Failure> {
+        let left = self.recipe().last_epoch() - self.state.progress.epoch;
+        if left == 0 {
+            return Ok(self);
+        }
+        let random = self.random(self.state.progress.epoch);
+        let prefix = Prefix {
+            trial: self.trial,
+            backbone: self.stepper.prefix.as_ref(),
+            cut: self.state.model.first_cut(),
+            device: self.device,
+        };
+        let mut attach = |loader, random| {
+            let uses = left;
+            caches.attach(
+                loader,
+                &prefix,
+                random,
+                uses,
+                &self.interrupt,
+                self.reporter,
+            )
+        };
+        let (training, cost) = attach(self.training, Some(random))?;
+        self.training = training;
+        self.cache = cost;
+        if let Some(validation) = self.validation.take() {
+            let (validation, cost) = attach(validation, None)?;
+            self.validation = Some(validation);
+            self.cache.seconds += cost.seconds;
+            self.cache.bytes += cost.bytes;
+        }
+        Ok(self)
+    }
+
+    /// The random changes of an epoch.
+    pub(crate) fn random(&self, epoch: usize) -> EpochRandom {
+        let experiment = &self.trial.experiment;
+        EpochRandom {
+            seed: experiment.seed,
+            epoch,
+            augment: experiment.recipe.augmentation.augment(),
+            views: experiment.cache_views,
+        }
+    }
+
+    fn recipe(&self) -> &'a Recipe {
+        &self.trial.experiment.recipe
+    }
+
+    /// Trains to the end of the recipe or of patience.
+    ///
+    /// # Errors
+    /// [`Exit::Interrupted`] after saving, [`Exit::Diverged`] with the step, or what a record or
+    /// the disk failed with.
+    pub fn run(mut self) -> Result<Trained, Failure> {
+        self.train_to(self.recipe().last_epoch())?;
+        let progress = self.state.progress;
+        let selected = match (self.trial.experiment.recipe.select, progress.best) {
+            (Select::Best, Some(best)) => best,
+            _ => progress.history.len() - 1,
+        };
+        let tensors = match (self.trial.experiment.recipe.select, self.state.best) {
+            (Select::Best, Some(best)) => best,
+            _ => adapter_file::tensors(&self.state.model),
+        };
+        let model =
+            params::write(self.state.model.valid(), tensors.clone()).map_err(|(_, m)| {
+                failure(
+                    Exit::Unexpected,
+                    format_args!("the best epoch's values: {m:?}"),
+                )
+            })?;
+        Ok(Trained {
+            model,
+            tensors,
+            progress,
+            selected,
+            cache: self.cache,
+        })
+    }
+
+    /// Trains as a candidate of a search, to the end of `epochs` or of patience, and gives no model:
+    /// how it did on validation is all that is seen of it. It goes on from there when it is called for
+    /// more epochs.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn try_out(mut self, epochs: usize) -> Result<(Progress, Cost), Failure> {
+        self.train_to(epochs.min(self.recipe().last_epoch()))?;
+        Ok((self.state.progress, self.cache))
+    }
+
+    /// Seconds that an interrupted run spent before.
+    pub fn seconds_before(&self) -> f64 {
+        self.state.progress.total_seconds
+    }
+
+    fn train_to(&mut self, epochs: usize) -> Result<(), Failure> {
+        memory::start_trial(&self.device.device);
+        while self.state.progress.epoch < epochs && !self.out_of_patience() {
+            self.epoch()?;
+        }
+        Ok(())
+    }
+
+    fn out_of_patience(&self) -> bool {
+        let progress = &self.state.progress;
+        let since = |best: usize| progress.history.len() - 1 - best;
+        match (self.recipe().patience, progress.best) {
+            (Some(patience), Some(best)) => since(best) >= patience,
+            _ => false,
+        }
+    }
+
+    fn save(&mut self) -> Result<(), Failure> {
+        self.state.progress.left_out = self.trial.data.left_out();
+        if let Some(path) = &self.checkpoint {
+            checkpoint::save(path, &self.state)?;
+        }
+        Ok(())
+    }
+
+    fn epoch(&mut self) -> Result<(), Failure> {
+        // Lent to the loop, which changes the rest of the trainer.
+        let loader = self.training.clone();
+        let (batches, epoch) = (loader.batches(), self.state.progress.epoch);
+        let pass = Pass::Training(self.random(epoch));
+        self.reporter
+            .start_epoch(epoch, self.recipe().epochs, loader.len());
+        let first = self.state.progress.batch;
+        let spent = (
+            self.state.progress.epoch_seconds,
+            self.state.progress.total_seconds,
+        );
+        let start = Instant::now();
+        let mut losses = Losses::new(self.device.is_cpu(), &self.state.progress);
+        let mut accumulator = GradientsAccumulator::new();
+        let mut stop = None;
+        let plain = &self.device.device;
+        loader.each_or_none(first..batches, pass, plain, |index, batch| {
+            let images = batch.as_ref().map_or(0, |batch| batch.targets.len());
+            let loss = self.batch(index, batches, batch, &mut accumulator, &mut |_| ());
+            let step = self.state.progress.step;
+            self.state.progress.batch = index + 1;
+            // Progress is known only at a step: accumulated gradients are not saved.
+            let whole = (index + 1) % self.recipe().accumulate == 0 || index + 1 == batches;
+            if let Some(loss) = loss
+                && let Err(step) = losses.push(loss, images, step, whole && index + 1 == batches)
+            {
+                stop = Some(Stop::Diverged(step));
+                return Ok(false);
+            }
+            self.reporter.batch(images, losses.last);
+            if whole && self.interrupt.load(Ordering::Relaxed) {
+                stop = Some(Stop::Interrupted);
+                return Ok(false);
+            }
+            Ok::<_, Failure>(true)
+        })?;
+        self.state.progress.epoch_seconds = spent.0 + start.elapsed().as_secs_f64();
+        self.state.progress.total_seconds = spent.1 + start.elapsed().as_secs_f64();
+        if !matches!(stop, Some(Stop::Diverged(_)))
+            && let Err(step) = losses.flush()
+        {
+            stop = Some(Stop::Diverged(step));
+        }
+        self.state.progress.loss_sum = losses.sum;
+        self.state.progress.images = losses.images;
+        self.note_peak();
+        match stop {
+            None if losses.images == 0 => Err(none_readable("training")),
+            None => self.finish_epoch(),
+            Some(Stop::Interrupted) => {
+                self.save()?;
+                Err(failure(
+                    Exit::Interrupted,
+                    "interrupted; run the same command to go on",
+                ))
+            }
+            Some(Stop::Diverged(step)) => Err(failure(
+                Exit::Diverged,
+                format_args!(
+                    "the loss is not finite at step {step} (epoch {}); the last good checkpoint \
+                     is {}. A smaller recipe.optimizer.lr or a recipe.clip_norm may help",
+                    epoch + 1,
+                    match self.checkpoint.as_deref().filter(|path| path.is_file()) {
+                        Some(path) => path.display().to_string(),
+                        None => "none, the first epoch did not end".to_owned(),
+                    }
+                ),
+            )),
+        }
+    }
+
+    fn note_peak(&mut self) {
+        let weights = self.state.model.counts().total_bytes;
+        let peak = memory::own_peak(&self.device.device, weights);
+        let progress = &mut self.state.progress;
+        progress.peak_bytes = progress.peak_bytes.max(peak);
+    }
+
+    /// A whole step on one batch, as an epoch takes it; `ended` hears of each part: for benchmarks.
+    pub(crate) fn step(&mut self, batch: Batch, ended: PhaseEnded) -> Option<Tensor<1>> {
+        self.batch(0, 1, Some(batch), &mut GradientsAccumulator::new(), ended)
+    }
+
+    /// The images that gradients see: for benchmarks.
+    pub(crate) fn training(&self) -> &Loader<'a> {
+        &self.training
+    }
+
+    /// The model as it is now, on the plain device: for benchmarks.
+    pub(crate) fn model(&self) -> Model {
+        self.state.model.valid()
+    }
+
+    /// Forward and backward of one batch, and the optimiser's step if it is the last of its part. Returns
+    /// the loss `[1]`. A batch of which no image can be read is `None` and counts like the others, so that
+    /// an epoch has as many steps.
+    fn batch(
+        &mut self,
+        index: usize,
+        batches: usize,
+        batch: Option<Batch>,
+        accumulator: &mut GradientsAccumulator<Model>,
+        ended: PhaseEnded,
+    ) -> Option<Tensor<1>> {
+        let recipe = self.recipe();
+        let part = Part::of_epoch(index, batches, recipe.accumulate);
+        let State {
+            model,
+            optimizer,
+            progress,
+            ..
+        } = &mut self.state;
+        let number = progress.step;
+        let (value, step) = batch
+            .map(|batch| {
+                let stepper = &self.stepper;
+                stepper.backward(model, number, batch, part, accumulator, ended)
+            })
+            .unzip();
+        let gradients = part.is_last().then(|| accumulator.grads());
+        let steps_per_epoch = batches.div_ceil(recipe.accumulate);
+        let schedule = &recipe.schedule;
+        let factor = schedule.factor(number as usize, steps_per_epoch, recipe.epochs);
+        let lr = recipe.optimizer.lr() * factor;
+        progress.step += u64::from(gradients.is_some());
+        let stepper = &self.stepper;
+        model.update(|model| stepper.update(model, optimizer, lr, step, gradients));
+        ended(Phase::Optimizer);
+        value
+    }
+
+    /// Validates, keeps the best, saves.
+    fn finish_epoch(&mut self) -> Result<(), Failure> {
+        let recipe = self.recipe();
+        let start = Instant::now();
+        let metric = self.trial.experiment.metric;
+        let (mut validation, mut score) = (None, None);
+        if let Some(loader) = &self.validation {
+            let model = self.state.model.valid();
+            let (metrics, _) = evaluate(&model, loader, self.device, self.trial.compute_type())?;
+            if !metrics.loss.is_finite() {
+                let step = self.state.progress.step;
+                return Err(failure(
+                    Exit::Diverged,
+                    format_args!("the validation loss is not finite after step {step}"),
+                ));
+            }
+            score = metrics.score(metric);
+            validation = Some(metrics.brief());
+        }
+        let steps = self.training.batches().div_ceil(recipe.accumulate);
+        let progress = &mut self.state.progress;
+        let last = progress.step.saturating_sub(1) as usize;
+        let record = EpochRecord {
+            epoch: progress.epoch + 1,
+            step: progress.step,
+            train_loss: progress.loss_sum / progress.images.max(1) as f64,
+            lr: recipe.optimizer.lr() * recipe.schedule.factor(last, steps, recipe.epochs),
+            seconds: progress.epoch_seconds,
+            validation,
+            score,
+        };
+        let best = progress.best.map(|best| &progress.history[best]);
+        let better = record.validation.is_some() && best.is_none_or(|best| record.beats(best));
+        self.reporter.finish_epoch(&record, better);
+        progress.history.push(record);
+        if better {
+            progress.best = Some(progress.history.len() - 1);
+            if recipe.select == Select::Best {
+                self.state.best = Some(adapter_file::tensors(&self.state.model));
+            }
+        }
+        progress.epoch += 1;
+        progress.batch = 0;
+        progress.loss_sum = 0.0;
+        progress.images = 0;
+        progress.epoch_seconds = 0.0;
+        progress.total_seconds += start.elapsed().as_secs_f64();
+        self.save()?;
+        if self.interrupt.load(Ordering::Relaxed) {
+            return Err(failure(
+                Exit::Interrupted,
+                "interrupted; run the same command to go on",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! The optimiser's step: learning rates of single parameters, and the clipping of gradients.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use peft_core::{Model, params};
+
+/// What the learning rates of some parameters are multiplied by: of all where it is not 1.
+pub struct Rates(BTreeMap<ParamId, f64>);
+
+impl Rates {
+    pub fn of(model: &Model) -> Self {
+        let infos = params::infos(model).into_iter();
+        let rates = infos.map(|info| (info.id, model.rate(&info.name)));
+        Self(rates.filter(|(_, rate)| *rate != 1.0).collect())
+    }
+
+    /// A step in which every parameter has its own learning rate, and AdamW's weight decay follows
+    /// it, as in PyTorch's parameter groups.
+    pub fn step(
+        &self,
+        optimizer: &mut ModuleOptimizer,
+        lr: f64,
+        model: Model,
+        gradients: GradientsParams,
+    ) -> Model {
+        if self.0.is_empty() {
+            return optimizer.step(lr, model, gradients);
+        }
+        // The optimiser touches only what has a gradient.
+        let groups = self.split(&model, gradients);
+        groups.into_iter().fold(model, |model, (rate, gradients)| {
+            optimizer.step(lr * rate, model, gradients)
+        })
+    }
+
+    /// The gradients by factor.
+    fn split(&self, model: &Model, gradients: GradientsParams) -> Vec<(f64, GradientsParams)> {
+        struct Split<'a> {
+            rates: &'a BTreeMap<ParamId, f64>,
+            gradients: GradientsParams,
+            groups: Vec<(f64, GradientsParams)>,
+        }
+        impl ModuleVisitor for Split<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+                    return;
+                };
+                let rate = self.rates.get(&param.id).copied().unwrap_or(1.0);
+                let same = self.groups.iter().position(|(other, _)| *other == rate);
+                let at = same.unwrap_or_else(|| {
+                    self.groups.push((rate, GradientsParams::new()));
+                    self.groups.len() - 1
+                });
+                self.groups[at].1.register(param.id, gradient);
+            }
+        }
+        let mut split = Split {
+            rates: &self.0,
+            gradients,
+            groups: Vec::new(),
+        };
+        model.visit(&mut split);
+        split.groups
+    }
+}
+
+/// Scales all gradients down together if their Euclidean norm is above `limit` (Pascanu et al.
+/// 2013), on the device.
+pub fn clip_norm(model: &Model, gradients: GradientsParams, limit: f64) -> GradientsParams {
+    struct Squares<'a>(&'a GradientsParams, Option<Tensor<1>>);
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                let square = gradient.square().sum();
+                self.1 = Some(match self.1.take() {
+                    Some(sum) => sum + square,
+                    None => square,
+                });
+            }
+        }
+    }
+    struct Scale(GradientsParams, Tensor<1>);
+    impl ModuleVisitor for Scale {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                let scaled = gradient * self.1.clone().reshape([1; D]);
+                self.0.register(param.id, scaled);
+            }
+        }
+    }
+    let mut squares = Squares(&gradients, None);
+    model.visit(&mut squares);
+    let Some(sum) = squares.1 else {
+        return gradients;
+    };
+    // PyTorch's `clip_grad_norm_` adds 1e-6 to the norm as well.
+    let factor = (sum.sqrt() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
+    let mut scale = Scale(gradients, factor);
+    model.visit(&mut scale);
+    scale.0
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::optim::SgdConfig;
+    use burn::tensor::{Device, Int};
+    use peft_core::Activation;
+    use peft_core::backbone::{BackboneConfig, Init};
+    use peft_core::loss::cross_entropy;
+    use peft_core::method::AdaptationMethod;
+    use peft_core::params::floats;
+    use peft_core::{LinearHead, Plug};
+
+    use super::*;
+
+    fn model(method: &str) -> Model {
+        let backbone =
+            "{name: vit, img_size: 32, patch_size: 16, embed_dim: 8, depth: 2, num_heads: 2}";
+        let backbone: Box<dyn BackboneConfig> = serde_yaml::from_str(backbone).unwrap();
+        let method: Box<dyn AdaptationMethod> = serde_yaml::from_str(method).unwrap();
+        let init = Init::seeded(&Device::flex(), 4);
+        let head = LinearHead::new(8, 3, &init);
+        let backbone = Plug::new(backbone.build(&init).unwrap());
+        Model::assemble(backbone, &[method], head, &init).unwrap()
+    }
+
+    /// What one step of plain gradient descent changes, by name.
+    fn change(method: &str) -> BTreeMap<String, Vec<f32>> {
+        let model = model(method);
+        let values = |model: &Model| params::read(model, |info| model.trains(&info.name));
+        let before = values(&model);
+        let (rates, model) = (Rates::of(&model), model.train());
+        let device = Device::flex();
+        let images = Tensor::<1, Int>::arange(0..2 * 3 * 32 * 32, &device).float();
+        let images = images.reshape([2, 3, 32, 32]).sin();
+        let x = Activation::Map(images).into_autodiff();
+        let logits = model.logits(x, 0, Some(&model.step(0, 0, 0)));
+        let labels = Tensor::from_data([0, 2], &device.autodiff());
+        let gradients = cross_entropy(logits, labels, 0.0).backward();
+        let gradients = GradientsParams::from_grads(gradients, &model);
+        let model = rates.step(&mut SgdConfig::new().init(), 1.0, model, gradients);
+        let after = values(&model.valid());
+        let difference = |(name, after): (String, _)| {
+            let before = floats(before[&name].clone());
+            let pairs = floats(after).into_iter().zip(before);
+            (name, pairs.map(|(a, b)| a - b).collect())
+        };
+        after.into_iter().map(difference).collect()
+    }
+
+    #[test]
+    fn a_step_is_as_large_as_its_factor() {
+        let whole = change("{name: full-finetune}");
+        let decayed = change("{name: full-finetune, layer_decay: 0.5}");
+        let rates = model("{name: full-finetune, layer_decay: 0.5}");
+        let mut seen = Vec::new();
+        for (name, whole) in &whole {
+            let rate = rates.rate(name) as f32;
+            let largest = whole.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            assert!(largest > 0.0, "{name} does not move");
+            for (got, whole) in decayed[name].iter().zip(whole) {
+                // Both differences are rounded where the parameter lies, around 1.
+                assert!(
+                    (got - rate * whole).abs() <= 2e-6 + 1e-5 * largest,
+                    "{name}"
+                );
+            }
+            seen.push(rate);
+        }
+        seen.sort_by(f32::total_cmp);
+        seen.dedup();
+        assert_eq!(seen, [0.125, 0.25, 0.5, 1.0]);
+    }
+}

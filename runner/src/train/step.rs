@@ -1,0 +1,139 @@
+//! One training step: a pure function of model, batch and step number.
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::{DType, Tensor};
+use peft_core::loss::{cross_entropy, mixed_cross_entropy};
+use peft_core::{BoxedBackbone, Hooks, Model, Step};
+
+use crate::config::recipe::Recipe;
+use crate::data::batch::Batch;
+use crate::train::rates::{Rates, clip_norm};
+
+/// A part of a training step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The frozen part below the first cut.
+    Prefix,
+    /// From the first cut to the loss.
+    Forward,
+    /// From the loss to the gradients.
+    Backward,
+    /// From the gradients to the next parameters.
+    Optimizer,
+}
+
+/// Called at the end of each phase of a step, so that benchmarks can time them.
+pub type PhaseEnded<'a> = &'a mut dyn FnMut(Phase);
+
+/// The place of a batch among those whose gradients are added up for one step of the optimiser.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Which of them it is, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Part {
+    /// The place of batch `index` of an epoch's `batches`, `accumulate` of which make a step. The last
+    /// step of an epoch may have fewer.
+    pub fn of_epoch(index: usize, batches: usize, accumulate: usize) -> Self {
+        let part = index % accumulate;
+        let of = accumulate.min(batches - (index - part));
+        Self { index: part, of }
+    }
+
+    /// Whether the optimiser's step follows.
+    pub fn is_last(self) -> bool {
+        self.index + 1 == self.of
+    }
+}
+
+/// What every step of a trial needs and no step changes.
+pub struct Stepper<'a> {
+    /// Loss, clipping, optimiser.
+    pub recipe: &'a Recipe,
+    /// The trial's seed.
+    pub seed: u64,
+    /// The type in which the backbone computes.
+    pub compute: DType,
+    /// The frozen part on the plain device, so that autodiff records nothing below the first cut. None
+    /// if nothing lies below it.
+    pub prefix: Option<BoxedBackbone>,
+    /// Factors of the learning rate of single parameters.
+    pub rates: Rates,
+}
+
+impl Stepper<'_> {
+    /// Adds the gradients of one batch to `accumulator`. Returns the loss `[1]`, and the random numbers
+    /// and buffer updates of the forward pass.
+    pub fn backward(
+        &self,
+        model: &Model,
+        number: u64,
+        batch: Batch,
+        part: Part,
+        accumulator: &mut GradientsAccumulator<Model>,
+        ended: PhaseEnded,
+    ) -> (Tensor<1>, Step) {
+        let smoothing = self.recipe.label_smoothing;
+        let cut = model.first_cut();
+        let mut x = batch.x.cast(self.compute);
+        if let Some(prefix) = &self.prefix
+            && batch.from < cut
+        {
+            x = prefix.forward(x, batch.from..cut, &Hooks::none());
+        }
+        ended(Phase::Prefix);
+        let step = model.step(self.seed, number, part.index);
+        let logits = model.logits(x.into_autodiff(), cut, Some(&step));
+        let labels = Tensor::from_inner(batch.labels);
+        let loss = match batch.lambda {
+            None => cross_entropy(logits, labels, smoothing),
+            Some(lambda) => {
+                let lambda = Tensor::from_inner(lambda);
+                mixed_cross_entropy(logits, labels, lambda, smoothing)
+            }
+        };
+        let value = loss.clone().inner();
+        ended(Phase::Forward);
+        // The mean over the parts of a step, as if they were one batch.
+        let gradients = (loss * (1.0 / part.of as f64)).backward();
+        let gradients = GradientsParams::from_grads(gradients, model);
+        accumulator.accumulate(model, gradients);
+        ended(Phase::Backward);
+        (value, step)
+    }
+
+    /// The model after a batch: its buffers updated, and its parameters too if there are gradients.
+    /// `lr` is the step's learning rate. The model is taken by value, so that the optimiser can write
+    /// in place and two copies of what trains are never in memory together.
+    pub fn update(
+        &self,
+        model: Model,
+        optimizer: &mut ModuleOptimizer,
+        lr: f64,
+        step: Option<Step>,
+        gradients: Option<GradientsParams>,
+    ) -> Model {
+        let gradients = match (gradients, self.recipe.clip_norm) {
+            (Some(gradients), Some(limit)) => Some(clip_norm(&model, gradients, limit)),
+            (gradients, _) => gradients,
+        };
+        let model = match step {
+            Some(step) => model.with_updates(step),
+            None => model,
+        };
+        match gradients {
+            Some(gradients) => self.rates.step(optimizer, lr, model, gradients),
+            None => model,
+        }
+    }
+
+    /// The frozen part of a model, if anything lies below its first cut. Nothing is held otherwise, so
+    /// that tuned weights are not in memory twice.
+    pub fn prefix_of(model: &Model) -> Option<BoxedBackbone> {
+        (model.first_cut() > 0).then(|| model.backbone.valid())
+    }
+}
