@@ -15,8 +15,8 @@ const SEEDS: [&str; 3] = ["0", "1", "2"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runs = std::env::args().nth(1).unwrap_or_else(|| "runs".to_owned());
-    println!("| method | lr | trainable | validation top-1 | test top-1 | s/epoch | peak MiB |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| method | lr | trainable | validation top-1 | test top-1 | peak MiB |");
+    println!("|---|---|---|---|---|---|");
     for method in METHODS {
         let mut best: Option<(f64, &str, Vec<Value>)> = None;
         for rate in RATES {
@@ -40,11 +40,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * spread)
         };
         println!(
-            "| {method} | {rate} | {} | {} | {} | {:.2} | {:.0} |",
+            "| {method} | {rate} | {} | {} | {} | {:.0} |",
             trials[0]["params"]["trainable"],
             percent("/validation/top1"),
             percent("/test/top1"),
-            moments(&trials, "/time/seconds_per_epoch").0,
             moments(&trials, "/memory/peak_bytes").0 / f64::from(1 << 20),
         );
     }

@@ -2,7 +2,7 @@
 //! messages and results that the program gives.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -293,19 +293,29 @@ fn the_stated_results_are_those_of_a_run() {
     }
 }
 
-/// The folders that `docs/architecture.md` lists are there.
+/// Whether a text in backquotes is the path of a file or folder of the repository.
+fn is_a_path(text: &str) -> bool {
+    let top = text.split('/').next().unwrap_or_default();
+    let written = text
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+    written && text.contains('/') && !top.is_empty() && root().join(top).is_dir()
+}
+
 #[test]
-fn the_rooms_of_the_architecture_are_folders() {
-    let page = read("docs/architecture.md");
-    let trees: Vec<_> = blocks(&page, "text").collect();
-    let rooms = trees.iter().flat_map(|tree| tree.lines());
-    let rooms = rooms.filter_map(|line| line.split_whitespace().next());
-    let rooms: Vec<PathBuf> = rooms
-        .filter(|word| word.ends_with('/') && !word.contains('<'))
-        .map(|word| root().join(word))
-        .collect();
-    assert!(rooms.len() > 10);
-    for room in rooms {
-        assert!(room.is_dir(), "{}", room.display());
+fn every_path_that_a_page_names_is_there() {
+    let mut named = 0;
+    for (path, page) in pages() {
+        let prose: String = page.split("```").step_by(2).collect();
+        let trees = blocks(&page, "text").flat_map(str::lines);
+        let trees = trees.filter_map(|line| line.split_whitespace().next());
+        for text in prose.split('`').skip(1).step_by(2).chain(trees) {
+            // Runs are written there, not kept.
+            if is_a_path(text) && !text.starts_with("target/") {
+                assert!(root().join(text).exists(), "{path}: {text}");
+                named += 1;
+            }
+        }
     }
+    assert!(named > 40, "{named} paths");
 }
