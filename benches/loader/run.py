@@ -7,9 +7,9 @@ temporary folder (photos.py), or taken from FOLDER. Both sides take turns with t
 batches of 64. In each turn the first epoch warms up and the second counts; the table has the median and the range of the rounds.
 Files come from the system's cache. There are three ways from a file to a batch of [64, 3, 224, 224]:
 
-- resize: the whole image to 224 x 224, bicubic, normalised: VTAB's protocol;
-- crop: a random resized crop, bicubic, and a flip, normalised: training on ImageNet;
-- cache: the resized pixels from a memory-mapped file, normalised; for PyTorch a numpy.memmap of uint8.
+- the whole image resized to 224 x 224, bicubic, normalised, which is VTAB's protocol;
+- a random resized crop, bicubic, and a flip, normalised, as in training on ImageNet;
+- the resized pixels read from a memory-mapped file and normalised; for PyTorch a numpy.memmap of uint8.
 """
 
 import argparse
@@ -36,12 +36,12 @@ CROP = [
     transforms.RandomHorizontalFlip(),
 ]
 CASES = {
-    "resize": ([WHOLE], ["prefix_cache=off"]),
-    "crop": (
+    "the whole image resized, bicubic": ([WHOLE], ["prefix_cache=off"]),
+    "random resized crop, bicubic, and flip": (
         CROP,
         ["prefix_cache=off", "recipe.augmentation={random_resized_crop: {}, interpolation: bicubic, hflip: 0.5}"],
     ),
-    "cache": (None, ["prefix_cache=disk"]),
+    "resized pixels from a memory-mapped file": (None, ["prefix_cache=disk"]),
 }
 
 
@@ -111,10 +111,10 @@ def main():
                 speeds[name][0].append(runner(args.runner, photos, f"{folder}/cache", sets, args.workers))
                 speeds[name][1].append(pytorch(dataset, args.workers))
         versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
-        print(f"{len(files)} images, {args.workers} workers, {args.rounds} rounds; {versions}\n")
-        print("| | `runner` | DataLoader | times |\n|---|---|---|---|")
+        print(f"{len(files)} images, batches of {BATCH}, {args.workers} workers, {args.rounds} rounds in turn, {versions}\n")
+        print("| images/s, median (range) | `runner` | DataLoader | ratio |\n|---|---|---|---|")
         for name, (ours, theirs) in speeds.items():
-            say = lambda all: f"{statistics.median(all):.0f} ({min(all):.0f} to {max(all):.0f})"
+            say = lambda all: f"{statistics.median(all):,.0f} ({min(all):,.0f} to {max(all):,.0f})"
             times = statistics.median(ours) / statistics.median(theirs)
             print(f"| {name} | {say(ours)} | {say(theirs)} | {times:.1f} |")
 
