@@ -1,6 +1,6 @@
 //! How a run ends: exit codes, and failures that carry one.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 
 /// The exit codes of `runner`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,22 @@ pub enum Exit {
     Interrupted = 75,
 }
 
-/// Why a command did not end well.
+/// Why a command, or a call of the library, did not end well.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
+    /// The kind of failure: the exit code of the program.
     pub exit: Exit,
-    /// What is printed.
+    /// The message and its causes.
     pub error: anyhow::Error,
 }
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl std::error::Error for Failure {}
 
 impl Failure {
     /// Adds in front of the message where the failure was found.

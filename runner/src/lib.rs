@@ -1,6 +1,9 @@
-//! The runner: from a YAML to an adapted model and its measured run.
+//! Parameter-efficient fine-tuning of vision models: from a YAML to an adapted model and its measured run.
 //!
-//! A program of one's own links its plugins with `use my_method as _;` and calls [`main`].
+//! Two kinds of programs use this crate. One adds plugins to the command line: it links them with
+//! `use my_method as _;` and calls [`main`]. The other calls the library: an [`Experiment`] is read, a
+//! [`Session`] trains it and loads what was trained, and an [`Assembled`] model predicts; a [`Comparison`]
+//! becomes [`Results`]. Nothing of that prints on stdout, and every error is a [`Failure`].
 
 mod cache;
 mod cli;
@@ -14,18 +17,31 @@ mod lock;
 mod measure;
 mod model;
 mod plugins;
+mod pool;
 mod report;
 mod run;
+mod session;
 mod train;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-pub use exit::Exit;
+pub use compare::config::Comparison;
+pub use compare::results::Results;
+pub use config::experiment::Experiment;
+pub use device::Chosen as Device;
+pub use exit::{Exit, Failure};
+pub use model::assembled::Assembled;
+pub use peft_core::Split;
+pub use peft_core::data::Image;
+pub use peft_datasets::decode;
+pub use run::summary::{Cell, Failed, Outcome, Summary};
+pub use session::{Run, Session};
+pub use train::metrics::{Metric, Metrics};
 
 use cli::Cli;
-use exit::{Failure, config_error};
+use exit::config_error;
 
 /// A reader that goes away (`runner list methods | head`) ends the program quietly.
 fn end_quietly_on_a_broken_pipe() {

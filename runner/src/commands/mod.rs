@@ -23,6 +23,7 @@ use crate::cli::args::{PlaceArgs, TrainedArgs};
 use crate::device::{self, Chosen};
 use crate::exit::{Exit, Failure, failure};
 use crate::model::assembled::{Assembled, Source};
+use crate::pool::on_worker;
 
 /// The folder of the prefix cache's files: the one that was asked for, or `.cache` in the folder of
 /// the results.
@@ -30,8 +31,7 @@ fn cache_folder(asked: Option<&Path>, results: &Path) -> PathBuf {
     asked.map_or_else(|| results.join(".cache"), Path::to_owned)
 }
 
-/// Runs `work` on a worker of rayon's pool: from outside it, every parallel operation wakes the
-/// workers and waits for them.
+/// Chooses the device and the number of threads, and runs `work` on one of these.
 fn on_pool<T: Send>(
     place: &PlaceArgs,
     work: impl FnOnce(Chosen) -> Result<T, Failure> + Send,
@@ -41,9 +41,7 @@ fn on_pool<T: Send>(
         .num_threads(place.threads)
         .build_global()
         .map_err(|e| failure(Exit::Unexpected, format_args!("threads: {e}")))?;
-    let mut result = None;
-    rayon::scope(|_| result = Some(work(device)));
-    result.unwrap_or_else(|| Err(failure(Exit::Unexpected, "the work did not run")))
+    on_worker(|| work(device))
 }
 
 /// The model that `which` names, its source, and what people should know printed to stderr.

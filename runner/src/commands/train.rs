@@ -60,7 +60,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             return Ok(());
         }
         let path = trial.folder(&args.runs);
-        let folder = RunFolder::open(path, &trial, &device.name)?;
+        let folder = RunFolder::open(path, &trial.experiment, &device.name)?;
         let summary = match folder.finished() {
             Some(summary) => {
                 eprintln!("finished before: {}", folder.path().display());

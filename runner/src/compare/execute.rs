@@ -78,7 +78,7 @@ impl Executor<'_> {
         }
         let device = self.workshop.device();
         let folder = folder.to_owned();
-        let Some(folder) = RunFolder::try_open(folder, &trial, &device.name)? else {
+        let Some(folder) = RunFolder::try_open(folder, &trial.experiment, &device.name)? else {
             return Ok(Ended::Elsewhere);
         };
         // Another process may have done it since it was looked at.

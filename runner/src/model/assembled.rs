@@ -46,15 +46,6 @@ pub struct Assembled {
 impl Settled for Assembled {}
 
 impl Assembled {
-    /// The model that a finished run trained. Neither its data set nor the network of its adapter's
-    /// origin is needed, only the run's folder and the backbone's weights.
-    ///
-    /// # Errors
-    /// If the folder is not a finished run, or its weights are not where its configuration says.
-    pub fn of_run(folder: &Path, device: &Chosen) -> Result<Self, Failure> {
-        Source::open(folder, false, device)?.assemble(None, None)
-    }
-
     /// How images become tensors.
     pub fn preprocess(&self) -> Preprocess {
         Preprocess::new(&self.input)

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use peft_core::files::{sweep, write_atomically};
 use serde::Serialize;
 
+use crate::config::experiment::Experiment;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::lock::lock;
-use crate::model::trial::Trial;
 use crate::run::summary::{Outcome, Summary};
 
 /// Burn's version, as the root `Cargo.toml` pins it.
@@ -25,19 +25,23 @@ impl RunFolder {
     ///
     /// # Errors
     /// If it cannot be written or another process works in it.
-    pub fn open(path: PathBuf, trial: &Trial, device: &str) -> Result<Self, Failure> {
+    pub fn open(path: PathBuf, experiment: &Experiment, device: &str) -> Result<Self, Failure> {
         let place = path.display().to_string();
-        Self::try_open(path, trial, device)?.ok_or_else(|| {
+        Self::try_open(path, experiment, device)?.ok_or_else(|| {
             let message = format_args!("{place}: another process works on this run");
             failure(Exit::Unexpected, message)
         })
     }
 
-    /// The same; none if another process works in it.
+    /// As [`open`](Self::open), but `None` if another process works in it.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn try_open(path: PathBuf, trial: &Trial, device: &str) -> Result<Option<Self>, Failure> {
+    pub fn try_open(
+        path: PathBuf,
+        experiment: &Experiment,
+        device: &str,
+    ) -> Result<Option<Self>, Failure> {
         fs_err::create_dir_all(path.join("checkpoints"))?;
         let Some(lock) = lock(&path)? else {
             return Ok(None);
@@ -45,7 +49,7 @@ impl RunFolder {
         sweep(&path)?;
         sweep(&path.join("checkpoints"))?;
         let folder = Self { path, _lock: lock };
-        let yaml = serde_yaml::to_string(&trial.experiment)
+        let yaml = serde_yaml::to_string(experiment)
             .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
         folder.write("config.resolved.yaml", yaml.as_bytes())?;
         folder.write_json("env.json", &Environment::here(device))?;

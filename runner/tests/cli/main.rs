@@ -9,6 +9,7 @@ mod costs;
 mod data;
 mod documentation;
 mod methods;
+mod pins;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};

@@ -1,0 +1,147 @@
+//! The library's face: what `runner` does from a shell, as calls that return values and print nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use peft_core::Split;
+
+use crate::cache::Caches;
+use crate::config::experiment::Experiment;
+use crate::data::held_out::{Choice, Data};
+use crate::device::Chosen;
+use crate::exit::{Failure, config_error};
+use crate::model::assembled::{Assembled, Source};
+use crate::model::trial::Trial;
+use crate::pool::on_worker;
+use crate::run::folder::RunFolder;
+use crate::run::progress::Reporter;
+use crate::run::summary::Summary;
+use crate::run::{Part, run};
+use crate::train::evaluate::evaluate;
+use crate::train::metrics::Metrics;
+
+/// A device, and the folder below which runs are kept.
+///
+/// Training goes into run folders, as it does from the command line: a call that is made again resumes what
+/// was interrupted and reads what is finished.
+pub struct Session {
+    device: Chosen,
+    runs: PathBuf,
+    interrupt: Arc<AtomicBool>,
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its folder: adapter, metrics, log and report.
+    pub folder: PathBuf,
+    /// Its results.
+    pub summary: Summary,
+}
+
+impl Session {
+    /// A session on a device. Run folders, and the prefix cache beside them, are made below `runs` when they
+    /// are needed.
+    pub fn new(device: Chosen, runs: impl Into<PathBuf>) -> Self {
+        Self {
+            device,
+            runs: runs.into(),
+            interrupt: Arc::default(),
+        }
+    }
+
+    /// A flag for another thread or a signal handler: once it is set, training saves a checkpoint after the
+    /// current step and returns [`Exit::Interrupted`](crate::Exit::Interrupted).
+    pub fn interrupt(&self) -> Arc<AtomicBool> {
+        self.interrupt.clone()
+    }
+
+    /// Opens the experiment's data and weights and says what would be trained, without training.
+    ///
+    /// # Errors
+    /// What is wrong with a path, a file, a shape or a target, with the component's name.
+    pub fn plan(&self, experiment: Experiment) -> Result<String, Failure> {
+        on_worker(|| {
+            let (trial, model) = Trial::open(experiment, &self.device)?;
+            Ok(crate::run::plan::plan(&trial, &model, &self.device))
+        })
+    }
+
+    /// Trains, chooses the epoch on validation images, and reads the test split once. A run that is finished
+    /// already is only read; one that was interrupted goes on.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan); [`Exit::Diverged`](crate::Exit::Diverged) if the loss is not finite,
+    /// [`Exit::Interrupted`](crate::Exit::Interrupted) after saving, or a disk that cannot be written.
+    pub fn train(&self, experiment: Experiment) -> Result<Run, Failure> {
+        on_worker(|| {
+            let (trial, model) = Trial::open(experiment, &self.device)?;
+            let path = trial.folder(&self.runs);
+            let folder = RunFolder::open(path.clone(), &trial.experiment, &self.device.name)?;
+            let summary = match folder.finished() {
+                Some(summary) => summary,
+                None => {
+                    let part = Part {
+                        caches: &Caches::new(&self.runs.join(".cache"), false),
+                        interrupt: self.interrupt(),
+                        cell: None,
+                        tuning: None,
+                        reporter: Reporter::to_log(&folder.file("log.txt")),
+                    };
+                    run(&trial, model, &folder, &self.device, part)?
+                }
+            };
+            Ok(Run {
+                folder: path,
+                summary,
+            })
+        })
+    }
+
+    /// The model that a finished run trained. Neither its data set nor its training is needed, only the run's
+    /// folder and the backbone's weights.
+    ///
+    /// # Errors
+    /// If the folder is not a finished run, or the weights are not where its configuration says.
+    pub fn load(&self, run: &Path) -> Result<Assembled, Failure> {
+        on_worker(|| Source::open(run, false, &self.device)?.assemble(None, None))
+    }
+
+    /// A trained adapter on a backbone: `source` is a run's folder or a configuration that names the
+    /// backbone, `adapter` a run's folder or one that HF PEFT wrote.
+    ///
+    /// # Errors
+    /// If the adapter belongs to another backbone, or has no head where one is needed.
+    pub fn load_adapter(&self, source: &Path, adapter: &Path) -> Result<Assembled, Failure> {
+        on_worker(|| Source::open(source, true, &self.device)?.assemble(Some(adapter), None))
+    }
+
+    /// Scores a model on a split of an experiment's data set.
+    ///
+    /// # Errors
+    /// If the data set cannot be opened, or has another number of classes than the model.
+    pub fn evaluate(
+        &self,
+        model: &Assembled,
+        experiment: &Experiment,
+        split: Split,
+    ) -> Result<Metrics, Failure> {
+        on_worker(|| {
+            let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+            let (own, of_data) = (model.classes.len(), data.classes().len());
+            if own != of_data {
+                return Err(config_error(format!(
+                    "the model has {own} classes, the data set {of_data}"
+                )));
+            }
+            let (images, size) = (model.preprocess(), model.batch_size);
+            let loader = match split {
+                Split::Train => data.train(images, size),
+                Split::Validation => data.validation(images, size),
+                Split::Test => data.test(&Choice::after(model), images, size),
+            };
+            Ok(evaluate(&model.model, &loader, &self.device, model.compute)?.0)
+        })
+    }
+}
