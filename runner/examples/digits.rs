@@ -13,8 +13,8 @@ const SEEDS: [u64; 3] = [0, 1, 2];
 fn main() -> Result<(), Failure> {
     let runs = std::env::args().nth(1).unwrap_or_else(|| "runs".to_owned());
     let session = Session::new(Device::cpu(), runs);
-    println!("| method | lr | trainable | validation top-1 | test top-1 | s/epoch | peak MiB |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| method | lr | trainable | validation top-1 | test top-1 | peak MiB |");
+    println!("|---|---|---|---|---|---|");
     for method in METHODS {
         let mut best: Option<(f64, f64, Vec<Summary>)> = None;
         for rate in RATES {
@@ -60,11 +60,10 @@ fn print_row(method: &str, rate: f64, trials: &[Summary]) {
         format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation)
     };
     println!(
-        "| {method} | {rate} | {} | {} | {} | {:.2} | {:.0} |",
+        "| {method} | {rate} | {} | {} | {} | {:.0} |",
         trials[0].params.trainable,
         percent(validation),
         percent(|trial| trial.test.top1),
-        moments(trials, |trial| trial.time.seconds_per_epoch).0,
         moments(trials, |trial| trial.memory.peak_bytes as f64).0 / f64::from(1 << 20),
     );
 }

@@ -7,6 +7,7 @@ mod checkpoints;
 mod compare;
 mod costs;
 mod data;
+mod documentation;
 mod library;
 mod methods;
 mod pins;
