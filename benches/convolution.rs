@@ -1,5 +1,5 @@
-//! Seconds of the operations of a residual network by `operation/layer/ops` and `../burn`: values, and
-//! values with the gradients of everything that has one, in batches of 16.
+//! Times the operations of a residual network on batches of 16, ours as `operation/layer/ops` and Burn's as
+//! `operation/layer/burn`: values alone, and values with all gradients.
 //!
 //! `cargo bench -p peft-benches --bench convolution`
 
@@ -10,10 +10,10 @@ use peft_ops::{FixedNorm, batch_norm, batch_norm_train, conv2d, conv2d_norm, max
 
 const BATCH: usize = 16;
 
-/// A convolution of ResNet-50 at 224 pixels.
+/// A convolution of ResNet-50 on images of 224 pixels.
 struct Layer {
     name: &'static str,
-    /// Channels that are read and written.
+    /// Input and output channels.
     channels: [usize; 2],
     size: usize,
     kernel: usize,
@@ -48,7 +48,7 @@ const LAYERS: [Layer; 9] = [
     layer("layer4-3x3", [512, 512], 7, 3, 1),
 ];
 
-/// What an operation reads.
+/// The inputs of an operation.
 struct Inputs {
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -82,7 +82,7 @@ impl Layer {
 
 type Operation = fn(Inputs) -> Tensor<4>;
 
-/// Names, and each operation of ours and of Burn's.
+/// Each operation by name, ours and Burn's.
 const OPERATIONS: [(&str, [Operation; 2]); 4] = [
     (
         "conv2d",
@@ -175,7 +175,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// The pooling behind the stem.
+/// The pooling after the stem.
 fn max_pool(criterion: &mut Criterion, pass: &str, device: &Device, run: fn(Inputs, Operation)) {
     let stem = layer("stem", [1, 64], 112, 1, 1);
     let sides: [Operation; 2] = [

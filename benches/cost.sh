@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What a training step of every method costs on one backbone, as Markdown: time, peak memory and
-# arithmetic (peft_core::flops), each as a multiple of a linear probe's and of full fine-tuning's.
+# Times a training step of every method on one backbone and prints a Markdown table: time, peak memory and
+# arithmetic (peft_core::flops), the last also as a share of a linear probe's and of full fine-tuning's.
 #   benches/cost.sh RUNNER [DEVICE] [BACKBONE] [BATCH]
-# RUNNER is the path of a built `runner`; BACKBONE is what a YAML may say at `backbone:`. Default cpu,
-# ViT-Ti/16 at 224, 16. STEPS and WARMUP in the environment override 7 and 2; of ROUNDS, default 1,
-# the fastest counts, each round the median of its steps: for a machine that does other work too.
+# RUNNER is the path of a built `runner`; BACKBONE is what a YAML may have at `backbone:`. The defaults are cpu,
+# ViT-Ti/16 at 224 pixels and 16. The environment variables STEPS and WARMUP override 7 and 2. On a machine that
+# also does other work, set ROUNDS: each round takes the median of its steps, and the fastest round counts.
 set -euo pipefail
 
 runner=${1:?path of a built runner}
@@ -37,24 +37,24 @@ number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p" <<<"$2"; }
 
 for ((round = 0; round < ${ROUNDS:-1}; round++)); do
     for method in "${methods[@]}"; do
-        json=$("$runner" bench --config quickstart --device "$device" --format json \
+        json=$("$runner" bench --config quickstart --device "$device" --what training --format json \
             --set "backbone=$backbone" --set "method=$method" --set "recipe.batch_size=$batch" \
             --warmup "${WARMUP:-2}" --steps "${STEPS:-7}" 2>/dev/null) ||
-            { echo "$method is refused" >&2 && continue; }
+            { echo "$method is refused on $backbone" >&2 && continue; }
         echo "$method;$(number trainable "$json");$(number median_seconds "$json");$(
             number peak_bytes "$json");$(number gflop_per_step "$json")"
     done
-done | awk -F';' -v title="$backbone, batch $batch, f32, $device" '
+done | awk -F';' -v setting="\`$backbone\`, batch $batch, f32, $device" '
     !($1 in time) { method[++count] = $1; time[$1] = $3 }
     { trainable[$1] = $2; bytes[$1] = $4; work[$1] = $5; if ($3 < time[$1]) time[$1] = $3 }
     END {
         probe = method[1]; full = method[2]
-        print title ":\n"
-        print "| method | trainable | peak MiB | ms/step | of probe | of full | GFLOP/step | of probe | of full | GFLOP/s |"
+        print setting "\n"
+        print "| method | trainable | peak MiB | ms | ms / probe | ms / full | GFLOP | GFLOP / probe | GFLOP / full | GFLOP/s |"
         print "|---|---|---|---|---|---|---|---|---|---|"
         for (i = 1; i <= count; i++) {
             m = method[i]
-            printf "| `%s` | %d | %.0f | %.1f | %.2f | %.2f | %.3f | %.2f | %.2f | %.0f |\n", m, trainable[m],
+            printf "| `%s` | %d | %.0f | %.3g | %.2f | %.2f | %.3g | %.2f | %.2f | %.0f |\n", m, trainable[m],
                 bytes[m] / 1048576, 1000 * time[m], time[m] / time[probe], time[m] / time[full], work[m],
                 work[m] / work[probe], work[m] / work[full], work[m] / time[m]
         }

@@ -1,11 +1,11 @@
-"""Times PyTorch on the rows of benches/cuda.sh, one JSON object a line on stdout.
+"""Times PyTorch on the rows of benches/cuda.sh and prints one JSON object per line.
 
     python3 benches/cuda_torch.py MODEL METHOD PRECISION...
 
-For each precision (f32, bf16) the model is timed in the ways of VARIANTS. A step is forward, loss,
-backward and AdamW on images that are already on the device; the device is empty when the clock starts
-and when it stops. BATCH, STEPS and WARMUP are read from the environment, and TORCH_VARIANTS names a part
-of VARIANTS. Needs torch and timm, for the method lora peft as well.
+For each precision (f32, bf16) the model is timed in the modes of VARIANTS. A step is the forward pass, the loss, the
+backward pass and AdamW on images that are already on the device; the device's queue is empty when the clock starts and when it
+stops. BATCH, STEPS and WARMUP are read from the environment, and TORCH_VARIANTS selects some of VARIANTS. Needs torch and timm,
+and peft for the method lora.
 """
 
 import json
@@ -28,7 +28,7 @@ VARIANTS = {"eager": (False, False), "sdpa": (True, False), "compile": (True, Tr
 
 
 class Prompted(nn.Module):
-    """An additive prompt at the input of the third block, as the method ap has it by default."""
+    """An additive prompt at the input of the third block, the default of the method ap."""
 
     def __init__(self, model):
         super().__init__()
@@ -47,7 +47,7 @@ class Prompted(nn.Module):
 
 
 class Probe(nn.Module):
-    """A frozen backbone below a head."""
+    """A head on a frozen backbone."""
 
     def __init__(self, model):
         super().__init__()
@@ -157,7 +157,7 @@ def main():
         for variant in os.environ.get("TORCH_VARIANTS", " ".join(VARIANTS)).split():
             try:
                 result = row(name, method, precision, variant)
-            except Exception as error:  # A row that fails says why, and the next one runs.
+            except Exception as error:  # A row that fails is reported, and the next one runs.
                 result = {"model": name, "method": method, "precision": precision,
                           "variant": variant, "error": str(error).splitlines()[0][:200]}
             print(json.dumps(result), flush=True)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A training step of `ap` and `lora` on the paper's full-size backbones with random weights at 224
-# pixels, as Markdown: time and peak memory of the process.
+# Times a training step of `ap` and `lora` on the paper's full-size backbones, with random weights and images of 224
+# pixels, and prints a Markdown table: time, arithmetic and the peak memory of the process.
 #   benches/full-size.sh RUNNER [DEVICE] [BATCH]
-# RUNNER is the path of a built `runner`. Default cpu, 1. STEPS and WARMUP override 3 and 1.
+# RUNNER is the path of a built `runner`. The defaults are cpu and 1. The environment variables STEPS and WARMUP
+# override 3 and 1.
 set -euo pipefail
 
 runner=${1:?path of a built runner}

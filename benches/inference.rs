@@ -1,4 +1,4 @@
-//! Seconds of one forward pass by `backbone/batch`, image to logits.
+//! Times one forward pass from image to logits. Ids are `backbone/batch`.
 //!
 //! `cargo bench -p peft-benches --bench inference`
 

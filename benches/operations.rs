@@ -1,5 +1,5 @@
-//! Seconds of an operation's forward pass, and of forward and backward, by
-//! `operation/peft-ops or burn/pass`, at the sizes of ViT-Ti/16 with 16 images.
+//! Times the forward pass of an operation, and its forward and backward pass together, at the sizes of ViT-Ti/16 with 16
+//! images. Ids are `operation/peft-ops/pass` and `operation/burn/pass`.
 //!
 //! `cargo bench -p peft-benches --bench operations`
 
@@ -25,7 +25,7 @@ const CLASSES: usize = 100;
 const IMAGE_SIDE: usize = 224;
 const PATCH: usize = 16;
 
-/// An operation on random inputs: `[images, tokens, width]` and what else it takes.
+/// An operation on random inputs: `[images, tokens, width]` and others.
 struct Operation {
     name: &'static str,
     width: usize,
@@ -48,7 +48,7 @@ impl Inputs {
         self.others[i].clone().reshape(shape)
     }
 
-    /// A row for each token.
+    /// One row per token.
     fn logits(&self) -> Tensor<2> {
         self.x.clone().flatten(0, 1)
     }
@@ -209,7 +209,7 @@ impl Operation {
 }
 
 impl Inputs {
-    /// The same values; all want gradients if `tracked`.
+    /// The same values; all of them require gradients if `tracked`.
     fn tracked(&self, tracked: bool) -> Self {
         let fresh = |x: &Tensor<1>| match tracked {
             true => x.clone().detach().require_grad(),

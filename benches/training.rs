@@ -1,5 +1,5 @@
-//! Seconds of one training step by `method/backbone/batch`: the prefix without autodiff, the
-//! suffix with it, one step of AdamW. Memory is measured by `runner bench`.
+//! Times one training step: the prefix without autodiff, the suffix with it, and a step of AdamW. Ids are
+//! `method/backbone/batch`. `runner bench` measures memory.
 //!
 //! `cargo bench -p peft-benches --bench training`
 
@@ -53,7 +53,7 @@ const METHODS: [(&str, &str); 17] = [
     ("bias", "name: bias"),
     ("full-finetune", "name: full-finetune"),
 ];
-/// Backbones with their batch.
+/// Backbones with the size of their batch.
 const BACKBONES: [(&str, &str, usize); 3] = [
     ("vit-micro", common::BACKBONES[0].1, 32),
     ("resnet-micro", common::BACKBONES[1].1, 32),
@@ -70,7 +70,7 @@ fn main() {
             let device = Device::flex();
             let parsed = parse(method);
             if parsed.formula(&*common::backbone(config, &device)).is_err() {
-                continue; // Refused.
+                continue; // The backbone cannot carry the method.
             }
             group.throughput(Throughput::Elements(batch as u64));
             let id = BenchmarkId::new(backbone, batch);

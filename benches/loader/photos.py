@@ -1,10 +1,10 @@
-"""Photo-like JPEGs of ImageNet's size in a torchvision ImageFolder, from a seed.
+"""Draws photo-like JPEGs of ImageNet's size from a seed, as a torchvision ImageFolder.
 
     python photos.py FOLDER [COUNT]
 
-Writes COUNT (512) images into FOLDER/train and an eighth as many into val and test, eight classes each. An image has a
-photograph's spectrum (amplitude 1/f), a few hard edges and sensor noise; sides of 500 x 375 or 375 x 500, 4:2:0, quality 84 to 94:
-about 110 kB, ImageNet's mean.
+Writes COUNT (512) images into FOLDER/train and an eighth as many into val and test, with eight classes each. An image has the
+spectrum of a photograph (amplitude 1/f), a few hard edges and sensor noise. It is 500 x 375 or 375 x 500 pixels, 4:2:0, of quality 84
+to 94, which gives about 110 kB, ImageNet's mean.
 """
 
 import pathlib

@@ -1,15 +1,15 @@
-"""Images a second from JPEGs to batches: `runner data time` beside PyTorch's DataLoader, as Markdown.
+"""Measures images per second from JPEGs to batches, `runner data time` beside PyTorch's DataLoader, and prints Markdown.
 
     python benches/loader/run.py RUNNER [--workers 2] [--rounds 5] [--photos FOLDER]
 
 RUNNER is the path of a built `runner`. Needs torch, torchvision, pillow and numpy. Photos of ImageNet's size are drawn into a
-temporary folder (photos.py), or are those of FOLDER. Ours and theirs take turns, each with as many threads or worker processes, in
-batches of 64; of a turn the first epoch warms up and the second counts, of the rounds the median and the range. Files come from the
-system's cache. Three ways from a file to a batch of [64, 3, 224, 224]:
+temporary folder (photos.py), or taken from FOLDER. Both sides take turns with the same number of threads or worker processes, in
+batches of 64. In each turn the first epoch warms up and the second counts; the table has the median and the range of the rounds.
+Files come from the system's cache. There are three ways from a file to a batch of [64, 3, 224, 224]:
 
-- resize: the whole image to 224 x 224, bicubic, normalised: VTAB's protocol;
-- crop: a random resized crop, bicubic, and a flip, normalised: training on ImageNet;
-- cache: the resized pixels from a memory-mapped file, normalised; for PyTorch a numpy.memmap of uint8.
+- the whole image resized to 224 x 224, bicubic, normalised, which is VTAB's protocol;
+- a random resized crop, bicubic, and a flip, normalised, as in training on ImageNet;
+- the resized pixels read from a memory-mapped file and normalised; for PyTorch a numpy.memmap of uint8.
 """
 
 import argparse
@@ -36,17 +36,17 @@ CROP = [
     transforms.RandomHorizontalFlip(),
 ]
 CASES = {
-    "resize": ([WHOLE], ["prefix_cache=off"]),
-    "crop": (
+    "the whole image resized, bicubic": ([WHOLE], ["prefix_cache=off"]),
+    "random resized crop, bicubic, and flip": (
         CROP,
         ["prefix_cache=off", "recipe.augmentation={random_resized_crop: {}, interpolation: bicubic, hflip: 0.5}"],
     ),
-    "cache": (None, ["prefix_cache=disk"]),
+    "resized pixels from a memory-mapped file": (None, ["prefix_cache=disk"]),
 }
 
 
 class Rows(torch.utils.data.Dataset):
-    """Resized pixels in one file, each row made a tensor as `ToTensor` makes an image one."""
+    """Resized pixels in one file; each row becomes a tensor as `ToTensor` makes it from an image."""
 
     def __init__(self, images, path):
         pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(images), SIZE, SIZE, 3))
@@ -65,7 +65,7 @@ class Rows(torch.utils.data.Dataset):
 
 
 def pytorch(dataset, workers):
-    """Images a second of the second epoch."""
+    """Images per second of the second epoch."""
     loader = torch.utils.data.DataLoader(
         dataset, BATCH, shuffle=True, num_workers=workers, persistent_workers=True, prefetch_factor=2
     )
@@ -77,7 +77,7 @@ def pytorch(dataset, workers):
 
 
 def runner(program, photos, folder, sets, workers):
-    """The same of ours."""
+    """The same number for `runner data time`."""
     backbone = "{name: vit, variant: vit_tiny_patch16_224, crop_pct: 1.0, crop_mode: squash}"
     sets = [f"backbone={backbone}", f"dataset={{name: folder, root: {photos}}}", f"recipe.batch_size={BATCH}", *sets]
     command = [program, "data", "time", "--config", "peft/full-finetune", "--device", "cpu", "--threads", str(workers)]
@@ -111,10 +111,10 @@ def main():
                 speeds[name][0].append(runner(args.runner, photos, f"{folder}/cache", sets, args.workers))
                 speeds[name][1].append(pytorch(dataset, args.workers))
         versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
-        print(f"{len(files)} images, {args.workers} workers, {args.rounds} rounds; {versions}\n")
-        print("| | `runner` | DataLoader | times |\n|---|---|---|---|")
+        print(f"{len(files)} images, batches of {BATCH}, {args.workers} workers, {args.rounds} rounds in turn, {versions}\n")
+        print("| images/s, median (range) | `runner` | DataLoader | ratio |\n|---|---|---|---|")
         for name, (ours, theirs) in speeds.items():
-            say = lambda all: f"{statistics.median(all):.0f} ({min(all):.0f} to {max(all):.0f})"
+            say = lambda all: f"{statistics.median(all):,.0f} ({min(all):,.0f} to {max(all):,.0f})"
             times = statistics.median(ours) / statistics.median(theirs)
             print(f"| {name} | {say(ours)} | {say(theirs)} | {times:.1f} |")
 

@@ -1,10 +1,10 @@
-"""60,000 images of 32 x 32 as CIFAR-10's binary version and as parquet, from a seed: for `runner data time`.
+"""Draws 60,000 images of 32 x 32 pixels from a seed, as CIFAR-10's binary version and as parquet, for `runner data time`.
 
     python small.py FOLDER
 
-Needs numpy, pillow and pyarrow. FOLDER/cifar is a data set of format `cifar`; FOLDER/parquet holds the same images as PNGs under
-pyarrow's defaults: train.parquet and test.parquet, and large.parquet with the training images four times, each time with another
-byte behind their end.
+Needs numpy, pillow and pyarrow. FOLDER/cifar is a data set of format `cifar`. FOLDER/parquet has the same images as PNGs with
+pyarrow's defaults: train.parquet, test.parquet, and large.parquet with the training images four times, each time with a different
+byte after their end.
 """
 
 import io

@@ -1,9 +1,9 @@
-"""What the prefix cache gains: the same trial with it and without, and in PyTorch by a user who does not cache. Started by
+"""Measures what the prefix cache gains: the same trial with and without it, and in PyTorch without a cache. Started by
 `run.sh cache`.
 
 The images are written at the size that the backbone takes, uncompressed, so that decoding and resizing cost next to nothing;
-PyTorch has them in memory. Without the cache every epoch runs the whole network; with it, an epoch after the first runs what
-lies above the first cut. The gain is held against the one that the floating-point count predicts.
+PyTorch has them in memory. Without the cache every epoch runs the whole network; with it, an epoch after the first runs only
+the part above the first cut. The gain is compared with the one that the floating-point count predicts.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from rows import Backbone, Row
 from sides import Theirs, machine
 
 SIZE, CLASSES, BATCH, EPOCHS = 224, 10, 16, 5
-SHARE = 0.8  # Of the predicted gain, at least.
+SHARE = 0.8  # The least share of the predicted gain.
 
 
 @dataclass(frozen=True)
 class Trial:
     row: Row
-    images: int  # Of an epoch; fewer where a step is long.
-    least: float | None = None  # A gain that must be reached, where the count predicts next to no time.
+    images: int  # Per epoch; fewer where a step is long.
+    least: float | None = None  # The gain that must be reached where the count predicts next to no time.
 
 
 def trial(name, family, variant, method, images, least=None):
@@ -49,7 +49,7 @@ TRIALS = [
 
 
 def write_images(root: Path, images: int):
-    """`train/`, `val/` and `test/` with a folder a class: smooth random images, one batch beside the training ones."""
+    """Writes `train/`, `val/` and `test/` with a folder per class: smooth random images, one batch for each of the last two."""
     generator = numpy.random.default_rng(0)
     for split, count in [("train", images), ("val", BATCH), ("test", BATCH)]:
         for index in range(count):
@@ -92,7 +92,7 @@ def run_ours(args, row, root, cache) -> dict:
 
 
 def predicted(args, row, root) -> float:
-    """By the floating-point count: a whole step over the part of it that is not the frozen prefix."""
+    """The gain by floating-point count: a whole step over its part outside the frozen prefix."""
     path = root / "profile.yaml"
     path.write_text(json.dumps(config(row, root, "off")))
     command = [args.runner, "profile", "--config", str(path), "--device", "cpu", "--format", "json", "--warmup", "0", "--steps", "1"]
@@ -104,15 +104,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runner", required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2, help="of the trials, in turn")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds in which the sides take turns")
     parser.add_argument("--only", default="")
     parser.add_argument("--preload", action="append", default=[], help="a library for PyTorch's process: vendor.so")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     theirs = Theirs(sys.executable, "cpu", args.threads, args.preload)
     about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds, "batch": BATCH}
-    print(f"{about['processor']}, {args.threads} threads, batch {BATCH}, {SIZE} pixels; PyTorch {about['torch']}; "
-          f"epoch 2 to {EPOCHS}: medians of {args.rounds} rounds\n")
+    rounds = f"medians of {args.rounds} rounds" if args.rounds > 1 else "one round"
+    print(f"{args.threads} threads, f32, batch {BATCH}, {SIZE} pixels, random weights, PyTorch {about['torch']}, epochs 2 to {EPOCHS}, {rounds}\n")
     print("| trial | images | s/epoch off | memory | PyTorch | gain | predicted | share | s to epoch 5 off | memory | PyTorch |")
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     results, short = [], []
@@ -139,12 +139,14 @@ def main():
             short.append(f"{row.id}: {gain:.1f} of {wanted:.1f}")
         results.append({"trial": row.id, "images": one.images, "epoch_seconds": later, "to_fifth_seconds": fifth,
                         "gain": gain, "predicted": expected, "rounds": rounds})
-        cells = [row.id, str(one.images), *(f"{later[s]:.3f}" for s in rounds), f"{gain:.1f}", f"{expected:.1f}",
-                 f"{gain / expected:.2f}", *(f"{fifth[s]:.1f}" for s in rounds)]
+        number = lambda value: f"{value:.1f}" if value < 100 else f"{value:.0f}"
+        share = "" if one.least else f"{gain / expected:.2f}"
+        cells = [row.id, str(one.images), *(f"{later[s]:.3f}" for s in rounds), number(gain), number(expected), share,
+                 *(f"{fifth[s]:.1f}" for s in rounds)]
         print("| " + " | ".join(cells) + " |", flush=True)
     theirs.close()
     args.out.write_text(json.dumps({"about": about, "trials": results}, indent=1) + "\n")
-    print(f"\nshort of {SHARE} of the predicted gain, or of 50 for linear-probe: {'; '.join(short) or 'none'}", file=sys.stderr)
+    print(f"\nbelow {SHARE} of the predicted gain, or below 50 for linear-probe: {'; '.join(short) or 'none'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-// Counts the live bytes of a process's heap, for programs that cannot: loaded with LD_PRELOAD into
-// Python, so that PyTorch's memory is counted as the runner counts its own. Linux with glibc.
+// Counts the live bytes of a process's heap. It is loaded into Python with LD_PRELOAD, so that PyTorch's memory is
+// counted in the same way as the runner counts its own. Needs Linux with glibc.
 //
 //   cc -O2 -shared -fPIC -o count.so count.c
 

@@ -1,5 +1,5 @@
-"""How a step grows: LoRA on ViT-Ti/16, our time beside PyTorch's, against batch, depth, tokens and threads; as one SVG plot
-and the numbers in JSON beside it. Started by `run.sh growth`."""
+"""Plots how a step of LoRA on ViT-Ti/16 grows with batch, depth, tokens and threads, beside PyTorch's: one SVG, and the numbers in
+JSON beside it. Started by `run.sh growth`."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ SIDES = {"ours": ("#0072b2", ""), "PyTorch": ("#d55e00", "6 4")}
 
 
 def rows(axis: str, cores: int):
-    """The points of a series and their rows."""
+    """The points of one series and their rows."""
     for value in SERIES[axis]:
         backbone, options, threads = VIT_TINY, {}, None
         match axis:
@@ -60,7 +60,7 @@ WIDTH, HEIGHT, MARGIN = 420, 300, 56
 
 
 def panel(axis, points, x0, y0) -> list[str]:
-    """One plot with logarithmic axes: on them a power law is a straight line."""
+    """One plot with logarithmic axes, on which a power law is a straight line."""
     times = [1000 * seconds for _, both in points for seconds in both.values()]
     low, high = math.log10(min(times)) - 0.08, math.log10(max(times)) + 0.08
     left, right = math.log2(points[0][0]), math.log2(points[-1][0])
@@ -126,7 +126,7 @@ def main():
             print(f"{axis} {value}: " + ", ".join(f"{side} {1000 * s:.1f} ms" for side, s in both.items()), flush=True)
     about = machine()
     title = f"LoRA of rank 10 on ViT-Ti/16, f32, {args.threads} threads; {about['processor']}; PyTorch {theirs.about['torch']}"
-    title += ", MKL told to use all instructions" if args.preload else ""
+    title += ", MKL with all instructions of the processor" if args.preload else ""
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(plot(series, title))
     args.out.with_suffix(".json").write_text(json.dumps({"about": about, "series": series}, indent=1) + "\n")

@@ -1,5 +1,5 @@
-"""The eleven methods in PyTorch, as a user who knows it writes them: timm's backbones, HF PEFT for LoRA, small modules for the
-rest. What needs no gradient runs under `no_grad`, and frozen parameters have none.
+"""The eleven methods in PyTorch, as an experienced user writes them: timm's backbones, HF PEFT for LoRA, small modules for the
+rest. Whatever needs no gradient runs under `no_grad`, and frozen parameters do not require one.
 
 A method is named and configured by the same mapping as in the runner's YAML.
 """
@@ -18,11 +18,11 @@ def backbone(variant: str, **options) -> nn.Module:
 
 
 class Embed(nn.Module):
-    """From images to the first block of a ViT."""
+    """The part of a ViT from the image to the first block."""
 
     def __init__(self, vit):
         super().__init__()
-        self.vit = [vit]  # Its parameters belong to the model, not to this view of it.
+        self.vit = [vit]  # In a list, so that its parameters are not registered a second time.
 
     def forward(self, x):
         (vit,) = self.vit
@@ -31,7 +31,7 @@ class Embed(nn.Module):
 
 
 class Tail(nn.Module):
-    """From the last block to the logits."""
+    """The part of a model from the last block to the logits."""
 
     def __init__(self, model):
         super().__init__()
@@ -45,9 +45,9 @@ class Tail(nn.Module):
 
 
 def parts(model) -> list[list]:
-    """The model in order, cut at its boundaries: parts[l] leads to the input of block l + 1, the last one from the output of
-    the last block to the logits."""
-    if hasattr(model, "layers"):  # Swin: merging patches counts with the block before.
+    """The model in order, cut at its boundaries: parts[l] leads to the input of block l + 1, and the last part from the output
+    of the last block to the logits."""
+    if hasattr(model, "layers"):  # Swin, where merging patches counts with the block before it.
         cut = [[model.patch_embed]]
         for stage in model.layers:
             cut[-1].append(stage.downsample)
@@ -67,7 +67,7 @@ def run(modules, x):
 
 
 class Adapted(nn.Module):
-    """A backbone in two spans: nothing below `cut` needs a gradient."""
+    """A backbone in two spans, of which the one below `cut` needs no gradient."""
 
     def __init__(self, model, cut: int = 0):
         super().__init__()
@@ -82,7 +82,7 @@ class Adapted(nn.Module):
             return run(self.below, x)
 
     def act(self, x):
-        """What a method does at the cut."""
+        """What the method does at the cut."""
         return x
 
     def forward(self, x):
@@ -112,7 +112,7 @@ class ActivationPrompt(Adapted):
 
 
 class PromptTuning(Adapted):
-    """Tokens before the first block or, deep, others before each."""
+    """Prompt tokens before the first block or, if deep, new ones before each block."""
 
     def __init__(self, model, mode, length):
         super().__init__(model, 1)
@@ -132,7 +132,7 @@ class PromptTuning(Adapted):
 
 
 class Bottleneck(nn.Module):
-    """Down, a nonlinearity, up; on maps by convolutions of one pixel."""
+    """Down, a nonlinearity, up; on maps with 1x1 convolutions."""
 
     def __init__(self, width, hidden, activation, scale=1.0, dropout=0.0, maps=False):
         super().__init__()
@@ -160,7 +160,7 @@ class After(nn.Module):
 
 
 class BesideMlp(nn.Module):
-    """A block of a ViT with a bottleneck beside its MLP that reads the stream before the norm."""
+    """A block of a ViT with a bottleneck beside its MLP; the bottleneck reads the stream before the norm."""
 
     def __init__(self, block, bottleneck):
         super().__init__()
@@ -173,7 +173,7 @@ class BesideMlp(nn.Module):
 
 
 class BesideSwinMlp(nn.Module):
-    """The same of Swin, on `[b, h, w, c]`."""
+    """The same for a block of Swin, on `[b, h, w, c]`."""
 
     def __init__(self, block, bottleneck):
         super().__init__()
@@ -203,7 +203,7 @@ class ResidualBranch(nn.Module):
 
 
 class ScaleShift(nn.Module):
-    """A layer whose channels are scaled and shifted."""
+    """A layer whose output channels are scaled and shifted."""
 
     def __init__(self, layer, channels, maps):
         super().__init__()
@@ -241,7 +241,7 @@ NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 
 
 def adapt(model, method: dict, image_size: int) -> tuple[nn.Module, bool]:
-    """The adapted module with its trained parameters marked, and whether BatchNorm uses the batch's statistics."""
+    """The adapted module, whose trained parameters require gradients, and whether BatchNorm uses the batch's statistics."""
     options = dict(method)
     name = options.pop("name")
     head_name = "fc" if hasattr(model, "fc") else "head.fc" if hasattr(model, "layers") else "head"
@@ -320,11 +320,11 @@ def adapt(model, method: dict, image_size: int) -> tuple[nn.Module, bool]:
                 block = model.get_submodule(owner)
                 replace(model, owner, (BesideSwinMlp if swin else BesideMlp)(block, bottleneck))
         return Adapted(model), False
-    raise ValueError(f"no such method: {name}")
+    raise ValueError(f"unknown method {name!r}")
 
 
 def prepare(module, statistics: bool):
-    """Training mode for what trains: dropout of adapters, BatchNorm where its statistics are the batch's."""
+    """Puts into training mode what trains: adapters with dropout, and BatchNorm if it uses the batch's statistics."""
     module.eval()
     if statistics:
         module.train()

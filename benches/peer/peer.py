@@ -1,4 +1,4 @@
-"""Takes turns, ours and theirs, row by row; prints a Markdown table of ratios and writes JSON. Started by run.sh."""
+"""Times both sides in turn, row by row; prints a Markdown table and writes JSON. Started by run.sh."""
 
 import argparse
 import json
@@ -12,18 +12,18 @@ from pathlib import Path
 from rows import TABLE
 from sides import Ours, SideError, Theirs, machine
 
-# What is compared on a device: our precision, PyTorch's mode.
+# What is compared on each device: our precision and PyTorch's mode.
 PAIRS = {"cpu": [("f32", "eager")], "cuda": [("f32", "eager"), ("bf16", "autocast"), ("bf16", "compile")]}
 MEBIBYTE = 1 << 20
 
 
 def measure(row, precision, mode, ours, theirs, shipped, heap, args):
-    """One row: a dictionary of medians, bytes and ratios."""
+    """Times and memory of one row on both sides."""
     opened = theirs.ask("open", row=row.theirs(), mode=mode)
     if shipped:
         shipped.ask("open", row=row.theirs(), mode=mode)
         shipped.ask("time", warmup=args.warmup, steps=1)
-    # The first round warms both up and says how many steps make a round.
+    # The first round warms up both sides and tells how many steps make a round.
     first = theirs.ask("time", warmup=args.warmup, steps=1)["seconds"][0]
     steps = max(1, min(5, round(args.seconds / first)))
     seconds = {"ours": [], "theirs": [], "shipped": []}
@@ -37,9 +37,11 @@ def measure(row, precision, mode, ours, theirs, shipped, heap, args):
             if side:
                 seconds[name].append(statistics.median(side.ask("time", warmup=0, steps=steps)["seconds"]))
     ours.close()
-    if heap is not theirs:
-        heap.ask("open", row=row.theirs(), mode=mode)
-    memory = heap.ask("memory", steps=2)
+    memory = {"above_bytes": None, "kept_bytes": None}
+    if heap:
+        if heap is not theirs:
+            heap.ask("open", row=row.theirs(), mode=mode)
+        memory = heap.ask("memory", steps=2)
     above = report["peak_bytes"] - report["weights_bytes"] - report["batch_bytes"]
     result = {
         "row": row.id,
@@ -61,37 +63,24 @@ def measure(row, precision, mode, ours, theirs, shipped, heap, args):
     if shipped:
         median = statistics.median(seconds["shipped"])
         result["shipped"] = {"seconds": seconds["shipped"], "median": median, "ratio": result["ours"]["median"] / median}
-    result["memory_ratio"] = above / memory["above_bytes"] if memory["above_bytes"] > 0 else None
     return result
 
 
-COLUMNS = ["row", "batch", "PyTorch is", "ours ms", "PyTorch ms", "ratio", "limit", "above weights MiB, ours", "PyTorch", "ratio",
-           "kept MiB, ours", "PyTorch"]
-SHIPPED = ["as shipped ms", "ratio"]
+TIMES = ["row", "batch", "ours ms", "PyTorch ms", "ratio"]
+MEMORY = ["peak MiB, ours", "PyTorch", "kept MiB, ours", "PyTorch"]
+SHIPPED = ["PyTorch as shipped ms", "ratio"]
 
 
-def line(result) -> str:
+def line(result, memory: bool) -> str:
     ours, theirs = result["ours"], result["theirs"]
-    mebibytes = lambda value: f"{value / MEBIBYTE:.0f}"
-    over = " over" if result["ratio"] > result["limit"] else ""
-    memory = f"{result['memory_ratio']:.2f}" if result["memory_ratio"] else "-"
-    over_memory = " over" if (result["memory_ratio"] or 0) > 1 else ""
-    cells = [
-        result["row"],
-        str(result["batch"]),
-        f"{theirs['mode']} {'f32' if theirs['mode'] == 'eager' else 'bf16'}",
-        f"{1000 * ours['median']:.1f}",
-        f"{1000 * theirs['median']:.1f}",
-        f"{result['ratio']:.2f}{over}",
-        f"{result['limit']}",
-        mebibytes(ours["above_bytes"]),
-        mebibytes(theirs["above_bytes"]),
-        memory + over_memory,
-        mebibytes(ours["kept_bytes"]),
-        mebibytes(theirs["kept_bytes"]),
-    ]
+    milliseconds = lambda side: f"{1000 * side['median']:.0f}"
+    mode = "" if theirs["mode"] == "eager" else f" (bf16, {theirs['mode']})"
+    cells = [result["row"] + mode, str(result["batch"]), milliseconds(ours), milliseconds(theirs), f"{result['ratio']:.2f}"]
+    if memory:
+        sides = [(key, side) for key in ("above_bytes", "kept_bytes") for side in (ours, theirs)]
+        cells += [f"{side[key] / MEBIBYTE:.0f}" for key, side in sides]
     if shipped := result.get("shipped"):
-        cells += [f"{1000 * shipped['median']:.1f}", f"{shipped['ratio']:.2f}"]
+        cells += [milliseconds(shipped), f"{shipped['ratio']:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -104,10 +93,11 @@ def main():
     parser.add_argument("--device", choices=PAIRS, default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shipped", action="store_true", help="also time PyTorch without the preloaded library, in turn")
+    parser.add_argument("--times", action="store_true", help="measure no memory")
     parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
-    parser.add_argument("--batch", type=int, help="instead of the rows' own, which leave a large GPU idle")
+    parser.add_argument("--batch", type=int, help="instead of the rows' own batches, which leave a large GPU idle")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.6, help="of a side's part of a round, about")
+    parser.add_argument("--seconds", type=float, default=0.6, help="rough length of a side's part of a round")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before its first round")
     parser.add_argument("--out", type=Path, default=Path("peer.json"))
     args = parser.parse_args()
@@ -122,19 +112,21 @@ def main():
     ours = Ours(args.runner, args.device, args.threads)
     theirs = Theirs(args.python, args.device, args.threads, args.preload)
     shipped = Theirs(args.python, args.device, args.threads) if args.shipped and args.preload else None
-    heap = theirs if args.device == "cuda" else Theirs(args.python, "cpu", args.threads, [args.heap, *args.preload])
+    heap = theirs if args.device == "cuda" else None
+    if not args.times and not heap:
+        heap = Theirs(args.python, "cpu", args.threads, [args.heap, *args.preload])
     about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds, "preload": args.preload}
-    print(f"{about['processor']}, {about['cores']} cores, {args.threads} threads; PyTorch {about['torch']} on {about['device']}"
-          f"{', MKL told to use all instructions' if args.preload else ''}; "
-          f"medians of {args.rounds} rounds in turn\n")
-    columns = COLUMNS + (SHIPPED if shipped else [])
+    where = f"{args.threads} threads, f32" if args.device == "cpu" else about["device"]
+    mkl = ", MKL with all instructions of the processor" if args.preload else ""
+    print(f"{where}, PyTorch {about['torch']}{mkl}, medians of {args.rounds} rounds in turn\n")
+    columns = TIMES + ([] if args.times else MEMORY) + (SHIPPED if shipped else [])
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     results, failed = [], False
     for row in rows:
         for precision, mode in PAIRS[args.device]:
             try:
                 results.append(measure(row, precision, mode, ours, theirs, shipped, heap, args))
-                print(line(results[-1]), flush=True)
+                print(line(results[-1], not args.times), flush=True)
             except SideError as e:
                 failed = True
                 print(f"| {row.id} | {row.backbone.batch} | {mode} | {e} |", flush=True)
@@ -142,7 +134,7 @@ def main():
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"about": about, "rows": results}, indent=1) + "\n")
     over = [r["row"] for r in results if r["ratio"] > r["limit"]]
-    heavy = [r["row"] for r in results if (r["memory_ratio"] or 0) > 1]
+    heavy = [] if args.times else [r["row"] for r in results if r["ours"]["above_bytes"] > r["theirs"]["above_bytes"]]
     print(f"\n{len(results)} rows in {time.time() - start:.0f} s, written to {args.out}", file=sys.stderr)
     print(f"slower than their limit: {', '.join(over) or 'none'}", file=sys.stderr)
     print(f"more memory than PyTorch: {', '.join(heavy) or 'none'}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What is compared: a backbone, a method in the words of the runner's YAML, a batch; and the ratio that must hold."""
+"""The rows of the comparison: a backbone, a method as the runner's YAML spells it, a batch, and the largest allowed ratio."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 class Backbone:
     name: str
     family: str
-    variant: str  # timm's, which the runner knows too.
+    variant: str  # timm's name, which the runner knows too.
     batch: int
-    limit: float  # Largest ratio of times that is allowed, ours over theirs.
+    limit: float  # Largest allowed ratio of times, ours over theirs.
     size: int = 224
 
 
@@ -18,8 +18,8 @@ class Backbone:
 class Row:
     backbone: Backbone
     name: str
-    method: dict | None  # None: inference of the frozen backbone.
-    options: dict = field(default_factory=dict)  # Of the backbone, on both sides.
+    method: dict | None  # None means inference of the frozen backbone.
+    options: dict = field(default_factory=dict)  # Options of the backbone, on both sides.
     threads: int | None = None
 
     @property
@@ -27,7 +27,7 @@ class Row:
         return f"{self.backbone.name}/{self.name}"
 
     def ours(self, precision: str) -> list[str]:
-        """The overrides of `runner bench`."""
+        """The arguments of `runner bench`."""
         b = self.backbone
         backbone = {"name": b.family, "variant": b.variant, "weights": None, **self.options}
         if b.family == "resnet":
@@ -68,7 +68,7 @@ METHODS = {
 }
 
 TRANSFORMER = [name for name in METHODS if name != "ap-late"]
-# On maps an activation prompt is late by default, and blocks take no longer sequence.
+# On maps an activation prompt is late by default, and blocks cannot take extra tokens.
 CONVOLUTIONAL = [name for name in METHODS if name not in ("ap", "vpt-shallow", "vpt-deep")]
 
 TABLE = [

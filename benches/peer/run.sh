@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Training steps and inference beside PyTorch's, on one machine in one window: both sides take turns.
+# Compares training steps and inference with PyTorch's on one machine; both sides take turns.
 #
-#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--threads 2] [--batch N] [--rounds 5] [--shipped] [--out FILE]
+#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--threads 2] [--batch N] [--rounds 5] [--times] [--shipped]
+#                     [--out FILE]
 #   benches/peer/run.sh growth [--out FILE.svg]     step time against batch, depth, tokens and threads, as a plot
 #   benches/peer/run.sh cache [--only REGEX]        what the prefix cache gains
 #
-# RUNNER names a built runner; without, it is built here (with CUDA for --device cuda). PEER_PYTHON names a Python that
-# has what requirements.txt pins; without, a virtual environment is made in PEER_VENV, default target/peer/venv, which
-# needs a network the first time. On the CPU it needs Linux with glibc and a C compiler: PyTorch's heap is counted as the
-# runner counts its own. On an AMD processor MKL is told to use all of its instructions (vendor.c), unless PEER_MKL=shipped;
-# --shipped times PyTorch as it comes beside that. Leave the machine alone while it runs.
+# RUNNER names a built runner; if it is not set, the runner is built here (with CUDA for --device cuda). PEER_PYTHON names
+# a Python with the packages of requirements.txt; if it is not set, a virtual environment is made in PEER_VENV (default
+# target/peer/venv), which needs a network the first time. On the CPU, Linux with glibc and a C compiler are needed,
+# because PyTorch's heap is counted in the same way as the runner counts its own. On an AMD processor MKL is made to use
+# all of its instructions (vendor.c), unless PEER_MKL=shipped; --shipped also times PyTorch as it comes. Leave the machine
+# alone meanwhile.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,4 +1,4 @@
-"""The two programs that take turns, each one long-lived process: starting it is not timed."""
+"""The two programs that take turns. Each one is a long-lived process, so that starting it is not timed."""
 
 import json
 import os
@@ -10,11 +10,11 @@ HERE = Path(__file__).parent
 
 
 class SideError(Exception):
-    """A side cannot do a row."""
+    """One side cannot run a row."""
 
 
 class Ours:
-    """`runner bench`, one process a row."""
+    """`runner bench`, one process per row."""
 
     def __init__(self, runner: str, device: str, threads: int):
         self.runner, self.device, self.threads = runner, device, threads
@@ -84,7 +84,7 @@ class Theirs:
 
 
 def machine() -> dict:
-    """What the numbers are of."""
+    """The machine that the numbers describe."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""PyTorch's side: one long-lived process that answers requests, a JSON object a line, so that starting it is not timed.
+"""PyTorch's side: one long-lived process, so that starting it is not timed. It answers requests, one JSON object per line.
 
     {"do": "open", "row": {...}, "mode": "eager"}     builds a model
     {"do": "time", "warmup": 1, "steps": 3}           seconds of each step
@@ -22,7 +22,7 @@ import methods
 
 
 class Heap:
-    """Live bytes of this process, counted by count.so."""
+    """Live bytes of this process's heap, counted by count.so."""
 
     def __init__(self):
         self.own = ctypes.CDLL(None)
@@ -40,7 +40,7 @@ class Heap:
 
 
 class Pool:
-    """Bytes of the device's tensors, and at their peak of the pool that holds them: what Burn's pool reports."""
+    """Bytes of the device's tensors, and the peak of the pool that holds them, which is what Burn's pool reports."""
 
     def live(self):
         torch.cuda.synchronize()
@@ -65,11 +65,11 @@ class Side:
         try:
             self.counter = Pool() if self.device.type == "cuda" else Heap()
         except AttributeError:
-            self.counter = None  # This process only times.
+            self.counter = None  # This process only measures time.
         self.warm()
 
     def warm(self):
-        """What PyTorch loads at its first step is none of a row's memory."""
+        """Runs a first step, so that what PyTorch loads then is not counted as a row's memory."""
         model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 4)).to(self.device)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         F.cross_entropy(model(torch.randn(2, 3, 8, 8, device=self.device)), torch.tensor([0, 1], device=self.device)).backward()
@@ -96,14 +96,14 @@ class Side:
         infer = row["method"] is None
         residual = hasattr(model, "layer1")
         if infer:
-            # BatchNorm folded into the convolutions.
+            # Folds BatchNorm into the convolutions.
             module = fuse(model.eval()) if residual else model.eval()
         else:
             module = methods.prepare(*methods.adapt(model, row["method"], size))
         module = module.to(self.device)
         images = torch.rand(batch, 3, size, size, device=self.device) * 2 - 1
         if residual:
-            # Convolutions are faster so.
+            # Convolutions are faster in this layout.
             module = module.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(methods.CLASSES, (batch,), device=self.device)
@@ -144,7 +144,7 @@ class Side:
         return {"seconds": seconds}
 
     def epochs(self, row, images, validation, epochs):
-        """A trial as a user writes it who does not cache: training and validation batches through the whole network."""
+        """Times a trial without a cache: training and validation batches run through the whole network."""
         self.close()
         module, statistics = methods.adapt(methods.backbone(row["timm"], **row["options"]), row["method"], row["size"])
         module = methods.prepare(module, statistics)
@@ -176,10 +176,10 @@ class Side:
         return {"epochs": seconds, "to_fifth": time.perf_counter() - start}
 
     def memory(self, steps):
-        """Peak above weights and batch, and what the forward pass leaves for the backward."""
+        """The peak above weights and batch, and what the forward pass leaves for the backward pass."""
         if not self.counter:
             raise ValueError("count.so is not loaded")
-        # Building a model takes memory of its own.
+        # Building the model raised the peak.
         gc.collect()
         self.counter.reset()
         kept = 0

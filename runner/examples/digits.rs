@@ -1,99 +1,83 @@
-//! The README's table: methods on digits, three seeds, each with the learning rate that validation
-//! chose from one grid.
+//! The README's table: four methods on digits, three seeds, each with the learning rate that validation
+//! chose from one grid. It uses the library; `runner compare` does the same from a YAML.
 //!
-//! `cargo run --release --no-default-features --example digits [RUNS]` prints Markdown. Runs are
-//! kept in RUNS (default `runs`), so that a second call only reads them.
+//! `cargo run --release --no-default-features --example digits [RUNS]` prints Markdown. Runs are kept in
+//! RUNS (default `runs`), so that a second call only reads them.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use serde_json::Value;
+use peft_runner::{Device, Exit, Experiment, Failure, Session, Summary};
 
 const METHODS: [&str; 4] = ["linear-probe", "lora-r10", "full-finetune", "ap"];
-const RATES: [&str; 5] = ["0.001", "0.003", "0.01", "0.1", "0.3"];
-const SEEDS: [&str; 3] = ["0", "1", "2"];
+const RATES: [f64; 5] = [0.001, 0.003, 0.01, 0.1, 0.3];
+const SEEDS: [u64; 3] = [0, 1, 2];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Failure> {
     let runs = std::env::args().nth(1).unwrap_or_else(|| "runs".to_owned());
-    println!("| method | lr | trainable | validation top-1 | test top-1 | s/epoch | peak MiB |");
-    println!("|---|---|---|---|---|---|---|");
+    let session = Session::new(Device::cpu(), runs);
+    println!("| method | lr | trainable | validation top-1 | test top-1 | peak MiB |");
+    println!("|---|---|---|---|---|---|");
     for method in METHODS {
-        let mut best: Option<(f64, &str, Vec<Value>)> = None;
+        let mut best: Option<(f64, f64, Vec<Summary>)> = None;
         for rate in RATES {
-            let trials = SEEDS
-                .iter()
-                .map(|seed| trial(method, rate, seed, Path::new(&runs)))
-                .collect::<Result<Option<Vec<_>>, _>>()?;
-            let Some(trials) = trials else {
+            let Some(trials) = trials(&session, method, rate)? else {
                 eprintln!("{method} lr {rate}: diverged");
                 continue;
             };
-            let validation = moments(&trials, "/validation/top1").0;
+            let (validation, _) = moments(&trials, validation);
             eprintln!("{method} lr {rate}: validation {:.2} %", 100.0 * validation);
             if best.as_ref().is_none_or(|(old, ..)| validation > *old) {
                 best = Some((validation, rate, trials));
             }
         }
-        let (_, rate, trials) = best.ok_or("the grid is empty")?;
-        let percent = |pointer: &str| {
-            let (mean, spread) = moments(&trials, pointer);
-            format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * spread)
-        };
-        println!(
-            "| {method} | {rate} | {} | {} | {} | {:.2} | {:.0} |",
-            trials[0]["params"]["trainable"],
-            percent("/validation/top1"),
-            percent("/test/top1"),
-            moments(&trials, "/time/seconds_per_epoch").0,
-            moments(&trials, "/memory/peak_bytes").0 / f64::from(1 << 20),
-        );
+        if let Some((_, rate, trials)) = best {
+            print_row(method, rate, &trials);
+        }
     }
     Ok(())
 }
 
-/// The exit code of a run whose loss is not finite.
-const DIVERGED: i32 = peft_runner::Exit::Diverged as i32;
-
-/// Runs one trial with the program next to this one, or finds that it is done. `None` if it
-/// diverged.
-fn trial(
-    method: &str,
-    rate: &str,
-    seed: &str,
-    runs: &Path,
-) -> Result<Option<Value>, Box<dyn std::error::Error>> {
-    let here = std::env::current_exe()?;
-    let folder = here.ancestors().nth(2).ok_or("no target folder")?;
-    let output = Command::new(folder.join("runner"))
-        .args([
-            "--config",
-            &format!("peft/{method}.yaml"),
-            "--device",
-            "cpu",
-        ])
-        .args(["--set", "name=digits-table", "--set"])
-        .arg(format!("recipe.optimizer.lr={rate}"))
-        .args(["--set", &format!("seed={seed}"), "--runs"])
-        .arg(runs)
-        .output()?;
-    if output.status.code() == Some(DIVERGED) {
-        return Ok(None);
+/// A trial with each seed; none if one diverged.
+fn trials(session: &Session, method: &str, rate: f64) -> Result<Option<Vec<Summary>>, Failure> {
+    let mut trials = Vec::new();
+    for seed in SEEDS {
+        let changes = [
+            "name=digits-table".to_owned(),
+            format!("recipe.optimizer.lr={rate}"),
+            format!("seed={seed}"),
+        ];
+        let experiment = Experiment::read(&format!("peft/{method}.yaml"), &changes)?;
+        match session.train(experiment) {
+            Ok(run) => trials.push(run.summary),
+            Err(failure) if failure.exit == Exit::Diverged => return Ok(None),
+            Err(failure) => return Err(failure),
+        }
     }
-    let text = String::from_utf8(output.stdout)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("run "));
-    let Some(line) = line.filter(|_| output.status.success()) else {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    Ok(Some(trials))
+}
+
+fn print_row(method: &str, rate: f64, trials: &[Summary]) {
+    let percent = |value: fn(&Summary) -> f64| {
+        let (mean, deviation) = moments(trials, value);
+        format!("{:.2} ± {:.2} %", 100.0 * mean, 100.0 * deviation)
     };
-    let summary = PathBuf::from(line.trim()).join("summary.json");
-    Ok(Some(serde_json::from_str(&std::fs::read_to_string(
-        summary,
-    )?)?))
+    println!(
+        "| {method} | {rate} | {} | {} | {} | {:.0} |",
+        trials[0].params.trainable,
+        percent(validation),
+        percent(|trial| trial.test.top1),
+        moments(trials, |trial| trial.memory.peak_bytes as f64).0 / f64::from(1 << 20),
+    );
+}
+
+fn validation(trial: &Summary) -> f64 {
+    trial
+        .validation
+        .as_ref()
+        .map_or(f64::NAN, |validation| validation.top1)
 }
 
 /// Mean and sample standard deviation of a number over trials.
-fn moments(trials: &[Value], pointer: &str) -> (f64, f64) {
-    let number = |trial: &Value| trial.pointer(pointer).and_then(Value::as_f64);
-    let values: Vec<f64> = trials.iter().filter_map(number).collect();
+fn moments(trials: &[Summary], value: impl Fn(&Summary) -> f64) -> (f64, f64) {
+    let values: Vec<f64> = trials.iter().map(value).collect();
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();

@@ -1,4 +1,4 @@
-//! Which device computes: `auto`, `cpu` or `cuda[:N]`.
+//! The device that computes: `auto`, `cpu` or `cuda[:N]`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,10 +7,10 @@ use burn::tensor::Device;
 
 use crate::exit::{Failure, config_error};
 
-/// What `--device` says.
+/// The value of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// CUDA if a device answers, else the CPU, said aloud.
+    /// The first CUDA device if it is usable, else the CPU, with a message.
     #[default]
     Auto,
     /// The CPU.
@@ -22,14 +22,15 @@ pub enum DeviceChoice {
 impl FromStr for DeviceChoice {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let index = text.strip_prefix("cuda").map(|rest| match rest {
-            "" => Ok(0),
-            rest => rest.strip_prefix(':').unwrap_or("x").parse(),
-        });
+        let index = match text.strip_prefix("cuda") {
+            Some("") => Some(0),
+            Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse().ok()),
+            None => None,
+        };
         match (text, index) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
-            (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
+            (_, Some(index)) => Ok(Self::Cuda(index)),
             _ => Err(format!("expected auto, cpu, cuda or cuda:N, got {text:?}")),
         }
     }
@@ -48,7 +49,7 @@ impl std::fmt::Display for DeviceChoice {
 /// A device and its name for reports.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// Without autodiff.
+    /// The device, without autodiff.
     pub device: Device,
     /// `cpu` or `cuda:N`.
     pub name: String,
@@ -63,17 +64,27 @@ impl Chosen {
         }
     }
 
-    /// Whether values are read back without waiting for a queue.
+    /// Whether this is the CPU, where values are read back without waiting for a queue.
     pub fn is_cpu(&self) -> bool {
         self.name == "cpu"
     }
+
+    /// The model of the device and what its kernels are compiled for, such as `NVIDIA H200 ptx_sm90`, so that
+    /// machines with different devices are told apart; the name if the backend does not report it.
+    pub fn model(&self) -> String {
+        #[cfg(feature = "cuda")]
+        if let Some(identity) = self.device.identity() {
+            return format!("{} {}", identity.name, identity.fingerprint);
+        }
+        self.name.clone()
+    }
 }
 
-/// The device that was asked for.
+/// Opens the device of a choice.
 ///
 /// # Errors
-/// If CUDA was asked for by name and something that its first kernel needs is missing; the message
-/// lists it.
+/// If CUDA was asked for by name and something that its first kernel needs is missing; the message lists
+/// what is missing.
 pub fn choose(choice: DeviceChoice) -> Result<Chosen, Failure> {
     match choice {
         DeviceChoice::Cpu => Ok(Chosen::cpu()),
@@ -110,8 +121,8 @@ fn cuda(index: usize) -> Result<Chosen, String> {
     })
 }
 
-/// What the first kernel would lack: the driver, and the mathematical functions that CubeCL links
-/// into what it compiles, are looked for before it panics about them.
+/// What the first kernel would lack. CubeCL panics without the driver, or without the mathematical functions
+/// that it links into every kernel, so both are looked for first.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
     if nvidia_devices() == 0 {
@@ -132,7 +143,7 @@ pub fn missing() -> Vec<String> {
     missing
 }
 
-/// Where CubeCL looks for a toolkit.
+/// The folders where CubeCL looks for a toolkit.
 fn toolkits() -> Vec<PathBuf> {
     match std::env::var_os("CUDA_PATH") {
         Some(root) => vec![root.into()],
@@ -142,15 +153,15 @@ fn toolkits() -> Vec<PathBuf> {
     }
 }
 
-/// Number of NVIDIA device files.
+/// The number of NVIDIA device files.
 fn nvidia_devices() -> usize {
     (0..64)
         .take_while(|i| PathBuf::from(format!("/dev/nvidia{i}")).exists())
         .count()
 }
 
-/// Whether a library whose file name starts with `name` lies where the loader looks: its path
-/// variable, or its cache's usual folders.
+/// Whether a library whose file name starts with `name` lies where the system's loader looks: in the folders
+/// of its path variable, or in the usual ones.
 fn loadable(name: &str) -> bool {
     let from_env = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual = [
@@ -174,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_parsed_and_others_refused() {
+    fn devices_are_parsed_and_other_words_refused() {
         let parse = |text: &str| text.parse::<DeviceChoice>();
         assert_eq!(parse("auto"), Ok(DeviceChoice::Auto));
         assert_eq!(parse("cuda"), Ok(DeviceChoice::Cuda(0)));

@@ -2,8 +2,8 @@
 //!
 //! Two kinds of programs use this crate. One adds plugins to the command line: it links them with
 //! `use my_method as _;` and calls [`main`]. The other calls the library: an [`Experiment`] is read, a
-//! [`Session`] trains it and loads what was trained, and an [`Assembled`] model predicts; a [`Comparison`]
-//! becomes [`Results`]. Nothing of that prints on stdout, and every error is a [`Failure`].
+//! [`Session`] trains it and loads what was trained, and an [`Assembled`] model predicts; a
+//! [`Comparison`](comparison::Comparison) becomes [`Results`](comparison::Results). Nothing of that prints on stdout, and every error is a [`Failure`].
 
 mod cache;
 mod cli;
@@ -23,10 +23,17 @@ mod run;
 mod session;
 mod train;
 
+/// Comparisons and their results as values.
+pub mod comparison {
+    pub use crate::compare::config::Comparison;
+    pub use crate::compare::report::{OnBackbone, Report};
+    pub use crate::compare::results::{DatasetColumn, Missing, Results};
+    pub use crate::compare::scores::{Mean, Scores, Trials};
+    pub use crate::compare::standing::{Standing, Versus};
+}
+
 use std::process::ExitCode;
 
-pub use compare::config::Comparison;
-pub use compare::results::Results;
 pub use config::experiment::Experiment;
 pub use device::Chosen as Device;
 pub use exit::{Exit, Failure};

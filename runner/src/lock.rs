@@ -10,16 +10,18 @@ use crate::exit::{Exit, Failure, failure};
 /// The file that is locked while a process works in the folder.
 pub const LOCK: &str = ".lock";
 
-/// How long a lock is tried for: who only looks whether it is taken holds it for an instant.
+/// How long a lock is tried for: a process that only checks the lock holds it briefly.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The lock of a folder; none if another process holds it.
+/// Takes the lock of a folder; `None` if another process holds it.
 ///
 /// # Errors
-/// If it cannot be made, or the file system has no locks.
+/// If the lock file cannot be made, or the file system does not support locks.
 pub fn lock(folder: &Path) -> Result<Option<File>, Failure> {
     let start = Instant::now();
     let path = folder.join(LOCK);
+    // The file is never removed: another process could hold a lock on it already, and a third one then make and
+    // lock a new file of that name.
     let file = File::create(&path).map_err(peft_core::Error::io(&path))?;
     loop {
         match file.try_lock() {
@@ -33,6 +35,7 @@ pub fn lock(folder: &Path) -> Result<Option<File>, Failure> {
 
 /// Whether a process works in a folder.
 pub fn is_locked(folder: &Path) -> bool {
+    // A shared lock, so that processes that look at the same time do not take each other for the owner.
     let held = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
     File::open(folder.join(LOCK)).is_ok_and(held)
 }
@@ -40,7 +43,7 @@ pub fn is_locked(folder: &Path) -> bool {
 /// Waits until a lock is free, and takes it.
 ///
 /// # Errors
-/// If a signal asks to stop meanwhile, or the file system has no locks.
+/// If a signal asks to stop meanwhile, or the file system does not support locks.
 pub fn wait_for(lock: &File, path: &Path, interrupt: &AtomicBool) -> Result<(), Failure> {
     loop {
         match lock.try_lock() {

@@ -7,6 +7,10 @@ use std::sync::atomic::AtomicBool;
 use peft_core::Split;
 
 use crate::cache::Caches;
+use crate::compare;
+use crate::compare::config::Comparison;
+use crate::compare::execute::root;
+use crate::compare::results::Results;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::{Choice, Data};
 use crate::device::Chosen;
@@ -115,6 +119,18 @@ impl Session {
     /// If the adapter belongs to another backbone, or has no head where one is needed.
     pub fn load_adapter(&self, source: &Path, adapter: &Path) -> Result<Assembled, Failure> {
         on_worker(|| Source::open(source, true, &self.device)?.assemble(Some(adapter), None))
+    }
+
+    /// Trains all trials of a comparison that are not done, below the session's folder, and returns what is
+    /// there then. A trial that fails is in [`Results::failed`], and the others go on;
+    /// [`Report::of`](crate::comparison::Report::of) turns results into scores, ranks and intervals.
+    ///
+    /// # Errors
+    /// All cells that cannot be trained, before any work; [`Exit::Interrupted`](crate::Exit::Interrupted); a
+    /// disk that cannot be written.
+    pub fn compare(&self, comparison: &Comparison) -> Result<Results, Failure> {
+        let folder = root(&self.runs, &comparison.name);
+        on_worker(|| compare::run::run(comparison, &folder, &self.device, self.interrupt()))
     }
 
     /// Scores a model on a split of an experiment's data set.

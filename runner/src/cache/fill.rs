@@ -1,69 +1,60 @@
-//! Computes the rows of a table.
+//! Computes the rows of a table, in the order of the data set.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use peft_core::Hooks;
 use rayon::prelude::*;
 
-use crate::cache::key::Wanted;
-use crate::cache::prefix::Prefix;
+use crate::cache::key::Request;
+use crate::data::images::bad;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
 use crate::data::table::{Table, Writer};
 use crate::exit::{Exit, Failure, failure};
 use crate::run::progress::Reporter;
 
-/// Why a table is not to be had.
-pub enum Unfit {
-    /// Said to people, once a trial.
+/// Why a table is unavailable.
+pub enum Unavailable {
+    /// Filling it would take as long as doing without.
+    Pointless,
+    /// The trial goes on without it, and this reason is reported once.
     Because(String),
+    /// The trial cannot go on.
     Failed(Failure),
 }
 
-impl From<Failure> for Unfit {
+impl From<Failure> for Unavailable {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-/// A table in the making, row by row in the data set's order.
-struct Filling<'a> {
-    writer: Writer,
-    wanted: &'a Wanted<'a>,
-    /// The images of the split.
-    source: Loader<'a>,
-    interrupt: &'a AtomicBool,
-    reporter: &'a mut Reporter,
-}
-
-/// Computes all rows.
+/// Computes all rows of a table.
+///
+/// # Errors
+/// If an image cannot be read and `on_error` is `fail`, if the run is interrupted, or if the disk is full.
 pub fn fill(
     writer: Writer,
-    wanted: &Wanted,
+    request: &Request,
     loader: &Loader,
     interrupt: &AtomicBool,
-    reporter: &mut Reporter,
-) -> Result<Table, Unfit> {
-    let what = match wanted.prefix.cut {
-        0 => format!("images of {}", wanted.split),
-        _ => format!("prefix of {}", wanted.split),
+    reporter: &Reporter,
+) -> Result<Table, Unavailable> {
+    let what = match request.prefix.cut {
+        0 => format!("images of {}", request.split),
+        _ => format!("prefix of {}", request.split),
     };
-    reporter.start_filling(&what, wanted.shape.rows);
-    let images = loader.images();
+    reporter.start_filling(&what, request.shape.rows);
     let mut filling = Filling {
         writer,
-        wanted,
-        source: Loader::new(
-            images,
-            &[wanted.split],
-            *loader.preprocess(),
-            loader.batch_size(),
-        ),
+        request,
+        source: loader.of_split(request.split),
         interrupt,
         reporter,
     };
-    match (wanted.random, wanted.prefix.cut) {
+    match (request.random, request.prefix.cut) {
         (None, 0) => filling.pixels()?,
         (None, _) => filling.activations(Pass::Plain)?,
         (Some(random), _) => {
@@ -75,52 +66,49 @@ pub fn fill(
     filling.writer.finish().map_err(|e| unwritten(&e))
 }
 
-fn unwritten(error: &io::Error) -> Unfit {
-    Unfit::Because(format!("it cannot be written: {error}"))
+fn unwritten(error: &io::Error) -> Unavailable {
+    Unavailable::Because(format!("it cannot be written: {error}"))
+}
+
+/// A table in the making.
+struct Filling<'a> {
+    writer: Writer,
+    request: &'a Request<'a>,
+    /// The images of the split.
+    source: Loader<'a>,
+    interrupt: &'a AtomicBool,
+    reporter: &'a Reporter,
 }
 
 impl Filling<'_> {
     fn check_interrupt(&self) -> Result<(), Failure> {
-        match self.interrupt.load(Ordering::Relaxed) {
-            true => Err(failure(
-                Exit::Interrupted,
-                "interrupted; run the same command to go on",
-            )),
-            false => Ok(()),
+        if self.interrupt.load(Ordering::Relaxed) {
+            let message = "interrupted; run the same command to go on";
+            return Err(failure(Exit::Interrupted, message));
         }
+        Ok(())
     }
 
-    /// Rows without a value up to `place`, of which `base` were there before.
-    fn skip_to(&mut self, base: usize, place: usize) -> Result<(), Unfit> {
-        while self.writer.written() < base + place {
+    /// Writes rows without a value until the next row is that of image `index`. `base` rows were written
+    /// before this view.
+    fn skip_to(&mut self, base: usize, index: usize) -> Result<(), Unavailable> {
+        while self.writer.written() < base + index {
             let index = self.writer.written() - base;
-            let why = self.source.images().why(self.wanted.split, index);
+            let why = self.source.images().why(self.request.split, index);
             self.writer.skip(&why).map_err(|e| unwritten(&e))?;
         }
         Ok(())
     }
 
-    /// The resized images.
-    fn pixels(&mut self) -> Result<(), Unfit> {
-        let (images, split) = (self.source.images(), self.wanted.split);
-        let preprocess = *self.source.preprocess();
-        let read = |index: usize| match images.read(split, index)? {
-            None => Ok(None),
-            Some(sample) => match preprocess.pixels(&sample.image) {
-                Ok(pixels) => Ok(Some(pixels.into_owned())),
-                Err(e) => {
-                    let message = format_args!("dataset: {split} image {index}: {e}");
-                    Err(failure(Exit::Config, message))
-                }
-            },
-        };
-        let total = self.source.len();
-        for start in (0..total).step_by(self.source.batch_size()) {
+    /// Writes the pixels of all resized images, a batch at a time: the threads of the pool decode, and this
+    /// thread writes in order.
+    fn pixels(&mut self) -> Result<(), Unavailable> {
+        let (total, step) = (self.source.len(), self.source.batch_size());
+        for start in (0..total).step_by(step) {
+            // On an interrupt the writer is dropped and takes its partial file with it.
             self.check_interrupt()?;
-            let batch = start..(start + self.source.batch_size()).min(total);
-            let rows: Result<Vec<Option<Vec<u8>>>, Failure> =
-                batch.clone().into_par_iter().map(read).collect();
-            for (index, row) in batch.clone().zip(rows?) {
+            let batch = start..(start + step).min(total);
+            for (index, row) in batch.clone().zip(self.resized(batch.clone())?) {
                 match row {
                     Some(row) => self.writer.push(&row).map_err(|e| unwritten(&e))?,
                     None => self.skip_to(0, index + 1)?,
@@ -131,39 +119,46 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// The activations at the cut.
-    fn activations(&mut self, pass: Pass) -> Result<(), Unfit> {
-        let prefix = *self.wanted.prefix;
-        let Prefix {
-            backbone,
-            cut,
-            device,
-            ..
-        } = prefix;
+    /// The pixels of some images, `[h, w, 3]`; `None` for those that are left out.
+    fn resized(&self, batch: Range<usize>) -> Result<Vec<Option<Vec<u8>>>, Failure> {
+        let (images, split) = (self.source.images(), self.request.split);
+        let (preprocess, warn) = (self.source.preprocess(), self.source.warn());
+        let resize = |index: usize| {
+            let Some(sample) = images.read(split, index, warn)? else {
+                return Ok(None);
+            };
+            let pixels = preprocess.pixels(&sample.image);
+            let pixels = pixels.map_err(|e| bad(split, index, &e.to_string()))?;
+            Ok(Some(pixels.into_owned()))
+        };
+        batch.into_par_iter().map(resize).collect()
+    }
+
+    /// Writes the activations of all images at the cut.
+    fn activations(&mut self, pass: Pass) -> Result<(), Unavailable> {
+        let prefix = *self.request.prefix;
         let (base, values_as) = (self.writer.written(), prefix.value_type());
-        let images = self.source.images();
-        let source = Loader::new(
-            images,
-            &[self.wanted.split],
-            *self.source.preprocess(),
-            self.source.batch_size(),
-        );
+        let source = self.source.clone();
+        let device = &prefix.device.device;
         let mut bytes = Vec::new();
-        source.each(0..source.batches(), pass, &device.device, |_, batch| {
+        source.each(0..source.batches(), pass, device, |_, batch| {
             self.check_interrupt()?;
             let mut x = batch.x.cast(prefix.compute_type());
-            if let Some(backbone) = backbone {
-                x = backbone.forward(x, 0..cut, &Hooks::none());
+            if let Some(backbone) = prefix.backbone {
+                x = backbone.forward(x, 0..prefix.cut, &Hooks::none());
             }
+            // Rows must not depend on the batch that they are computed in: the exactness of the cache rests on
+            // operations that treat each image alone, in an order of sums that the batch's size does not change.
             let values = x.to_vec();
             let width = values.len() / batch.places.len();
             for (row, &place) in values.chunks_exact(width).zip(&batch.places) {
+                // The batch lacks the images that are left out, but the table has a row for each.
                 self.skip_to(base, place)?;
                 values_as.write(row, &mut bytes);
                 self.writer.push(&bytes).map_err(|e| unwritten(&e))?;
             }
             self.reporter.filled(batch.places.len());
-            Ok::<_, Unfit>(true)
+            Ok::<_, Unavailable>(true)
         })?;
         self.skip_to(base, source.len())
     }

@@ -1,6 +1,7 @@
-//! Which table is asked for: its key, a hash of all that its rows depend on.
+//! The key of a table: a hash of everything that its rows depend on.
 
 use peft_core::data::Split;
+use peft_ops::Level;
 use serde_json::json;
 
 use crate::cache::prefix::Prefix;
@@ -9,20 +10,25 @@ use crate::data::random::EpochRandom;
 use crate::data::table::Shape;
 use crate::device::Chosen;
 
-/// Raised with every change of a kernel, a decoder or a transform that alters a number, so that no old
-/// file is taken.
+/// Raise it whenever a kernel, a decoder or a transform changes a result; old cache files are then ignored.
 const KERNELS: u32 = 4;
 
-/// A table that is asked for.
-pub struct Wanted<'a> {
+/// A table that a trial asks for.
+pub struct Request<'a> {
+    /// Equal for two requests only if their rows are equal to the bit.
     pub key: String,
+    /// The number and size of the rows.
     pub shape: Shape,
+    /// The split whose images they are made of.
     pub split: Split,
+    /// The random changes of each view, if images are changed.
     pub random: Option<EpochRandom>,
+    /// What computes the rows.
     pub prefix: &'a Prefix<'a>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Request<'a> {
+    /// The rows of a split of the loader.
     pub fn new(
         split: Split,
         loader: &Loader,
@@ -30,35 +36,41 @@ impl<'a> Wanted<'a> {
         random: Option<EpochRandom>,
     ) -> Self {
         let views = random.map_or(1, |random| random.views);
-        let row = prefix.shape().elements();
+        let values = prefix.shape().elements();
         Self {
             key: key(split, loader, prefix, random),
             shape: Shape {
                 rows: views * loader.images().dataset().len(split),
-                row_bytes: row * prefix.encoding().bytes(),
+                row_bytes: values * prefix.encoding().bytes(),
             },
             split,
             random,
             prefix,
         }
     }
+
+    /// The number of rows for each image.
+    pub fn views(&self) -> usize {
+        self.random.map_or(1, |random| random.views)
+    }
 }
 
-/// A hash of all that the rows depend on.
 fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRandom>) -> String {
     let trial = prefix.trial;
     let seed = trial.experiment.seed;
+    // Pixels depend on no backbone.
     let backbone = (prefix.cut > 0).then(|| {
         let mut config = json!(trial.experiment.backbone);
-        let random = || format!("seed {seed}");
+        // Weights count by content, not by path; without a file they are drawn from the seed.
+        let drawn = || format!("seed {seed}");
         config["weights"] = trial
             .weights_hash()
-            .map_or_else(random, str::to_owned)
+            .map_or_else(drawn, str::to_owned)
             .into();
         json!({
             "config": config,
             "cut": prefix.cut,
-            "compute": format!("{:?}", trial.compute_type()),
+            "compute": format!("{:?}", prefix.compute_type()),
         })
     });
     let views = random
@@ -69,27 +81,78 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         "split": split,
         "input": loader.preprocess().input,
         "encoding": format!("{:?}", prefix.encoding()),
-        "kernels": [KERNELS.to_string(), machine(prefix.device)],
+        "kernels": [KERNELS.to_string(), code(prefix.device)],
         "views": views,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// What kernels run there: two machines may differ in the last bit.
-fn machine(device: &Chosen) -> String {
+/// The code that computes rows on a device: other code may round the last bit another way.
+fn code(device: &Chosen) -> String {
+    if !device.is_cpu() {
+        let off = std::env::var_os("PEFT_OPS_CUDA").is_some_and(|value| value == "off");
+        return format!("{}{}", device.model(), if off { " off" } else { "" });
+    }
+    // An invalid PEFT_OPS ends the program before anything is computed.
+    let level = peft_ops::level().unwrap_or(Level::Off);
+    code_of_cpu(instructions(), level)
+}
+
+/// What Burn's own operations choose by: the instructions that the CPU has, whatever `PEFT_OPS` says.
+fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    let level = match (
-        is_x86_feature_detected!("avx512f"),
-        is_x86_feature_detected!("avx2"),
-    ) {
-        (true, _) => "avx512",
-        (false, true) => "avx2",
-        _ => "base",
+    if is_x86_feature_detected!("avx512f") {
+        return "avx512";
+    } else if is_x86_feature_detected!("avx2") {
+        return "avx2";
+    }
+    "base"
+}
+
+/// The level counts beside the CPU where it is not the one that goes with it.
+fn code_of_cpu(instructions: &str, level: Level) -> String {
+    let arch = std::env::consts::ARCH;
+    let level = match level {
+        Level::Off => "off",
+        Level::Baseline => "base",
+        Level::Avx2 => "avx2",
+        Level::Avx512 => "avx512",
     };
-    #[cfg(not(target_arch = "x86_64"))]
-    let level = "";
-    match device.is_cpu() {
-        true => format!("{} {level}", std::env::consts::ARCH),
-        false => "cuda".to_owned(),
+    if level == instructions {
+        format!("{arch} {instructions}")
+    } else {
+        format!("{arch} {instructions} {level}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const LEVELS: [Level; 4] = [Level::Off, Level::Baseline, Level::Avx2, Level::Avx512];
+
+    #[test]
+    fn code_differs_with_the_cpu_and_with_the_level() {
+        let arch = std::env::consts::ARCH;
+        assert_eq!(
+            code_of_cpu("avx512", Level::Avx512),
+            format!("{arch} avx512")
+        );
+        assert_eq!(code_of_cpu("avx2", Level::Avx2), format!("{arch} avx2"));
+        assert_eq!(code_of_cpu("base", Level::Baseline), format!("{arch} base"));
+        let mut seen = BTreeSet::new();
+        for instructions in ["base", "avx2", "avx512"] {
+            for level in LEVELS {
+                assert!(seen.insert(code_of_cpu(instructions, level)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_level_in_force_is_in_the_code_of_the_cpu() {
+        let level = peft_ops::level().unwrap();
+        assert_eq!(code(&Chosen::cpu()), code_of_cpu(instructions(), level));
     }
 }

@@ -1,11 +1,12 @@
-//! The prefix cache: what the frozen part below the first cut makes of every image is computed once
-//! and then read, epoch after epoch, trial after trial. Where nothing frozen lies below the first cut,
-//! the prefix is the preprocessing, and what is kept are the pixels of the resized images.
+//! The prefix cache: what the frozen part below the first cut makes of every image is computed once and
+//! then read, epoch after epoch, trial after trial. If nothing frozen lies below the first cut, the pixels
+//! of the resized images are stored instead.
 //!
-//! A split's activations are a [`Table`] with one row an image, found by a key: a hash of weights,
-//! backbone, preprocessing, data, split, cut and types. It lies in memory, or in a file of the cache's
-//! folder that other runs and other processes share; a lock makes one of them fill it.
+//! The activations of a split are a [`Table`] with one row per image, found by a key: a hash of weights,
+//! backbone, preprocessing, data, split, cut and types. A table lies in memory, or in a file of the cache's
+//! folder, which other runs and other processes share; a lock makes one of them fill it.
 
+mod available;
 mod budget;
 mod fill;
 mod key;
@@ -17,16 +18,17 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use crate::cache::budget::{DEVICE_BUDGET, DISK_BUDGET, available_memory, too_much};
-use crate::cache::fill::{Unfit, fill};
-use crate::cache::key::Wanted;
-use crate::config::cache::{Store, ValueType};
+use crate::cache::available::available_memory;
+use crate::cache::budget::{DEVICE_BUDGET, DISK_BUDGET, too_much};
+use crate::cache::fill::{Unavailable, fill};
+use crate::cache::key::Request;
+use crate::config::cache::Store;
 use crate::data::images::names;
 use crate::data::loader::Loader;
-use crate::data::on_device::Resident;
+use crate::data::on_device::DeviceTable;
 use crate::data::random::EpochRandom;
 use crate::data::rows::{Encoding, Rows, Tables};
 use crate::data::table::{Table, Writer};
@@ -34,10 +36,10 @@ use crate::exit::Failure;
 use crate::lock::wait_for;
 use crate::run::progress::Reporter;
 
-/// What caching took.
+/// What caching cost a trial.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Seconds of filling; 0 where all was there.
+    /// Seconds spent on filling; 0 if another trial had filled the tables.
     pub seconds: f64,
     /// Bytes of the rows.
     pub bytes: usize,
@@ -46,31 +48,31 @@ pub struct Cost {
 /// The tables of this process, and the folder of those that outlive it.
 pub struct Caches {
     folder: PathBuf,
-    /// Whether other trials of this process will ask for the same.
+    /// Whether other trials of this process will ask for the same tables.
     shared: bool,
-    /// Keys and tables, the last used one last.
-    held: Mutex<Vec<(String, Arc<Table>)>>,
-    /// The same on the device.
-    resident: Mutex<Vec<(String, Arc<Resident>)>>,
+    /// Tables by key, the one used last at the end.
+    tables: Mutex<Vec<(String, Arc<Table>)>>,
+    /// Tables on the device by key.
+    device_tables: Mutex<Vec<(String, Arc<DeviceTable>)>>,
 }
 
 impl Caches {
-    /// Files are below `folder`, which is made when the first one is written.
+    /// Caches whose files lie in `folder`, which is made when the first one is written.
     pub fn new(folder: &Path, shared: bool) -> Self {
         Self {
             folder: folder.to_owned(),
             shared,
-            held: Mutex::default(),
-            resident: Mutex::default(),
+            tables: Mutex::default(),
+            device_tables: Mutex::default(),
         }
     }
 
-    /// The loader with rows in the place of its images, where the trial's `prefix_cache` allows it,
-    /// filled if need be. It goes through the images `uses` times, changed at random or not.
+    /// The loader with rows in the place of its images, computed if need be, if the trial's `prefix_cache`
+    /// allows it. The trial goes through the images `uses` times, with or without random changes.
     ///
     /// # Errors
-    /// If an image cannot be read, or the run is interrupted. A full disk, a damaged file or too small
-    /// a budget is no error: it is said, and the loader stays as it is.
+    /// If an image cannot be read and `on_error` is `fail`, or the run is interrupted. A full disk, a damaged
+    /// file or too small a budget is not an error; it is reported, and caching is skipped.
     pub fn attach<'a>(
         &self,
         loader: Loader<'a>,
@@ -78,180 +80,173 @@ impl Caches {
         random: Option<EpochRandom>,
         uses: usize,
         interrupt: &AtomicBool,
-        reporter: &mut Reporter,
+        reporter: &Reporter,
     ) -> Result<(Loader<'a>, Cost), Failure> {
         let store = prefix.store();
         if store == Store::Off {
             return Ok((loader, Cost::default()));
         }
-        // Random changes differ every epoch. Pixels are kept as they are before them, unless the resize
-        // is random; of activations, k views are k sets of rows.
-        let unchanged = |random: &EpochRandom| match prefix.cut {
-            0 => random.augment.random_resized_crop.is_none(),
-            _ => random.augment == Default::default(),
-        };
-        let random = random.filter(|random| !unchanged(random));
-        if let Some(random) = random
-            && (random.views == 0 || random.augment.mixes() || prefix.cut == 0)
-        {
-            let why = match (random.augment.mixes(), prefix.cut) {
-                (_, 0) => "they are cropped at random",
-                (true, _) => "the images are mixed at random",
-                (false, _) => {
-                    "the images are changed at random; cache_views: 4, say, would keep so many changes \
-                     of each"
-                }
-            };
+        // Changes that come after what is stored are applied to each row when it is read.
+        let random = random.filter(|random| prefix.is_changed_by(random));
+        if let Some(why) = random.and_then(|random| prefix.refusal(&random)) {
             let splits = names(loader.splits());
             reporter.line(&format!("prefix cache: off for {splits}: {why}"));
             return Ok((loader, Cost::default()));
         }
         let mut cost = Cost::default();
-        let (mut tables, mut residents) = (Vec::new(), Vec::new());
+        // Pixels stay in memory: they are changed and normalised there.
+        let mut tables = match (store, prefix.encoding()) {
+            (Store::Device, Encoding::Values(_)) => Tables::Device(Vec::new()),
+            _ => Tables::Host(Vec::new()),
+        };
         for &split in loader.splits() {
-            let wanted = Wanted::new(split, &loader, prefix, random);
-            let mut make = || self.table(&wanted, &loader, uses, interrupt, reporter, &mut cost);
-            let made = match prefix.encoding() {
-                Encoding::Values(values) if store == Store::Device => self
-                    .on_device(&wanted, values, make)
-                    .map(|made| made.map(|resident| residents.push(resident))),
-                _ => make().map(|made| made.map(|table| tables.push(table))),
+            let request = Request::new(split, &loader, prefix, random);
+            let mut table = || self.table(&request, &loader, uses, interrupt, reporter, &mut cost);
+            let found = match &mut tables {
+                Tables::Host(tables) => table().map(|table| tables.push(table)),
+                Tables::Device(tables) => {
+                    let table = self.device_table(&request, table);
+                    table.map(|table| tables.push(table))
+                }
             };
-            match made {
-                Ok(Some(())) => {}
-                Ok(None) => return Ok((loader, cost)),
-                Err(Unfit::Because(why)) => {
+            match found {
+                Ok(()) => cost.bytes += request.shape.bytes(),
+                Err(Unavailable::Pointless) => return Ok((loader, cost)),
+                Err(Unavailable::Because(why)) => {
                     reporter.line(&format!("prefix cache: off for {split}: {why}"));
                     return Ok((loader, cost));
                 }
-                Err(Unfit::Failed(failure)) => return Err(failure),
+                Err(Unavailable::Failed(failure)) => return Err(failure),
             }
-            cost.bytes += wanted.shape.bytes();
         }
         let rows = Rows {
             cut: prefix.cut,
             shape: prefix.shape(),
             views: random.map_or(1, |random| random.views),
             encoding: prefix.encoding(),
-            tables: match residents.is_empty() {
-                true => Tables::Host(tables),
-                false => Tables::Device(residents),
-            },
+            tables,
         };
         Ok((loader.with_rows(rows), cost))
     }
 
-    /// The rows on the device: there already, or copied from the table that `make` gives.
-    fn on_device(
+    /// The table on the device: it is there already, or is copied from the one that `table` gives.
+    fn device_table(
         &self,
-        wanted: &Wanted,
-        values: ValueType,
-        make: impl FnOnce() -> Result<Option<Arc<Table>>, Unfit>,
-    ) -> Result<Option<Arc<Resident>>, Unfit> {
-        let residents = || self.resident.lock().unwrap_or_else(PoisonError::into_inner);
-        let find = |(key, _): &&(String, Arc<Resident>)| *key == wanted.key;
-        if let Some((_, resident)) = residents().iter().find(find) {
-            return Ok(Some(resident.clone()));
+        request: &Request,
+        table: impl FnOnce() -> Result<Arc<Table>, Unavailable>,
+    ) -> Result<Arc<DeviceTable>, Unavailable> {
+        let mut held = self.device_tables();
+        if let Some((_, found)) = held.iter().find(|(key, _)| *key == request.key) {
+            return Ok(found.clone());
         }
-        let bytes = wanted.shape.bytes();
-        let budget = wanted.prefix.budget().unwrap_or(DEVICE_BUDGET);
-        // Whatever no trial uses any more makes room.
-        let total = |held: &[(String, Arc<Resident>)]| -> usize {
-            held.iter().map(|(_, resident)| resident.bytes()).sum()
+        let bytes = request.shape.bytes();
+        let budget = request.prefix.budget().unwrap_or(DEVICE_BUDGET);
+        let total = |held: &[(String, Arc<DeviceTable>)]| -> usize {
+            held.iter().map(|(_, table)| table.bytes()).sum()
         };
-        let mut held = residents();
         if total(&held) + bytes > budget {
-            held.retain(|(_, resident)| Arc::strong_count(resident) > 1);
+            // Loaders hold the tables that they read, so that a table held here only is unused.
+            held.retain(|(_, table)| Arc::strong_count(table) > 1);
         }
         if total(&held) + bytes > budget {
-            return Err(Unfit::Because(too_much(bytes, budget)));
+            return Err(Unavailable::Because(too_much(bytes, budget)));
         }
+        // Filling the table takes long and needs no lock.
         drop(held);
-        let Some(table) = make()? else {
-            return Ok(None);
-        };
-        let device = &wanted.prefix.device.device;
-        let resident = Arc::new(Resident::new(&table, values, device));
-        residents().push((wanted.key.clone(), resident.clone()));
-        // The copy in memory has done its work.
+        let table = table()?;
+        let (values, device) = (request.prefix.value_type(), &request.prefix.device.device);
+        let copy = Arc::new(DeviceTable::new(&table, values, device));
+        self.device_tables()
+            .push((request.key.clone(), copy.clone()));
+        // The table in memory was only needed for the copy. One in a file takes no memory and stays.
         self.tables()
-            .retain(|(key, table)| *key != wanted.key || table.resident() == 0);
-        Ok(Some(resident))
+            .retain(|(key, table)| *key != request.key || table.memory_bytes() == 0);
+        Ok(copy)
     }
 
-    /// The table: held, on disk, or filled now; none where filling would not pay.
+    /// The table: held by this process, on disk, or filled now.
     fn table(
         &self,
-        wanted: &Wanted,
+        request: &Request,
         loader: &Loader,
         uses: usize,
         interrupt: &AtomicBool,
-        reporter: &mut Reporter,
+        reporter: &Reporter,
         cost: &mut Cost,
-    ) -> Result<Option<Arc<Table>>, Unfit> {
-        if let Some(table) = self.held(&wanted.key) {
-            return Ok(Some(table));
+    ) -> Result<Arc<Table>, Unavailable> {
+        if let Some(table) = self.held(&request.key) {
+            return Ok(table);
         }
-        let path = self.folder.join(&wanted.key).with_extension("rows");
-        if let Some(table) = open(&path, wanted, reporter) {
-            return Ok(Some(self.hold(&wanted.key, table)));
+        let path = self.folder.join(&request.key).with_extension("rows");
+        if let Some(table) = open(&path, request, reporter) {
+            return Ok(self.hold(&request.key, table));
         }
-        // Filling goes through the images once for each view.
-        let views = wanted.random.map_or(1, |random| random.views);
-        if uses <= views && !self.shared {
-            return Ok(None);
+        // Filling goes through the images once for each view, as the trial itself would.
+        if uses <= request.views() && !self.shared {
+            return Err(Unavailable::Pointless);
         }
-        let budget = wanted.prefix.budget();
-        let bytes = wanted.shape.bytes();
+        let bytes = request.shape.bytes();
+        let budget = request.prefix.budget();
+        // A quarter: the training and the validation split, and batches and activations, need room as well.
         let in_memory = budget.unwrap_or_else(|| available_memory() / 4);
         let on_disk = budget.unwrap_or(DISK_BUDGET);
         let fits = self.make_room(bytes, in_memory);
-        let to_disk = match wanted.prefix.store() {
+        let to_disk = match request.prefix.store() {
             Store::Disk => true,
-            Store::Memory if !fits => return Err(Unfit::Because(too_much(bytes, in_memory))),
+            Store::Memory if !fits => {
+                return Err(Unavailable::Because(too_much(bytes, in_memory)));
+            }
             _ => !fits,
         };
         if to_disk && bytes > on_disk {
-            return Err(Unfit::Because(too_much(bytes, on_disk)));
+            return Err(Unavailable::Because(too_much(bytes, on_disk)));
         }
-        let mut start = Instant::now();
-        let table = match to_disk {
-            false => {
-                let writer = Writer::memory(wanted.shape).map_err(|e| said(&"memory", &e))?;
-                fill(writer, wanted, loader, interrupt, reporter)?
-            }
-            true => {
-                let folder = self.folder.display();
-                fs_err::create_dir_all(&self.folder).map_err(|e| said(&folder, &e))?;
-                let lock = path.with_extension("lock");
-                let lock = File::create(&lock).map_err(|e| said(&lock.display(), &e))?;
-                // Another process that fills it is waited for; if it ended too early, it is filled here.
-                wait_for(&lock, &path, interrupt)?;
-                // What is wrong with a file was said above.
-                if let Ok(Some(table)) = Table::open(&path, &wanted.key, wanted.shape) {
-                    return Ok(Some(self.hold(&wanted.key, table)));
-                }
-                start = Instant::now();
-                self.make_room_on_disk(bytes, on_disk);
-                let writer = Writer::file(&path, &wanted.key, wanted.shape);
-                let writer = writer.map_err(|e| said(&path.display(), &e))?;
-                fill(writer, wanted, loader, interrupt, reporter)?
-            }
-        };
+        if !to_disk {
+            let start = Instant::now();
+            let writer = Writer::memory(request.shape).map_err(|e| because(&"memory", &e))?;
+            let table = fill(writer, request, loader, interrupt, reporter)?;
+            cost.seconds += start.elapsed().as_secs_f64();
+            return Ok(self.hold(&request.key, table));
+        }
+        let folder = self.folder.display();
+        fs_err::create_dir_all(&self.folder).map_err(|e| because(&folder, &e))?;
+        // The lock is a file of its own, because the table's is replaced by renaming: a lock on it would hold
+        // a file that no longer has the name. Lock files are never removed, for the same reason.
+        let lock = path.with_extension("lock");
+        let lock = File::create(&lock).map_err(|e| because(&lock.display(), &e))?;
+        // Another process that fills the file holds the lock until it is done or dies, and the lock with it.
+        wait_for(&lock, &path, interrupt)?;
+        // So look again. Damage was reported above, and the file may be whole by now.
+        if let Ok(Some(table)) = Table::open(&path, &request.key, request.shape) {
+            return Ok(self.hold(&request.key, table));
+        }
+        // The seconds of waiting are not this trial's.
+        let start = Instant::now();
+        self.make_room_on_disk(bytes, on_disk);
+        let writer = Writer::file(&path, &request.key, request.shape);
+        let writer = writer.map_err(|e| because(&path.display(), &e))?;
+        let table = fill(writer, request, loader, interrupt, reporter)?;
         cost.seconds += start.elapsed().as_secs_f64();
-        Ok(Some(self.hold(&wanted.key, table)))
+        Ok(self.hold(&request.key, table))
     }
 
-    fn tables(&self) -> std::sync::MutexGuard<'_, Vec<(String, Arc<Table>)>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tables(&self) -> MutexGuard<'_, Vec<(String, Arc<Table>)>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn device_tables(&self) -> MutexGuard<'_, Vec<(String, Arc<DeviceTable>)>> {
+        self.device_tables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table of a key, if this process holds it; it moves to the end of the list.
     fn held(&self, key: &str) -> Option<Arc<Table>> {
-        let mut held = self.tables();
-        let place = held.iter().position(|(other, _)| other == key)?;
-        let entry = held.remove(place);
+        let mut tables = self.tables();
+        let place = tables.iter().position(|(other, _)| other == key)?;
+        let entry = tables.remove(place);
         let table = entry.1.clone();
-        held.push(entry);
+        tables.push(entry);
         Some(table)
     }
 
@@ -261,33 +256,33 @@ impl Caches {
         table
     }
 
-    /// Lets go of the tables that were not used for longest, and of no more than needed, until `bytes`
-    /// fit into the budget; of none, and false, if they would not fit even so.
+    /// Drops the unused tables in memory that were used least recently, and no more than needed, until
+    /// `bytes` fit into the budget. Returns `false` and drops none if they would not fit even so.
     fn make_room(&self, bytes: usize, budget: usize) -> bool {
-        let mut held = self.tables();
-        let idle = |(_, table): &&(String, Arc<Table>)| Arc::strong_count(table) == 1;
-        let resident = |(_, table): &(String, Arc<Table>)| table.resident();
-        let total: usize = held.iter().map(resident).sum();
-        let spare: usize = held.iter().filter(idle).map(resident).sum();
+        let mut tables = self.tables();
+        let unused = |(_, table): &&(String, Arc<Table>)| Arc::strong_count(table) == 1;
+        let size = |(_, table): &(String, Arc<Table>)| table.memory_bytes();
+        let total: usize = tables.iter().map(size).sum();
+        let spare: usize = tables.iter().filter(unused).map(size).sum();
         let mut excess = (total + bytes).saturating_sub(budget);
         if excess > spare {
             return false;
         }
-        held.retain(|entry| {
-            let goes = excess > 0 && idle(&entry) && resident(entry) > 0;
-            excess = excess.saturating_sub(if goes { resident(entry) } else { 0 });
+        tables.retain(|entry| {
+            let goes = excess > 0 && unused(&entry) && size(entry) > 0;
+            excess = excess.saturating_sub(if goes { size(entry) } else { 0 });
             !goes
         });
         true
     }
 
-    /// Removes the files that were not used for longest until `bytes` fit into the budget. Processes
-    /// that have one open keep it.
+    /// Removes the files that were used least recently until `bytes` fit into the budget. A process that has
+    /// one of them open can still read it.
     fn make_room_on_disk(&self, bytes: usize, budget: usize) {
         let Ok(entries) = std::fs::read_dir(&self.folder) else {
             return;
         };
-        let rows = |path: &Path| path.extension().is_some_and(|e| e == "rows");
+        let is_table = |path: &Path| path.extension().is_some_and(|e| e == "rows");
         let mut files: Vec<(SystemTime, usize, PathBuf)> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -295,7 +290,7 @@ impl Caches {
                 let used = meta.modified().ok()?;
                 Some((used, meta.len() as usize, entry.path()))
             })
-            .filter(|(_, _, path)| rows(path))
+            .filter(|(_, _, path)| is_table(path))
             .collect();
         files.sort();
         let mut total: usize = files.iter().map(|(_, bytes, _)| bytes).sum();
@@ -310,25 +305,27 @@ impl Caches {
     }
 }
 
-fn said(place: &dyn std::fmt::Display, error: &io::Error) -> Unfit {
-    Unfit::Because(format!("{place}: {error}"))
+fn because(place: &dyn std::fmt::Display, error: &io::Error) -> Unavailable {
+    Unavailable::Because(format!("{place}: {error}"))
 }
 
-/// The file's table, if it is whole and the one that is wanted. Anything else is said and made again.
-fn open(path: &Path, wanted: &Wanted, reporter: &mut Reporter) -> Option<Table> {
-    match Table::open(path, &wanted.key, wanted.shape) {
+/// The table of a file, if the file is complete and holds what is asked for. Any other file is reported and
+/// will be replaced.
+fn open(path: &Path, request: &Request, reporter: &Reporter) -> Option<Table> {
+    match Table::open(path, &request.key, request.shape) {
         Ok(table) => {
             if table.is_some()
                 && let Ok(file) = File::options().append(true).open(path)
             {
-                // When it was used last decides what goes first.
+                // The time of the last use decides which files are removed first. It is set by hand, because
+                // many file systems do not record reads. A folder that cannot be written only loses this.
                 let _ = file.set_modified(SystemTime::now());
             }
             table
         }
         Err(e) => {
             let path = path.display();
-            reporter.line(&format!("prefix cache: {path}: {e}; it is made again"));
+            reporter.line(&format!("prefix cache: {path}: {e}; it is computed again"));
             None
         }
     }

@@ -1,10 +1,11 @@
-//! What is frozen below the first cut of a trial, and what the trial says of caching it.
+//! The frozen part below the first cut of a trial, and the trial's settings of its cache.
 
 use burn::tensor::DType;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{BoxedBackbone, Cut};
 
 use crate::config::cache::{Store, ValueType};
+use crate::data::random::EpochRandom;
 use crate::data::rows::Encoding;
 use crate::device::Chosen;
 use crate::model::trial::Trial;
@@ -14,7 +15,7 @@ use crate::model::trial::Trial;
 pub struct Prefix<'a> {
     /// The trial.
     pub trial: &'a Trial,
-    /// The frozen part on the plain device; none where the cut is 0.
+    /// The frozen part on the plain device; `None` if the cut is 0.
     pub backbone: Option<&'a BoxedBackbone>,
     /// The first cut.
     pub cut: Cut,
@@ -23,23 +24,23 @@ pub struct Prefix<'a> {
 }
 
 impl Prefix<'_> {
-    /// Where its rows are kept.
+    /// Where the trial stores the rows.
     pub fn store(&self) -> Store {
         self.trial.experiment.prefix_cache
     }
 
-    /// What the trial's `cache_budget_gib` says, in bytes.
+    /// The trial's `cache_budget_gib`, in bytes.
     pub fn budget(&self) -> Option<usize> {
         let budget = self.trial.experiment.cache_budget_gib;
         budget.map(|gib| (gib * f64::from(1 << 30)) as usize)
     }
 
-    /// The shape of a row, decoded.
+    /// The shape of a decoded row.
     pub fn shape(&self) -> BoundaryShape {
         self.trial.shape_at(self.cut)
     }
 
-    /// What it computes in.
+    /// The type that the prefix computes in.
     pub fn compute_type(&self) -> DType {
         self.trial.compute_type()
     }
@@ -52,12 +53,38 @@ impl Prefix<'_> {
         }
     }
 
-    /// What activations are kept as: by default what the prefix computes in, so that nothing is lost.
+    /// The type that activations are stored in: by default the one that the prefix computes in, so that
+    /// nothing is lost.
     pub fn value_type(&self) -> ValueType {
         let computed = match self.compute_type() {
             DType::BF16 => ValueType::Bf16,
             _ => ValueType::F32,
         };
         self.trial.experiment.cache_type.unwrap_or(computed)
+    }
+
+    /// Whether rows differ from epoch to epoch under these random changes. Pixels are stored before the
+    /// changes, so that only a random crop, which comes before the resize, makes them differ.
+    pub fn is_changed_by(&self, random: &EpochRandom) -> bool {
+        match self.cut {
+            0 => random.augment.random_resized_crop.is_some(),
+            _ => random.augment != Default::default(),
+        }
+    }
+
+    /// Why rows that differ from epoch to epoch cannot be stored, if they cannot: of activations, a limited
+    /// number of views can be.
+    pub fn refusal(&self, random: &EpochRandom) -> Option<&'static str> {
+        if self.cut == 0 {
+            Some("they are cropped at random")
+        } else if random.augment.mixes() {
+            Some("the images are mixed at random")
+        } else if random.views == 0 {
+            Some(
+                "the images are changed at random; cache_views: 4 would cache four changes of each",
+            )
+        } else {
+            None
+        }
     }
 }

@@ -125,8 +125,8 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
         batch_bytes: measure::batch_bytes(trial),
         ..Timing::default()
     };
-    let mut reporter = Reporter::unlogged();
-    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
+    let reporter = Reporter::unlogged();
+    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
     if args.what != Timed::Inference {
         let memory = measure::step_memory(&mut trainer, &batch, device)?;
         (timing.peak_bytes, timing.kept_bytes) = (memory.peak, Some(memory.kept));

@@ -231,8 +231,8 @@ impl Measured {
             warmup: args.warmup,
             steps: args.steps,
         };
-        let mut reporter = Reporter::unlogged();
-        let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &mut reporter)?;
+        let reporter = Reporter::unlogged();
+        let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
         let (batch, data) = measure::data(&trainer, device, repeats)?;
         // The first steps: they show what the optimiser's state takes.
         let step_memory = measure::step_memory(&mut trainer, &batch, device)?;

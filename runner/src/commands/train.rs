@@ -73,7 +73,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             }
             None => {
                 let caches = Caches::new(&cache_folder(args.cache.as_deref(), &args.runs), false);
-                let mut reporter = Reporter::new(&folder.file("log.txt"));
+                let reporter = Reporter::new(&folder.file("log.txt"));
                 details.iter().for_each(|line| reporter.line(line));
                 let part = Part {
                     caches: &caches,

@@ -180,11 +180,12 @@ fn chosen(base: &Experiment, tuning: &Tuning, seed: u64) -> Result<Experiment, F
     Ok(retrained(candidate, best.best_epoch, seed))
 }
 
-/// The outcome of a finished trial, in its place in this comparison; none if it has to run, which includes
-/// one that failed before.
+/// The outcome of a finished trial, in its place in this comparison; none if it has to run, which
+/// includes one that failed before.
 fn done(folder: &Path, task: &Task) -> Option<Outcome> {
     match outcome(folder)? {
         Outcome::Done(mut summary) => {
+            // Another comparison may have trained it under other labels.
             summary.cell = Some(task.cell.clone());
             Some(Outcome::Done(summary))
         }

@@ -1,4 +1,4 @@
-//! What an entry of a comparison sets otherwise than the rest.
+//! The settings in which an entry of a comparison differs from the rest.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
-//! The manifest of a sweep: the trials of a comparison, one per line, resolved and numbered. It is written
-//! once and never changed, so that any number of processes on any number of machines agree on what trial
-//! 17 is.
+//! The manifest of a sweep: the trials of a comparison, one per line, resolved and numbered. It is
+//! written once and never changed, so that any number of processes on any number of machines agree on
+//! what trial 17 is.
 //!
 //! The first line describes the tables and holds the BLAKE3 hash of the lines after it.
 
@@ -42,6 +42,7 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
         format: FORMAT.to_owned(),
         trials: plan.tasks.len(),
         hash: hash(&body),
+        // The lines below are the plan; listing every trial here as missing would double the file.
         results: Results {
             missing: Vec::new(),
             ..plan.results.clone()
@@ -52,6 +53,7 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
     let path = folder.join(MANIFEST);
     fs_err::create_dir_all(folder)?;
     match std::fs::read_to_string(&path) {
+        // Planning the same again is not an error, so that a script may repeat it.
         Ok(old) if old == text => {}
         Ok(_) => {
             let place = path.display();

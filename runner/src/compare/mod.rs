@@ -1,8 +1,9 @@
 //! Head to head: methods on backbones and data sets under identical settings, and the report about them.
 //!
 //! A YAML becomes a [`Comparison`](config::Comparison), a [`Plan`](plan::Plan) of trials, their
-//! [`Results`](results::Results), and a [`Report`](report::Report) with scores, ranks and intervals, which
-//! [`print`] and [`page`] turn into text. [`run`](run::run) does everything up to the results in one call.
+//! [`Results`](results::Results), and a [`Report`](report::Report) with scores, ranks and intervals,
+//! which [`print`] and [`page`] turn into text. [`run`](run::run) does everything up to the results in
+//! one call.
 
 pub mod config;
 pub mod execute;

@@ -98,8 +98,8 @@ pub fn document(base: &Experiment) -> Result<serde_yaml::Value, Failure> {
     serde_yaml::to_value(base).map_err(config_error)
 }
 
-/// A candidate of a search: the experiment in `base` (see [`document`]) with the fields set. It is trained
-/// on the training split, and its epoch is chosen by validation.
+/// A candidate of a search: the experiment in `base` (see [`document`]) with the fields set. It is
+/// trained on the training split, and its epoch is chosen by validation.
 ///
 /// # Errors
 /// The dotted path of what is wrong.
@@ -166,6 +166,7 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
     if !refused.is_empty() {
         return Err(config_error(report(&refused)));
     }
+    // Two equal trials would work in one folder and count twice.
     let mut seen = BTreeMap::new();
     for task in &tasks {
         if let Some(other) = seen.insert(&task.id, task) {
@@ -281,6 +282,7 @@ fn check_candidates(
     let document = document(base)?;
     for fields in search.candidates(&method.tune) {
         let candidate = candidate(document.clone(), &fields, base.seed)?;
+        // A model is assembled without the recipe, so that checking its fields is enough.
         if fields.keys().any(|field| !field.starts_with("recipe.")) {
             workshop.open(candidate)?;
         }
@@ -315,7 +317,8 @@ pub fn slug(label: &str) -> String {
     slug.trim_start_matches(['.', '-']).to_owned()
 }
 
-/// The message about cells that cannot be trained: each reason once, with the first cell that it concerns.
+/// The message about cells that cannot be trained: each reason once, with the first cell that it
+/// concerns.
 fn report(refused: &[(String, String)]) -> String {
     let mut reasons: Vec<&String> = refused.iter().map(|(_, reason)| reason).collect();
     let mut seen = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! The report of a comparison: everything that it states, computed once. What prints it, in a terminal or a
-//! file, computes nothing.
+//! The report of a comparison: everything that it states, computed once. What prints it, in a terminal
+//! or a file, computes nothing.
 
 use super::results::Results;
 use super::scores::Scores;
@@ -50,8 +50,8 @@ pub struct Part<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// Computes the report. The bootstraps (20,000 resamples for each method on each backbone) take most of
-    /// the time.
+    /// Computes the report. The bootstraps (20,000 resamples for each method on each backbone) take
+    /// most of the time.
     pub fn of(results: &'a Results) -> Self {
         let scores = Scores::of(results);
         let backbones = results.backbones.iter();
@@ -66,7 +66,8 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The tables under their headings, those of each backbone first; headings without a row are left out.
+    /// The tables under their headings, those of each backbone first; headings without a row are left
+    /// out.
     pub fn parts(&self) -> Vec<Part<'_>> {
         let backbones = self.backbones.iter().map(|on| Part {
             heading: on.backbone,

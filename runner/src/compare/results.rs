@@ -65,7 +65,7 @@ impl Results {
         self.done.len() + self.failed.len() + self.missing.len()
     }
 
-    /// How far the comparison has come, for example `12 trials done, 1 failed, 2 running, 3 not begun`.
+    /// How far the comparison has come, for example `12 trials done, 1 failed, 2 running, 3 waiting`.
     pub fn progress(&self) -> String {
         let mut text = format!("{} trials done", self.done.len());
         if !self.failed.is_empty() {
@@ -77,7 +77,7 @@ impl Results {
         text
     }
 
-    /// How many trials have no result yet and why, for example `2 running, 3 not begun`; none if all have
+    /// How many trials have no result yet and why, for example `2 running, 3 waiting`; none if all have
     /// one.
     pub fn unfinished(&self) -> Option<String> {
         let counts = Unfinished::ALL.map(|state| {
@@ -86,7 +86,7 @@ impl Results {
         });
         let counts = counts.into_iter().filter(|(count, _)| *count > 0);
         let texts: Vec<String> = counts
-            .map(|(count, state)| format!("{count} {state}"))
+            .map(|(count, state)| format!("{count} {}", state.name()))
             .collect();
         (!texts.is_empty()).then(|| texts.join(", "))
     }

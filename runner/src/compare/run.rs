@@ -26,14 +26,19 @@ use crate::model::workshop::Workshop;
 ///
 /// # Errors
 /// All cells that cannot be trained, before any work; a disk that cannot be written to.
-pub fn run(comparison: &Comparison, folder: &Path, device: &Chosen) -> Result<Results, Failure> {
+pub fn run(
+    comparison: &Comparison,
+    folder: &Path,
+    device: &Chosen,
+    interrupt: Arc<AtomicBool>,
+) -> Result<Results, Failure> {
     let mut workshop = Workshop::new(device, &folder.join(".cache"));
     let plan = plan(comparison, &mut workshop)?;
     begin(folder, &plan)?;
     let mut executor = Executor {
         root: folder,
         workshop,
-        interrupt: Arc::new(AtomicBool::new(false)),
+        interrupt,
     };
     executor.execute_all(&plan.tasks, &mut |_| {})?;
     Ok(collect(folder, plan))

@@ -1,5 +1,5 @@
-//! A comparison such as there might be, for tests: eleven methods, two backbones, nine data sets, three
-//! seeds; some trials failed or have not run, one method does not fit one backbone, learning rates were
+//! A made-up comparison for tests: eleven methods, two backbones, nine data sets, three seeds. Some
+//! trials failed or have not run, one method does not fit one backbone, and learning rates were
 //! searched for.
 
 use peft_core::random::Generator;
@@ -13,7 +13,7 @@ use crate::run::summary::{
 use crate::train::checkpoint::EpochRecord;
 use crate::train::metrics::{Metric, Metrics, Tally};
 
-/// Label, trained parameters, strength, cost of an epoch.
+/// Label, trained parameters, strength, cost of an epoch in seconds.
 const METHODS: [(&str, usize, f64, f64); 11] = [
     ("linear-probe", 0, 0.0, 1.0),
     ("full-finetune", 5_400_000, 0.75, 9.0),
@@ -31,7 +31,7 @@ const METHODS: [(&str, usize, f64, f64); 11] = [
 const BACKBONES: [(&str, usize, f64); 2] =
     [("vit-micro", 496_000, 0.8), ("resnet50", 23_500_000, 0.86)];
 
-/// Label, group, classes, how hard.
+/// Label, group, number of classes, difficulty.
 const DATASETS: [(&str, &str, usize, f64); 9] = [
     ("flowers", "natural", 12, 0.25),
     ("pets", "natural", 37, 0.3),
@@ -46,7 +46,7 @@ const DATASETS: [(&str, &str, usize, f64); 9] = [
 
 const EPOCHS: usize = 20;
 
-/// With `seeds` seeds on the first `datasets` data sets.
+/// The comparison with `seeds` seeds on the first `datasets` data sets.
 pub fn results(datasets: usize, seeds: u64) -> Results {
     let mut results = Results {
         name: "mini <vtab> & friends".to_owned(),
@@ -69,7 +69,7 @@ pub fn results(datasets: usize, seeds: u64) -> Results {
     };
     for backbone in 0..BACKBONES.len() {
         for (method, (label, ..)) in METHODS.iter().enumerate() {
-            // Tokens are no feature maps.
+            // VPT needs tokens, and a ResNet has feature maps.
             if (*label, backbone) == ("vpt-deep", 1) {
                 continue;
             }
@@ -97,35 +97,9 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
         group: Some(d.1.to_owned()),
         overrides,
     };
-    match (m.0, backbone, dataset, seed) {
-        ("full-finetune", 1, 4, 1) => {
-            results.failed.push(Failed {
-                cell,
-                seed,
-                exit: 3,
-                error: "epoch 3: the loss is not finite <oh>\n  after 412 steps".to_owned(),
-            });
-            return;
-        }
-        ("vp <frame> & \"pad\"", 1, 7, _) => {
-            results.failed.push(Failed {
-                cell,
-                seed,
-                exit: 2,
-                error: "vp: a frame of 40 does not fit, expected at most 32".to_owned(),
-            });
-            return;
-        }
-        ("ssf", 1, 8, 2) => {
-            results.missing.push(Missing {
-                cell,
-                seed,
-                state: Unfinished::Waiting,
-            });
-            return;
-        }
-        _ => {}
-    }
+    let Some(cell) = with_result(results, cell, place, seed) else {
+        return;
+    };
     let path = format!("{}/{}/{}", b.0, m.0, d.0);
     let mut generator = Generator::new(seed, &path);
     let strength = m.2 + 0.05 * f64::from(generator.normal());
@@ -133,25 +107,7 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
     let test = measured(&mut generator, d.2, wanted);
     let heads = 192 * d.2;
     let seconds = m.3 * (1.0 + backbone as f64) * (0.9 + 0.2 * f64::from(generator.unit()));
-    let history = (1..=EPOCHS).map(|epoch| {
-        let reached = 1.0 - 0.8f64.powi(epoch as i32) + 0.01 * f64::from(generator.normal());
-        let top1 = (test.top1 * reached).clamp(0.0, 1.0);
-        EpochRecord {
-            epoch,
-            step: 34 * epoch as u64,
-            train_loss: 2.3 * (1.05 - reached),
-            validation: Some(Metrics {
-                images: 100,
-                loss: 2.5 * (1.1 - reached),
-                top1,
-                ..Metrics::default()
-            }),
-            score: Some(top1),
-            lr: 0.001,
-            seconds,
-        }
-    });
-    let history: Vec<EpochRecord> = history.collect();
+    let history = history(&mut generator, test.top1, seconds);
     results.done.push(Summary {
         experiment: results.name.clone(),
         trial: format!("{}-{}-{}-s{seed}-c99f49cb", m.0, b.0, d.0),
@@ -199,7 +155,64 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
     });
 }
 
-/// Metrics near a wanted accuracy.
+/// The cell of a trial that finishes; the few that do not go to the failed and the missing ones.
+fn with_result(
+    results: &mut Results,
+    cell: Cell,
+    [backbone, method, dataset]: [usize; 3],
+    seed: u64,
+) -> Option<Cell> {
+    let mut fail = |cell, exit, error: &str| {
+        results.failed.push(Failed {
+            cell,
+            seed,
+            exit,
+            error: error.to_owned(),
+        });
+    };
+    match (METHODS[method].0, backbone, dataset, seed) {
+        ("full-finetune", 1, 4, 1) => {
+            let error = "epoch 3: the loss is not finite <oh>\n  after 412 steps";
+            fail(cell, 3, error);
+        }
+        ("vp <frame> & \"pad\"", 1, 7, _) => {
+            let error = "vp: a frame of 40 does not fit, expected at most 32";
+            fail(cell, 2, error);
+        }
+        ("ssf", 1, 8, 2) => results.missing.push(Missing {
+            cell,
+            seed,
+            state: Unfinished::Waiting,
+        }),
+        _ => return Some(cell),
+    }
+    None
+}
+
+/// Epochs that approach a test accuracy of `top1`.
+fn history(generator: &mut Generator, top1: f64, seconds: f64) -> Vec<EpochRecord> {
+    let record = |epoch: usize| {
+        let reached = 1.0 - 0.8f64.powi(epoch as i32) + 0.01 * f64::from(generator.normal());
+        let top1 = (top1 * reached).clamp(0.0, 1.0);
+        EpochRecord {
+            epoch,
+            step: 34 * epoch as u64,
+            train_loss: 2.3 * (1.05 - reached),
+            validation: Some(Metrics {
+                images: 100,
+                loss: 2.5 * (1.1 - reached),
+                top1,
+                ..Metrics::default()
+            }),
+            score: Some(top1),
+            lr: 0.001,
+            seconds,
+        }
+    };
+    (1..=EPOCHS).map(record).collect()
+}
+
+/// Metrics near an accuracy of `wanted`.
 fn measured(generator: &mut Generator, classes: usize, wanted: f64) -> Metrics {
     let groups: Vec<String> = match classes {
         2 => vec!["land".to_owned(), "water".to_owned()],

@@ -1,4 +1,4 @@
-//! What the tables, the plots and the tests read: results by their place in the comparison.
+//! The results of a comparison by backbone, method and data set: what tables, plots and statistics read.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use super::results::{DatasetColumn, Results};
 use super::statistics::moments::{deviation, mean};
 use crate::run::summary::{Cell, Failed, Summary};
 
-/// Results by place.
+/// Results by backbone, method and data set.
 pub struct Scores<'a> {
-    /// All of them.
+    /// All results.
     pub results: &'a Results,
     /// By backbone, method and data set.
     trials: ByName<'a, ByName<'a, ByName<'a, Trials<'a>>>>,
@@ -16,19 +16,19 @@ pub struct Scores<'a> {
 
 type ByName<'a, T> = BTreeMap<&'a str, T>;
 
-/// The trials of one method on one backbone and data set, one a seed.
+/// The trials of one method on one backbone and data set, one per seed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trials<'a> {
-    /// Those that finished, by seed.
+    /// The trials that finished, by seed.
     pub done: BTreeMap<u64, &'a Summary>,
-    /// Those that cannot.
+    /// The trials that failed.
     pub failed: Vec<&'a Failed>,
-    /// How many have not run yet.
+    /// The number of trials that have no result yet.
     pub missing: usize,
 }
 
 impl<'a> Scores<'a> {
-    /// Sorts results by place.
+    /// Sorts results by backbone, method and data set.
     pub fn of(results: &'a Results) -> Self {
         let mut scores = Self {
             results,
@@ -54,12 +54,12 @@ impl<'a> Scores<'a> {
         method.entry(&cell.dataset).or_default()
     }
 
-    /// The trials at a place; none where the comparison plans none.
+    /// The trials of a method on a backbone and a data set; none if the comparison plans none.
     pub fn at(&self, backbone: &str, method: &str, dataset: &str) -> Option<&Trials<'a>> {
         self.trials.get(backbone)?.get(method)?.get(dataset)
     }
 
-    /// The methods that have a place on a backbone, in the order of the comparison.
+    /// The methods that are planned on a backbone, in the order of the comparison.
     pub fn methods(&self, backbone: &str) -> Vec<&'a str> {
         let planned = self.trials.get(backbone);
         let methods = self.results.methods.iter().map(String::as_str);
@@ -68,7 +68,8 @@ impl<'a> Scores<'a> {
             .collect()
     }
 
-    /// What a method did on the data sets in `columns`, where it is planned.
+    /// The trials of a method on the data sets in `columns`; data sets on which it is not planned are
+    /// left out.
     pub fn row<'s>(
         &'s self,
         backbone: &'s str,
@@ -81,12 +82,12 @@ impl<'a> Scores<'a> {
 }
 
 impl Trials<'_> {
-    /// How many the comparison plans.
+    /// The number of trials that the comparison plans here, one per seed.
     pub fn planned(&self) -> usize {
         self.done.len() + self.failed.len() + self.missing
     }
 
-    /// On the test split by the data set's metric, by seed.
+    /// The scores on the test split, as shares in `[0, 1]` by the metric of the data set, by seed.
     pub fn scores(&self) -> BTreeMap<u64, f64> {
         let scores = self.done.iter();
         scores
@@ -94,7 +95,7 @@ impl Trials<'_> {
             .collect()
     }
 
-    /// The mean and the standard deviation of the scores, and over how many seeds; none without one.
+    /// The mean of the scores over seeds; none if no trial has a score.
     pub fn score(&self) -> Option<Mean> {
         Mean::of(
             &self.scores().into_values().collect::<Vec<_>>(),
@@ -102,28 +103,28 @@ impl Trials<'_> {
         )
     }
 
-    /// The mean over seeds of something that a trial measured.
+    /// The mean over seeds of a quantity of the trials; none if no trial finished.
     pub fn mean(&self, value: impl Fn(&Summary) -> f64) -> Option<f64> {
         let values: Vec<f64> = self.done.values().map(|summary| value(summary)).collect();
         mean(&values)
     }
 }
 
-/// A mean that says what it is over.
+/// A mean that states what it covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mean {
     /// The mean.
     pub mean: f64,
-    /// The sample standard deviation; none of a single value.
+    /// The sample standard deviation; none for a single value.
     pub deviation: Option<f64>,
-    /// Values that there are.
+    /// The number of values.
     pub count: usize,
-    /// Values that there should be.
+    /// The number of values once every planned trial has finished.
     pub planned: usize,
 }
 
 impl Mean {
-    /// Of `values`, of `planned` ones; none of nothing.
+    /// The mean of `values`, of which `planned` are planned; none if there are no values.
     pub fn of(values: &[f64], planned: usize) -> Option<Self> {
         Some(Self {
             mean: mean(values)?,
@@ -133,7 +134,7 @@ impl Mean {
         })
     }
 
-    /// Whether nothing lacks.
+    /// Whether no value is missing.
     pub fn complete(&self) -> bool {
         self.count == self.planned
     }

@@ -1,7 +1,6 @@
-//! What is tuned and how the choice is made: every candidate is trained on the training split and
-//! scored on validation; the test split is out of its reach, because no candidate yields a
-//! [`Trained`](crate::train::Trained) and only that, or a finished model, gives a
-//! [`Choice`](crate::data::held_out::Choice).
+//! What is tuned, and how the candidates are found. Every candidate is trained on the training split and
+//! scored on validation. The test split is out of reach for a search, because reading it takes a
+//! [`Choice`](crate::data::held_out::Choice), which no candidate yields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,17 +15,17 @@ use super::fields::Fields;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Space {
-    /// All of them.
+    /// All values, for any search.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<serde_json::Value>")]
     pub values: Vec<Value>,
-    /// The least, for random and halving search.
+    /// The lower end of a range, for random and halving search.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<f64>,
-    /// The largest.
+    /// The upper end of the range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
-    /// Drawn evenly between the logarithms of the two.
+    /// Whether values are drawn evenly between the logarithms of the two ends.
     #[serde(default)]
     pub log: bool,
 }
@@ -37,28 +36,28 @@ pub struct Space {
 pub enum Search {
     /// All combinations of the values.
     Grid,
-    /// So many combinations, drawn (Bergstra and Bengio 2012, Random Search for Hyper-Parameter
+    /// Combinations drawn at random (Bergstra and Bengio 2012, Random Search for Hyper-Parameter
     /// Optimization).
     Random {
-        /// How many, at least 1.
+        /// The number of candidates, at least 1.
         candidates: usize,
-        /// Of the draw.
+        /// The seed of the draw.
         #[serde(default)]
         seed: u64,
     },
-    /// Drawn as well; after `min_epochs` epochs the best part in `eta` goes on for `eta` times as many,
-    /// until one is left (Jamieson and Talwalkar 2016, Non-stochastic Best Arm Identification and
-    /// Hyperparameter Optimization).
+    /// Combinations drawn at random. After `min_epochs` epochs the best one in `eta` goes on for `eta`
+    /// times as many, until one is left (Jamieson and Talwalkar 2016, Non-stochastic Best Arm
+    /// Identification and Hyperparameter Optimization).
     Halving {
-        /// How many, at least 1.
+        /// The number of candidates, at least 1.
         candidates: usize,
-        /// Of the draw.
+        /// The seed of the draw.
         #[serde(default)]
         seed: u64,
-        /// Epochs before the first cut, at least 1.
+        /// The number of epochs before the first cut, at least 1.
         #[serde(default = "one")]
         min_epochs: usize,
-        /// At least 2.
+        /// One candidate in `eta` goes on after each cut, at least 2.
         #[serde(default = "three")]
         eta: usize,
     },
@@ -71,18 +70,20 @@ fn three() -> usize {
     3
 }
 
-/// How far so many of the candidates train before the next cut.
+/// A stage of a search: how many candidates train, and how far, before the next cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rung {
-    /// The best so many go on.
+    /// The number of candidates, the best so far.
     pub candidates: usize,
-    /// Until this epoch.
+    /// The epoch at which the stage ends.
     pub epochs: usize,
 }
 
 impl Space {
+    /// Checks that the space suits the search.
+    ///
     /// # Errors
-    /// What is wrong with it, for this search.
+    /// What is wrong, without the name of the field.
     pub fn check(&self, search: Option<Search>) -> Result<(), String> {
         match (&self.values[..], self.min, self.max) {
             ([], Some(min), Some(max)) => {
@@ -113,18 +114,21 @@ impl Space {
         let (Some(min), Some(max)) = (self.min, self.max) else {
             return self.values[generator.below(self.values.len())].clone();
         };
+        // 53 bits fill the mantissa of a double: every value in [0, 1) is equally likely.
         let part = (generator.bits() >> 11) as f64 / (1u64 << 53) as f64;
         let value = match self.log {
             true => (min.ln() + part * (max.ln() - min.ln())).exp(),
             false => min + part * (max - min),
         };
-        // Four digits: what is reported is what ran.
+        // Rounded to four digits, so that the report shows exactly the value that ran.
         let text = format!("{value:.3e}");
         text.parse::<f64>().unwrap_or(value).into()
     }
 }
 
 impl Search {
+    /// Checks the fields of the search.
+    ///
     /// # Errors
     /// The field outside its range.
     pub fn check(self) -> Result<(), String> {
@@ -150,7 +154,7 @@ impl Search {
         }
     }
 
-    /// Its name in reports.
+    /// The name of the search in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Grid => "grid",
@@ -159,7 +163,7 @@ impl Search {
         }
     }
 
-    /// What is tried: each once. Without spaces there is one candidate, that sets nothing.
+    /// The candidates, all different. Without spaces there is one, which sets nothing.
     pub fn candidates(self, spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
         let (wanted, seed) = match self {
             Self::Grid => return grid(spaces),
@@ -172,12 +176,13 @@ impl Search {
         let all = grid(spaces).len();
         let wanted = if ranged { wanted } else { wanted.min(all) };
         let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
-        // A range that holds fewer different values than are wanted gives those that it has.
+        // A narrow range may hold fewer different values than are wanted, so that the draws are limited.
         for draw in 0..DRAWS * wanted {
             if found.len() == wanted {
                 break;
             }
             let value = |(field, space): (&String, &Space)| {
+                // A generator per field: adding a field to the search keeps the draws of the others.
                 let mut generator = Generator::new(seed, &format!("search/{draw}/{field}"));
                 (field.clone(), space.draw(&mut generator))
             };
@@ -189,7 +194,7 @@ impl Search {
         found
     }
 
-    /// How far `candidates` candidates train, of `epochs` epochs at most.
+    /// The stages in which `candidates` candidates train, for `epochs` epochs at most.
     pub fn rungs(self, candidates: usize, epochs: usize) -> Vec<Rung> {
         let Self::Halving {
             min_epochs, eta, ..
@@ -214,10 +219,10 @@ impl Search {
     }
 }
 
-/// Draws of a candidate before it is taken that there is no other one.
+/// Draws for each wanted candidate before the search makes do with fewer.
 const DRAWS: usize = 100;
 
-/// All combinations, the last field's values changing fastest; of fields with values only.
+/// All combinations of values, those of the last field changing fastest. A range yields none.
 fn grid(spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
     let mut all = vec![Fields::new()];
     for (field, space) in spaces {
@@ -262,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_distinct_within_bounds_and_of_their_seed() {
+    fn draws_are_distinct_within_bounds_and_follow_their_seed() {
         let drawn = |candidates, seed| Search::Random { candidates, seed }.candidates(&spaces(TWO));
         assert_eq!(drawn(4, 1), drawn(4, 1));
         assert_ne!(drawn(4, 1), drawn(4, 2));
@@ -290,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_with_few_values_gives_what_it_has() {
+    fn a_narrow_range_gives_fewer_candidates() {
         let range = spaces("{lr: {min: 0.1, max: 0.1002}}");
         let search = Search::Random {
             candidates: 50,

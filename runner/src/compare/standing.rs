@@ -1,6 +1,7 @@
-//! How the methods stand to each other on one backbone: the statistics of [`super::statistics`], applied.
+//! How the methods of one backbone compare with each other: the statistics of [`super::statistics`],
+//! applied to scores.
 //!
-//! Only what is paired is compared: on a data set, the seeds that all of the compared methods have.
+//! Only paired scores are compared: those of the seeds that all compared methods have on a data set.
 
 use std::collections::BTreeMap;
 
@@ -11,27 +12,27 @@ use super::statistics::ranks::{
     Friedman, Record, cliques, critical_difference, friedman, holm, ranks, record, wilcoxon,
 };
 
-/// The level of the tests.
+/// The significance level of the tests.
 pub const ALPHA: f64 = 0.05;
 
 /// Fewer data sets than this make every interval and test weak: a signed-rank test of five differences
 /// cannot fall below 0.06.
 pub const FEW: usize = 6;
 
-/// How the methods of one backbone stand.
+/// How the methods of one backbone compare with each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing<'a> {
-    /// Average ranks, the best first.
+    /// The ranked methods with their average ranks over data sets, the best first.
     pub ranks: Vec<(&'a str, f64)>,
-    /// The data sets that are ranked on: those on which all ranked methods share a seed.
+    /// The data sets that count for the ranks: those on which all ranked methods share a seed.
     pub datasets: Vec<&'a str>,
-    /// Methods with scores on less than half of the data sets, which are not ranked.
+    /// The methods that are not ranked, because they have scores on less than half of the data sets.
     pub unranked: Vec<&'a str>,
-    /// Whether the ranks differ at all.
+    /// The test whether the methods differ at all; none if there is too little to test.
     pub friedman: Option<Friedman>,
-    /// Nemenyi's critical difference at [`ALPHA`], where ranks can be tested.
+    /// Nemenyi's critical difference of average ranks at [`ALPHA`]; none without the test.
     pub critical: Option<f64>,
-    /// Every other method against the baseline.
+    /// Every other method against the baseline; empty without one.
     pub versus: Vec<Versus<'a>>,
 }
 
@@ -40,23 +41,23 @@ pub struct Standing<'a> {
 pub struct Versus<'a> {
     /// The method.
     pub method: &'a str,
-    /// Data sets won, tied and lost.
+    /// The number of data sets won, tied and lost.
     pub record: Record,
-    /// The mean difference; none with fewer than two units.
+    /// The mean difference of shares in `[-1, 1]`, with intervals; none with fewer than two units.
     pub difference: Option<Difference>,
-    /// Wilcoxon's signed-rank test over data sets; none with fewer than two.
+    /// The probability by Wilcoxon's signed-rank test over data sets; none with fewer than two.
     pub p: Option<f64>,
-    /// The same after Holm's correction over all methods.
+    /// The probability after Holm's correction for the number of methods.
     pub corrected: Option<f64>,
 }
 
 impl<'a> Standing<'a> {
-    /// Of the methods on `backbone`.
+    /// Compares the methods on `backbone`.
     pub fn of(scores: &Scores<'a>, backbone: &str) -> Self {
         let results = scores.results;
         let datasets = results.datasets.iter().map(|column| column.label.as_str());
         let datasets: Vec<&str> = datasets.collect();
-        // By method and data set: scores by seed.
+        // For each method and data set, the scores by seed.
         let table: BTreeMap<&str, Vec<BTreeMap<u64, f64>>> = scores
             .methods(backbone)
             .into_iter()
@@ -70,6 +71,9 @@ impl<'a> Standing<'a> {
                 )
             })
             .collect();
+        // Data sets count only if all ranked methods have scores there, so that a method with few
+        // scores would leave hardly any. Those with scores on less than half of the data sets are not
+        // ranked.
         let covered = |method: &&str| table[method].iter().filter(|s| !s.is_empty()).count();
         let some = |place: &usize| table.values().any(|row| !row[*place].is_empty());
         let any = (0..datasets.len()).filter(some).count();
@@ -109,18 +113,19 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// The average rank of a method.
+    /// The average rank of a method; none if it is not ranked.
     pub fn rank(&self, method: &str) -> Option<f64> {
         let found = self.ranks.iter().find(|(name, _)| *name == method);
         found.map(|(_, rank)| *rank)
     }
 
-    /// Whether the methods differ at all, by Iman and Davenport's test.
+    /// Whether the methods differ at all, by Iman and Davenport's test at [`ALPHA`].
     pub fn differ(&self) -> bool {
         self.friedman.as_ref().is_some_and(|test| test.f_p < ALPHA)
     }
 
-    /// Groups of methods that the critical difference does not separate, as index ranges into the ranks.
+    /// The groups of methods that the critical difference does not separate, as index ranges into
+    /// [`ranks`](Self::ranks).
     pub fn cliques(&self) -> Vec<std::ops::Range<usize>> {
         let ranks: Vec<f64> = self.ranks.iter().map(|(_, rank)| *rank).collect();
         self.critical
@@ -128,7 +133,8 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// The mean of each method on a data set over the seeds that all of them have; none without one.
+/// The mean of each method on a data set over the seeds that all of them have; none if they share no
+/// seed.
 fn shared_means(scores: &[&BTreeMap<u64, f64>]) -> Option<Vec<f64>> {
     let seeds = scores.first()?.keys();
     let shared: Vec<u64> = seeds
@@ -142,7 +148,7 @@ fn shared_means(scores: &[&BTreeMap<u64, f64>]) -> Option<Vec<f64>> {
     means.collect()
 }
 
-/// All methods but the baseline against it.
+/// Compares all other methods with the baseline.
 fn versus<'a>(
     baseline: &str,
     methods: &[&'a str],
@@ -171,6 +177,7 @@ fn versus<'a>(
             }
         })
         .collect();
+    // Holm's correction counts only the tests that were possible.
     let tested: Vec<usize> = (0..all.len()).filter(|i| all[*i].p.is_some()).collect();
     let p: Vec<f64> = tested.iter().filter_map(|i| all[*i].p).collect();
     for (index, corrected) in tested.into_iter().zip(holm(&p)) {
@@ -185,7 +192,7 @@ mod tests {
     use crate::compare::sample;
 
     #[test]
-    fn a_method_that_has_hardly_begun_does_not_narrow_the_ranking() {
+    fn a_method_with_few_results_does_not_narrow_the_ranking() {
         let mut results = sample::results(6, 2);
         let begun = |s: &crate::run::summary::Summary| {
             s.methods == ["ssf"] && s.cell.as_ref().is_some_and(|c| c.dataset != "flowers")
@@ -196,15 +203,16 @@ mod tests {
         assert_eq!(standing.ranks.len(), 10);
         assert_eq!(standing.datasets.len(), 6);
         assert_eq!(standing.rank("ssf"), None);
-        // One data set of several is too little to say anything against the baseline.
+        // A single data set of several allows no comparison with the baseline.
         let ssf = standing.versus.iter().find(|v| v.method == "ssf").unwrap();
         assert_eq!((ssf.difference, ssf.p), (None, None));
     }
 
     #[test]
-    fn ranks_are_on_seeds_that_all_have() {
+    fn ranks_use_the_seeds_that_all_methods_have() {
         let mut results = sample::results(6, 3);
-        // The best seed of one method on one data set is lost; the others' scores of it do not count.
+        // One seed of one method on one data set is missing, so that it does not count for the others
+        // either.
         let lost = |s: &crate::run::summary::Summary| {
             let cell = s.cell.as_ref().unwrap();
             s.seed == 1 && (&*cell.method, &*cell.dataset) == ("lora", "pets")

@@ -1,6 +1,5 @@
 //! How far a trial has come, by what its folder holds.
 
-use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -56,20 +55,31 @@ impl State {
             (None, None) => Self::Unfinished(Unfinished::Waiting),
         }
     }
+
+    /// The names of all states, in the order in which `runner sweep status` lists them.
+    pub const NAMES: [&str; 5] = ["done", "failed", "running", "interrupted", "waiting"];
+
+    /// Its name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Failed(_) => "failed",
+            Self::Unfinished(unfinished) => unfinished.name(),
+        }
+    }
 }
 
 impl Unfinished {
     /// All of them, in the order in which reports list them.
     pub const ALL: [Self; 3] = [Self::Running, Self::Interrupted, Self::Waiting];
-}
 
-impl fmt::Display for Unfinished {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Running => "running",
             Self::Interrupted => "interrupted",
-            Self::Waiting => "not begun",
-        })
+            Self::Waiting => "waiting",
+        }
     }
 }
 

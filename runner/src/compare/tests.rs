@@ -47,7 +47,8 @@ fn a_comparison_is_a_call_that_returns_values() {
     let folder = tempfile::tempdir().unwrap();
     let comparison = comparison(folder.path());
     let out = folder.path().join("out");
-    let results = || run(&comparison, &out, &Chosen::cpu()).map_err(|failure| failure.error);
+    let results =
+        || run(&comparison, &out, &Chosen::cpu(), Arc::default()).map_err(|failure| failure.error);
     let first = results().unwrap();
     assert_eq!((first.done.len(), first.planned()), (4, 4));
     let report = Report::of(&first);

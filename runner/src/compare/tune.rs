@@ -72,6 +72,7 @@ fn search(
     let mut alive: Vec<usize> = (0..all.len()).collect();
     let document = document(base)?;
     for rung in tuned.search.rungs(all.len(), base.recipe.last_epoch()) {
+        // Sorted by the rung before, so that the best are at the front.
         alive.truncate(rung.candidates);
         for &index in &alive {
             let place = folder.join(index.to_string());
@@ -83,6 +84,8 @@ fn search(
                     let best = progress.best.map(|best| progress.history[best].clone());
                     let tried = &mut tried[index];
                     tried.epochs = progress.history.len();
+                    // The trainer adds up its own time over all rungs; the time of filling caches comes
+                    // on top.
                     tried.seconds = progress.total_seconds + caching[index];
                     tried.best_epoch = best.as_ref().map_or(0, |record| record.epoch);
                     tried.score = best.as_ref().and_then(|record| record.score);
@@ -151,7 +154,7 @@ fn try_out(
     if let Some(folder) = checkpoint.parent() {
         fs_err::create_dir_all(folder)?;
     }
-    let mut reporter = Reporter::to_log(&place.join("log.txt"));
+    let reporter = Reporter::to_log(&place.join("log.txt"));
     let model = trial.started(model)?;
     let trainer = Trainer::new(
         &trial,
@@ -159,7 +162,7 @@ fn try_out(
         workshop.device(),
         Some(checkpoint),
         interrupt.clone(),
-        &mut reporter,
+        &reporter,
     )?;
     let trainer = trainer.with_caches(workshop.caches())?;
     trainer.try_out(epochs)

@@ -1,10 +1,10 @@
-//! Where and as what the prefix cache keeps its rows.
+//! Where the prefix cache stores its rows, and in which type.
 
 use half::{bf16, f16};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where what the frozen prefix gives is kept.
+/// Where the outputs of the frozen prefix are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Store {
@@ -21,11 +21,11 @@ pub enum Store {
     Disk,
 }
 
-/// What a value is kept as.
+/// The type that a value is stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ValueType {
-    /// As it is.
+    /// Unchanged.
     F32,
     /// Rounded to 11 significant bits: an error of at most 2^-11 of each value, and 2^-25 near 0;
     /// values above 65,504 become infinite.
@@ -35,6 +35,7 @@ pub enum ValueType {
 }
 
 impl ValueType {
+    /// Bytes per value.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -42,6 +43,7 @@ impl ValueType {
         }
     }
 
+    /// Replaces `row` by the bytes of `values`, little endian.
     pub fn write(self, values: &[f32], row: &mut Vec<u8>) {
         row.clear();
         match self {
@@ -51,7 +53,7 @@ impl ValueType {
         }
     }
 
-    /// The values of a row.
+    /// Decodes a row of as many values as `out` has.
     pub fn read(self, row: &[u8], out: &mut [f32]) {
         match self {
             Self::F32 => decode(row, out, f32::from_le_bytes),

@@ -34,13 +34,14 @@ pub struct Data {
 }
 
 impl Data {
-    /// Opens it.
+    /// Opens a data set.
     ///
     /// # Errors
-    /// What is wrong with its files; an empty split.
+    /// If its files are missing or wrong, or a split is empty.
     pub fn open(config: &dyn DatasetConfig, on_error: OnError) -> Result<Arc<Self>, Failure> {
         let at = |e: peft_core::Error| config_error(format_args!("dataset: {e}"));
         let dataset = config.open().map_err(at)?;
+        // An empty split would be noticed only when it is needed, which for the test split is after training.
         for split in Split::ALL {
             if dataset.is_empty(split) {
                 return Err(config_error(format!("dataset: the {split} split is empty")));
@@ -53,32 +54,32 @@ impl Data {
         }))
     }
 
-    /// A hash of the content.
+    /// A hash of the data set's content.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The classes' names.
+    /// The names of the classes.
     pub fn classes(&self) -> &[String] {
         self.images.dataset().classes()
     }
 
-    /// The groups' names, if there are any.
+    /// The names of the groups; empty if the data set has none.
     pub fn groups(&self) -> &[String] {
         self.images.dataset().groups()
     }
 
-    /// Number of images of a split.
+    /// The number of images of a split.
     pub fn len(&self, split: Split) -> usize {
         self.images.dataset().len(split)
     }
 
-    /// What a reader of the results should know.
+    /// Remarks that a reader of the results should know.
     pub fn remarks(&self) -> Vec<String> {
         self.images.dataset().remarks()
     }
 
-    /// Images of a split that were left out so far.
+    /// The number of images of a split that were left out so far.
     pub fn skipped(&self, split: Split) -> usize {
         self.images.skipped(split)
     }
@@ -104,13 +105,13 @@ impl Data {
         Loader::new(&self.images, &splits, preprocess, batch_size)
     }
 
-    /// Batches of both, for the training after a search.
+    /// Batches of the training and the validation split, for the training after a search.
     pub fn train_and_validation(&self, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         let splits = [Split::Train, Split::Validation];
         Loader::new(&self.images, &splits, preprocess, batch_size)
     }
 
-    /// Batches of the test split.
+    /// Batches of the test split, for whoever can prove that nothing is left to choose.
     pub fn test(&self, _: &Choice, preprocess: Preprocess, batch_size: usize) -> Loader<'_> {
         Loader::new(&self.images, &[Split::Test], preprocess, batch_size)
     }

@@ -1,4 +1,4 @@
-//! An open data set and what became of its images.
+//! An open data set, and which of its images were left out because they cannot be read.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,20 +8,36 @@ use peft_core::data::{Dataset, Sample, Split};
 use crate::config::on_error::OnError;
 use crate::exit::{Failure, config_error};
 
+/// Is told of every image that is left out, by whichever thread tried to read it.
+pub trait Warn: Sync {
+    /// Passes one line on.
+    fn warn(&self, line: &str);
+}
+
+/// Prints warnings at once, for commands that have neither a live view nor a log.
+pub struct ToStderr;
+
+impl Warn for ToStderr {
+    fn warn(&self, line: &str) {
+        eprintln!("{line}");
+    }
+}
+
 /// An open data set and what became of its images.
 pub struct Images {
     dataset: Box<dyn Dataset>,
     on_error: OnError,
-    unreadable: Mutex<BTreeMap<(Split, usize), String>>,
+    /// The reasons, by split and index.
+    left_out: Mutex<BTreeMap<(Split, usize), String>>,
 }
 
 impl Images {
-    /// The images of a data set.
+    /// The images of a data set, of which none has been read yet.
     pub fn new(dataset: Box<dyn Dataset>, on_error: OnError) -> Self {
         Self {
             dataset,
             on_error,
-            unreadable: Mutex::default(),
+            left_out: Mutex::default(),
         }
     }
 
@@ -30,92 +46,104 @@ impl Images {
         &*self.dataset
     }
 
-    fn noted(&self) -> MutexGuard<'_, BTreeMap<(Split, usize), String>> {
-        self.unreadable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn reasons(&self) -> MutexGuard<'_, BTreeMap<(Split, usize), String>> {
+        // Every change is a single insertion, so the map is sound even after a panic elsewhere.
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Number of images of a split that were left out so far.
+    /// The number of images of a split that were left out so far.
     pub fn skipped(&self, split: Split) -> usize {
-        self.noted().keys().filter(|(of, _)| *of == split).count()
+        self.reasons().keys().filter(|(of, _)| *of == split).count()
     }
 
-    /// Why an image was left out.
+    /// Why an image was left out; empty if it was not.
     pub fn why(&self, split: Split, index: usize) -> String {
-        self.noted()
-            .get(&(split, index))
-            .cloned()
-            .unwrap_or_default()
+        let reason = self.reasons().get(&(split, index)).cloned();
+        reason.unwrap_or_default()
     }
 
     /// All images that were left out so far, and why.
     pub fn left_out(&self) -> Vec<(Split, usize, String)> {
-        let noted = self.noted();
-        let entries = noted.iter();
-        entries
-            .map(|((split, index), why)| (*split, *index, why.clone()))
-            .collect()
+        let entry =
+            |((split, index), why): (&(Split, usize), &String)| (*split, *index, why.clone());
+        self.reasons().iter().map(entry).collect()
     }
 
     /// Takes over what an interrupted run left out.
     pub fn recall(&self, left_out: &[(Split, usize, String)]) {
         let entries = left_out.iter().cloned();
-        self.noted()
+        self.reasons()
             .extend(entries.map(|(split, index, why)| ((split, index), why)));
     }
 
-    /// The image and its label; none if it is left out.
+    /// An image and its label, or `None` if the image is left out.
     ///
     /// # Errors
-    /// If it cannot be read and that is not forgiven, or its label is no class.
-    pub fn read(&self, split: Split, index: usize) -> Result<Option<Sample>, Failure> {
+    /// If the image cannot be read and `on_error` is `fail`, or the label is out of range.
+    pub fn read(
+        &self,
+        split: Split,
+        index: usize,
+        warn: &dyn Warn,
+    ) -> Result<Option<Sample>, Failure> {
         let label = self.label(split, index)?;
         match self.dataset.image(split, index) {
             Ok(image) => Ok(Some(Sample { image, label })),
-            Err(e) => self.unreadable(split, index, &e.to_string()).map(|()| None),
+            Err(e) => {
+                self.leave_out(split, index, &e.to_string(), warn)?;
+                Ok(None)
+            }
         }
     }
 
-    /// The label at `index`.
+    /// The label of an image.
     ///
     /// # Errors
-    /// If it is no class.
+    /// If it is not the index of a class.
     pub fn label(&self, split: Split, index: usize) -> Result<usize, Failure> {
         let classes = self.dataset.classes().len();
         match self.dataset.label(split, index) {
             Ok(label) if label < classes => Ok(label),
             Ok(label) => {
-                let message = "is out of range: expected";
-                let message = format!("the label {label} {message} 0..{classes}");
+                let message = format!("the label {label} is out of range: expected 0..{classes}");
                 Err(bad(split, index, &message))
             }
             Err(e) => Err(bad(split, index, &e.to_string())),
         }
     }
 
-    /// Takes note of an image that cannot be read.
+    /// Leaves out an image that cannot be read, and warns the first time.
     ///
     /// # Errors
-    /// If that is not forgiven.
-    pub fn unreadable(&self, split: Split, index: usize, why: &str) -> Result<(), Failure> {
+    /// If `on_error` is `fail`.
+    pub fn leave_out(
+        &self,
+        split: Split,
+        index: usize,
+        why: &str,
+        warn: &dyn Warn,
+    ) -> Result<(), Failure> {
         if self.on_error == OnError::Fail {
             return Err(bad(split, index, why));
         }
-        let first = self.noted().insert((split, index), why.to_owned());
-        if first.is_none() {
-            eprintln!("warning: dataset: {split} image {index} is left out: {why}");
+        // The lock is free again before the warning, which may wait for a slow terminal or disk.
+        let before = self.reasons().insert((split, index), why.to_owned());
+        if before.is_none() {
+            warn.warn(&format!(
+                "warning: dataset: {split} image {index} is left out: {why}"
+            ));
         }
         Ok(())
     }
 }
 
-/// Splits in words.
+/// The names of splits, joined by `and`.
 pub fn names(splits: &[Split]) -> String {
     let names: Vec<_> = splits.iter().map(Split::to_string).collect();
     names.join(" and ")
 }
 
+/// The error that names an image and says what is wrong with it.
 pub fn bad(split: Split, index: usize, message: &str) -> Failure {
     config_error(format!("dataset: {split} image {index}: {message}"))
 }

@@ -1,24 +1,24 @@
-//! From a data set to batches on the device, prepared beside the computation.
+//! From images, or the rows of a cache, to batches on the device, prepared beside the computation.
 
-use std::ops::{ControlFlow, Range};
-use std::sync::mpsc::sync_channel;
+use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::Activation;
 use peft_core::backbone::Cut;
 use peft_core::data::{Sample, Split};
-use peft_core::random::Generator;
 use peft_datasets::Preprocess;
 use rayon::prelude::*;
 
 use crate::data::batch::{Batch, HostBatch, HostValues};
-use crate::data::images::{Images, bad};
-use crate::data::lanes::{LANES, help, next};
+use crate::data::images::{Images, ToStderr, Warn, bad};
+use crate::data::lanes::Lanes;
 use crate::data::random::Pass;
 use crate::data::rows::{Row, Rows};
 use crate::exit::Failure;
 
-/// Splits that yield batches.
+/// Batches of one or several splits, one split after the other.
+///
+/// The place of an image is its number in this sequence.
 #[derive(Clone)]
 pub struct Loader<'a> {
     images: &'a Images,
@@ -26,10 +26,11 @@ pub struct Loader<'a> {
     preprocess: Preprocess,
     batch_size: usize,
     rows: Option<Rows>,
+    warn: &'a dyn Warn,
 }
 
 impl<'a> Loader<'a> {
-    /// Batches of some splits, one after the other.
+    /// A loader that reads images, and whose warnings go to stderr.
     pub fn new(
         images: &'a Images,
         splits: &[Split],
@@ -42,27 +43,13 @@ impl<'a> Loader<'a> {
             preprocess,
             batch_size,
             rows: None,
+            warn: &ToStderr,
         }
     }
 
-    /// Where its images come from.
-    pub fn images(&self) -> &'a Images {
-        self.images
-    }
-
-    /// The splits that it goes through.
-    pub fn splits(&self) -> &[Split] {
-        &self.splits
-    }
-
-    /// How its images become tensors.
-    pub fn preprocess(&self) -> &Preprocess {
-        &self.preprocess
-    }
-
-    /// Images of a batch; the last one may have fewer.
-    pub fn batch_size(&self) -> usize {
-        self.batch_size
+    /// The same batches, with warnings of images that are left out going to `warn`.
+    pub fn with_warnings(self, warn: &'a dyn Warn) -> Self {
+        Self { warn, ..self }
     }
 
     /// The same batches from the rows of a cache.
@@ -71,68 +58,94 @@ impl<'a> Loader<'a> {
         Self { rows, ..self }
     }
 
-    /// Whether its batches come from a cache.
+    /// Batches of one split, from its images.
+    pub fn of_split(&self, split: Split) -> Self {
+        Self {
+            splits: vec![split],
+            rows: None,
+            ..self.clone()
+        }
+    }
+
+    /// Where the images come from.
+    pub fn images(&self) -> &'a Images {
+        self.images
+    }
+
+    /// The splits, in order.
+    pub fn splits(&self) -> &[Split] {
+        &self.splits
+    }
+
+    /// How images become tensors.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The number of images in a batch; the last batch may have fewer.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// Who is told of images that are left out.
+    pub fn warn(&self) -> &'a dyn Warn {
+        self.warn
+    }
+
+    /// Whether the batches come from a cache.
     pub fn is_cached(&self) -> bool {
         self.rows.is_some()
     }
 
-    /// The cut at which its batches are; 0 for images.
+    /// The cut at which the model takes over; 0 for images.
     pub fn from(&self) -> Cut {
         self.rows.as_ref().map_or(0, |rows| rows.cut)
     }
 
-    /// Number of images.
+    /// The number of images.
     pub fn len(&self) -> usize {
-        let lengths = self
-            .splits
-            .iter()
-            .map(|&split| self.images.dataset().len(split));
-        lengths.sum()
+        let dataset = self.images.dataset();
+        self.splits.iter().map(|&split| dataset.len(split)).sum()
     }
 
-    /// Batches of an epoch.
+    /// The number of batches in an epoch.
     pub fn batches(&self) -> usize {
         self.len().div_ceil(self.batch_size)
     }
 
-    /// The images that were left out so far.
+    /// The number of images that were left out so far.
     pub fn skipped(&self) -> usize {
-        self.splits
-            .iter()
-            .map(|&split| self.images.skipped(split))
-            .sum()
+        let skipped = |&split: &Split| self.images.skipped(split);
+        self.splits.iter().map(skipped).sum()
     }
 
-    /// The split of the image at `place` as an index into [`splits`](Self::splits), and its index
-    /// there.
+    /// Which of [`splits`](Self::splits) holds the image at `place`, and the image's index there.
     fn at(&self, mut place: usize) -> (usize, usize) {
         for (which, &split) in self.splits.iter().enumerate() {
-            match self.images.dataset().len(split) {
-                length if place < length => return (which, place),
-                length => place -= length,
+            let length = self.images.dataset().len(split);
+            if place < length {
+                return (which, place);
             }
+            place -= length;
         }
-        // Orders hold places below `len` only.
+        // Every order is made of places below `len`.
         unreachable!("an image beyond the last split")
     }
 
-    /// The order of an epoch: a function of seed and epoch only.
+    /// The places in the order of a pass.
     fn order(&self, pass: Pass) -> Vec<usize> {
         match pass {
-            Pass::Training(random) => {
-                let path = format!("order/{}", random.epoch);
-                Generator::new(random.seed, &path).permutation(self.len())
-            }
+            Pass::Training(random) => random.order(self.len()),
             Pass::Plain | Pass::View(_) => (0..self.len()).collect(),
         }
     }
 
-    /// Calls `consume` with each batch of `range` in turn; the next ones are prepared meanwhile. A batch
-    /// of which no image can be read is passed over. Stops early when it answers `false`.
+    /// Calls `consume` with the index of each batch of `range`, in order, and the batch, while the next
+    /// batches are prepared. Stops early if `consume` answers `false`. A batch without a readable image is
+    /// skipped.
     ///
     /// # Errors
-    /// If a record cannot be read and that is not forgiven, with its name; or what `consume` fails
-    /// with.
+    /// If an image or label cannot be read and `on_error` is `fail`, or if `consume` fails.
     pub fn each<E: From<Failure>>(
         &self,
         range: Range<usize>,
@@ -146,7 +159,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// As [`each`](Self::each), with no batch in the place of one of which no image can be read.
+    /// As [`each`](Self::each), but a batch without a readable image is handed over as `None`.
     ///
     /// # Errors
     /// As [`each`](Self::each).
@@ -157,47 +170,25 @@ impl<'a> Loader<'a> {
         device: &Device,
         mut consume: impl FnMut(usize, Option<Batch>) -> Result<bool, E>,
     ) -> Result<(), E> {
+        // A batch is a slice of one order, so that it does not matter which thread prepares it, or from which
+        // batch on a resumed run reads.
         let order = self.order(pass);
+        let prepare = |index: usize| {
+            let start = index * self.batch_size;
+            let end = (start + self.batch_size).min(order.len());
+            self.host_batch(index, &order[start..end], pass)
+        };
         std::thread::scope(|scope| {
-            let (mut lanes, mut threads) = (Vec::new(), Vec::new());
-            for lane in 0..LANES {
-                let (sender, receiver) = sync_channel(1);
-                let (order, indices) = (&order, range.clone().skip(lane).step_by(LANES));
-                threads.push(scope.spawn(move || {
-                    let batch = |index: usize| {
-                        let start = index * self.batch_size;
-                        let end = (start + self.batch_size).min(order.len());
-                        self.host_batch(index, &order[start..end], pass)
-                    };
-                    for index in indices {
-                        // A closed channel: the consumer has stopped.
-                        if sender.send(batch(index)).is_err() {
-                            break;
-                        }
-                    }
-                }));
-                lanes.push(receiver);
-            }
-            let mut ordered = range.zip(lanes.iter().cycle());
-            let consumed = ordered.try_for_each(|(index, lane)| {
-                // A lane that ended too early has panicked, and so does the scope.
-                let Some(batch) = next(lane) else {
-                    return ControlFlow::Break(Ok(()));
-                };
-                let batch = batch.map(|batch| batch.map(|batch| self.on_device(batch, device)));
-                match batch
-                    .map_err(E::from)
-                    .and_then(|batch| consume(index, batch))
-                {
-                    Ok(true) => ControlFlow::Continue(()),
-                    Ok(false) => ControlFlow::Break(Ok(())),
-                    Err(e) => ControlFlow::Break(Err(e)),
+            let lanes = Lanes::start(scope, range.clone(), prepare);
+            for (index, batch) in range.zip(lanes) {
+                // Copied to the device here and not by the lanes: CubeCL gives each thread a queue of its own,
+                // and the model's would have to wait for theirs.
+                let batch = batch?.map(|batch| self.on_device(batch, device));
+                if !consume(index, batch)? {
+                    break;
                 }
-            });
-            // Lanes whose batches nobody takes stop at the next one, which may need this worker.
-            drop(lanes);
-            while !threads.iter().all(|thread| thread.is_finished()) && help() {}
-            consumed.break_value().unwrap_or(Ok(()))
+            }
+            Ok(())
         })
     }
 
@@ -215,7 +206,7 @@ impl<'a> Loader<'a> {
                 let gathered = rows.as_ref().and_then(|rows| rows.gather(&places, device));
                 match gathered {
                     Some(x) => x,
-                    None => unreachable!("places are made of rows on the device only"),
+                    None => unreachable!("`device_batch` is called for rows on the device only"),
                 }
             }
         };
@@ -231,7 +222,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// None if no image of it can be read.
+    /// The images at the places `order`; `None` if all of them are left out.
     fn host_batch(
         &self,
         batch: usize,
@@ -239,21 +230,23 @@ impl<'a> Loader<'a> {
         pass: Pass,
     ) -> Result<Option<HostBatch>, Failure> {
         if let Some(rows) = &self.rows
-            && rows.is_resident()
+            && rows.are_on_device()
         {
-            return self.resident_batch(rows, order, pass);
+            return self.device_batch(rows, order, pass);
         }
         let values = match &self.rows {
             Some(rows) => rows.shape.elements(),
             None => self.preprocess.values(),
         };
+        // One buffer for the batch, into which each image is decoded where it belongs: the buffer becomes the
+        // tensor without another copy.
         let mut all = vec![0.0; values * order.len()];
         let labels = all
             .par_chunks_mut(values)
             .zip(order)
             .map(|(values, &place)| self.image(place, pass, values))
             .collect::<Result<Vec<_>, Failure>>()?;
-        // Close the gaps of what is left out.
+        // Images that are left out have left gaps of zeros: move the others together.
         let mut kept = 0;
         for (place, label) in labels.iter().enumerate() {
             if label.is_some() {
@@ -267,9 +260,8 @@ impl<'a> Loader<'a> {
             return Ok(None);
         }
         all.truncate(kept * values);
-        let pairs = order.iter().zip(labels);
-        let pairs = pairs.filter_map(|(&place, label)| Some((place, label?)));
-        let (places, targets): (Vec<_>, Vec<_>) = pairs.unzip();
+        let (places, targets) = readable(order, labels);
+        // Mixing comes last, because it pairs the images that are in the batch in the end.
         let mixing = pass.random().filter(|random| random.augment.mixes());
         let lambda = mixing.map(|random| {
             let size = self.preprocess.input.size;
@@ -286,23 +278,25 @@ impl<'a> Loader<'a> {
         }))
     }
 
-    /// A batch whose values are on the device: only where they are, and their labels.
-    fn resident_batch(
+    /// A batch whose values are on the device: only labels, and where to gather the rows.
+    fn device_batch(
         &self,
         rows: &Rows,
         order: &[usize],
         pass: Pass,
     ) -> Result<Option<HostBatch>, Failure> {
+        // There is nothing to decode, so that the pool would cost more than it saves.
         let labels = order.iter().map(|&place| self.image(place, pass, &mut []));
         let labels = labels.collect::<Result<Vec<_>, Failure>>()?;
-        let pairs = order.iter().zip(labels);
-        let pairs = pairs.filter_map(|(&place, label)| Some((place, label?)));
-        let (places, targets): (Vec<_>, Vec<_>) = pairs.unzip();
+        let (places, targets) = readable(order, labels);
+        if places.is_empty() {
+            return Ok(None);
+        }
         let row = |&place: &usize| {
             let (which, index) = self.at(place);
             (which, self.row(rows, which, index, pass))
         };
-        Ok((!places.is_empty()).then_some(HostBatch {
+        Ok(Some(HostBatch {
             values: HostValues::Rows(places.iter().map(row).collect()),
             targets,
             groups: self.groups(&places)?,
@@ -311,7 +305,7 @@ impl<'a> Loader<'a> {
         }))
     }
 
-    /// The place of an image in the table of its split.
+    /// The place of an image's row in the table of its split.
     fn row(&self, rows: &Rows, which: usize, index: usize, pass: Pass) -> usize {
         let view = pass.random().map_or(0, |random| random.epoch % rows.views);
         view * self.images.dataset().len(self.splits[which]) + index
@@ -332,32 +326,59 @@ impl<'a> Loader<'a> {
         places.iter().map(group).collect()
     }
 
-    /// Writes the image at `place`, or its row, and returns its label; none if it is left out.
+    /// Writes the image at `place`, or its row, to `out` and returns its label; `None` if it is left out.
     fn image(&self, place: usize, pass: Pass, out: &mut [f32]) -> Result<Option<usize>, Failure> {
         let (which, index) = self.at(place);
-        let split = self.splits[which];
-        let input = &self.preprocess.input;
-        if let Some(rows) = &self.rows {
-            let label = self.images.label(split, index)?;
-            let row = match rows.get(which, self.row(rows, which, index, pass)) {
-                Ok(row) => row,
-                Err(why) => return self.images.unreadable(split, index, why).map(|()| None),
-            };
-            match (row, pass.random()) {
-                (Row::Pixels(rgb), Some(random)) => {
-                    let drawn = random.drawn(split, index, (input.size, input.size), input.size);
-                    let written = drawn.apply_to_pixels(rgb.into(), input, out);
-                    written.map_err(|e| bad(split, index, &e.to_string()))?;
-                }
-                (Row::Pixels(rgb), None) => self.preprocess.normalise(rgb, out),
-                (Row::Values(values, bytes), _) => values.read(bytes, out),
-                (Row::Resident, _) => {}
-            }
-            return Ok(Some(label));
+        match &self.rows {
+            Some(rows) => self.read_row(rows, which, index, pass, out),
+            None => self.read_image(self.splits[which], index, pass, out),
         }
-        let Some(Sample { image, label }) = self.images.read(split, index)? else {
+    }
+
+    fn read_row(
+        &self,
+        rows: &Rows,
+        which: usize,
+        index: usize,
+        pass: Pass,
+        out: &mut [f32],
+    ) -> Result<Option<usize>, Failure> {
+        let (split, input) = (self.splits[which], &self.preprocess.input);
+        let label = self.images.label(split, index)?;
+        let row = match rows.get(which, self.row(rows, which, index, pass)) {
+            Ok(row) => row,
+            Err(why) => {
+                self.images.leave_out(split, index, why, self.warn)?;
+                return Ok(None);
+            }
+        };
+        match (row, pass.random()) {
+            (Row::Pixels(rgb), Some(random)) => {
+                // The draws depend on the sides of the original only for a random crop, and pixels that were
+                // cropped at random are not stored.
+                let drawn = random.drawn(split, index, (input.size, input.size), input.size);
+                let written = drawn.apply_to_pixels(rgb.into(), input, out);
+                written.map_err(|e| bad(split, index, &e.to_string()))?;
+            }
+            (Row::Pixels(rgb), None) => self.preprocess.normalise(rgb, out),
+            // The changes of a view are in its rows already.
+            (Row::Values(values, bytes), _) => values.read(bytes, out),
+            (Row::OnDevice, _) => {}
+        }
+        Ok(Some(label))
+    }
+
+    fn read_image(
+        &self,
+        split: Split,
+        index: usize,
+        pass: Pass,
+        out: &mut [f32],
+    ) -> Result<Option<usize>, Failure> {
+        let Some(Sample { image, label }) = self.images.read(split, index, self.warn)? else {
             return Ok(None);
         };
+        let input = &self.preprocess.input;
         let written = match pass.random() {
             None => self.preprocess.apply(&image, out),
             Some(random) => {
@@ -369,6 +390,14 @@ impl<'a> Loader<'a> {
         written.map_err(|e| bad(split, index, &e.to_string()))?;
         Ok(Some(label))
     }
+}
+
+/// Places and labels of the images of a batch that are not left out.
+fn readable(order: &[usize], labels: Vec<Option<usize>>) -> (Vec<usize>, Vec<usize>) {
+    let pairs = order.iter().zip(labels);
+    pairs
+        .filter_map(|(&place, label)| Some((place, label?)))
+        .unzip()
 }
 
 #[cfg(test)]

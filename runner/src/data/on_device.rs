@@ -1,4 +1,4 @@
-//! Rows on the device that trains: a batch is gathered there, and no value is copied from the host.
+//! Tables on the device that trains. A batch is gathered there, and no value is copied from the host.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use crate::config::cache::ValueType;
 use crate::data::table::Table;
 
-/// Bytes that are copied to the device at a time.
+/// Bytes that are copied to the device at a time, so that the copy needs no second table in memory.
 const CHUNK: usize = 64 << 20;
 
 /// The rows of a split, `[rows, values]`.
 #[derive(Debug)]
-pub struct Resident {
+pub struct DeviceTable {
     rows: Tensor<2>,
-    /// Rows that have no value, and why.
+    /// The rows that have no value, and why.
     missing: BTreeMap<usize, String>,
     bytes: usize,
 }
 
-impl Resident {
+impl DeviceTable {
     /// Copies a table to the device.
     pub fn new(table: &Table, values: ValueType, device: &Device) -> Self {
         let dtype = match values {
@@ -31,6 +31,8 @@ impl Resident {
         let (bytes, width) = (table.bytes(), table.row_bytes() / values.bytes());
         let count = bytes.len() / table.row_bytes();
         let mut rows = Tensor::zeros([count, width], (device, dtype));
+        // The tensor has its final size from the start and is filled in place: concatenating the chunks would
+        // need twice the room on the device.
         let step = (CHUNK / table.row_bytes()).max(1);
         for start in (0..count).step_by(step) {
             let end = (start + step).min(count);
@@ -46,7 +48,7 @@ impl Resident {
         }
     }
 
-    /// Why a row has no value.
+    /// Why a row has no value, if it has none.
     pub fn missing(&self, row: usize) -> Option<&str> {
         self.missing.get(&row).map(String::as_str)
     }
@@ -57,19 +59,23 @@ impl Resident {
     }
 }
 
-/// Rows of several splits, each given by its split and its place there, in order.
+/// Rows of several splits in the given order, each by the index of its split and its place in the split's
+/// table.
 ///
 /// # Shapes
 /// `[places, values]`.
-pub fn gather(splits: &[Arc<Resident>], places: &[(usize, usize)], device: &Device) -> Tensor<2> {
+pub fn gather(
+    splits: &[Arc<DeviceTable>],
+    places: &[(usize, usize)],
+    device: &Device,
+) -> Tensor<2> {
     let indices = |places: &[usize]| {
         let places: Vec<i64> = places.iter().map(|&place| place as i64).collect();
         let count = places.len();
         Tensor::<1, Int>::from_data(TensorData::new(places, [count]), device)
     };
-    let mut parts = Vec::new();
-    // Where each row of the parts, one after the other, belongs.
-    let mut order = Vec::new();
+    // One selection for each split, and where its rows belong in the batch.
+    let (mut parts, mut order) = (Vec::new(), Vec::new());
     for (which, split) in splits.iter().enumerate() {
         let of_split = places
             .iter()
@@ -82,9 +88,11 @@ pub fn gather(splits: &[Arc<Resident>], places: &[(usize, usize)], device: &Devi
             order.extend(targets);
         }
     }
+    // The rows of a single split are in order already.
     if parts.len() == 1 {
         return parts.remove(0);
     }
+    // A second selection undoes the sorting by split: its indices are the inverse of `order`.
     let mut from = vec![0; order.len()];
     for (source, target) in order.into_iter().enumerate() {
         from[target] = source;
@@ -97,8 +105,8 @@ mod tests {
     use super::*;
     use crate::data::table::{Shape, Writer};
 
-    /// Rows whose two values are their number and its negative, the second one missing.
-    fn resident(first: usize, rows: usize, values: ValueType, device: &Device) -> Arc<Resident> {
+    /// A table whose rows hold their number and its negative. The second row is missing.
+    fn table(first: usize, rows: usize, values: ValueType, device: &Device) -> Arc<DeviceTable> {
         let shape = Shape {
             rows,
             row_bytes: 2 * values.bytes(),
@@ -112,17 +120,14 @@ mod tests {
                 _ => writer.push(&bytes).unwrap(),
             }
         }
-        Arc::new(Resident::new(&writer.finish().unwrap(), values, device))
+        Arc::new(DeviceTable::new(&writer.finish().unwrap(), values, device))
     }
 
     #[test]
-    fn rows_of_several_splits_come_in_the_order_in_which_they_are_asked_for() {
+    fn rows_of_several_splits_come_in_the_order_of_their_places() {
         let device = Device::flex();
         for values in [ValueType::F32, ValueType::F16, ValueType::Bf16] {
-            let splits = [
-                resident(0, 5, values, &device),
-                resident(10, 3, values, &device),
-            ];
+            let splits = [table(0, 5, values, &device), table(10, 3, values, &device)];
             assert_eq!(splits[0].missing(1), Some("damaged"));
             assert_eq!(splits[0].missing(2), None);
             assert_eq!(splits[1].bytes(), 3 * 2 * values.bytes());

@@ -1,8 +1,10 @@
 //! A table of rows of equal length, written once from first to last and then read in any order: in
-//! memory, or in a memory-mapped file that is whole or is not taken.
+//! memory, or in a memory-mapped file that is either complete or ignored.
 //!
 //! The file holds the rows one after the other, then a trailer in JSON, the trailer's length in eight
-//! bytes (little endian) and the BLAKE3 hash of everything before it.
+//! bytes (little endian) and the BLAKE3 hash of everything before it. What describes the rows comes last,
+//! because rows without a value are known only at the end, and because a file that was cut off then lacks
+//! it. The rows start at the first byte, so that a row is a slice of the mapping.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,11 +18,11 @@ const FORMAT: &str = "peft-rows/1";
 const HASH: usize = blake3::OUT_LEN;
 const LENGTH: usize = size_of::<u64>();
 
-/// Rows that are all there.
+/// A complete table.
 #[derive(Debug)]
 pub struct Table {
     row_bytes: usize,
-    /// Rows that have no value, and why.
+    /// The rows that have no value, and why.
     missing: BTreeMap<usize, String>,
     bytes: Bytes,
 }
@@ -28,17 +30,17 @@ pub struct Table {
 /// Where the rows are.
 #[derive(Debug)]
 enum Bytes {
-    /// Outside the allocator, so that they are not counted as a trial's memory.
+    /// Mapped, not allocated, so that they do not count as memory of a trial.
     Memory(MmapMut),
     File(Mmap),
 }
 
-/// What the rows are of.
+/// The number and size of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Number of rows, those without a value included.
+    /// The number of rows, including those without a value.
     pub rows: usize,
-    /// Bytes of each.
+    /// Bytes of each row.
     pub row_bytes: usize,
 }
 
@@ -49,7 +51,7 @@ impl Shape {
     }
 }
 
-/// The end of a file.
+/// What the end of a file says about it.
 #[derive(Serialize, Deserialize)]
 struct Trailer {
     format: String,
@@ -60,25 +62,27 @@ struct Trailer {
 }
 
 impl Table {
-    /// The rows of the file at `path`; none if there is no such file.
+    /// The table in the file at `path`; `None` if there is no such file.
     ///
     /// # Errors
-    /// Why the file is not taken: it is cut off, damaged, or another key's.
+    /// If the file is cut off or damaged, or has another key or shape.
     pub fn open(path: &Path, key: &str, shape: Shape) -> io::Result<Option<Self>> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
         };
-        // SAFETY: files of a cache are replaced by renaming, never changed in place, by this program;
-        // one that another program changes meanwhile can give wrong numbers, as with any file.
+        // SAFETY: this program replaces files of a cache by renaming and never changes them in place. If
+        // another program changes one meanwhile, rows may be wrong, as with any file.
         let map = unsafe { Mmap::map(&file)? };
+        // All of the file is hashed once. That takes a fraction of the time in which the rows could be computed
+        // again, and brings them into the system's page cache, from which they are read afterwards.
         let trailer = check(&map).ok_or_else(|| invalid("it is damaged or cut off"))?;
         let same = trailer.format == FORMAT
             && trailer.key == key
             && (trailer.rows, trailer.row_bytes) == (shape.rows, shape.row_bytes);
         if !same {
-            return Err(invalid("it is of other images or another backbone"));
+            return Err(invalid("it belongs to other images or another backbone"));
         }
         Ok(Some(Self {
             row_bytes: shape.row_bytes,
@@ -87,7 +91,7 @@ impl Table {
         }))
     }
 
-    /// A row; none if it has no value.
+    /// A row; `None` if it has no value.
     pub fn row(&self, index: usize) -> Option<&[u8]> {
         if self.missing.contains_key(&index) {
             return None;
@@ -114,8 +118,9 @@ impl Table {
         &self.missing
     }
 
-    /// Bytes in memory; none of a file's count, the system takes its pages back as it likes.
-    pub fn resident(&self) -> usize {
+    /// Bytes that count against a budget of memory: none of a file's, because the system can drop its pages
+    /// at any time.
+    pub fn memory_bytes(&self) -> usize {
         match &self.bytes {
             Bytes::Memory(map) => map.len(),
             Bytes::File(_) => 0,
@@ -123,7 +128,8 @@ impl Table {
     }
 }
 
-/// The trailer of a file that is whole.
+/// The trailer of a file, if the file is complete and undamaged. Nothing in it is trusted before the hash of
+/// all of it is right.
 fn check(file: &[u8]) -> Option<Trailer> {
     let (content, hash) = file.split_at_checked(file.len().checked_sub(HASH)?)?;
     if blake3::hash(content).as_bytes() != hash {
@@ -161,23 +167,24 @@ enum Sink {
 }
 
 impl Writer {
-    /// Into memory.
+    /// Writes into memory.
     ///
     /// # Errors
-    /// If there is not as much.
+    /// If there is not enough memory.
     pub fn memory(shape: Shape) -> io::Result<Self> {
-        // A map of no bytes is an error.
+        // The system refuses to map zero bytes.
         let map = MmapMut::map_anon(shape.bytes().max(1))?;
         Ok(Self::new(shape, Sink::Memory(map)))
     }
 
-    /// Into a file, of which nothing is seen under its name before it is whole. One writer at a time:
-    /// the caller holds the lock of the key.
+    /// Writes into a file that gets its name only once it is complete. The caller holds the lock of the key,
+    /// because two writers would write to one partial file.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If the file cannot be made.
     pub fn file(path: &Path, key: &str, shape: Shape) -> io::Result<Self> {
         let partial = path.with_extension("partial");
+        // A partial file of a process that was killed is overwritten.
         let file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
         let sink = Sink::File {
             file,
@@ -198,7 +205,7 @@ impl Writer {
         }
     }
 
-    /// The next row.
+    /// Writes the next row.
     ///
     /// # Errors
     /// If the disk is full.
@@ -210,6 +217,7 @@ impl Writer {
                 map[start..start + row.len()].copy_from_slice(row);
             }
             Sink::File { file, hasher, .. } => {
+                // Hashed on the way, so that the finished file need not be read again.
                 hasher.update(row);
                 file.write_all(row)?;
             }
@@ -218,21 +226,22 @@ impl Writer {
         Ok(())
     }
 
-    /// The next row has no value.
+    /// Writes a row without a value, and why it has none.
     ///
     /// # Errors
     /// As [`push`](Self::push).
     pub fn skip(&mut self, why: &str) -> io::Result<()> {
+        // Zeros in its place keep every row at a multiple of the row size.
         self.missing.insert(self.written, why.to_owned());
         self.push(&vec![0; self.shape.row_bytes])
     }
 
-    /// Number of rows so far.
+    /// The number of rows so far.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// The table, once all rows are there.
+    /// The table, once all rows are written.
     ///
     /// # Errors
     /// If rows are missing or the disk is full.
@@ -240,6 +249,7 @@ impl Writer {
         if self.written != self.shape.rows {
             return Err(invalid("not all rows were written"));
         }
+        // A type with a destructor does not let its fields move out: they are exchanged for empty ones.
         let missing = std::mem::take(&mut self.missing);
         let Shape { rows, row_bytes } = self.shape;
         let bytes = match &mut self.sink {
@@ -263,6 +273,7 @@ impl Writer {
                 hasher.update(&end);
                 end.extend(hasher.finalize().as_bytes());
                 file.write_all(&end)?;
+                // The rows must be on disk before the name is: a crash may otherwise leave an empty file.
                 file.flush()?;
                 file.get_ref().sync_all()?;
                 std::fs::rename(&*partial, &*path)?;
@@ -282,7 +293,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Sink::File { partial, .. } = &self.sink {
-            // Gone already where it was finished.
+            // After `finish` there is no such file any more.
             let _ = std::fs::remove_file(partial);
         }
     }
@@ -322,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_is_seen() {
+    fn every_damage_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.rows");
         assert!(Table::open(&path, "key", SHAPE).unwrap().is_none());
@@ -343,12 +354,12 @@ mod tests {
         for (key, rows) in [("other", 3), ("key", 2)] {
             let shape = Shape { rows, ..SHAPE };
             let error = Table::open(&path, key, shape).unwrap_err().to_string();
-            assert_eq!(error, "it is of other images or another backbone");
+            assert_eq!(error, "it belongs to other images or another backbone");
         }
     }
 
     #[test]
-    fn what_is_not_finished_is_not_there() {
+    fn an_unfinished_file_does_not_exist() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.rows");
         let mut writer = Writer::file(&path, "key", SHAPE).unwrap();

@@ -1,4 +1,4 @@
-//! Measures a trial: training steps and inference on random images, in the code that trains.
+//! Measures training steps and inference of a trial, with the code that trains.
 
 pub mod memory;
 pub mod peak;
@@ -17,7 +17,7 @@ use crate::model::trial::Trial;
 use crate::train::Trainer;
 use crate::train::step::Phase;
 
-/// How often something is measured.
+/// How many times something is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Repeats {
     /// Calls before the clock starts.
@@ -26,16 +26,16 @@ pub struct Repeats {
     pub steps: usize,
 }
 
-/// Bytes of training steps.
+/// The memory of training steps, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepMemory {
-    /// Most at once, weights included; on CUDA the device's pool.
+    /// The most at once, including weights; on CUDA the size of the device's pool.
     pub peak: usize,
-    /// What the forward pass leaves for the backward.
+    /// What the forward pass keeps for the backward pass.
     pub kept: usize,
-    /// One value for everything that trains.
+    /// The gradients of everything that trains.
     pub gradients: usize,
-    /// What the optimiser keeps from step to step.
+    /// The optimiser's state.
     pub optimizer: usize,
 }
 
@@ -48,8 +48,8 @@ pub fn sync(device: &Chosen) -> Result<(), Failure> {
     synced.map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e:?}", device.name)))
 }
 
-/// Seconds of each timed call of `step`, after the warm-up. The queue is empty when the clock starts
-/// and when it stops.
+/// The seconds of each timed call of `step`, after the warm-up. The device's queue is empty when the clock
+/// starts and when it stops.
 ///
 /// # Errors
 /// If the device failed.
@@ -76,7 +76,7 @@ pub fn repeat(
     Ok(seconds)
 }
 
-/// What two steps take: the first one makes the optimiser's state.
+/// The memory of two steps, the first of which makes the optimiser's state.
 ///
 /// # Errors
 /// If the device failed.
@@ -90,7 +90,7 @@ pub fn step_memory(
     let infos = params::infos(&model).into_iter();
     let trained = infos.filter(|info| model.trains(&info.name));
     let gradients: usize = trained.map(|info| info.bytes).sum();
-    // Steps replace what trains in place, unless someone else holds it.
+    // Steps change parameters in place only if nobody else holds them.
     drop(model);
     let (mut kept, mut optimizer) = (0, 0);
     memory::reset_peak();
@@ -102,7 +102,7 @@ pub fn step_memory(
             Phase::Prefix => (),
             Phase::Forward => kept = live().saturating_sub(before),
             Phase::Backward => between = live(),
-            // The gradients went, the state came.
+            // The step freed the gradients and made the state.
             Phase::Optimizer if first => {
                 optimizer = (live() + gradients).saturating_sub(between);
             }
@@ -118,16 +118,16 @@ pub fn step_memory(
     })
 }
 
-/// Seconds of the parts of training steps, one after the other: the queue is waited for after each.
+/// The seconds of each part of each timed training step. The device's queue is waited for after each part.
 #[derive(Clone, Debug, Default)]
 pub struct Parts {
-    /// What is frozen below the first cut.
+    /// The frozen part below the first cut.
     pub prefix: Vec<f64>,
-    /// From there to the loss.
+    /// From the first cut to the loss.
     pub forward: Vec<f64>,
-    /// To the gradients.
+    /// From the loss to the gradients.
     pub backward: Vec<f64>,
-    /// To the next parameters.
+    /// From the gradients to the next parameters.
     pub optimizer: Vec<f64>,
 }
 
@@ -166,10 +166,10 @@ pub fn parts(
     }
 }
 
-/// Training batches: the first one, and the seconds between one and the next where nothing else is done.
+/// The first training batch, and the seconds from one batch to the next if nothing else is done with them.
 ///
 /// # Errors
-/// If a record cannot be read.
+/// If an image cannot be read and `on_error` is `fail`.
 pub fn data(
     trainer: &Trainer,
     device: &Chosen,
@@ -193,7 +193,7 @@ pub fn data(
     }
 }
 
-/// Seconds of each forward pass from image to logits.
+/// The seconds of each timed forward pass from images to logits.
 ///
 /// # Errors
 /// If the device failed.
@@ -210,7 +210,7 @@ pub fn inference(
     })
 }
 
-/// Images uniform in `[-1, 1)` and labels, from the experiment's seed.
+/// Random images, uniform in `[-1, 1)`, and labels, from the experiment's seed.
 pub fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
     let (rows, size) = (trial.experiment.recipe.batch_size, trial.input.size);
     let mut generator = Generator::new(trial.experiment.seed, "bench");
@@ -232,13 +232,13 @@ pub fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
     }
 }
 
-/// Bytes of the images and labels of a batch.
+/// The bytes of the images and labels of a batch.
 pub fn batch_bytes(trial: &Trial) -> usize {
     let pixels = 3 * trial.input.size * trial.input.size;
     trial.experiment.recipe.batch_size * (pixels * size_of::<f32>() + size_of::<i64>())
 }
 
-/// The middle value, or the mean of the two middle ones.
+/// The median: the middle value, or the mean of the two middle ones.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

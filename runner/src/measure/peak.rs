@@ -1,4 +1,4 @@
-//! How fast a device multiplies matrices: what the speed of everything else is a share of.
+//! The speed at which a device multiplies matrices; the speed of everything else is given as a share of it.
 
 use std::time::Instant;
 
@@ -7,10 +7,10 @@ use peft_core::random::Generator;
 
 use crate::device::Chosen;
 
-/// Side of the square matrices.
+/// The side of the square matrices.
 pub const SIDE: usize = 1024;
 
-/// GFLOP/s of the fastest chain of products of square matrices, tried for one second at least.
+/// GFLOP/s of the fastest chain of products of square matrices, tried for about a second.
 ///
 /// # Errors
 /// If the device failed.
@@ -25,7 +25,7 @@ pub fn matmul(device: &Chosen, dtype: DType) -> Result<f64, String> {
         Tensor::<2>::from_data(TensorData::new(values, [SIDE, SIDE]), &device.device).cast(dtype)
     };
     let (a, b) = (matrix(), matrix());
-    // A queue's latency must not count: there a chain of products is timed.
+    // On a device with a queue a chain of products is timed, so that the queue's latency does not count.
     let chain = if device.is_cpu() { 1 } else { 32 };
     let run = || -> Result<f64, String> {
         let start = Instant::now();
@@ -36,7 +36,7 @@ pub fn matmul(device: &Chosen, dtype: DType) -> Result<f64, String> {
         Ok(seconds)
     };
     sync()?;
-    // The first runs compile and tune.
+    // The first runs compile and tune kernels.
     for _ in 0..2 {
         run()?;
     }

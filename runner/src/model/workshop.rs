@@ -17,11 +17,11 @@ use crate::model::trial::Trial;
 
 /// Opens trials and keeps what they have in common.
 ///
-/// Backbones stay open while their weights take at most 4 GiB together, so that a comparison reads each of
-/// them once, although its trials go data set by data set. Beyond that the backbone that was used least
-/// recently is dropped. The last two always stay, whatever they take; on an accelerator only they do, because
-/// the peak memory of a trial is read from the device's pool, in which other backbones would count.
-/// The last two data sets stay open.
+/// Backbones stay open while their weights take at most 4 GiB together, so that a comparison reads each
+/// of them once, although its trials go data set by data set. Beyond that the backbone that was used
+/// least recently is dropped. The last two always stay, whatever they take; on an accelerator only they
+/// do, because the peak memory of a trial is read from the device's pool, in which other backbones
+/// would count. The last two data sets stay open.
 pub struct Workshop<'a> {
     device: &'a Chosen,
     caches: Caches,
@@ -125,8 +125,8 @@ impl<T: Clone> Shelf<T> {
         }
     }
 
-    /// The value of a key. If it is not there it is made, and the least recently used ones go until there is
-    /// room for it.
+    /// The value of a key. If it is not there it is made, and the least recently used ones go until
+    /// there is room for it.
     fn get(
         &mut self,
         key: String,

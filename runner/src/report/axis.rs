@@ -1,28 +1,28 @@
-//! Axes: where a value lies, and which round values are written beside it.
+//! Axes: where a value lies, and which round values label the axis.
 
 use super::numbers::short;
 
 /// One axis of a plot.
 pub struct Axis {
-    /// What it shows, with the unit.
+    /// The label of the axis, with the unit.
     pub label: String,
-    /// The values that are written.
+    /// The labelled values.
     pub ticks: Vec<Tick>,
     low: f64,
     high: f64,
     logarithmic: bool,
 }
 
-/// A value that is written.
+/// A labelled value.
 pub struct Tick {
-    /// The value.
+    /// Where it lies.
     pub value: f64,
-    /// How it is written.
+    /// Its label.
     pub text: String,
 }
 
 impl Axis {
-    /// Linear, from a tick to a tick.
+    /// A linear axis, which starts and ends at a tick; none if no value is finite.
     pub fn linear(label: &str, values: impl Iterator<Item = f64>) -> Option<Self> {
         let (low, high) = ends(values)?;
         let ticks = ticks(low, high, 5);
@@ -35,9 +35,10 @@ impl Axis {
         })
     }
 
-    /// Logarithmic, with some air at both ends; values that are not above zero have no place on it.
+    /// A logarithmic axis with some space at both ends; none if no value is finite and positive.
     pub fn logarithmic(label: &str, values: impl Iterator<Item = f64>) -> Option<Self> {
         let (low, high) = ends(values.filter(|value| *value > 0.0))?;
+        // At least a tenth, so that a single value has an axis, too.
         let air = (high / low).powf(0.06).max(1.1);
         let (low, high) = (low / air, high * air);
         let inside = |value: &f64| (low..=high).contains(value);
@@ -47,6 +48,8 @@ impl Axis {
             decades.clone().flat_map(decade).filter(inside).collect()
         };
         let choices: [Vec<f64>; 3] = [round(&[1.0]), round(&[1.0, 3.0]), round(&[1.0, 2.0, 5.0])];
+        // The coarsest set of round factors with at least three ticks; a narrow range has none and gets
+        // linear ones.
         let found = choices.into_iter().find(|ticks| ticks.len() > 2);
         let ticks: Vec<f64> = match found {
             Some(ticks) => {
@@ -68,7 +71,7 @@ impl Axis {
         })
     }
 
-    /// The epochs `1..=count`.
+    /// An axis of the epochs `1..=count`.
     pub fn epochs(count: usize) -> Self {
         let tick = |epoch: usize| Tick {
             value: epoch as f64,
@@ -83,7 +86,7 @@ impl Axis {
         }
     }
 
-    /// Where a value lies: 0 at the low end, 1 at the high one.
+    /// Where a value lies: 0 at the low end of the axis, 1 at the high end.
     pub fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| match self.logarithmic {
             true => value.ln(),
@@ -94,7 +97,7 @@ impl Axis {
     }
 }
 
-/// The least and the largest of the values that are finite.
+/// The smallest and the largest of the finite values.
 fn ends(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let finite = values.filter(|value| value.is_finite());
     finite.fold(None, |ends, value| {
@@ -103,9 +106,10 @@ fn ends(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// Ticks with as many decimals as their step needs.
+/// Labels with as many decimals as the step between them needs.
 fn written(ticks: &[f64]) -> Vec<Tick> {
     let step = ticks.get(1).map_or(1.0, |second| second - ticks[0]);
+    // The factor keeps a step such as 0.1, which is stored a little too small, from needing two decimals.
     let decimals = (-(step * 1.000_001).log10().floor()).max(0.0) as usize;
     let text = |value: &f64| Tick {
         value: *value,
@@ -114,8 +118,9 @@ fn written(ticks: &[f64]) -> Vec<Tick> {
     ticks.iter().map(text).collect()
 }
 
-/// Round values about `count` steps apart whose first and last enclose `low..=high`.
+/// Round values that enclose `low..=high` in about `count` steps.
 fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
+    // Equal values need a range, too, or all ticks would coincide.
     let range = match high - low {
         range if range > 0.0 => range,
         _ => low.abs().max(1.0) * 0.1,
@@ -125,6 +130,7 @@ fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let step = [1.0, 2.0, 5.0, 10.0]
         .map(|factor| factor * magnitude)
         .into_iter()
+        // Rounding must not push a step that fits exactly to the next larger one.
         .find(|step| *step >= raw * 0.999)
         .unwrap_or(10.0 * magnitude);
     let first = (low / step).floor();
@@ -134,7 +140,7 @@ fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The epochs that are written below a chart, about eight.
+/// The labelled epochs of a chart, about eight.
 fn epochs(count: usize) -> Vec<usize> {
     let raw = count.div_ceil(8).max(1);
     let mut step = 1;

@@ -1,4 +1,4 @@
-//! Test accuracy by class, and what was taken for what; bounded where there are many classes.
+//! Test accuracy by class, and the confusion of classes; bounded if there are many.
 
 use std::fmt::Write;
 
@@ -6,16 +6,16 @@ use super::document::{escape, note};
 use super::numbers::grouped;
 use crate::train::metrics::Metrics;
 
-/// More classes than this do not fit in a matrix; then the worst of them are listed.
+/// More classes than this do not fit in a matrix; then only the worst are listed.
 pub const MANY: usize = 30;
 
-/// The name of a class; its number where there is none.
+/// The name of a class as HTML, or its number if it has no name.
 pub fn class(classes: &[String], label: usize) -> String {
     let number = || label.to_string();
     escape(&classes.get(label).cloned().unwrap_or_else(number))
 }
 
-/// Accuracy of each class as a bar; the worst where there are many.
+/// The accuracy of each class as a bar; only the worst if there are many.
 pub fn per_class(test: &Metrics, classes: &[String]) -> String {
     let images = |label: usize| test.confusion.get(label).map_or(0, |row| row.iter().sum());
     let mut rows: Vec<(usize, f64)> = test
@@ -52,7 +52,7 @@ pub fn per_class(test: &Metrics, classes: &[String]) -> String {
     remark + &table
 }
 
-/// What was taken for what: images by label (row) and prediction (column).
+/// The confusion of `images`, which are counted by label (row) and prediction (column).
 pub fn confusion(images: &[Vec<usize>], classes: &[String]) -> String {
     match images.len() {
         0 => String::new(),
@@ -61,10 +61,10 @@ pub fn confusion(images: &[Vec<usize>], classes: &[String]) -> String {
     }
 }
 
-/// The whole matrix, each row coloured by its shares.
+/// The whole matrix. The colour of a cell is its share of the row.
 fn matrix(images: &[Vec<usize>], classes: &[String]) -> String {
     let mut table = note(
-        "Rows: the label. Columns: the prediction, by the row's number. The colour is the share of the \
+        "Rows are labels, columns are predictions, by the number of their row. The colour is the share of the \
          row.",
     );
     table.push_str("<div class=\"wide\">\n<table class=\"matrix\">\n<tr><td></td>");
@@ -90,7 +90,7 @@ fn matrix(images: &[Vec<usize>], classes: &[String]) -> String {
     table
 }
 
-/// A cell coloured by a share.
+/// Adds a cell that a share in `[0, 1]` colours.
 pub fn heat(table: &mut String, share: f64, text: impl std::fmt::Display) {
     let shade = match share {
         0.0 => " class=\"zero\"",
@@ -98,7 +98,7 @@ pub fn heat(table: &mut String, share: f64, text: impl std::fmt::Display) {
         share if share > 0.6 => " class=\"strong\"",
         _ => "",
     };
-    // A single error among hundreds must still be seen.
+    // A single error among hundreds must still be visible.
     let colour = match share > 0.0 {
         true => (100.0 * share).max(6.0),
         false => 0.0,
@@ -121,6 +121,7 @@ fn worst(images: &[Vec<usize>], classes: &[String]) -> String {
     if errors.is_empty() {
         return "<p>There are no errors.</p>\n".to_owned();
     }
+    // Ties in the order of labels, so that the page is the same every time.
     errors.sort_by_key(|&(count, _, label, guess)| (std::cmp::Reverse(count), label, guess));
     let shown = errors.len().min(MANY);
     let kinds = errors.len();

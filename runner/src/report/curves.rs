@@ -1,4 +1,4 @@
-//! Curves over epochs. Each is named at its end, so that no legend has to be looked up.
+//! Curves over epochs. The name of each curve is at its end, so that no legend is needed.
 
 use std::fmt::Write;
 
@@ -9,37 +9,38 @@ use super::marks::{Style, mark};
 
 /// A curve.
 pub struct Series<'a> {
-    /// What it is.
+    /// Its name.
     pub name: &'a str,
-    /// How it is drawn.
+    /// Its colour, dashes and marks.
     pub style: Style,
-    /// Epoch and value, epochs ascending.
+    /// Epochs and values, in the order of the epochs.
     pub points: Vec<(f64, f64)>,
 }
 
 /// Curves over epochs.
 pub struct Curves<'a> {
-    /// What is above.
+    /// The title above the plot.
     pub title: &'a str,
     /// The curves.
     pub series: Vec<Series<'a>>,
-    /// The epoch that was selected, if it is one.
+    /// The epoch that was selected, which a line marks.
     pub selected: Option<usize>,
-    /// All epochs.
+    /// The number of epochs.
     pub epochs: usize,
 }
 
 const HEIGHT: f64 = 250.0;
-/// The distance of two names.
+/// The least distance of two names.
 const LINE: f64 = 13.5;
-/// A curve of more points is drawn through so many of them.
+/// At most about this many points of a curve are drawn.
 const POINTS: usize = 80;
-/// Marks of one curve.
+/// At most about this many points of a curve have a mark.
 const MARKS: usize = 8;
 
 impl Curves<'_> {
-    /// The plot; nothing where no value is finite.
+    /// The plot; empty if no value is finite.
     pub fn svg(mut self) -> String {
+        // A loss may be infinite before a run is stopped; such points have no place.
         for series in &mut self.series {
             series.points.retain(|(_, value)| value.is_finite());
         }
@@ -99,7 +100,7 @@ fn curve(svg: &mut String, series: &Series, index: usize, frame: &Frame) {
         series.style.class,
         path.join(" ")
     );
-    // Staggered, so that the marks of curves that lie on each other do not hide one another.
+    // Each curve starts its marks at another point, so that curves on top of each other stay visible.
     let gap = places.len().div_ceil(MARKS);
     for (x, y) in places.iter().skip(index % gap).step_by(gap) {
         mark(svg, series.style, *x, *y);
@@ -138,10 +139,12 @@ fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
     }
 }
 
-/// Ascending places moved apart to `distance`, between `low` and `high` as far as there is room.
+/// Moves ascending places apart until their distances are at least `distance`, between `low` and `high`
+/// if there is room.
 fn apart(wanted: &[f64], distance: f64, low: f64, high: f64) -> Vec<f64> {
     let mut places = wanted.to_vec();
     let mut least = low;
+    // First downwards, then back up from the end, so that crowded names stay within the frame.
     for place in &mut places {
         *place = place.max(least);
         least = *place + distance;

@@ -1,8 +1,8 @@
-//! An HTML file that is whole in itself: no script, nothing fetched.
+//! An HTML file that needs nothing else: it has no scripts and loads nothing.
 
 const STYLE: &str = include_str!("style.css");
 
-/// A page; the body is HTML, `styles` follow those that all pages share.
+/// A page. The body is HTML; `styles` come after those that all pages share.
 pub fn page(title: &str, styles: &str, body: &str) -> String {
     let title = escape(title);
     format!(
@@ -14,7 +14,7 @@ pub fn page(title: &str, styles: &str, body: &str) -> String {
     )
 }
 
-/// A section with a heading; the body is HTML. Nothing without a body.
+/// A section with a heading. The body is HTML; without one there is no section.
 pub fn section(heading: &str, body: &str) -> String {
     match body.is_empty() {
         true => String::new(),
@@ -25,7 +25,7 @@ pub fn section(heading: &str, body: &str) -> String {
     }
 }
 
-/// Something that is closed until it is asked for; the body is HTML.
+/// A part that is folded until it is opened. The body is HTML.
 pub fn details(summary: &str, body: &str) -> String {
     format!(
         "<details>\n<summary>{}</summary>\n{body}</details>\n",
@@ -33,17 +33,17 @@ pub fn details(summary: &str, body: &str) -> String {
     )
 }
 
-/// A remark below what it is about.
+/// A remark, in small print.
 pub fn note(text: &str) -> String {
     format!("<p class=\"note\">{}</p>\n", escape(text))
 }
 
-/// YAML as it is.
+/// YAML, shown as it is.
 pub fn yaml(text: &str) -> String {
     format!("<pre>{}</pre>\n", escape(text))
 }
 
-/// Text for HTML, also inside quoted attributes.
+/// Escapes text for HTML, also inside quoted attributes.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -59,7 +59,7 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// What every page must be: whole, balanced, and dependent on nothing.
+/// Checks that a page is complete, that its tags are balanced, and that it loads nothing.
 #[cfg(test)]
 pub fn check(page: &str) {
     for bad in [

@@ -12,15 +12,15 @@ pub const LEFT: f64 = 46.0;
 /// The upper end of the grid.
 pub const TOP: f64 = 30.0;
 const BOTTOM: f64 = 40.0;
-/// Names are cut after so many letters.
+/// Longer names are cut.
 const LETTERS: usize = 16;
 
-/// How wide a text of `size` is: about as much as a wide font needs.
+/// An estimate of the width of a text of font size `size`, which a wide font does not exceed.
 pub fn text_width(text: &str, size: f64) -> f64 {
     0.58 * size * text.chars().count() as f64
 }
 
-/// A name that fits beside a plot.
+/// A name, cut so that it fits beside a plot.
 pub fn cut(name: &str) -> String {
     match name.chars().count() > LETTERS {
         true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
@@ -28,17 +28,17 @@ pub fn cut(name: &str) -> String {
     }
 }
 
-/// A frame that is drawn around data.
+/// A frame around the data of a plot.
 pub struct Frame<'a> {
-    /// What it shows.
+    /// The title of the plot.
     pub title: &'a str,
-    /// Across.
+    /// The horizontal axis.
     pub x: Axis,
-    /// Up.
+    /// The vertical axis.
     pub y: Axis,
-    /// Room on the right.
+    /// The width of the margin on the right.
     pub right: f64,
-    /// The height of the whole.
+    /// The height of the whole plot.
     pub height: f64,
 }
 
@@ -53,17 +53,17 @@ impl Frame<'_> {
         self.height - BOTTOM
     }
 
-    /// Where a value lies.
+    /// Where a value lies horizontally.
     pub fn x(&self, value: f64) -> f64 {
         LEFT + self.x.place(value) * (self.end() - LEFT)
     }
 
-    /// Where a value lies.
+    /// Where a value lies vertically.
     pub fn y(&self, value: f64) -> f64 {
         self.floor() - self.y.place(value) * (self.floor() - TOP)
     }
 
-    /// A plot: what `content` draws, inside the frame.
+    /// The whole plot, with what `content` draws inside the frame.
     pub fn svg(&self, content: impl FnOnce(&mut String)) -> String {
         let title = escape(self.title);
         let mut svg = format!(

@@ -1,17 +1,17 @@
-//! What tells the series of a plot apart: a colour by class, and a shape that is seen in grey too.
+//! Colours and shapes of the series of a plot. Shapes tell series apart in grey, too.
 
 use std::fmt::Write;
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// The class that gives the colour, and the dashes of a line.
+    /// The CSS class that sets the colour, and the dashes of a line.
     pub class: &'static str,
-    /// The shape of its marks, an index into the table.
+    /// The shape of the marks, an index into `SHAPES`.
     pub shape: usize,
 }
 
-/// The shapes as paths around the origin, and whether they are filled. Sizes are matched by eye.
+/// The shapes as paths around the origin, and whether they are filled. All look about equally large.
 const SHAPES: [(&str, bool); 12] = [
     ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z", true),
     ("M-3.6-3.6H3.6V3.6H-3.6Z", true),
@@ -27,8 +27,8 @@ const SHAPES: [(&str, bool); 12] = [
     ("M0-5V5M-4.3-2.5L4.3 2.5M-4.3 2.5L4.3-2.5", false),
 ];
 
-/// The styles of a comparison's methods, by their order: eight colours and twelve shapes, so that no two
-/// of the first twenty-four look the same.
+/// The style of a method by its index in a comparison. Eight colours and twelve shapes give the first
+/// twenty-four methods a look of their own.
 pub fn style(index: usize) -> Style {
     const CLASSES: [&str; 16] = [
         "c0",
@@ -54,7 +54,7 @@ pub fn style(index: usize) -> Style {
     }
 }
 
-/// Draws a mark.
+/// Draws a mark at a place in a plot.
 pub fn mark(svg: &mut String, style: Style, x: f64, y: f64) {
     let (path, filled) = SHAPES[style.shape];
     let _ = write!(
@@ -65,7 +65,7 @@ pub fn mark(svg: &mut String, style: Style, x: f64, y: f64) {
     );
 }
 
-/// A mark for a line of text.
+/// A mark as an image of its own, within a line of text.
 pub fn inline(style: Style) -> String {
     let mut svg = String::from("<svg class=\"mark\" viewBox=\"-7 -7 14 14\" aria-hidden=\"true\">");
     mark(&mut svg, style, 0.0, 0.0);

@@ -1,5 +1,5 @@
-//! `report.html`: one file that says how a run went. No script, no network; readable on paper, at
-//! phone width, in light and dark. Its parts serve the report of a comparison too.
+//! `report.html` of a run: one file without scripts that loads nothing from a network, readable on
+//! paper, at phone width, in light and dark. The report of a comparison uses the same parts.
 
 pub mod axis;
 pub mod classes;
@@ -51,13 +51,13 @@ fn headline(summary: &Summary) -> String {
             format!("{} ({})", grouped(params.trainable), percent(share)),
         ),
         ("peak memory", mebibytes(summary.memory.peak_bytes)),
-        ("an epoch", seconds(summary.time.seconds_per_epoch)),
+        ("time per epoch", seconds(summary.time.seconds_per_epoch)),
         ("inference", speed(summary.inference.images_per_second)),
     ];
     if let Some(validation) = &summary.validation {
         cards.insert(2, ("validation top-1", percent(validation.top1)));
     }
-    // With five classes or fewer it says nothing.
+    // With five classes or fewer, top-5 is always 100 %.
     if summary.test.confusion.len() > 5 {
         cards.insert(1, ("test top-5", percent(summary.test.top5)));
     }
@@ -120,7 +120,7 @@ fn curves(summary: &Summary) -> String {
     })];
     let charts = [chart("loss", losses), chart("validation top-1 in %", top1)];
     let remark = note(&format!(
-        "Epoch {} of {} was selected by validation (dotted line). The training loss is the epoch's mean \
+        "Validation selected epoch {} of {} (dotted line). The training loss is the mean of the epoch \
          and includes label smoothing.",
         summary.best_epoch, summary.epochs
     ));
@@ -131,7 +131,7 @@ fn curves(summary: &Summary) -> String {
     section("Learning curves", &body)
 }
 
-/// Parameters, memory and time beside the accuracy.
+/// A table of parameters, memory and time.
 fn portrait(summary: &Summary) -> String {
     let params = &summary.params;
     let formula = match params.formula == params.adapter + params.tuned {
@@ -142,16 +142,16 @@ fn portrait(summary: &Summary) -> String {
         ("method", summary.methods.join(" + ")),
         ("parameters", grouped(params.total)),
         ("trainable", grouped(params.trainable)),
-        ("of the adapters", grouped(params.adapter)),
-        ("of the backbone", grouped(params.tuned)),
-        ("of the head", grouped(params.head)),
+        ("in adapters", grouped(params.adapter)),
+        ("in the backbone", grouped(params.tuned)),
+        ("in the head", grouped(params.head)),
         (
             "by the formula",
             format!("{} ({formula})", grouped(params.formula)),
         ),
         ("peak memory", mebibytes(summary.memory.peak_bytes)),
-        ("an epoch", seconds(summary.time.seconds_per_epoch)),
-        ("in all", seconds(summary.time.total_seconds)),
+        ("time per epoch", seconds(summary.time.seconds_per_epoch)),
+        ("total time", seconds(summary.time.total_seconds)),
         (
             "epochs",
             format!("{}, selected {}", summary.epochs, summary.best_epoch),
@@ -185,7 +185,7 @@ fn portrait(summary: &Summary) -> String {
     section("Parameters, memory, time", &table)
 }
 
-/// The resolved YAML.
+/// The resolved experiment as YAML.
 fn configuration(experiment: &Experiment) -> String {
     let text = serde_yaml::to_string(experiment).unwrap_or_else(|e| format!("# {e}"));
     section("Configuration", &yaml(&text))
@@ -197,7 +197,7 @@ mod tests {
     use crate::run::summary::{Inference, Memory, Params, Time};
     use crate::train::metrics::{Metrics, Tally};
 
-    /// A run over `count` classes in which some labels are taken for the next one.
+    /// A run over `count` classes in which some images are taken for the next class.
     fn run(count: usize) -> (Summary, Experiment) {
         let mut tally = Tally::new(count, &[]);
         for label in 0..count {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_a_cache_and_lost_images_are_told() {
+    fn a_metric_a_cache_and_skipped_images_are_shown() {
         let (mut summary, experiment) = run(10);
         let page = html(&summary, &experiment);
         assert!(!page.contains("test mean per class") && !page.contains("filled"));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_or_tiny_run_has_a_report_too() {
+    fn a_short_run_has_a_report() {
         let (mut summary, experiment) = run(2);
         summary.best_epoch = 1;
         for epochs in [2, 1, 0] {

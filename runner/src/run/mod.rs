@@ -74,9 +74,9 @@ pub fn run(
     model: Model,
     folder: &RunFolder,
     device: &Chosen,
-    mut part: Part,
+    part: Part,
 ) -> Result<Summary, Failure> {
-    let reporter = &mut part.reporter;
+    let reporter = &part.reporter;
     for line in plan(trial, &model, device)
         .lines()
         .chain(trial.remarks.iter().map(String::as_str))
@@ -109,9 +109,9 @@ pub fn run(
     } = trained;
     let (recipe, compute) = (&trial.experiment.recipe, trial.compute_type());
     let images = || {
-        trial
-            .data
-            .test(&choice, trial.preprocess(), recipe.batch_size)
+        let images = trial.preprocess();
+        let loader = trial.data.test(&choice, images, recipe.batch_size);
+        loader.with_warnings(reporter)
     };
     let backbone = (model.first_cut() > 0).then_some(&model.backbone);
     let prefix = Prefix {
@@ -130,7 +130,7 @@ pub fn run(
         None => None,
         Some(_) => {
             let loader = trial.data.validation(trial.preprocess(), recipe.batch_size);
-            let (loader, _) = attach(loader)?;
+            let (loader, _) = attach(loader.with_warnings(reporter))?;
             Some(evaluate(&model, &loader, device, compute)?.0)
         }
     };

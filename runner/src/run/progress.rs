@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::data::images::Warn;
 use crate::train::checkpoint::{EpochRecord, Progress};
 
 /// Tells how a run goes.
@@ -16,7 +17,14 @@ pub struct Reporter {
     /// Whether lines are seen at once.
     lines: bool,
     log: Option<File>,
-    epochs: usize,
+}
+
+impl Warn for Reporter {
+    /// Warnings are seen at once even where other lines only go to the log.
+    fn warn(&self, line: &str) {
+        self.print(line);
+        self.record(line);
+    }
 }
 
 impl Reporter {
@@ -46,25 +54,36 @@ impl Reporter {
             bar,
             lines,
             log: log.and_then(open),
-            epochs: 0,
         }
     }
 
     /// One line.
-    pub fn line(&mut self, text: &str) {
-        match (self.lines, self.bar.is_hidden()) {
-            (false, _) => {}
-            (true, true) => eprintln!("{text}"),
-            (true, false) => self.bar.println(text),
+    pub fn line(&self, text: &str) {
+        if self.lines {
+            self.print(text);
         }
-        if let Some(log) = &mut self.log {
-            // A log that cannot be written must not end a run.
-            let _ = writeln!(log, "{text}");
+        self.record(text);
+    }
+
+    /// Prints above the live view, or to the pipe.
+    fn print(&self, text: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    fn record(&self, text: &str) {
+        if let Some(mut log) = self.log.as_ref() {
+            // In one piece, because threads may warn at the same time. A log that cannot be written must not
+            // end a run.
+            let _ = log.write_all(format!("{text}\n").as_bytes());
         }
     }
 
     /// A checkpoint was found.
-    pub fn resumed(&mut self, progress: &Progress) {
+    pub fn resumed(&self, progress: &Progress) {
         self.line(&format!(
             "resumed after epoch {} and {} batches of the next (step {})",
             progress.epoch, progress.batch, progress.step
@@ -72,8 +91,7 @@ impl Reporter {
     }
 
     /// An epoch of `images` begins.
-    pub fn start_epoch(&mut self, epoch: usize, epochs: usize, images: usize) {
-        self.epochs = epochs;
+    pub fn start_epoch(&self, epoch: usize, epochs: usize, images: usize) {
         self.bar.reset();
         self.bar.set_length(images as u64);
         self.bar.set_prefix(format!("epoch {}/{epochs}", epoch + 1));
@@ -83,7 +101,7 @@ impl Reporter {
     }
 
     /// A cache of so many rows is filled.
-    pub fn start_filling(&mut self, what: &str, rows: usize) {
+    pub fn start_filling(&self, what: &str, rows: usize) {
         self.bar.reset();
         self.bar.set_length(rows as u64);
         self.bar.set_prefix(format!("caching {what}"));
@@ -91,19 +109,19 @@ impl Reporter {
     }
 
     /// Rows of a cache are done.
-    pub fn filled(&mut self, rows: usize) {
+    pub fn filled(&self, rows: usize) {
         self.bar.inc(rows as u64);
     }
 
     /// A batch of `images` is done.
-    pub fn batch(&mut self, images: usize, loss: f64) {
+    pub fn batch(&self, images: usize, loss: f64) {
         self.bar.set_message(format!("{loss:.4}"));
         self.bar.inc(images as u64);
     }
 
     /// An epoch is done.
-    pub fn finish_epoch(&mut self, record: &EpochRecord, better: bool) {
-        let width = self.epochs.to_string().len();
+    pub fn finish_epoch(&self, record: &EpochRecord, epochs: usize, better: bool) {
+        let width = epochs.to_string().len();
         let validation = record.validation.as_ref().map(|validation| {
             format!(
                 "  validation loss {:.4}  top-1 {:6.2} %",
@@ -114,7 +132,7 @@ impl Reporter {
         self.line(&format!(
             "epoch {:>width$}/{}  train loss {:.4}{}  {:.1} s{}",
             record.epoch,
-            self.epochs,
+            epochs,
             record.train_loss,
             validation.unwrap_or_default(),
             record.seconds,

@@ -67,7 +67,7 @@ pub struct Trainer<'a> {
     /// Where progress is saved; none where nothing is to be resumed.
     checkpoint: Option<PathBuf>,
     interrupt: Arc<AtomicBool>,
-    reporter: &'a mut Reporter,
+    reporter: &'a Reporter,
     stepper: Stepper<'a>,
     /// What gradients see.
     training: Loader<'a>,
@@ -88,7 +88,7 @@ impl<'a> Trainer<'a> {
         device: &'a Chosen,
         checkpoint: Option<PathBuf>,
         interrupt: Arc<AtomicBool>,
-        reporter: &'a mut Reporter,
+        reporter: &'a Reporter,
     ) -> Result<Self, Failure> {
         let recipe = &trial.experiment.recipe;
         let stepper = Stepper {
@@ -122,8 +122,8 @@ impl<'a> Trainer<'a> {
         };
         Ok(Self {
             stepper,
-            training,
-            validation,
+            training: training.with_warnings(reporter),
+            validation: validation.map(|loader| loader.with_warnings(reporter)),
             cache: Cost::default(),
             trial,
             device,
@@ -151,7 +151,7 @@ impl<'a> Trainer<'a> {
             cut: self.state.model.first_cut(),
             device: self.device,
         };
-        let mut attach = |loader, random| {
+        let attach = |loader, random| {
             let uses = left;
             caches.attach(
                 loader,
@@ -427,7 +427,7 @@ impl<'a> Trainer<'a> {
         };
         let best = progress.best.map(|best| &progress.history[best]);
         let better = record.validation.is_some() && best.is_none_or(|best| record.beats(best));
-        self.reporter.finish_epoch(&record, better);
+        self.reporter.finish_epoch(&record, recipe.epochs, better);
         progress.history.push(record);
         if better {
             progress.best = Some(progress.history.len() - 1);

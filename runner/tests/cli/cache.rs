@@ -5,12 +5,12 @@ use std::process::{Output, Stdio};
 
 use crate::{SMALL, assert_same, folder, runner, small, succeeded, summary};
 
-/// Runs a small trial with what is set, and returns what it said.
+/// Runs a small trial with some settings, and returns its stderr.
 fn with(set: &[&str], runs: &Path, cache: &Path) -> String {
     let output = started(set, runs, cache);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     succeeded(output);
-    said
+    stderr
 }
 
 fn started(set: &[&str], runs: &Path, cache: &Path) -> Output {
@@ -39,7 +39,8 @@ const CLIP: &str = "backbone={name: clip, img_size: 16, patch_size: 4, embed_dim
 
 #[test]
 fn results_are_the_same_to_the_bit_with_the_cache_and_without() {
-    // Batches of 24 of 192 and 64 images: the rows are computed beside other ones than they train beside.
+    // 24 divides 192 images but not 64, and training shuffles: rows are computed in other batches than those
+    // that train.
     let methods = [
         "method=linear-probe",
         "method={name: ap, boundaries: [-1]}",
@@ -112,15 +113,15 @@ fn as_many_views_as_epochs_would_save_nothing() {
 }
 
 #[test]
-fn random_images_without_views_are_not_cached_and_that_is_said() {
+fn random_images_without_views_are_not_cached_and_this_is_reported() {
     let runs = tempfile::tempdir().unwrap();
     let set = ["method=linear-probe", "recipe.augmentation=flip"];
-    let said = with(&set, runs.path(), &runs.path().join("cache"));
+    let stderr = with(&set, runs.path(), &runs.path().join("cache"));
     assert!(
-        said.contains("off for train: the images are changed at random"),
-        "{said}"
+        stderr.contains("off for train: the images are changed at random"),
+        "{stderr}"
     );
-    assert!(said.contains("cache_views: 4"), "{said}");
+    assert!(stderr.contains("cache_views: 4"), "{stderr}");
 }
 
 const DISK: [&str; 3] = [
@@ -129,15 +130,15 @@ const DISK: [&str; 3] = [
     "prefix_cache=disk",
 ];
 
-/// What is done to a file, which is the n-th of the cache.
+/// Damages a file, the n-th of the cache.
 type Damage<'a> = &'a dyn Fn(&Path, usize);
 
 #[test]
-fn a_damaged_or_foreign_file_is_seen_and_made_again() {
+fn a_damaged_or_foreign_file_is_reported_and_replaced() {
     let tests = tempfile::tempdir().unwrap();
     let (runs, cache) = (|name| tests.path().join(name), tests.path().join("cache"));
-    let said = with(&DISK, &runs("first"), &cache);
-    assert!(!said.contains("made again"), "{said}");
+    let stderr = with(&DISK, &runs("first"), &cache);
+    assert!(!stderr.contains("computed again"), "{stderr}");
     let paths = files(&cache, "rows");
     let whole: Vec<Vec<u8>> = paths
         .iter()
@@ -162,24 +163,24 @@ fn a_damaged_or_foreign_file_is_seen_and_made_again() {
         for (i, path) in paths.iter().enumerate() {
             damage(path, i);
         }
-        let said = with(&DISK, &runs(name), &cache);
+        let stderr = with(&DISK, &runs(name), &cache);
         assert_eq!(
-            said.matches("it is made again").count(),
+            stderr.matches("it is computed again").count(),
             paths.len(),
-            "{name}: {said}"
+            "{name}: {stderr}"
         );
         assert_same(&runs("first"), &runs(name));
         for (path, whole) in paths.iter().zip(&whole) {
             assert!(std::fs::read(path).unwrap() == *whole, "{name}");
         }
     }
-    let said = with(&DISK, &runs("again"), &cache);
-    assert!(!said.contains("made again"), "{said}");
+    let stderr = with(&DISK, &runs("again"), &cache);
+    assert!(!stderr.contains("computed again"), "{stderr}");
     let seconds = &summary(&runs("again"))["time"]["cache_seconds"];
     assert_eq!(
         seconds.as_f64(),
         Some(0.0),
-        "a whole file is not filled again"
+        "a complete file is not filled again"
     );
 }
 
@@ -224,6 +225,26 @@ fn processes_share_one_cache_and_each_prefix_is_computed_once() {
     assert!(files(&cache, "partial").is_empty());
 }
 
+/// Levels of kernels differ in the last bit.
+#[test]
+fn rows_are_computed_once_for_each_level_of_kernels() {
+    let tests = tempfile::tempdir().unwrap();
+    let (runs, cache) = (|name| tests.path().join(name), tests.path().join("cache"));
+    let set: Vec<&str> = DISK.iter().flat_map(|set| ["--set", set]).collect();
+    let args = [SMALL, &["--cache", cache.to_str().unwrap()], &set[..]].concat();
+    let filled = |name: &'static str, level: &str| {
+        let mut command = runner(&args, &runs(name));
+        succeeded(command.env("PEFT_OPS", level).output().unwrap());
+        let seconds = &summary(&runs(name))["time"]["cache_seconds"];
+        seconds.as_f64().unwrap() > 0.0
+    };
+    assert!(filled("off", "off"));
+    assert!(filled("baseline", "baseline"));
+    assert!(!filled("off again", "off"));
+    assert!(!filled("baseline again", "baseline"));
+    assert_eq!(files(&cache, "rows").len(), 4);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_turns_the_cache_off_and_leaves_no_half_file() {
@@ -232,30 +253,30 @@ fn a_full_disk_turns_the_cache_off_and_leaves_no_half_file() {
     with(&DISK, &runs("whole"), &cache);
     for path in files(&cache, "rows") {
         std::fs::remove_file(&path).unwrap();
-        // Whatever is written there meets a full device.
+        // Every write to it fails, because the device is full.
         std::os::unix::fs::symlink("/dev/full", path.with_extension("partial")).unwrap();
     }
-    let said = with(&DISK, &runs("full"), &cache);
+    let stderr = with(&DISK, &runs("full"), &cache);
     assert!(
-        said.contains("prefix cache: off for train: it cannot be written: "),
-        "{said}"
+        stderr.contains("prefix cache: off for train: it cannot be written: "),
+        "{stderr}"
     );
     assert!(files(&cache, "rows").is_empty() && files(&cache, "partial").is_empty());
     assert_same(&runs("whole"), &runs("full"));
 }
 
 #[test]
-fn what_exceeds_the_budget_is_not_kept_and_that_is_said() {
+fn rows_beyond_the_budget_are_not_cached_and_this_is_reported() {
     let runs = tempfile::tempdir().unwrap();
     let set = ["method=linear-probe", "cache_budget_gib=0.000001"];
-    let said = with(&set, runs.path(), &runs.path().join("cache"));
-    assert!(said.contains("more than the budget of"), "{said}");
+    let stderr = with(&set, runs.path(), &runs.path().join("cache"));
+    assert!(stderr.contains("more than the budget of"), "{stderr}");
     assert_eq!(summary(runs.path())["memory"]["cache_bytes"], 0);
     assert!(!runs.path().join("cache").exists());
 }
 
 #[test]
-fn halves_are_close_and_as_wide_as_said() {
+fn rows_in_half_precision_take_half_the_room_and_change_the_loss_little() {
     let tests = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str]| {
         let runs = tests.path().join(name);

@@ -1,7 +1,9 @@
-//! Comparisons and sweeps: fair, complete, and the same however often they are stopped.
+//! Comparisons: fair, complete, and the same however often they are stopped.
+
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -27,11 +29,12 @@ methods:
 baseline: linear-probe
 ";
 
-/// What `search` adds to it.
+/// The search that the tuned comparison adds.
 const TUNED: &str = "
 search: {name: grid}
 ";
 
+/// The comparison with two methods that tune their learning rate.
 fn tuned() -> String {
     let space = "tune: {recipe.optimizer.lr: {values: [0.001, 0.02]}}";
     let methods = COMPARISON.replace("label: AP}", &format!("label: AP, {space}}}"));
@@ -93,7 +96,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What does not depend on the clock, by trial.
+/// The parts of the summaries that do not depend on the clock, by trial.
 fn results(summaries: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
     let timeless = |summary: &Value| {
         let mut kept = serde_json::Map::new();
@@ -109,7 +112,7 @@ fn results(summaries: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
         ] {
             kept.insert(key.to_owned(), summary[key].clone());
         }
-        // A sweep keeps in files what a comparison keeps in memory.
+        // A sweep caches prefixes in files, a comparison in memory.
         if let Some(config) = kept["config"].as_object_mut() {
             config.remove("prefix_cache");
         }
@@ -164,7 +167,7 @@ fn a_comparison_is_fair_and_reports() {
     let csv = std::fs::read_to_string(place.path("runs/small/results.csv")).unwrap();
     assert_eq!(csv.lines().count(), 13);
 
-    // Within a cell's column and seed, all is the same but the method and what it declares.
+    // Within a data set and a seed, trials differ in the method and its declared settings only.
     let mut shared: BTreeMap<(String, u64), BTreeSet<String>> = BTreeMap::new();
     for summary in summaries.values() {
         let mut config = summary["config"].clone();
@@ -189,10 +192,10 @@ fn a_comparison_is_fair_and_reports() {
     );
     assert_eq!(shared.len(), 4);
 
-    // A second time nothing is trained.
+    // The second time nothing is trained.
     let again = place.compare(&[]);
     assert_eq!(succeeded(again), out);
-    // A method more, and only that is trained.
+    // With one more method, only that is trained.
     let before = place.summaries("runs/small");
     let more = COMPARISON.replace("methods:\n", "methods:\n  - norm-tune\n");
     std::fs::write(place.path("small.yaml"), more).unwrap();
@@ -204,7 +207,7 @@ fn a_comparison_is_fair_and_reports() {
 
 #[test]
 fn each_prefix_is_computed_once_for_all_methods_that_share_it() {
-    // Eleven methods; the last three train above the last block only, beside the probe.
+    // Eleven methods; those called late train above the last block only, the probes only the head.
     let late = "
   - {use: linear-probe, label: one}
   - {use: linear-probe, label: two, set: {recipe.optimizer.lr: 0.02}}
@@ -221,7 +224,7 @@ fn each_prefix_is_computed_once_for_all_methods_that_share_it() {
     let start = COMPARISON.find("  - linear-probe").unwrap();
     let yaml = COMPARISON[..start].trim_end().to_owned() + late;
     let yaml = yaml.replace("seeds: [0, 1]", "seeds: [0]");
-    // Weights of the seed are kept, so that the two seeds of a cell would differ; one is enough here.
+    // The random weights follow the seed, so that seeds share no prefix; one seed is enough here.
     let yaml = yaml.replace("  textures: [{label: textures, use: {name: textures, size: 16, train: 96, validation: 48, test: 48}}]\n", "");
     let place = Place::new(&yaml);
     succeeded(place.compare(&["--set", "trial.prefix_cache=memory"]));
@@ -233,8 +236,9 @@ fn each_prefix_is_computed_once_for_all_methods_that_share_it() {
         .filter(|summary| filled(summary))
         .map(|summary| summary["cell"]["method"].as_str().unwrap())
         .collect();
-    // The whole backbone for the probes, up to the last block for the late ones, up to the first block for
-    // what adapts every block, images for what reaches the first layer.
+    // The prefix is the whole backbone for the probes, all but the last block for the late ones, the
+    // layers before the first block for methods that adapt every block, and none for those that reach
+    // the images.
     assert!(
         filled.contains("one") && !filled.contains("two"),
         "{filled:?}"
@@ -281,7 +285,7 @@ fn tuning_chooses_on_validation_and_trains_again_on_all() {
             assert_eq!(set.as_str().unwrap().parse::<f64>().unwrap(), lr);
         }
     }
-    // Seeds of a cell share one search.
+    // The seeds of a cell share one search.
     let searches = std::fs::read_dir(place.path("runs/small/tuning")).unwrap();
     assert_eq!(searches.count(), 6);
 }
@@ -342,7 +346,7 @@ fn a_trial_that_fails_is_reported_and_the_rest_go_on() {
 }
 
 #[test]
-fn what_is_wrong_is_said_before_any_work() {
+fn mistakes_are_reported_before_any_work() {
     let place = Place::new(&COMPARISON.replace("methods:\n", "methods:\n  - vpt\n"));
     let resnet = "backbones=[{label: r, use: {name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}}]";
     let output = place.compare(&["--set", resnet]);
@@ -359,172 +363,4 @@ fn what_is_wrong_is_said_before_any_work() {
         "{out}"
     );
     assert!(!place.path("runs").exists());
-}
-
-#[test]
-fn a_sweep_in_parts_is_the_comparison() {
-    let whole = Place::new(COMPARISON);
-    succeeded(whole.compare(&[]));
-    let place = Place::new(COMPARISON);
-    let plan = [
-        "sweep",
-        "plan",
-        "--config",
-        "small.yaml",
-        "--out",
-        "sweep",
-        "--device",
-        "cpu",
-    ];
-    assert!(succeeded(place.run(&plan)).contains("12 trials"));
-    let manifest = std::fs::read(place.path("sweep/manifest.jsonl")).unwrap();
-    succeeded(place.run(&plan));
-
-    let status = |place: &Place| -> Value {
-        let out = succeeded(place.run(&["sweep", "status", "sweep", "--format", "json"]));
-        serde_json::from_str(&out).unwrap()
-    };
-    assert_eq!(status(&place)["states"]["waiting"], 12);
-    let run = |more: &[&str]| {
-        let args = [&["sweep", "run", "sweep", "--device", "cpu"], more].concat();
-        succeeded(place.run(&args));
-    };
-    run(&["--index", "3"]);
-    assert_eq!(status(&place)["states"]["done"], 1);
-    run(&["--chunk", "2/3"]);
-    assert_eq!(status(&place)["states"]["done"], 5);
-    let partial = place.run(&["sweep", "collect", "sweep"]);
-    let said = "7 of 12 trials have no result yet: 7 not begun";
-    assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
-    // A trial whose folder is locked runs, in `collect` as in `status`.
-    let text = String::from_utf8(manifest.clone()).unwrap();
-    let task: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    let folder = place.path("sweep").join(task["folder"].as_str().unwrap());
-    std::fs::create_dir_all(&folder).unwrap();
-    let lock = std::fs::File::create(folder.join(".lock")).unwrap();
-    lock.lock().unwrap();
-    let partial = place.run(&["sweep", "collect", "sweep"]);
-    let said = "7 of 12 trials have no result yet: 1 running, 6 not begun";
-    assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
-    assert_eq!(status(&place)["states"]["running"], 1);
-    drop(lock);
-    run(&["--jobs", "2"]);
-    assert_eq!(status(&place)["states"]["done"], 12);
-    succeeded(place.run(&["sweep", "collect", "sweep"]));
-    assert_eq!(
-        results(&place.summaries("sweep")),
-        results(&whole.summaries("runs/small"))
-    );
-    assert!(std::fs::read(place.path("sweep/manifest.jsonl")).unwrap() == manifest);
-
-    // Another plan never takes its place; an index that is not there is refused.
-    let output = place.run(&[&plan[..], &["--set", "seeds=[0]"]].concat());
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("a manifest never changes"));
-    let output = place.run(&["sweep", "run", "sweep", "--index", "12"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("--index 12: expected 0 to 11"));
-    for (scheduler, part) in [
-        ("slurm", "--array=0-11"),
-        ("hq", "--array 0-11"),
-        ("k8s", "completions: 12"),
-    ] {
-        let script = succeeded(place.run(&["sweep", "script", "sweep", "--for", scheduler]));
-        assert!(
-            script.contains(part) && script.contains("sweep run"),
-            "{script}"
-        );
-        assert!(
-            !script.contains("{last}") && !script.contains("{trials}"),
-            "{script}"
-        );
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_sweep_that_is_stopped_saves_and_goes_on() {
-    let (whole, broken) = (Place::new(&tuned()), Place::new(&tuned()));
-    let plan = [
-        "sweep",
-        "plan",
-        "--config",
-        "small.yaml",
-        "--out",
-        "sweep",
-        "--device",
-        "cpu",
-    ];
-    let run = ["sweep", "run", "sweep", "--device", "cpu", "--jobs", "2"];
-    succeeded(whole.run(&plan));
-    succeeded(whole.run(&run));
-    succeeded(broken.run(&plan));
-    let mut stopped = 0;
-    for (signal, milliseconds) in [
-        ("-USR1", 500),
-        ("-TERM", 700),
-        ("-INT", 900),
-        ("-KILL", 800),
-    ] {
-        let child = broken.command(&run).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(milliseconds));
-        let pid = child.id().to_string();
-        Command::new("kill").args([signal, &pid]).status().unwrap();
-        let output = child.wait_with_output().unwrap();
-        stopped += usize::from(output.status.code() == Some(75));
-    }
-    assert!(stopped > 0, "no signal came in time");
-    // The children of the killed one may still be at work: what they do is not done again.
-    while succeeded(broken.run(&["sweep", "status", "sweep", "--format", "json"]))
-        .contains("\"running\": 1")
-    {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    succeeded(broken.run(&run));
-    succeeded(broken.run(&["sweep", "collect", "sweep"]));
-    assert_eq!(
-        results(&whole.summaries("sweep")),
-        results(&broken.summaries("sweep"))
-    );
-}
-
-/// A manifest is bound to what it was planned with.
-#[test]
-fn data_that_changed_since_the_plan_are_noticed() {
-    let place = Place::new("");
-    tree(&place.path("images"));
-    let yaml = "
-trial: {recipe: {extends: micro, epochs: 1}}
-seeds: [0]
-backbones: [{label: vit, use: {name: vit, img_size: 16, patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2}}]
-datasets: [{label: images, use: {name: folder, root: images}}]
-methods: [linear-probe]
-";
-    std::fs::write(place.path("small.yaml"), yaml).unwrap();
-    succeeded(place.run(&["sweep", "plan", "--config", "small.yaml", "--out", "sweep"]));
-    let image = place.path("images/train/ant/0.png");
-    image::save_buffer(image, &[7; 12], 2, 2, image::ExtendedColorType::Rgb8).unwrap();
-    let output = place.run(&["sweep", "run", "sweep", "--device", "cpu"]);
-    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
-    let message = stderr(&output);
-    assert!(
-        message.contains("have changed since the trial was planned"),
-        "{message}"
-    );
-}
-
-/// Three images in each class of each split.
-fn tree(root: &Path) {
-    for (i, split) in ["train", "val", "test"].iter().enumerate() {
-        for (j, class) in ["ant", "bee"].iter().enumerate() {
-            let folder = root.join(split).join(class);
-            std::fs::create_dir_all(&folder).unwrap();
-            for k in 0..3 {
-                let level = (10 + 60 * i + 30 * j + 10 * k) as u8;
-                let path = folder.join(format!("{k}.png"));
-                image::save_buffer(path, &[level; 6], 2, 1, image::ExtendedColorType::Rgb8)
-                    .unwrap();
-            }
-        }
-    }
 }

@@ -208,6 +208,14 @@ fn a_corrupt_image_ends_the_run_or_is_left_out_counted_and_reported() {
             assert_eq!(warnings.matches("1.png").count(), 1, "{warnings}");
             assert!(warnings.contains("train image 1 is left out"), "{warnings}");
             assert!(warnings.contains("test/bee/0.png"), "{warnings}");
+            let log = crate::folder(runs.path()).join("log.txt");
+            let log = std::fs::read_to_string(log).unwrap();
+            let of = |text: &str| -> Vec<String> {
+                let lines = text.lines().filter(|line| line.starts_with("warning: "));
+                lines.map(str::to_owned).collect()
+            };
+            assert_eq!(of(&log), of(&warnings), "{log}");
+            assert_eq!(of(&log).len(), 2, "{log}");
             let said = succeeded(output);
             assert!(said.contains("left out          2 images"), "{said}");
             let summary = summary(runs.path());

@@ -7,6 +7,8 @@ mod checkpoints;
 mod compare;
 mod costs;
 mod data;
+mod documentation;
+mod library;
 mod methods;
 mod pins;
 

@@ -96,7 +96,9 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
         cut: model.first_cut(),
         device,
     };
+    let reporter = Reporter::unlogged();
     let images = trial.data.train(trial.preprocess(), recipe.batch_size);
+    let images = images.with_warnings(&reporter);
     let start = Instant::now();
     images.each(0..1, Pass::Training(random), &device.device, |_, _| {
         Ok::<_, Failure>(true)
@@ -104,14 +106,13 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
     let first_batch_seconds = start.elapsed().as_secs_f64();
 
     let caches = Caches::new(&args.cache, false);
-    let mut reporter = Reporter::unlogged();
     let (loader, cost) = caches.attach(
         images,
         &prefix,
         Some(random),
         recipe.last_epoch(),
         &Arc::default(),
-        &mut reporter,
+        &reporter,
     )?;
     reporter.finish();
     let epoch = |epoch| read(&loader, random.of_epoch(epoch), device);

@@ -101,10 +101,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         };
         let tasks: Vec<&Task> = indices.iter().map(|&index| &plan.tasks[index]).collect();
         carry_out(&mut executor, &tasks)?;
-        let failed = |task: &&Task| {
-            let state = State::of(&args.sweep.join(&task.folder));
-            matches!(state, State::Failed(_))
-        };
+        let state = |task: &Task| State::of(&args.sweep.join(&task.folder));
+        let failed = |task: &&Task| matches!(state(task), State::Failed(_));
         match tasks.iter().copied().filter(failed).count() {
             0 => Ok(()),
             failed => {

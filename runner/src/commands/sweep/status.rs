@@ -13,7 +13,7 @@ use crate::compare::plan::Plan;
 use crate::compare::state::{State, Unfinished};
 use crate::exit::Failure;
 
-/// Print how many trials are done, failed, running, interrupted or not begun.
+/// Print how many trials are done, failed, running, interrupted or waiting.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep status sweeps/quick")]
@@ -25,27 +25,7 @@ pub struct StatusArgs {
     pub format: Format,
 }
 
-/// The states of trials: for programs, and for people.
-const STATES: [(&str, &str); 5] = [
-    ("done", "done"),
-    ("failed", "failed"),
-    ("running", "running"),
-    ("interrupted", "interrupted"),
-    ("waiting", "not begun"),
-];
-
-/// The place of a state among [`STATES`].
-fn place(state: &State) -> usize {
-    match state {
-        State::Done(_) => 0,
-        State::Failed(_) => 1,
-        State::Unfinished(Unfinished::Running) => 2,
-        State::Unfinished(Unfinished::Interrupted) => 3,
-        State::Unfinished(Unfinished::Waiting) => 4,
-    }
-}
-
-/// The states of all trials.
+/// How many trials are in each state.
 #[derive(Serialize)]
 struct Status {
     trials: usize,
@@ -68,12 +48,12 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     let Plan { tasks, .. } = manifest::read(&args.sweep)?;
     let mut status = Status {
         trials: tasks.len(),
-        states: STATES.map(|(name, _)| (name, 0)).into(),
+        states: State::NAMES.map(|name| (name, 0)).into(),
         notable: Vec::new(),
     };
     for (index, task) in tasks.iter().enumerate() {
         let state = State::of(&args.sweep.join(&task.folder));
-        let (name, _) = STATES[place(&state)];
+        let name = state.name();
         *status.states.entry(name).or_default() += 1;
         let error = match state {
             State::Done(_) | State::Unfinished(Unfinished::Waiting) => continue,
@@ -96,8 +76,8 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
 
 /// The states for people, on stdout.
 fn print(status: &Status) {
-    for (name, words) in STATES {
-        println!("{words:<12}{:>6} of {}", status.states[name], status.trials);
+    for name in State::NAMES {
+        println!("{name:<12}{:>6} of {}", status.states[name], status.trials);
     }
     for Notable {
         index,

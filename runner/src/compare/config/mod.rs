@@ -1,4 +1,5 @@
-//! A comparison as its YAML says it: rows, columns, seeds, what all trials share, and what is tuned.
+//! A comparison as its YAML describes it: methods, backbones, data sets, seeds, the settings that all
+//! trials share, and what is tuned.
 
 use std::collections::BTreeMap;
 
@@ -20,104 +21,106 @@ mod tests;
 
 /// Methods on backbones and data sets under identical settings.
 ///
-/// `extends: NAME` takes the keys that are not given from another comparison. A trial is made of `trial`,
-/// then of what `set` says of its data set, its backbone and its method,
-/// then of its method's `on`; the later one wins.
+/// `extends: NAME` takes the keys that are missing here from another comparison. The settings of a
+/// trial are `trial`, then the `set` of its data set, of its backbone and of its method, then its
+/// method's `on`; a later one wins.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
-    /// The folder below `--runs`. Default: the YAML file's name.
+    /// The name of the folder below `--runs`. Default: the name of the YAML file.
     pub name: String,
-    /// Said above the tables.
+    /// Text above the tables.
     #[serde(default)]
     pub description: String,
-    /// What all trials share: the fields of an experiment (recipe, head, metric, prefix_cache, ..)
-    /// without backbone, method, dataset, seed and name.
+    /// The settings that all trials share: the fields of an experiment (recipe, head, metric,
+    /// prefix_cache, ..) without backbone, method, dataset, seed and name.
     #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub trial: Mapping,
-    /// Seeds of initial values, order and dropout: every cell is trained with each.
+    /// The seeds of initial values, order and dropout. Every cell is trained with each of them.
     pub seeds: Vec<u64>,
-    /// A table for each.
+    /// The backbones. The report has a section for each.
     pub backbones: Vec<BackboneEntry>,
-    /// The columns. A mapping from groups to lists of data sets sets their group.
+    /// The data sets: the columns of the tables. A mapping from groups to lists assigns a group to each.
     pub datasets: Vec<DatasetEntry>,
-    /// The rows.
+    /// The methods: the rows of the tables.
     pub methods: Vec<MethodEntry>,
-    /// The label of the method that the others are held against.
+    /// The label of the method that the others are compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
-    /// How what the methods tune is chosen on validation. With it, every trial is trained again on
-    /// training and validation images together, for the number of epochs that validation chose.
+    /// How the values that the methods tune are chosen on validation. With a search, every trial is
+    /// then trained on training and validation images together, for the number of epochs that
+    /// validation chose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }
 
-/// A backbone of a comparison; its name alone is enough.
+/// A backbone of a comparison. Its name alone is enough.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneEntry {
-    /// A name in `configs/backbones`, or a backbone's fields.
+    /// A name in `configs/backbones`, or the fields of a backbone.
     #[serde(rename = "use")]
     #[schemars(with = "serde_json::Value")]
     pub component: Value,
-    /// How it is called in tables. Default: its name.
+    /// Its label in tables. Default: its name.
     pub label: String,
-    /// What its trials set otherwise than others, by dotted path.
+    /// Settings of its trials that differ from those of the others, by dotted path.
     #[serde(default, skip_serializing_if = "Fields::is_empty")]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub set: Fields,
 }
 
-/// A data set of a comparison; its name alone is enough.
+/// A data set of a comparison. Its name alone is enough.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetEntry {
-    /// A name in `configs/datasets`, or a data set's fields.
+    /// A name in `configs/datasets`, or the fields of a data set.
     #[serde(rename = "use")]
     #[schemars(with = "serde_json::Value")]
     pub component: Value,
-    /// How it is called in tables. Default: its name without what stands before the last `/`.
+    /// Its label in tables. Default: the part of its name after the last `/`.
     pub label: String,
-    /// The group whose mean it belongs to. Default: the catalogue's.
+    /// The group in whose mean it counts. Default: the group in the catalogue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What its trials set otherwise than others, by dotted path.
+    /// Settings of its trials that differ from those of the others, by dotted path.
     #[serde(default, skip_serializing_if = "Fields::is_empty")]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub set: Fields,
 }
 
-/// A method of a comparison; its name alone is enough.
+/// A method of a comparison. Its name alone is enough.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MethodEntry {
-    /// A name in `configs/peft`, of which only the method is taken, a method's fields, or a list.
+    /// A name in `configs/peft`, of which only the method is taken, the fields of a method, or a list.
     #[serde(rename = "use")]
     #[schemars(with = "serde_json::Value")]
     pub component: Value,
-    /// How it is called in tables. Default: its name.
+    /// Its label in tables. Default: its name.
     pub label: String,
-    /// What its trials set otherwise than others, by dotted path: declared in every report.
+    /// Settings of its trials that differ from those of the others, by dotted path. Every report declares
+    /// them.
     #[serde(default, skip_serializing_if = "Fields::is_empty")]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub set: Fields,
-    /// The same on some backbones or data sets only, by their label.
+    /// More settings, on some backbones or data sets only, by their label.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, BTreeMap<String, serde_json::Value>>")]
     pub on: BTreeMap<String, Fields>,
-    /// The labels of the backbones that it is trained on. Default: all.
+    /// The labels of the backbones on which it is trained. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backbones: Option<Vec<String>>,
-    /// What is chosen by `search`, by dotted path.
+    /// The values among which `search` chooses, by dotted path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tune: BTreeMap<String, Space>,
 }
 
-/// The keys of an experiment that a comparison fills in.
+/// The keys of an experiment that a comparison sets for every trial.
 pub const FILLED: [&str; 5] = ["name", "backbone", "method", "dataset", "seed"];
 
 impl Comparison {
-    /// The experiment of a cell.
+    /// The experiment of a cell with a seed.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
@@ -150,13 +153,13 @@ impl Comparison {
 }
 
 impl MethodEntry {
-    /// Whether it is compared on this backbone.
+    /// Whether the method is trained on this backbone.
     pub fn takes(&self, backbone: &BackboneEntry) -> bool {
         let listed = |labels: &Vec<String>| labels.contains(&backbone.label);
         self.backbones.as_ref().is_none_or(listed)
     }
 
-    /// What it sets otherwise than others, in the order in which it is set.
+    /// The settings in which the method differs from the others, in the order in which they apply.
     pub fn declared<'a>(
         &'a self,
         backbone: &BackboneEntry,

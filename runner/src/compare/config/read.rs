@@ -11,10 +11,10 @@ use crate::config::resolve;
 use crate::exit::{Failure, config_error};
 
 impl Comparison {
-    /// Reads the YAML called `config`, a path or a name under `configs/`, with `--set` overrides.
+    /// Reads the YAML at the path, or of the name under `configs/`, with `--set` overrides.
     ///
     /// # Errors
-    /// One message with the dotted path of what is wrong.
+    /// One message with the dotted path of the mistake.
     pub fn read(config: &str, overrides: &[String]) -> Result<Self, Failure> {
         let Found {
             origin,
@@ -29,6 +29,7 @@ impl Comparison {
             let expected = "expected a mapping with trial, seeds, backbones, datasets and methods";
             return Err(at(config_error(expected)));
         };
+        // Set before extending, or the name of the extended comparison would be taken.
         map.entry("name".into()).or_insert(stem.into());
         extend(map, EXTENSIONS).map_err(at)?;
         spell_out(map).map_err(at)?;
@@ -41,10 +42,10 @@ impl Comparison {
     }
 }
 
-/// How many files an `extends` may lead through.
+/// At most this many files may extend one another.
 const EXTENSIONS: usize = 8;
 
-/// Replaces `extends: NAME` by the keys of that comparison that are not given.
+/// Replaces `extends: NAME` by the keys of that comparison that are missing in `map`.
 fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
     let Some(base) = map.remove("extends") else {
         return Ok(());
@@ -78,7 +79,7 @@ fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Names alone become entries, groups of data sets become one list, and labels are filled in.
+/// Turns names into entries and groups of data sets into one list, and fills in labels.
 fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
     if let Some(Value::Mapping(groups)) = map.get("datasets") {
         let mut all = Vec::new();
@@ -112,6 +113,7 @@ fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
             };
             let label = label(&component, key == "datasets");
             entry.entry("label".into()).or_insert(label.into());
+            // A data set of the catalogue knows its group; a group that is given wins.
             if let (Value::String(name), "datasets", false) =
                 (&component, key, entry.contains_key("group"))
                 && let (_, Some(about)) = Experiment::read_dataset(name, &[])?
@@ -123,6 +125,7 @@ fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A name alone is an entry that uses it.
 fn entry(item: &Value) -> Value {
     match item {
         Value::String(_) => Value::Mapping(Mapping::from_iter([("use".into(), item.clone())])),
@@ -130,6 +133,7 @@ fn entry(item: &Value) -> Value {
     }
 }
 
+/// The default label of a component; of a path only its last part, if asked.
 fn label(component: &Value, last_part: bool) -> String {
     match component {
         Value::String(name) if last_part => name.rsplit('/').next().unwrap_or(name).to_owned(),

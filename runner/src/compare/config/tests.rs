@@ -38,7 +38,7 @@ fn names_alone_are_entries_and_groups_are_lists() {
 }
 
 #[test]
-fn what_is_not_given_is_of_the_extended_comparison() {
+fn missing_keys_come_from_the_extended_comparison() {
     let comparison = parse("{extends: mini-table1, seeds: [7]}").unwrap();
     assert_eq!(comparison.name, "small");
     assert_eq!((comparison.seeds, comparison.datasets.len()), (vec![7], 6));
@@ -102,12 +102,12 @@ fn every_mistake_names_its_place() {
         (
             "{recipe: micro}",
             "{seed: 3}",
-            "trial.seed: it is filled in",
+            "trial.seed: the comparison sets it for every trial",
         ),
         (
             "label: AP",
             "label: linear-probe",
-            "is there twice: give one a label",
+            "is listed twice; give one of them another label",
         ),
         (
             "on: {resnet",
@@ -139,7 +139,7 @@ fn every_mistake_names_its_place() {
         (
             "set: {recipe.optimizer.lr: 0.1}",
             "set: {dataset: digits}",
-            "methods: AP: dataset is not for it to set",
+            "methods: AP: dataset cannot be set here",
         ),
     ];
     for (old, new, expected) in cases {

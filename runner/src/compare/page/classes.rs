@@ -1,4 +1,4 @@
-//! Accuracy by class and confusion, a data set at a time; bounded where there are many classes.
+//! Accuracy by class and confusion, one data set at a time; bounded if there are many classes.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::report::classes::{MANY, class, confusion, heat};
 use crate::report::document::{details, escape, note};
 use crate::report::marks;
 
-/// The classes of every data set.
+/// Accuracy by class and confusion on every data set.
 pub fn tables(scores: &Scores, backbone: &str) -> String {
     let datasets = scores.results.datasets.iter();
     let all: String = datasets
@@ -44,12 +44,13 @@ fn of_dataset(scores: &Scores, backbone: &str, dataset: &str) -> String {
     details(dataset, &body)
 }
 
-/// The methods whose confusion is shown: the best one and the baseline. That of others is in the
+/// The methods whose confusion is shown: the best one and the baseline. The others have theirs in the
 /// reports of their trials.
 fn shown<'a>(scores: &'a Scores, trials: &[(&'a str, &Trials)]) -> Vec<(&'a str, &'static str)> {
     let scored = trials
         .iter()
         .filter_map(|(method, trials)| Some((*method, trials.score()?.mean)));
+    // The earlier one of two equal methods stays, as in the tables.
     let best = scored.reduce(|best, next| if next.1 > best.1 { next } else { best });
     let mut shown: Vec<_> = best
         .map(|(method, _)| (method, "the best"))
@@ -63,7 +64,7 @@ fn shown<'a>(scores: &'a Scores, trials: &[(&'a str, &Trials)]) -> Vec<(&'a str,
     shown
 }
 
-/// The confusion of all seeds.
+/// The confusion over all seeds.
 fn sum(trials: &Trials) -> Vec<Vec<usize>> {
     let mut all: Vec<Vec<usize>> = Vec::new();
     for summary in trials.done.values() {
@@ -79,7 +80,7 @@ fn sum(trials: &Trials) -> Vec<Vec<usize>> {
     all
 }
 
-/// Classes by methods, the means over seeds.
+/// A table of classes by methods, of means over seeds.
 fn by_class(scores: &Scores, trials: &[(&str, &Trials)], names: &[String]) -> String {
     let of_class = |trials: &Trials, label: usize| {
         let seeds = trials.done.values();
@@ -103,6 +104,7 @@ fn by_class(scores: &Scores, trials: &[(&str, &Trials)], names: &[String]) -> St
             let known: Vec<f64> = row.iter().flatten().copied().collect();
             mean(&known).unwrap_or(0.0)
         };
+        // The worst classes are the interesting ones.
         rows.sort_by(|a, b| of_row(&a.1).total_cmp(&of_row(&b.1)));
         rows.truncate(MANY);
     }

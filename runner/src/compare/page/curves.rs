@@ -1,4 +1,4 @@
-//! Learning curves: the mean over seeds, a chart a data set.
+//! Learning curves: means over seeds, one chart per data set.
 
 use super::style::style;
 use crate::compare::scores::{Scores, Trials};
@@ -7,7 +7,7 @@ use crate::report::curves::{Curves, Series};
 use crate::report::document::{details, note};
 use crate::train::checkpoint::EpochRecord;
 
-/// The charts of a backbone.
+/// The charts of one backbone.
 pub fn charts(scores: &Scores, backbone: &str) -> String {
     let datasets = scores.results.datasets.iter();
     let charts: String = datasets
@@ -17,8 +17,8 @@ pub fn charts(scores: &Scores, backbone: &str) -> String {
         return charts;
     }
     let remark = note(
-        "Means over seeds, up to the last epoch that all seeds of a method ran. Training losses stand where \
-         validation images were trained on; they include label smoothing.",
+        "Means over seeds, up to the last epoch that all seeds of a method ran. Where the validation images were \
+         trained on, the training loss is shown instead; it includes label smoothing.",
     );
     let body = format!("<div class=\"charts\">\n{charts}</div>\n{remark}");
     details("Learning curves", &body)
@@ -32,6 +32,7 @@ fn chart(scores: &Scores, backbone: &str, dataset: &str) -> String {
     let score = |record: &EpochRecord| record.score.map(|score| 100.0 * score);
     let loss = |record: &EpochRecord| Some(record.train_loss);
     let validated = of_all(&trials, score);
+    // Without a validation split there are no scores by epoch.
     let (series, what) = match validated.iter().any(|(_, points)| !points.is_empty()) {
         true => (validated, "validation score in %"),
         false => (of_all(&trials, loss), "training loss"),
@@ -54,6 +55,7 @@ fn chart(scores: &Scores, backbone: &str, dataset: &str) -> String {
     chart.svg()
 }
 
+/// Epochs and values.
 type Points = Vec<(f64, f64)>;
 
 /// The mean curve of each method.
@@ -63,6 +65,7 @@ fn of_all<'a>(
 ) -> Vec<(&'a str, Points)> {
     let curve = |trials: &Trials| {
         let histories: Vec<&[EpochRecord]> = trials.done.values().map(|s| &*s.history).collect();
+        // Seeds may stop early, and a mean over the rest would jump where one ends.
         let shared = histories.iter().map(|h| h.len()).min().unwrap_or(0);
         let points = (0..shared).filter_map(|epoch| {
             let values = histories.iter().map(|history| value(&history[epoch]));

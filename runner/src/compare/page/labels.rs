@@ -1,7 +1,7 @@
-//! Names beside marks, such that they touch neither marks nor each other.
+//! Names beside marks, placed so that they touch neither marks nor each other.
 //!
-//! Each name takes the nearest of some places around its mark that is free, or the one that covers the
-//! least; a few rounds let the early ones move once the others have theirs.
+//! Each name takes the nearest free place around its mark, or the one that covers the least. A few
+//! rounds let the first names move once the others have their places.
 
 use std::fmt::Write;
 
@@ -11,13 +11,13 @@ use crate::report::frame::text_width;
 /// A box: left, top, right, bottom.
 pub type Area = [f64; 4];
 
-/// The size of a name, its height, and half of a mark.
+/// The font size of a name, its height, and half the width of a mark.
 const SIZE: f64 = 11.0;
 const TALL: f64 = 12.0;
 const MARK: f64 = 6.0;
 const ROUNDS: usize = 3;
 
-/// Where a name may be seen from its mark, in the order of preference.
+/// The directions from a mark to its name, in the order of preference.
 const DIRECTIONS: [[f64; 2]; 14] = [
     [1.0, 0.0],
     [-1.0, 0.0],
@@ -36,13 +36,14 @@ const DIRECTIONS: [[f64; 2]; 14] = [
 ];
 const DISTANCES: [f64; 8] = [9.0, 15.0, 21.0, 28.0, 36.0, 46.0, 58.0, 72.0];
 
-/// Where a name is.
+/// The place of a name.
 #[derive(Clone, Copy)]
 struct Label {
     area: Area,
-    /// The share of the box at which the text is held: fonts are not as wide as is thought.
-    held: f64,
-    /// The end of a line from the mark, where the name is not next to it.
+    /// The point at which the text is anchored, as a share of the box: the real width of the font is
+    /// unknown.
+    anchored: f64,
+    /// The end of a line from the mark; none if the name is next to it.
     pointer: Option<[f64; 2]>,
 }
 
@@ -60,7 +61,7 @@ pub fn name(svg: &mut String, names: &[String], places: &[[f64; 2]], within: Are
     }
     for (label, name) in labels.iter().zip(names) {
         let [left, _, right, bottom] = label.area;
-        let anchor = match label.held {
+        let anchor = match label.anchored {
             0.0 => "start",
             1.0 => "end",
             _ => "middle",
@@ -68,7 +69,7 @@ pub fn name(svg: &mut String, names: &[String], places: &[[f64; 2]], within: Are
         let _ = writeln!(
             svg,
             "<text class=\"label\" text-anchor=\"{anchor}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            left + label.held * (right - left),
+            left + label.anchored * (right - left),
             bottom - 2.0,
             escape(name)
         );
@@ -92,28 +93,29 @@ fn placed(widths: &[f64], places: &[[f64; 2]], within: &Area) -> Vec<Label> {
                 let crossed = label
                     .pointer
                     .map_or(0, |end| crossings(places[index], end, &others));
-                // Rounding makes no difference.
+                // As an integer, so that rounding cannot decide between equal places. Leaving the frame
+                // is worst, because names are cut there; covering and crossing only hinder reading.
                 let cost = own + 3.0 * outside + covered.sum::<f64>() + 2.0 * crossed as f64;
                 (1e3 * cost).round() as i64
             };
-            // Of equal ones the first.
+            // `min_by_key` takes the first of equal places, which is the preferred one.
             labels[index] = candidates(widths[index], places[index]).min_by_key(cost);
         }
     }
     labels.into_iter().flatten().collect()
 }
 
-/// Where a name may be, the best first.
+/// The places that a name may take, the best first.
 fn candidates(width: f64, mark: [f64; 2]) -> impl Iterator<Item = Label> {
     DISTANCES.into_iter().flat_map(move |distance| {
         DIRECTIONS.into_iter().map(move |[across, down]| {
             let (x, y) = (mark[0] + across * distance, mark[1] + down * distance);
-            let held = match across {
+            let anchored = match across {
                 0.5.. => 0.0,
                 ..=-0.5 => 1.0,
                 _ => 0.5,
             };
-            let left = x - held * width;
+            let left = x - anchored * width;
             let area = [left, y - TALL / 2.0, left + width, y + TALL / 2.0];
             let near = [
                 mark[0].clamp(area[0], area[2]),
@@ -121,21 +123,21 @@ fn candidates(width: f64, mark: [f64; 2]) -> impl Iterator<Item = Label> {
             ];
             Label {
                 area,
-                held,
+                anchored,
                 pointer: (distance > DISTANCES[0]).then_some(near),
             }
         })
     })
 }
 
-/// How far two boxes overlap.
+/// The area in which two boxes overlap.
 fn overlap(a: &Area, b: &Area) -> f64 {
     let width = a[2].min(b[2]) - a[0].max(b[0]);
     let height = a[3].min(b[3]) - a[1].max(b[1]);
     width.max(0.0) * height.max(0.0)
 }
 
-/// How much of a line lies in boxes, in tenths of it.
+/// How much of a line lies in boxes, in tenths of its length.
 fn crossings(start: [f64; 2], end: [f64; 2], boxes: &[Area]) -> usize {
     let at =
         |step: u32, axis: usize| start[axis] + f64::from(step) / 10.0 * (end[axis] - start[axis]);
@@ -185,9 +187,9 @@ mod tests {
     fn a_lone_name_is_next_to_its_mark() {
         let label = placed(&[60.0], &[[100.0, 100.0]], &[48.0, 22.0, 388.0, 259.0])[0];
         assert_eq!(label.area, [109.0, 94.0, 169.0, 106.0]);
-        assert_eq!((label.held, label.pointer), (0.0, None));
-        // At the right end it is on the left.
+        assert_eq!((label.anchored, label.pointer), (0.0, None));
+        // At the right end of the frame, the name is on the left.
         let label = placed(&[60.0], &[[380.0, 100.0]], &[48.0, 22.0, 388.0, 259.0])[0];
-        assert_eq!((label.area[2], label.held), (371.0, 1.0));
+        assert_eq!((label.area[2], label.anchored), (371.0, 1.0));
     }
 }

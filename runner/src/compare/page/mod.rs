@@ -1,5 +1,6 @@
-//! `report.html` of a comparison: one file, no script, no network; readable on paper, at phone width, in
-//! light and dark. Everything is in it; what few look for is closed until it is asked for.
+//! `report.html` of a comparison: one file without scripts that loads nothing from a network, readable
+//! on paper, at phone width, in light and dark. It holds everything; details that few readers need are
+//! folded.
 
 mod classes;
 mod curves;
@@ -31,7 +32,7 @@ pub fn html(report: &Report) -> String {
     page(&results.name, STYLE, &body)
 }
 
-/// What it is about, and how far it has come.
+/// The description of the comparison, and how far it has come.
 fn opening(results: &Results) -> String {
     let mut text = String::new();
     for paragraph in results.description.trim().split("\n\n") {
@@ -50,8 +51,8 @@ fn opening(results: &Results) -> String {
     ];
     let _ = writeln!(
         text,
-        "<p class=\"note\">{}: {}. Within a seed all methods share the split, the order of the batches, the \
-         head's initial values and the recipe, except for declared overrides and what was searched for.</p>",
+        "<p class=\"note\">{}: {}. With the same seed, all methods share the split, the order of the batches, the \
+         initial values of the head and the recipe, except for declared overrides and tuned values.</p>",
         plan.join(", "),
         results.progress()
     );
@@ -89,7 +90,7 @@ mod tests {
     use crate::compare::state::Unfinished;
     use crate::report::document;
 
-    /// Where `REPORT_SAMPLES` names a folder, pages are written there to be looked at.
+    /// The page, checked, and written to the folder that `REPORT_SAMPLES` names, if it is set.
     fn checked(name: &str, results: &Results) -> String {
         let page = html(&Report::of(results));
         if let Ok(folder) = std::env::var("REPORT_SAMPLES") {
@@ -109,7 +110,7 @@ mod tests {
         assert!(page.contains("vp &lt;frame&gt; &amp; &quot;pad&quot;"));
         assert!(page.contains("the loss is not finite &lt;oh&gt; after 412 steps"));
         assert!(page.contains("2/3†"));
-        // Large comparisons stay readable: bounded, though all 567 trials are in it.
+        // A large comparison stays readable: the page is bounded, although it covers all 567 trials.
         assert!(page.len() < 3_000_000, "{} bytes", page.len());
     }
 
@@ -154,7 +155,7 @@ mod tests {
             })
             .collect();
         let page = checked("compare-begun", &results);
-        assert!(page.contains("3 trials done, 81 not begun"));
+        assert!(page.contains("3 trials done, 81 waiting"));
         // One method has both seeds on the first data set and one on the second; nothing can be compared.
         assert!(page.contains("(1/2)") && page.contains("– <small>(0/2)</small>"));
         for part in ["Average ranks", "Accuracy and its cost", "Failed trials"] {
@@ -168,7 +169,7 @@ mod tests {
                 state: Unfinished::Running,
             }));
         let page = checked("compare-empty", &results);
-        assert!(page.contains("0 trials done, 3 running, 81 not begun"));
+        assert!(page.contains("0 trials done, 3 running, 81 waiting"));
         assert!(!page.contains("Learning curves") && !page.contains("<b>"));
     }
 }

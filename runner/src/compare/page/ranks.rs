@@ -1,5 +1,5 @@
 //! The critical-difference diagram (Demšar, 2006): methods on an axis of average ranks, the best on the
-//! left; a bar joins those that the test does not separate.
+//! left. A bar joins methods that the test does not separate.
 
 use std::fmt::Write;
 
@@ -11,16 +11,16 @@ use crate::report::frame::{cut, text_width};
 use crate::report::marks::{self, Style};
 
 const WIDTH: f64 = 400.0;
-/// The size of a name.
+/// The font size of a name.
 const SIZE: f64 = 11.0;
-/// Heights of the axis, of a bar, and of a name.
+/// The distance of the axis from the top, and the heights of a bar and a name.
 const AXIS: f64 = 52.0;
 const BAR: f64 = 7.0;
 const LINE: f64 = 18.0;
-/// Of a mark and its air.
+/// The width of a mark with the space around it.
 const MARK: f64 = 16.0;
 
-/// The diagram; nothing where ranks cannot be tested.
+/// The diagram; empty if there is too little to test.
 pub fn diagram(standing: &Standing, results: &Results) -> String {
     let Some(critical) = standing.critical else {
         return String::new();
@@ -30,7 +30,7 @@ pub fn diagram(standing: &Standing, results: &Results) -> String {
             "A bar joins methods whose average ranks differ by less than the critical difference (CD)."
         }
         false => {
-            "Friedman's test shows no difference between the methods: their order here is no finding."
+            "Friedman's test shows no difference between the methods: their order here means nothing."
         }
     };
     format!(
@@ -43,6 +43,7 @@ pub fn diagram(standing: &Standing, results: &Results) -> String {
 
 fn svg(standing: &Standing, results: &Results, critical: f64) -> String {
     let count = standing.ranks.len();
+    // The better half has its names on the left, the rest on the right.
     let half = count.div_ceil(2);
     let room = |ranks: &[(&str, f64)]| {
         let widths = ranks.iter().map(|(name, _)| text_width(&cut(name), SIZE));
@@ -71,6 +72,7 @@ fn svg(standing: &Standing, results: &Results, critical: f64) -> String {
             ""
         }
     );
+    // A number needs about 16 units, so that a crowded axis leaves some out.
     let every = (16.0 * count as f64 / (end - left)).ceil() as usize;
     for rank in (1..=count).step_by(every) {
         let at = x(rank as f64);
@@ -100,7 +102,7 @@ fn svg(standing: &Standing, results: &Results, critical: f64) -> String {
         let Some(style) = style(results, entry.0) else {
             continue;
         };
-        // The outermost ranks have the shortest way, so that no line crosses another.
+        // The outermost ranks take the rows nearest to the axis, so that no line crosses another.
         let (on_the_left, row) = match place < half {
             true => (true, place),
             false => (false, count - 1 - place),

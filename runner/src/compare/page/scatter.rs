@@ -1,4 +1,4 @@
-//! Accuracy against what it costs, with the Pareto front: the methods that no other one beats in both.
+//! Accuracy against cost, with the Pareto front: the methods that no other method beats in both.
 
 use std::fmt::Write;
 
@@ -16,13 +16,13 @@ use crate::run::summary::Summary;
 
 const HEIGHT: f64 = 300.0;
 
-/// What is on the axis across.
+/// A cost, on the horizontal axis.
 struct Cost {
     title: &'static str,
     label: &'static str,
-    /// Of one trial.
+    /// The cost of one trial.
     value: fn(&Summary) -> f64,
-    /// The largest over data sets, or the mean.
+    /// Whether the largest value over data sets counts, instead of the mean.
     largest: bool,
 }
 
@@ -66,7 +66,7 @@ impl Point<'_> {
     }
 }
 
-/// The plots of a backbone; none where there is nothing to compare.
+/// The plots of a backbone; empty if there is nothing to compare.
 pub fn plots(scores: &Scores, backbone: &str) -> String {
     let plots: String = COSTS
         .iter()
@@ -81,11 +81,14 @@ pub fn plots(scores: &Scores, backbone: &str) -> String {
     };
     let methods = scores.methods(backbone);
     let left_out: Vec<&str> = methods.into_iter().filter(|m| !complete(m)).collect();
-    let mut remark = "The mean over data sets; thin bars are the standard deviation over seeds. Dashed: the \
-                      Pareto front, the methods that no other beats in both. Costs are on logarithmic axes."
+    let mut remark = "Accuracy is the mean over data sets; thin bars are its standard deviation over seeds. The dashed line is \
+                      the Pareto front: no other method beats these in both. Costs are on logarithmic axes."
         .to_owned();
     if !left_out.is_empty() {
-        remark += &format!(" Not shown, for lack of trials: {}.", left_out.join(", "));
+        remark += &format!(
+            " Not shown, because trials are missing: {}.",
+            left_out.join(", ")
+        );
     }
     format!(
         "<h3>Accuracy and its cost</h3>\n<div class=\"charts\">\n{plots}</div>\n{}",
@@ -104,6 +107,7 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
             true => values.iter().copied().reduce(f64::max)?,
             false => mean(&values)?,
         };
+        // An incomplete mean could look better than it is, and a logarithmic axis has no place for zero.
         (accuracy.complete() && cost > 0.0).then_some(Point {
             method,
             style: style(scores.results, method)?,
@@ -112,9 +116,11 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
         })
     });
     let mut points: Vec<Point> = points.collect();
+    // A single point compares nothing.
     if points.len() < 2 {
         return String::new();
     }
+    // From cheap to expensive, as the front is drawn; of two equal costs the more accurate comes first.
     points.sort_by(|a, b| {
         a.cost
             .total_cmp(&b.cost)
@@ -165,7 +171,7 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
     })
 }
 
-/// Steps along the points that are better than all cheaper ones.
+/// The Pareto front: a line through the points that are better than all cheaper ones.
 fn front(svg: &mut String, points: &[Point], places: &[[f64; 2]], end: f64) {
     let mut best = f64::NEG_INFINITY;
     let mut path = String::new();

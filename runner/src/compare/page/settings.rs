@@ -1,4 +1,4 @@
-//! What was set, searched for, and run on; what failed.
+//! Failures, settings, searches, and the environment of the trials.
 
 use super::table;
 use crate::compare::report::Report;
@@ -8,7 +8,7 @@ use crate::compare::tables::table::{Column, Entry, NONE, Table};
 use crate::report::document::{details, section, yaml};
 use crate::report::numbers::brief;
 
-/// A resolved configuration is as long as all of these together, so only so many are shown.
+/// At most this many resolved experiments are shown, because each is long.
 const CONFIGURATIONS: usize = 60;
 
 /// The sections that come last.
@@ -27,7 +27,7 @@ pub fn sections(report: &Report) -> String {
     .concat()
 }
 
-/// Every candidate of every search.
+/// Tables of all candidates, one per search.
 fn records(results: &Results) -> String {
     let record = |search: &Search| {
         let none = || NONE.to_owned();
@@ -73,18 +73,22 @@ fn records(results: &Results) -> String {
         .collect();
     match tables.is_empty() {
         true => tables,
-        false => details("All candidates; the chosen one's score is bold", &tables),
+        false => details(
+            "All candidates; the score of the chosen one is bold",
+            &tables,
+        ),
     }
 }
 
-/// The comparison's own YAML, the resolved experiment of one trial of each method and backbone, and
-/// every environment that trials ran in.
+/// The YAML of the comparison, every environment in which trials ran, and the resolved experiment of
+/// one trial for each method and backbone.
 fn configurations(results: &Results) -> String {
     let written = |value: &serde_json::Value| {
         serde_yaml::to_string(value).unwrap_or_else(|e| format!("# {e}"))
     };
     let mut body = details("The comparison", &yaml(&results.config));
 
+    // Most trials share one environment, so that each is shown once with a count.
     let mut environments: Vec<(String, usize)> = Vec::new();
     for summary in &results.done {
         let text = written(&summary.environment);
@@ -111,7 +115,7 @@ fn configurations(results: &Results) -> String {
         .collect();
     if !trials.is_empty() {
         body += &details(
-            "Resolved experiments, one of each method and backbone",
+            "Resolved experiments, one for each method and backbone",
             &trials,
         );
     }

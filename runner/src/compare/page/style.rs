@@ -1,9 +1,9 @@
-//! How a method is drawn.
+//! How the marks and curves of a method look.
 
 use crate::compare::results::Results;
 use crate::report::marks::{self, Style};
 
-/// How a method is drawn, everywhere.
+/// The style of a method, the same in all plots and tables; none for a name that is not a method.
 pub fn style(results: &Results, method: &str) -> Option<Style> {
     let index = results.methods.iter().position(|label| label == method)?;
     Some(marks::style(index))

@@ -8,7 +8,7 @@ use crate::compare::tables::table::{Entry, Table};
 use crate::report::document::{escape, note};
 use crate::report::marks;
 
-/// A table; nothing without rows. Names that are methods have their marks.
+/// A table; empty without rows. Names of methods have their marks.
 pub fn html(table: &Table, results: &Results) -> String {
     if table.rows.is_empty() {
         return String::new();
@@ -24,7 +24,7 @@ pub fn html(table: &Table, results: &Results) -> String {
             html,
             "<th scope=\"col\"{}>{}</th>",
             class(column.words),
-            // A long head may break after a stroke.
+            // A zero-width space lets a long head break after a slash.
             escape(&column.name).replace('/', "/\u{200b}")
         );
     }

@@ -1,5 +1,5 @@
-//! One line a trial, for other programs: `results.csv` and `results.jsonl`. The columns are stable; a
-//! new one comes last.
+//! One line per trial, for other programs: `results.csv` and `results.jsonl`. Numbers keep all their
+//! digits. The columns are stable; a new one comes last.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use crate::compare::results::{Missing, Results};
 use crate::compare::tables::choices::settings;
 use crate::run::summary::{Cell, Failed, Summary};
 
-/// A trial, in whatever state.
+/// A trial in any state.
 #[derive(Clone, Copy)]
 enum Line<'a> {
     Done(&'a Summary),
@@ -17,7 +17,7 @@ enum Line<'a> {
 
 type Column = (&'static str, fn(&Line) -> Value);
 
-/// Name and value of each column; null where a trial has none.
+/// The name and the value of each column; null where a trial has no value.
 const COLUMNS: [Column; 40] = [
     ("status", |line| {
         json!(match line {
@@ -150,6 +150,7 @@ fn lines(results: &Results) -> Vec<Line<'_>> {
         .chain(results.failed.iter().map(Line::Failed))
         .chain(results.missing.iter().map(Line::Missing))
         .collect();
+    // In the order of the tables, whatever the order in which trials ended.
     let place = |labels: &[String], label: &str| labels.iter().position(|l| l == label);
     lines.sort_by_key(|line| {
         let places = line.cell().map(|cell| {
@@ -165,7 +166,7 @@ fn lines(results: &Results) -> Vec<Line<'_>> {
     lines
 }
 
-/// `results.csv`: a head, and one line a trial.
+/// `results.csv`: a head, and one line per trial.
 pub fn csv(results: &Results) -> String {
     let mut text = record(COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
     for line in lines(results) {
@@ -178,7 +179,7 @@ pub fn csv(results: &Results) -> String {
     text
 }
 
-/// A line of CSV (RFC 4180, except that lines end as everywhere else).
+/// A line of CSV (RFC 4180, except that it ends in a line feed alone).
 fn record(fields: impl Iterator<Item = String>) -> String {
     let quoted = fields.map(|field| match field.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
@@ -187,7 +188,7 @@ fn record(fields: impl Iterator<Item = String>) -> String {
     quoted.collect::<Vec<_>>().join(",") + "\n"
 }
 
-/// `results.jsonl`: an object a trial, with the same keys.
+/// `results.jsonl`: an object per trial, with the same keys.
 pub fn jsonl(results: &Results) -> String {
     let object = |line: &Line| {
         let fields = COLUMNS.iter();
@@ -205,7 +206,7 @@ mod tests {
     use crate::compare::sample;
 
     #[test]
-    fn there_is_one_line_a_trial_and_both_files_agree() {
+    fn there_is_one_line_per_trial_and_both_files_agree() {
         let results = sample::results(9, 3);
         let (csv, jsonl) = (csv(&results), jsonl(&results));
         let mut rows = csv.lines();
@@ -224,7 +225,7 @@ mod tests {
             [count("done"), count("failed"), count("missing")],
             [562, 4, 1]
         );
-        // The error of one trial holds a line break, which CSV keeps inside quotes.
+        // The error of one trial has a line break, which CSV keeps inside quotes.
         assert_eq!(csv.lines().count(), 1 + 567 + 1);
         let first: Vec<&str> = rows.next().unwrap().split(',').collect();
         for (name, text) in head.iter().zip(first) {
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_quoted_where_they_must_be() {
+    fn fields_are_quoted_if_necessary() {
         let fields = ["a", "b,c", "say \"x\"", "two\nlines"].map(str::to_owned);
         let line = record(fields.into_iter());
         assert_eq!(line, "a,\"b,c\",\"say \"\"x\"\"\",\"two\nlines\"\n");

@@ -6,7 +6,7 @@ use crate::compare::results::{Missing, Results};
 use crate::compare::sample;
 use crate::compare::state::Unfinished;
 
-/// Where `REPORT_SAMPLES` names a folder, they are written there to be looked at.
+/// Writes a sample to the folder that `REPORT_SAMPLES` names, if it is set, for people to look at.
 fn keep(name: &str, text: &str) {
     if let Ok(folder) = std::env::var("REPORT_SAMPLES") {
         std::fs::write(format!("{folder}/{name}"), text).unwrap();
@@ -27,7 +27,7 @@ fn one_data_set_is_compared_over_seeds_and_says_so() {
     let text = as_markdown(&results);
     assert!(text.contains("There is one data set"));
     assert!(!text.contains("| mean |") && !text.contains("| rank |"));
-    // And one seed has no spread.
+    // One seed has no spread.
     let text = as_markdown(&sample::results(1, 1));
     assert!(!text.contains('±') && !text.contains("NaN"));
 }
@@ -39,7 +39,7 @@ fn everything_is_in_the_tables() {
     keep("results.txt", &text);
     keep("results.md", &markdown);
     for part in [
-        "562 trials done, 4 failed, 1 not begun",
+        "562 trials done, 4 failed, 1 waiting",
         "epoch 3: the loss is not finite <oh> after 412 steps",
         "recipe.optimizer.lr=0.0001",
         "3 grid, 1 failed",
@@ -49,7 +49,7 @@ fn everything_is_in_the_tables() {
         assert!(markdown.contains(part), "{part}");
         assert!(text.contains(part), "{part}");
     }
-    // Rows of a table have as many cells as its head.
+    // The rows of a table have as many cells as its head.
     let mut width = None;
     for line in markdown.lines() {
         let cells = line.starts_with('|').then(|| line.matches(" | ").count());
@@ -63,7 +63,7 @@ fn everything_is_in_the_tables() {
 }
 
 #[test]
-fn nothing_done_has_tables_too() {
+fn a_comparison_that_has_not_begun_has_tables() {
     let mut results = sample::results(2, 1);
     let place = |summary: crate::run::summary::Summary| Missing {
         cell: summary.cell.unwrap(),
@@ -72,7 +72,7 @@ fn nothing_done_has_tables_too() {
     };
     results.missing = results.done.drain(..).map(place).collect();
     for text in [as_text(&results), as_markdown(&results)] {
-        assert!(text.contains("0 trials done, 42 not begun"));
+        assert!(text.contains("0 trials done, 42 waiting"));
         assert!(text.contains("– (0/1)") && !text.contains("NaN"));
     }
     assert_eq!(csv(&results).matches("\nmissing,").count(), 42);

@@ -36,6 +36,7 @@ pub fn text(report: &Report) -> String {
 fn of_table(table: &Table) -> String {
     let mut grid = comfy_table::Table::new();
     grid.load_style(UTF8_FULL_CONDENSED);
+    // Wraps cells to the width of the terminal; a pipe has none, and lines stay whole.
     grid.set_content_arrangement(ContentArrangement::Dynamic);
     let names = table.columns.iter().map(|column| column.name.as_str());
     grid.set_header([table.names].into_iter().chain(names));

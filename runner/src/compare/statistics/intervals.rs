@@ -13,14 +13,14 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// What a bootstrap does.
+/// The settings of a bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bootstrap {
-    /// How often the units are drawn anew.
+    /// The number of resamples.
     pub resamples: usize,
     /// Coverage of the intervals, in `(0, 1)`.
     pub level: f64,
-    /// Of the random numbers.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
@@ -34,24 +34,26 @@ impl Default for Bootstrap {
     }
 }
 
-/// The mean of paired differences, and how sure it is.
+/// The mean of paired differences, with its confidence intervals.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     /// The mean over units.
     pub mean: f64,
-    /// Quantiles of the resampled means.
+    /// The interval between quantiles of the resampled means.
     pub percentile: Interval,
-    /// The same, corrected for bias and for a variance that depends on the mean.
+    /// The interval corrected for bias and for a variance that depends on the mean (BCa).
     pub bca: Interval,
-    /// Data sets, or seeds where there is one data set.
+    /// The number of data sets, or of seeds if there is one data set.
     pub units: usize,
-    /// Pairs of trials in all.
+    /// The number of pairs of trials.
     pub pairs: usize,
 }
 
-/// The mean difference over `clusters`: the paired differences of each data set, one a seed. Of a single
-/// data set the seeds are the units. Data sets without a pair do not count; none with fewer than two units.
+/// The mean difference over `clusters`: the paired differences of each data set, one per seed. The
+/// units are the data sets with a pair, or the seeds if there is a single data set; none with fewer
+/// than two units.
 pub fn difference(clusters: &[Vec<f64>], bootstrap: &Bootstrap) -> Option<Difference> {
+    // Averaging within a data set first is what makes data sets the units (see the module above).
     let units = match clusters {
         [only] => only.clone(),
         _ => clusters.iter().filter_map(|c| mean(c)).collect(),
@@ -73,7 +75,7 @@ pub fn difference(clusters: &[Vec<f64>], bootstrap: &Bootstrap) -> Option<Differ
     })
 }
 
-/// Means of units drawn with replacement, ascending.
+/// The means of units drawn with replacement, in ascending order.
 fn resampled(units: &[f64], bootstrap: &Bootstrap) -> Vec<f64> {
     let mut generator = Generator::new(bootstrap.seed, "bootstrap");
     let count = units.len();
@@ -82,11 +84,12 @@ fn resampled(units: &[f64], bootstrap: &Bootstrap) -> Vec<f64> {
         sum / count as f64
     };
     let mut means: Vec<f64> = (0..bootstrap.resamples).map(&mut draw).collect();
+    // Sorted once, so that quantiles and the counts of BCa are look-ups.
     means.sort_by(f64::total_cmp);
     means
 }
 
-/// The quantile of ascending values, linear between two of them.
+/// The quantile of ascending values, interpolated linearly.
 pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     let place = share * (values.len() - 1) as f64;
     let below = place.floor() as usize;
@@ -94,19 +97,19 @@ pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     values[below] + (place - below as f64) * (values[above] - values[below])
 }
 
-/// Efron's BCa interval with `tail` outside at each end, from the ascending resampled means: the
-/// quantiles are moved by the bias `z0` and the acceleration `a`, a skewness from leaving out one unit
-/// at a time.
+/// Efron's BCa interval with `tail` outside at each end, from the ascending resampled means. The
+/// quantiles are moved by the bias `z0` and the acceleration `a`, a skewness found by leaving out one
+/// unit at a time.
 pub(super) fn bca(means: &[f64], units: &[f64], tail: f64) -> Interval {
     let (count, estimate) = (units.len() as f64, mean(units).unwrap_or(f64::NAN));
     let (mut squares, mut cubes) = (0.0, 0.0);
     for unit in units {
-        // (n - 1) (mean of the leave-one-out means - this one)
+        // Equals (n - 1) (mean of the leave-one-out means - this one), the jackknife's influence.
         let influence = unit - estimate;
         squares += influence.powi(2);
         cubes += influence.powi(3);
     }
-    // All units are equal: there is nothing to resample.
+    // All units are equal but for rounding, so that the acceleration would be 0 / 0.
     if squares.sqrt() <= f64::EPSILON * estimate.abs() * count {
         return Interval {
             low: estimate,
@@ -114,6 +117,8 @@ pub(super) fn bca(means: &[f64], units: &[f64], tail: f64) -> Interval {
         };
     }
     let acceleration = cubes / (6.0 * squares.powf(1.5));
+    // Half of the means that equal the estimate count as below it. With few units many do, and counting
+    // all of them on one side would look like bias.
     let below = means.partition_point(|mean| *mean < estimate);
     let through = means.partition_point(|mean| *mean <= estimate);
     let bias = normal_quantile((below + through) as f64 / (2 * means.len()) as f64);

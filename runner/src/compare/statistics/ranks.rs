@@ -1,4 +1,4 @@
-//! Ranks of methods over data sets, and the tests that belong to them.
+//! Ranks of methods over data sets, and their tests.
 
 use std::cmp::Ordering;
 use std::f64::consts::{PI, SQRT_2};
@@ -8,10 +8,10 @@ use statrs::function::gamma::gamma_ur;
 
 use super::moments::normal;
 
-/// Scores that agree this well are equal: a mean over seeds depends on the order of its sum.
+/// Scores that differ by no more are equal: a mean over seeds depends on the order of its sum.
 const EQUAL: f64 = 1e-9;
 
-/// Compares scores; those that only rounding tells apart are equal.
+/// Compares scores; a difference that may come from rounding counts as equality.
 pub fn order(a: f64, b: f64) -> Ordering {
     match (a - b).abs() <= EQUAL {
         true => Ordering::Equal,
@@ -19,7 +19,7 @@ pub fn order(a: f64, b: f64) -> Ordering {
     }
 }
 
-/// The rank of each score: 1 for the largest, the mean of their ranks for equal ones.
+/// The rank of each score: 1 for the largest; equal scores share the mean of their ranks.
 pub fn ranks(scores: &[f64]) -> Vec<f64> {
     let rank = |score: &f64| {
         let count = |wanted| {
@@ -36,20 +36,20 @@ pub fn ranks(scores: &[f64]) -> Vec<f64> {
 pub struct Friedman {
     /// The average rank of each method.
     pub ranks: Vec<f64>,
-    /// Data sets.
+    /// The number of data sets.
     pub datasets: usize,
     /// Friedman's statistic, corrected for ties.
     pub chi2: f64,
-    /// Its probability under equal methods, by the chi-square distribution.
+    /// The probability of `chi2` or more under equal methods, by the chi-square distribution.
     pub p: f64,
-    /// Iman and Davenport's statistic, less conservative; infinite where all data sets agree.
+    /// Iman and Davenport's statistic, which is less conservative; infinite if all data sets agree.
     pub f: f64,
-    /// Its probability under equal methods, by the F distribution.
+    /// The probability of `f` or more under equal methods, by the F distribution.
     pub f_p: f64,
 }
 
-/// Friedman's test over `scores`, a row a data set and a column a method. None with fewer than two
-/// data sets or three methods, or where all scores of every data set are equal.
+/// Friedman's test over `scores`, with a row per data set and a column per method; none with fewer than
+/// two data sets or three methods, or if all scores of every data set are equal.
 pub fn friedman(scores: &[Vec<f64>]) -> Option<Friedman> {
     let (n, k) = (scores.len() as f64, scores.first()?.len() as f64);
     if n < 2.0 || k < 3.0 {
@@ -72,10 +72,12 @@ pub fn friedman(scores: &[Vec<f64>]) -> Option<Friedman> {
     if correction <= 0.0 {
         return None;
     }
+    // The plain statistic assumes distinct ranks; dividing by the correction restores its variance.
     let plain = 12.0 * n / (k * (k + 1.0)) * (squares - k * (k + 1.0).powi(2) / 4.0);
     let most = n * (k - 1.0);
     let chi2 = (plain / correction).clamp(0.0, most);
     let (between, within) = (k - 1.0, (k - 1.0) * (n - 1.0));
+    // If all data sets agree, the denominator is zero but for rounding.
     let f = match most - chi2 > EQUAL * most {
         true => (n - 1.0) * chi2 / (most - chi2),
         false => f64::INFINITY,
@@ -93,8 +95,8 @@ pub fn friedman(scores: &[Vec<f64>]) -> Option<Friedman> {
     })
 }
 
-/// Nemenyi's critical difference: average ranks of `methods` over `datasets` differ at level `alpha` if
-/// they are at least so far apart.
+/// Nemenyi's critical difference: two of `methods` differ at level `alpha` if their average ranks over
+/// `datasets` are at least this far apart.
 pub fn critical_difference(methods: usize, datasets: usize, alpha: f64) -> f64 {
     let (k, n) = (methods as f64, datasets as f64);
     nemenyi(methods, alpha) * (k * (k + 1.0) / (6.0 * n)).sqrt()
@@ -102,6 +104,7 @@ pub fn critical_difference(methods: usize, datasets: usize, alpha: f64) -> f64 {
 
 /// The quantile of the studentised range of `methods` at infinitely many degrees of freedom, over √2.
 pub(super) fn nemenyi(methods: usize, alpha: f64) -> f64 {
+    // The probability grows with the width, so that bisection finds the quantile; none is near 20.
     let (mut low, mut high) = (0.0, 20.0);
     while high - low > 1e-13 * high {
         let middle = f64::midpoint(low, high);
@@ -118,6 +121,7 @@ pub(super) fn nemenyi(methods: usize, alpha: f64) -> f64 {
 /// rounding on so smooth a function.
 fn range(width: f64, count: usize) -> f64 {
     const STEP: f64 = 1.0 / 64.0;
+    // Beyond nine standard deviations the density is below the rounding error of the sum.
     const END: i32 = 9 * 64;
     let others = count.saturating_sub(1) as f64;
     let density = |z: f64| {
@@ -128,11 +132,12 @@ fn range(width: f64, count: usize) -> f64 {
     count as f64 * sum * STEP / (2.0 * PI).sqrt()
 }
 
-/// Groups of methods that no critical difference separates, as index ranges into ascending `ranks`;
-/// only those that no other contains, and of two methods at least.
+/// The groups of at least two methods that the critical difference does not separate, as index ranges
+/// into ascending `ranks`. Groups that lie within another are left out.
 pub fn cliques(ranks: &[f64], critical: f64) -> Vec<std::ops::Range<usize>> {
     let mut cliques: Vec<std::ops::Range<usize>> = Vec::new();
     for start in 0..ranks.len() {
+        // Ranks ascend, so that a group is a run and the next one that is not contained ends later.
         let end = ranks.partition_point(|rank| rank - ranks[start] < critical);
         let contained = cliques.last().is_some_and(|last| last.end >= end);
         if end - start > 1 && !contained {
@@ -145,15 +150,15 @@ pub fn cliques(ranks: &[f64], critical: f64) -> Vec<std::ops::Range<usize>> {
 /// How often a method was better, equal and worse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Better.
+    /// The number of data sets on which it was better.
     pub wins: usize,
-    /// Equal.
+    /// The number of data sets on which it was equal.
     pub ties: usize,
-    /// Worse.
+    /// The number of data sets on which it was worse.
     pub losses: usize,
 }
 
-/// Counts over differences, one a data set.
+/// Counts wins, ties and losses over differences, one per data set.
 pub fn record(differences: &[f64]) -> Record {
     let count = |wanted| {
         let matches = differences.iter().filter(|d| order(**d, 0.0) == wanted);
@@ -166,15 +171,15 @@ pub fn record(differences: &[f64]) -> Record {
     }
 }
 
-/// Wilcoxon's signed-rank test of paired differences, two-sided: the probability under exchangeable
-/// signs, exact also with ties. Zeros are left out, as Wilcoxon does; none if nothing is left.
+/// The two-sided probability of paired differences by Wilcoxon's signed-rank test, exact also with ties.
+/// Zeros are left out, as Wilcoxon does; none if nothing is left.
 pub fn wilcoxon(differences: &[f64]) -> Option<f64> {
     let left = differences.iter().filter(|d| order(**d, 0.0).is_ne());
     let left: Vec<f64> = left.copied().collect();
     if left.is_empty() {
         return None;
     }
-    // The smallest has rank 1; twice the mean rank of ties is whole.
+    // The smallest has rank 1. Ranks are doubled, because the mean rank of ties may end in a half.
     let sizes: Vec<f64> = left.iter().map(|d| -d.abs()).collect();
     let doubled = ranks(&sizes).into_iter().map(|rank| (2.0 * rank) as usize);
     let doubled: Vec<usize> = doubled.collect();
@@ -184,10 +189,11 @@ pub fn wilcoxon(differences: &[f64]) -> Option<f64> {
         .filter(|(_, d)| **d > 0.0)
         .map(|(rank, _)| rank)
         .sum();
-    // Of all sums of positive ranks, the shares.
+    // The distribution of the sum of positive ranks if every sign is a coin flip.
     let mut shares = vec![0.0; total + 1];
     shares[0] = 1.0;
     for rank in doubled {
+        // Downwards, so that each rank counts at most once.
         for sum in (0..=total).rev() {
             let with = if sum >= rank { shares[sum - rank] } else { 0.0 };
             shares[sum] = f64::midpoint(shares[sum], with);
@@ -197,12 +203,13 @@ pub fn wilcoxon(differences: &[f64]) -> Option<f64> {
     Some((2.0 * tail).min(1.0))
 }
 
-/// Holm's correction of the probabilities of several tests, in their order.
+/// Corrects the probabilities of several tests by Holm's method; the order stays.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let (mut corrected, mut least) = (vec![0.0; p.len()], 0.0f64);
     for (done, index) in order.into_iter().enumerate() {
+        // The correction keeps the order of the probabilities.
         least = least.max((p.len() - done) as f64 * p[index]).min(1.0);
         corrected[index] = least;
     }

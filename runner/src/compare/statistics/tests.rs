@@ -6,7 +6,7 @@ use super::ranks::{
     cliques, critical_difference, friedman, holm, nemenyi, ranks, record, wilcoxon,
 };
 
-/// What `fixtures/scripts/statistics.py` wrote.
+/// Golden values, written by `fixtures/scripts/statistics.py` with SciPy.
 #[derive(Deserialize)]
 struct Golden {
     level: f64,
@@ -80,7 +80,7 @@ fn close(got: f64, expected: f64, tolerance: f64) {
 }
 
 #[test]
-fn moments_and_ranks_are_those_of_scipy() {
+fn moments_and_ranks_match_scipy() {
     for case in golden().moments {
         close(mean(&case.values).unwrap(), case.mean, 1e-14);
         assert_eq!(deviation(&case.values).is_some(), case.deviation.is_some());
@@ -95,7 +95,7 @@ fn moments_and_ranks_are_those_of_scipy() {
 }
 
 #[test]
-fn rounding_breaks_no_tie() {
+fn rounding_does_not_break_ties() {
     let (once, again) = (0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1);
     assert_ne!(once, again);
     assert_eq!(ranks(&[once, again]), [1.5, 1.5]);
@@ -103,7 +103,7 @@ fn rounding_breaks_no_tie() {
 }
 
 #[test]
-fn friedman_is_that_of_scipy() {
+fn friedman_matches_scipy() {
     for case in golden().friedman {
         let test = friedman(&case.scores).unwrap();
         for (got, expected) in test.ranks.iter().zip(&case.ranks) {
@@ -114,7 +114,7 @@ fn friedman_is_that_of_scipy() {
         close(test.f, case.f, 1e-10);
         close(test.f_p, case.f_p, 1e-9);
     }
-    // Nothing to tell apart, too little to tell it from, and perfect agreement.
+    // Equal scores, too few data sets, too few methods, and perfect agreement.
     assert_eq!(friedman(&vec![vec![0.5; 3]; 4]), None);
     assert_eq!(friedman(&[vec![0.1, 0.2, 0.3]]), None);
     assert_eq!(friedman(&vec![vec![0.1, 0.2]; 9]), None);
@@ -126,7 +126,7 @@ fn friedman_is_that_of_scipy() {
 }
 
 #[test]
-fn the_critical_difference_is_that_of_scipy() {
+fn the_critical_difference_matches_scipy() {
     for case in golden().nemenyi {
         close(nemenyi(case.methods, case.alpha), case.q, 1e-9);
     }
@@ -135,7 +135,7 @@ fn the_critical_difference_is_that_of_scipy() {
 }
 
 #[test]
-fn wilcoxon_is_that_of_scipy() {
+fn wilcoxon_matches_scipy() {
     for case in golden().wilcoxon {
         close(wilcoxon(&case.differences).unwrap(), case.p, 1e-12);
     }
@@ -143,7 +143,7 @@ fn wilcoxon_is_that_of_scipy() {
 }
 
 #[test]
-fn intervals_are_those_of_scipy() {
+fn intervals_match_scipy() {
     let golden = golden();
     let tail = (1.0 - golden.level) / 2.0;
     for case in golden.bootstrap {
@@ -155,7 +155,7 @@ fn intervals_are_those_of_scipy() {
         close(quantile(&means, tail), case.percentile[0], 1e-9);
         close(quantile(&means, 1.0 - tail), case.percentile[1], 1e-9);
 
-        // With random numbers of our own.
+        // The whole bootstrap, with our random numbers, agrees within the noise of resampling.
         let clusters: Vec<_> = case.values.iter().map(|value| vec![*value]).collect();
         let ours = difference(&clusters, &Bootstrap::default()).unwrap();
         let ends = |interval: Interval| [interval.low, interval.high];
@@ -187,17 +187,17 @@ fn data_sets_are_the_units_however_many_seeds_they_have() {
     assert_eq!((many.units, many.pairs), (4, 20));
     close(few.mean, many.mean, 1e-12);
     close(few.bca.low, many.bca.low, 1e-9);
-    // Seeds of one of several data sets are no evidence of the others.
+    // Several seeds of one data set say nothing about the others.
     assert_eq!(difference(&[vec![0.1, 0.2, 0.3], vec![]], &bootstrap), None);
-    // Of a single one they are all there is.
+    // With a single data set, its seeds are the units.
     let seeds = difference(&[vec![0.1, 0.2, 0.4]], &bootstrap).unwrap();
     assert_eq!((seeds.units, seeds.pairs), (3, 3));
     assert!(seeds.bca.low < seeds.mean && seeds.mean < seeds.bca.high);
-    // No spread, no interval to speak of.
+    // Without spread the interval is a point.
     let equal = difference(&vec![vec![0.1]; 5], &bootstrap).unwrap();
     close(equal.bca.low, 0.1, 1e-12);
     close(equal.bca.high, 0.1, 1e-12);
-    // The same numbers each time, others under another seed.
+    // The resamples follow the seed.
     let rough = |seed| Bootstrap {
         resamples: 99,
         seed,
@@ -223,7 +223,7 @@ fn cliques_are_the_largest_groups() {
         std::slice::from_ref(&(0..5))
     );
     assert!(cliques(&ranks, 0.1).is_empty());
-    // As far apart as the critical difference is different.
+    // A distance equal to the critical difference separates.
     assert_eq!(cliques(&[1.0, 2.0, 3.0], 1.0).len(), 0);
 }
 

@@ -10,12 +10,12 @@ use crate::compare::standing::Standing;
 use crate::compare::statistics::moments::{deviation, mean};
 use crate::train::metrics::Metric;
 
-/// More data sets than this have tables of their own, by group.
+/// More data sets than this do not fit in one table; then each group has its own.
 const WIDE: usize = 8;
 
 type Datasets<'a> = Vec<&'a DatasetColumn>;
 
-/// One table where the data sets fit; else an overview, and the data sets group by group.
+/// One table if the data sets fit, else an overview and a table for each group.
 pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Table> {
     let groups = groups(&scores.results.datasets);
     let all: Datasets = scores.results.datasets.iter().collect();
@@ -56,7 +56,7 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
     explained(tables.into_iter().map(Table::marked).collect())
 }
 
-/// Data sets by group, groups in the order in which they come.
+/// The data sets by group, the groups in the order of their first data set.
 fn groups(columns: &[DatasetColumn]) -> Vec<(Option<&str>, Datasets<'_>)> {
     let mut groups: Vec<(Option<&str>, Datasets)> = Vec::new();
     for column in columns {
@@ -69,8 +69,8 @@ fn groups(columns: &[DatasetColumn]) -> Vec<(Option<&str>, Datasets<'_>)> {
     groups
 }
 
-/// The mean of a method over data sets; none unless each has a score. Its deviation is that of the
-/// means of those seeds that each data set has.
+/// The mean of a method over data sets; none unless each of them has a score. Its deviation is the one
+/// between the means of single seeds, for the seeds that every data set has.
 pub fn overall(
     scores: &Scores,
     backbone: &str,
@@ -84,6 +84,7 @@ pub fn overall(
     let by_seed: Vec<BTreeMap<u64, f64>> = trials.iter().map(|t| t.scores()).collect();
     let means: Option<Vec<f64>> = trials.iter().map(|t| Some(t.score()?.mean)).collect();
     let seeds = by_seed.first()?.keys();
+    // The spread is that of the mean over data sets, not of single scores: seeds stay together.
     let of_seed: Vec<f64> = seeds
         .filter_map(|seed| {
             let row: Option<Vec<f64>> = by_seed.iter().map(|s| s.get(seed).copied()).collect();
@@ -98,7 +99,7 @@ pub fn overall(
     })
 }
 
-/// The methods of a backbone, from which tables take columns.
+/// The scores of one backbone, from which the columns of tables are made.
 struct Grid<'a> {
     scores: &'a Scores<'a>,
     backbone: &'a str,
@@ -117,7 +118,7 @@ impl Grid<'_> {
         }
     }
 
-    /// Adds a column: an entry for each method.
+    /// Adds a column with an entry for each method.
     fn column(&self, table: &mut Table, column: Column, entry: impl Fn(&str) -> Entry) {
         table.columns.push(column);
         for (method, row) in &mut table.rows {
@@ -129,6 +130,7 @@ impl Grid<'_> {
         let at = |method: &str| self.scores.at(self.backbone, method, &dataset.label);
         let methods = table.rows.iter().filter_map(|(method, _)| at(method));
         let metric = methods.flat_map(|trials| trials.done.values()).next();
+        // Top-1 is the rule, so that only other metrics are named.
         let name = match metric.map(|summary| summary.metric) {
             None | Some(Metric::Top1) => dataset.label.clone(),
             Some(metric) => format!("{} ({metric})", dataset.label),

@@ -1,4 +1,4 @@
-//! What methods set otherwise than the others, what was searched for, and what failed.
+//! Declared overrides, searches, and failures.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use crate::compare::results::Results;
 use crate::report::numbers::brief;
 use crate::run::summary::{Cell, Failed, Tuning};
 
-/// What the names of the table of searches are.
+/// The head of the first column in the table of searches.
 pub const SEARCHED: &str = "searched for";
 
-/// The overrides that methods declare; none without any.
+/// The settings in which methods declare that they differ; none if there are no such settings.
 pub fn overrides(results: &Results) -> Option<Table> {
     let cells = (results
         .done
@@ -18,7 +18,7 @@ pub fn overrides(results: &Results) -> Option<Table> {
         .filter_map(|summary| summary.cell.as_ref()))
     .chain(results.failed.iter().map(|failed| &failed.cell))
     .chain(results.missing.iter().map(|missing| &missing.cell));
-    // By method and what it sets: where.
+    // For each method and its settings, the backbones and data sets where they apply.
     let mut places: BTreeMap<(&str, String), BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for cell in cells.filter(|cell| !cell.overrides.is_empty()) {
         let set = (cell.method.as_str(), settings(&cell.overrides));
@@ -35,6 +35,7 @@ pub fn overrides(results: &Results) -> Option<Table> {
         let own = places.iter().filter(move |((name, _), _)| name == method);
         own.map(|((method, set), places)| {
             let places = places.iter().map(|(backbone, datasets)| {
+                // Settings that apply everywhere need no list of data sets.
                 match datasets.len() == results.datasets.len() {
                     true => (*backbone).to_owned(),
                     false => format!("{backbone} on {}", datasets.join(", ")),
@@ -50,11 +51,11 @@ pub fn overrides(results: &Results) -> Option<Table> {
         names: "method",
         columns: vec![Column::words("sets"), Column::words("where")],
         rows,
-        notes: vec!["Everything else is the same for all methods.".to_owned()],
+        notes: vec!["All other settings are the same for all methods.".to_owned()],
     })
 }
 
-/// Settings on one line.
+/// Settings as one line of text.
 pub fn settings(set: &BTreeMap<String, String>) -> String {
     let settings = set
         .iter()
@@ -62,24 +63,25 @@ pub fn settings(set: &BTreeMap<String, String>) -> String {
     settings.collect::<Vec<_>>().join(", ")
 }
 
-/// A search, and the trials that took its choice.
+/// A search, with the trials that used its choice.
 pub struct Search<'a> {
-    /// Where.
+    /// The cell that it belongs to.
     pub cell: &'a Cell,
-    /// The seeds of those trials.
+    /// The seeds of the trials that used its choice.
     pub seeds: Vec<u64>,
-    /// The search.
+    /// The candidates and the choice.
     pub tuning: &'a Tuning,
 }
 
 impl<'a> Search<'a> {
-    /// Each search once, though several trials tell of it.
+    /// All searches, each once, although the summary of every seed holds its own copy.
     pub fn all(results: &'a Results) -> Vec<Self> {
         let mut searches: Vec<Self> = Vec::new();
         for summary in &results.done {
             let (Some(cell), Some(tuning)) = (&summary.cell, &summary.tuning) else {
                 continue;
             };
+            // Seeds share a search, and each summary repeats it word for word.
             let same = |search: &&mut Self| search.cell == cell && search.tuning == tuning;
             match searches.iter_mut().find(same) {
                 Some(search) => search.seeds.push(summary.seed),
@@ -102,14 +104,14 @@ impl<'a> Search<'a> {
         searches
     }
 
-    /// Where it was, on one line.
+    /// The name of its cell.
     pub fn name(&self) -> String {
         let cell = self.cell;
         format!("{} / {} / {}", cell.method, cell.backbone, cell.dataset)
     }
 }
 
-/// All searches; none without any.
+/// All searches and their choices; none if nothing was searched for.
 pub fn searches(results: &Results) -> Option<Table> {
     let searches = Search::all(results);
     let rows = searches.iter().map(|search| {
@@ -157,7 +159,7 @@ pub fn searches(results: &Results) -> Option<Table> {
         ],
         rows,
         notes: vec![format!(
-            "Candidates train on the training split and are chosen on validation, their epoch too, before the \
+            "Candidates train on the training split. They and their epochs are chosen on validation, before the \
              test split is read. All searches took {} s.",
             brief(seconds)
         )],
@@ -169,7 +171,7 @@ fn join(seeds: &[u64]) -> String {
     seeds.collect::<Vec<_>>().join(", ")
 }
 
-/// What failed, with the error; none where nothing did.
+/// The failed trials with their errors; none if no trial failed.
 pub fn failed(results: &Results) -> Option<Table> {
     let row = |failed: &Failed| {
         let cell = &failed.cell;

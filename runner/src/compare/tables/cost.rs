@@ -1,4 +1,4 @@
-//! What a method costs: parameters, memory, time, throughput.
+//! The cost of a method: parameters, memory, time, throughput.
 
 use super::table::{Better, Column, Entry, NONE, Table};
 use crate::compare::scores::{Scores, Trials};
@@ -6,22 +6,23 @@ use crate::compare::statistics::moments::mean;
 use crate::report::numbers::{brief, grouped, in_mebibytes};
 use crate::run::summary::Summary;
 
-/// How a method's trials make one number.
+/// How the trials of a method become one number.
 enum Over {
     /// The mean over data sets of the mean over seeds.
     Mean,
-    /// The largest.
+    /// The largest of all trials.
     Most,
     /// The sum over all trials.
     Sum,
 }
 
+/// A column of the table.
 struct Measure {
     name: &'static str,
     better: Option<Better>,
     over: Over,
     value: fn(&Summary) -> f64,
-    /// Whole numbers are written out.
+    /// Whether it counts something, so that all digits are shown.
     whole: bool,
 }
 
@@ -84,6 +85,7 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
         .iter()
         .map(|measure| Column::number(measure.name, measure.better))
         .collect();
+    // These two are not measures of a single trial, so that `MEASURES` does not list them.
     columns.insert(0, Column::number("trials", None));
     columns.insert(2, Column::number("formula", None));
     let table = Table {
@@ -101,12 +103,12 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
             })
             .collect(),
         notes: vec![
-            "trained: parameters of adapter and backbone that train; formula: = where each trial has as \
-             many as its method's formula says; head: its parameters. peak: most memory of a trial while \
-             training, caches excluded. s/epoch: training only; images/s: from image to logits. cache s: \
-             spent on filling caches, once for all trials that share one. total s: all trials, searches \
-             excluded. Parameters, s/epoch and images/s are means over data sets. A row over fewer trials \
-             than planned is not marked as the best."
+            "trained: parameters of adapter and backbone that train; formula: = if that is what the method's \
+             formula gives in every trial; head: parameters of the head. peak: the most memory that a trial \
+             took while training, caches excluded. s/epoch: training only; images/s: from image to logits. \
+             cache s: time spent on filling caches, once for all trials that share one. total s: all trials, \
+             searches excluded. Parameters, s/epoch and images/s are means over data sets. A row that covers \
+             fewer trials than planned is not marked as the best."
                 .to_owned(),
         ],
     };
@@ -134,6 +136,7 @@ impl Measure {
             true => grouped(number.round() as usize),
             false => brief(number),
         };
+        // Sums and maxima over fewer trials would look cheaper than they are.
         let complete = row
             .iter()
             .all(|trials| trials.done.len() == trials.planned());
@@ -144,7 +147,7 @@ impl Measure {
     }
 }
 
-/// How many trials the row is over.
+/// How many trials the row covers.
 fn count(row: &[&Trials]) -> String {
     let done: usize = row.iter().map(|trials| trials.done.len()).sum();
     let planned: usize = row.iter().map(|trials| trials.planned()).sum();
@@ -154,7 +157,7 @@ fn count(row: &[&Trials]) -> String {
     }
 }
 
-/// Whether the formulas hold.
+/// Whether the formula of the method gives the number of parameters that train, in every trial.
 fn formula(row: &[&Trials]) -> Entry {
     let done: Vec<&&Summary> = row.iter().flat_map(|t| t.done.values()).collect();
     let off = done

@@ -142,6 +142,7 @@ pub fn explained(mut tables: Vec<Table>) -> Vec<Table> {
             .flat_map(|(_, row)| row)
     };
     let over = |part: &str| entries().any(|e| e.over.as_ref().is_some_and(|o| o.contains(part)));
+    // Only marks that occur are explained, once per group of tables.
     let explanations = [
         (
             entries().any(|entry| entry.spread.is_some()),
@@ -162,8 +163,8 @@ pub fn explained(mut tables: Vec<Table>) -> Vec<Table> {
 }
 
 impl Table {
-    /// Marks the best entries of each column. Equal entries share the mark; a column in which all entries are
-    /// equal has no best.
+    /// Marks the best entries of each column. Equal entries share the mark; a column in which all
+    /// entries are equal has no best.
     pub fn marked(mut self) -> Self {
         for (index, column) in self.columns.iter().enumerate() {
             let Some(better) = column.better else {

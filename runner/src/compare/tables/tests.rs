@@ -15,7 +15,7 @@ fn entry<'a>(table: &'a Table, row: &str, column: &str) -> &'a Entry {
 }
 
 #[test]
-fn a_mean_over_fewer_says_so_and_wins_nothing() {
+fn an_incomplete_mean_says_so_and_is_never_the_best() {
     let results = sample::results(9, 3);
     let scores = Scores::of(&results);
     let standing = Standing::of(&scores, "resnet50");
@@ -30,15 +30,16 @@ fn a_mean_over_fewer_says_so_and_wins_nothing() {
     let done = scores.at("resnet50", "full-finetune", "resisc").unwrap();
     let mean: f64 = done.scores().values().sum::<f64>() / 2.0;
     assert_eq!(partial.text, format!("{:.1}", 100.0 * mean));
-    // One has not run.
+    // One of three has not run.
     let partial = entry(structured, "ssf", "waterbirds (worst group)");
     assert_eq!(partial.over.as_deref(), Some("2/3"));
-    // All of one data set failed: there is no mean over data sets, and no cell to fill.
+    // All trials on one data set failed, so that neither its cell nor the means over data sets have a
+    // value.
     let vp = "vp <frame> & \"pad\"";
     assert_eq!(entry(structured, vp, "shapes-azimuth").line(), "– (0/3†)");
     assert_eq!(entry(overview, vp, "structured").line(), "– (2/3)");
     assert_eq!(entry(overview, vp, "mean").line(), "– (8/9)");
-    // A group that is whole has its mean; one trial of 27 lacks in all.
+    // A complete group has its mean; overall one trial of 27 is missing.
     assert_eq!(entry(overview, "ssf", "natural").over, None);
     assert_eq!(
         entry(overview, "ssf", "mean").over.as_deref(),
@@ -55,7 +56,7 @@ fn a_mean_over_fewer_says_so_and_wins_nothing() {
             }));
         }
     }
-    // The methods that a backbone does not take have no row there.
+    // A method that is not planned on a backbone has no row there.
     assert!(overview.rows.iter().all(|(name, _)| name != "vpt-deep"));
     assert_eq!(overview.rows.len(), 10);
 }
@@ -90,7 +91,7 @@ fn costs_are_means_over_data_sets_and_the_most_memory() {
     assert_eq!(entry(&table, "lora", "formula").text, "=");
     assert!(entry(&table, "linear-probe", "trained").best);
     assert_eq!(entry(&table, "lora", "trials").text, "27");
-    // Nine data sets, of which each filled a cache once.
+    // Each of nine data sets filled a cache once.
     assert_eq!(entry(&table, "ap", "cache s").text, "37.8");
     let other = cost(&scores, "resnet50");
     assert_eq!(entry(&other, "full-finetune", "trials").text, "26/27");
@@ -103,11 +104,11 @@ fn costs_are_means_over_data_sets_and_the_most_memory() {
 }
 
 #[test]
-fn methods_are_held_against_the_baseline() {
+fn methods_are_compared_with_the_baseline() {
     let results = sample::results(9, 3);
     let scores = Scores::of(&results);
     let standing = Standing::of(&scores, "resnet50");
-    assert_eq!(standing.datasets.len(), 8, "one lacks for vp");
+    assert_eq!(standing.datasets.len(), 8, "vp has no score on one");
     assert!(standing.differ());
     assert_eq!(standing.versus.len(), 9);
     let lora = standing.versus.iter().find(|v| v.method == "lora").unwrap();
@@ -117,7 +118,7 @@ fn methods_are_held_against_the_baseline() {
     assert_eq!(lora.p, Some(2.0 / 512.0));
     assert!((lora.corrected.unwrap() - 9.0 * 2.0 / 512.0).abs() < 0.03);
     assert!(difference.bca.low > 0.0 && difference.bca.low < difference.mean);
-    // A pair is a seed that both have.
+    // A pair is a seed that both methods have.
     let full = standing
         .versus
         .iter()
@@ -135,7 +136,7 @@ fn methods_are_held_against_the_baseline() {
 }
 
 #[test]
-fn equal_entries_are_no_best() {
+fn equal_entries_have_no_best() {
     let table = |values: [f64; 3]| {
         let table = Table {
             columns: vec![Column::number("x", Better::Less)],

@@ -1,11 +1,11 @@
-//! Each method against the baseline, and the tests of the ranks.
+//! Each method against the baseline, and the remarks about ranks.
 
 use super::table::{Column, Entry, NONE, Table};
 use crate::compare::results::Results;
 use crate::compare::standing::{ALPHA, FEW, Standing};
 use crate::compare::statistics::intervals::{Bootstrap, Interval};
 
-/// The paired differences; none without a baseline.
+/// The differences from the baseline; none without a baseline.
 pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
     let baseline = results.baseline.as_ref()?;
     if standing.versus.is_empty() {
@@ -52,10 +52,10 @@ pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
          {} resamples.",
         match results.datasets.len() {
             0 | 1 =>
-                "There is one data set, so its seeds are resampled: nothing is said about another data \
+                "There is one data set, so its seeds are resampled: the result does not extend to another data \
                  set.",
             _ =>
-                "Whole data sets are resampled, ranked and counted: seeds of one data set are no \
+                "Whole data sets are resampled, ranked and counted: seeds of one data set are not \
                  independent evidence.",
         },
         Bootstrap::default().resamples
@@ -69,7 +69,7 @@ pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
     }
     if let Some(least) = least.filter(|least| *least < FEW) {
         notes.push(format!(
-            "Only {least} units: intervals of so few are too narrow, and a signed-rank test of them cannot \
+            "Only {least} units: intervals over so few are too narrow, and a signed-rank test over them cannot \
              reach {ALPHA}."
         ));
     }
@@ -82,7 +82,7 @@ pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
     })
 }
 
-/// A probability that is never zero.
+/// A probability; a small one is never shown as zero.
 fn probability(p: f64) -> String {
     match p < 0.001 {
         true => "<0.001".to_owned(),
@@ -90,12 +90,12 @@ fn probability(p: f64) -> String {
     }
 }
 
-/// What the ranks are over, and whether they may be read.
+/// Remarks on what the ranks cover, and whether they mean anything.
 pub fn ranking(standing: &Standing) -> Vec<String> {
     let mut notes = Vec::new();
     if !standing.unranked.is_empty() {
         notes.push(format!(
-            "Not ranked, for lack of scores on half of the data sets: {}.",
+            "Not ranked, because scores are missing on more than half of the data sets: {}.",
             standing.unranked.join(", ")
         ));
     }
@@ -108,9 +108,9 @@ pub fn ranking(standing: &Standing) -> Vec<String> {
         return notes;
     };
     let verdict = match standing.differ() {
-        true => "the methods differ; two of them do if their ranks are that far apart",
+        true => "the methods differ; two of them differ if their ranks are at least that far apart",
         false => {
-            "no difference between the methods is shown, so the ranks are not to be read as one"
+            "the test shows no difference between the methods, so the order of the ranks means nothing"
         }
     };
     notes.push(format!(

@@ -1,3 +1,6 @@
+use std::panic::AssertUnwindSafe;
+use std::sync::Mutex;
+
 use burn::tensor::Device;
 use peft_core::data::{Dataset, Image};
 use peft_core::input::{CropMode, InputSpec, Interpolation};
@@ -112,7 +115,7 @@ fn batches_are_the_same_from_any_batch_on_and_on_any_number_of_threads() {
                 Ok::<_, Failure>(true)
             })
         };
-        // On a worker, which helps, and on a thread that is none.
+        // Without a pool of its own the loader runs on this thread, which is not a worker.
         match threads {
             0 => each().unwrap(),
             n => {
@@ -136,7 +139,7 @@ fn batches_are_the_same_from_any_batch_on_and_on_any_number_of_threads() {
 }
 
 #[test]
-fn what_cannot_be_read_is_left_out_and_a_batch_of_nothing_is_passed_over() {
+fn unreadable_images_are_left_out_and_a_batch_without_images_is_skipped() {
     let damaged = Counted {
         damaged: vec![1, 4, 5, 6, 7],
         ..counted(10)
@@ -184,7 +187,7 @@ fn a_consumer_may_stop_or_fail_at_any_batch() {
         });
         assert_eq!((seen, read.is_err()), (last + 1, fails));
     };
-    // The one worker of a pool, whom the batches that nobody takes need too.
+    // The only worker of a pool is also needed for the batches that nobody takes.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
     let pool = pool.build().unwrap();
     for last in 0..10 {
@@ -195,8 +198,63 @@ fn a_consumer_may_stop_or_fail_at_any_batch() {
     }
 }
 
+/// Counts the lines and keeps them.
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl Warn for Lines {
+    fn warn(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
+
 #[test]
-fn an_epochs_changes_do_not_depend_on_the_number_of_threads() {
+fn an_image_is_warned_of_once() {
+    let damaged = Counted {
+        damaged: vec![3],
+        ..counted(10)
+    };
+    let (images, lines) = (
+        Images::new(Box::new(damaged), OnError::Skip),
+        Lines::default(),
+    );
+    let loader = loader(&images).with_warnings(&lines);
+    for _ in 0..2 {
+        let read = loader.each(0..3, Pass::Plain, &Device::flex(), |_, _| {
+            Ok::<_, Failure>(true)
+        });
+        read.unwrap();
+    }
+    let expected = "warning: dataset: train image 3 is left out: damaged";
+    assert_eq!(*lines.0.lock().unwrap(), [expected]);
+}
+
+#[test]
+fn a_panic_of_the_consumer_passes_through_even_on_the_only_worker() {
+    let images = Images::new(Box::new(counted(10)), OnError::Fail);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+    let panicked = pool.build().unwrap().install(|| {
+        std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let loader = Loader {
+                batch_size: 1,
+                ..loader(&images)
+            };
+            loader.each(
+                0..10,
+                Pass::Plain,
+                &Device::flex(),
+                |_, _| -> Result<bool, Failure> { panic!("as a step may") },
+            )
+        }))
+    });
+    assert_eq!(
+        panicked.err().unwrap().downcast_ref(),
+        Some(&"as a step may")
+    );
+}
+
+#[test]
+fn random_changes_do_not_depend_on_the_number_of_threads() {
     let augment = "{re_prob: 0.5, re_mode: pixel, mixup: 0.8, mixup_mode: elem}";
     let images = Images::new(Box::new(counted(10)), OnError::Fail);
     let epoch = |threads, epoch| {
@@ -217,7 +275,7 @@ fn an_epochs_changes_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn a_label_out_of_range_names_the_record_and_is_wrong_input() {
+fn a_label_out_of_range_is_an_error_that_names_the_image() {
     let failure = labels(9, Pass::Plain).unwrap_err();
     assert_eq!(failure.exit, Exit::Config);
     assert_eq!(
