@@ -8,7 +8,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use peft_core::data::{Dataset, Image, Split};
 use peft_datasets::Preprocess;
 
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{At, Exit, Failure, config_error, failure};
 
 /// Width and height of a picture, in pixels.
 const PICTURE: u32 = 112;
@@ -39,7 +39,7 @@ pub fn paint(
     );
     for (place, &index) in indices.iter().enumerate() {
         let sample = dataset.sample(split, index);
-        let sample = sample.map_err(|e| config_error(format!("{split} image {index}: {e}")))?;
+        let sample = sample.at(format_args!("{split} image {index}"))?;
         let place = place as u32;
         let left = MARGIN + place % COLUMNS * (width + 2 * MARGIN);
         let top = MARGIN + place / COLUMNS * (height + MARGIN);
