@@ -55,7 +55,7 @@ pub use named::{ByBoundary, BySite};
 pub use plug::Plug;
 pub use site::{Site, SiteKind, Targets};
 pub use spec::{BackboneSpec, Cut};
-pub use step::Step;
+pub use step::{Draws, Step};
 
 #[doc(hidden)]
 pub use {inventory, schemars};

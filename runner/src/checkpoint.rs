@@ -150,7 +150,7 @@ pub fn load(path: &Path, state: State, config_hash: &str) -> Result<State, Error
     }
     let bytes = optimizer.ok_or_else(|| fail("expected the optimiser's state"))?;
     let model = params::write(state.model, now)
-        .map_err(|(_, mismatch)| fail(&format!("it does not fit the model: {mismatch:?}")))?;
+        .map_err(|mismatch| fail(&format!("it does not fit the model: {mismatch:?}")))?;
     let optimizer = state.optimizer.from_bytes(Bytes::from_bytes_vec(bytes));
     Ok(State {
         model,

@@ -36,7 +36,7 @@ fn built(config: &Clip, init: &Init) -> BoxedBackbone {
 }
 
 fn written(backbone: BoxedBackbone, tensors: Tensors) -> BoxedBackbone {
-    params::write(backbone, tensors).unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"))
+    params::write(backbone, tensors).unwrap_or_else(|mismatch| panic!("{mismatch:?}"))
 }
 
 fn images(golden: &Golden, init: &Init) -> Activation {

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::activation::Activation;
 use crate::channels::like;
 use crate::error::{Error, Result};
-use crate::hooks::Hooks;
 use crate::init::Init;
 use crate::random::Distribution;
 use crate::site::{Branch, Site, SiteKind};
 use crate::spec::BackboneSpec;
+use crate::step::Draws;
 
 use super::linear::linear;
 
@@ -131,21 +131,21 @@ impl Bottleneck {
 
     /// # Shapes
     /// Any activation with `width` channels; the result has the same.
-    pub fn forward(&self, x: Activation, hooks: &Hooks) -> Activation {
+    pub fn forward(&self, x: Activation, draws: &Draws) -> Activation {
         if let Activation::Map(x) = x {
-            return Activation::Map(self.between(x, hooks, Dense::on_map));
+            return Activation::Map(self.between(x, draws, Dense::on_map));
         }
-        x.per_position(|x| self.between(x, hooks, Dense::on_rows))
+        x.per_position(|x| self.between(x, draws, Dense::on_rows))
     }
 
     fn between<const D: usize>(
         &self,
         x: Tensor<D>,
-        hooks: &Hooks,
+        draws: &Draws,
         layer: fn(&Dense, Tensor<D>) -> Tensor<D>,
     ) -> Tensor<D> {
         let hidden = self.nonlinearity.apply(layer(&self.down, x));
-        let hidden = hooks.dropout(hidden, self.dropout, &self.name);
+        let hidden = draws.dropout(hidden, self.dropout, &self.name);
         layer(&self.up, hidden)
     }
 }

@@ -5,11 +5,10 @@ use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use peft_ops::{FixedNorm, batch_norm, conv2d, conv2d_norm, conv2d_residual};
 
-use crate::acts::SiteAct;
 use crate::channels::like;
-use crate::hooks::{Hooks, run_site};
+use crate::hooks::{Act, Hooks, affine, run_site};
 use crate::init::Init;
-use crate::low_rank::{Factors, LowRank, Weighted};
+use crate::low_rank::{Factors, SidePath, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -100,12 +99,16 @@ impl Conv2d {
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        self.with_acts(hooks.at_site(&self.site), x)
+    }
+
+    fn with_acts(&self, acts: Vec<Act>, x: Tensor<4>) -> Tensor<4> {
         let operation = |x: Tensor<4>| {
             let weight = like(self.weight.val(), &x);
             let bias = self.bias.as_ref().map(|bias| like(bias.val(), &x));
             self.convolve(x, weight, bias, self.groups())
         };
-        run_site(hooks, &self.site, x, [1, 1], operation, self)
+        run_site(acts, &self.site, x, [1, 1], operation, self)
     }
 
     /// The layer, `norm` behind it and what comes `then`, in as few passes as what acts between them
@@ -114,31 +117,40 @@ impl Conv2d {
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn normed(&self, norm: &BatchNorm2d, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        let frozen = !norm.trains() && !hooks.acts_at(norm.site()) && self.bias.is_none();
-        match &hooks.at_site(&self.site)[..] {
+        let (acts, behind) = (hooks.at_site(&self.site), hooks.at_site(norm.site()));
+        let frozen = !norm.trains() && behind.is_empty() && self.bias.is_none();
+        match &acts[..] {
             [] if frozen => {
-                let (weight, fixed) =
-                    (like(self.weight.val(), &x), norm.fixed(&x, norm.affine(&x)));
-                conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu)
+                let weight = like(self.weight.val(), &x);
+                let fixed = norm.fixed(&x, norm.affine(&x));
+                return conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu);
             }
-            [SiteAct::LowRank(path)] if frozen && path.is_plain(hooks) => {
-                self.normed_beside(path, norm, x, then)
+            [Act::LowRank(path)] if frozen && path.is_plain() => {
+                return self.normed_beside(path, norm, x, then);
             }
-            [_, ..] if !norm.follows_batch(hooks) => self.scaled_into(norm, x, hooks, then),
-            _ => norm.forward_then(self.forward(x, hooks), hooks, then),
+            [_, ..] if !norm.follows_batch(hooks) => {
+                let own = norm.affine(&x);
+                let [ones, zeros] = [own[0].ones_like(), own[0].zeros_like()];
+                let between = affine(&acts, [ones, zeros]);
+                if let (Some(between), Some(behind)) = (between, affine(&behind, own)) {
+                    return self.scaled_into(norm, x, between, behind, then);
+                }
+            }
+            _ => {}
         }
+        norm.with_acts(behind, self.with_acts(acts, x), hooks, then)
     }
 
     /// `n(W x + B A x) + r` is `n(W x) + r`, to which `B A x` times the norm's factors is added.
     fn normed_beside(
         &self,
-        path: &LowRank,
+        path: &SidePath,
         norm: &BatchNorm2d,
         x: Tensor<4>,
         then: Then,
     ) -> Tensor<4> {
         let fixed = norm.fixed(&x, norm.affine(&x));
-        let Factors::Conv(a, b) = &path.factors else {
+        let Factors::Conv(a, b) = &path.path.factors else {
             panic!(
                 "{}: the factors are not those of a convolution",
                 self.site.name
@@ -169,16 +181,10 @@ impl Conv2d {
         &self,
         norm: &BatchNorm2d,
         x: Tensor<4>,
-        hooks: &Hooks,
+        [scale, shift]: [Tensor<1>; 2],
+        [gamma, beta]: [Tensor<1>; 2],
         then: Then,
     ) -> Tensor<4> {
-        let affine = norm.affine(&x);
-        let [ones, zeros] = [affine[0].ones_like(), affine[0].zeros_like()];
-        let between = hooks.affine_at(&self.site, [ones, zeros]);
-        let behind = hooks.affine_at(norm.site(), affine);
-        let (Some([scale, shift]), Some([gamma, beta])) = (between, behind) else {
-            return norm.forward_then(self.forward(x, hooks), hooks, then);
-        };
         let fixed = norm.fixed(&x, [gamma, beta]);
         let inverse = (fixed.variance.clone() + fixed.epsilon).sqrt().recip();
         let offset = fixed.gamma.clone() * inverse * (shift - fixed.mean.clone());
@@ -261,7 +267,7 @@ impl Weighted<4, 4> for Conv2d {
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::val)
     }
-    fn with_low_rank(&self, x: &Tensor<4>, path: &LowRank) -> Option<Tensor<4>> {
+    fn with_low_rank(&self, x: &Tensor<4>, path: &SidePath) -> Option<Tensor<4>> {
         let Factors::Conv(a, b) = path.plain_factors()? else {
             return None;
         };

@@ -165,7 +165,7 @@ fn noisy_backbone(backbone: BoxedBackbone) -> BoxedBackbone {
 }
 
 fn written<M: Module>(module: M, tensors: Tensors) -> M {
-    params::write(module, tensors).unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"))
+    params::write(module, tensors).unwrap_or_else(|mismatch| panic!("{mismatch:?}"))
 }
 
 fn survives_yaml(what: &str, method: &dyn AdaptationMethod) {

@@ -174,8 +174,8 @@ impl Golden {
                 TensorData::new(values, info.shape.clone()),
             )
         });
-        let model = params::write(model, start.collect())
-            .unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"));
+        let model =
+            params::write(model, start.collect()).unwrap_or_else(|mismatch| panic!("{mismatch:?}"));
 
         let frozen = |model: &Model| params::read(model, |info| !model.trains(&info.name));
         let before = frozen(&model);

@@ -18,7 +18,7 @@
 use burn::module::Module;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::{Error, Result};
-use peft_core::hooks::{BranchValues, Hooks, SiteAct};
+use peft_core::hooks::{BranchValues, Draws, SiteAct};
 use peft_core::layers::{Bottleneck, Nonlinearity};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::BySite;
@@ -124,12 +124,12 @@ impl Adapter for Bottlenecks {
         let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
             return Vec::new();
         };
-        let act = move |values: BranchValues, hooks: &Hooks| {
+        let act = move |values: BranchValues, draws: &Draws| {
             let input = match self.kind {
                 Kind::Pfeiffer | Kind::Houlsby => values.output.clone(),
                 Kind::Parallel => values.normed,
             };
-            let delta = bottleneck.forward(input, hooks).scaled(self.scale);
+            let delta = bottleneck.forward(input, draws).scaled(self.scale);
             values.output.plus(delta)
         };
         vec![SiteAct::Branch(Box::new(act))]

@@ -7,7 +7,7 @@ use peft_backbone_swin as _;
 use peft_backbone_vit::Vit;
 use peft_core::activation::Activation;
 use peft_core::backbone::{Backbone, BackboneConfig, Init};
-use peft_core::hooks::{BoundaryAct, Hooks};
+use peft_core::hooks::{BoundaryAct, Draws};
 use peft_core::method::AdaptationMethod;
 use peft_core::testing::{Golden, Reference, conforms};
 
@@ -122,7 +122,7 @@ fn a_frame_is_pixels_normalised_as_the_image_is() {
             panic!("a frame is a function");
         };
         let image = Tensor::<4>::full([2, 3, 29, 29], 7.0, init.device());
-        let framed = function(Activation::Map(image), &Hooks::none());
+        let framed = function(Activation::Map(image), &Draws::new(None, 0));
         assert_eq!(framed.shape().to_vec(), [2, 3, 32, 32]);
         for (i, value) in framed.to_vec().into_iter().enumerate() {
             let (row, column) = (i / 32 % 32, i % 32);
