@@ -266,10 +266,9 @@ pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
 
     let layout = hf_peft::layout_of(&given, &*backbone);
     let values = adapter_file::tensors(&model);
-    let own = method.to_hf_peft(&*backbone, &layout, &values);
+    let own = hf_peft::export(&*method, &*backbone, &layout, &values);
     let own = own.unwrap_or_else(|e| unwrap(e));
     let own = own.unwrap_or_else(|| panic!("{folder}: it is not written"));
-    let own = hf_peft::with_head(own, &layout, &values);
     assert!(
         own.tensors == given.tensors,
         "{folder}: other tensors are written"

@@ -26,12 +26,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::{Error, Result};
-use peft_core::hf_peft::HfPeft;
 use peft_core::hooks::SiteAct;
-use peft_core::layout::Layout;
 use peft_core::low_rank::{Factors, LowRank};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
-use peft_core::params::{self, Tensors};
+use peft_core::params;
 use peft_core::plug::BySite;
 use peft_core::random::Distribution;
 use peft_core::site::{Picked, Site, SiteKind, Targets};
@@ -258,15 +256,6 @@ impl AdaptationMethod for Lora {
         };
         Ok(self.places(backbone)?.iter().map(site).sum())
     }
-
-    fn to_hf_peft(
-        &self,
-        backbone: &dyn Backbone,
-        layout: &Layout,
-        values: &Tensors,
-    ) -> Result<Option<HfPeft>> {
-        hf_peft::write(self, backbone, layout, values).map(Some)
-    }
 }
 
 /// The norm of each row of the frozen weight, where DoRA's magnitude starts.
@@ -382,7 +371,7 @@ peft_core::register!(
     summary: "low-rank side paths beside frozen linear layers and convolutions; rsLoRA, DoRA",
     reference: "LoRA: Low-Rank Adaptation of Large Language Models, Hu et al., 2022",
     example: "name: lora\nrank: 10\nalpha: 10\ndropout: 0.0\n",
-    hf_peft: hf_peft::IMPORT,
+    hf_peft: { peft_type: "LORA", read: hf_peft::read, write: hf_peft::write },
 );
 
 #[cfg(test)]
