@@ -36,7 +36,6 @@ pub mod registry;
 pub mod site;
 pub mod spec;
 pub mod step;
-pub mod testing;
 pub mod weights;
 
 pub use activation::{Activation, BoundaryShape, Tokens};

@@ -10,8 +10,8 @@ use peft_core::hf_peft::{HfPeft, layout_of};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution;
 use peft_core::site::SiteKind;
-use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, LinearHead, Plug};
+use peft_testing::{Golden, assert_close};
 
 use crate::Swin;
 use crate::layouts::resized;

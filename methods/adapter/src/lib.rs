@@ -150,22 +150,11 @@ mod tests {
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
+    use peft_backbone_vit as _;
     use peft_core::backbone::BackboneConfig;
-    use peft_core::testing::{Golden, conforms};
+    use peft_testing::{Golden, built, config, conforms, vit};
 
     use super::*;
-
-    fn vit() -> Vit {
-        Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        }
-    }
 
     fn adapter(kind: Kind) -> AdapterMethod {
         AdapterMethod {
@@ -175,50 +164,41 @@ mod tests {
         }
     }
 
-    /// The same with registers and LayerScale.
-    fn scaled() -> Vit {
-        Vit {
-            embed_dim: Some(24),
-            depth: Some(3),
-            mlp_ratio: Some(2.0),
-            reg_tokens: Some(3),
-            no_embed_class: Some(true),
-            init_values: Some(1e-5),
-            ..vit()
-        }
-    }
+    /// A Vision Transformer with registers and LayerScale.
+    const SCALED: &str = "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 3, \
+                          num_heads: 3, mlp_ratio: 2.0, reg_tokens: 3, no_embed_class: true, \
+                          init_values: 1.0e-5}";
 
     /// `mlp` is what the reference calls a bottleneck at the MLP.
-    fn check(name: &str, vit: &Vit, kind: Kind, mlp: &str) {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
+    fn check(name: &str, vit: &dyn BackboneConfig, kind: Kind, mlp: &str) {
         let rename = |name: &str| {
             let name = name.trim_start_matches("adapter.");
             let name = name.replace(".attn.", ".attn_out.");
             name.replace(".mlp.", mlp)
         };
         let method = Box::new(adapter(kind));
-        Golden::open(format!("{fixtures}{name}")).check_training(vit, method, rename);
+        Golden::fixture(&format!("peft/{name}")).check_training(vit, method, rename);
     }
 
     #[test]
     fn after_the_mlp_agrees_with_the_reference() {
-        check("adapter_pfeiffer", &vit(), Kind::Pfeiffer, ".mlp_out.");
+        check("adapter_pfeiffer", &*vit(), Kind::Pfeiffer, ".mlp_out.");
     }
 
     #[test]
     fn after_both_branches_agrees_with_the_reference() {
-        check("adapter_houlsby", &vit(), Kind::Houlsby, ".mlp_out.");
+        check("adapter_houlsby", &*vit(), Kind::Houlsby, ".mlp_out.");
     }
 
     #[test]
     fn before_layer_scale_agrees_with_the_reference() {
         let name = "adapter_houlsby_scaled";
-        check(name, &scaled(), Kind::Houlsby, ".mlp_out.");
+        check(name, &*config(SCALED), Kind::Houlsby, ".mlp_out.");
     }
 
     #[test]
     fn beside_the_mlp_agrees_with_the_reference() {
-        check("adapter_parallel", &vit(), Kind::Parallel, ".");
+        check("adapter_parallel", &*vit(), Kind::Parallel, ".");
     }
 
     #[test]
@@ -238,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_formula_counts_each_branch() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let count = |kind| adapter(kind).formula(&*backbone).unwrap();
         let one = 2 * 48 * 6 + 6 + 48;
         assert_eq!(count(Kind::Pfeiffer), 4 * one);
@@ -258,7 +238,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_by_field() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let error = |change: fn(&mut AdapterMethod)| {
             let mut method = AdapterMethod::default();
             change(&mut method);

@@ -150,22 +150,10 @@ mod tests {
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
-    use peft_core::backbone::BackboneConfig;
-    use peft_core::testing::{Golden, conforms};
+    use peft_backbone_vit as _;
+    use peft_testing::{Golden, built, conforms, vit};
 
     use super::*;
-
-    fn vit() -> Vit {
-        Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        }
-    }
 
     fn adaptformer(input: Input) -> AdaptFormer {
         AdaptFormer {
@@ -177,13 +165,12 @@ mod tests {
     }
 
     fn check(name: &str, input: Input) {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
         let rename = |name: &str| {
             let name = name.trim_start_matches("adaptformer.");
             name.replace(".mlp.", ".")
         };
         let method = Box::new(adaptformer(input));
-        Golden::open(format!("{fixtures}{name}")).check_training(&vit(), method, rename);
+        Golden::fixture(&format!("peft/{name}")).check_training(&*vit(), method, rename);
     }
 
     #[test]
@@ -207,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_formula_counts_each_mlp() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let count = adaptformer(Input::Residual).formula(&*backbone).unwrap();
         assert_eq!(count, 4 * (2 * 48 * 6 + 6 + 48));
     }
@@ -224,7 +211,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_by_field() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let error = |change: fn(&mut AdaptFormer)| {
             let mut method = AdaptFormer::default();
             change(&mut method);
