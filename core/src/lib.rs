@@ -11,6 +11,7 @@ pub mod adapter;
 pub mod adapter_file;
 pub mod backbone;
 pub mod channels;
+pub mod check;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

@@ -11,6 +11,7 @@ use crate::activation::Activation;
 use crate::acts::BoundaryAct;
 use crate::adapter::BoxedAdapter;
 use crate::backbone::BoxedBackbone;
+use crate::check;
 use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::hooks::{Act, Hooks, Places};
@@ -278,10 +279,7 @@ impl Model {
     /// [`Error::Unfoldable`] if a prompt of extra tokens or a function of the image acts, which
     /// nothing lies half-way to; [`Error::Config`] for a scale that is not finite.
     pub fn scaled(mut self, strength: f64, frozen: &Tensors) -> Result<Self> {
-        if !strength.is_finite() {
-            let message = format!("expected a finite number, got {strength}");
-            return Err(Error::config("scale", message));
-        }
+        check::finite("scale", strength)?;
         for boundary in &self.spec().boundaries {
             for (name, act, _) in self.hooks(None).boundary_acts(boundary.index) {
                 if matches!(act, BoundaryAct::Extras(_) | BoundaryAct::Function(_)) {

@@ -10,11 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
 use crate::channels::like;
-use crate::error::{Error, Result};
 use crate::init::Init;
 use crate::random::Distribution;
-use crate::site::{Branch, Site, SiteKind};
-use crate::spec::BackboneSpec;
 use crate::step::Draws;
 
 use super::linear::linear;
@@ -88,40 +85,6 @@ impl Bottleneck {
             dropout,
             name: name.to_owned(),
         }
-    }
-
-    /// The branches that are `wanted`, with their widths, where `method` puts bottlenecks.
-    ///
-    /// # Errors
-    /// [`Error::Unfit`] if there is none.
-    pub fn places<'a>(
-        spec: &'a BackboneSpec,
-        method: &str,
-        wanted: impl Fn(Branch) -> bool,
-    ) -> Result<Vec<(&'a Site, usize)>> {
-        let place = |site: &'a Site| match site.kind {
-            SiteKind::Branch { branch, width } => wanted(branch).then_some((site, width)),
-            _ => None,
-        };
-        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
-        match places.is_empty() {
-            false => Ok(places),
-            true => Err(Error::Unfit {
-                method: method.to_owned(),
-                backbone: spec.name.clone(),
-                reason: "it has neither an mlp nor a residual branch".to_owned(),
-            }),
-        }
-    }
-
-    /// What to say of a hidden width that is larger than a branch's: allowed, and rarely meant.
-    pub fn remarks(places: &[(&Site, usize)], hidden: usize, method: &str) -> Vec<String> {
-        let narrower = places.iter().find(|(_, width)| *width < hidden);
-        let remark = narrower.map(|(site, width)| {
-            let name = &site.name;
-            format!("{method}: bottleneck {hidden} is wider than {name} ({width})")
-        });
-        remark.into_iter().collect()
     }
 
     /// Trainable parameters: `2 D d + d + D`.

@@ -15,14 +15,10 @@
 //! block of convolutions is one branch: Pfeiffer and Houlsby act after it, parallel reads its
 //! shortcut.
 
-use burn::module::Module;
 use peft_core::backbone::{Backbone, Init};
-use peft_core::error::{Error, Result};
-use peft_core::hooks::{BranchValues, Draws, SiteAct};
-use peft_core::layers::{Bottleneck, Nonlinearity};
-use peft_core::method::{AdaptationMethod, Adapter, Attachment};
-use peft_core::plug::BySite;
-use peft_core::site::{Branch, Site};
+use peft_core::error::Result;
+use peft_core::layers::{BranchBottlenecks, Nonlinearity, Reads};
+use peft_core::method::{AdaptationMethod, Attachment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,74 +61,30 @@ impl Default for AdapterMethod {
 }
 
 impl AdapterMethod {
-    fn check(&self) -> Result<()> {
-        if self.bottleneck == 0 {
-            return Err(Error::config("bottleneck", "expected at least 1, got 0"));
+    fn bottlenecks(&self) -> BranchBottlenecks {
+        BranchBottlenecks {
+            method: "adapter",
+            attention: self.kind == Kind::Houlsby,
+            reads: match self.kind {
+                Kind::Pfeiffer | Kind::Houlsby => Reads::Output,
+                Kind::Parallel => Reads::Normed,
+            },
+            hidden: self.bottleneck,
+            nonlinearity: self.activation,
+            dropout: 0.0,
+            scale: self.scale,
         }
-        if !self.scale.is_finite() {
-            let message = format!("expected a finite number, got {}", self.scale);
-            return Err(Error::config("scale", message));
-        }
-        Ok(())
-    }
-
-    /// The branches with their widths.
-    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
-        self.check()?;
-        Bottleneck::places(backbone.spec(), "adapter", |branch| {
-            branch != Branch::Attention || self.kind == Kind::Houlsby
-        })
     }
 }
 
 #[typetag::serde(name = "adapter")]
 impl AdaptationMethod for AdapterMethod {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
-        let places = self.places(backbone)?;
-        let remarks = Bottleneck::remarks(&places, self.bottleneck, "adapter");
-        let bottlenecks = places.into_iter().map(|(site, width)| {
-            let sizes = [width, self.bottleneck];
-            let bottleneck = Bottleneck::new(&site.name, sizes, self.activation, 0.0, init);
-            (site.name.clone(), bottleneck)
-        });
-        let adapter = Bottlenecks {
-            bottlenecks: bottlenecks.collect(),
-            kind: self.kind,
-            scale: self.scale,
-        };
-        Ok(Attachment::adapter(adapter).with_remarks(remarks))
+        self.bottlenecks().attach(backbone.spec(), init)
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
-        let places = self.places(backbone)?.into_iter();
-        let count = |(_, width)| Bottleneck::count([width, self.bottleneck]);
-        Ok(places.map(count).sum())
-    }
-}
-
-/// The bottlenecks of an [`AdapterMethod`].
-#[derive(Module, Debug)]
-pub struct Bottlenecks {
-    bottlenecks: BySite<Bottleneck>,
-    #[module(skip)]
-    kind: Kind,
-    scale: f64,
-}
-
-impl Adapter for Bottlenecks {
-    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-        let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
-            return Vec::new();
-        };
-        let act = move |values: BranchValues, draws: &Draws| {
-            let input = match self.kind {
-                Kind::Pfeiffer | Kind::Houlsby => values.output.clone(),
-                Kind::Parallel => values.normed,
-            };
-            let delta = bottleneck.forward(input, draws).scaled(self.scale);
-            values.output.plus(delta)
-        };
-        vec![SiteAct::Branch(Box::new(act))]
+        self.bottlenecks().formula(backbone.spec())
     }
 }
 

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::{Backbone, Init};
+use peft_core::check;
 use peft_core::error::{Error, Result};
 use peft_core::hooks::SiteAct;
 use peft_core::low_rank::{Factors, LowRank};
@@ -90,25 +91,18 @@ struct Place<'a> {
 
 impl Lora {
     fn check(&self) -> Result<()> {
-        let ranks = self.rank_pattern.iter();
-        let ranks = ranks.map(|(pattern, rank)| (format!("rank_pattern.{pattern}"), *rank));
-        for (field, rank) in ranks.chain([("rank".to_owned(), self.rank)]) {
-            if rank == 0 {
-                return Err(Error::config(field, "expected at least 1, got 0"));
-            }
+        check::at_least_one("rank", self.rank)?;
+        for (pattern, rank) in &self.rank_pattern {
+            check::at_least_one(format!("rank_pattern.{pattern}"), *rank)?;
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
-            return Err(Error::config("dropout", message));
+        check::dropout("dropout", self.dropout)?;
+        for (pattern, alpha) in &self.alpha_pattern {
+            check::finite(format!("alpha_pattern.{pattern}"), *alpha)?;
         }
-        let alphas = self.alpha_pattern.iter();
-        let alphas = alphas.map(|(pattern, alpha)| (format!("alpha_pattern.{pattern}"), *alpha));
-        for (field, alpha) in alphas.chain(self.alpha.map(|alpha| ("alpha".to_owned(), alpha))) {
-            if !alpha.is_finite() {
-                return Err(Error::config(field, "expected a finite number"));
-            }
+        match self.alpha {
+            Some(alpha) => check::finite("alpha", alpha),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The sites, all of which can carry a low-rank path.

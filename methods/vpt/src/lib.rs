@@ -16,6 +16,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, BoundarySpec, Init};
+use peft_core::check;
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, Extras};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
@@ -69,14 +70,8 @@ impl Vpt {
             let message = "expected either `mode` or `boundaries`, got both";
             return Err(Error::config("mode", message));
         }
-        if self.length == 0 {
-            return Err(Error::config("length", "expected at least 1, got 0"));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
-            return Err(Error::config("dropout", message));
-        }
-        Ok(())
+        check::at_least_one("length", self.length)?;
+        check::dropout("dropout", self.dropout)
     }
 
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<&'a BoundarySpec>> {
