@@ -415,7 +415,7 @@ fn shaken(model: Model) -> Result<Model, String> {
     };
     let trained = params::read(&model, |info| model.trains(&info.name));
     let trained = trained.into_iter().map(shake).collect();
-    params::write(model, trained).map_err(|(_, mismatch)| format!("{mismatch:?}"))
+    params::write(model, trained).map_err(|mismatch| format!("{mismatch:?}"))
 }
 
 /// Random images `[b, 3, h, w]`, the same on every device.
