@@ -3,8 +3,8 @@
 use burn::tensor::Tensor;
 
 use crate::activation::Activation;
-use crate::hooks::Hooks;
 use crate::low_rank::LowRank;
+use crate::step::Draws;
 
 /// What an adapter does to the activation at a boundary.
 #[allow(
@@ -24,9 +24,9 @@ pub enum BoundaryAct<'a> {
 }
 
 /// A function of the activation at a boundary.
-pub type BoundaryFunction<'a> = Box<dyn Fn(Activation, &Hooks) -> Activation + 'a>;
+pub type BoundaryFunction<'a> = Box<dyn Fn(Activation, &Draws) -> Activation + 'a>;
 /// A function of a branch: its new output.
-pub type BranchFunction<'a> = Box<dyn Fn(BranchValues, &Hooks) -> Activation + 'a>;
+pub type BranchFunction<'a> = Box<dyn Fn(BranchValues, &Draws) -> Activation + 'a>;
 
 /// Extra tokens that join the sequence: prompts.
 pub struct Extras {

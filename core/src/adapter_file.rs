@@ -140,7 +140,7 @@ pub fn fill(model: Model, values: Tensors, path: &Path) -> Result<Model> {
             listed(&extra, 12)
         )));
     }
-    params::write(model, values).map_err(|(_, mismatch)| {
+    params::write(model, values).map_err(|mismatch| {
         refuse(format!(
             "the adapter does not fit this model: {}",
             listed(&mismatch.shapes, 12)

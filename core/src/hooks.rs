@@ -3,78 +3,157 @@
 //! A backbone's layers ask [`Hooks`] what acts at their site; where nothing does, nothing is
 //! called. The linear kinds are applied here once for all methods.
 
-use burn::tensor::{Shape, Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::adapter::BoxedAdapter;
 use crate::channels::{Join, join, scale_shift, scale_shift_activation};
-use crate::low_rank::Weighted;
+use crate::low_rank::{SidePath, Weighted};
 use crate::named::Named;
-use crate::random::Generator;
 use crate::site::Site;
+use crate::spec::BackboneSpec;
 
 pub use crate::acts::{
     BoundaryAct, BoundaryFunction, BranchFunction, BranchValues, Extras, Side, SiteAct,
 };
 pub use crate::channels::like;
-pub use crate::step::Step;
+pub use crate::step::{Draws, Step};
+
+/// Which adapters act at each boundary and at each site, by their places in the list.
+///
+/// Found once, when a model is assembled: a forward pass asks for every site, and most have nothing
+/// to do there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places {
+    /// By boundary.
+    boundaries: Vec<Vec<usize>>,
+    /// By block: the sites at which something acts. They are few, so that a name is found sooner by
+    /// comparing than by hashing.
+    sites: Vec<Vec<(String, Vec<usize>)>>,
+}
+
+impl Places {
+    /// Asks every adapter about every boundary and site.
+    pub(crate) fn of(adapters: &Named<String, BoxedAdapter>, spec: &BackboneSpec) -> Self {
+        let acting = |acts: &dyn Fn(&BoxedAdapter) -> bool| -> Vec<usize> {
+            let all = adapters.iter().enumerate();
+            let acting = all.filter(|(_, (_, adapter))| acts(adapter));
+            acting.map(|(place, _)| place).collect()
+        };
+        let boundaries = (0..=spec.last_boundary())
+            .map(|index| acting(&|adapter| adapter.at_boundary(index).is_some()));
+        let mut sites = vec![Vec::new(); spec.features_cut()];
+        for site in &spec.sites {
+            let places = acting(&|adapter| !adapter.at_site(site).is_empty());
+            if !places.is_empty() {
+                sites[site.block].push((site.name.clone(), places));
+            }
+        }
+        Self {
+            boundaries: boundaries.collect(),
+            sites,
+        }
+    }
+
+    /// The boundaries at which something acts.
+    pub(crate) fn boundaries(&self) -> Vec<usize> {
+        let acting = |index: &usize| !self.boundaries[*index].is_empty();
+        (0..self.boundaries.len()).filter(acting).collect()
+    }
+
+    fn at_boundary(&self, index: usize) -> &[usize] {
+        self.boundaries.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// The adapters that act at a site, in order.
+    pub(crate) fn at_site(&self, site: &Site) -> &[usize] {
+        let block = self.sites.get(site.block).map_or(&[][..], Vec::as_slice);
+        let found = block.iter().find(|(name, _)| *name == site.name);
+        found.map_or(&[], |(_, places)| places)
+    }
+}
 
 /// What acts during a forward pass.
 #[derive(Clone, Copy)]
 pub struct Hooks<'a> {
-    adapters: Option<&'a Named<String, BoxedAdapter>>,
+    acting: Option<(&'a Named<String, BoxedAdapter>, &'a Places)>,
     step: Option<&'a Step>,
+    /// How much of the adapters acts, between absent (0) and as they are (1).
     strength: f64,
-    /// The place of the adapter that acts: two draw masks of their own at one site.
-    owner: usize,
+}
+
+/// A [`SiteAct`] in one forward pass, as strong as the hooks are.
+pub(crate) enum Act<'a> {
+    /// As [`SiteAct::LowRank`].
+    LowRank(SidePath),
+    /// As [`SiteAct::ScaleShift`].
+    ScaleShift {
+        on: Side,
+        scale: Option<Tensor<1>>,
+        shift: Option<Tensor<1>>,
+    },
+    /// As [`SiteAct::Branch`]; weakened where the branch's output is at hand.
+    Branch(BranchFunction<'a>, Draws),
 }
 
 impl<'a> Hooks<'a> {
     /// Nothing acts: the bare backbone in evaluation.
     pub fn none() -> Self {
         Self {
-            adapters: None,
+            acting: None,
             step: None,
             strength: 1.0,
-            owner: 0,
         }
     }
 
     /// These adapters act, in order; `step` while training.
-    pub fn new(adapters: &'a Named<String, BoxedAdapter>, step: Option<&'a Step>) -> Self {
+    pub(crate) fn new(
+        adapters: &'a Named<String, BoxedAdapter>,
+        places: &'a Places,
+        step: Option<&'a Step>,
+        strength: f64,
+    ) -> Self {
         Self {
-            adapters: Some(adapters).filter(|adapters| !adapters.is_empty()),
+            acting: Some((adapters, places)),
             step,
-            strength: 1.0,
-            owner: 0,
+            strength,
         }
-    }
-
-    /// The same adapters between absent (0) and as they are (1).
-    pub(crate) fn with_strength(self, strength: f64) -> Self {
-        Self { strength, ..self }
-    }
-
-    /// For what the adapter at place `owner` does.
-    fn of(&self, owner: usize) -> Self {
-        Self { owner, ..*self }
     }
 
     /// Applies what acts at boundary `index`.
+    ///
+    /// # Shapes
+    /// That of the boundary with the batch in front; the result has the same, and the extra tokens
+    /// that joined.
     pub fn at_boundary(&self, index: usize, mut x: Activation) -> Activation {
-        for (owner, (_, adapter)) in self.adapters.iter().flat_map(|a| a.iter()).enumerate() {
-            let hooks = self.of(owner);
-            x = match adapter.at_boundary(index) {
-                None => x,
-                Some(BoundaryAct::Add(delta)) => join(x, self.weakened(delta), Join::Sum),
-                Some(BoundaryAct::Multiply(factor)) => {
+        for (_, act, draws) in self.boundary_acts(index) {
+            x = match act {
+                BoundaryAct::Add(delta) => join(x, self.weakened(delta), Join::Sum),
+                BoundaryAct::Multiply(factor) => {
                     join(x, self.weakened_factor(factor), Join::Product)
                 }
-                Some(BoundaryAct::Extras(extras)) => hooks.with_extras(x, index, extras),
-                Some(BoundaryAct::Function(f)) => self.between(x, |x| f(x, &hooks)),
+                BoundaryAct::Extras(extras) => with_extras(x, index, extras, &draws),
+                BoundaryAct::Function(f) => self.between(x, |x| f(x, &draws)),
             };
         }
         x
+    }
+
+    /// What acts at a boundary, in order, with the name of the adapter.
+    pub(crate) fn boundary_acts(
+        &self,
+        index: usize,
+    ) -> impl Iterator<Item = (&'a str, BoundaryAct<'a>, Draws)> + use<'a> {
+        let acting = self.acting.into_iter();
+        let step = self.step;
+        acting.flat_map(move |(adapters, places)| {
+            let acting = places.at_boundary(index).iter();
+            acting.filter_map(move |place| {
+                let (name, adapter) = adapters.nth(*place)?;
+                let act = adapter.at_boundary(index)?;
+                Some((name.as_str(), act, Draws::new(step, *place)))
+            })
+        })
     }
 
     /// A delta as strong as the hooks are.
@@ -101,99 +180,74 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    fn with_extras(&self, x: Activation, index: usize, extras: Extras) -> Activation {
-        let Activation::Tokens(tokens) = x else {
-            panic!("boundary {index} has {:?}, no tokens", x.shape())
-        };
-        let [batch, _, d] = tokens.x.dims();
-        let [count, _] = extras.tokens.dims();
-        let prompts = like(extras.tokens, &tokens.x)
-            .unsqueeze::<3>()
-            .expand([batch, count, d]);
-        let prompts = self.dropout(prompts, extras.dropout, &format!("extras/{index}"));
-        Activation::Tokens(tokens.with_extras(self.owner, prompts, extras.replace))
-    }
-
     /// Whether anything acts at a site: where nothing does, a backbone may compute its neighbours
     /// together with it.
     pub fn acts_at(&self, site: &Site) -> bool {
-        let mut adapters = self.adapters.into_iter().flat_map(Named::iter);
-        adapters.any(|(_, adapter)| !adapter.at_site(site).is_empty())
+        let mut acting = self.acting.into_iter();
+        acting.any(|(_, places)| !places.at_site(site).is_empty())
     }
 
     /// What acts at a site, in the adapters' order.
-    pub(crate) fn at_site(&self, site: &Site) -> Vec<SiteAct<'a>> {
-        self.owned_at_site(site).map(|(_, act)| act).collect()
+    pub(crate) fn at_site(&self, site: &Site) -> Vec<Act<'a>> {
+        let Some((adapters, places)) = self.acting else {
+            return Vec::new();
+        };
+        let mut acts = Vec::new();
+        for place in places.at_site(site) {
+            let Some((_, adapter)) = adapters.nth(*place) else {
+                continue;
+            };
+            let draws = Draws::new(self.step, *place);
+            let own = adapter.at_site(site).into_iter();
+            acts.extend(own.map(|act| self.in_pass(act, draws)));
+        }
+        acts
     }
 
-    /// A factor and an offset for each channel of a site's output, and what acts on them: a factor and
-    /// an offset again. None if something else acts there.
-    pub(crate) fn affine_at(&self, site: &Site, own: [Tensor<1>; 2]) -> Option<[Tensor<1>; 2]> {
-        let mut acts = self.at_site(site).into_iter();
-        acts.try_fold(own, |[mut factor, mut offset], act| match act {
-            SiteAct::ScaleShift {
-                on: Side::Output,
-                scale,
-                shift,
-            } => {
-                if let Some(scale) = scale.map(|scale| like(scale, &factor)) {
-                    (factor, offset) = (factor * scale.clone(), offset * scale);
-                }
-                if let Some(shift) = shift.map(|shift| like(shift, &offset)) {
-                    offset = offset + shift;
-                }
-                Some([factor, offset])
-            }
-            _ => None,
-        })
-    }
-
-    /// The same as [`at_site`](Self::at_site), each with the hooks of its adapter.
-    fn owned_at_site<'s>(
-        &'s self,
-        site: &'s Site,
-    ) -> impl Iterator<Item = (Hooks<'a>, SiteAct<'a>)> + use<'a, 's> {
-        let adapters = self.adapters.into_iter().flat_map(Named::iter).enumerate();
-        adapters.flat_map(move |(owner, (_, adapter))| {
-            let mut acts = adapter.at_site(site);
-            if self.strength != 1.0 {
-                acts.iter_mut().for_each(|act| self.weaken(act));
-            }
-            acts.into_iter().map(move |act| (self.of(owner), act))
-        })
-    }
-
-    fn weaken(&self, act: &mut SiteAct) {
-        let s = self.strength;
+    /// An act with the adapter's random numbers, as strong as the hooks are.
+    fn in_pass<'s>(&self, act: SiteAct<'s>, draws: Draws) -> Act<'s> {
+        let strength = self.strength;
         match act {
-            SiteAct::LowRank(path) => path.strength = s,
-            SiteAct::ScaleShift { scale, shift, .. } => {
-                *scale = scale.take().map(|scale| scale * s + (1.0 - s));
-                *shift = shift.take().map(|shift| shift * s);
+            SiteAct::LowRank(path) => Act::LowRank(SidePath {
+                path,
+                draws,
+                strength,
+            }),
+            SiteAct::ScaleShift { on, scale, shift } => {
+                let (scale, shift) = match strength {
+                    1.0 => (scale, shift),
+                    s => (
+                        scale.map(|scale| scale * s + (1.0 - s)),
+                        shift.map(|shift| shift * s),
+                    ),
+                };
+                Act::ScaleShift { on, scale, shift }
             }
-            // Applied where the branch's output is at hand.
-            SiteAct::Branch(_) => {}
+            SiteAct::Branch(f) => Act::Branch(f, draws),
         }
     }
 
     /// The output of a branch after what acts at its site.
+    ///
+    /// # Shapes
+    /// All three values have the output's shape; the result has the same.
     pub fn at_branch(&self, site: &Site, values: BranchValues) -> Activation {
         let BranchValues {
             residual,
             normed,
             mut output,
         } = values;
-        for (hooks, act) in self.owned_at_site(site) {
+        for act in self.at_site(site) {
             output = match act {
-                SiteAct::Branch(f) => self.between(output, |output| {
+                Act::Branch(f, draws) => self.between(output, |output| {
                     let values = BranchValues {
                         residual: residual.clone(),
                         normed: normed.clone(),
                         output,
                     };
-                    f(values, &hooks)
+                    f(values, &draws)
                 }),
-                SiteAct::ScaleShift {
+                Act::ScaleShift {
                     on: Side::Output,
                     scale,
                     shift,
@@ -209,36 +263,57 @@ impl<'a> Hooks<'a> {
 
     /// Whether tuned BatchNorm layers use and update batch statistics.
     pub(crate) fn batch_statistics(&self) -> bool {
-        self.step.is_some_and(|step| step.batch_statistics)
+        self.step.is_some_and(Step::batch_statistics)
     }
 
     /// Hands back a buffer's new value.
     pub(crate) fn update(&self, name: String, value: Tensor<1>) {
         if let Some(step) = self.step {
-            step.updates.borrow_mut().push((name, value));
+            step.update(name, value);
         }
     }
+}
 
-    /// Whether dropout with probability `p` drops anything: only while training.
-    pub fn drops(&self, p: f64) -> bool {
-        p > 0.0 && self.step.is_some()
-    }
+/// The sequence with an adapter's extra tokens behind it.
+fn with_extras(x: Activation, index: usize, extras: Extras, draws: &Draws) -> Activation {
+    let Activation::Tokens(tokens) = x else {
+        panic!("boundary {index} has {:?}, no tokens", x.shape())
+    };
+    let [batch, _, d] = tokens.x.dims();
+    let [count, _] = extras.tokens.dims();
+    let prompts = like(extras.tokens, &tokens.x)
+        .unsqueeze::<3>()
+        .expand([batch, count, d]);
+    let prompts = draws.dropout(prompts, extras.dropout, &format!("extras/{index}"));
+    Activation::Tokens(tokens.with_extras(draws.owner(), prompts, extras.replace))
+}
 
-    /// Zeroes entries with probability `p` and scales the rest by `1/(1-p)`, while training. The
-    /// mask is a function of seed, step, the adapter's place and `name`.
-    pub fn dropout<const D: usize>(&self, x: Tensor<D>, p: f64, name: &str) -> Tensor<D> {
-        let Some(step) = self.step.filter(|_| p > 0.0) else {
-            return x;
+/// A factor and an offset for each channel of a site's output, after what acts on them: a factor and
+/// an offset again. None if something else acts there.
+///
+/// # Shapes
+/// `[c]` each.
+pub(crate) fn affine(acts: &[Act], own: [Tensor<1>; 2]) -> Option<[Tensor<1>; 2]> {
+    let [mut factor, mut offset] = own;
+    for act in acts {
+        let Act::ScaleShift {
+            on: Side::Output,
+            scale,
+            shift,
+        } = act
+        else {
+            return None;
         };
-        let path = format!(
-            "dropout/{}/{}/{}/{name}",
-            step.number, step.part, self.owner
-        );
-        let shape: Shape = x.shape();
-        let mask = Generator::new(step.seed, &path).dropout_mask(shape.num_elements(), p);
-        let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
-        x.clone() * like(mask, &x)
+        if let Some(scale) = scale {
+            let scale = like(scale.clone(), &factor);
+            (factor, offset) = (factor * scale.clone(), offset * scale);
+        }
+        if let Some(shift) = shift {
+            let shift = like(shift.clone(), &offset);
+            offset = offset + shift;
+        }
     }
+    Some([factor, offset])
 }
 
 /// Runs a site: input acts, the operation itself, output acts and side paths, in order.
@@ -246,7 +321,7 @@ impl<'a> Hooks<'a> {
 /// `axis` is the channels' axis in the input and in the output; `layer` is what low-rank paths
 /// stand beside.
 pub(crate) fn run_site<const D: usize, const E: usize>(
-    hooks: &Hooks,
+    acts: Vec<Act>,
     site: &Site,
     x: Tensor<D>,
     axis: [usize; 2],
@@ -254,14 +329,14 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     layer: &impl Weighted<D, E>,
 ) -> Tensor<E> {
     let (mut input, mut outputs) = (x, Vec::new());
-    for (hooks, act) in hooks.owned_at_site(site) {
+    for act in acts {
         match act {
-            SiteAct::ScaleShift {
+            Act::ScaleShift {
                 on: Side::Input,
                 scale,
                 shift,
             } => input = scale_shift(input, axis[0], scale, shift),
-            act => outputs.push((hooks, act)),
+            act => outputs.push(act),
         }
     }
     if outputs.is_empty() {
@@ -269,21 +344,17 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     }
     // What the layer computes together with the act that comes first.
     let together = match &outputs[0] {
-        (hooks, SiteAct::LowRank(path)) if !hooks.drops(path.dropout) => {
-            layer.with_low_rank(&input, path)
-        }
-        (_, SiteAct::ScaleShift { scale, shift, .. }) => {
-            layer.with_scale_shift(&input, scale, shift)
-        }
+        Act::LowRank(path) if !path.drops() => layer.with_low_rank(&input, path),
+        Act::ScaleShift { scale, shift, .. } => layer.with_scale_shift(&input, scale, shift),
         _ => None,
     };
     let done = usize::from(together.is_some());
     let mut y = together.unwrap_or_else(|| operation(input.clone()));
-    for (hooks, act) in outputs.into_iter().skip(done) {
+    for act in outputs.into_iter().skip(done) {
         y = match act {
-            SiteAct::ScaleShift { scale, shift, .. } => scale_shift(y, axis[1], scale, shift),
-            SiteAct::LowRank(path) => path.beside(y, &input, axis[1], layer, &hooks, site),
-            SiteAct::Branch(_) => panic!("{}: a {} is no branch", site.name, site.kind),
+            Act::ScaleShift { scale, shift, .. } => scale_shift(y, axis[1], scale, shift),
+            Act::LowRank(path) => path.beside(y, &input, axis[1], layer, site),
+            Act::Branch(..) => panic!("{}: a {} is no branch", site.name, site.kind),
         };
     }
     y

@@ -11,6 +11,7 @@ pub mod adapter;
 pub mod adapter_file;
 pub mod backbone;
 pub mod channels;
+pub mod check;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
@@ -37,7 +38,6 @@ pub mod site;
 pub mod source;
 pub mod spec;
 pub mod step;
-pub mod testing;
 pub mod weights;
 
 pub use activation::{Activation, BoundaryShape, Tokens};
@@ -56,7 +56,7 @@ pub use named::{ByBoundary, BySite};
 pub use plug::Plug;
 pub use site::{Site, SiteKind, Targets};
 pub use spec::{BackboneSpec, Cut};
-pub use step::Step;
+pub use step::{Draws, Step};
 
 #[doc(hidden)]
 pub use {inventory, schemars};

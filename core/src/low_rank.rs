@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor};
 use peft_ops::{linear_low_rank, scale_shift};
 
 use crate::channels::like;
-use crate::hooks::Hooks;
 use crate::site::Site;
+use crate::step::Draws;
 
 /// `y + scale * B A dropout(x)`; with a magnitude `m`, `y` becomes
 /// `m / ||W + scale B A|| * (W + scale B A) x + b`, the norm of each row taken as a constant.
@@ -24,7 +24,6 @@ pub struct LowRank {
     pub rows: Option<Range<usize>>,
     /// DoRA's magnitude `m [rows]`. Such a path must be the first to act at its site.
     pub magnitude: Option<Tensor<1>>,
-    pub(crate) strength: f64,
 }
 
 /// The factors of a [`LowRank`].
@@ -46,52 +45,7 @@ impl LowRank {
             dropout: 0.0,
             rows: None,
             magnitude: None,
-            strength: 1.0,
         }
-    }
-
-    /// `y` with what the path adds to it; `input` is the site's, `axis` the output's channels.
-    pub(crate) fn beside<const D: usize, const E: usize>(
-        self,
-        y: Tensor<E>,
-        input: &Tensor<D>,
-        axis: usize,
-        layer: &impl Weighted<D, E>,
-        hooks: &Hooks,
-        site: &Site,
-    ) -> Tensor<E> {
-        let x = hooks.dropout(input.clone(), self.dropout, &site.name);
-        let Some(product) = layer.low_rank(x.clone(), &self.factors) else {
-            panic!(
-                "{}: the factors are not those of a {}",
-                site.name, site.kind
-            )
-        };
-        let mut delta = product * self.scale;
-        if let Some(magnitude) = &self.magnitude {
-            let channels = |v: Tensor<1>| {
-                let mut shape = [1; E];
-                shape[axis] = v.dims()[0];
-                like(v.reshape(shape), &delta)
-            };
-            let norms = self.constant_norms(layer.matrix(), magnitude);
-            let factor = channels(magnitude.clone() / norms);
-            let bare = match hooks.drops(self.dropout) {
-                true => self.own_rows(layer.bare(x), axis),
-                false => {
-                    let y = self.own_rows(y.clone(), axis);
-                    match layer.bias() {
-                        Some(bias) => y - channels(self.own_rows(bias, 0)),
-                        None => y,
-                    }
-                }
-            };
-            delta = bare * (factor.clone() - 1.0) + delta * factor;
-        }
-        if self.strength != 1.0 {
-            delta = delta * self.strength;
-        }
-        add_to_rows(y, delta, axis, self.rows)
     }
 
     /// `A`, and `B` with zeros where the path adds nothing, for all `outputs` rows.
@@ -115,32 +69,6 @@ impl LowRank {
         Tensor::cat(vec![around(start), own.clone(), around(outputs - end)], 0)
     }
 
-    /// The layer's output with what the path adds to it, in one product: where it reads what the layer
-    /// reads.
-    pub(crate) fn at_once<const D: usize>(
-        &self,
-        x: Tensor<D>,
-        weight: Tensor<2>,
-        bias: Option<Tensor<1>>,
-    ) -> Option<Tensor<D>> {
-        if self.strength != 1.0 {
-            return None;
-        }
-        let [outputs, _] = weight.dims();
-        let factors = self.whole_factors(outputs)?.map(|factor| like(factor, &x));
-        let own = like(weight.clone(), &x);
-        let bias = bias.map(|bias| like(bias, &x));
-        let Some(magnitude) = &self.magnitude else {
-            return Some(linear_low_rank(x, own, bias, factors, self.scale));
-        };
-        let norms = self.constant_norms(weight, magnitude);
-        let factor = self.among_all(magnitude.clone() / norms, outputs, 1.0);
-        let factor = like(factor, &x);
-        let y = linear_low_rank(x, own, None, factors, self.scale);
-        let bias = bias.unwrap_or_else(|| factor.zeros_like());
-        Some(scale_shift(y, factor, bias))
-    }
-
     /// [`row_norms`](Self::row_norms) on the device of the magnitude.
     fn constant_norms(&self, weight: Tensor<2>, magnitude: &Tensor<1>) -> Tensor<1> {
         let norms = self.row_norms(weight);
@@ -161,48 +89,6 @@ impl LowRank {
             .squeeze_dim(1)
     }
 
-    /// The weight `[out, ..]` that does alone what it does with this path beside it.
-    pub(crate) fn folded(&self, weight: Tensor<2>) -> Tensor<2> {
-        let product = self.factors.product();
-        let own = self.own_rows(weight.clone(), 0);
-        let delta = match &self.magnitude {
-            None => product * self.scale,
-            Some(magnitude) => {
-                let factor = magnitude.clone() / self.row_norms(weight.clone());
-                let sum = own.clone() + product * self.scale;
-                sum * factor.unsqueeze_dim(1) - own
-            }
-        };
-        add_to_rows(weight, delta * self.strength, 0, self.rows.clone())
-    }
-
-    /// On the CPU without autodiff, where weights are folded.
-    pub(crate) fn to_plain(&self) -> Self {
-        Self {
-            factors: match &self.factors {
-                Factors::Linear(a, b) => Factors::Linear(to_plain(a), to_plain(b)),
-                Factors::Conv(a, b) => Factors::Conv(to_plain(a), to_plain(b)),
-            },
-            magnitude: self.magnitude.as_ref().map(to_plain),
-            ..self.clone()
-        }
-    }
-
-    /// What the product is multiplied by.
-    pub(crate) fn factor(&self) -> f64 {
-        self.scale * self.strength
-    }
-
-    /// The factors, if the path is a product of the whole output and nothing else.
-    pub(crate) fn plain_factors(&self) -> Option<&Factors> {
-        (self.rows.is_none() && self.magnitude.is_none()).then_some(&self.factors)
-    }
-
-    /// Whether the path is such a product, and drops nothing.
-    pub(crate) fn is_plain(&self, hooks: &Hooks) -> bool {
-        self.plain_factors().is_some() && !hooks.drops(self.dropout)
-    }
-
     /// Whether both add to some row.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         match (&self.rows, &other.rows) {
@@ -216,6 +102,145 @@ impl LowRank {
             Some(rows) => y.narrow(axis, rows.start, rows.len()),
             None => y,
         }
+    }
+}
+
+/// A path in one forward pass.
+#[derive(Clone, Debug)]
+pub(crate) struct SidePath {
+    /// What it adds.
+    pub path: LowRank,
+    /// The random numbers of its adapter.
+    pub draws: Draws,
+    /// How much of it acts, between absent (0) and as it is (1).
+    pub strength: f64,
+}
+
+impl SidePath {
+    /// `y` with what the path adds to it; `input` is the site's, `axis` the output's channels.
+    pub(crate) fn beside<const D: usize, const E: usize>(
+        self,
+        y: Tensor<E>,
+        input: &Tensor<D>,
+        axis: usize,
+        layer: &impl Weighted<D, E>,
+        site: &Site,
+    ) -> Tensor<E> {
+        let path = &self.path;
+        let x = (self.draws).dropout(input.clone(), path.dropout, &site.name);
+        let Some(product) = layer.low_rank(x.clone(), &path.factors) else {
+            panic!(
+                "{}: the factors are not those of a {}",
+                site.name, site.kind
+            )
+        };
+        let mut delta = product * path.scale;
+        if let Some(magnitude) = &path.magnitude {
+            let channels = |v: Tensor<1>| {
+                let mut shape = [1; E];
+                shape[axis] = v.dims()[0];
+                like(v.reshape(shape), &delta)
+            };
+            let norms = path.constant_norms(layer.matrix(), magnitude);
+            let factor = channels(magnitude.clone() / norms);
+            let bare = match self.drops() {
+                true => path.own_rows(layer.bare(x), axis),
+                false => {
+                    let y = path.own_rows(y.clone(), axis);
+                    match layer.bias() {
+                        Some(bias) => y - channels(path.own_rows(bias, 0)),
+                        None => y,
+                    }
+                }
+            };
+            delta = bare * (factor.clone() - 1.0) + delta * factor;
+        }
+        if self.strength != 1.0 {
+            delta = delta * self.strength;
+        }
+        add_to_rows(y, delta, axis, self.path.rows)
+    }
+
+    /// The layer's output with what the path adds to it, in one product: where it reads what the layer
+    /// reads.
+    pub(crate) fn at_once<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    ) -> Option<Tensor<D>> {
+        if self.strength != 1.0 {
+            return None;
+        }
+        let path = &self.path;
+        let [outputs, _] = weight.dims();
+        let factors = path.whole_factors(outputs)?.map(|factor| like(factor, &x));
+        let own = like(weight.clone(), &x);
+        let bias = bias.map(|bias| like(bias, &x));
+        let Some(magnitude) = &path.magnitude else {
+            return Some(linear_low_rank(x, own, bias, factors, path.scale));
+        };
+        let norms = path.constant_norms(weight, magnitude);
+        let factor = path.among_all(magnitude.clone() / norms, outputs, 1.0);
+        let factor = like(factor, &x);
+        let y = linear_low_rank(x, own, None, factors, path.scale);
+        let bias = bias.unwrap_or_else(|| factor.zeros_like());
+        Some(scale_shift(y, factor, bias))
+    }
+
+    /// The weight `[out, ..]` that does alone what it does with this path beside it.
+    pub(crate) fn folded(&self, weight: Tensor<2>) -> Tensor<2> {
+        let path = &self.path;
+        let product = path.factors.product();
+        let own = path.own_rows(weight.clone(), 0);
+        let delta = match &path.magnitude {
+            None => product * path.scale,
+            Some(magnitude) => {
+                let factor = magnitude.clone() / path.row_norms(weight.clone());
+                let sum = own.clone() + product * path.scale;
+                sum * factor.unsqueeze_dim(1) - own
+            }
+        };
+        add_to_rows(weight, delta * self.strength, 0, path.rows.clone())
+    }
+
+    /// On the CPU without autodiff, where weights are folded.
+    pub(crate) fn to_plain(&self) -> Self {
+        let path = &self.path;
+        let factors = match &path.factors {
+            Factors::Linear(a, b) => Factors::Linear(to_plain(a), to_plain(b)),
+            Factors::Conv(a, b) => Factors::Conv(to_plain(a), to_plain(b)),
+        };
+        let path = LowRank {
+            factors,
+            magnitude: path.magnitude.as_ref().map(to_plain),
+            ..path.clone()
+        };
+        Self {
+            path,
+            ..self.clone()
+        }
+    }
+
+    /// What the product is multiplied by.
+    pub(crate) fn factor(&self) -> f64 {
+        self.path.scale * self.strength
+    }
+
+    /// The factors, if the path is a product of the whole output and nothing else.
+    pub(crate) fn plain_factors(&self) -> Option<&Factors> {
+        let path = &self.path;
+        (path.rows.is_none() && path.magnitude.is_none()).then_some(&path.factors)
+    }
+
+    /// Whether the path is such a product, and drops nothing.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain_factors().is_some() && !self.drops()
+    }
+
+    /// Whether anything of the path's input is dropped.
+    pub(crate) fn drops(&self) -> bool {
+        self.draws.drops(self.path.dropout)
     }
 }
 
@@ -270,7 +295,7 @@ pub(crate) trait Weighted<const D: usize, const E: usize> {
     /// `b [out]`.
     fn bias(&self) -> Option<Tensor<1>>;
     /// The output with what a path adds to it, where the layer computes both at once.
-    fn with_low_rank(&self, _: &Tensor<D>, _: &LowRank) -> Option<Tensor<E>> {
+    fn with_low_rank(&self, _: &Tensor<D>, _: &SidePath) -> Option<Tensor<E>> {
         None
     }
     /// The output with a factor and an offset for each channel, where the layer has its own that they

@@ -5,58 +5,52 @@
 //! boundary an added prompt goes where the backbone can absorb it. Everything else is refused by
 //! name: no merge is almost right.
 
+use std::collections::BTreeSet;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::acts::{BoundaryAct, Side, SiteAct};
-use crate::adapter::BoxedAdapter;
+use crate::acts::{BoundaryAct, Side};
 use crate::backbone::BoxedBackbone;
 use crate::error::{Error, Result};
-use crate::hooks::Hooks;
+use crate::hooks::{Act, Hooks};
 use crate::low_rank::to_plain;
-use crate::named::Named;
 use crate::params::{self, Tensors};
 
 use crate::site::{Site, SiteKind};
 
-/// The backbone with what `adapters` do folded into its weights, all of them without autodiff;
-/// `hooks` are made of the adapters.
+/// The backbone with what acts folded into its weights, all of them without autodiff.
 ///
 /// # Errors
 /// [`Error::Unfoldable`] naming the first thing that has no exact fold.
-pub(crate) fn fold(
-    backbone: &BoxedBackbone,
-    adapters: &Named<String, BoxedAdapter>,
-    hooks: &Hooks,
-) -> Result<BoxedBackbone> {
+pub(crate) fn fold(backbone: &BoxedBackbone, hooks: &Hooks) -> Result<BoxedBackbone> {
     let mut backbone = backbone.clone();
+    let acting = |site: &&Site| hooks.acts_at(site);
+    let sites: Vec<&Site> = backbone.spec().sites.iter().filter(acting).collect();
+    let names: BTreeSet<String> = sites.iter().flat_map(|site| parts(site)).collect();
+    let mut values = params::read(&backbone, |info| names.contains(&info.name));
     let mut folded = Tensors::new();
-    for site in &backbone.spec().sites {
-        let acts = hooks.at_site(site);
-        if !acts.is_empty() {
-            fold_site(&backbone, site, acts, &mut folded)?;
-        }
+    for site in sites {
+        let [weight, bias] = parts(site).map(|name| values.remove(&name));
+        folded.extend(fold_site(site, [weight, bias], hooks.at_site(site))?);
     }
     backbone = write(backbone, folded)?;
     for boundary in backbone.spec().boundaries.clone() {
-        for (name, adapter) in adapters.iter() {
+        for (name, act, _) in hooks.boundary_acts(boundary.index) {
             let refuse = |reason: &str| Error::Unfoldable {
                 what: "merge",
                 reason: format!("what {name} does at {boundary} {reason}"),
             };
-            let absorbed = match adapter.at_boundary(boundary.index) {
-                None => continue,
-                Some(BoundaryAct::Add(delta)) => {
-                    backbone.absorb(boundary.index, &hooks.weakened(delta))
-                }
-                Some(BoundaryAct::Multiply(_)) => {
+            let absorbed = match act {
+                BoundaryAct::Add(delta) => backbone.absorb(boundary.index, &hooks.weakened(delta)),
+                BoundaryAct::Multiply(_) => {
                     return Err(refuse(
                         "is a product, which no weight of the backbone holds",
                     ));
                 }
-                Some(BoundaryAct::Extras(_)) => {
+                BoundaryAct::Extras(_) => {
                     return Err(refuse("adds tokens, which no weight of the backbone holds"));
                 }
-                Some(BoundaryAct::Function(_)) => {
+                BoundaryAct::Function(_) => {
                     return Err(refuse("is a function of the activation"));
                 }
             };
@@ -71,7 +65,7 @@ pub(crate) fn fold(
 
 fn write(backbone: BoxedBackbone, tensors: Tensors) -> Result<BoxedBackbone> {
     params::write(backbone, tensors)
-        .map_err(|(_, mismatch)| Error::Conflict(format!("folded weights: {mismatch:?}")))
+        .map_err(|mismatch| Error::Conflict(format!("folded weights: {mismatch:?}")))
 }
 
 /// A layer's weight as a matrix, and its bias.
@@ -83,15 +77,18 @@ struct Folding<'a> {
     bias: Option<Tensor<1>>,
 }
 
+/// The names of a layer's weight and bias.
+fn parts(site: &Site) -> [String; 2] {
+    ["weight", "bias"].map(|part| format!("{}.{part}", site.name))
+}
+
+/// A layer's weight and bias with what acts at its site folded in.
 fn fold_site(
-    backbone: &BoxedBackbone,
     site: &Site,
-    acts: Vec<SiteAct>,
-    folded: &mut Tensors,
-) -> Result<()> {
-    let names = ["weight", "bias"].map(|part| format!("{}.{part}", site.name));
-    let mut values = params::read(backbone, |info| names.contains(&info.name));
-    let Some(weight) = values.remove(&names[0]) else {
+    [weight, bias]: [Option<TensorData>; 2],
+    acts: Vec<Act>,
+) -> Result<Tensors> {
+    let Some(weight) = weight else {
         let refused = "a branch has no weight that could hold what acts on it";
         return Err(unfoldable(site, refused));
     };
@@ -110,13 +107,13 @@ fn fold_site(
         site,
         weight: matrix(weight),
         shape,
-        bias: (values.remove(&names[1])).map(|bias| Tensor::from_data(bias, &device)),
+        bias: bias.map(|bias| Tensor::from_data(bias, &device)),
     };
     // Input acts come first, whatever their place in the list: they are applied last.
-    let on_input = |act: &SiteAct| {
+    let on_input = |act: &Act| {
         matches!(
             act,
-            SiteAct::ScaleShift {
+            Act::ScaleShift {
                 on: Side::Input,
                 ..
             }
@@ -133,11 +130,10 @@ fn fold_site(
         params::floats(folding.weight.into_data()),
         folding.shape.clone(),
     );
-    folded.insert(names[0].clone(), data);
-    if let Some(bias) = folding.bias {
-        folded.insert(names[1].clone(), bias.into_data());
-    }
-    Ok(())
+    let [weight, bias] = parts(site);
+    let mut folded = Tensors::from([(weight, data)]);
+    folded.extend(folding.bias.map(|values| (bias, values.into_data())));
+    Ok(folded)
 }
 
 fn unfoldable(site: &Site, reason: &str) -> Error {
@@ -156,16 +152,16 @@ impl Folding<'_> {
         unfoldable(self.site, reason)
     }
 
-    fn output(&mut self, act: SiteAct) -> Result<()> {
+    fn output(&mut self, act: Act) -> Result<()> {
         match act {
-            SiteAct::LowRank(path) => {
+            Act::LowRank(path) => {
                 if matches!(self.site.kind, SiteKind::Conv { groups, .. } if groups > 1) {
                     let reason = "its side path reads all channels, its weight those of a group";
                     return Err(self.refuse(reason));
                 }
                 self.weight = path.to_plain().folded(self.weight.clone());
             }
-            SiteAct::ScaleShift { scale, shift, .. } => {
+            Act::ScaleShift { scale, shift, .. } => {
                 if let Some(scale) = scale.as_ref().map(to_plain) {
                     let axis = usize::from(!self.is_norm());
                     self.weight = self.weight.clone() * scale.clone().unsqueeze_dim(axis);
@@ -175,14 +171,14 @@ impl Folding<'_> {
                     self.add_to_bias(shift)?;
                 }
             }
-            SiteAct::Branch(_) => return Err(self.refuse("a function of a branch is not linear")),
+            Act::Branch(..) => return Err(self.refuse("a function of a branch is not linear")),
         }
         Ok(())
     }
 
     /// `W (g x + h) + b = (W diag g) x + (W h + b)`.
-    fn input(&mut self, act: SiteAct) -> Result<()> {
-        let SiteAct::ScaleShift { scale, shift, .. } = act else {
+    fn input(&mut self, act: Act) -> Result<()> {
+        let Act::ScaleShift { scale, shift, .. } = act else {
             return Err(self.refuse("only scales and shifts act on an input"));
         };
         if self.is_norm() {

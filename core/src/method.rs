@@ -1,5 +1,6 @@
 //! Methods: what is configured, and what it becomes on a backbone.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
@@ -7,11 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
-use crate::hf_peft::folder::HfPeft;
 use crate::init::Init;
 use crate::input::InputSpec;
-use crate::layout::Layout;
-use crate::params::Tensors;
 
 pub use crate::adapter::{Adapter, BoxedAdapter};
 
@@ -20,7 +18,7 @@ pub use crate::adapter::{Adapter, BoxedAdapter};
 /// A method never asks which backbone it has. It asks for boundaries and sites, attaches to what
 /// it finds, or fails with what it lacks.
 #[typetag::serde(tag = "name")]
-pub trait AdaptationMethod: Debug + Send + Sync + dyn_clone::DynClone {
+pub trait AdaptationMethod: Any + Debug + Send + Sync + dyn_clone::DynClone {
     /// Attaches to a backbone: the adapter, and what is tuned of the backbone itself.
     ///
     /// # Errors
@@ -41,22 +39,6 @@ pub trait AdaptationMethod: Debug + Send + Sync + dyn_clone::DynClone {
     /// [`Error::Config`] if it cannot work with images of that size.
     fn input(&self, backbone: InputSpec) -> Result<InputSpec> {
         Ok(backbone)
-    }
-
-    /// The folder that HF PEFT would have written for these values (by canonical name, as
-    /// [`crate::adapter_file`] holds them), if it has this method; without the head.
-    ///
-    /// # Errors
-    /// [`Error::Layout`] for a site that the library has no name for, [`Error::Unfit`] for what it
-    /// cannot do.
-    fn to_hf_peft(
-        &self,
-        backbone: &dyn Backbone,
-        layout: &Layout,
-        values: &Tensors,
-    ) -> Result<Option<HfPeft>> {
-        let _ = (backbone, layout, values);
-        Ok(None)
     }
 
     /// Whether the adapted model starts with the backbone's own outputs.

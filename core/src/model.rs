@@ -8,12 +8,13 @@ use burn::tensor::{DType, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::activation::Activation;
-use crate::acts::{BoundaryAct, SiteAct};
+use crate::acts::BoundaryAct;
 use crate::adapter::BoxedAdapter;
 use crate::backbone::BoxedBackbone;
+use crate::check;
 use crate::error::{Error, Result};
 use crate::head::Head;
-use crate::hooks::Hooks;
+use crate::hooks::{Act, Hooks, Places};
 use crate::init::Init;
 use crate::merge;
 use crate::method::{AdaptationMethod, Statistics, Tuned, name_of};
@@ -41,6 +42,8 @@ pub struct Model {
 struct Assembly {
     /// Names of everything that trains.
     trainable: BTreeSet<String>,
+    /// Which adapters act where.
+    places: Places,
     batch_statistics: bool,
     first_cut: Cut,
     /// Factors of the learning rate by name, where they are not 1.
@@ -89,12 +92,15 @@ impl Model {
             }
         }
         let tuned = Tuned::unite(tuned)?;
+        let adapters = adapters.into_iter().collect();
+        let places = Places::of(&adapters, backbone.spec());
         let mut model = Self {
             backbone,
-            adapters: adapters.into_iter().collect(),
+            adapters,
             head: head.into(),
             assembly: Assembly {
                 trainable: BTreeSet::new(),
+                places,
                 batch_statistics: tuned.statistics == Statistics::Batch,
                 first_cut: 0,
                 rates: (tuned.rates.iter())
@@ -116,12 +122,10 @@ impl Model {
 
     /// What sets the image inside a frame must be the first to see it.
     fn check_image(&self) -> Result<()> {
-        let acts = self.adapters.iter().filter_map(|(name, adapter)| {
-            let act = adapter.at_boundary(0)?;
-            Some((name, matches!(act, BoundaryAct::Function(_))))
-        });
-        match acts.skip(1).find(|(_, function)| *function) {
-            Some((name, _)) => Err(Error::Conflict(format!(
+        let later = self.hooks(None).boundary_acts(0).skip(1);
+        let mut functions = later.filter(|(_, act, _)| matches!(act, BoundaryAct::Function(_)));
+        match functions.next() {
+            Some((name, ..)) => Err(Error::Conflict(format!(
                 "{name} makes a new image of the one it gets; put it first in the list, once"
             ))),
             None => Ok(()),
@@ -130,13 +134,13 @@ impl Model {
 
     /// A path that rescales the frozen weight (DoRA) must meet it as it is.
     fn check_sites(&self) -> Result<()> {
-        let hooks = Hooks::new(&self.adapters, None);
+        let hooks = self.hooks(None);
         for site in &self.spec().sites {
             let acts = hooks.at_site(site);
-            let meets_another = |(i, act): (usize, &SiteAct)| match act {
-                SiteAct::LowRank(path) if path.magnitude.is_some() => {
+            let meets_another = |(i, act): (usize, &Act)| match act {
+                Act::LowRank(own) if own.path.magnitude.is_some() => {
                     acts[..i].iter().any(|earlier| match earlier {
-                        SiteAct::LowRank(earlier) => earlier.overlaps(path),
+                        Act::LowRank(earlier) => earlier.path.overlaps(&own.path),
                         _ => true,
                     })
                 }
@@ -196,18 +200,10 @@ impl Model {
 
     /// The boundaries and the sites at which an adapter acts.
     pub fn acts(&self) -> (Vec<usize>, Vec<String>) {
-        let spec = self.spec();
-        let adapters = || self.adapters.iter().map(|(_, adapter)| adapter);
-        let boundaries = (0..=spec.last_boundary())
-            .filter(|&l| adapters().any(|adapter| adapter.at_boundary(l).is_some()))
-            .collect();
-        let sites = spec
-            .sites
-            .iter()
-            .filter(|site| adapters().any(|adapter| !adapter.at_site(site).is_empty()))
-            .map(|site| site.name.clone())
-            .collect();
-        (boundaries, sites)
+        let hooks = self.hooks(None);
+        let sites = self.spec().sites.iter().filter(|site| hooks.acts_at(site));
+        let sites = sites.map(|site| site.name.clone()).collect();
+        (self.assembly.places.boundaries(), sites)
     }
 
     /// The backbone's boundaries and sites.
@@ -230,7 +226,10 @@ impl Model {
 
     /// What acts in a forward pass.
     pub(crate) fn hooks<'a>(&'a self, step: Option<&'a Step>) -> Hooks<'a> {
-        Hooks::new(&self.adapters, step).with_strength(self.assembly.strength)
+        let Assembly {
+            places, strength, ..
+        } = &self.assembly;
+        Hooks::new(&self.adapters, places, step, *strength)
     }
 
     /// Logits from the activation at cut `from`.
@@ -280,15 +279,9 @@ impl Model {
     /// [`Error::Unfoldable`] if a prompt of extra tokens or a function of the image acts, which
     /// nothing lies half-way to; [`Error::Config`] for a scale that is not finite.
     pub fn scaled(mut self, strength: f64, frozen: &Tensors) -> Result<Self> {
-        if !strength.is_finite() {
-            let message = format!("expected a finite number, got {strength}");
-            return Err(Error::config("scale", message));
-        }
+        check::finite("scale", strength)?;
         for boundary in &self.spec().boundaries {
-            let acts = self.adapters.iter().filter_map(|(name, adapter)| {
-                adapter.at_boundary(boundary.index).map(|act| (name, act))
-            });
-            for (name, act) in acts {
+            for (name, act, _) in self.hooks(None).boundary_acts(boundary.index) {
                 if matches!(act, BoundaryAct::Extras(_) | BoundaryAct::Function(_)) {
                     return Err(Error::Unfoldable {
                         what: "scale",
@@ -305,7 +298,7 @@ impl Model {
             let values: Vec<f32> = start.into_iter().zip(floats(own)).map(line).collect();
             (name, TensorData::new(values, shape))
         });
-        self = params::write(self, between.collect()).map_err(|(_, mismatch)| {
+        self = params::write(self, between.collect()).map_err(|mismatch| {
             Error::Conflict(format!("the values before training: {mismatch:?}"))
         })?;
         self.assembly.strength = strength;
@@ -324,8 +317,9 @@ impl Model {
             });
         }
         let mut merged = self.valid();
-        merged.backbone = merge::fold(&merged.backbone, &merged.adapters, &merged.hooks(None))?;
+        merged.backbone = merge::fold(&merged.backbone, &merged.hooks(None))?;
         merged.adapters = std::iter::empty().collect();
+        merged.assembly.places = Places::default();
         merged.assembly.strength = 1.0;
         merged.assembly.merged = true;
         Ok(merged)

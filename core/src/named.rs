@@ -104,6 +104,10 @@ impl<K, M> Named<K, M> {
     pub fn iter(&self) -> impl Iterator<Item = &(K, M)> {
         self.0.iter()
     }
+    /// The name and module at a place in that order.
+    pub(crate) fn nth(&self, place: usize) -> Option<&(K, M)> {
+        self.0.get(place)
+    }
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

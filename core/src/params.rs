@@ -190,8 +190,8 @@ pub struct Mismatch {
 /// Replaces values by name. Nothing is written unless every name exists with that shape.
 ///
 /// # Errors
-/// The module as it was, and [`Mismatch`].
-pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, (M, Mismatch)> {
+/// [`Mismatch`].
+pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, Mismatch> {
     let known: BTreeMap<String, ParamInfo> = infos(&module)
         .into_iter()
         .map(|info| (info.name.clone(), info))
@@ -211,7 +211,7 @@ pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, (M, Mismat
         }
     }
     if mismatch != Mismatch::default() {
-        return Err((module, mismatch));
+        return Err(mismatch);
     }
     Ok(map_named(module, |name| {
         tensors.remove(name).map(Change::Value)

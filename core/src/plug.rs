@@ -7,62 +7,98 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::mem::ManuallyDrop;
+use std::ptr;
 
 use burn::module::{
     Content, Devices, Flag, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper,
     ModuleVisitor, Param,
 };
 use burn::tensor::{Bool, Device, Float, Int, Tensor};
-use replace_with::replace_with_or_abort;
 
 pub use crate::named::{Boundary, Buffer, ByBoundary, BySite, Named};
 
-/// The object-safe mirror of [`Module`]; every method that Burn writes as `self -> Self` works in
-/// place here.
+/// The object-safe mirror of [`Module`].
+///
+/// # Safety
+/// Burn's `self -> Self` works in place here: the module is moved out and what becomes of it is
+/// moved in. If that panics, the place is left without a value, and the caller of an `unsafe` method
+/// must neither use nor drop it.
 pub trait ErasedModule: Debug + Send + Sync + Any {
     /// [`Module::visit`].
     fn visit_erased(&self, visitor: &mut dyn ErasedVisitor);
-    /// [`Module::map`].
-    fn map_erased(&mut self, mapper: &mut dyn ErasedMapper);
     /// [`Module::collect_devices`].
     fn collect_devices_erased(&self, devices: Devices) -> Devices;
-    /// [`Module::to_device`].
-    fn to_device_erased(&mut self, device: &Device);
-    /// [`Module::fork`].
-    fn fork_erased(&mut self, device: &Device);
     /// [`Module::valid`].
     fn valid_erased(&mut self);
+    /// [`Module::map`].
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn map_erased(&mut self, mapper: &mut dyn ErasedMapper);
+    /// [`Module::to_device`].
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn to_device_erased(&mut self, device: &Device);
+    /// [`Module::fork`].
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn fork_erased(&mut self, device: &Device);
     /// [`Module::train`].
-    fn train_erased(&mut self);
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn train_erased(&mut self);
     /// [`Module::materialize`].
-    fn materialize_erased(&mut self);
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn materialize_erased(&mut self);
 }
 
 impl<M: Module + ModuleDisplay + Sync + 'static> ErasedModule for M {
     fn visit_erased(&self, visitor: &mut dyn ErasedVisitor) {
         self.visit(&mut VisitDown(visitor));
     }
-    fn map_erased(&mut self, mapper: &mut dyn ErasedMapper) {
-        replace_with_or_abort(self, |module| module.map(&mut MapDown(mapper)));
-    }
     fn collect_devices_erased(&self, devices: Devices) -> Devices {
         self.collect_devices(devices)
-    }
-    fn to_device_erased(&mut self, device: &Device) {
-        replace_with_or_abort(self, |module| module.to_device(device));
-    }
-    fn fork_erased(&mut self, device: &Device) {
-        replace_with_or_abort(self, |module| module.fork(device));
     }
     fn valid_erased(&mut self) {
         *self = self.valid();
     }
-    fn train_erased(&mut self) {
-        replace_with_or_abort(self, Module::train);
+    unsafe fn map_erased(&mut self, mapper: &mut dyn ErasedMapper) {
+        // SAFETY: what `replace` asks for is what this method asks for; so below.
+        unsafe { replace(self, |module| module.map(&mut MapDown(mapper))) }
     }
-    fn materialize_erased(&mut self) {
-        replace_with_or_abort(self, Module::materialize);
+    unsafe fn to_device_erased(&mut self, device: &Device) {
+        // SAFETY: as in `map_erased`.
+        unsafe { replace(self, |module| module.to_device(device)) }
     }
+    unsafe fn fork_erased(&mut self, device: &Device) {
+        // SAFETY: as in `map_erased`.
+        unsafe { replace(self, |module| module.fork(device)) }
+    }
+    unsafe fn train_erased(&mut self) {
+        // SAFETY: as in `map_erased`.
+        unsafe { replace(self, Module::train) }
+    }
+    unsafe fn materialize_erased(&mut self) {
+        // SAFETY: as in `map_erased`.
+        unsafe { replace(self, Module::materialize) }
+    }
+}
+
+/// Moves a module out and puts what `change` makes of it in its place. A copy left behind meanwhile
+/// would share its tensors, and an optimiser could not update them in place.
+///
+/// # Safety
+/// If `change` panics, the place is left without a value: it must neither be used nor dropped.
+unsafe fn replace<M>(place: &mut M, change: impl FnOnce(M) -> M) {
+    // SAFETY: `place` is valid and its value is moved out once. Writing drops nothing, as it should,
+    // because that value is gone; nothing reads `place` in between.
+    unsafe { ptr::write(place, change(ptr::read(place))) }
 }
 
 /// A boxed plugin that is a [`Module`].
@@ -98,6 +134,20 @@ impl<T: ?Sized> std::ops::DerefMut for Plug<T> {
     }
 }
 
+impl<T: ErasedModule + ?Sized> Plug<T> {
+    /// Lets `change` replace the module in its box. If it panics, the box gives its memory back and
+    /// drops nothing in it: what was there went with the panic.
+    fn changed(self, change: impl FnOnce(&mut T)) -> Self {
+        let raw = Box::into_raw(self.0) as *mut ManuallyDrop<T>;
+        // SAFETY: `ManuallyDrop<T>` has the layout of `T`, and the pointer comes from a box that was
+        // given up.
+        let mut place = unsafe { Box::from_raw(raw) };
+        change(&mut **place);
+        // SAFETY: the same the other way round; `change` returned, so that there is a value again.
+        Self(unsafe { Box::from_raw(Box::into_raw(place) as *mut T) })
+    }
+}
+
 impl<T> Module for Plug<T>
 where
     T: ErasedModule + ?Sized,
@@ -106,33 +156,33 @@ where
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         self.0.visit_erased(&mut VisitUp(visitor));
     }
-    fn map<M: ModuleMapper>(mut self, mapper: &mut M) -> Self {
-        self.0.map_erased(&mut MapUp(mapper));
-        self
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        // SAFETY: `changed` neither uses nor drops the module after a panic; so below.
+        self.changed(|module| unsafe { module.map_erased(&mut MapUp(mapper)) })
     }
     fn collect_devices(&self, devices: Devices) -> Devices {
         self.0.collect_devices_erased(devices)
     }
-    fn to_device(mut self, device: &Device) -> Self {
-        self.0.to_device_erased(device);
-        self
+    fn to_device(self, device: &Device) -> Self {
+        // SAFETY: as in `map`.
+        self.changed(|module| unsafe { module.to_device_erased(device) })
     }
-    fn fork(mut self, device: &Device) -> Self {
-        self.0.fork_erased(device);
-        self
+    fn fork(self, device: &Device) -> Self {
+        // SAFETY: as in `map`.
+        self.changed(|module| unsafe { module.fork_erased(device) })
     }
     fn valid(&self) -> Self {
         let mut copy = self.clone();
         copy.0.valid_erased();
         copy
     }
-    fn train(mut self) -> Self {
-        self.0.train_erased();
-        self
+    fn train(self) -> Self {
+        // SAFETY: as in `map`.
+        self.changed(|module| unsafe { module.train_erased() })
     }
-    fn materialize(mut self) -> Self {
-        self.0.materialize_erased();
-        self
+    fn materialize(self) -> Self {
+        // SAFETY: as in `map`.
+        self.changed(|module| unsafe { module.materialize_erased() })
     }
 }
 
@@ -197,16 +247,18 @@ macro_rules! by_rank {
 
 macro_rules! visit_arm {
     ($d:literal, $self:ident, $param:ident, $visit:ident, $kind:ty) => {
-        if let Some(param) = $param.downcast_ref::<Param<Tensor<$d, $kind>>>() {
-            $self.0.$visit(param);
+        match $param.downcast_ref::<Param<Tensor<$d, $kind>>>() {
+            Some(param) => $self.0.$visit(param),
+            None => unreachable!("a parameter that is not of rank {}", $d),
         }
     };
 }
 
 macro_rules! map_arm {
     ($d:literal, $self:ident, $slot:ident, $map:ident, $kind:ty) => {
-        if let Some(slot) = $slot.downcast_mut::<Option<Param<Tensor<$d, $kind>>>>() {
-            *slot = slot.take().map(|param| $self.0.$map(param));
+        match $slot.downcast_mut::<Option<Param<Tensor<$d, $kind>>>>() {
+            Some(slot) => *slot = slot.take().map(|param| $self.0.$map(param)),
+            None => unreachable!("a parameter that is not of rank {}", $d),
         }
     };
 }
@@ -316,5 +368,65 @@ impl ModuleMapper for MapDown<'_> {
     }
     fn exit_module(&mut self, name: &str, container_type: &str) {
         self.0.exit(name, container_type);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use burn::module::ParamId;
+
+    use super::*;
+    use crate::adapter::{Adapter, BoxedAdapter};
+    use crate::params;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        first: Param<Tensor<1>>,
+        second: Param<Tensor<1>>,
+    }
+
+    impl Adapter for Two {}
+
+    fn two() -> BoxedAdapter {
+        let param = || Param::from_tensor(Tensor::ones([3], &Device::flex()));
+        let (first, second) = (param(), param());
+        Plug::new(Box::new(Two { first, second }))
+    }
+
+    /// Doubles values and fails at the parameter of that identity.
+    struct Doubles(Option<ParamId>);
+
+    impl ModuleMapper for Doubles {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            assert!(self.0 != Some(param.id), "a mapper that fails");
+            param.map(|value| value * 2.0)
+        }
+    }
+
+    #[test]
+    fn a_mapper_that_panics_unwinds_and_the_process_goes_on() {
+        let module = two();
+        let second = params::infos(&module)[1].id;
+        let (kept, mapped) = (module.clone(), module);
+        let mapped = catch_unwind(AssertUnwindSafe(|| mapped.map(&mut Doubles(Some(second)))));
+        let panic = mapped.err().unwrap();
+        assert_eq!(panic.downcast_ref(), Some(&"a mapper that fails"));
+        // What shared its tensors is as it was and maps as before.
+        let values = |module: &BoxedAdapter| -> Vec<f32> {
+            let tensors = params::read(module, |_| true).into_values();
+            tensors.flat_map(params::floats).collect()
+        };
+        assert_eq!(values(&kept), [1.0; 6]);
+        assert_eq!(values(&kept.map(&mut Doubles(None))), [2.0; 6]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a parameter that is not of rank 2")]
+    fn a_parameter_of_another_rank_is_not_passed_over() {
+        let param = Param::from_tensor(Tensor::<1>::ones([3], &Device::flex()));
+        let mut slot: Option<Param<Tensor<1>>> = Some(param);
+        MapUp(&mut Doubles(None)).float(2, &mut slot);
     }
 }

@@ -6,7 +6,7 @@
 use crate::backbone::BackboneConfig;
 use crate::checkpoint::shapes::Shapes;
 use crate::error::{Error, Result};
-use crate::hf_peft::folder::Import;
+use crate::hf_peft::folder::Format;
 use crate::layout::Layout;
 
 /// A registered plugin.
@@ -26,8 +26,8 @@ pub struct Plugin {
     pub tiny: &'static [&'static str],
     /// How a family of backbones is found in checkpoints.
     pub family: Option<Family>,
-    /// How a method reads what HF PEFT wrote, if that has it.
-    pub hf_peft: Option<Import>,
+    /// How a method is kept in HF PEFT's folders, if that library has it.
+    pub hf_peft: Option<Format>,
     /// JSON Schema of its configuration.
     pub schema: fn() -> schemars::Schema,
     /// The crate that registered it.
@@ -71,12 +71,14 @@ impl PluginKind {
 }
 
 /// Registers a plugin: `register!(Method, Lora, name: "lora", summary: "..", reference: "..",
-/// example: "..")`.
+/// example: "..")`. A method that HF PEFT has adds `hf_peft: { peft_type: "LORA", read: read, write:
+/// write }`, where `write` takes the method itself.
 #[macro_export]
 macro_rules! register {
     ($kind:ident, $config:ty, name: $name:expr, summary: $summary:expr,
      reference: $reference:expr, example: $example:expr $(, tiny: $tiny:expr)?
-     $(, family: $family:expr)? $(, hf_peft: $hf_peft:expr)? $(,)?) => {
+     $(, family: $family:expr)?
+     $(, hf_peft: { peft_type: $peft_type:expr, read: $read:expr, write: $write:expr })? $(,)?) => {
         $crate::inventory::submit! {
             $crate::registry::Plugin {
                 kind: $crate::registry::PluginKind::$kind,
@@ -86,7 +88,7 @@ macro_rules! register {
                 example: $example,
                 tiny: $crate::register!(@tiny $($tiny)?),
                 family: $crate::register!(@some $($family)?),
-                hf_peft: $crate::register!(@some $($hf_peft)?),
+                hf_peft: $crate::register!(@hf_peft $config $(, $peft_type, $read, $write)?),
                 schema: || $crate::schemars::schema_for!($config),
                 crate_name: env!("CARGO_PKG_NAME"),
             }
@@ -94,6 +96,20 @@ macro_rules! register {
     };
     (@some) => { None };
     (@some $some:expr) => { Some($some) };
+    (@hf_peft $config:ty) => { None };
+    (@hf_peft $config:ty, $peft_type:expr, $read:expr, $write:expr) => {
+        Some($crate::hf_peft::Format {
+            peft_type: $peft_type,
+            read: $read,
+            write: |method, backbone, layout, values| {
+                let method: &dyn ::std::any::Any = method;
+                match method.downcast_ref::<$config>() {
+                    Some(method) => $write(method, backbone, layout, values),
+                    None => unreachable!("a method has the name of another"),
+                }
+            },
+        })
+    };
     (@tiny) => { &[] };
     (@tiny $tiny:expr) => { $tiny };
 }

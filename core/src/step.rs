@@ -2,18 +2,27 @@
 
 use std::cell::RefCell;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::channels::like;
+use crate::random::Generator;
 
 /// One training step: the seed of its random numbers and the buffers that it updates.
 ///
 /// A step is a pure function of model, batch and step number; updates are returned, not written.
 #[derive(Debug)]
 pub struct Step {
-    pub(crate) seed: u64,
-    pub(crate) number: u64,
-    pub(crate) part: usize,
-    pub(crate) updates: RefCell<Vec<(String, Tensor<1>)>>,
-    pub(crate) batch_statistics: bool,
+    key: Key,
+    updates: RefCell<Vec<(String, Tensor<1>)>>,
+    batch_statistics: bool,
+}
+
+/// What the random numbers of a step are a function of.
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    seed: u64,
+    number: u64,
+    part: usize,
 }
 
 impl Step {
@@ -21,16 +30,69 @@ impl Step {
     /// BatchNorm layers.
     pub fn new(seed: u64, number: u64, part: usize, batch_statistics: bool) -> Self {
         Self {
-            seed,
-            number,
-            part,
+            key: Key { seed, number, part },
             updates: RefCell::default(),
             batch_statistics,
         }
     }
 
-    /// The buffers' new values by canonical name, once the forward pass has run.
+    /// The buffers' new values by canonical name, each `[c]`, once the forward pass has run.
     pub fn into_updates(self) -> Vec<(String, Tensor<1>)> {
         self.updates.into_inner()
+    }
+
+    /// Whether tuned BatchNorm layers use and update batch statistics.
+    pub(crate) fn batch_statistics(&self) -> bool {
+        self.batch_statistics
+    }
+
+    /// Hands back a buffer's new value `[c]`.
+    pub(crate) fn update(&self, name: String, value: Tensor<1>) {
+        self.updates.borrow_mut().push((name, value));
+    }
+}
+
+/// The random numbers of one adapter in one forward pass: what dropout needs.
+///
+/// A plain value: seed and number of the step, if there is one, and the adapter's place.
+#[derive(Clone, Copy, Debug)]
+pub struct Draws {
+    /// None outside of training, where nothing is dropped.
+    key: Option<Key>,
+    /// The adapter's place: two at one site draw masks of their own.
+    owner: usize,
+}
+
+impl Draws {
+    /// Those of the adapter at place `owner`; without a step nothing is drawn.
+    pub fn new(step: Option<&Step>, owner: usize) -> Self {
+        let key = step.map(|step| step.key);
+        Self { key, owner }
+    }
+
+    /// The adapter's place in the list.
+    pub(crate) fn owner(&self) -> usize {
+        self.owner
+    }
+
+    /// Whether dropout with probability `p` drops anything: only while training.
+    pub fn drops(&self, p: f64) -> bool {
+        p > 0.0 && self.key.is_some()
+    }
+
+    /// Zeroes entries with probability `p` and scales the rest by `1/(1-p)`, while training. The
+    /// mask is a function of seed, step, the adapter's place and `name`.
+    ///
+    /// # Shapes
+    /// Any shape; the result has the same.
+    pub fn dropout<const D: usize>(&self, x: Tensor<D>, p: f64, name: &str) -> Tensor<D> {
+        let Some(Key { seed, number, part }) = self.key.filter(|_| p > 0.0) else {
+            return x;
+        };
+        let path = format!("dropout/{number}/{part}/{}/{name}", self.owner);
+        let shape = x.shape();
+        let mask = Generator::new(seed, &path).dropout_mask(shape.num_elements(), p);
+        let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
+        x.clone() * like(mask, &x)
     }
 }

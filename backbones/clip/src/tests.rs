@@ -5,8 +5,8 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, Tensors, floats};
-use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, BoxedBackbone, Hooks, Init, LinearHead, Plug};
+use peft_testing::{Golden, assert_close};
 
 use crate::{Clip, Features};
 
@@ -36,7 +36,7 @@ fn built(config: &Clip, init: &Init) -> BoxedBackbone {
 }
 
 fn written(backbone: BoxedBackbone, tensors: Tensors) -> BoxedBackbone {
-    params::write(backbone, tensors).unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"))
+    params::write(backbone, tensors).unwrap_or_else(|mismatch| panic!("{mismatch:?}"))
 }
 
 fn images(golden: &Golden, init: &Init) -> Activation {

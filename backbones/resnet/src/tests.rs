@@ -5,11 +5,11 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
-use peft_core::testing::{Golden, assert_close};
 use peft_core::{
     Activation, AdaptationMethod, Attachment, Backbone, BackboneConfig, BoxedBackbone, Hooks, Init,
     LinearHead, Model, Plug, Statistics, Tuned,
 };
+use peft_testing::{Golden, assert_close};
 use serde::{Deserialize, Serialize};
 
 use crate::{BlockKind, ResNet, StemType};

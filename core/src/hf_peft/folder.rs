@@ -10,6 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::layout::Layout;
+use crate::method::AdaptationMethod;
 use crate::params::Tensors;
 use crate::weights;
 
@@ -26,14 +27,20 @@ pub struct HfPeft {
     pub tensors: Tensors,
 }
 
-/// How a method reads what HF PEFT wrote.
+/// How a method is kept in HF PEFT's folders, in both directions; made by
+/// [`register!`](crate::register).
 #[derive(Clone, Copy)]
-pub struct Import {
+pub struct Format {
     /// HF PEFT's name of the method, for example `LORA`.
     pub peft_type: &'static str,
     /// The method's YAML and its values by canonical name, from a folder without its head.
     pub read: fn(&HfPeft, &dyn Backbone, &Layout) -> Result<Imported>,
+    /// The folder without its head that HF PEFT would have written for values by canonical name.
+    pub write: Write,
 }
+
+/// Writes the method that registered it.
+pub type Write = fn(&dyn AdaptationMethod, &dyn Backbone, &Layout, &Tensors) -> Result<HfPeft>;
 
 /// What a folder becomes here.
 #[derive(Clone, Debug)]

@@ -13,12 +13,13 @@ use serde_json::Value;
 use crate::backbone::Backbone;
 use crate::error::{Error, Result, listed};
 use crate::layout::Layout;
+use crate::method::{AdaptationMethod, name_of};
 use crate::params::Tensors;
 use crate::registry::{PluginKind, plugins};
 use crate::site::{Site, Targets};
 
 use folder::CONFIG;
-pub use folder::{HfPeft, Import, Imported};
+pub use folder::{Format, HfPeft, Imported, Write};
 
 /// The layout whose names of the backbone's modules the tensors have: the canonical one, or one of
 /// the backbone's others.
@@ -74,12 +75,12 @@ pub fn layout(name: &str, backbone: &dyn Backbone) -> Result<Layout> {
 pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     let layout = layout_of(&given, backbone);
     let peft_type = given.field("peft_type").as_str().unwrap_or("").to_owned();
-    let imports: Vec<Import> = plugins(PluginKind::Method)
+    let formats: Vec<Format> = plugins(PluginKind::Method)
         .into_iter()
         .filter_map(|plugin| plugin.hf_peft)
         .collect();
-    let Some(import) = imports.iter().find(|i| i.peft_type == peft_type) else {
-        let known: Vec<_> = imports.iter().map(|import| import.peft_type).collect();
+    let Some(format) = formats.iter().find(|f| f.peft_type == peft_type) else {
+        let known: Vec<_> = formats.iter().map(|format| format.peft_type).collect();
         let message = format!("expected one of {}, got {peft_type:?}", known.join(", "));
         return Err(Error::config(format!("{CONFIG}: peft_type"), message));
     };
@@ -110,14 +111,36 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
         }
         _ => {}
     }
-    let mut imported = (import.read)(&given, backbone, &layout)?;
+    let mut imported = (format.read)(&given, backbone, &layout)?;
     imported.tensors.extend(head);
     imported.remarks.splice(0..0, remarks);
     Ok(imported)
 }
 
+/// The folder that HF PEFT would have written for a method's values, by canonical name and with the
+/// head; none if the library does not have this method.
+///
+/// # Errors
+/// [`Error::Layout`] for a site that the library has no name for, [`Error::Unfit`] for what it cannot
+/// do.
+pub fn export(
+    method: &dyn AdaptationMethod,
+    backbone: &dyn Backbone,
+    layout: &Layout,
+    values: &Tensors,
+) -> Result<Option<HfPeft>> {
+    let name = name_of(method);
+    let mut methods = plugins(PluginKind::Method).into_iter();
+    let plugin = methods.find(|plugin| plugin.name == name);
+    let Some(format) = plugin.and_then(|plugin| plugin.hf_peft) else {
+        return Ok(None);
+    };
+    let own = (format.write)(method, backbone, layout, values)?;
+    Ok(Some(with_head(own, layout, values)))
+}
+
 /// Adds what every configuration has, and the head, to what a method wrote.
-pub fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
+fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
     for part in ["weight", "bias"] {
         if let Some(data) = tensors.get(&format!("head.{part}")) {
             own.tensors

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use peft_ops::{FixedNorm, add_relu, batch_norm, batch_norm_train, relu};
 
 use crate::channels::like;
-use crate::hooks::{Hooks, run_site};
+use crate::hooks::{Act, Hooks, affine, run_site};
 use crate::init::Init;
 use crate::low_rank::Unweighted;
 use crate::named::Buffer;
@@ -76,21 +76,26 @@ impl BatchNorm2d {
     /// # Shapes
     /// `[b, c, h, w] -> [b, c, h, w]`.
     pub fn forward_then(&self, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        if let Some(affine) = hooks.affine_at(&self.site, self.affine(&x)) {
+        self.with_acts(hooks.at_site(&self.site), x, hooks, then)
+    }
+
+    /// The layer with what acts at its site, already looked up, and what comes `then`.
+    pub(crate) fn with_acts(
+        &self,
+        acts: Vec<Act>,
+        x: Tensor<4>,
+        hooks: &Hooks,
+        then: Then,
+    ) -> Tensor<4> {
+        if let Some(affine) = affine(&acts, self.affine(&x)) {
             return self.normalise(x, affine, hooks, then);
         }
         let operation = |x: Tensor<4>| {
             let affine = self.affine(&x);
             self.normalise(x, affine, hooks, Then::default())
         };
-        then.apply(run_site(
-            hooks,
-            &self.site,
-            x,
-            [1, 1],
-            operation,
-            &Unweighted,
-        ))
+        let y = run_site(acts, &self.site, x, [1, 1], operation, &Unweighted);
+        then.apply(y)
     }
 
     /// Whether gamma or beta trains.

@@ -10,12 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
 use crate::channels::like;
-use crate::error::{Error, Result};
-use crate::hooks::Hooks;
 use crate::init::Init;
 use crate::random::Distribution;
-use crate::site::{Branch, Site, SiteKind};
-use crate::spec::BackboneSpec;
+use crate::step::Draws;
 
 use super::linear::linear;
 
@@ -90,40 +87,6 @@ impl Bottleneck {
         }
     }
 
-    /// The branches that are `wanted`, with their widths, where `method` puts bottlenecks.
-    ///
-    /// # Errors
-    /// [`Error::Unfit`] if there is none.
-    pub fn places<'a>(
-        spec: &'a BackboneSpec,
-        method: &str,
-        wanted: impl Fn(Branch) -> bool,
-    ) -> Result<Vec<(&'a Site, usize)>> {
-        let place = |site: &'a Site| match site.kind {
-            SiteKind::Branch { branch, width } => wanted(branch).then_some((site, width)),
-            _ => None,
-        };
-        let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
-        match places.is_empty() {
-            false => Ok(places),
-            true => Err(Error::Unfit {
-                method: method.to_owned(),
-                backbone: spec.name.clone(),
-                reason: "it has neither an mlp nor a residual branch".to_owned(),
-            }),
-        }
-    }
-
-    /// What to say of a hidden width that is larger than a branch's: allowed, and rarely meant.
-    pub fn remarks(places: &[(&Site, usize)], hidden: usize, method: &str) -> Vec<String> {
-        let narrower = places.iter().find(|(_, width)| *width < hidden);
-        let remark = narrower.map(|(site, width)| {
-            let name = &site.name;
-            format!("{method}: bottleneck {hidden} is wider than {name} ({width})")
-        });
-        remark.into_iter().collect()
-    }
-
     /// Trainable parameters: `2 D d + d + D`.
     pub fn count([width, hidden]: [usize; 2]) -> usize {
         2 * width * hidden + hidden + width
@@ -131,21 +94,21 @@ impl Bottleneck {
 
     /// # Shapes
     /// Any activation with `width` channels; the result has the same.
-    pub fn forward(&self, x: Activation, hooks: &Hooks) -> Activation {
+    pub fn forward(&self, x: Activation, draws: &Draws) -> Activation {
         if let Activation::Map(x) = x {
-            return Activation::Map(self.between(x, hooks, Dense::on_map));
+            return Activation::Map(self.between(x, draws, Dense::on_map));
         }
-        x.per_position(|x| self.between(x, hooks, Dense::on_rows))
+        x.per_position(|x| self.between(x, draws, Dense::on_rows))
     }
 
     fn between<const D: usize>(
         &self,
         x: Tensor<D>,
-        hooks: &Hooks,
+        draws: &Draws,
         layer: fn(&Dense, Tensor<D>) -> Tensor<D>,
     ) -> Tensor<D> {
         let hidden = self.nonlinearity.apply(layer(&self.down, x));
-        let hidden = hooks.dropout(hidden, self.dropout, &self.name);
+        let hidden = draws.dropout(hidden, self.dropout, &self.name);
         layer(&self.up, hidden)
     }
 }

@@ -5,11 +5,10 @@ use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use peft_ops::{FixedNorm, batch_norm, conv2d, conv2d_norm, conv2d_residual};
 
-use crate::acts::SiteAct;
 use crate::channels::like;
-use crate::hooks::{Hooks, run_site};
+use crate::hooks::{Act, Hooks, affine, run_site};
 use crate::init::Init;
-use crate::low_rank::{Factors, LowRank, Weighted};
+use crate::low_rank::{Factors, SidePath, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -100,12 +99,16 @@ impl Conv2d {
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        self.with_acts(hooks.at_site(&self.site), x)
+    }
+
+    fn with_acts(&self, acts: Vec<Act>, x: Tensor<4>) -> Tensor<4> {
         let operation = |x: Tensor<4>| {
             let weight = like(self.weight.val(), &x);
             let bias = self.bias.as_ref().map(|bias| like(bias.val(), &x));
             self.convolve(x, weight, bias, self.groups())
         };
-        run_site(hooks, &self.site, x, [1, 1], operation, self)
+        run_site(acts, &self.site, x, [1, 1], operation, self)
     }
 
     /// The layer, `norm` behind it and what comes `then`, in as few passes as what acts between them
@@ -114,31 +117,40 @@ impl Conv2d {
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn normed(&self, norm: &BatchNorm2d, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        let frozen = !norm.trains() && !hooks.acts_at(norm.site()) && self.bias.is_none();
-        match &hooks.at_site(&self.site)[..] {
+        let (acts, behind) = (hooks.at_site(&self.site), hooks.at_site(norm.site()));
+        let frozen = !norm.trains() && behind.is_empty() && self.bias.is_none();
+        match &acts[..] {
             [] if frozen => {
-                let (weight, fixed) =
-                    (like(self.weight.val(), &x), norm.fixed(&x, norm.affine(&x)));
-                conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu)
+                let weight = like(self.weight.val(), &x);
+                let fixed = norm.fixed(&x, norm.affine(&x));
+                return conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu);
             }
-            [SiteAct::LowRank(path)] if frozen && path.is_plain(hooks) => {
-                self.normed_beside(path, norm, x, then)
+            [Act::LowRank(path)] if frozen && path.is_plain() => {
+                return self.normed_beside(path, norm, x, then);
             }
-            [_, ..] if !norm.follows_batch(hooks) => self.scaled_into(norm, x, hooks, then),
-            _ => norm.forward_then(self.forward(x, hooks), hooks, then),
+            [_, ..] if !norm.follows_batch(hooks) => {
+                let own = norm.affine(&x);
+                let [ones, zeros] = [own[0].ones_like(), own[0].zeros_like()];
+                let between = affine(&acts, [ones, zeros]);
+                if let (Some(between), Some(behind)) = (between, affine(&behind, own)) {
+                    return self.scaled_into(norm, x, between, behind, then);
+                }
+            }
+            _ => {}
         }
+        norm.with_acts(behind, self.with_acts(acts, x), hooks, then)
     }
 
     /// `n(W x + B A x) + r` is `n(W x) + r`, to which `B A x` times the norm's factors is added.
     fn normed_beside(
         &self,
-        path: &LowRank,
+        path: &SidePath,
         norm: &BatchNorm2d,
         x: Tensor<4>,
         then: Then,
     ) -> Tensor<4> {
         let fixed = norm.fixed(&x, norm.affine(&x));
-        let Factors::Conv(a, b) = &path.factors else {
+        let Factors::Conv(a, b) = &path.path.factors else {
             panic!(
                 "{}: the factors are not those of a convolution",
                 self.site.name
@@ -169,16 +181,10 @@ impl Conv2d {
         &self,
         norm: &BatchNorm2d,
         x: Tensor<4>,
-        hooks: &Hooks,
+        [scale, shift]: [Tensor<1>; 2],
+        [gamma, beta]: [Tensor<1>; 2],
         then: Then,
     ) -> Tensor<4> {
-        let affine = norm.affine(&x);
-        let [ones, zeros] = [affine[0].ones_like(), affine[0].zeros_like()];
-        let between = hooks.affine_at(&self.site, [ones, zeros]);
-        let behind = hooks.affine_at(norm.site(), affine);
-        let (Some([scale, shift]), Some([gamma, beta])) = (between, behind) else {
-            return norm.forward_then(self.forward(x, hooks), hooks, then);
-        };
         let fixed = norm.fixed(&x, [gamma, beta]);
         let inverse = (fixed.variance.clone() + fixed.epsilon).sqrt().recip();
         let offset = fixed.gamma.clone() * inverse * (shift - fixed.mean.clone());
@@ -261,7 +267,7 @@ impl Weighted<4, 4> for Conv2d {
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::val)
     }
-    fn with_low_rank(&self, x: &Tensor<4>, path: &LowRank) -> Option<Tensor<4>> {
+    fn with_low_rank(&self, x: &Tensor<4>, path: &SidePath) -> Option<Tensor<4>> {
         let Factors::Conv(a, b) = path.plain_factors()? else {
             return None;
         };
@@ -318,16 +324,31 @@ fn patches(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Golden, assert_close};
+    use crate::checkpoint::Checkpoint;
+    use crate::params::{Tensors, floats};
+
+    /// `|got - expected| <= 1e-5 max(1, max |expected|)`.
+    fn assert_close(got: Tensor<4>, expected: &Tensors, name: &str) {
+        let (got, expected) = (floats(got.into_data()), floats(expected[name].clone()));
+        assert_eq!(got.len(), expected.len());
+        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        for (a, b) in got.iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-5 * scale, "{name}: {a}, expected {b}");
+        }
+    }
 
     /// HF PEFT's path beside a grouped convolution: `A` reads all channels, `B` is grouped.
     #[test]
     fn a_low_rank_path_beside_groups_agrees_with_hf_peft() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/peft/lora_grouped");
-        let golden = Golden::open(folder);
+        let folder = std::path::Path::new(folder);
+        let io = Checkpoint::open(&folder.join("io.safetensors")).unwrap();
+        let io = io.tensors().unwrap();
+        let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
         let init = Init::empty(&burn::tensor::Device::flex());
-        let tensor = |name: &str| Tensor::<4>::from_data(golden.io[name].clone(), init.device());
-        let number = |name: &str| golden.config["conv"][name].as_u64().unwrap() as usize;
+        let tensor = |name: &str| Tensor::<4>::from_data(io[name].clone(), init.device());
+        let number = |name: &str| config["conv"][name].as_u64().unwrap() as usize;
         let weight = tensor("weight");
         let [outputs, _, kh, kw] = weight.dims();
         let kind = SiteKind::Conv {
@@ -340,16 +361,14 @@ mod tests {
         };
         let mut conv = Conv2d::new(Site::new("conv", 1, kind), true, &init);
         conv.weight = Param::from_tensor(weight);
-        conv.bias = Some(Param::from_data(golden.io["bias"].clone(), init.device()));
+        conv.bias = Some(Param::from_data(io["bias"].clone(), init.device()));
         let base = conv.forward(tensor("x"), &Hooks::none());
-        let values = |x: Tensor<4>| crate::params::floats(x.into_data());
-        let expected = golden.values("act.y_base");
-        assert_close("y", &values(base.clone()), &expected, 1e-5, None);
+        assert_close(base.clone(), &io, "act.y_base");
         let factors = Factors::Conv(tensor("lora_A"), tensor("lora_B"));
         let path = conv.low_rank(tensor("x"), &factors);
-        let lora = |name: &str| golden.config["peft_config"][name].as_f64().unwrap();
+        let lora = |name: &str| config["peft_config"][name].as_f64().unwrap();
         let scale = lora("lora_alpha") / lora("r");
         let y = base + path.unwrap() * scale;
-        assert_close("y", &values(y), &golden.values("act.y"), 1e-5, None);
+        assert_close(y, &io, "act.y");
     }
 }

@@ -54,7 +54,14 @@ impl LayerNorm {
     /// `[.., d] -> [.., d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, hooks: &Hooks) -> Tensor<D> {
         let operation = |x| self.with(x, self.weight.val(), self.bias.val());
-        run_site(hooks, &self.site, x, [D - 1, D - 1], operation, self)
+        run_site(
+            hooks.at_site(&self.site),
+            &self.site,
+            x,
+            [D - 1, D - 1],
+            operation,
+            self,
+        )
     }
 
     fn with<const D: usize>(&self, x: Tensor<D>, gamma: Tensor<1>, beta: Tensor<1>) -> Tensor<D> {

@@ -5,9 +5,9 @@ use burn::tensor::Tensor;
 use peft_ops::Gelu;
 
 use crate::channels::like;
-use crate::hooks::{Hooks, run_site};
+use crate::hooks::{Act, Hooks, run_site};
 use crate::init::Init;
-use crate::low_rank::{Factors, LowRank, Weighted};
+use crate::low_rank::{Factors, SidePath, Weighted};
 use crate::random::Distribution;
 use crate::site::{Site, SiteKind};
 
@@ -48,9 +48,13 @@ impl Linear {
     /// # Shapes
     /// `[.., in] -> [.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, hooks: &Hooks) -> Tensor<D> {
+        self.with_acts(hooks.at_site(&self.site), x)
+    }
+
+    fn with_acts<const D: usize>(&self, acts: Vec<Act>, x: Tensor<D>) -> Tensor<D> {
         let operation = |x| linear(x, self.weight.val(), self.bias.as_ref().map(Param::val));
         let last = [D - 1, D - 1];
-        run_site(hooks, &self.site, x, last, operation, self)
+        run_site(acts, &self.site, x, last, operation, self)
     }
 
     /// `residual + forward(x)`, in one pass where nothing acts at the site.
@@ -63,8 +67,9 @@ impl Linear {
         x: Tensor<D>,
         hooks: &Hooks,
     ) -> Tensor<D> {
-        if hooks.acts_at(&self.site) {
-            return residual + self.forward(x, hooks);
+        let acts = hooks.at_site(&self.site);
+        if !acts.is_empty() {
+            return residual + self.with_acts(acts, x);
         }
         let (weight, bias) = self.like(&x);
         peft_ops::linear_residual(x, weight, bias, residual)
@@ -82,11 +87,12 @@ impl Linear {
         gelu: Gelu,
         hooks: &Hooks,
     ) -> Tensor<D> {
-        if hooks.acts_at(&self.site) {
-            let x = gelu.of(x);
+        let acts = hooks.at_site(&self.site);
+        if !acts.is_empty() {
+            let y = self.with_acts(acts, gelu.of(x));
             return match residual {
-                Some(residual) => self.forward_onto(residual, x, hooks),
-                None => self.forward(x, hooks),
+                Some(residual) => residual + y,
+                None => y,
             };
         }
         let (weight, bias) = self.like(&x);
@@ -116,7 +122,7 @@ impl<const D: usize> Weighted<D, D> for Linear {
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::val)
     }
-    fn with_low_rank(&self, x: &Tensor<D>, path: &LowRank) -> Option<Tensor<D>> {
+    fn with_low_rank(&self, x: &Tensor<D>, path: &SidePath) -> Option<Tensor<D>> {
         path.at_once(x.clone(), self.weight.val(), Weighted::<D, D>::bias(self))
     }
 }

@@ -7,6 +7,7 @@
 mod batch_norm;
 mod bottleneck;
 mod boundary_tensor;
+mod branch_bottlenecks;
 mod conv;
 mod layer_norm;
 mod linear;
@@ -14,6 +15,7 @@ mod linear;
 pub use batch_norm::{BatchNorm2d, Then};
 pub use bottleneck::{Bottleneck, Nonlinearity};
 pub use boundary_tensor::BoundaryTensor;
+pub use branch_bottlenecks::{BranchBottlenecks, Reads};
 pub use conv::{Conv2d, Conv2dSizes};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;

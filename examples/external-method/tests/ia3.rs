@@ -5,8 +5,8 @@ use external_method::Ia3;
 use peft_core::method::AdaptationMethod;
 use peft_core::registry::{PluginKind, plugins};
 use peft_core::site::Targets;
-use peft_core::testing::{Verdict, conforms};
 use peft_core::{Backbone, BackboneConfig, Init};
+use peft_testing::{Verdict, conforms};
 // Links the backbones on which the method is tried.
 use peft_runner as _;
 

@@ -15,14 +15,10 @@
 //! block of convolutions is one branch: Pfeiffer and Houlsby act after it, parallel reads its
 //! shortcut.
 
-use burn::module::Module;
 use peft_core::backbone::{Backbone, Init};
-use peft_core::error::{Error, Result};
-use peft_core::hooks::{BranchValues, Hooks, SiteAct};
-use peft_core::layers::{Bottleneck, Nonlinearity};
-use peft_core::method::{AdaptationMethod, Adapter, Attachment};
-use peft_core::plug::BySite;
-use peft_core::site::{Branch, Site};
+use peft_core::error::Result;
+use peft_core::layers::{BranchBottlenecks, Nonlinearity, Reads};
+use peft_core::method::{AdaptationMethod, Attachment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,74 +61,30 @@ impl Default for AdapterMethod {
 }
 
 impl AdapterMethod {
-    fn check(&self) -> Result<()> {
-        if self.bottleneck == 0 {
-            return Err(Error::config("bottleneck", "expected at least 1, got 0"));
+    fn bottlenecks(&self) -> BranchBottlenecks {
+        BranchBottlenecks {
+            method: "adapter",
+            attention: self.kind == Kind::Houlsby,
+            reads: match self.kind {
+                Kind::Pfeiffer | Kind::Houlsby => Reads::Output,
+                Kind::Parallel => Reads::Normed,
+            },
+            hidden: self.bottleneck,
+            nonlinearity: self.activation,
+            dropout: 0.0,
+            scale: self.scale,
         }
-        if !self.scale.is_finite() {
-            let message = format!("expected a finite number, got {}", self.scale);
-            return Err(Error::config("scale", message));
-        }
-        Ok(())
-    }
-
-    /// The branches with their widths.
-    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
-        self.check()?;
-        Bottleneck::places(backbone.spec(), "adapter", |branch| {
-            branch != Branch::Attention || self.kind == Kind::Houlsby
-        })
     }
 }
 
 #[typetag::serde(name = "adapter")]
 impl AdaptationMethod for AdapterMethod {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
-        let places = self.places(backbone)?;
-        let remarks = Bottleneck::remarks(&places, self.bottleneck, "adapter");
-        let bottlenecks = places.into_iter().map(|(site, width)| {
-            let sizes = [width, self.bottleneck];
-            let bottleneck = Bottleneck::new(&site.name, sizes, self.activation, 0.0, init);
-            (site.name.clone(), bottleneck)
-        });
-        let adapter = Bottlenecks {
-            bottlenecks: bottlenecks.collect(),
-            kind: self.kind,
-            scale: self.scale,
-        };
-        Ok(Attachment::adapter(adapter).with_remarks(remarks))
+        self.bottlenecks().attach(backbone.spec(), init)
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
-        let places = self.places(backbone)?.into_iter();
-        let count = |(_, width)| Bottleneck::count([width, self.bottleneck]);
-        Ok(places.map(count).sum())
-    }
-}
-
-/// The bottlenecks of an [`AdapterMethod`].
-#[derive(Module, Debug)]
-pub struct Bottlenecks {
-    bottlenecks: BySite<Bottleneck>,
-    #[module(skip)]
-    kind: Kind,
-    scale: f64,
-}
-
-impl Adapter for Bottlenecks {
-    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-        let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
-            return Vec::new();
-        };
-        let act = move |values: BranchValues, hooks: &Hooks| {
-            let input = match self.kind {
-                Kind::Pfeiffer | Kind::Houlsby => values.output.clone(),
-                Kind::Parallel => values.normed,
-            };
-            let delta = bottleneck.forward(input, hooks).scaled(self.scale);
-            values.output.plus(delta)
-        };
-        vec![SiteAct::Branch(Box::new(act))]
+        self.bottlenecks().formula(backbone.spec())
     }
 }
 
@@ -150,22 +102,11 @@ mod tests {
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
+    use peft_backbone_vit as _;
     use peft_core::backbone::BackboneConfig;
-    use peft_core::testing::{Golden, conforms};
+    use peft_testing::{Golden, built, config, conforms, vit};
 
     use super::*;
-
-    fn vit() -> Vit {
-        Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        }
-    }
 
     fn adapter(kind: Kind) -> AdapterMethod {
         AdapterMethod {
@@ -175,50 +116,41 @@ mod tests {
         }
     }
 
-    /// The same with registers and LayerScale.
-    fn scaled() -> Vit {
-        Vit {
-            embed_dim: Some(24),
-            depth: Some(3),
-            mlp_ratio: Some(2.0),
-            reg_tokens: Some(3),
-            no_embed_class: Some(true),
-            init_values: Some(1e-5),
-            ..vit()
-        }
-    }
+    /// A Vision Transformer with registers and LayerScale.
+    const SCALED: &str = "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 3, \
+                          num_heads: 3, mlp_ratio: 2.0, reg_tokens: 3, no_embed_class: true, \
+                          init_values: 1.0e-5}";
 
     /// `mlp` is what the reference calls a bottleneck at the MLP.
-    fn check(name: &str, vit: &Vit, kind: Kind, mlp: &str) {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
+    fn check(name: &str, vit: &dyn BackboneConfig, kind: Kind, mlp: &str) {
         let rename = |name: &str| {
             let name = name.trim_start_matches("adapter.");
             let name = name.replace(".attn.", ".attn_out.");
             name.replace(".mlp.", mlp)
         };
         let method = Box::new(adapter(kind));
-        Golden::open(format!("{fixtures}{name}")).check_training(vit, method, rename);
+        Golden::fixture(&format!("peft/{name}")).check_training(vit, method, rename);
     }
 
     #[test]
     fn after_the_mlp_agrees_with_the_reference() {
-        check("adapter_pfeiffer", &vit(), Kind::Pfeiffer, ".mlp_out.");
+        check("adapter_pfeiffer", &*vit(), Kind::Pfeiffer, ".mlp_out.");
     }
 
     #[test]
     fn after_both_branches_agrees_with_the_reference() {
-        check("adapter_houlsby", &vit(), Kind::Houlsby, ".mlp_out.");
+        check("adapter_houlsby", &*vit(), Kind::Houlsby, ".mlp_out.");
     }
 
     #[test]
     fn before_layer_scale_agrees_with_the_reference() {
         let name = "adapter_houlsby_scaled";
-        check(name, &scaled(), Kind::Houlsby, ".mlp_out.");
+        check(name, &*config(SCALED), Kind::Houlsby, ".mlp_out.");
     }
 
     #[test]
     fn beside_the_mlp_agrees_with_the_reference() {
-        check("adapter_parallel", &vit(), Kind::Parallel, ".");
+        check("adapter_parallel", &*vit(), Kind::Parallel, ".");
     }
 
     #[test]
@@ -238,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_formula_counts_each_branch() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let count = |kind| adapter(kind).formula(&*backbone).unwrap();
         let one = 2 * 48 * 6 + 6 + 48;
         assert_eq!(count(Kind::Pfeiffer), 4 * one);
@@ -258,7 +190,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_by_field() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let error = |change: fn(&mut AdapterMethod)| {
             let mut method = AdapterMethod::default();
             change(&mut method);

@@ -13,14 +13,10 @@
 //! out. Before LayerScale, where a backbone has it. A residual block of convolutions is one branch,
 //! and its shortcut is what `B` reads either way.
 
-use burn::module::Module;
 use peft_core::backbone::{Backbone, Init};
-use peft_core::error::{Error, Result};
-use peft_core::hooks::{BranchValues, Hooks, SiteAct};
-use peft_core::layers::{Bottleneck, Nonlinearity};
-use peft_core::method::{AdaptationMethod, Adapter, Attachment};
-use peft_core::plug::BySite;
-use peft_core::site::{Branch, Site};
+use peft_core::error::Result;
+use peft_core::layers::{BranchBottlenecks, Nonlinearity, Reads};
+use peft_core::method::{AdaptationMethod, Attachment};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,78 +57,30 @@ impl Default for AdaptFormer {
 }
 
 impl AdaptFormer {
-    fn check(&self) -> Result<()> {
-        if self.bottleneck == 0 {
-            return Err(Error::config("bottleneck", "expected at least 1, got 0"));
+    fn bottlenecks(&self) -> BranchBottlenecks {
+        BranchBottlenecks {
+            method: "adaptformer",
+            attention: false,
+            reads: match self.input {
+                Input::Residual => Reads::Residual,
+                Input::Normed => Reads::Normed,
+            },
+            hidden: self.bottleneck,
+            nonlinearity: Nonlinearity::Relu,
+            dropout: self.dropout,
+            scale: self.scale,
         }
-        if !self.scale.is_finite() {
-            let message = format!("expected a finite number, got {}", self.scale);
-            return Err(Error::config("scale", message));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
-            return Err(Error::config("dropout", message));
-        }
-        Ok(())
-    }
-
-    /// The branches with their widths.
-    fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
-        self.check()?;
-        Bottleneck::places(backbone.spec(), "adaptformer", |branch| {
-            branch != Branch::Attention
-        })
     }
 }
 
 #[typetag::serde(name = "adaptformer")]
 impl AdaptationMethod for AdaptFormer {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
-        let places = self.places(backbone)?;
-        let remarks = Bottleneck::remarks(&places, self.bottleneck, "adaptformer");
-        let bottlenecks = places.into_iter().map(|(site, width)| {
-            let (sizes, relu) = ([width, self.bottleneck], Nonlinearity::Relu);
-            let bottleneck = Bottleneck::new(&site.name, sizes, relu, self.dropout, init);
-            (site.name.clone(), bottleneck)
-        });
-        let adapter = Bottlenecks {
-            bottlenecks: bottlenecks.collect(),
-            input: self.input,
-            scale: self.scale,
-        };
-        Ok(Attachment::adapter(adapter).with_remarks(remarks))
+        self.bottlenecks().attach(backbone.spec(), init)
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
-        let places = self.places(backbone)?.into_iter();
-        let count = |(_, width)| Bottleneck::count([width, self.bottleneck]);
-        Ok(places.map(count).sum())
-    }
-}
-
-/// The bottlenecks of an [`AdaptFormer`].
-#[derive(Module, Debug)]
-pub struct Bottlenecks {
-    bottlenecks: BySite<Bottleneck>,
-    #[module(skip)]
-    input: Input,
-    scale: f64,
-}
-
-impl Adapter for Bottlenecks {
-    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-        let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
-            return Vec::new();
-        };
-        let act = move |values: BranchValues, hooks: &Hooks| {
-            let input = match self.input {
-                Input::Residual => values.residual,
-                Input::Normed => values.normed,
-            };
-            let delta = bottleneck.forward(input, hooks).scaled(self.scale);
-            values.output.plus(delta)
-        };
-        vec![SiteAct::Branch(Box::new(act))]
+        self.bottlenecks().formula(backbone.spec())
     }
 }
 
@@ -150,22 +98,10 @@ mod tests {
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
-    use peft_core::backbone::BackboneConfig;
-    use peft_core::testing::{Golden, conforms};
+    use peft_backbone_vit as _;
+    use peft_testing::{Golden, built, conforms, vit};
 
     use super::*;
-
-    fn vit() -> Vit {
-        Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        }
-    }
 
     fn adaptformer(input: Input) -> AdaptFormer {
         AdaptFormer {
@@ -177,13 +113,12 @@ mod tests {
     }
 
     fn check(name: &str, input: Input) {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
         let rename = |name: &str| {
             let name = name.trim_start_matches("adaptformer.");
             name.replace(".mlp.", ".")
         };
         let method = Box::new(adaptformer(input));
-        Golden::open(format!("{fixtures}{name}")).check_training(&vit(), method, rename);
+        Golden::fixture(&format!("peft/{name}")).check_training(&*vit(), method, rename);
     }
 
     #[test]
@@ -207,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_formula_counts_each_mlp() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let count = adaptformer(Input::Residual).formula(&*backbone).unwrap();
         assert_eq!(count, 4 * (2 * 48 * 6 + 6 + 48));
     }
@@ -224,7 +159,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_by_field() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let error = |change: fn(&mut AdaptFormer)| {
             let mut method = AdaptFormer::default();
             change(&mut method);

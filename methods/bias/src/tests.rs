@@ -3,36 +3,15 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use peft_backbone_clip as _;
-use peft_backbone_resnet::{BlockKind, ResNet};
+use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
-use peft_backbone_vit::Vit;
-use peft_core::backbone::{BackboneConfig, Init};
+use peft_backbone_vit as _;
+use peft_core::backbone::Init;
 use peft_core::method::{AdaptationMethod, Statistics};
-use peft_core::testing::{Golden, conforms};
 use peft_core::{Activation, LinearHead, Model, Plug};
+use peft_testing::{Golden, built, conforms, resnet, vit};
 
 use crate::{Bias, Part};
-
-fn vit() -> Vit {
-    Vit {
-        img_size: Some(32),
-        patch_size: Some(8),
-        embed_dim: Some(48),
-        depth: Some(4),
-        num_heads: Some(3),
-        ..Vit::default()
-    }
-}
-
-fn resnet() -> ResNet {
-    ResNet {
-        img_size: Some(64),
-        block: Some(BlockKind::Basic),
-        layers: Some([1, 1, 1, 1]),
-        channels: Some([8, 8, 16, 16]),
-        ..ResNet::default()
-    }
-}
 
 fn of(parts: &[Part]) -> Bias {
     Bias {
@@ -43,9 +22,8 @@ fn of(parts: &[Part]) -> Bias {
 
 #[test]
 fn every_bias_agrees_with_timm() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/bitfit");
     let rename = |name: &str| name.trim_start_matches("backbone.").to_owned();
-    Golden::open(folder).check_training(&vit(), Box::new(Bias::default()), rename);
+    Golden::fixture("peft/bitfit").check_training(&*vit(), Box::new(Bias::default()), rename);
 }
 
 #[test]
@@ -63,7 +41,7 @@ fn all_and_some_conform() {
 
 #[test]
 fn parts_are_counted_apart() {
-    let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+    let backbone = built(&*vit());
     let count = |parts: &[Part]| of(parts).formula(&*backbone).unwrap();
     let (d, depth) = (48, 4);
     assert_eq!(count(&[]), (11 * depth + 2) * d);
@@ -78,7 +56,7 @@ fn parts_are_counted_apart() {
 
 #[test]
 fn a_part_without_a_bias_is_refused() {
-    let backbone = resnet().build(&Init::empty(&Device::flex())).unwrap();
+    let backbone = built(&*resnet());
     let error = of(&[Part::Norm, Part::Attention])
         .formula(&*backbone)
         .unwrap_err();

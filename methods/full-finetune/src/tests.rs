@@ -4,28 +4,13 @@ use burn::tensor::Device;
 use peft_backbone_clip as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
-use peft_backbone_vit::Vit;
-use peft_core::backbone::{Backbone, BackboneConfig, Init};
+use peft_backbone_vit as _;
+use peft_core::backbone::Init;
 use peft_core::method::{AdaptationMethod, Statistics};
-use peft_core::testing::{Golden, conforms};
 use peft_core::{LinearHead, Model, Plug};
+use peft_testing::{Golden, built, conforms, vit};
 
 use crate::FullFinetune;
-
-fn vit() -> Vit {
-    Vit {
-        img_size: Some(32),
-        patch_size: Some(8),
-        embed_dim: Some(48),
-        depth: Some(4),
-        num_heads: Some(3),
-        ..Vit::default()
-    }
-}
-
-fn built() -> Box<dyn Backbone> {
-    vit().build(&Init::empty(&Device::flex())).unwrap()
-}
 
 fn with_decay(decay: f64) -> FullFinetune {
     FullFinetune {
@@ -36,9 +21,8 @@ fn with_decay(decay: f64) -> FullFinetune {
 
 #[test]
 fn training_agrees_with_timm() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/full");
     let rename = |name: &str| name.trim_start_matches("backbone.").to_owned();
-    Golden::open(folder).check_training(&vit(), Box::new(FullFinetune::default()), rename);
+    Golden::fixture("peft/full").check_training(&*vit(), Box::new(FullFinetune::default()), rename);
 }
 
 #[test]
@@ -57,7 +41,7 @@ fn the_deeper_a_block_the_faster_it_learns() {
     let init = Init::empty(&Device::flex());
     let model = |method: FullFinetune| {
         let head = LinearHead::new(48, 7, &init);
-        Model::assemble(Plug::new(built()), &[Box::new(method)], head, &init).unwrap()
+        Model::assemble(Plug::new(built(&*vit())), &[Box::new(method)], head, &init).unwrap()
     };
     let decayed = model(with_decay(0.5));
     for (name, rate) in [
@@ -79,7 +63,7 @@ fn the_deeper_a_block_the_faster_it_learns() {
 fn a_decay_out_of_range_is_refused() {
     for decay in [0.0, 1.5, f64::NAN] {
         let error = with_decay(decay)
-            .formula(&*built())
+            .formula(&*built(&*vit()))
             .unwrap_err()
             .to_string();
         let expected = format!("layer_decay: expected more than 0 and at most 1, got {decay}");

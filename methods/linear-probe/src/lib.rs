@@ -37,27 +37,19 @@ mod tests {
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
-    use peft_core::testing::{Golden, conforms};
+    use peft_backbone_vit as _;
+    use peft_testing::{Golden, conforms, vit};
 
     use super::*;
 
     #[test]
     fn training_agrees_with_timm() {
-        let vit = Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        };
-        let folder = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../fixtures/peft/linear_probe"
-        );
         let rename = |name: &str| name.to_owned();
-        Golden::open(folder).check_training(&vit, Box::new(LinearProbe {}), rename);
+        Golden::fixture("peft/linear_probe").check_training(
+            &*vit(),
+            Box::new(LinearProbe {}),
+            rename,
+        );
     }
 
     #[test]

@@ -5,18 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::TensorData;
 use peft_core::backbone::Backbone;
 use peft_core::error::{Error, Result};
-use peft_core::hf_peft::{HfPeft, Import, Imported, check_targets, exactly};
+use peft_core::hf_peft::{HfPeft, Imported, check_targets, exactly};
 use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::site::{Site, SiteKind};
 use serde_json::{Map, Value, json};
 
 use crate::Lora;
-
-pub(crate) const IMPORT: Import = Import {
-    peft_type: "LORA",
-    read,
-};
 
 /// What follows the module in a tensor's name.
 const PARTS: [&str; 3] = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"];
@@ -120,7 +115,7 @@ fn known() -> Vec<(&'static str, Vec<Value>)> {
     ]
 }
 
-fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Imported> {
+pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Imported> {
     let known = known();
     let known: Vec<_> = known.iter().map(|(name, v)| (*name, &v[..])).collect();
     given.refuse_all_but(&known)?;

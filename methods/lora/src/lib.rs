@@ -25,13 +25,12 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::{Backbone, Init};
+use peft_core::check;
 use peft_core::error::{Error, Result};
-use peft_core::hf_peft::HfPeft;
 use peft_core::hooks::SiteAct;
-use peft_core::layout::Layout;
 use peft_core::low_rank::{Factors, LowRank};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
-use peft_core::params::{self, Tensors};
+use peft_core::params;
 use peft_core::plug::BySite;
 use peft_core::random::Distribution;
 use peft_core::site::{Picked, Site, SiteKind, Targets};
@@ -92,25 +91,18 @@ struct Place<'a> {
 
 impl Lora {
     fn check(&self) -> Result<()> {
-        let ranks = self.rank_pattern.iter();
-        let ranks = ranks.map(|(pattern, rank)| (format!("rank_pattern.{pattern}"), *rank));
-        for (field, rank) in ranks.chain([("rank".to_owned(), self.rank)]) {
-            if rank == 0 {
-                return Err(Error::config(field, "expected at least 1, got 0"));
-            }
+        check::at_least_one("rank", self.rank)?;
+        for (pattern, rank) in &self.rank_pattern {
+            check::at_least_one(format!("rank_pattern.{pattern}"), *rank)?;
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
-            return Err(Error::config("dropout", message));
+        check::dropout("dropout", self.dropout)?;
+        for (pattern, alpha) in &self.alpha_pattern {
+            check::finite(format!("alpha_pattern.{pattern}"), *alpha)?;
         }
-        let alphas = self.alpha_pattern.iter();
-        let alphas = alphas.map(|(pattern, alpha)| (format!("alpha_pattern.{pattern}"), *alpha));
-        for (field, alpha) in alphas.chain(self.alpha.map(|alpha| ("alpha".to_owned(), alpha))) {
-            if !alpha.is_finite() {
-                return Err(Error::config(field, "expected a finite number"));
-            }
+        match self.alpha {
+            Some(alpha) => check::finite("alpha", alpha),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The sites, all of which can carry a low-rank path.
@@ -258,15 +250,6 @@ impl AdaptationMethod for Lora {
         };
         Ok(self.places(backbone)?.iter().map(site).sum())
     }
-
-    fn to_hf_peft(
-        &self,
-        backbone: &dyn Backbone,
-        layout: &Layout,
-        values: &Tensors,
-    ) -> Result<Option<HfPeft>> {
-        hf_peft::write(self, backbone, layout, values).map(Some)
-    }
 }
 
 /// The norm of each row of the frozen weight, where DoRA's magnitude starts.
@@ -382,7 +365,7 @@ peft_core::register!(
     summary: "low-rank side paths beside frozen linear layers and convolutions; rsLoRA, DoRA",
     reference: "LoRA: Low-Rank Adaptation of Large Language Models, Hu et al., 2022",
     example: "name: lora\nrank: 10\nalpha: 10\ndropout: 0.0\n",
-    hf_peft: hf_peft::IMPORT,
+    hf_peft: { peft_type: "LORA", read: hf_peft::read, write: hf_peft::write },
 );
 
 #[cfg(test)]

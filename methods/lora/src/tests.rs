@@ -4,40 +4,21 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_backbone_clip as _;
-use peft_backbone_resnet::{BlockKind, ResNet, StemType};
-use peft_backbone_swin::Swin;
-use peft_backbone_vit::Vit;
-use peft_core::backbone::{Backbone, BackboneConfig, Init};
+use peft_backbone_resnet as _;
+use peft_backbone_swin as _;
+use peft_backbone_vit as _;
+use peft_core::backbone::{BackboneConfig, Init};
 use peft_core::hf_peft::{self, HfPeft};
 use peft_core::method::AdaptationMethod;
 use peft_core::params::{self, Tensors, floats};
 use peft_core::random::Generator;
 use peft_core::site::Targets;
-use peft_core::testing::{Golden, Verdict, assert_close, check_hf_peft, conforms};
 use peft_core::{Activation, LinearHead, Model, Plug};
+use peft_testing::{
+    FIXTURES, Golden, Verdict, assert_close, built, check_hf_peft, config, conforms, resnet, vit,
+};
 
 use crate::Lora;
-
-fn vit() -> Vit {
-    Vit {
-        img_size: Some(32),
-        patch_size: Some(8),
-        embed_dim: Some(48),
-        depth: Some(4),
-        num_heads: Some(3),
-        ..Vit::default()
-    }
-}
-
-fn resnet() -> ResNet {
-    ResNet {
-        img_size: Some(64),
-        block: Some(BlockKind::Bottleneck),
-        layers: Some([1, 2, 1, 1]),
-        channels: Some([8, 16, 32, 64]),
-        ..ResNet::default()
-    }
-}
 
 fn lora(targets: &[&str]) -> Lora {
     Lora {
@@ -48,15 +29,6 @@ fn lora(targets: &[&str]) -> Lora {
         )),
         ..Lora::default()
     }
-}
-
-fn built(config: &dyn BackboneConfig) -> Box<dyn Backbone> {
-    config.build(&Init::empty(&Device::flex())).unwrap()
-}
-
-fn golden(name: &str) -> Golden {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
-    Golden::open(format!("{fixtures}{name}"))
 }
 
 fn check(name: &str, backbone: &dyn BackboneConfig, method: Lora) {
@@ -70,17 +42,17 @@ fn check(name: &str, backbone: &dyn BackboneConfig, method: Lora) {
             None => format!("base_model.model.{name}"),
         }
     };
-    golden(name).check_training(backbone, Box::new(method), rename);
+    Golden::fixture(&format!("peft/{name}")).check_training(backbone, Box::new(method), rename);
 }
 
 #[test]
 fn the_fused_qkv_agrees_with_hf_peft() {
-    check("lora_qkv", &vit(), lora(&["qkv"]));
+    check("lora_qkv", &*vit(), lora(&["qkv"]));
 }
 
 #[test]
 fn every_linear_and_the_patch_embedding_agree_with_hf_peft() {
-    check("lora_all", &vit(), lora(&["qkv", "proj", "fc1", "fc2"]));
+    check("lora_all", &*vit(), lora(&["qkv", "proj", "fc1", "fc2"]));
 }
 
 #[test]
@@ -89,7 +61,7 @@ fn rank_stabilisation_agrees_with_hf_peft() {
         rslora: true,
         ..lora(&["qkv", "fc1"])
     };
-    check("lora_rslora", &vit(), method);
+    check("lora_rslora", &*vit(), method);
 }
 
 #[test]
@@ -101,7 +73,7 @@ fn patterns_agree_with_hf_peft() {
         alpha_pattern: [("fc1".to_owned(), 3.0)].into(),
         ..lora(&[])
     };
-    check("lora_patterns", &vit(), method);
+    check("lora_patterns", &*vit(), method);
 }
 
 #[test]
@@ -110,13 +82,13 @@ fn dora_agrees_with_hf_peft_on_linears_and_convolutions() {
         dora: true,
         ..lora(&["qkv", "fc2"])
     };
-    check("dora_linear", &vit(), linear);
+    check("dora_linear", &*vit(), linear);
     let conv = Lora {
         dora: true,
         targets: Some(Targets::Regex(r"layer2\.0\.(conv2|downsample\.0)".into())),
         ..lora(&[])
     };
-    check("dora_conv", &resnet(), conv);
+    check("dora_conv", &*resnet(), conv);
 }
 
 #[test]
@@ -126,30 +98,25 @@ fn strided_and_padded_convolutions_agree_with_hf_peft() {
         targets: Some(Targets::Regex(targets.to_owned())),
         ..lora(&[])
     };
-    check("lora_conv", &resnet(), method);
+    check("lora_conv", &*resnet(), method);
 }
 
 #[test]
 fn a_deep_stem_and_averaging_shortcuts_agree_with_hf_peft() {
-    let d = ResNet {
-        img_size: Some(36),
-        layers: Some([1, 1, 2, 1]),
-        channels: Some([8, 8, 16, 16]),
-        stem_type: Some(StemType::Deep),
-        stem_width: Some(8),
-        avg_down: Some(true),
-        ..resnet()
-    };
+    let d = config(
+        "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 2, 1], \
+         channels: [8, 8, 16, 16], stem_type: deep, stem_width: 8, avg_down: true}",
+    );
     let method = Lora {
         targets: Some(Targets::Regex(r"conv1\.[036]|.*downsample\.1".into())),
         ..lora(&[])
     };
-    check("lora_d", &d, method);
+    check("lora_d", &*d, method);
 }
 
 #[test]
 fn slices_of_a_fused_projection_count_their_own_rows() {
-    let backbone = built(&vit());
+    let backbone = built(&*vit());
     let count = |targets: &[&str]| lora(targets).formula(&*backbone).unwrap();
     assert_eq!(count(&["qkv"]), 4 * 4 * (48 + 144));
     assert_eq!(count(&["query", "value"]), 4 * 4 * 2 * (48 + 48));
@@ -157,7 +124,7 @@ fn slices_of_a_fused_projection_count_their_own_rows() {
 
 #[test]
 fn the_default_on_a_resnet_is_every_convolution() {
-    let backbone = built(&resnet());
+    let backbone = built(&*resnet());
     let picked = Lora::default();
     let picked = picked.picked(&*backbone).unwrap();
     assert_eq!(picked.len(), 1 + 5 * 3 + 4);
@@ -170,7 +137,7 @@ fn the_default_on_a_resnet_is_every_convolution() {
 
 #[test]
 fn bad_values_are_refused_by_field() {
-    let backbone = built(&vit());
+    let backbone = built(&*vit());
     let error = |method: Lora| method.formula(&*backbone).unwrap_err().to_string();
     let rank = Lora {
         rank: 0,
@@ -299,7 +266,7 @@ fn slices_conform() {
 
 #[test]
 fn patterns_give_sites_their_own_rank_and_scale() {
-    let backbone = built(&vit());
+    let backbone = built(&*vit());
     let places = |method: &Lora| {
         let places = method.places(&*backbone).unwrap();
         places
@@ -341,10 +308,9 @@ fn patterns_give_sites_their_own_rank_and_scale() {
 
 #[test]
 fn folders_of_hf_peft_are_read_and_written() {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
     let check = |name: &str, base: &str, backbone: &dyn BackboneConfig| {
-        let folder = format!("{fixtures}/hf_peft/{name}");
-        check_hf_peft(&folder, &format!("{fixtures}/{base}"), backbone);
+        let folder = format!("{FIXTURES}/hf_peft/{name}");
+        check_hf_peft(&folder, &format!("{FIXTURES}/{base}"), backbone);
     };
     for name in [
         "lora",
@@ -353,29 +319,23 @@ fn folders_of_hf_peft_are_read_and_written() {
         "dora",
         "lora_transformers",
     ] {
-        check(name, "vit_tiny", &vit());
+        check(name, "vit_tiny", &*vit());
     }
     for name in ["lora_resnet", "dora_resnet"] {
-        check(name, "resnet_bottleneck", &resnet());
+        check(name, "resnet_bottleneck", &*resnet());
     }
     // transformers' Swin, whose downsamplings have the number of the stage before.
-    let swin = Swin {
-        img_size: Some(32),
-        patch_size: Some(2),
-        embed_dim: Some(8),
-        depths: Some(vec![2, 2, 1]),
-        num_heads: Some(vec![2, 2, 4]),
-        window_size: Some(4),
-        ..Swin::default()
-    };
-    check("../swin_checkpoints/lora", "swin_checkpoints", &swin);
+    let swin = config(
+        "{name: swin, img_size: 32, patch_size: 2, embed_dim: 8, depths: [2, 2, 1], \
+         num_heads: [2, 2, 4], window_size: 4}",
+    );
+    check("../swin_checkpoints/lora", "swin_checkpoints", &*swin);
 }
 
 #[test]
 fn what_does_not_fit_of_a_folder_is_refused_and_listed() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/hf_peft/lora");
-    let given = HfPeft::read(Path::new(folder)).unwrap();
-    let backbone = built(&vit());
+    let given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft/lora")).unwrap();
+    let backbone = built(&*vit());
     let error = |change: &dyn Fn(&mut HfPeft)| {
         let mut given = given.clone();
         change(&mut given);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::{Error, Result};
-use peft_core::hf_peft::{HfPeft, Import, Imported, check_targets, exactly};
+use peft_core::hf_peft::{HfPeft, Imported, check_targets, exactly};
 use peft_core::layout::Layout;
 use peft_core::method::{AdaptationMethod, Attachment, Statistics, Tuned};
 use peft_core::params::{self, Tensors};
@@ -94,44 +94,44 @@ impl AdaptationMethod for NormTune {
         let norms = self.norms(backbone)?.into_iter();
         Ok(norms.map(|(_, channels)| 2 * channels).sum())
     }
-
-    fn to_hf_peft(
-        &self,
-        backbone: &dyn Backbone,
-        layout: &Layout,
-        values: &Tensors,
-    ) -> Result<Option<HfPeft>> {
-        let mut folder = HfPeft::default();
-        let mut modules = Vec::new();
-        for (site, _) in self.norms(backbone)? {
-            if params::value(backbone, &format!("{}.running_mean", site.name)).is_some() {
-                return Err(Error::Unfit {
-                    method: "norm-tune in HF PEFT's form".to_owned(),
-                    backbone: backbone.spec().name.clone(),
-                    reason: format!("{} keeps running statistics", site.name),
-                });
-            }
-            let module = layout.theirs(&site.name)?;
-            for part in ["weight", "bias"] {
-                if let Some(data) = values.get(&format!("backbone.{}.{part}", site.name)) {
-                    let name = format!("{module}.{LN_TUNING}.{part}");
-                    folder.tensors.insert(name, data.clone());
-                }
-            }
-            modules.push(module);
-        }
-        let config = [
-            ("peft_type", "LN_TUNING".into()),
-            ("target_modules", exactly(&modules).into()),
-        ];
-        let named = config.map(|(name, value)| (name.to_owned(), value));
-        folder.config = named.into_iter().collect();
-        Ok(Some(folder))
-    }
 }
 
 /// The part of HF PEFT's names that says what trains.
 const LN_TUNING: &str = "ln_tuning_layers";
+
+fn write(
+    method: &NormTune,
+    backbone: &dyn Backbone,
+    layout: &Layout,
+    values: &Tensors,
+) -> Result<HfPeft> {
+    let mut folder = HfPeft::default();
+    let mut modules = Vec::new();
+    for (site, _) in method.norms(backbone)? {
+        if params::value(backbone, &format!("{}.running_mean", site.name)).is_some() {
+            return Err(Error::Unfit {
+                method: "norm-tune in HF PEFT's form".to_owned(),
+                backbone: backbone.spec().name.clone(),
+                reason: format!("{} keeps running statistics", site.name),
+            });
+        }
+        let module = layout.theirs(&site.name)?;
+        for part in ["weight", "bias"] {
+            if let Some(data) = values.get(&format!("backbone.{}.{part}", site.name)) {
+                let name = format!("{module}.{LN_TUNING}.{part}");
+                folder.tensors.insert(name, data.clone());
+            }
+        }
+        modules.push(module);
+    }
+    let config = [
+        ("peft_type", "LN_TUNING".into()),
+        ("target_modules", exactly(&modules).into()),
+    ];
+    let named = config.map(|(name, value)| (name.to_owned(), value));
+    folder.config = named.into_iter().collect();
+    Ok(folder)
+}
 
 fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Imported> {
     let fields = [
@@ -189,7 +189,7 @@ peft_core::register!(
     summary: "train weight and bias of the norms",
     reference: "Training BatchNorm and Only BatchNorm, Frankle, Schwab and Morcos, 2021",
     example: "name: norm-tune\nstatistics: batch\n# sites: [norm1, norm2]\n",
-    hf_peft: Import { peft_type: "LN_TUNING", read },
+    hf_peft: { peft_type: "LN_TUNING", read: read, write: write },
 );
 
 #[cfg(test)]

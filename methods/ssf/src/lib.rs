@@ -160,26 +160,13 @@ peft_core::register!(
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
-    use peft_core::backbone::BackboneConfig;
-    use peft_core::testing::{Golden, Verdict, conforms};
+    use peft_backbone_vit as _;
+    use peft_testing::{Golden, Verdict, built, conforms, vit};
 
     use super::*;
-
-    fn vit() -> Vit {
-        Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        }
-    }
 
     fn at(pattern: &str) -> Ssf {
         Ssf {
@@ -197,7 +184,6 @@ mod tests {
 
     #[test]
     fn every_layer_agrees_with_the_reference() {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
         let rename = |name: &str| {
             let modules = [
                 ("patch_embed.proj", "patch_embed"),
@@ -212,7 +198,7 @@ mod tests {
                 .fold(name, |name, (ours, theirs)| name.replace(ours, theirs))
         };
         let method = Box::new(Ssf::default());
-        Golden::open(format!("{fixtures}ssf")).check_training(&vit(), method, rename);
+        Golden::fixture("peft/ssf").check_training(&*vit(), method, rename);
     }
 
     #[test]
@@ -230,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_formula_counts_the_outputs_twice() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let count = |method: Ssf| method.formula(&*backbone).unwrap();
         assert_eq!(count(Ssf::default()), 2 * (11 * 4 + 2) * 48);
         assert_eq!(count(identity()), 2 * (11 * 4 + 2) * 48);
@@ -239,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_layer_is_refused() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let error = |method: Ssf| method.formula(&*backbone).unwrap_err().to_string();
         let slice = error(at(r"blocks\.1\.attn\.query"));
         assert!(

@@ -4,35 +4,20 @@ use burn::tensor::{Device, Tensor};
 use peft_backbone_clip as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
-use peft_backbone_vit::Vit;
+use peft_backbone_vit as _;
 use peft_core::activation::Activation;
-use peft_core::backbone::{Backbone, BackboneConfig, Init};
-use peft_core::hooks::{BoundaryAct, Hooks};
+use peft_core::backbone::{Backbone, Init};
+use peft_core::hooks::{BoundaryAct, Draws};
 use peft_core::method::AdaptationMethod;
-use peft_core::testing::{Golden, Reference, conforms};
+use peft_testing::{Golden, Reference, built, config, conforms, vit};
 
 use crate::{Kind, Vp};
 
-fn vit() -> Vit {
-    Vit {
-        img_size: Some(32),
-        patch_size: Some(8),
-        embed_dim: Some(48),
-        depth: Some(4),
-        num_heads: Some(3),
-        ..Vit::default()
-    }
-}
-
 /// A backbone for images of `size` pixels, in patches of 16.
 fn at(size: usize) -> Box<dyn Backbone> {
-    let vit = Vit {
-        img_size: Some(size),
-        patch_size: Some(16),
-        depth: Some(1),
-        ..vit()
-    };
-    vit.build(&Init::empty(&Device::flex())).unwrap()
+    built(&*config(&format!(
+        "{{name: vit, img_size: {size}, patch_size: 16, embed_dim: 48, depth: 1, num_heads: 3}}"
+    )))
 }
 
 fn border(width: usize) -> Vp {
@@ -52,15 +37,10 @@ fn frame(inner: usize, sigmoid: bool) -> Vp {
     }
 }
 
-fn golden(name: &str) -> Golden {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
-    Golden::open(format!("{fixtures}{name}"))
-}
-
 #[test]
 fn a_full_prompt_agrees_with_timm() {
     let rename = |name: &str| name.trim_start_matches("vp.").to_owned();
-    golden("vp_full").check_training(&vit(), Box::new(Vp::default()), rename);
+    Golden::fixture("peft/vp_full").check_training(&*vit(), Box::new(Vp::default()), rename);
 }
 
 /// The reference holds the whole image behind a mask.
@@ -76,13 +56,13 @@ fn a_border_agrees_with_timm() {
             head => Reference::from(head),
         }
     };
-    golden("vp_pad").check_training(&vit(), Box::new(border(6)), rename);
+    Golden::fixture("peft/vp_pad").check_training(&*vit(), Box::new(border(6)), rename);
 }
 
 #[test]
 fn a_frame_agrees_with_the_reference() {
     let rename = |name: &str| name.trim_start_matches("vp.").to_owned();
-    golden("vp_frame").check_training(&vit(), Box::new(frame(20, true)), rename);
+    Golden::fixture("peft/vp_frame").check_training(&*vit(), Box::new(frame(20, true)), rename);
 }
 
 #[test]
@@ -122,7 +102,7 @@ fn a_frame_is_pixels_normalised_as_the_image_is() {
             panic!("a frame is a function");
         };
         let image = Tensor::<4>::full([2, 3, 29, 29], 7.0, init.device());
-        let framed = function(Activation::Map(image), &Hooks::none());
+        let framed = function(Activation::Map(image), &Draws::new(None, 0));
         assert_eq!(framed.shape().to_vec(), [2, 3, 32, 32]);
         for (i, value) in framed.to_vec().into_iter().enumerate() {
             let (row, column) = (i / 32 % 32, i % 32);

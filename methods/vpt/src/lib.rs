@@ -16,6 +16,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, BoundarySpec, Init};
+use peft_core::check;
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, Extras};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
@@ -69,14 +70,8 @@ impl Vpt {
             let message = "expected either `mode` or `boundaries`, got both";
             return Err(Error::config("mode", message));
         }
-        if self.length == 0 {
-            return Err(Error::config("length", "expected at least 1, got 0"));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let message = format!("expected at least 0 and less than 1, got {}", self.dropout);
-            return Err(Error::config("dropout", message));
-        }
-        Ok(())
+        check::at_least_one("length", self.length)?;
+        check::dropout("dropout", self.dropout)
     }
 
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<&'a BoundarySpec>> {
@@ -173,23 +168,11 @@ mod tests {
     use peft_backbone_clip as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
-    use peft_backbone_vit::Vit;
-    use peft_core::backbone::BackboneConfig;
+    use peft_backbone_vit as _;
     use peft_core::params::floats;
-    use peft_core::testing::{Golden, Reference, Verdict, conforms};
+    use peft_testing::{Golden, Reference, Verdict, built, conforms, vit};
 
     use super::*;
-
-    fn vit() -> Vit {
-        Vit {
-            img_size: Some(32),
-            patch_size: Some(8),
-            embed_dim: Some(48),
-            depth: Some(4),
-            num_heads: Some(3),
-            ..Vit::default()
-        }
-    }
 
     fn vpt(mode: Mode) -> Vpt {
         Vpt {
@@ -206,18 +189,17 @@ mod tests {
         }
     }
 
-    fn golden(name: &str) -> Golden {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/peft/");
-        Golden::open(format!("{fixtures}{name}"))
-    }
-
     #[test]
     fn shallow_prompts_agree_with_the_reference() {
         let rename = |name: &str| match name {
             "vpt.boundary.1.prompt" => Reference::slice("prompt", &[0..1, 0..5]),
             name => name.into(),
         };
-        golden("vpt_shallow").check_training(&vit(), Box::new(vpt(Mode::Shallow)), rename);
+        Golden::fixture("peft/vpt_shallow").check_training(
+            &*vit(),
+            Box::new(vpt(Mode::Shallow)),
+            rename,
+        );
     }
 
     #[test]
@@ -229,7 +211,7 @@ mod tests {
                 None => name.into(),
             }
         };
-        golden("vpt_deep").check_training(&vit(), Box::new(vpt(Mode::Deep)), rename);
+        Golden::fixture("peft/vpt_deep").check_training(&*vit(), Box::new(vpt(Mode::Deep)), rename);
     }
 
     #[test]
@@ -271,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_formula_counts_each_boundary() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let count = |method: Vpt| method.formula(&*backbone).unwrap();
         assert_eq!(count(vpt(Mode::Shallow)), 5 * 48);
         assert_eq!(count(vpt(Mode::Deep)), 5 * 48 * 4);
@@ -280,7 +262,7 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_by_field() {
-        let backbone = vit().build(&Init::empty(&Device::flex())).unwrap();
+        let backbone = built(&*vit());
         let error = |change: fn(&mut Vpt)| {
             let mut method = at(&[2]);
             change(&mut method);

@@ -64,11 +64,11 @@ pub fn export(args: &ExportArgs) -> Result<(), Failure> {
             ));
         };
         let values = adapter_file::tensors(&model);
-        let folder = method.to_hf_peft(backbone, &layout, &values)?;
+        let folder = hf_peft::export(&**method, backbone, &layout, &values)?;
         let folder = folder.ok_or_else(|| {
             config_error(format!("method: HF PEFT has no {}", method.typetag_name()))
         })?;
-        hf_peft::with_head(folder, &layout, &values).write(&out)?;
+        folder.write(&out)?;
         row("adapter", out.display());
         Ok(())
     })

@@ -152,7 +152,7 @@ pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, E
     let bytes = optimizer.ok_or_else(|| fail("expected the optimiser's state"))?;
     state.model.try_update(|model| {
         params::write(model, now)
-            .map_err(|(_, mismatch)| fail(&format!("it does not fit the model: {mismatch:?}")))
+            .map_err(|mismatch| fail(&format!("it does not fit the model: {mismatch:?}")))
     })?;
     let optimizer = state.optimizer.from_bytes(Bytes::from_bytes_vec(bytes));
     Ok(State {

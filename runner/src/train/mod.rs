@@ -205,13 +205,12 @@ impl<'a> Trainer<'a> {
             (Select::Best, Some(best)) => best,
             _ => adapter_file::tensors(&self.state.model),
         };
-        let model =
-            params::write(self.state.model.valid(), tensors.clone()).map_err(|(_, m)| {
-                failure(
-                    Exit::Unexpected,
-                    format_args!("the best epoch's values: {m:?}"),
-                )
-            })?;
+        let model = params::write(self.state.model.valid(), tensors.clone()).map_err(|m| {
+            failure(
+                Exit::Unexpected,
+                format_args!("the best epoch's values: {m:?}"),
+            )
+        })?;
         Ok(Trained {
             model,
             tensors,

@@ -11,8 +11,8 @@ use peft_core::loss::cross_entropy;
 use peft_core::params;
 use peft_core::random::Generator;
 use peft_core::registry::{Plugin, PluginKind, plugins};
-use peft_core::testing::{Verdict, conforms};
 use peft_core::{Activation, AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
+use peft_testing::{Verdict, conforms};
 // Links the plugins.
 use peft_runner as _;
 

@@ -5,8 +5,8 @@ use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution::Normal;
 use peft_core::random::Generator;
-use peft_core::testing::assert_close;
 use peft_core::{Activation, BackboneConfig, Hooks, Init, Plug};
+use peft_testing::assert_close;
 
 use super::{averaged, check_cuts, filled, fixture, golden, registers, tiny};
 use crate::Vit;

@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor};
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution::Normal;
-use peft_core::testing::{Golden, assert_close};
 use peft_core::{Activation, BackboneConfig, Hooks, Init, LinearHead, Plug};
+use peft_testing::{Golden, assert_close};
 
 use crate::{GlobalPool, MlpActivation, Vit};
 

@@ -116,7 +116,7 @@ fn shaken(model: Model) -> Result<Model, String> {
     };
     let trained = params::read(&model, |info| model.trains(&info.name));
     let trained = trained.into_iter().map(shake).collect();
-    params::write(model, trained).map_err(|(_, mismatch)| format!("{mismatch:?}"))
+    params::write(model, trained).map_err(|mismatch| format!("{mismatch:?}"))
 }
 
 /// The model with everything in `f64` that decides what a layer computes in: the frozen part and the

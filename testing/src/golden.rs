@@ -8,17 +8,17 @@ use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::activation::Activation;
-use crate::adapter_file;
-use crate::backbone::{BackboneConfig, Init};
-use crate::checkpoint::{Checkpoint, load_backbone};
-use crate::head::LinearHead;
-use crate::hf_peft::{self, HfPeft};
-use crate::loss::cross_entropy;
-use crate::method::AdaptationMethod;
-use crate::model::Model;
-use crate::params::{self, Tensors, floats};
-use crate::plug::Plug;
+use peft_core::activation::Activation;
+use peft_core::adapter_file;
+use peft_core::backbone::{BackboneConfig, Init};
+use peft_core::checkpoint::{Checkpoint, load_backbone};
+use peft_core::head::LinearHead;
+use peft_core::hf_peft::{self, HfPeft};
+use peft_core::loss::cross_entropy;
+use peft_core::method::AdaptationMethod;
+use peft_core::model::Model;
+use peft_core::params::{self, Tensors, floats};
+use peft_core::plug::Plug;
 
 /// Where the reference keeps the values of one of our parameters.
 #[derive(Clone, Debug)]
@@ -61,6 +61,9 @@ impl Reference {
     }
 }
 
+/// The folder of all golden values of this repository.
+pub const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
+
 /// A folder of golden values made with a reference library: `config.json`, `weights.safetensors`
 /// or a `base`, and `io.safetensors`.
 pub struct Golden {
@@ -88,6 +91,14 @@ impl Golden {
             .and_then(|file| file.tensors())
             .unwrap_or_else(|e| panic!("{e}"));
         Self { folder, config, io }
+    }
+
+    /// A folder below [`FIXTURES`], for example `peft/lora_qkv`.
+    ///
+    /// # Panics
+    /// As [`open`](Self::open).
+    pub fn fixture(name: &str) -> Self {
+        Self::open(Path::new(FIXTURES).join(name))
     }
 
     /// The folder.
@@ -174,8 +185,8 @@ impl Golden {
                 TensorData::new(values, info.shape.clone()),
             )
         });
-        let model = params::write(model, start.collect())
-            .unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"));
+        let model =
+            params::write(model, start.collect()).unwrap_or_else(|mismatch| panic!("{mismatch:?}"));
 
         let frozen = |model: &Model| params::read(model, |info| !model.trains(&info.name));
         let before = frozen(&model);
@@ -196,7 +207,7 @@ impl Golden {
             let prefix = model.backbone.valid();
             let x = Activation::Map(images.clone());
             let x = prefix
-                .forward(x, 0..cut, &crate::Hooks::none())
+                .forward(x, 0..cut, &peft_core::Hooks::none())
                 .into_autodiff();
             let step = model.step(0, number_of_step, 0);
             let output = model.logits(x, cut, Some(&step));
@@ -241,7 +252,7 @@ impl Golden {
 /// At the first difference.
 pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
     let init = Init::seeded(&Device::flex(), 0);
-    let unwrap = |e: crate::Error| -> ! { panic!("{folder}: {e}") };
+    let unwrap = |e: peft_core::Error| -> ! { panic!("{folder}: {e}") };
     let file = Checkpoint::open(&Path::new(base).join("weights.safetensors"));
     let file = file.unwrap_or_else(|e| unwrap(e));
     let built = backbone.build(&init).unwrap_or_else(|e| unwrap(e));
@@ -266,10 +277,9 @@ pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
 
     let layout = hf_peft::layout_of(&given, &*backbone);
     let values = adapter_file::tensors(&model);
-    let own = method.to_hf_peft(&*backbone, &layout, &values);
+    let own = hf_peft::export(&*method, &*backbone, &layout, &values);
     let own = own.unwrap_or_else(|e| unwrap(e));
     let own = own.unwrap_or_else(|| panic!("{folder}: it is not written"));
-    let own = hf_peft::with_head(own, &layout, &values);
     assert!(
         own.tensors == given.tensors,
         "{folder}: other tensors are written"

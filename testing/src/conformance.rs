@@ -6,20 +6,21 @@ use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::assert_close;
-use crate::activation::Activation;
-use crate::adapter_file::{self, AdapterInfo};
-use crate::backbone::{BackboneConfig, BoxedBackbone, Cut, Init};
-use crate::error::Error;
-use crate::head::LinearHead;
-use crate::hooks::Hooks;
-use crate::loss::cross_entropy;
-use crate::method::AdaptationMethod;
-use crate::model::Model;
-use crate::params::{self, Tensors, floats};
-use crate::plug::Plug;
-use crate::random::Generator;
-use crate::registry::{PluginKind, plugins};
+use peft_core::activation::Activation;
+use peft_core::adapter_file::{self, AdapterInfo};
+use peft_core::backbone::{BackboneConfig, BoxedBackbone, Cut, Init};
+use peft_core::error::Error;
+use peft_core::head::LinearHead;
+use peft_core::hooks::Hooks;
+use peft_core::loss::cross_entropy;
+use peft_core::method::AdaptationMethod;
+use peft_core::model::Model;
+use peft_core::params::{self, Tensors, floats};
+use peft_core::plug::Plug;
+use peft_core::random::Generator;
+
+use crate::golden::assert_close;
+use crate::tiny::tiny_backbones;
 
 /// What became of a method on one backbone.
 #[derive(Clone, Debug)]
@@ -31,23 +32,6 @@ pub enum Verdict {
     },
     /// It cannot be attached there, for this reason.
     Refused(String),
-}
-
-/// The tiny backbones of all backbone crates that are linked, by their YAML.
-///
-/// # Panics
-/// If none is linked: a test needs `use a_backbone_crate as _;`.
-pub fn tiny_backbones() -> Vec<(&'static str, Box<dyn BackboneConfig>)> {
-    let all: Vec<_> = plugins(PluginKind::Backbone)
-        .into_iter()
-        .flat_map(|plugin| plugin.tiny)
-        .map(|yaml| {
-            let config = serde_yaml::from_str(yaml).unwrap_or_else(|e| panic!("{yaml}: {e}"));
-            (*yaml, config)
-        })
-        .collect();
-    assert!(!all.is_empty(), "no backbone crate is linked");
-    all
 }
 
 /// Checks every method on every tiny backbone that is linked; each must accept at least one.
@@ -165,7 +149,7 @@ fn noisy_backbone(backbone: BoxedBackbone) -> BoxedBackbone {
 }
 
 fn written<M: Module>(module: M, tensors: Tensors) -> M {
-    params::write(module, tensors).unwrap_or_else(|(_, mismatch)| panic!("{mismatch:?}"))
+    params::write(module, tensors).unwrap_or_else(|mismatch| panic!("{mismatch:?}"))
 }
 
 fn survives_yaml(what: &str, method: &dyn AdaptationMethod) {

@@ -1,0 +1,12 @@
+//! Tools for tests of plugins: the conformance suite that every method passes on every backbone it
+//! accepts, golden values made with a reference library, and tiny models.
+//!
+//! A development dependency: nothing that is released contains it.
+
+mod conformance;
+mod golden;
+mod tiny;
+
+pub use conformance::{Verdict, conforms};
+pub use golden::{FIXTURES, Golden, Reference, assert_close, check_hf_peft};
+pub use tiny::{built, config, resnet, tiny, tiny_backbones, vit};
