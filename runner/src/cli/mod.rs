@@ -25,8 +25,7 @@ use crate::commands::sweep::{self, SweepCommand};
 use crate::commands::train::{self, TrainArgs};
 use crate::exit::Failure;
 
-/// Parameter-efficient fine-tuning of vision models: a YAML in, an adapted model and its measured
-/// run out.
+/// Parameter-efficient fine-tuning of vision models: a YAML in, a trained and measured adapter out.
 #[derive(Parser)]
 #[command(name = "runner", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -160,6 +159,17 @@ mod tests {
         grouped.sort_unstable();
         commands.sort_unstable();
         assert_eq!(grouped, commands);
+        for subcommand in command.get_subcommands() {
+            let about = subcommand.get_about().map(ToString::to_string);
+            assert!(
+                about.is_some_and(|about| about.len() > 20),
+                "{}",
+                subcommand.get_name()
+            );
+        }
+        let train = command.find_subcommand("train").unwrap();
+        let about = train.get_about().unwrap().to_string();
+        assert!(about.starts_with("Train, test once"), "{about}");
     }
 
     /// Every command, those of `data` and `sweep` too.

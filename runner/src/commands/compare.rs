@@ -23,7 +23,7 @@ use crate::report::numbers::{percent, seconds};
 use crate::run::interrupt;
 use crate::run::summary::{Outcome, Summary};
 
-/// Train many methods on many backbones and data sets under identical settings, and report.
+/// Train many methods on many backbones and data sets under equal settings, and report.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner compare --config compare/quick.yaml")]

@@ -17,7 +17,7 @@ use crate::config::find;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::report::numbers::mebibytes;
 
-/// Recognise a checkpoint: layout, family, variant, sizes, and the keys that would not be used.
+/// Recognise a checkpoint: its layout, family, variant and sizes, and its unused keys.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner inspect assets/vit-micro.safetensors")]

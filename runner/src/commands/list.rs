@@ -10,7 +10,7 @@ use crate::cli::args::Format;
 use crate::config::find;
 use crate::exit::Failure;
 
-/// List methods, backbones, published variants of the backbones, data sets, or shipped configs.
+/// List methods, backbones, their published variants, data sets, or shipped configs.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner list methods")]

@@ -22,8 +22,10 @@ use crate::run::progress::Reporter;
 use crate::run::summary::Params;
 use crate::train::Trainer;
 
-/// Measure what an experiment costs: parameters, arithmetic, memory by purpose, the time of each part
-/// of a step, and its share of the device's matrix-product peak.
+/// Measure what an experiment costs: parameters, arithmetic, memory, and time by part.
+///
+/// Arithmetic is counted by formula, memory by its purpose. The time of each part of a step comes with
+/// the share of the device's matrix-product peak that it reaches.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner profile --config peft/ap.yaml --threads 4")]

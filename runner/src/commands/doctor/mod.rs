@@ -31,7 +31,11 @@ use crate::exit::{Exit, Failure, failure};
 use crate::measure::peak;
 use crate::run::folder::BURN;
 
-/// Print versions and devices, test the numbers of each device, and measure its matrix-product peak.
+/// Print versions and devices, and test the numbers and the speed of each device.
+///
+/// Operations are held against their formulas, tiny models against values of other libraries, and one
+/// training step of every method on every backbone against the same step in 64 bits by Burn's own
+/// operations. The speed is that of the fastest matrix product.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner doctor --device cpu --only vit/lora")]
