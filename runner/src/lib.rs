@@ -34,8 +34,6 @@ pub mod comparison {
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 pub use config::experiment::Experiment;
 pub use device::Chosen as Device;
 pub use exit::{Exit, Failure};
@@ -74,7 +72,7 @@ fn default_to_the_cpu() {
 pub fn main() -> ExitCode {
     default_to_the_cpu();
     end_quietly_on_a_broken_pipe();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
