@@ -3,9 +3,9 @@
 
 use std::sync::OnceLock;
 
-/// What runs on the CPU.
+/// What operations run on the CPU: the kernels of one instruction set, or none.
 ///
-/// Results differ between levels in the last bits.
+/// Results of different levels may differ in the last bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// No kernels: Burn's own operations.

@@ -247,7 +247,7 @@ impl Operation<FlexTensor, 3> for ConvThen {
         gradient: FlexTensor,
         [.., residual_wanted]: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
-        // Of the sum before the ReLU.
+        // The gradient of the sum before the ReLU.
         let gradient = match output {
             Some(output) => mask(gradient, values(&output)),
             None => gradient,

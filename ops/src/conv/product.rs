@@ -11,8 +11,8 @@ use super::windows::{Plan, Windows, runs};
 use crate::buffer::{Scratch, Shared, Unset};
 use crate::simd::multiversion;
 
-/// Channels and taps that are packed at a time: a panel of them, 48 columns wide, fits the first cache
-/// beside a panel of weights.
+/// Number of channels and taps that are packed at a time. A panel of them, 36 KiB at 48 columns, is about
+/// as much as a first cache holds.
 const DEPTH: usize = 192;
 /// Least number of tasks of a product, if there is enough to do: enough for every processor, and not a
 /// function of their number, because results must not be.

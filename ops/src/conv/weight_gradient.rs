@@ -10,8 +10,8 @@ use super::kernel::{self, DOTS, LANES};
 use super::windows::{Plan, Windows};
 use crate::buffer::Scratch;
 
-/// Windows whose products are summed in registers. The rows of a tile, 10 of this length, fit the first
-/// cache.
+/// Number of windows whose products are summed in registers. The 10 rows of a tile, 4 KiB each, are about
+/// as much as a first cache holds.
 const LENGTH: usize = 1024;
 /// Rows of the output's gradient that a task packs: with [`LENGTH`], a part of the second cache.
 const ROWS: usize = 256;

@@ -211,7 +211,7 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     /// `out[i] = source[STEP * i]` for each channel, `N` values at a time. The last `N` may overlap those
-    /// before, so that there is no rest to copy one by one: runs are as short as a map is wide.
+    /// before, so that nothing is left to copy one by one: runs are as short as a map is wide.
     #[inline(always)]
     fn copy<const N: usize, const STEP: usize>(&self, copy: Copy, out: &mut [f32]) {
         for channel in 0..self.count {

@@ -146,7 +146,7 @@ fn the_number_of_threads_changes_nothing() {
     }
 }
 
-/// What a prefix cache stands on: batches are of other images when they are read again.
+/// A prefix cache relies on this: a row is computed in one batch and used in another.
 #[test]
 fn a_row_is_the_same_to_the_bit_beside_any_others() {
     let device = Device::flex();
