@@ -16,7 +16,7 @@ use peft_core::data::{Dataset, DatasetConfig, Image, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::error::Error;
 use crate::split::{BySplit, hash_order};
 
 const NAME: &str = "digits.csv.gz";

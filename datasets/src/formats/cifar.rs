@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image};
+use peft_core::data::Image;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::indexed::{Indexed, Item, Source};
 use crate::labels::read_names;
 use crate::shards::Mapped;
@@ -52,25 +52,14 @@ pub enum CifarLabels {
     Coarse,
 }
 
-#[typetag::serde(name = "cifar")]
-impl DatasetConfig for Cifar {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Cifar,
     name: "cifar",
+    paths: [root],
     summary: "CIFAR-10 or CIFAR-100, binary version",
     reference: "Learning Multiple Layers of Features from Tiny Images, Krizhevsky, 2009",
     example: "name: cifar\nroot: data/cifar-10-batches-bin\n",
-);
+}
 
 /// How one of the two sets lies on disk.
 struct Version {
@@ -134,25 +123,19 @@ impl Cifar {
             files: Vec::new(),
             size: version.labels + 3 * PLANE,
         };
-        let mut train = Vec::new();
+        let mut splits = BySplit::<Vec<_>>::default();
         for name in version.train {
-            train.extend(records.add(&self.root.join(name), &version, classes.len())?);
+            let path = self.root.join(name);
+            let items = records.add(&path, &version, classes.len())?;
+            splits.train.extend(items);
         }
-        let test = records.add(&self.root.join(version.test), &version, classes.len())?;
-        let mut indexed: Vec<_> = (0..).zip(train).collect();
-        let validation = set_aside(
-            &mut indexed,
+        splits.test = records.add(&self.root.join(version.test), &version, classes.len())?;
+        splits.validation = set_aside(
+            &mut splits.train,
             self.validation_fraction,
-            |(_, item)| item.label,
-            |(index, _): &(u32, _)| index.to_le_bytes(),
+            |item| item.label,
+            |index, _| (index as u32).to_le_bytes(),
         )?;
-        let items =
-            |indexed: Vec<(u32, Item<Record>)>| indexed.into_iter().map(|(_, i)| i).collect();
-        let splits = BySplit {
-            train: items(indexed),
-            validation: items(validation),
-            test,
-        };
         Ok(Indexed::new(classes, splits, records))
     }
 }
@@ -241,7 +224,7 @@ impl Source for Records {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Split;
+    use peft_core::data::{Dataset, Split};
     use tempfile::TempDir;
 
     use super::*;

@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::data::Split;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::labels::numbered;
@@ -44,25 +44,14 @@ fn default_seed() -> u64 {
     1
 }
 
-#[typetag::serde(name = "coop")]
-impl DatasetConfig for Coop {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Coop,
     name: "coop",
+    paths: [root],
     summary: "a list of CoOp's, split_zhou_<Dataset>.json",
     reference: "Learning to Prompt for Vision-Language Models, Zhou et al., 2022",
     example: "name: coop\nroot: data/eurosat\nlist: split_zhou_EuroSAT.json\nimages: \"2750\"\n",
-);
+}
 
 /// The file: path, label and class name of every image.
 #[derive(Deserialize)]
@@ -163,6 +152,8 @@ fn few<A>(items: Vec<Item<A>>, shots: usize, random: &mut PythonRandom) -> Vec<I
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
+
     use super::*;
 
     fn read(text: &str) -> Result<Indexed<Files>, String> {

@@ -9,16 +9,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::data::Split;
 use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
-use crate::labels::{read_names, resolve};
+use crate::labels::{Labelled, read_names, resolve};
 use crate::shards::expand;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 
@@ -94,24 +94,10 @@ pub struct SplitColumn {
     pub test: String,
 }
 
-#[typetag::serde(name = "csv")]
-impl DatasetConfig for Csv {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.root]
-            .into_iter()
-            .chain(&mut self.names)
-            .collect()
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Csv,
     name: "csv",
+    paths: [root, names],
     summary: "tables of paths and labels, with groups where there are some",
     reference: "the tables of Waterbirds (Sagawa et al., 2020) and of GTSRB (Stallkamp et al., 2012)",
     example: r#"name: csv
@@ -122,15 +108,10 @@ path: img_filename
 label: y
 group: [y, place]
 "#,
-);
-
-/// A row: its image, and the texts that become its label and group.
-struct Row {
-    file: File,
-    place: Place,
-    label: String,
-    group: String,
 }
+
+/// A row: its image, the text of its group, and its label.
+type Row = Labelled<(File, String)>;
 
 impl Csv {
     fn read(&self) -> Result<Indexed<Files>, Error> {
@@ -157,23 +138,16 @@ impl Csv {
             }
         };
         let names = self.names.as_deref().map(read_names).transpose()?;
-        let labels: Vec<_> = rows
-            .iter()
-            .flatten()
-            .map(|r| (r.label.clone(), &r.place))
-            .collect();
-        let (classes, labels) = resolve(&labels, names)?;
-        let groups: BTreeSet<&String> = rows.iter().flatten().map(|row| &row.group).collect();
-        let groups: Vec<String> = match self.group.is_empty() {
-            true => Vec::new(),
-            false => groups.into_iter().cloned().collect(),
-        };
-        let mut labels = labels.into_iter();
+        let (classes, rows) = resolve(rows, names)?;
+        let groups = self.groups(&rows);
         let mut splits = rows.map(|rows| -> Vec<Item<File>> {
-            let items = rows.into_iter().zip(&mut labels).map(|(row, label)| Item {
-                label,
-                group: groups.binary_search(&row.group).ok(),
-                at: row.file,
+            let items = rows.into_iter().map(|row| {
+                let (file, group) = row.at;
+                Item {
+                    label: row.label,
+                    group: groups.binary_search(&group).ok(),
+                    at: file,
+                }
             });
             items.collect()
         });
@@ -183,12 +157,21 @@ impl Csv {
                 &mut splits.train,
                 self.validation_fraction,
                 |item| item.label,
-                |item| item.at.path.as_bytes().to_vec(),
+                |_, item| item.at.path.as_bytes().to_vec(),
             )?;
         }
         let mut data = Indexed::new(classes, splits, files);
         data.groups = groups;
         Ok(data)
+    }
+
+    /// The groups that rows have, sorted; none without columns for them.
+    fn groups(&self, rows: &BySplit<Vec<Item<(File, String)>>>) -> Vec<String> {
+        if self.group.is_empty() {
+            return Vec::new();
+        }
+        let groups: BTreeSet<&String> = rows.iter().flatten().map(|row| &row.at.1).collect();
+        groups.into_iter().cloned().collect()
     }
 
     /// The rows of `all`, by what their split column says.
@@ -304,11 +287,11 @@ impl Csv {
                 let group: Vec<_> = group
                     .map(|(&i, name)| format!("{name}={}", &record[i]))
                     .collect();
-                let row = Row {
-                    file: File::listed(&folder, &record[image], place.clone())?,
-                    place,
+                let file = File::listed(&folder, &record[image], place.clone())?;
+                let row = Labelled {
+                    at: (file, group.join(" ")),
                     label: record[label].to_owned(),
-                    group: group.join(" "),
+                    place,
                 };
                 take(row, split.map_or("", |split| &record[split]))?;
             }
@@ -335,6 +318,7 @@ fn unreadable(path: &Path, error: &::csv::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
     use tempfile::TempDir;
 
     use super::*;

@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
-use peft_core::input::{CropMode, InputSpec};
+use peft_core::data::Split;
+use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::split::BySplit;
@@ -33,34 +33,16 @@ pub struct Fgvc {
     pub images: String,
 }
 
-#[typetag::serde(name = "fgvc")]
-impl DatasetConfig for Fgvc {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    /// The centre of an image resized to 256 pixels for 224, as VPT does.
-    fn input(&self, backbone: InputSpec) -> InputSpec {
-        InputSpec {
-            crop_pct: 0.875,
-            crop_mode: CropMode::Center,
-            ..backbone
-        }
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Fgvc,
     name: "fgvc",
+    paths: [root],
+    // VPT resizes the shorter side to 256 pixels and takes the centre of 224.
+    crop: (0.875, CropMode::Center),
     summary: "VPT's json lists of a fine-grained data set: train, val, test",
     reference: "Visual Prompt Tuning, Jia et al., 2022",
     example: "name: fgvc\nroot: data/CUB_200_2011\nimages: images\n",
-);
+}
 
 impl Fgvc {
     fn read(&self) -> Result<Indexed<Files>, Error> {
@@ -134,6 +116,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
     use tempfile::TempDir;
 
     use super::*;

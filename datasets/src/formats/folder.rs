@@ -13,16 +13,15 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig};
 use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::decode::{EXTENSIONS, KINDS};
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files};
 use crate::indexed::{Indexed, Item};
+use crate::kinds::{EXTENSIONS, KINDS};
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 
 /// A folder of images: `root/train/<class>/*`, `root/val/<class>/*` (optional),
@@ -42,29 +41,18 @@ pub struct Folder {
     pub validation_fraction: f32,
 }
 
-#[typetag::serde(name = "folder")]
-impl DatasetConfig for Folder {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.scan()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Folder,
     name: "folder",
+    paths: [root],
     summary: "image files in root/<split>/<class>",
     reference: "the layout of torchvision.datasets.ImageFolder, a folder for each split",
     example: "name: folder\nroot: data/flowers\n",
-);
+}
 
 impl Folder {
     /// Lists the folders and checks the layout; no image is read.
-    fn scan(&self) -> Result<Indexed<Files>, Error> {
+    fn read(&self) -> Result<Indexed<Files>, Error> {
         let files = Files::below(&self.root)?;
         let root = files.root();
         let train_path = root.join("train");
@@ -82,7 +70,10 @@ impl Folder {
                 &mut train,
                 self.validation_fraction,
                 |item| item.label,
-                |item| item.at.path.trim_start_matches("train/").to_owned(),
+                |_, item| {
+                    let path = &*item.at.path;
+                    path.strip_prefix("train/").unwrap_or(path).to_owned()
+                },
             )?,
         };
         let splits = BySplit {
@@ -178,7 +169,7 @@ fn has_image_extension(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Split;
+    use peft_core::data::{Dataset, Split};
     use tempfile::TempDir;
 
     use super::*;
@@ -208,7 +199,7 @@ mod tests {
             root,
             validation_fraction,
         }
-        .scan()
+        .read()
     }
 
     fn message(files: &[&str]) -> String {
@@ -289,7 +280,7 @@ mod tests {
             root: "/nowhere/at/all".into(),
             validation_fraction: 0.1,
         };
-        let missing = missing.scan().unwrap_err().to_string();
+        let missing = missing.read().unwrap_err().to_string();
         assert!(missing.contains("/nowhere/at/all"), "{missing}");
         for (files, parts) in [
             (&["val/a/1.png"][..], ["train", "No such file"]),

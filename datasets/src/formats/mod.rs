@@ -5,6 +5,7 @@ mod cifar;
 mod coop;
 mod csv;
 mod fgvc;
+mod file_format;
 mod folder;
 mod parquet;
 mod vtab;

@@ -6,13 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
-use peft_core::input::{CropMode, InputSpec};
+use peft_core::data::Split;
+use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::labels::{numbered, read_names};
@@ -47,38 +47,17 @@ pub enum Protocol {
     Final,
 }
 
-#[typetag::serde(name = "vtab")]
-impl DatasetConfig for Vtab {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    /// The whole image, whatever its aspect.
-    fn input(&self, backbone: InputSpec) -> InputSpec {
-        InputSpec {
-            crop_pct: 1.0,
-            crop_mode: CropMode::Squash,
-            ..backbone
-        }
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.root]
-            .into_iter()
-            .chain(&mut self.names)
-            .collect()
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Vtab,
     name: "vtab",
+    paths: [root, names],
+    // The whole image, whatever its aspect.
+    crop: (1.0, CropMode::Squash),
     summary: "lists of a VTAB-1k data set: train800, val200, train800val200, test",
     reference: "A Large-scale Study of Representation Learning with the Visual Task Adaptation \
                 Benchmark, Zhai et al., 2019",
     example: "name: vtab\nroot: data/vtab-1k/cifar\nprotocol: tune\n",
-);
+}
 
 impl Vtab {
     fn read(&self) -> Result<Indexed<Files>, Error> {
@@ -155,6 +134,7 @@ fn read_list(list: &Path) -> Result<Vec<Item<File>>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
     use tempfile::TempDir;
 
     use super::*;

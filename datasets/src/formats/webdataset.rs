@@ -7,22 +7,21 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::decode::EXTENSIONS;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::Place;
-use crate::indexed::{Indexed, Item, Source};
-use crate::labels::{read_names, resolve};
-use crate::shards::{Mapped, expand};
-use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::indexed::{Indexed, Source};
+use crate::kinds::EXTENSIONS;
+use crate::labels::{Labelled, read_names, resolve};
+use crate::shards::{Mapped, Patterns};
+use crate::split::{default_validation_fraction, set_aside};
 
 /// Tar shards of a WebDataset: an image and a label a sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,71 +51,34 @@ pub struct WebDataset {
     pub validation_fraction: f32,
 }
 
-#[typetag::serde(name = "webdataset")]
-impl DatasetConfig for WebDataset {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.root]
-            .into_iter()
-            .chain(&mut self.names)
-            .collect()
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     WebDataset,
     name: "webdataset",
+    paths: [root, names],
     summary: "tar shards of images with a .cls or .json each",
     reference: "High Performance I/O For Large Scale Deep Learning, Aizman et al., 2019",
     example: "name: webdataset\nroot: data/flowers\ntrain: train-{000000..000003}.tar\n\
               test: test-*.tar\n",
-);
+}
 
 impl WebDataset {
     fn read(&self) -> Result<Indexed<Shards>, Error> {
-        let root = fs_err::canonicalize(&self.root)?;
+        let patterns = Patterns {
+            train: &self.train,
+            validation: self.validation.as_deref(),
+            test: &self.test,
+        };
         let mut shards = Shards::default();
-        let mut read = |field, pattern: &str| -> Result<Vec<Labelled>, Error> {
-            let mut samples = Vec::new();
-            for path in expand(&root, field, pattern)? {
-                samples.extend(shards.add(path, self.label.as_deref())?);
-            }
-            Ok(samples)
-        };
-        let samples = BySplit {
-            train: read("train", &self.train)?,
-            validation: match &self.validation {
-                Some(pattern) => read("validation", pattern)?,
-                None => Vec::new(),
-            },
-            test: read("test", &self.test)?,
-        };
+        let field = self.label.as_deref();
+        let samples = patterns.read(&self.root, |path| shards.add(path, field))?;
         let names = self.names.as_deref().map(read_names).transpose()?;
-        let texts = samples.iter().flatten();
-        let texts: Vec<_> = texts.map(|s| (s.label.clone(), &s.place)).collect();
-        let (classes, labels) = resolve(&texts, names)?;
-        let mut labels = labels.into_iter();
-        let mut splits = samples.map(|samples| -> Vec<Item<Member>> {
-            let items = samples
-                .into_iter()
-                .zip(&mut labels)
-                .map(|(sample, label)| Item {
-                    label,
-                    group: None,
-                    at: sample.at,
-                });
-            items.collect()
-        });
+        let (classes, mut splits) = resolve(samples, names)?;
         if splits.validation.is_empty() {
             splits.validation = set_aside(
                 &mut splits.train,
                 self.validation_fraction,
                 |item| item.label,
-                |item| shards.key(&item.at),
+                |_, item| shards.key(&item.at),
             )?;
         }
         Ok(Indexed::new(classes, splits, shards))
@@ -137,40 +99,20 @@ struct Member {
     bytes: Range<usize>,
 }
 
-/// A sample whose label is still a text.
-struct Labelled {
-    at: Member,
-    label: String,
-    place: Place,
-}
-
-/// What was seen of a sample so far.
-#[derive(Default)]
-struct Parts {
-    image: Option<(Member, Place)>,
-    label: Option<(String, Place)>,
-}
-
 impl Shards {
     /// Maps one more shard and reads its headers and labels.
-    fn add(&mut self, path: PathBuf, field: Option<&str>) -> Result<Vec<Labelled>, Error> {
-        if let Some(known) = self.files.iter().find(|known| known.path == path) {
-            let expected = "shards that belong to one split";
-            return Err(Error::layout(
-                &known.path,
-                expected,
-                "one that belongs to two",
-            ));
-        }
+    ///
+    /// # Errors
+    /// A file that is not tar, is compressed or ends early; a sample without an image or a label, or
+    /// with two; no sample at all.
+    fn add(&mut self, path: PathBuf, field: Option<&str>) -> Result<Vec<Labelled<Member>>, Error> {
         let shard = self.files.len();
         let file = Mapped::open(path)?;
         let (path, content) = (&file.path, file.bytes());
-        let damaged = |error: std::io::Error| {
-            Error::layout(path, "an uncompressed tar file", error.to_string())
-        };
-        let mut order = Vec::new();
-        let mut samples: HashMap<String, Parts> = HashMap::new();
+        let damaged =
+            |error: io::Error| Error::layout(path, "an uncompressed tar file", error.to_string());
         let first = Place::first(path, "member");
+        let mut samples = Samples::new(field);
         let mut archive = tar::Archive::new(Cursor::new(content));
         for (index, entry) in archive.entries_with_seek().map_err(damaged)?.enumerate() {
             let entry = entry.map_err(damaged)?;
@@ -180,77 +122,12 @@ impl Shards {
             let place = first.at(index + 1);
             let name = String::from_utf8(entry.path_bytes().into_owned())
                 .map_err(|_| Error::record(&place, "a name in UTF-8", "another encoding"))?;
-            let (Some((key, extension)), start) = (split_name(&name), entry.raw_file_position())
-            else {
-                continue;
-            };
-            let bytes = start as usize..(start + entry.size()) as usize;
-            let Some(value) = content.get(bytes.clone()) else {
-                let got = format!("{} of them", content.len().saturating_sub(bytes.start));
-                let expected = format!("the {} bytes of `{name}`", entry.size());
-                return Err(Error::record(place, expected, got));
-            };
-            let is_image = EXTENSIONS.contains(&extension.as_str());
-            let is_label = extension == if field.is_some() { "json" } else { "cls" };
-            if !is_image && !is_label {
-                continue;
-            }
-            let sample = samples.entry(key.to_owned()).or_insert_with(|| {
-                order.push(key.to_owned());
-                Parts::default()
-            });
-            let earlier = if is_image {
-                let name = name.as_str().into();
-                let member = Member { shard, name, bytes };
-                sample
-                    .image
-                    .replace((member, place.clone()))
-                    .map(|(_, place)| place)
-            } else {
-                let label = label_of(value, field).map_err(|(expected, got)| {
-                    Error::record(format!("{place} (`{name}`)"), expected, got)
-                })?;
-                sample
-                    .label
-                    .replace((label, place.clone()))
-                    .map(|(_, place)| place)
-            };
-            if let Some(earlier) = earlier {
-                return Err(Error::Twice {
-                    image: format!(
-                        "the {} of `{key}`",
-                        if is_image { "image" } else { "label" }
-                    ),
-                    first: earlier.to_string(),
-                    second: place.to_string(),
-                });
-            }
+            let start = entry.raw_file_position() as usize;
+            let bytes = start..start + entry.size() as usize;
+            let name = name.into();
+            samples.take(Member { shard, name, bytes }, place, content)?;
         }
-        let whole = order.into_iter().map(|key| match samples.remove(&key) {
-            Some(Parts {
-                image: Some((at, _)),
-                label: Some((label, place)),
-            }) => Ok(Labelled { at, label, place }),
-            Some(Parts {
-                image: Some((_, place)),
-                ..
-            }) => {
-                let expected = match field {
-                    Some(_) => format!("a `{key}.json` beside the image"),
-                    None => format!("a `{key}.cls` beside the image"),
-                };
-                Err(Error::record(place, expected, "none"))
-            }
-            Some(Parts {
-                label: Some((_, place)),
-                ..
-            }) => {
-                let expected = format!("an image of `{key}` beside its label");
-                Err(Error::record(place, expected, "none"))
-            }
-            _ => unreachable!("a key is noted with its first part"),
-        });
-        let whole = whole.collect::<Result<Vec<_>, _>>()?;
+        let whole = samples.finish()?;
         if whole.is_empty() {
             let expected = "a tar file with images and labels";
             return Err(Error::layout(path, expected, "neither"));
@@ -278,6 +155,105 @@ impl Source for Shards {
         Ok(Cow::Borrowed(
             &self.files[at.shard].bytes()[at.bytes.clone()],
         ))
+    }
+}
+
+/// The samples of a shard, put together as their members come.
+struct Samples<'a> {
+    /// The field of the `.json` that holds the label; without it, a `.cls` is the label.
+    field: Option<&'a str>,
+    /// The keys in the order in which the shard has them.
+    order: Vec<String>,
+    parts: HashMap<String, Parts>,
+}
+
+/// What a sample has so far, and where.
+#[derive(Default)]
+struct Parts {
+    image: Option<(Member, Place)>,
+    label: Option<(String, Place)>,
+}
+
+impl<'a> Samples<'a> {
+    fn new(field: Option<&'a str>) -> Self {
+        Self {
+            field,
+            order: Vec::new(),
+            parts: HashMap::new(),
+        }
+    }
+
+    /// The extension of the members that hold labels.
+    fn label_extension(&self) -> &'static str {
+        if self.field.is_some() { "json" } else { "cls" }
+    }
+
+    /// Takes a member of the shard, whose content is `content`; one that is neither an image nor a
+    /// label is passed over.
+    fn take(&mut self, member: Member, place: Place, content: &[u8]) -> Result<(), Error> {
+        let name = member.name.clone();
+        let Some((key, extension)) = split_name(&name) else {
+            return Ok(());
+        };
+        let Some(value) = content.get(member.bytes.clone()) else {
+            let expected = format!("the {} bytes of `{name}`", member.bytes.len());
+            let got = content.len().saturating_sub(member.bytes.start);
+            return Err(Error::record(place, expected, format!("{got} of them")));
+        };
+        let (kind, earlier) = if EXTENSIONS.contains(&extension.as_str()) {
+            let image = (member, place.clone());
+            let earlier = self.sample(key).image.replace(image);
+            ("image", earlier.map(|(_, place)| place))
+        } else if extension == self.label_extension() {
+            let text = label_of(value, self.field).map_err(|(expected, got)| {
+                Error::record(format!("{place} (`{name}`)"), expected, got)
+            })?;
+            let earlier = self.sample(key).label.replace((text, place.clone()));
+            ("label", earlier.map(|(_, place)| place))
+        } else {
+            return Ok(());
+        };
+        match earlier {
+            None => Ok(()),
+            Some(earlier) => Err(Error::Twice {
+                image: format!("the {kind} of `{key}`"),
+                first: earlier.to_string(),
+                second: place.to_string(),
+            }),
+        }
+    }
+
+    /// The parts with this key, noted when it is new.
+    fn sample(&mut self, key: &str) -> &mut Parts {
+        self.parts.entry(key.to_owned()).or_insert_with(|| {
+            self.order.push(key.to_owned());
+            Parts::default()
+        })
+    }
+
+    /// The samples in the order of the shard.
+    ///
+    /// # Errors
+    /// A sample that lacks its image or its label.
+    fn finish(mut self) -> Result<Vec<Labelled<Member>>, Error> {
+        let extension = self.label_extension();
+        let order = std::mem::take(&mut self.order).into_iter();
+        let whole = order.map(|key| {
+            let Parts { image, label } = self.parts.remove(&key).unwrap_or_default();
+            match (image, label) {
+                (Some((at, _)), Some((label, place))) => Ok(Labelled { at, label, place }),
+                (Some((_, place)), None) => {
+                    let expected = format!("a `{key}.{extension}` beside the image");
+                    Err(Error::record(place, expected, "none"))
+                }
+                (None, Some((_, place))) => {
+                    let expected = format!("an image of `{key}` beside its label");
+                    Err(Error::record(place, expected, "none"))
+                }
+                (None, None) => unreachable!("a key is noted with its first part"),
+            }
+        });
+        whole.collect()
     }
 }
 
@@ -311,7 +287,7 @@ fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Split;
+    use peft_core::data::{Dataset, Split};
     use tempfile::TempDir;
 
     use super::*;
