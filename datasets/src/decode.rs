@@ -1,8 +1,9 @@
-//! Decodes images to 8-bit RGB like torchvision's `pil_loader`, that is, like Pillow's `convert("RGB")`.
+//! Decodes images to 8-bit RGB like torchvision's `pil_loader`, that is, like Pillow's
+//! `convert("RGB")`.
 //!
-//! The values equal Pillow's, except for jpeg, which leaves rounding and the interpolation of colour to
-//! the decoder: there 98 % of the values are equal, or 75 % where the colour is subsampled, and nearly
-//! all others differ by at most 2 grey levels.
+//! The values equal Pillow's, except for jpeg, which leaves rounding and the interpolation of
+//! colour to the decoder: there 98 % of the values are equal, or 75 % where the colour is
+//! subsampled, and nearly all others differ by at most 2 grey levels.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -18,13 +19,14 @@ const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// The most memory that a decoder may take, in bytes: as many pixels with four 16-bit channels.
 const MAX_BYTES: u64 = 8 * MAX_PIXELS;
 
-/// Reads a png, jpeg, webp, bmp, gif or ppm file. The format is detected from the content and not from
-/// the name.
+/// Reads a png, jpeg, webp, bmp, gif or ppm file. The format is detected from the content and not
+/// from the name.
 ///
-/// The conversion follows Pillow: grey is repeated over the channels, palettes are looked up, CMYK is
-/// multiplied out, alpha is dropped without blending, and 16-bit channels keep their high byte, except
-/// that 16-bit grey without alpha is clipped at 255. EXIF orientation is not applied. An animation gives
-/// its first frame. Images with more than 178,956,970 pixels are refused before they are decoded.
+/// The conversion follows Pillow: grey is repeated over the channels, palettes are looked up, CMYK
+/// is multiplied out, alpha is dropped without blending, and 16-bit channels keep their high byte,
+/// except that 16-bit grey without alpha is clipped at 255. EXIF orientation is not applied. An
+/// animation gives its first frame. Images with more than 178,956,970 pixels are refused before
+/// they are decoded.
 ///
 /// # Errors
 /// A file that cannot be read or is not a complete image, with its path and what it holds instead.
@@ -95,8 +97,8 @@ fn from_decoded(decoded: DynamicImage) -> Image {
     Image { width, height, rgb }
 }
 
-/// Whether a jpeg reaches its end marker. The decoder fills the missing part of a truncated file with
-/// grey, where Pillow refuses it.
+/// Whether a jpeg reaches its end marker. The decoder fills the missing part of a truncated file
+/// with grey, where Pillow refuses it.
 fn jpeg_is_complete(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut at = 2; // past the start marker
@@ -189,8 +191,8 @@ mod tests {
 
     /// `fixtures/scripts/data.py` made these with Pillow 13 and torchvision's loader.
     ///
-    /// Two jpeg decoders differ by up to 2 grey levels in rounding, and by up to 3 where the colour is
-    /// subsampled. Everything else is exact.
+    /// Two jpeg decoders differ by up to 2 grey levels in rounding, and by up to 3 where the colour
+    /// is subsampled. Everything else is exact.
     #[test]
     fn images_are_those_of_torchvisions_loader() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/data");
@@ -222,7 +224,9 @@ mod tests {
     #[test]
     fn incomplete_and_foreign_files_are_refused_by_name() {
         assert!(error_of(b"").contains("an empty file"));
-        assert!(error_of(b"not an image, but long enough").contains("29 bytes in an unknown format"));
+        assert!(
+            error_of(b"not an image, but long enough").contains("29 bytes in an unknown format")
+        );
         for format in [
             ImageFormat::Png,
             ImageFormat::Jpeg,

@@ -39,9 +39,9 @@ pub enum Error {
     Layout {
         /// The folder or file at fault.
         path: PathBuf,
-        /// What should be there.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
     },
 
@@ -50,9 +50,9 @@ pub enum Error {
     Record {
         /// The file and the line, row or entry.
         place: String,
-        /// What should be there.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
     },
 

@@ -116,6 +116,7 @@ impl Source for Files {
 
     fn bytes(&self, at: &File) -> Result<Cow<'_, [u8]>, Error> {
         let path = self.root.join(&*at.path);
+        // Checked at each reading, not once: a link may have changed since the data set was opened.
         let read = self.leaves(&path).and_then(|leaves| match leaves {
             true => Err(io::Error::other("a link that leads out of the root")),
             false => std::fs::read(&path),

@@ -1,5 +1,5 @@
-//! What every file format opens as: a data set whose records are known and whose images are read when
-//! they are asked for.
+//! What every file format opens as: a data set whose records are known and whose images are read
+//! when they are asked for.
 
 use std::borrow::Cow;
 
@@ -40,12 +40,15 @@ pub(crate) struct Item<A> {
     pub at: A,
 }
 
+/// The records of each split.
+pub(crate) type Items<A> = BySplit<Vec<Item<A>>>;
+
 /// The records of three splits and the source of their images.
 #[derive(Debug)]
 pub(crate) struct Indexed<S: Source> {
     pub classes: Vec<String>,
     pub groups: Vec<String>,
-    pub splits: BySplit<Vec<Item<S::At>>>,
+    pub splits: Items<S::At>,
     pub source: S,
     /// What a reader of a plan should know of this set.
     pub remarks: Vec<String>,
@@ -55,9 +58,10 @@ impl<S: Source> Indexed<S> {
     /// A set without groups. A class without training images is a remark and not an error: the 800
     /// images of some VTAB-1k sets leave classes out.
     ///
-    /// Labels must be below the number of classes. The parsers check that, because they can name the
-    /// line.
-    pub fn new(classes: Vec<String>, splits: BySplit<Vec<Item<S::At>>>, source: S) -> Self {
+    /// Labels must be below the number of classes. The parsers check that, because they can name
+    /// the line.
+    pub fn new(classes: Vec<String>, splits: Items<S::At>, source: S) -> Self {
+        // Only training images are counted: a class without any cannot be learned.
         let mut images = vec![0; classes.len()];
         for item in &splits.train {
             images[item.label] += 1;
@@ -123,14 +127,15 @@ impl<S: Source> Dataset for Indexed<S> {
 
     /// The blake3 hash of the classes, the groups and, split by split, the label, the group and the
     /// encoded image of every record. Reads every image once. The location of the files and the way
-    /// they are packed make no difference. An image that cannot be read counts as absent here; asking
-    /// for it is an error.
+    /// they are packed make no difference. An image that cannot be read counts as absent here;
+    /// asking for it is an error.
     fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?} {:?}\n", self.classes, self.groups).as_bytes());
         for split in Split::ALL {
             let items = self.splits.get(split);
-            // Hashed image by image, so that threads can share the work; the order is that of the records.
+            // Hashed image by image, so that threads can share the work; the order is that of the
+            // records.
             let hashes: Vec<Option<blake3::Hash>> = items
                 .par_iter()
                 .map(|item| Some(blake3::hash(&self.source.bytes(&item.at).ok()?)))

@@ -7,7 +7,7 @@ use peft_core::error::nearest;
 
 use crate::error::Error;
 use crate::files::Place;
-use crate::indexed::Item;
+use crate::indexed::{Item, Items};
 use crate::split::BySplit;
 
 /// More classes than this are taken for a mistake in the labels, not allocated.
@@ -45,8 +45,8 @@ pub(crate) fn read_names(path: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// The classes of labels that are numbers: `names`, if they are given; else as many as the largest label
-/// needs, with their numbers as names.
+/// The classes of labels that are numbers: `names`, if they are given; else as many as the largest
+/// label needs, with their numbers as names.
 ///
 /// # Errors
 /// A label that has no class, with its place.
@@ -54,6 +54,7 @@ pub(crate) fn numbered<'a>(
     labels: impl Iterator<Item = (usize, &'a Place)>,
     names: Option<Vec<String>>,
 ) -> Result<Vec<String>, Error> {
+    // Without names the largest label decides the size of the head; a stray one must not.
     let limit = names.as_ref().map_or(MAX_CLASSES, Vec::len);
     let mut count = 0;
     for (label, place) in labels {
@@ -86,7 +87,7 @@ pub(crate) struct Labelled<A> {
 pub(crate) fn resolve<A>(
     records: BySplit<Vec<Labelled<A>>>,
     names: Option<Vec<String>>,
-) -> Result<(Vec<String>, BySplit<Vec<Item<A>>>), Error> {
+) -> Result<(Vec<String>, Items<A>), Error> {
     let labels: Vec<_> = records
         .iter()
         .flatten()

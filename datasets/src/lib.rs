@@ -2,9 +2,9 @@
 //! drawn, and the file formats in common use.
 //!
 //! Each is a plugin: a [`DatasetConfig`](peft_core::DatasetConfig) that opens as a
-//! [`Dataset`](peft_core::Dataset). [`decode`] reads an [`Image`](peft_core::data::Image) from a file,
-//! [`Preprocess`] turns it into the input of a backbone, and [`Augment`] changes it at random on the
-//! way. Nothing is downloaded, and nothing is written.
+//! [`Dataset`](peft_core::Dataset). [`decode`] reads an [`Image`](peft_core::data::Image) from a
+//! file, [`Preprocess`] turns it into the input of a backbone, and [`Augment`] changes it at random
+//! on the way. Nothing is downloaded, and nothing is written.
 
 pub mod augment;
 mod decode;

@@ -1,5 +1,5 @@
-//! Python's `random.sample`, so that the few-shot sets that CoOp's code draws with a seed are drawn here
-//! too.
+//! Python's `random.sample`, so that the few-shot sets that CoOp's code draws with a seed are drawn
+//! here too.
 //!
 //! Python's generator is the Mersenne Twister MT19937 (Matsumoto and Nishimura, 1998), seeded with
 //! the words of the seed. A number below `n` is as many leading bits of an output as `n` has, drawn
@@ -16,7 +16,8 @@ impl PythonRandom {
     /// `random.seed(seed)`.
     pub fn new(seed: u64) -> Self {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
-        // Python takes as many words as the number needs, and the length of the key changes the state.
+        // Python takes as many words as the number needs, and the length of the key changes the
+        // state.
         Self(match high {
             0 => Mt::new_with_key([low]),
             _ => Mt::new_with_key([low, high]),
@@ -34,10 +35,12 @@ impl PythonRandom {
         }
     }
 
-    /// `random.sample(range(n), k)`, `k` at most `n`: different numbers in the order they are drawn.
+    /// `random.sample(range(n), k)`, `k` at most `n`: different numbers in the order they are
+    /// drawn.
     pub fn sample(&mut self, n: usize, k: usize) -> Vec<usize> {
-        // Python draws from a list where that takes less memory than a set of the drawn numbers, whose
-        // size it takes for the smallest power of 4 that is at least 3 k. The two draw differently.
+        // Python draws from a list where that takes less memory than a set of the drawn numbers,
+        // whose size it takes for the smallest power of 4 that is at least 3 k. The two draw
+        // differently.
         let set = match k {
             0..=5 => 21,
             _ => {

@@ -17,8 +17,8 @@ pub(crate) struct Patterns<'a> {
 }
 
 impl Patterns<'_> {
-    /// The records of each split; `read` reads those of one shard. Without a pattern, validation has
-    /// none.
+    /// The records of each split; `read` reads those of one shard. Without a pattern, validation
+    /// has none.
     ///
     /// # Errors
     /// A root that is not there, those of [`expand`] and `read`, and a shard in two splits.
@@ -49,8 +49,8 @@ impl Patterns<'_> {
 }
 
 /// The files below `root` that match `pattern`, sorted: `*` stands for any part of a name, and
-/// `{000..003}` for a range of numbers, as in WebDataset's names of shards. `field` is the pattern's name
-/// in the configuration, for messages.
+/// `{000..003}` for a range of numbers, as in WebDataset's names of shards. `field` is the
+/// pattern's name in the configuration, for messages.
 ///
 /// # Errors
 /// A pattern that leads out of the root, a file of a range that is missing, no file at all.
@@ -163,8 +163,9 @@ impl Mapped {
         let bytes = match file.metadata()?.len() {
             // An empty file cannot be mapped.
             0 => None,
-            // SAFETY: the map is only read, and lives as long as its bytes are lent. Another process that
-            // shortened the file meanwhile would end this one, as with every memory-mapped file.
+            // SAFETY: the map is only read, and lives as long as its bytes are lent. Another
+            // process that shortened the file meanwhile would end this one, as with every
+            // memory-mapped file.
             _ => Some(unsafe { Mmap::map(file.file())? }),
         };
         Ok(Self { path, bytes })

@@ -68,8 +68,8 @@ impl<T> BySplit<Vec<T>> {
     }
 }
 
-/// Orders `items` by the blake3 hash of their key. This is a fixed shuffle: it depends on the items alone
-/// and not on a seed, and an item that is added leaves the order of the others as it is.
+/// Orders `items` by the blake3 hash of their key. This is a fixed shuffle: it depends on the items
+/// alone and not on a seed, and an item that is added leaves the order of the others as it is.
 pub(crate) fn hash_order<T, K: AsRef<[u8]>>(items: &mut [T], key: impl Fn(&T) -> K) {
     items.sort_by_cached_key(|item| *blake3::hash(key(item).as_ref()).as_bytes());
 }
@@ -81,9 +81,9 @@ pub(crate) fn default_validation_fraction() -> f32 {
 
 /// Moves a part of each class of `train` into a validation split; both keep their order.
 ///
-/// Within a class the items are ordered by the blake3 hash of the key that `key` makes of their index
-/// in `train` and themselves; the first ones validate: `fraction` of them rounded to the nearest, at
-/// least one, and never the last item of a class.
+/// Within a class the items are ordered by the blake3 hash of the key that `key` makes of their
+/// index in `train` and themselves; the first ones validate: `fraction` of them rounded to the
+/// nearest, at least one, and never the last item of a class.
 ///
 /// # Errors
 /// A fraction outside of (0, 1), or no class with at least two items.
@@ -105,12 +105,14 @@ pub(crate) fn set_aside<T, K: AsRef<[u8]>>(
     let mut validates = vec![false; train.len()];
     for mut indices in by_class {
         hash_order(&mut indices, |&index| key(index, &train[index]));
+        // A class of one image trains: a class that is only validated could not be learned.
         let wanted = (indices.len() as f32 * fraction).round() as usize;
         let count = wanted.max(1).min(indices.len().saturating_sub(1));
         for &index in &indices[..count] {
             validates[index] = true;
         }
     }
+    // `extract_if` goes through the items once, in order, and so do the flags.
     let mut flags = validates.into_iter();
     let validation: Vec<T> = train
         .extract_if(.., |_| flags.next() == Some(true))

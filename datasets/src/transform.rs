@@ -1,5 +1,5 @@
-//! From an 8-bit image to the input of a backbone: resize, crop and normalise, as timm and torchvision
-//! do with Pillow's images.
+//! From an 8-bit image to the input of a backbone: resize, crop and normalise, as timm and
+//! torchvision do with Pillow's images.
 
 use std::borrow::Cow;
 
@@ -99,8 +99,8 @@ impl Preprocess {
         check_image(image)
     }
 
-    /// The image at its target size, `[size, size, 3]` grey levels. An image that already has that size is
-    /// borrowed.
+    /// The image at its target size, `[size, size, 3]` grey levels. An image that already has that
+    /// size is borrowed.
     ///
     /// # Errors
     /// If the image has no pixels, or not as many as its sides say.
@@ -128,8 +128,9 @@ impl Preprocess {
 
     /// The resized and cropped image, `[size, size, 3]`.
     ///
-    /// The columns come first, then the rows, with rounding to grey levels between: the order of Pillow
-    /// 12.3. The order shows where a cubic overshoots; Pillow 13.0 takes rows first for some sizes.
+    /// The columns come first, then the rows, with rounding to grey levels between: the order of
+    /// Pillow 12.3. The order shows where a cubic overshoots; Pillow 13.0 takes rows first for some
+    /// sizes.
     fn resize(&self, image: &Image) -> Result<Vec<u8>, Error> {
         let Window {
             left,
@@ -137,6 +138,7 @@ impl Preprocess {
             width,
             height,
         } = self.window(image);
+        // Two passes with rounding between, because Pillow stores the intermediate image in 8 bits.
         let (size, rows) = (self.input.size, image.height as f64);
         let options = options(self.input.interpolation);
         let narrow = resample(
@@ -151,8 +153,8 @@ impl Preprocess {
         )
     }
 
-    /// The part of the image that becomes the output. Resampling it straight to the output gives what
-    /// resizing the whole image and cropping it would, without the work for what is cut away.
+    /// The part of the image that becomes the output. Resampling it straight to the output gives
+    /// what resizing the whole image and cropping it would, without the work for what is cut away.
     fn window(&self, image: &Image) -> Window {
         let InputSpec {
             size,
@@ -442,15 +444,17 @@ mod tests {
             let message = broken.to_vec(&black).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
         }
-        assert!(plain(2).apply(&black, &mut [0.0; 11]).is_err());
-        assert!(
-            plain(2)
-                .to_vec(&Image {
-                    width: 2,
-                    height: 3,
-                    rgb: vec![0; 12]
-                })
-                .is_err()
+        let short = plain(2).apply(&black, &mut [0.0; 11]).unwrap_err();
+        assert_eq!(
+            short.to_string(),
+            "invalid `out`: expected 12 values (3 x 2 x 2), got 11"
         );
+        let torn = Image {
+            width: 2,
+            height: 3,
+            rgb: vec![0; 12],
+        };
+        let message = plain(2).to_vec(&torn).unwrap_err().to_string();
+        assert!(message.contains("expected 3 x 2 x 3 values"), "{message}");
     }
 }

@@ -10,8 +10,9 @@ use super::random::uniform;
 use crate::error::Error;
 use crate::transform::{Part, options, resample};
 
-/// A random part of the image. The area is uniform, and so is the logarithm of the aspect. A part that
-/// does not fit is drawn again; after ten draws the largest centred part with an allowed aspect is taken.
+/// A random part of the image. The area is uniform, and so is the logarithm of the aspect. A part
+/// that does not fit is drawn again; after ten draws the largest centred part with an allowed
+/// aspect is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandomResizedCrop {
@@ -63,6 +64,7 @@ impl RandomResizedCrop {
                 return (left, top, across, down);
             }
         }
+        // Nothing fitted, as in an image much longer than it is high.
         let ratio = width as f64 / height as f64;
         let (across, down) = if ratio < least {
             (width, (width as f64 / least).round_ties_even() as usize)

@@ -61,6 +61,7 @@ impl Drawn {
         out: &mut [f32],
     ) -> Result<(), Error> {
         let preprocess = Preprocess::new(input);
+        // Pixels that nothing changes are normalised where they are, without a copy.
         if self.hflip || self.vflip || !self.ops.is_empty() {
             let mut canvas = Image {
                 width: input.size,
@@ -86,6 +87,7 @@ impl Drawn {
                 pixels.reverse();
             }
         }
+        // The middle row of an odd height is in neither half and stays.
         if self.vflip {
             let (top, bottom) = canvas.rgb.split_at_mut(canvas.height / 2 * row);
             let rows = top.chunks_exact_mut(row);
@@ -100,8 +102,8 @@ impl Drawn {
     }
 }
 
-/// The colour that fills in beyond the edge of a moved image: the mean, in grey levels, as timm rounds
-/// it.
+/// The colour that fills in beyond the edge of a moved image: the mean, in grey levels, as timm
+/// rounds it.
 pub(super) fn fill(input: &InputSpec) -> [u8; 3] {
     input.mean.map(|mean| {
         // The decimal that was written: 0.1 is 25.5 grey levels, which rounds to the even 26.

@@ -57,6 +57,7 @@ pub(super) fn draw(
     size: usize,
 ) -> Vec<Erased> {
     let count = 1 + generator.below(most);
+    // As in timm, the rectangles of an image share one area.
     let area = (size * size) as f64 / count as f64;
     (0..count)
         .filter_map(|_| rectangle(generator, mode, area, size))
@@ -103,6 +104,7 @@ impl Erased {
             Fill::Color(_) => 3 * area,
             Fill::Pixels(values) => values.len(),
         };
+        // The fields are public, so a rectangle may come from elsewhere than a draw.
         if self.left + self.width > size || self.top + self.height > size || values != 3 * area {
             return Err(Error::Invalid {
                 field: "erased",

@@ -1,9 +1,9 @@
 //! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) of a batch, as timm's `Mixup`: image `i`
 //! of `b` is mixed with image `b - 1 - i`, and so are their targets.
 //!
-//! `lambda ~ Beta(alpha, alpha)`. Mixup: `lambda * x_i + (1 - lambda) * x_j`. Cutmix: a rectangle of
-//! `x_j` with the aspect of the image and `1 - lambda` of its area about a uniform centre, cut at the
-//! edge; `lambda` becomes the part of the image that is left.
+//! `lambda ~ Beta(alpha, alpha)`. Mixup: `lambda * x_i + (1 - lambda) * x_j`. Cutmix: a rectangle
+//! of `x_j` with the aspect of the image and `1 - lambda` of its area about a uniform centre, cut
+//! at the edge; `lambda` becomes the part of the image that is left.
 
 use std::ops::Range;
 
@@ -108,8 +108,8 @@ impl Mixing {
     }
 }
 
-/// A draw from `Beta(alpha, alpha)`: the share of one of two gamma variables. It is computed from their
-/// logarithms, because a small alpha makes both of them too small for a float.
+/// A draw from `Beta(alpha, alpha)`: the share of one of two gamma variables. It is computed from
+/// their logarithms, because a small alpha makes both of them too small for a float.
 fn beta(generator: &mut Generator, alpha: f64) -> f64 {
     let difference = log_gamma(generator, alpha) - log_gamma(generator, alpha);
     1.0 / (1.0 + (-difference).exp())
@@ -118,7 +118,7 @@ fn beta(generator: &mut Generator, alpha: f64) -> f64 {
 /// The logarithm of a gamma variable: `Gamma(shape + 1)` (Marsaglia and Tsang 2000) times
 /// `U^(1 / shape)`.
 fn log_gamma(generator: &mut Generator, shape: f64) -> f64 {
-    // Never 0, of which there is no logarithm.
+    // Never 0, whose logarithm is infinite.
     let mut open = || ((generator.bits() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     let boost = open().ln() / shape;
     let d = shape + 2.0 / 3.0;
@@ -172,6 +172,7 @@ impl Mix {
 
 /// Mixes two images with each other.
 fn blend((one, first): (&Mixed, &mut [f32]), (other, second): (&Mixed, &mut [f32]), size: usize) {
+    // Neither image is mixed, as happens with a `mixup_prob` below 1.
     if (one.lambda, other.lambda) == (1.0, 1.0) {
         return;
     }
@@ -179,11 +180,14 @@ fn blend((one, first): (&Mixed, &mut [f32]), (other, second): (&Mixed, &mut [f32
         .chunks_exact_mut(size)
         .zip(second.chunks_exact_mut(size));
     for (y, (first, second)) in rows.enumerate().map(|(row, pair)| (row % size, pair)) {
+        // Runs of columns in which neither weight changes: at most five, where both have a
+        // rectangle.
         let mut x = 0;
         while x < size {
             let ((w, end), (v, until)) = (one.weight(x, y, size), other.weight(x, y, size));
             let end = end.min(until);
             for (a, b) in first[x..end].iter_mut().zip(&mut second[x..end]) {
+                // Both at once, from the values before either was changed.
                 (*a, *b) = (*a * w + *b * (1.0 - w), *b * v + *a * (1.0 - v));
             }
             x = end;
@@ -214,6 +218,7 @@ mod tests {
         }
         let cases: Vec<Case> =
             serde_json::from_str(include_str!("../../../fixtures/augment/mixes.json")).unwrap();
+        assert!(cases.len() >= 5);
         for mut case in cases {
             let rows = case.mix.into_iter().map(|row| Mixed {
                 lambda: row.lambda,

@@ -6,8 +6,8 @@
 //! random erasing. [`Augment::mix`] draws what happens to a batch afterwards: mixup or cutmix.
 //!
 //! A draw depends only on its generator, the size of the image and the size of the input. With a
-//! generator for each image and epoch, and one for each batch and epoch, an epoch is therefore the same
-//! on any number of threads.
+//! generator for each image and epoch, and one for each batch and epoch, an epoch is therefore the
+//! same on any number of threads.
 
 mod crop;
 mod drawn;
@@ -38,8 +38,8 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Takes a random part of the image and resizes it to the input's size. Without this, images are
-    /// resized and cropped as for evaluation.
+    /// Takes a random part of the image and resizes it to the input's size. Without this, images
+    /// are resized and cropped as for evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_resized_crop: Option<RandomResizedCrop>,
     /// How random crops and the geometric operations of `auto_augment` resample. Without
@@ -60,8 +60,8 @@ pub struct Augment {
     pub re_prob: f64,
     /// How erased rectangles are filled.
     pub re_mode: EraseMode,
-    /// The most rectangles in an image, at least 1. Their number is uniform in 1 to this, and they share
-    /// the erased area.
+    /// The most rectangles in an image, at least 1. Their number is uniform in 1 to this, and they
+    /// share the erased area.
     pub re_count: usize,
     /// Mixup's alpha, at least 0: the weight of an image against its partner is drawn from
     /// Beta(alpha, alpha). 0 turns mixup off; timm's recipes use 0.2 to 0.8.
@@ -127,7 +127,8 @@ impl Augment {
         Ok(())
     }
 
-    /// Draws the parameters for an image of `width` x `height` pixels and an input of `size` x `size`.
+    /// Draws the parameters for an image of `width` x `height` pixels and an input of `size` x
+    /// `size`.
     pub fn draw(
         &self,
         generator: &mut Generator,
@@ -144,6 +145,8 @@ impl Augment {
                 interpolation: self.interpolation.draw(generator),
             }
         });
+        // The order of the draws is part of the result: another order would change every augmented
+        // run.
         let hflip = chance(generator, self.hflip);
         let vflip = chance(generator, self.vflip);
         let mut ops = Vec::new();

@@ -204,6 +204,7 @@ fn by_channel(image: &mut Image, table: fn(&[usize; 256]) -> Option<[u8; 256]>) 
 fn stretch(counts: &[usize; 256]) -> Option<[u8; 256]> {
     let low = counts.iter().position(|count| *count > 0)?;
     let high = counts.iter().rposition(|count| *count > 0)?;
+    // One single level cannot be stretched.
     if high <= low {
         return None;
     }
@@ -219,6 +220,7 @@ fn flatten(counts: &[usize; 256]) -> Option<[u8; 256]> {
     if step == 0 {
         return None;
     }
+    // Half a step ahead, which rounds to the nearest level.
     let mut below = step / 2;
     Some(std::array::from_fn(|v| {
         let level = (below / step).min(255) as u8;
@@ -227,8 +229,9 @@ fn flatten(counts: &[usize; 256]) -> Option<[u8; 256]> {
     }))
 }
 
-/// A blend with `ImageFilter.SMOOTH`, the mean of nine pixels with five times the weight in the middle. An
-/// image with fewer than three rows or columns stays, since no pixel of it has all its neighbours.
+/// A blend with `ImageFilter.SMOOTH`, the mean of nine pixels with five times the weight in the
+/// middle. An image with fewer than three rows or columns stays, since no pixel of it has all its
+/// neighbours.
 fn sharpen(image: &mut Image, factor: f32, spare: &mut Vec<u8>) {
     const SIDE: f32 = 1.0 / 13.0;
     const MIDDLE: f32 = 5.0 / 13.0;
@@ -255,7 +258,8 @@ fn sharpen(image: &mut Image, factor: f32, spare: &mut Vec<u8>) {
     }
 }
 
-/// Hue, saturation and value in grey levels, like Pillow's mode `HSV`, with its mix of floats and doubles.
+/// Hue, saturation and value in grey levels, like Pillow's mode `HSV`, with its mix of floats and
+/// doubles.
 fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     let (most, least) = (r.max(g).max(b), r.min(g).min(b));
     if most == least {
@@ -309,8 +313,8 @@ fn rotation(degrees: f64, width: f64, height: f64) -> [f64; 6] {
     [cos, sin, left, -sin, cos, top]
 }
 
-/// `Image.transform` by a matrix: not antialiased, truncated to whole grey levels, with `fill` where the
-/// centre of a pixel comes from outside.
+/// `Image.transform` by a matrix: not antialiased, truncated to whole grey levels, with `fill`
+/// where the centre of a pixel comes from outside.
 fn affine(
     image: &mut Image,
     [a, b, c, d, e, f]: [f64; 6],
@@ -320,6 +324,7 @@ fn affine(
 ) {
     let (width, height) = (image.width, image.height);
     spare.clone_from(&image.rgb);
+    // The image is its own target, so the values before the change are read from the copy.
     let (source, _) = spare.as_chunks::<3>();
     for (row, line) in pixels_mut(image).chunks_exact_mut(width).enumerate() {
         for (column, pixel) in line.iter_mut().enumerate() {

@@ -16,8 +16,8 @@ use crate::error::Error;
 /// - `m9`: magnitude, a whole number; default 10
 /// - `n2`: number of operations, at least 1; default 2
 /// - `p0.5`: probability of each operation, 0 to 1; default 0.5
-/// - `mstd0.5`: standard deviation of the magnitude; above 100, the magnitude is uniform between 0 and
-///   itself; default 0
+/// - `mstd0.5`: standard deviation of the magnitude; above 100, the magnitude is uniform between 0
+///   and itself; default 0
 /// - `mmax10`: upper bound of the drawn magnitude, a whole number above 0; default 10
 /// - `inc1`: all operations become stronger with the magnitude; default 0
 /// - `tweights`: operations are drawn by weight and without replacement; includes `inc1`
@@ -91,6 +91,7 @@ impl RandAugment {
             });
             // Rounding may leave the sum of all weights just short of the drawn point.
             let index = reached.unwrap_or(KINDS.len() - 1);
+            // Without weights, timm draws with replacement.
             if self.weighted {
                 weights[index] = 0.0;
             }
@@ -107,6 +108,7 @@ impl RandAugment {
             std if std > 100.0 => uniform(generator, 0.0, magnitude),
             std => magnitude + std * f64::from(generator.normal()),
         };
+        // The magnitude is clamped after noise was added, so that `mmax` bounds what is applied.
         let level = drawn.clamp(0.0, f64::from(self.limit)) / f64::from(WHOLE);
         let mut signed = |value: f64| {
             if chance(generator, 0.5) {
@@ -162,8 +164,8 @@ impl FromStr for RandAugment {
             expected: expected.into(),
             got: format!("{text:?}"),
         };
-        let grammar = "`rand` and sections m, n, p, mstd, mmax, inc (each with a number) or tweights, \
-                       as in rand-m9-mstd0.5-inc1";
+        let grammar = "`rand` and sections m, n, p, mstd, mmax, inc (each with a number) or \
+                       tweights, as in rand-m9-mstd0.5-inc1";
         let mut policy = Self {
             magnitude: WHOLE,
             layers: 2,

@@ -22,8 +22,8 @@ fn input(size: usize, mean: [f32; 3], std: [f32; 3]) -> InputSpec {
     }
 }
 
-/// `fixtures/scripts/augment.py` ran timm's training transforms and wrote down what they drew.
-/// The crop is within one grey level, because Pillow keeps its coefficients in more bits; everything
+/// `fixtures/scripts/augment.py` ran timm's training transforms and wrote down what they drew. The
+/// crop is within one grey level, because Pillow keeps its coefficients in more bits; everything
 /// after it is exact.
 #[test]
 fn timms_draws_give_timms_pixels() {

@@ -1,8 +1,9 @@
 //! Tables with a column of paths and one of labels: one file with a split column (Waterbirds'
 //! `metadata.csv`), or files for each split (GTSRB's `GT-*.csv`).
 //!
-//! Columns that name a group make groups of their combinations, so that the worst group's accuracy
-//! can be told: "Distributionally Robust Neural Networks for Group Shifts", Sagawa et al., 2020.
+//! Each combination of values in the group columns is a group, so that the accuracy in the worst
+//! group can be reported: "Distributionally Robust Neural Networks for Group Shifts", Sagawa et
+//! al., 2020.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -17,18 +18,18 @@ use serde::{Deserialize, Serialize};
 use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
-use crate::indexed::{Indexed, Item};
+use crate::indexed::{Indexed, Item, Items};
 use crate::labels::{Labelled, read_names, resolve};
 use crate::shards::expand;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 
-/// Tables of paths and labels, with a header: either `all` with `split`, or `train` and `test`.
+/// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Csv {
     /// The folder of the tables and images.
     pub root: PathBuf,
-    /// The tables of all three splits, told apart by `split`.
+    /// The tables of all three splits, which `split` tells apart.
     #[serde(default)]
     pub all: Option<List>,
     /// The column of `all` that says which split a row belongs to.
@@ -37,7 +38,7 @@ pub struct Csv {
     /// The tables of the training split.
     #[serde(default)]
     pub train: Option<List>,
-    /// The tables of the validation split. Without them a part of `train` is set aside.
+    /// The tables of the validation split. Without them, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<List>,
     /// The tables of the test split.
@@ -47,19 +48,18 @@ pub struct Csv {
     pub path: String,
     /// The column of the labels: whole numbers from 0, or names.
     pub label: String,
-    /// The columns whose values together are an image's group; none by default.
+    /// The columns whose values together form an image's group; by default there are no groups.
     #[serde(default)]
     pub group: Vec<String>,
-    /// A text file with the names of the classes, one a line. Without it labels that are all numbers
-    /// are their own names, and names are sorted.
+    /// A text file with the names of the classes, one per line. Without it, labels that are
+    /// all whole numbers are their own names, and other labels are sorted.
     #[serde(default)]
     pub names: Option<PathBuf>,
-    /// What separates the columns: one ASCII character.
+    /// The separator of the columns: one ASCII character.
     #[serde(default = "default_delimiter")]
     pub delimiter: char,
-    /// Part of each class of `train` that becomes the validation split where there is none: a number
-    /// in (0, 1). Within a class the images are ordered by the blake3 hash of their path below the
-    /// root; the first ones validate.
+    /// Part of each class of `train` that is set aside where there is no validation split: a number
+    /// in (0, 1). The order is that of the blake3 hash of an image's path below the root.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
@@ -74,12 +74,13 @@ fn default_delimiter() -> char {
 pub struct List {
     /// A path below the root, or a pattern in which `*` stands for any part of a name.
     pub file: String,
-    /// The folder below the root to which the paths are relative. Without it, the table's own.
+    /// The folder below the root to which the paths are relative. Without it, the table's own
+    /// folder.
     #[serde(default)]
     pub images: Option<String>,
 }
 
-/// A column and what it says of each split.
+/// A column that names the split of each row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SplitColumn {
@@ -87,7 +88,7 @@ pub struct SplitColumn {
     pub column: String,
     /// Its value for the training split.
     pub train: String,
-    /// Its value for the validation split. Without it a part of `train` is set aside.
+    /// Its value for the validation split. Without it, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<String>,
     /// Its value for the test split.
@@ -98,7 +99,7 @@ file_format! {
     Csv,
     name: "csv",
     paths: [root, names],
-    summary: "tables of paths and labels, with groups where there are some",
+    summary: "tables of paths and labels, and optionally groups",
     reference: "the tables of Waterbirds (Sagawa et al., 2020) and of GTSRB (Stallkamp et al., 2012)",
     example: r#"name: csv
 root: data/waterbird_complete95_forest2water2
@@ -137,6 +138,7 @@ impl Csv {
                 return Err(Error::invalid("all", expected, "another combination"));
             }
         };
+        // All three splits together, so that a label has the same class in each.
         let names = self.names.as_deref().map(read_names).transpose()?;
         let (classes, rows) = resolve(rows, names)?;
         let groups = self.groups(&rows);
@@ -165,8 +167,8 @@ impl Csv {
         Ok(data)
     }
 
-    /// The groups that rows have, sorted; none without columns for them.
-    fn groups(&self, rows: &BySplit<Vec<Item<(File, String)>>>) -> Vec<String> {
+    /// The groups in the rows, sorted; empty if no column names them.
+    fn groups(&self, rows: &Items<(File, String)>) -> Vec<String> {
         if self.group.is_empty() {
             return Vec::new();
         }
@@ -174,7 +176,7 @@ impl Csv {
         groups.into_iter().cloned().collect()
     }
 
-    /// The rows of `all`, by what their split column says.
+    /// The rows of `all`, divided by their split column.
     fn divided(
         &self,
         files: &Files,
@@ -228,7 +230,7 @@ impl Csv {
         })?;
         if rows.is_empty() {
             let path = files.root().join(&list.file);
-            return Err(Error::layout(path, "a row an image", "no row"));
+            return Err(Error::layout(path, "one row per image", "no rows"));
         }
         Ok(rows)
     }
@@ -250,6 +252,7 @@ impl Csv {
             ));
         };
         for path in expand(files.root(), field, &list.file)? {
+            // Tables like GTSRB's are beside their images and name them without a folder.
             let folder: Cow<'_, str> = match (&list.images, path.parent()) {
                 (Some(images), _) => images.into(),
                 (None, Some(parent)) => relative(files.root(), parent),
@@ -280,9 +283,11 @@ impl Csv {
             let first = Place::first(&path, "line");
             for record in reader.records() {
                 let record: StringRecord = record.map_err(|error| unreadable(&path, &error))?;
+                // A quoted field may hold line breaks, so lines are not counted by records.
                 let line = record.position().map_or(0, Position::line);
                 let place = first.at(line as usize);
-                // The reader sees to it that every record is as long as the header.
+                // The reader refuses records that are not as long as the header, so no index is out
+                // of range.
                 let group = groups.iter().zip(&self.group);
                 let group: Vec<_> = group
                     .map(|(&i, name)| format!("{name}={}", &record[i]))
@@ -307,7 +312,7 @@ fn relative(root: &Path, path: &Path) -> Cow<'static, str> {
     names.join("/").into()
 }
 
-/// What the reader says, with the file's name; it knows the line itself.
+/// The reader's error, which names the line, with the path.
 fn unreadable(path: &Path, error: &::csv::Error) -> Error {
     Error::layout(
         path,

@@ -1,9 +1,9 @@
-//! The lists of the FGVC sets as VPT gives them: `<root>/{train,val,test}.json`, each an object of
+//! VPT's lists of the FGVC data sets: `<root>/{train,val,test}.json`, each an object of
 //! `"path": class id`.
 //!
-//! "Visual Prompt Tuning", Jia et al., 2022. Class ids count from 0 or from 1 and may leave numbers
-//! out; labels are the ids of all three lists in ascending order. (VPT orders the ids of each list
-//! alone, which shifts the labels of a list that lacks a class.)
+//! "Visual Prompt Tuning", Jia et al., 2022. Class ids count from 0 or from 1 and may skip numbers;
+//! the labels are the ids of all three lists in ascending order. (VPT orders the ids of each list
+//! on its own, which shifts the labels in a list that lacks a class.)
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -57,6 +57,7 @@ impl Fgvc {
         })?;
         let ids: BTreeSet<i64> = lists.iter().flatten().map(|(id, _)| *id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
+        // `ids` is sorted and holds every id, so the partition point is the id's own index.
         let item = |(id, at)| Item {
             label: ids.partition_point(|&other| other < id),
             group: None,
@@ -75,7 +76,7 @@ impl Fgvc {
         let Entries(entries) = serde_json::from_str(&text)
             .map_err(|error| Error::layout(list, expected, error.to_string()))?;
         if entries.is_empty() {
-            return Err(Error::layout(list, expected, "no entry"));
+            return Err(Error::layout(list, expected, "no entries"));
         }
         let first = Place::first(list, "entry");
         let entries = entries.into_iter().enumerate();
@@ -87,7 +88,8 @@ impl Fgvc {
     }
 }
 
-/// The entries of an object in their order; a key that comes twice is kept twice.
+/// The entries of an object in their order. Unlike a map, it keeps a key that is listed twice, so
+/// that this can be refused.
 struct Entries(Vec<(String, i64)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -176,7 +178,7 @@ mod tests {
                 ["test.json", "expected i64 at line 2"],
             ),
             (r#"["d"]"#, ["test.json", "expected an object"]),
-            ("{}", ["test.json", "no entry"]),
+            ("{}", ["test.json", "no entries"]),
         ] {
             let message = read([fine[0], fine[1], text]).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");

@@ -1,8 +1,8 @@
-//! What makes a plugin of a file format.
+//! The macro that makes a plugin of a file format.
 
 /// Registers a format: how its configuration opens, by its `read`, and which paths it names.
 ///
-/// ```ignore
+/// ```text
 /// file_format! {
 ///     Vtab,
 ///     name: "vtab",
@@ -27,7 +27,10 @@ macro_rules! file_format {
                 Ok(Box::new(self.read()?))
             }
 
-            $(fn input(&self, backbone: peft_core::input::InputSpec) -> peft_core::input::InputSpec {
+            $(fn input(
+                &self,
+                backbone: peft_core::input::InputSpec,
+            ) -> peft_core::input::InputSpec {
                 let (crop_pct, crop_mode) = $crop;
                 peft_core::input::InputSpec { crop_pct, crop_mode, ..backbone }
             })?

@@ -1,12 +1,12 @@
-//! Parquet shards as the Hugging Face hub holds them: a column of images, a struct of `bytes` and
-//! `path`, and a column of labels, whose names are in the schema's metadata.
+//! Parquet shards in the layout of the Hugging Face hub: a column of images, a struct of `bytes`
+//! and `path`, and a column of labels, whose names are in the schema's metadata.
 //!
-//! A page is the least that can be decompressed alone. At open the labels are read, and of the
-//! images the pages' headers; an image is then found in its page, and the pages last used are kept,
-//! up to 256 MiB of them. So shuffled reading of a larger set decompresses a page an image. That is
-//! nothing where pages are not compressed, as the datasets library writes images, and a millisecond
-//! or two at pyarrow's defaults, where a page is 1,024 small images; a set whose pages are much
-//! larger is better written again.
+//! A page is the smallest part that can be decompressed on its own. Opening reads the labels and
+//! the headers of the images' pages. An image is then found in its page, and the pages used last
+//! are kept, up to 256 MiB of them. Shuffled reading of a larger set therefore decompresses one
+//! page per image. That costs nothing where pages are not compressed, as the datasets library
+//! writes images, and a millisecond or two at pyarrow's defaults, where a page holds 1,024 small
+//! images. A set with much larger pages should be written again.
 
 mod columns;
 mod shards;
@@ -24,19 +24,19 @@ use crate::labels::{read_names, resolve};
 use crate::shards::Patterns;
 use crate::split::{default_validation_fraction, set_aside};
 
-/// Parquet shards of the Hugging Face hub: images and labels.
+/// Parquet shards in the layout of the Hugging Face hub: images and labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parquet {
     /// The folder of the shards.
     pub root: PathBuf,
-    /// The shards of the training split: a path below the root, or a pattern in which `*` stands for
-    /// any part of a name.
+    /// The shards of the training split: a path below the root, or a pattern in which `*` stands
+    /// for any part of a name.
     pub train: String,
-    /// The same for the validation split. Without it a part of `train` is set aside.
+    /// The shards of the validation split. Without them, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<String>,
-    /// The same for the test split.
+    /// The shards of the test split.
     pub test: String,
     /// The column of the images: a struct of `bytes` and `path`, or bytes.
     #[serde(default = "default_image")]
@@ -44,13 +44,14 @@ pub struct Parquet {
     /// The column of the labels: whole numbers or texts.
     #[serde(default = "default_label")]
     pub label: String,
-    /// A text file with the names of the classes, one a line. Without it they are in the schema; or
-    /// else labels that are all numbers are their own names, and names are sorted.
+    /// A text file with the names of the classes, one per line. Without it, they are those in the
+    /// schema. If that has none, labels that are all whole numbers are their own names, and other
+    /// labels are sorted.
     #[serde(default)]
     pub names: Option<PathBuf>,
-    /// Part of each class of `train` that becomes the validation split where there is none: a number
-    /// in (0, 1). Within a class the rows are ordered by the blake3 hash of their index over all
-    /// training shards (as a little-endian `u32`); the first ones validate.
+    /// Part of each class of `train` that is set aside where there is no validation split: a number
+    /// in (0, 1). The order is that of the blake3 hash of a row's index over all training shards
+    /// (as a little-endian `u32`).
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
@@ -67,7 +68,7 @@ file_format! {
     Parquet,
     name: "parquet",
     paths: [root, names],
-    summary: "parquet shards of images and labels, as the Hugging Face hub holds them",
+    summary: "parquet shards of images and labels, in the layout of the Hugging Face hub",
     reference: "the storage of the datasets library, Lhoest et al., 2021",
     example: "name: parquet\nroot: data/cifar10\ntrain: plain_text/train-*.parquet\n\
               test: plain_text/test-*.parquet\n",
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(
             whole.fingerprint().unwrap(),
             sharded.fingerprint().unwrap(),
-            "how rows are packed makes no difference"
+            "the way rows are packed makes no difference"
         );
     }
 
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn missing_columns_shared_shards_and_damaged_files_are_named() {
         let picture = Parquet {
             image: "picture".into(),
             ..config("plain.*")

@@ -1,8 +1,8 @@
-//! VTAB-1k as lists of files: `<root>/{train800,val200,train800val200,test}.txt`, a line an image,
-//! `images/train/000000.jpg 17`. A path may hold spaces; the label is the last field.
+//! VTAB-1k as lists of files: `<root>/{train800,val200,train800val200,test}.txt`, with one line per
+//! image, `images/train/000000.jpg 17`. A path may contain spaces; the label is the last field.
 //!
 //! "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark", Zhai
-//! et al., 2019: choices are made on 800 + 200 images, then the 1,000 train and test is read once.
+//! et al., 2019: choose on 800 + 200 images, then train on all 1,000 and test once.
 
 use std::path::{Path, PathBuf};
 
@@ -18,20 +18,22 @@ use crate::indexed::{Indexed, Item};
 use crate::labels::{numbered, read_names};
 use crate::split::BySplit;
 
-/// VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`, `test.txt`.
+/// The VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`,
+/// `test.txt`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vtab {
     /// The folder of the lists, to which their paths are relative.
     pub root: PathBuf,
-    /// Which lists train.
+    /// Which lists are for training.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Number of classes: at least 1. Without it, and without `names`, one more than the largest
-    /// label.
+    /// Number of classes: at least 1. Without it, and without `names`, it is one more than the
+    /// largest label.
     #[serde(default)]
     pub classes: Option<usize>,
-    /// A text file with the names of the classes, one a line. Without it their names are numbers.
+    /// A text file with the names of the classes, one per line. Without it, their names are
+    /// their numbers.
     #[serde(default)]
     pub names: Option<PathBuf>,
 }
@@ -40,10 +42,10 @@ pub struct Vtab {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// 800 images train and 200 others validate: to choose hyperparameters.
+    /// Trains on 800 images and validates on 200 others: for choosing hyperparameters.
     #[default]
     Tune,
-    /// All 1,000 train. Validation is 200 of them, seen in training: nothing may be chosen by it.
+    /// Trains on all 1,000. The validation split is 200 of these, so nothing may be chosen by it.
     Final,
 }
 
@@ -53,7 +55,7 @@ file_format! {
     paths: [root, names],
     // The whole image, whatever its aspect.
     crop: (1.0, CropMode::Squash),
-    summary: "lists of a VTAB-1k data set: train800, val200, train800val200, test",
+    summary: "the lists of a VTAB-1k data set: train800, val200, train800val200, test",
     reference: "A Large-scale Study of Representation Learning with the Visual Task Adaptation \
                 Benchmark, Zhai et al., 2019",
     example: "name: vtab\nroot: data/vtab-1k/cifar\nprotocol: tune\n",
@@ -70,6 +72,7 @@ impl Vtab {
         };
         let splits = BySplit::try_from_fn(|split| read_list(&files.root().join(list(split))))?;
         let (train, validation, test) = (&splits.train, &splits.validation, &splits.test);
+        // Under `final` the validation images are training images too, so only test must be apart.
         match self.protocol {
             Protocol::Tune => distinct(&[train, validation, test])?,
             Protocol::Final => {
@@ -88,7 +91,7 @@ impl Vtab {
         Ok(data)
     }
 
-    /// The names, where their number is given in one way or the other.
+    /// The names of the classes, if the configuration gives them or their number.
     fn names(&self) -> Result<Option<Vec<String>>, Error> {
         let names = self.names.as_deref().map(read_names).transpose()?;
         match (self.classes, names) {
@@ -103,13 +106,14 @@ impl Vtab {
     }
 }
 
-/// One list.
+/// The records of one list.
 fn read_list(list: &Path) -> Result<Vec<Item<File>>, Error> {
     let text = fs_err::read_to_string(list)?;
     let first = Place::first(list, "line");
     let lines = text.trim_end().lines().enumerate();
     let items = lines.map(|(index, line)| {
         let place = first.at(index + 1);
+        // From the right, because a path may contain spaces.
         let parts = line.rsplit_once([' ', '\t']);
         let parsed = parts.and_then(|(path, label)| Some((path.trim(), label.parse().ok()?)));
         let Some((path, label)) = parsed else {
@@ -127,7 +131,7 @@ fn read_list(list: &Path) -> Result<Vec<Item<File>>, Error> {
     });
     let items = items.collect::<Result<Vec<_>, _>>()?;
     if items.is_empty() {
-        return Err(Error::layout(list, "a line an image", "no line"));
+        return Err(Error::layout(list, "one line per image", "no lines"));
     }
     Ok(items)
 }
@@ -260,7 +264,7 @@ mod tests {
                 "../a.png 1\n",
                 ["test.txt` line 1", "inside the root"],
             ),
-            ("test.txt", "\n", ["test.txt", "no line"]),
+            ("test.txt", "\n", ["test.txt", "no lines"]),
             (
                 "test.txt",
                 "e.png 1\n./e.png 1\n",

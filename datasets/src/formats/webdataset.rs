@@ -1,8 +1,8 @@
-//! Tar shards as WebDataset writes them: the members of a sample share a name up to the first dot,
-//! `000017.jpg` and `000017.cls`.
+//! Tar shards in the format of WebDataset: the members of a sample share a name up to the first
+//! dot, `000017.jpg` and `000017.cls`.
 //!
-//! The headers are read once; images are then read where they lie, in any order. So shards must not
-//! be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
+//! The headers are read once; images are then read from the mapped file, in any order, so shards
+//! must not be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
 //! Learning", 2019.
 
 use std::borrow::Cow;
@@ -23,30 +23,30 @@ use crate::labels::{Labelled, read_names, resolve};
 use crate::shards::{Mapped, Patterns};
 use crate::split::{default_validation_fraction, set_aside};
 
-/// Tar shards of a WebDataset: an image and a label a sample.
+/// Tar shards of a WebDataset, with an image and a label for each sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDataset {
     /// The folder of the shards.
     pub root: PathBuf,
-    /// The shards of the training split: a path below the root, or a pattern in which `*` stands for
-    /// any part of a name and `{000000..000003}` for a range.
+    /// The shards of the training split: a path below the root, or a pattern in which `*` stands
+    /// for any part of a name and `{000000..000003}` for a range.
     pub train: String,
-    /// The same for the validation split. Without it a part of `train` is set aside.
+    /// The shards of the validation split. Without them, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<String>,
-    /// The same for the test split.
+    /// The shards of the test split.
     pub test: String,
-    /// The field of a sample's `.json` that holds its label. Without it, the `.cls` is it.
+    /// The field of a sample's `.json` that holds its label. Without it, the label is in the
+    /// `.cls`.
     #[serde(default)]
     pub label: Option<String>,
-    /// A text file with the names of the classes, one a line. Without it labels that are all numbers
-    /// are their own names, and names are sorted.
+    /// A text file with the names of the classes, one per line. Without it, labels that are
+    /// all whole numbers are their own names, and other labels are sorted.
     #[serde(default)]
     pub names: Option<PathBuf>,
-    /// Part of each class of `train` that becomes the validation split where there is none: a number
-    /// in (0, 1). Within a class the samples are ordered by the blake3 hash of
-    /// `<shard's file name>/<key>`; the first ones validate.
+    /// Part of each class of `train` that is set aside where there is no validation split: a number
+    /// in (0, 1). The order is that of the blake3 hash of `<shard's file name>/<key>`.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
@@ -55,7 +55,7 @@ file_format! {
     WebDataset,
     name: "webdataset",
     paths: [root, names],
-    summary: "tar shards of images with a .cls or .json each",
+    summary: "tar shards of images, each with a .cls or a .json",
     reference: "High Performance I/O For Large Scale Deep Learning, Aizman et al., 2019",
     example: "name: webdataset\nroot: data/flowers\ntrain: train-{000000..000003}.tar\n\
               test: test-*.tar\n",
@@ -103,8 +103,8 @@ impl Shards {
     /// Maps one more shard and reads its headers and labels.
     ///
     /// # Errors
-    /// A file that is not tar, is compressed or ends early; a sample without an image or a label, or
-    /// with two; no sample at all.
+    /// A file that is not tar, is compressed or ends early; a sample without an image or a label,
+    /// or with two; no sample at all.
     fn add(&mut self, path: PathBuf, field: Option<&str>) -> Result<Vec<Labelled<Member>>, Error> {
         let shard = self.files.len();
         let file = Mapped::open(path)?;
@@ -122,6 +122,8 @@ impl Shards {
             let place = first.at(index + 1);
             let name = String::from_utf8(entry.path_bytes().into_owned())
                 .map_err(|_| Error::record(&place, "a name in UTF-8", "another encoding"))?;
+            // Only the place of the content is noted; the image is decoded from the map when it is
+            // needed.
             let start = entry.raw_file_position() as usize;
             let bytes = start..start + entry.size() as usize;
             let name = name.into();
@@ -136,7 +138,7 @@ impl Shards {
         Ok(whole)
     }
 
-    /// `<shard's file name>/<key>`.
+    /// `<shard's file name>/<key>`, which does not depend on where the shards are.
     fn key(&self, at: &Member) -> String {
         let shard = self.files[at.shard].path.file_name().unwrap_or_default();
         let key = split_name(&at.name).map_or(&*at.name, |(key, _)| key);
@@ -162,7 +164,7 @@ impl Source for Shards {
 struct Samples<'a> {
     /// The field of the `.json` that holds the label; without it, a `.cls` is the label.
     field: Option<&'a str>,
-    /// The keys in the order in which the shard has them.
+    /// The keys in the order in which they come in the shard: the map has none of its own.
     order: Vec<String>,
     parts: HashMap<String, Parts>,
 }
@@ -195,6 +197,7 @@ impl<'a> Samples<'a> {
         let Some((key, extension)) = split_name(&name) else {
             return Ok(());
         };
+        // A shard whose copy was interrupted still has whole headers.
         let Some(value) = content.get(member.bytes.clone()) else {
             let expected = format!("the {} bytes of `{name}`", member.bytes.len());
             let got = content.len().saturating_sub(member.bytes.start);
@@ -257,25 +260,26 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// A member's key and extension: what comes before and after the first dot of its last name.
-/// None of a hidden file and of one without a dot.
+/// A member's key and its extension in lower case: the parts before and after the first dot of its
+/// file name. `None` for a hidden file and for a name without a dot.
 fn split_name(name: &str) -> Option<(&str, String)> {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = start + name[start..].find('.')?;
     (dot > start).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
 }
 
-/// The text of a `.cls`, or the value of a field of a `.json`; else what was expected and what came.
+/// The text of a `.cls`, or the value of a field of a `.json`; or else what was expected and what
+/// was found.
 fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String)> {
     let Some(field) = field else {
         let text = str::from_utf8(bytes).map(str::trim).unwrap_or_default();
-        let got = || format!("{} bytes of another kind", bytes.len());
+        let got = || format!("{} bytes that are not text", bytes.len());
         return match text.is_empty() {
             true => Err(("the text of a label".into(), got())),
             false => Ok(text.to_owned()),
         };
     };
-    let expected = || format!("an object with a number or a text at `{field}`");
+    let expected = || format!("an object with a number or a string in `{field}`");
     let value: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|error| (expected(), error.to_string()))?;
     match &value[field] {

@@ -1,7 +1,7 @@
 //! Whether draws have the distributions of timm and torchvision.
 //!
-//! `fixtures/scripts/augment.py` drew as often with the libraries and wrote down the means and standard
-//! deviations of what a draw is measured by.
+//! `fixtures/scripts/augment.py` drew as often with the libraries and wrote down the means and
+//! standard deviations of what a draw is measured by.
 
 use std::collections::BTreeMap;
 

@@ -55,7 +55,8 @@ pub(super) fn class_names(
 pub(super) fn rows_of_pages(mut pages: Box<dyn PageReader>) -> Result<Vec<usize>, ParquetError> {
     let mut rows = Vec::new();
     while let Some(page) = pages.peek_next_page()? {
-        // Version 1 of a page counts levels, not rows; without repetition there is one level per row.
+        // Version 1 of a page counts levels, not rows; without repetition there is one level per
+        // row.
         if !page.is_dict {
             let known = page.num_rows.or(page.num_levels);
             rows.push(known.ok_or_else(|| ParquetError::General("a page without a count".into()))?);

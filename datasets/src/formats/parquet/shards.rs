@@ -73,12 +73,12 @@ struct Kept {
 }
 
 impl Shards {
-    /// Maps one more shard, reads the labels in the column `label`, and finds the pages of the images
-    /// in the column `image`.
+    /// Maps one more shard, reads the labels in the column `label`, and finds the pages of the
+    /// images in the column `image`.
     ///
     /// # Errors
-    /// A file that is not parquet, a missing column, a null label, class names that differ from those
-    /// of the shards before.
+    /// A file that is not parquet, a missing column, a null label, class names that differ from
+    /// those of the shards before.
     pub fn add(
         &mut self,
         path: PathBuf,
@@ -92,6 +92,7 @@ impl Shards {
         let reader = SerializedFileReader::new(content).map_err(damaged)?;
         let column = leaf(&reader, &path, &[format!("{image}.bytes"), image.into()])?;
         let labels = leaf(&reader, &path, &[label.into()])?;
+        // Labels are indices into the names, so shards with other names would mix up the classes.
         match (class_names(&reader, label), &mut self.names) {
             (Some(own), Some(names)) if own != *names => {
                 let expected = format!(
@@ -120,6 +121,7 @@ impl Shards {
                 rows.push(Labelled { at, label, place });
             }
             let headers = row_group.get_column_page_reader(column).map_err(damaged)?;
+            // Pages are counted within their row group, images within the shard: both are noted.
             let mut row_in_group = 0;
             for page_rows in rows_of_pages(headers).map_err(damaged)? {
                 pages.push(Page {
@@ -161,8 +163,8 @@ impl Shards {
                 return Ok(kept[kept.len() - 1].images.clone());
             }
         }
-        // The lock is released meanwhile, so that other threads go on. Two of them may decompress the
-        // same page; that costs time, not correctness.
+        // The lock is released meanwhile, so that other threads go on. Two of them may decompress
+        // the same page; that costs time, not correctness.
         let images = Arc::new(self.shards[shard].decompress(page)?);
         let newest = Kept {
             shard,
@@ -173,6 +175,8 @@ impl Shards {
         let mut kept = kept();
         kept.push_back(newest);
         let mut total: usize = kept.iter().map(|kept| kept.bytes).sum();
+        // A page larger than the limit is still kept, or each of its images would decompress it
+        // again.
         while total > KEPT && kept.len() > 1 {
             total -= kept.pop_front().map_or(0, |kept| kept.bytes);
         }
@@ -198,7 +202,8 @@ impl Source for Shards {
     fn bytes(&self, at: &At) -> Result<Cow<'_, [u8]>, Error> {
         let unread = |got: String| Error::record(self.name(at), "the bytes of an image", got);
         let pages = &self.shards[at.shard].pages;
-        // The last page that starts at or before the row. The first starts at row 0, so there is one.
+        // The last page that starts at or before the row. The first starts at row 0, so there is
+        // one.
         let page = pages.partition_point(|page| page.row <= at.row) - 1;
         let images = self
             .page(at.shard, page)
