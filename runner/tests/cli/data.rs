@@ -347,7 +347,7 @@ fn every_bad_record_and_image_is_one_message_that_names_it() {
                 let whole = std::fs::read(&path).unwrap();
                 std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
             }),
-            &["images/ant/train 0.png`", "a damaged or unsupported one"],
+            &["images/ant/train 0.png`", "a damaged or unsupported image"],
         ),
     ];
     for (what, damage, parts) in cases {
