@@ -1,4 +1,4 @@
-//! How a run ends: exit codes, and failures that carry one.
+//! The exit codes of the program, and failures that carry one.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -14,9 +14,9 @@ pub enum Exit {
     Config = 2,
     /// The loss is not finite; the last good checkpoint is kept.
     Diverged = 3,
-    /// Some trials of several failed.
+    /// Some of several trials failed.
     SomeFailed = 4,
-    /// Interrupted; run the same command again to go on.
+    /// Interrupted; running the same command again resumes the work.
     Interrupted = 75,
 }
 
@@ -25,7 +25,7 @@ pub enum Exit {
 pub struct Failure {
     /// The kind of failure: the exit code of the program.
     pub exit: Exit,
-    /// The message and its causes.
+    /// The message, with the places where it was found in its context.
     pub error: anyhow::Error,
 }
 
@@ -52,6 +52,21 @@ impl Failure {
             Exit::Interrupted,
             "interrupted; run the same command to go on",
         )
+    }
+}
+
+/// Says where in the configuration or on the command line an error lies.
+pub trait At<T> {
+    /// The value, or a failure with [`Exit::Config`] and the message `place: error`.
+    ///
+    /// # Errors
+    /// That failure.
+    fn at(self, place: impl Display) -> Result<T, Failure>;
+}
+
+impl<T, E: Display> At<T> for Result<T, E> {
+    fn at(self, place: impl Display) -> Result<T, Failure> {
+        self.map_err(|error| config_error(format_args!("{place}: {error}")))
     }
 }
 

@@ -1,4 +1,5 @@
-//! The program; everything is in the library, so that a program of one's own is as short.
+//! The `runner` program. Everything is in the library, so that a program with plugins of its own is as
+//! short.
 
 fn main() -> std::process::ExitCode {
     peft_runner::main()

@@ -6,19 +6,19 @@ use clap::{Args, ValueEnum};
 
 use crate::device::DeviceChoice;
 
-/// Which experiment, comparison or backbone.
+/// The configuration: an experiment, a comparison or a backbone.
 #[derive(Args, Clone)]
 pub struct ConfigArgs {
     /// A YAML file, or a name under configs/ such as peft/lora-r10.yaml (those are inside the binary).
-    #[arg(long)]
-    pub config: Option<String>,
+    #[arg(long, value_name = "FILE")]
+    pub config: String,
     /// Override a field, as in method.rank=4, backbone=resnet-micro or seed=1. May be repeated.
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
 }
 
-/// Where a command runs.
-#[derive(Args, Clone)]
+/// The device and the threads on which a command runs.
+#[derive(Args, Clone, Default)]
 pub struct PlaceArgs {
     /// The device: auto (CUDA if a device answers, else the CPU), cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
@@ -28,7 +28,7 @@ pub struct PlaceArgs {
     pub threads: usize,
 }
 
-/// Which trained model.
+/// A trained model.
 #[derive(Args, Clone)]
 pub struct TrainedArgs {
     /// The run's folder; with --adapter also a config: a YAML file or a name under configs/.
@@ -36,12 +36,12 @@ pub struct TrainedArgs {
     /// A trained adapter instead of the run's own: another run's folder, or one of HF PEFT.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+    /// Share of the adapter that acts: 0 is the frozen backbone, 1 the adapted one.
     #[arg(long)]
     pub scale: Option<f64>,
 }
 
-/// Which data set.
+/// A data set.
 #[derive(Args, Clone)]
 pub struct DatasetArgs {
     /// A name under configs/datasets, such as cifar100 or vtab-1k/caltech101, or a YAML file.
@@ -54,13 +54,13 @@ pub struct DatasetArgs {
     pub set: Vec<String>,
 }
 
-/// How to print.
+/// The form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 

@@ -9,18 +9,17 @@ use peft_core::{Model, params};
 use serde::Serialize;
 
 use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
-use crate::commands::on_pool;
-use crate::config::experiment::Experiment;
+use crate::commands::print::{json_line, row};
+use crate::commands::{at_least_one, experiment, methods, on_pool};
 use crate::config::recipe::Precision;
 use crate::device::Chosen;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::Failure;
 use crate::measure::memory;
 use crate::measure::{self, Repeats, median};
 use crate::model::trial::Trial;
+use crate::report::numbers::{gigaflops, mebibytes, milliseconds, significant, speed};
 use crate::run::progress::Reporter;
 use crate::train::Trainer;
-
-const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// Time training steps and inference with random images, in the code that trains.
 #[derive(Args, Clone)]
@@ -37,19 +36,19 @@ pub struct BenchArgs {
     /// Steps that are timed; medians are printed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// What to time.
+    /// The work to time.
     #[arg(long, default_value = "both")]
     pub what: Timed,
     /// Time again, without a warm-up, for every line on stdin until it ends: for measurements that
     /// take turns with another program's.
     #[arg(long)]
     pub again: bool,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// What a benchmark times.
+/// The work that a benchmark times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Timed {
     /// Training steps.
@@ -60,7 +59,7 @@ pub enum Timed {
     Both,
 }
 
-/// What was timed and how long it took.
+/// The experiment and its times.
 #[derive(Debug, Default, Serialize)]
 struct Timing {
     method: String,
@@ -71,45 +70,40 @@ struct Timing {
     trainable: usize,
     warmup: usize,
     steps: usize,
-    /// Of each training step.
+    /// Seconds of each training step.
     seconds: Vec<f64>,
-    /// Of each forward pass from image to logits.
+    /// Seconds of each forward pass from image to logits.
     inference_seconds: Vec<f64>,
     median_seconds: Option<f64>,
     mean_seconds: Option<f64>,
     images_per_second: Option<f64>,
     inference_images_per_second: Option<f64>,
-    /// 10^9 operations of a training step, by arithmetic.
+    /// 10^9 operations of a training step, by formula.
     gflop_per_step: f64,
-    /// The same over the median time.
+    /// `gflop_per_step` divided by the median time.
     gflop_per_second: Option<f64>,
-    /// Of all parameters and buffers.
+    /// Bytes of all parameters and buffers.
     weights_bytes: usize,
-    /// Of the images and labels.
+    /// Bytes of the images and labels of a batch.
     batch_bytes: usize,
-    /// While training, else in inference; weights included; on CUDA the device's pool.
+    /// Most bytes at once while training, or in inference if only that is timed. Weights are included;
+    /// on CUDA it is the device's pool.
     peak_bytes: usize,
-    /// What the forward pass of a training step leaves for the backward.
+    /// Bytes that the forward pass of a training step keeps for the backward pass.
     kept_bytes: Option<usize>,
 }
 
-/// Times training steps of the configured experiment.
+/// Times what was asked for, once or for every line on stdin.
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/",
-        ));
-    };
-    if args.steps == 0 {
-        return Err(config_error("--steps: expected at least 1, got 0"));
-    }
-    let experiment = Experiment::read(config, &args.config.set)?;
+    at_least_one("--steps", args.steps)?;
+    let experiment = experiment(&args.config)?;
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
         time(&trial, model, &device, args)
     })
 }
 
+/// Times a trial and prints each round.
 fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Result<(), Failure> {
     let mut repeats = Repeats {
         warmup: args.warmup,
@@ -117,10 +111,8 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
     };
     let batch = measure::random_batch(trial, device);
     let images = trial.experiment.recipe.batch_size;
-    let methods = trial.experiment.method.iter();
-    let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     let mut timing = Timing {
-        method: methods.join("+"),
+        method: methods(trial),
         backbone: trial.spec.name.clone(),
         batch: images,
         precision: trial.experiment.recipe.precision,
@@ -157,16 +149,12 @@ fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Resul
         timing.sum_up(images as f64);
         match args.format {
             Format::Text => print(&timing),
-            Format::Json => {
-                let json =
-                    serde_json::to_string(&timing).map_err(|e| failure(Exit::Unexpected, e))?;
-                println!("{json}");
-            }
+            Format::Json => json_line(&timing)?,
         }
         if !args.again || !matches!(lines.next(), Some(Ok(_))) {
             return Ok(());
         }
-        // It is warm.
+        // The kernels are compiled and the caches are warm.
         repeats.warmup = 0;
     }
 }
@@ -187,39 +175,36 @@ impl Timing {
 
 /// The result, on stdout.
 fn print(timing: &Timing) {
-    let mebibytes = |bytes: usize| format!("{bytes} bytes ({:.1} MiB)", bytes as f64 / MEBIBYTE);
-    let precision = format!("{:?}", timing.precision).to_lowercase();
-    let (steps, flops) = (timing.steps, timing.gflop_per_step);
-    let speed = |speed: f64| format!("{speed:.1} images/s");
-    let rows = [
-        ("method", Some(timing.method.clone())),
-        ("backbone", Some(timing.backbone.clone())),
-        ("batch", Some(timing.batch.to_string())),
-        ("precision", Some(precision)),
-        ("device", Some(timing.device.clone())),
-        ("trainable", Some(timing.trainable.to_string())),
-        (
-            "median",
-            (timing.median_seconds).map(|median| format!("{median:.4} s a step (of {steps})")),
-        ),
-        (
-            "mean",
-            (timing.mean_seconds).map(|mean| format!("{mean:.4} s a step")),
-        ),
-        ("training", timing.images_per_second.map(speed)),
-        ("inference", timing.inference_images_per_second.map(speed)),
-        (
+    row("method", &timing.method);
+    row("backbone", &timing.backbone);
+    row("batch", timing.batch);
+    row("precision", timing.precision.dtype().name());
+    row("device", &timing.device);
+    row("trainable", timing.trainable);
+    if let (Some(median), Some(mean)) = (timing.median_seconds, timing.mean_seconds) {
+        let (median, mean) = (milliseconds(median), milliseconds(mean));
+        let steps = timing.steps;
+        row(
+            "step",
+            format_args!("{median} (median of {steps}; mean {mean})"),
+        );
+    }
+    if let Some(training) = timing.images_per_second {
+        row("training", speed(training));
+    }
+    if let Some(inference) = timing.inference_images_per_second {
+        row("inference", speed(inference));
+    }
+    if let Some(arithmetic) = timing.gflop_per_second {
+        let (step, arithmetic) = (significant(timing.gflop_per_step), gigaflops(arithmetic));
+        row(
             "arithmetic",
-            (timing.gflop_per_second)
-                .map(|speed| format!("{flops:.3} GFLOP a step, {speed:.1} GFLOP/s")),
-        ),
-        ("weights", Some(mebibytes(timing.weights_bytes))),
-        ("peak memory", Some(mebibytes(timing.peak_bytes))),
-        ("kept for backward", timing.kept_bytes.map(mebibytes)),
-    ];
-    for (key, value) in rows {
-        if let Some(value) = value {
-            println!("{key:<18}{value}");
-        }
+            format_args!("{step} GFLOP per step, {arithmetic}"),
+        );
+    }
+    row("weights", mebibytes(timing.weights_bytes));
+    row("peak memory", mebibytes(timing.peak_bytes));
+    if let Some(kept) = timing.kept_bytes {
+        row("kept for backward", mebibytes(kept));
     }
 }

@@ -1,4 +1,4 @@
-//! `runner compare`: all trials of a comparison, one after the other, and the report of it.
+//! `runner compare`: all trials of a comparison, one after the other, and its report.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::compare::print::text::text;
 use crate::compare::report::Report;
 use crate::compare::results::Results;
 use crate::compare::run::begin;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{Exit, Failure, failure};
 use crate::model::workshop::Workshop;
-use crate::report::numbers::seconds;
+use crate::report::numbers::{percent, seconds};
 use crate::run::interrupt;
 use crate::run::summary::{Outcome, Summary};
 
@@ -39,25 +39,23 @@ pub struct CompareArgs {
     /// the folder of --runs].
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Validate everything and list the trials, then stop.
+    /// Validate everything and print the plan, then stop.
     #[arg(long)]
     pub dry_run: bool,
+    /// List every trial of the plan, not only the first ones.
+    #[arg(long, short)]
+    pub verbose: bool,
 }
 
-/// Trains what is not done and reports.
+/// Trains the trials that are not done, and reports.
 pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/, such as compare/quick.yaml",
-        ));
-    };
-    let comparison = Comparison::read(config, &args.config.set)?;
+    let comparison = Comparison::read(&args.config.config, &args.config.set)?;
     let folder = root(&args.runs, &comparison.name);
     on_pool(&args.place, |device| {
         let mut workshop = Workshop::new(&device, &cache_folder(args.cache.as_deref(), &args.runs));
         let planned = plan(&comparison, &mut workshop)?;
         if args.dry_run {
-            println!("{}", overview(&planned));
+            println!("{}", overview(&planned, args.verbose));
             return Ok(());
         }
         begin(&folder, &planned)?;
@@ -115,7 +113,7 @@ pub fn carry_out(executor: &mut Executor, tasks: &[&Task]) -> Result<(), Failure
 
 fn score(summary: &Summary) -> String {
     let score = summary.test.score(summary.metric).unwrap_or(f64::NAN);
-    format!("test {} {:.2} %", summary.metric, 100.0 * score)
+    format!("test {} {}", summary.metric, percent(score))
 }
 
 /// Writes the report of a comparison and prints its tables.
@@ -130,7 +128,7 @@ pub fn report(folder: &Path, results: &Results) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether all trials are done.
+/// Fails if a trial has failed, and reports those that have no result.
 ///
 /// # Errors
 /// [`Exit::SomeFailed`] if some failed.
@@ -150,8 +148,8 @@ pub fn verdict(results: &Results) -> Result<(), Failure> {
     }
 }
 
-/// What would be trained.
-pub fn overview(plan: &Plan) -> String {
+/// The plan of a comparison, with the first trials only, unless all of them are wanted.
+fn overview(plan: &Plan, all: bool) -> String {
     let Results {
         name,
         methods,
@@ -170,25 +168,54 @@ pub fn overview(plan: &Plan) -> String {
         format!("seeds       {}", seeds.join(", ")),
         format!("trials      {}", plan.tasks.len()),
     ];
-    let mut searches: Vec<&str> = Vec::new();
-    let mut overrides = BTreeSet::new();
-    for task in &plan.tasks {
-        if let Some(tuned) = &task.tuned
-            && !searches.contains(&tuned.folder.as_str())
-        {
-            searches.push(&tuned.folder);
-        }
-        lines.push(format!("  {}", task.folder));
-        let method = &task.cell.method;
-        let declared = |(field, value)| format!("  {method}: {field}={value}");
-        overrides.extend(task.cell.overrides.iter().map(declared));
-    }
+    let trials = plan.tasks.iter().map(|task| format!("  {}", task.folder));
+    lines.extend(some(trials.collect(), all));
+    // What is not the same for all methods is printed, so that a comparison is seen to be fair.
+    let overrides: BTreeSet<String> = plan
+        .tasks
+        .iter()
+        .flat_map(|task| {
+            let method = &task.cell.method;
+            let overrides = task.cell.overrides.iter();
+            overrides.map(move |(field, value)| format!("  {method}: {field}={value}"))
+        })
+        .collect();
     if !overrides.is_empty() {
-        lines.push("of their own".to_owned());
-        lines.extend(overrides);
+        lines.push("overridden for some methods".to_owned());
+        lines.extend(some(overrides.into_iter().collect(), all));
     }
+    let searches = plan.tasks.iter().filter_map(|task| task.tuned.as_ref());
+    let searches: BTreeSet<&str> = searches.map(|tuned| tuned.folder.as_str()).collect();
     if !searches.is_empty() {
         lines.push(format!("searches    {}", searches.len()));
     }
     lines.join("\n")
+}
+
+/// Lines of a list that a plan shows, so that two lists and the rest of it fit on a screen.
+const SHOWN: usize = 6;
+
+/// The first lines of a list and how many more there are, or all of them.
+fn some(mut lines: Vec<String>, all: bool) -> Vec<String> {
+    if !all && lines.len() > SHOWN {
+        let more = lines.len() - SHOWN;
+        lines.truncate(SHOWN);
+        lines.push(format!("  and {more} more (--verbose)"));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut_unless_all_of_it_is_wanted() {
+        let lines = |count: usize| (0..count).map(|i| i.to_string()).collect();
+        assert_eq!(some(lines(SHOWN), false).len(), SHOWN);
+        let cut = some(lines(100), false);
+        assert_eq!(cut.len(), SHOWN + 1);
+        assert_eq!(cut[SHOWN], "  and 94 more (--verbose)");
+        assert_eq!(some(lines(100), true).len(), 100);
+    }
 }

@@ -1,13 +1,16 @@
-//! `runner eval RUN`: the test split once more, from the adapter file.
+//! `runner eval RUN`: evaluates the test split once more, from the adapter file.
 
 use clap::Args;
 use serde_json::json;
 
 use crate::cli::args::{Format, PlaceArgs, TrainedArgs};
+use crate::commands::print::row;
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::{Choice, Data};
 use crate::exit::{Failure, config_error};
+use crate::report::numbers::{percent, speed};
 use crate::train::evaluate::evaluate;
+use crate::train::metrics::Metrics;
 
 /// Evaluate a finished run again on the test split, from its adapter file.
 #[derive(Args, Clone)]
@@ -18,7 +21,7 @@ pub struct EvalArgs {
     pub trained: TrainedArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
@@ -37,31 +40,33 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
         let choice = Choice::after(&assembled);
         let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
         let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
-        let speed = metrics.images as f64 / seconds;
+        let images_per_second = metrics.images as f64 / seconds;
         match args.format {
             Format::Json => println!(
                 "{}",
-                json!({ "test": metrics, "inference": { "images_per_second": speed } })
+                json!({ "test": metrics, "inference": { "images_per_second": images_per_second } })
             ),
-            Format::Text => {
-                println!("test top-1        {:.2} %", 100.0 * metrics.top1);
-                println!("test top-5        {:.2} %", 100.0 * metrics.top5);
-                println!("test loss         {:.4}", metrics.loss);
-                if metrics.skipped > 0 {
-                    println!("left out          {} images", metrics.skipped);
-                }
-                for (name, accuracy) in &metrics.groups {
-                    println!("group {name:<12}{:.2} %", 100.0 * accuracy);
-                }
-                println!("inference         {speed:.0} images/s");
-                for (name, accuracy) in assembled.classes.iter().zip(&metrics.per_class) {
-                    match accuracy {
-                        Some(accuracy) => println!("  {name:<16}{:.2} %", 100.0 * accuracy),
-                        None => println!("  {name:<16}no image"),
-                    }
-                }
-            }
+            Format::Text => print(&metrics, images_per_second, &assembled.classes),
         }
         Ok(())
     })
+}
+
+/// The result for people, on stdout.
+fn print(metrics: &Metrics, images_per_second: f64, classes: &[String]) {
+    row("test top-1", percent(metrics.top1));
+    row("test top-5", percent(metrics.top5));
+    row("test loss", format_args!("{:.4}", metrics.loss));
+    if metrics.skipped > 0 {
+        row("left out", format_args!("{} images", metrics.skipped));
+    }
+    for (name, accuracy) in &metrics.groups {
+        row(&format!("group {name}"), percent(*accuracy));
+    }
+    row("inference", speed(images_per_second));
+    for (name, accuracy) in classes.iter().zip(&metrics.per_class) {
+        let accuracy = accuracy.map(percent);
+        let accuracy = accuracy.unwrap_or_else(|| "no image".to_owned());
+        row(&format!("  {name}"), accuracy);
+    }
 }

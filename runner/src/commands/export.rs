@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use peft_core::{adapter_file, hf_peft};
 
 use crate::cli::args::{PlaceArgs, TrainedArgs};
+use crate::commands::print::row;
 use crate::commands::{assemble, on_pool};
 use crate::exit::{Failure, config_error};
 use crate::model::assembled::Assembled;
@@ -68,7 +69,7 @@ pub fn export(args: &ExportArgs) -> Result<(), Failure> {
             config_error(format!("method: HF PEFT has no {}", method.typetag_name()))
         })?;
         folder.write(&out)?;
-        println!("adapter           {}", out.display());
+        row("adapter", out.display());
         Ok(())
     })
 }

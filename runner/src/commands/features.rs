@@ -1,4 +1,4 @@
-//! `runner features`: activations at boundaries, features and logits as a safetensors file.
+//! `runner features`: writes activations at boundaries, features and logits to a safetensors file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,17 +15,19 @@ use rayon::prelude::*;
 
 use crate::cli::args::{ConfigArgs, PlaceArgs, SplitChoice};
 use crate::commands::on_pool;
+use crate::commands::print::row;
 use crate::config::experiment::Experiment;
 use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
 use crate::device::Chosen;
-use crate::exit::{Failure, config_error};
+use crate::exit::{At, Failure, config_error};
+use crate::measure;
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
 
-/// Images of one forward pass.
+/// Images of a forward pass.
 const BATCH: usize = 16;
 
 /// Write activations at boundaries, features and logits of images as safetensors.
@@ -42,7 +44,7 @@ pub struct FeaturesArgs {
     /// A data set instead of files: a YAML file, or a name under configs/datasets.
     #[arg(long, value_name = "CONFIG")]
     pub dataset: Option<String>,
-    /// Which images of the data set.
+    /// The split of the data set.
     #[arg(long, default_value = "test")]
     pub split: SplitChoice,
     /// The tensor [n, 3, h, w] of a safetensors input.
@@ -64,44 +66,23 @@ pub struct FeaturesArgs {
     pub place: PlaceArgs,
 }
 
-/// Runs the backbone, adapted if asked, and writes what lies at its boundaries.
+/// Runs the backbone, with an adapter if one is given, and writes what lies at its boundaries.
 pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/",
-        ));
-    };
-    let backbone = Experiment::read_backbone(config, &args.config.set)?;
+    let backbone = Experiment::read_backbone(&args.config.config, &args.config.set)?;
     on_pool(&args.place, |device| {
         let base = Base::open(backbone, args.seed, &device)?;
         for remark in &base.remarks {
             eprintln!("{remark}");
         }
-        let adapter = match &args.adapter {
-            None => None,
-            Some(folder) => Some(Adapter::read(folder, &base)?),
-        };
+        let folder = args.adapter.as_deref();
+        let adapter = folder.map(|folder| Adapter::read(folder, &base));
+        let adapter = adapter.transpose()?;
         let methods = adapter.as_ref().map_or(&[][..], |adapter| &adapter.methods);
         let input = base.config.input()?;
         let input = methods.iter().try_fold(input, |input, m| m.input(input))?;
-
         eprintln!("input: {input}");
 
-        let init = Init::seeded(&device.device, args.seed);
-        let own = adapter.as_ref().and_then(Adapter::outputs);
-        let features = base.backbone.spec().features;
-        let (head, has_head) = match (own, &base.head) {
-            (Some(classes), _) => (LinearHead::new(features, classes, &init), true),
-            (None, Some(head)) => (
-                LinearHead::from_checkpoint(head.clone(), &device.device),
-                true,
-            ),
-            (None, None) => (LinearHead::new(features, 1, &init), false),
-        };
-        let mut model = Model::assemble(base.backbone.clone(), methods, head, &init)?;
-        if let Some(adapter) = &adapter {
-            model = adapter.fill(model)?;
-        }
+        let (model, has_head) = model(&base, adapter.as_ref(), args.seed, &device)?;
         let mut output = Output {
             path: &args.out,
             wanted: boundaries(&args.boundaries, model.spec())?,
@@ -118,37 +99,61 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
     })
 }
 
-/// `all`, or indices that may be negative, separated by commas.
+/// The backbone with the adapter, and whether it has a head: the adapter's or the checkpoint's. A model
+/// cannot be without one, so that it gets an unused one otherwise.
+fn model(
+    base: &Base,
+    adapter: Option<&Adapter>,
+    seed: u64,
+    device: &Chosen,
+) -> Result<(Model, bool), Failure> {
+    let init = Init::seeded(&device.device, seed);
+    let features = base.backbone.spec().features;
+    let (head, has_head) = match (adapter.and_then(Adapter::outputs), &base.head) {
+        (Some(classes), _) => (LinearHead::new(features, classes, &init), true),
+        (None, Some(head)) => {
+            let head = LinearHead::from_checkpoint(head.clone(), &device.device);
+            (head, true)
+        }
+        (None, None) => (LinearHead::new(features, 1, &init), false),
+    };
+    let methods = adapter.map_or(&[][..], |adapter| &adapter.methods);
+    let model = Model::assemble(base.backbone.clone(), methods, head, &init)?;
+    let model = match adapter {
+        Some(adapter) => adapter.fill(model)?,
+        None => model,
+    };
+    Ok((model, has_head))
+}
+
+/// `all`, or indices separated by commas, which may be negative.
 fn boundaries(text: &str, spec: &BackboneSpec) -> Result<BTreeSet<Cut>, Failure> {
     if text == "all" {
         return Ok((0..=spec.last_boundary()).collect());
     }
-    text.split(',')
-        .map(|index| {
-            let number = index.trim().parse::<i64>();
-            let number = number.map_err(|_| {
-                let message = format!("--boundaries: expected all or numbers, got {index:?}");
-                config_error(message)
-            })?;
-            let boundary = spec.boundary(number);
-            Ok(boundary
-                .map_err(|e| config_error(format!("--boundaries: {e}")))?
-                .index)
-        })
-        .collect()
+    let index = |index: &str| {
+        let number = index.trim().parse::<i64>();
+        let number = number.map_err(|_| format!("expected all or numbers, got {index:?}"));
+        let boundary = spec.boundary(number.at("--boundaries")?);
+        Ok(boundary.at("--boundaries")?.index)
+    };
+    text.split(',').map(index).collect()
 }
 
-/// What is computed, and the file that grows with each batch.
+/// The file, which grows with each batch.
 struct Output<'a> {
     path: &'a Path,
+    /// Boundaries to write.
     wanted: BTreeSet<Cut>,
+    /// Whether there are logits to write.
     has_head: bool,
     device: &'a Chosen,
+    /// None before the first batch, which shows the shapes.
     writer: Option<Writer>,
 }
 
 impl Output<'_> {
-    /// A split of a data set, with its labels.
+    /// Adds a split of a data set, with its labels.
     fn of_dataset(
         &mut self,
         model: &Model,
@@ -157,7 +162,7 @@ impl Output<'_> {
         preprocess: Preprocess,
     ) -> Result<(), Failure> {
         let dataset = Experiment::read_dataset(config, &[])?.0.open();
-        let dataset = dataset.map_err(|e| config_error(format_args!("--dataset: {e}")))?;
+        let dataset = dataset.at("--dataset")?;
         let images = Images::new(dataset, OnError::Fail);
         let split = args.split.into();
         let loader = Loader::new(&images, &[split], preprocess, BATCH);
@@ -174,7 +179,7 @@ impl Output<'_> {
         })
     }
 
-    /// Image files, or the tensor of a safetensors file.
+    /// Adds image files, or the tensor of a safetensors file.
     fn of_files(
         &mut self,
         model: &Model,
@@ -201,7 +206,7 @@ impl Output<'_> {
         batches.try_for_each(|paths| add(decoded(paths, preprocess)?, total))
     }
 
-    /// Runs a batch of `total` images and writes what it gave.
+    /// Runs a batch of `total` images and writes its activations.
     fn add(
         &mut self,
         model: &Model,
@@ -223,21 +228,29 @@ impl Output<'_> {
             let shape = logits.dims().to_vec();
             values.insert("logits".to_owned(), (shape, floats(logits.into_data())));
         }
-        let synced = self.device.device.sync();
-        synced.map_err(|e| config_error(format_args!("{}: {e:?}", self.device.name)))?;
+        measure::sync(self.device)?;
+        self.write(values, labels, total)
+    }
 
+    /// Appends a batch of tensors by name, each with its shape.
+    fn write(
+        &mut self,
+        values: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+        labels: Option<&[usize]>,
+        total: usize,
+    ) -> Result<(), Failure> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
                 let shapes = values.iter().map(|(name, (shape, _))| {
                     let shape = [&[total], &shape[1..]].concat();
-                    println!("{name:<14}{shape:?}");
+                    row(name, format_args!("{shape:?}"));
                     (name.clone(), shape)
                 });
                 let shapes = shapes.collect();
-                let labels = labels.map(|_| ("labels".to_owned(), vec![total]));
-                let labels = labels.into_iter().collect();
-                let writer = Writer::create(self.path, &shapes, &labels)?;
+                let integers = labels.map(|_| ("labels".to_owned(), vec![total]));
+                let integers = integers.into_iter().collect();
+                let writer = Writer::create(self.path, &shapes, &integers)?;
                 self.writer.insert(writer)
             }
         };
@@ -245,20 +258,19 @@ impl Output<'_> {
             let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
             writer.append(&name, &bytes)?;
         }
-        let labels = labels.unwrap_or_default().iter();
-        let labels: Vec<u8> = labels
-            .flat_map(|&label| (label as i64).to_le_bytes())
-            .collect();
-        if !labels.is_empty() {
-            writer.append("labels", &labels)?;
+        if let Some(labels) = labels {
+            let bytes = labels.iter().map(|&label| label as i64);
+            let bytes: Vec<u8> = bytes.flat_map(i64::to_le_bytes).collect();
+            writer.append("labels", &bytes)?;
         }
         Ok(())
     }
 
+    /// Ends the file.
     fn finish(self) -> Result<(), Failure> {
         if let Some(writer) = self.writer {
             writer.finish()?;
-            println!("written       {}", self.path.display());
+            row("written", self.path.display());
         }
         Ok(())
     }
@@ -277,7 +289,7 @@ fn images_of(path: &Path, tensor: &str, size: usize) -> Result<Vec<f32>, Failure
     }
 }
 
-/// Image files as `[b, 3, size, size]`.
+/// Decodes and preprocesses image files to the values of `[b, 3, size, size]`.
 fn decoded(paths: &[PathBuf], preprocess: &Preprocess) -> Result<Vec<f32>, Failure> {
     let values = preprocess.values();
     let mut pixels = vec![0.0; values * paths.len()];
@@ -286,8 +298,7 @@ fn decoded(paths: &[PathBuf], preprocess: &Preprocess) -> Result<Vec<f32>, Failu
         .zip(paths)
         .try_for_each(|(pixels, path)| {
             let image = decode(path).map_err(config_error)?;
-            let applied = preprocess.apply(&image, pixels);
-            applied.map_err(|e| config_error(format_args!("{}: {e}", path.display())))
+            preprocess.apply(&image, pixels).at(path.display())
         })?;
     Ok(pixels)
 }

@@ -1,4 +1,4 @@
-//! `runner inspect FILE`: what a checkpoint is of, and what of it a backbone would not take.
+//! `runner inspect FILE`: which model a checkpoint belongs to, and which of its keys would not be used.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,10 +12,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::args::Format;
+use crate::commands::print::{json, row};
 use crate::config::find;
 use crate::exit::{Exit, Failure, config_error, failure};
+use crate::report::numbers::mebibytes;
 
-/// Say what a checkpoint is of: layout, family, variant, sizes, and what would not be used.
+/// Recognise a checkpoint: layout, family, variant, sizes, and the keys that would not be used.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner inspect assets/vit-micro.safetensors")]
@@ -23,12 +25,12 @@ pub struct InspectArgs {
     /// Any checkpoint that backbone.weights may name: safetensors (or its .index.json), .pth, .bin,
     /// .npz, hf://owner/name.
     pub file: PathBuf,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// What a checkpoint holds.
+/// The contents of a checkpoint.
 #[derive(Serialize)]
 struct Contents {
     path: String,
@@ -48,11 +50,11 @@ struct Contents {
     model: Option<Model>,
 }
 
-/// The backbone that fits it best.
+/// The backbone that fits the checkpoint best.
 #[derive(Serialize)]
 struct Model {
     family: &'static str,
-    /// Whose names it has.
+    /// The library whose names it has.
     layout: &'static str,
     /// The published variant with these sizes, if there is one.
     variant: Option<String>,
@@ -69,11 +71,11 @@ struct Model {
     loads: bool,
     /// Keys that the backbone would not take: these make loading fail.
     unused: Vec<String>,
-    /// Keys that are known to belong to no backbone and are left alone.
+    /// Keys that are known not to belong to a backbone and are not read.
     ignored: Vec<String>,
     /// Parameters that nothing fills.
     missing: Vec<String>,
-    /// Of another shape.
+    /// Parameters whose shape differs in the file.
     shapes: Vec<String>,
     remarks: Vec<String>,
 }
@@ -82,13 +84,9 @@ struct Model {
 pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let contents = contents(&find::checkpoint(&args.file)?).map_err(config_error)?;
     match args.format {
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&contents);
-            println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
-        }
-        Format::Text => print(&contents)?,
+        Format::Json => json(&contents),
+        Format::Text => print(&contents),
     }
-    Ok(())
 }
 
 fn contents(file: &Checkpoint) -> peft_core::Result<Contents> {
@@ -135,7 +133,8 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
     let known = published.is_some_and(|published| published.num_heads.is_some());
     if backbone["num_heads"].is_number() && !known {
-        remarks.push("num_heads is a guess (64 channels a head): shapes do not tell".to_owned());
+        remarks
+            .push("num_heads is a guess (64 channels per head): shapes do not show it".to_owned());
     }
     let spec = found.backbone.spec();
     let head = found.survey.head(&*found.backbone, file)?;
@@ -158,65 +157,66 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
     }))
 }
 
+/// The result for people, on stdout.
 fn print(contents: &Contents) -> Result<(), Failure> {
-    let line = |title: &str, text: String| println!("{title:<12}{text}");
-    let names = |title: &str, names: &[String]| match names.len() {
-        0 => {}
-        n => line(title, format!("{n}: {}", listed(names, 12))),
-    };
-    let mib = contents.bytes as f64 / f64::from(1 << 20);
-    line("file", contents.path.clone());
-    line("format", format!("{}, {mib:.1} MiB", contents.format));
+    row("file", &contents.path);
+    let size = mebibytes(contents.bytes);
+    row("format", format_args!("{}, {size}", contents.format));
     let dtypes = contents.dtypes.iter();
     let dtypes: Vec<_> = dtypes.map(|(dtype, n)| format!("{n} {dtype}")).collect();
-    let tensors = contents.tensors;
-    line("tensors", format!("{tensors} ({})", dtypes.join(", ")));
+    let (tensors, dtypes) = (contents.tensors, dtypes.join(", "));
+    row("tensors", format_args!("{tensors} ({dtypes})"));
     names("not finite", &contents.not_finite);
     for (key, value) in &contents.metadata {
-        line("metadata", format!("{key}: {value}"));
+        row("metadata", format_args!("{key}: {value}"));
     }
-    let Some(model) = &contents.model else {
-        line("family", "no linked backbone has these names".to_owned());
-        return Ok(());
-    };
-    line("family", model.family.to_owned());
-    line("layout", format!("names of {}", model.layout));
-    line(
-        "variant",
-        match &model.variant {
-            Some(name) => name.clone(),
-            None => "none of the published ones".to_owned(),
-        },
-    );
-    line(
+    match &contents.model {
+        Some(model) => print_model(model),
+        None => {
+            row("family", "no linked backbone has these names");
+            Ok(())
+        }
+    }
+}
+
+fn print_model(model: &Model) -> Result<(), Failure> {
+    row("family", model.family);
+    row("layout", format_args!("names of {}", model.layout));
+    let variant = model.variant.as_deref();
+    row("variant", variant.unwrap_or("none of the published ones"));
+    let (blocks, parameters, features) = (model.blocks, model.parameters, model.features);
+    row(
         "backbone",
-        format!(
-            "{} blocks, {} parameters, features [{}]",
-            model.blocks, model.parameters, model.features
-        ),
+        format_args!("{blocks} blocks, {parameters} parameters, features [{features}]"),
     );
-    line("input", model.input.to_string());
-    line(
-        "head",
-        match model.classes {
-            Some(classes) => format!("{classes} outputs"),
-            None => "none".to_owned(),
-        },
-    );
+    row("input", model.input);
+    match model.classes {
+        Some(classes) => row("head", format_args!("{classes} outputs")),
+        None => row("head", "none"),
+    }
     names("unused", &model.unused);
     names("ignored", &model.ignored);
     names("missing", &model.missing);
     names("shapes", &model.shapes);
     for remark in &model.remarks {
-        line("remark", remark.clone());
+        row("remark", remark);
     }
-    let loads = match model.loads {
-        true => "as it is, with this backbone:",
-        false => "not: keys are left over, or parameters not filled; the nearest backbone:",
+    let loads = if model.loads {
+        "as it is, with this backbone:"
+    } else {
+        "not: keys are left over, or parameters not filled; the nearest backbone:"
     };
-    line("loads", loads.to_owned());
+    row("loads", loads);
     let yaml = serde_yaml::to_string(&model.backbone);
     let yaml = yaml.map_err(|e| failure(Exit::Unexpected, e))?;
     yaml.lines().for_each(|line| println!("  {line}"));
     Ok(())
+}
+
+/// Prints how many names there are and the first of them, or nothing if there are none.
+fn names(title: &str, names: &[String]) {
+    if !names.is_empty() {
+        let count = names.len();
+        row(title, format_args!("{count}: {}", listed(names, 12)));
+    }
 }

@@ -1,4 +1,4 @@
-//! `runner list`: what is linked, by name.
+//! `runner list`: the methods, backbones, data sets and configs that this binary knows.
 
 use std::collections::BTreeMap;
 
@@ -15,14 +15,14 @@ use crate::exit::Failure;
 #[command(after_help = "Example:
   runner list methods")]
 pub struct ListArgs {
-    /// What to list.
+    /// The kind of things to list.
     pub what: Listed,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// What can be listed.
+/// The kinds of things that can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Listed {
     /// Methods of adaptation.

@@ -9,6 +9,7 @@ use peft_core::random::Generator;
 use peft_core::{Activation, Model, weights};
 
 use crate::cli::args::{PlaceArgs, TrainedArgs};
+use crate::commands::print::row;
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::Data;
 use crate::data::random::Pass;
@@ -17,7 +18,7 @@ use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};
 use crate::model::export::checkpoint_tensors;
 
-/// How far merged logits may be from unmerged ones, over the largest of them or 1.
+/// The largest difference between merged and unmerged logits that passes, over the largest of them or 1.
 const TOLERANCE: f32 = 1e-4;
 
 /// Fold a trained adapter into the backbone's weights, where that is exact.
@@ -58,8 +59,11 @@ pub fn merge(args: &MergeArgs) -> Result<(), Failure> {
         }
         let metadata = [("format".to_owned(), "pt".to_owned())];
         weights::write(out, &checkpoint_tensors(&merged), metadata.into())?;
-        println!("checked           {images} {on} images, logits within {error:.1e}");
-        println!("checkpoint        {}", out.display());
+        row(
+            "checked",
+            format_args!("{images} {on} images, logits within {error:.1e}"),
+        );
+        row("checkpoint", out.display());
         Ok(())
     })
 }
@@ -124,15 +128,16 @@ impl<'a> Check<'a> {
         let (expected, got) = (logits(&self.assembled.model), logits(self.merged));
         let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
         let differences = expected.iter().zip(got).map(|(a, b)| (a - b).abs());
-        // `max` would drop a NaN, and what is not a number must fail the check.
-        let worst = |m: f32, d: f32| {
-            if m.is_nan() || d.is_nan() {
-                f32::NAN
-            } else {
-                m.max(d)
-            }
-        };
-        self.error = worst(self.error, differences.fold(0.0, worst) / scale);
+        self.error = larger(self.error, differences.fold(0.0, larger) / scale);
         self.images += x.shape()[0];
+    }
+}
+
+/// The larger of two errors; NaN if one is, which `max` would drop, so that it fails the check.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() {
+        f32::NAN
+    } else {
+        a.max(b)
     }
 }

@@ -1,4 +1,4 @@
-//! One file a command.
+//! The commands, one file or folder for each: its arguments, its code, what it prints.
 
 pub mod bench;
 pub mod compare;
@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod list;
 pub mod merge;
 pub mod predict;
+mod print;
 pub mod profile;
 pub mod schema;
 pub mod show;
@@ -19,11 +20,35 @@ pub mod train;
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::args::{PlaceArgs, TrainedArgs};
+use crate::cli::args::{ConfigArgs, PlaceArgs, TrainedArgs};
+use crate::config::experiment::Experiment;
 use crate::device::{self, Chosen};
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};
+use crate::model::trial::Trial;
 use crate::pool::on_worker;
+
+/// Fails where nothing is asked for: `flag` was given as 0.
+fn at_least_one(flag: &str, given: usize) -> Result<(), Failure> {
+    if given == 0 {
+        return Err(config_error(format_args!(
+            "{flag}: expected at least 1, got 0"
+        )));
+    }
+    Ok(())
+}
+
+/// The experiment that the command line names.
+fn experiment(args: &ConfigArgs) -> Result<Experiment, Failure> {
+    Experiment::read(&args.config, &args.set)
+}
+
+/// The names of a trial's methods, as in `lora+bias`.
+fn methods(trial: &Trial) -> String {
+    let methods = trial.experiment.method.iter();
+    let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
+    methods.join("+")
+}
 
 /// The folder of the prefix cache's files: the one that was asked for, or `.cache` in the folder of
 /// the results.

@@ -30,15 +30,15 @@ pub struct PredictArgs {
     /// Predict with this one of the adapters only. May be repeated.
     #[arg(long = "use", value_name = "NAME")]
     pub names: Vec<String>,
-    /// How much of the adapter acts: 0 is the frozen backbone, 1 the adapted one.
+    /// Share of the adapter that acts: 0 is the frozen backbone, 1 the adapted one.
     #[arg(long)]
     pub scale: Option<f64>,
-    /// How many classes to print for each image.
+    /// Number of classes to print for each image.
     #[arg(long, default_value_t = 5)]
     pub top: usize,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
@@ -58,9 +58,9 @@ pub fn predict(request: &PredictArgs) -> Result<(), Failure> {
     let adapters = chosen(&request.adapters, &request.names)?;
     on_pool(&request.place, |device| {
         let source = Source::open(&request.run, !adapters.is_empty(), &device)?;
-        let images = request.images.par_iter().map(|path| decode(path));
+        let images = request.images.par_iter().map(decode);
         let images: Vec<Image> = images.collect::<Result<_, _>>().map_err(config_error)?;
-        // All of them before the first line: a bad image leaves nothing half done.
+        // Everything is computed before the first line, so that a bad image leaves no half output.
         let mut all = Vec::new();
         for adapter in adapters
             .iter()
@@ -117,7 +117,7 @@ fn chosen(given: &[String], names: &[String]) -> Result<Vec<(String, PathBuf)>, 
     Ok(adapters)
 }
 
-/// The `top` largest probabilities with their labels; ties go to the smaller label.
+/// The `top` largest probabilities with their labels. Of equal ones the smaller label comes first.
 fn best(probabilities: &[f32], top: usize) -> Vec<(usize, f32)> {
     let mut ranked: Vec<_> = probabilities.iter().copied().enumerate().collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -138,7 +138,7 @@ fn print_text(images: &[PathBuf], predictions: &Predictions) {
     }
 }
 
-/// A list with one entry an image; with adapters, one an adapter and image.
+/// Prints a list with one entry per image, or with several adapters per adapter and image.
 fn print_json(images: &[PathBuf], all: &[Predictions]) {
     let mut entries = Vec::new();
     for one in all {

@@ -1,9 +1,8 @@
-//! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by what it is
-//! for, the time of each part of a step, and what share of the device's matrix-product peak that is.
+//! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by its purpose,
+//! the time of each part of a step, and the share of the device's matrix-product peak that it reaches.
 
 use std::sync::Arc;
 
-use burn::tensor::DType;
 use clap::Args;
 use peft_core::Model;
 use peft_core::flops::Flops;
@@ -11,15 +10,14 @@ use peft_core::params::{self, ParamInfo};
 use serde::Serialize;
 
 use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
-use crate::commands::on_pool;
-use crate::config::experiment::Experiment;
+use crate::commands::print::json;
+use crate::commands::{at_least_one, experiment, methods, on_pool};
 use crate::config::recipe::Precision;
 use crate::device::Chosen;
-use crate::exit::{Exit, Failure, config_error, failure};
-use crate::measure::memory;
-use crate::measure::peak;
-use crate::measure::{self, Repeats, median};
+use crate::exit::{Exit, Failure, failure};
+use crate::measure::{self, Repeats, StepMemory, median, memory, peak};
 use crate::model::trial::Trial;
+use crate::report::numbers::{gigaflops, in_mebibytes, speed as images_per_second};
 use crate::run::progress::Reporter;
 use crate::run::summary::Params;
 use crate::train::Trainer;
@@ -40,7 +38,7 @@ pub struct ProfileArgs {
     /// Steps that are timed; medians are printed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
@@ -77,19 +75,19 @@ struct Arithmetic {
     step: u64,
 }
 
-/// Bytes by what they are for.
+/// Bytes by their purpose.
 #[derive(Serialize)]
 struct Memory {
     /// The backbone and the head, buffers included.
     weights: usize,
     adapter: usize,
-    /// Live after the forward pass and not before it.
+    /// Bytes that are live after the forward pass and were not before it.
     kept_for_backward: usize,
-    /// One value for everything that trains.
+    /// One value for every parameter that trains.
     gradients: usize,
-    /// What the first step of the optimiser left.
+    /// The state that the first step of the optimiser leaves.
     optimizer: usize,
-    /// Most that was live at once in two steps, all of the above included; on CUDA the pool.
+    /// Most that was live at once in two steps, including all of the above; on CUDA the pool.
     peak: usize,
     /// The device's pool after the last step, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,158 +101,195 @@ struct Pool {
     reserved: usize,
 }
 
-/// Medians.
+/// Medians of the time that a batch takes, in seconds.
 #[derive(Serialize)]
 struct Seconds {
-    /// From the data set to a batch on the device. In training it is prepared beside the step before.
+    /// From the data set to a batch on the device. Training prepares it beside the step before.
     data: f64,
     prefix: f64,
     forward: f64,
     backward: f64,
     optimizer: f64,
-    /// A step without waiting between its parts, data excluded.
+    /// A step, without data and without waiting between its parts.
     step: f64,
     inference: f64,
 }
 
-/// 10^9 operations a second, and shares of the peak.
+/// 10^9 operations per second, and shares of the peak.
 #[derive(Serialize)]
 struct Speed {
-    /// The fastest product of square matrices of the precision.
+    /// That of the fastest product of square matrices in the experiment's precision.
     matmul_peak: f64,
     step: f64,
-    /// Of the peak: the prefix, the rest of the forward pass, the backward pass, the step.
+    /// Share of the peak that the prefix reaches.
     share_prefix: Option<f64>,
+    /// Share that the rest of the forward pass reaches.
     share_forward: Option<f64>,
+    /// Share that the backward pass reaches.
     share_backward: Option<f64>,
+    /// Share that the whole step reaches.
     share_step: f64,
 }
 
 /// Profiles the configured experiment.
 pub fn profile(args: &ProfileArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/",
-        ));
-    };
-    if args.steps == 0 {
-        return Err(config_error("--steps: expected at least 1, got 0"));
-    }
-    let experiment = Experiment::read(config, &args.config.set)?;
+    at_least_one("--steps", args.steps)?;
+    let experiment = experiment(&args.config)?;
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
-        let profile = measure(&trial, model, &device, args)?;
+        let profile = Profile::of(&trial, model, &device, args)?;
         match args.format {
             Format::Text => print(&profile),
-            Format::Json => {
-                let json = serde_json::to_string_pretty(&profile)
-                    .map_err(|e| failure(Exit::Unexpected, e))?;
-                println!("{json}");
-            }
+            Format::Json => json(&profile)?,
         }
         Ok(())
     })
 }
 
-fn measure(
-    trial: &Trial,
-    model: Model,
-    device: &Chosen,
-    args: &ProfileArgs,
-) -> Result<Profile, Failure> {
-    let repeats = Repeats {
-        warmup: args.warmup,
-        steps: args.steps,
-    };
-    let (counts, flops) = (model.counts(), Flops::of(&model));
-    let of_backbone = |info: &&ParamInfo| {
+impl Profile {
+    fn of(
+        trial: &Trial,
+        model: Model,
+        device: &Chosen,
+        args: &ProfileArgs,
+    ) -> Result<Self, Failure> {
+        let (counts, flops) = (model.counts(), Flops::of(&model));
+        let (weights, adapter) = bytes(&model);
+        let first_cut = match trial.spec.boundaries.get(model.first_cut()) {
+            Some(boundary) => boundary.to_string(),
+            None => "the features".to_owned(),
+        };
+        let measured = Measured::of(trial, model, device, args)?;
+        let precision = trial.experiment.recipe.precision;
+        let peak = peak::matmul(device, precision.dtype())
+            .map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e}", device.name)))?;
+        let Measured {
+            images,
+            step_memory: taken,
+            pool,
+            seconds,
+        } = measured;
+        Ok(Self {
+            method: methods(trial),
+            backbone: trial.spec.name.clone(),
+            dataset: trial.experiment.dataset.typetag_name().to_owned(),
+            batch: images,
+            precision,
+            device: device.name.clone(),
+            threads: rayon::current_num_threads(),
+            warmup: args.warmup,
+            steps: args.steps,
+            first_cut,
+            params: Params::new(counts, trial.formula),
+            flops_per_image: Arithmetic::new(flops),
+            memory: Memory {
+                weights,
+                adapter,
+                kept_for_backward: taken.kept,
+                gradients: taken.gradients,
+                optimizer: taken.optimizer,
+                peak: taken.peak,
+                pool,
+            },
+            images_per_second: images as f64 / seconds.step,
+            inference_images_per_second: images as f64 / seconds.inference,
+            speed: Speed::new(flops, images, &seconds, peak),
+            seconds,
+        })
+    }
+}
+
+/// Bytes of the backbone with its head, and of the adapters.
+fn bytes(model: &Model) -> (usize, usize) {
+    let of_backbone = |info: &ParamInfo| {
         let room = info.name.split('.').next();
         matches!(room, Some("backbone" | "head"))
     };
-    let infos = params::infos(&model);
-    let all: usize = infos.iter().map(|info| info.bytes).sum();
-    let weights = infos
-        .iter()
-        .filter(of_backbone)
-        .map(|info| info.bytes)
-        .sum();
-    let first_cut = match trial.spec.boundaries.get(model.first_cut()) {
-        Some(boundary) => boundary.to_string(),
-        None => "the features".to_owned(),
-    };
-    let reporter = Reporter::unlogged();
-    let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
+    let infos = params::infos(model);
+    let (backbone, adapter): (Vec<_>, Vec<_>) = infos.iter().partition(|info| of_backbone(info));
+    let sum = |infos: Vec<&ParamInfo>| infos.iter().map(|info| info.bytes).sum();
+    (sum(backbone), sum(adapter))
+}
 
-    let (batch, data) = measure::data(&trainer, device, repeats)?;
-    let taken = measure::step_memory(&mut trainer, &batch, device)?;
-    let steps = measure::repeat(device, repeats, || {
-        trainer.step(batch.clone(), &mut |_| ());
-    })?;
-    let parts = measure::parts(&mut trainer, &batch, device, repeats)?;
-    let pool = memory::pool(&device.device).map(|(in_use, reserved)| Pool { in_use, reserved });
-    let trained = trainer.model();
-    let inference = measure::inference(&trained, trial, &batch, device, repeats)?;
-    let (precision, dtype) = match trial.experiment.recipe.precision {
-        Precision::F32 => (Precision::F32, DType::F32),
-        Precision::Bf16 => (Precision::Bf16, DType::BF16),
-    };
-    let peak = peak::matmul(device, dtype)
-        .map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e}", device.name)))?;
+/// The figures that need a run of the model.
+struct Measured {
+    /// Images of a batch.
+    images: usize,
+    step_memory: StepMemory,
+    pool: Option<Pool>,
+    seconds: Seconds,
+}
 
-    let images = batch.targets.len() as f64;
-    let seconds = Seconds {
-        data: median(&data),
-        prefix: median(&parts.prefix),
-        forward: median(&parts.forward),
-        backward: median(&parts.backward),
-        optimizer: median(&parts.optimizer),
-        step: median(&steps),
-        inference: median(&inference),
-    };
-    let speed = |operations: u64, seconds: f64| images * operations as f64 / seconds / 1e9;
-    let share =
-        |operations: u64, seconds: f64| (operations > 0).then(|| speed(operations, seconds) / peak);
-    let methods = trial.experiment.method.iter();
-    let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
-    Ok(Profile {
-        method: methods.join("+"),
-        backbone: trial.spec.name.clone(),
-        dataset: trial.experiment.dataset.typetag_name().to_owned(),
-        batch: batch.targets.len(),
-        precision,
-        device: device.name.clone(),
-        threads: rayon::current_num_threads(),
-        warmup: args.warmup,
-        steps: args.steps,
-        first_cut,
-        params: Params::new(counts, trial.formula),
-        memory: Memory {
-            weights,
-            adapter: all - weights,
-            kept_for_backward: taken.kept,
-            gradients: taken.gradients,
-            optimizer: taken.optimizer,
-            peak: taken.peak,
+impl Measured {
+    fn of(
+        trial: &Trial,
+        model: Model,
+        device: &Chosen,
+        args: &ProfileArgs,
+    ) -> Result<Self, Failure> {
+        let repeats = Repeats {
+            warmup: args.warmup,
+            steps: args.steps,
+        };
+        let reporter = Reporter::unlogged();
+        let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
+        let (batch, data) = measure::data(&trainer, device, repeats)?;
+        // The first steps: they show what the optimiser's state takes.
+        let step_memory = measure::step_memory(&mut trainer, &batch, device)?;
+        let steps = measure::repeat(device, repeats, || {
+            trainer.step(batch.clone(), &mut |_| ());
+        })?;
+        let parts = measure::parts(&mut trainer, &batch, device, repeats)?;
+        let pool = memory::pool(&device.device).map(|(in_use, reserved)| Pool { in_use, reserved });
+        let trained = trainer.model();
+        let inference = measure::inference(&trained, trial, &batch, device, repeats)?;
+        Ok(Self {
+            images: batch.targets.len(),
+            step_memory,
             pool,
-        },
-        images_per_second: images / seconds.step,
-        inference_images_per_second: images / seconds.inference,
-        speed: Speed {
-            matmul_peak: peak,
-            step: speed(flops.step(), seconds.step),
-            share_prefix: share(flops.prefix, seconds.prefix),
-            share_forward: share(flops.suffix + flops.adapter, seconds.forward),
-            share_backward: share(flops.backward(), seconds.backward),
-            share_step: speed(flops.step(), seconds.step) / peak,
-        },
-        flops_per_image: Arithmetic {
-            flops,
+            seconds: Seconds {
+                data: median(&data),
+                prefix: median(&parts.prefix),
+                forward: median(&parts.forward),
+                backward: median(&parts.backward),
+                optimizer: median(&parts.optimizer),
+                step: median(&steps),
+                inference: median(&inference),
+            },
+        })
+    }
+}
+
+impl Arithmetic {
+    fn new(flops: Flops) -> Self {
+        Self {
             forward: flops.forward(),
             backward: flops.backward(),
             step: flops.step(),
-        },
-        seconds,
-    })
+            flops,
+        }
+    }
+}
+
+impl Speed {
+    /// From the arithmetic of one image, the images of a batch and the peak in GFLOP/s.
+    fn new(flops: Flops, images: usize, seconds: &Seconds, peak: f64) -> Self {
+        let speed =
+            |operations: u64, seconds: f64| images as f64 * operations as f64 / seconds / 1e9;
+        // A part without operations has no share, whatever its time.
+        let share = |operations: u64, seconds: f64| {
+            (operations > 0).then(|| speed(operations, seconds) / peak)
+        };
+        let step = speed(flops.step(), seconds.step);
+        Self {
+            matmul_peak: peak,
+            step,
+            share_prefix: share(flops.prefix, seconds.prefix),
+            share_forward: share(flops.suffix + flops.adapter, seconds.forward),
+            share_backward: share(flops.backward(), seconds.backward),
+            share_step: step / peak,
+        }
+    }
 }
 
 /// The result for people, on stdout.
@@ -268,7 +303,7 @@ fn print(profile: &Profile) {
         ..
     } = profile;
     let row = |key: &str, value: String| println!("  {key:<22}{value}");
-    let precision = format!("{:?}", profile.precision).to_lowercase();
+    let precision = profile.precision.dtype().name();
     println!(
         "{} on {}, {}: batch {}, {precision}, {}, {} threads; medians of {} after {}",
         profile.method,
@@ -289,7 +324,7 @@ fn print(profile: &Profile) {
     row("  tuned", params.tuned.to_string());
     row("  head", params.head.to_string());
 
-    println!("\nGFLOP an image, by formula");
+    println!("\nGFLOP per image, by formula");
     let giga = |operations: u64| format!("{:.3}", operations as f64 / 1e9);
     row("forward", giga(arithmetic.forward));
     row("  prefix", giga(arithmetic.flops.prefix));
@@ -300,7 +335,7 @@ fn print(profile: &Profile) {
     row("  of weights", giga(arithmetic.flops.weights));
 
     println!("\nmemory, MiB");
-    let mebibytes = |bytes: usize| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
+    let mebibytes = |bytes: usize| format!("{:.1}", in_mebibytes(bytes));
     row("weights", mebibytes(memory.weights));
     row("adapter", mebibytes(memory.adapter));
     row("kept for backward", mebibytes(memory.kept_for_backward));
@@ -312,7 +347,7 @@ fn print(profile: &Profile) {
         row("pool", format!("{used} in use of {reserved}"));
     }
 
-    println!("\nmilliseconds a step, and share of the matrix-product peak");
+    println!("\nmilliseconds per step, and share of the matrix-product peak");
     let time = |key, seconds: f64, share: Option<f64>| {
         let share = share.map_or(String::new(), |share| format!("{:8.1} %", 100.0 * share));
         row(key, format!("{:8.2}{share}", 1e3 * seconds));
@@ -323,17 +358,13 @@ fn print(profile: &Profile) {
     time("backward", seconds.backward, speed.share_backward);
     time("optimiser", seconds.optimizer, None);
     time("step", seconds.step, Some(speed.share_step));
-    println!("  (data is prepared beside the step before it and is not in the step's time)");
+    println!("  (training prepares the data beside the step before; it is not part of the step)");
 
     println!("\nspeed");
-    row(
-        "training",
-        format!("{:.1} images/s", profile.images_per_second),
-    );
+    row("training", images_per_second(profile.images_per_second));
     let inference = profile.inference_images_per_second;
-    row("inference", format!("{inference:.1} images/s"));
-    row("step", format!("{:.1} GFLOP/s", speed.step));
-    let side = peak::SIDE;
-    let peak = speed.matmul_peak;
-    row("peak", format!("{peak:.1} GFLOP/s ({side}^3, {precision})"));
+    row("inference", images_per_second(inference));
+    row("step", gigaflops(speed.step));
+    let (side, peak) = (peak::SIDE, gigaflops(speed.matmul_peak));
+    row("peak", format!("{peak} ({side}^3, {precision})"));
 }

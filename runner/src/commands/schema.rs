@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
 use peft_core::registry::{Plugin, plugins};
+use schemars::generate::SchemaSettings;
 use schemars::{Schema, schema_for};
 use serde_json::{Map, Value, json};
 
+use crate::commands::print;
 use crate::compare::config::{Comparison, FILLED};
-use crate::config::cache::{Store, ValueType};
+use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
-use crate::config::on_error::OnError;
 use crate::config::recipe::Recipe;
 use crate::config::resolve::{COMPONENTS, Component, known_names};
-use crate::exit::{Exit, Failure, failure};
-use crate::train::metrics::Metric;
+use crate::exit::Failure;
 
 /// The root's definitions by name.
 type Definitions = Map<String, Value>;
@@ -35,9 +35,9 @@ pub struct SchemaArgs {
 /// The kinds of YAML files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Document {
-    /// What `runner train` takes.
+    /// A file for `runner train`.
     Experiment,
-    /// What `runner compare` takes.
+    /// A file for `runner compare`.
     Comparison,
 }
 
@@ -47,9 +47,7 @@ pub fn schema(args: &SchemaArgs) -> Result<(), Failure> {
         Document::Experiment => experiment_schema(),
         Document::Comparison => comparison_schema(),
     };
-    let text = serde_json::to_string_pretty(&schema);
-    println!("{}", text.map_err(|e| failure(Exit::Unexpected, e))?);
-    Ok(())
+    print::json(&schema)
 }
 
 /// The schema of a comparison: what all trials share are fields of an experiment, and names alone are
@@ -95,102 +93,35 @@ fn comparison_schema() -> Value {
     schema
 }
 
-/// The schema of an experiment.
+/// The schema of an experiment: that of its type, with all that is registered in the place of the
+/// components.
 fn experiment_schema() -> Value {
+    // The words of an option are listed where the option is, as editors show them there.
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let schema = settings
+        .into_generator()
+        .into_root_schema_for::<Experiment>();
+    let mut schema = Value::from(schema);
     let mut definitions = Definitions::new();
-    let mut properties = Map::from_iter([
-        text(
-            "name",
-            json!({ "type": "string" }),
-            "Folder of the runs below --runs; default: the file's name",
-        ),
-        text(
-            "seed",
-            json!({ "type": "integer", "minimum": 0, "default": 0 }),
-            "Seed of initial values, order and dropout",
-        ),
-        text(
-            "metric",
-            value_schema(&schema_for!(Metric)),
-            "What an epoch is chosen by and what is reported; default: the data set's own",
-        ),
-        text(
-            "on_error",
-            value_schema(&schema_for!(OnError)),
-            "What is done about an image that cannot be read",
-        ),
-        text(
-            "prefix_cache",
-            value_schema(&schema_for!(Store)),
-            "Where what the frozen prefix gives is kept",
-        ),
-        text(
-            "cache_budget_gib",
-            json!({ "type": "number", "exclusiveMinimum": 0 }),
-            "What the prefix cache may take, in GiB",
-        ),
-        text(
-            "cache_type",
-            value_schema(&schema_for!(ValueType)),
-            "What the values of the prefix cache are kept as; default: what the prefix computes in",
-        ),
-        text(
-            "cache_views",
-            json!({ "type": "integer", "minimum": 0, "default": 0 }),
-            "With random augmentation: how many different changes of an image are cached",
-        ),
-        text(
-            "adapter",
-            json!({ "type": "string" }),
-            "Start from a trained adapter: a run folder or one of HF PEFT",
-        ),
-        text(
-            "save_model",
-            json!({ "type": "boolean", "default": false }),
-            "Also write the whole adapted model; needs a method without adapters",
-        ),
-    ]);
     for component in &COMPONENTS {
-        let mut schema = component_schema(component, &mut definitions);
+        let mut own = component_schema(component, &mut definitions);
         if component.key == "method" {
-            definitions.insert("method".to_owned(), schema);
+            definitions.insert("method".to_owned(), own);
             let one = json!({ "$ref": "#/$defs/method" });
             let many = json!({ "type": "array", "items": one, "minItems": 1 });
-            schema = json!({ "anyOf": [one, many] });
+            own = json!({ "anyOf": [one, many] });
         }
-        properties.extend([text(component.key, schema, description(component.key))]);
+        let property = &mut schema["properties"][component.key];
+        own["description"] = property["description"].clone();
+        *property = own;
     }
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Experiment",
-        "description": "One backbone, its method, data and recipe.",
-        "type": "object",
-        "properties": properties,
-        "required": ["backbone", "method", "dataset", "recipe"],
-        "additionalProperties": false,
-        "$defs": definitions,
-    })
-}
-
-fn description(key: &str) -> &'static str {
-    match key {
-        "backbone" => "The pretrained feature extractor",
-        "method" => "How it is adapted: one method, or a list that acts in order",
-        "dataset" => "What it is adapted to",
-        "recipe" => "Optimiser, schedule, epochs, batch, precision, augmentation",
-        "head" => "Features to logits",
-        _ => "",
+    // The file's name takes the place of a missing name.
+    if let Some(required) = schema["required"].as_array_mut() {
+        required.retain(|field| field != "name");
     }
-}
-
-/// The schema of a word.
-fn value_schema(schema: &Schema) -> Value {
-    let mut value = Value::from(schema.clone());
-    if let Some(map) = value.as_object_mut() {
-        map.remove("$schema");
-        map.remove("title");
-    }
-    value
+    schema["$defs"] = definitions.into();
+    schema
 }
 
 /// A property with its description.

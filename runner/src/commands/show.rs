@@ -3,11 +3,11 @@
 use burn::tensor::Device;
 use clap::Args;
 use peft_core::Init;
-use serde_json::json;
 
 use crate::cli::args::{ConfigArgs, Format};
+use crate::commands::print::json;
 use crate::config::experiment::Experiment;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{At, Failure};
 
 /// Show the boundaries and sites of an experiment's backbone with their shapes.
 #[derive(Args, Clone)]
@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure, config_error, failure};
 pub struct ShowArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
@@ -24,22 +24,12 @@ pub struct ShowArgs {
 /// Prints boundaries and sites; reads no weights.
 pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     let ShowArgs { config, format } = args;
-    let Some(name) = &config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/",
-        ));
-    };
-    let backbone = Experiment::read_backbone(name, &config.set)?;
+    let backbone = Experiment::read_backbone(&config.config, &config.set)?;
     let init = Init::empty(&Device::flex());
-    let backbone = backbone
-        .build(&init)
-        .map_err(|e| config_error(format_args!("backbone: {e}")))?;
+    let backbone = backbone.build(&init).at("backbone")?;
     let spec = backbone.spec();
     if *format == Format::Json {
-        let json =
-            serde_json::to_string_pretty(&json!(spec)).map_err(|e| failure(Exit::Unexpected, e))?;
-        println!("{json}");
-        return Ok(());
+        return json(spec);
     }
     println!(
         "{}: {} blocks, features [{}]",
@@ -65,9 +55,10 @@ pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     for site in &spec.sites {
         print!("  {:>3}  {:<width$}  {}", site.block, site.name, site.kind);
         let slices: Vec<_> = site.slices.iter().map(|s| s.name.as_str()).collect();
-        match slices.is_empty() {
-            true => println!(),
-            false => println!("  (rows: {})", slices.join(", ")),
+        if slices.is_empty() {
+            println!();
+        } else {
+            println!("  (rows: {})", slices.join(", "));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `runner --config ..`: trains, tests once, and leaves a run folder.
+//! `runner train`: trains, tests once, and leaves a run folder.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,13 @@ use clap::Args;
 
 use crate::cache::Caches;
 use crate::cli::args::{ConfigArgs, PlaceArgs};
-use crate::commands::{cache_folder, on_pool};
-use crate::config::experiment::Experiment;
-use crate::exit::{Failure, config_error};
+use crate::commands::print::row;
+use crate::commands::{cache_folder, experiment, on_pool};
+use crate::exit::Failure;
 use crate::model::trial::Trial;
+use crate::report::numbers::{mebibytes, percent, seconds, speed};
 use crate::run::folder::RunFolder;
-use crate::run::plan::plan;
+use crate::run::plan::{places, plan};
 use crate::run::progress::Reporter;
 use crate::run::summary::Summary;
 use crate::run::{Part, interrupt, run};
@@ -39,24 +40,28 @@ pub struct TrainArgs {
     /// Validate everything and print the plan, then stop.
     #[arg(long)]
     pub dry_run: bool,
+    /// Also list every place where the adapters act; the plan folds equal ones.
+    #[arg(long, short)]
+    pub verbose: bool,
 }
 
 /// Trains and evaluates.
 pub fn train(args: &TrainArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/",
-        ));
-    };
-    let mut experiment = Experiment::read(config, &args.config.set)?;
+    let mut experiment = experiment(&args.config)?;
     if args.adapter.is_some() {
         experiment.adapter.clone_from(&args.adapter);
     }
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
+        let details = if args.verbose {
+            places(&trial, &model)
+        } else {
+            Vec::new()
+        };
         if args.dry_run {
             print!("{}", plan(&trial, &model, &device));
-            trial.remarks.iter().for_each(|remark| println!("{remark}"));
+            let remarks = trial.remarks.iter().chain(&details);
+            remarks.for_each(|line| println!("{line}"));
             return Ok(());
         }
         let path = trial.folder(&args.runs);
@@ -68,12 +73,14 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             }
             None => {
                 let caches = Caches::new(&cache_folder(args.cache.as_deref(), &args.runs), false);
+                let reporter = Reporter::new(&folder.file("log.txt"));
+                details.iter().for_each(|line| reporter.line(line));
                 let part = Part {
                     caches: &caches,
                     interrupt: interrupt()?,
                     cell: None,
                     tuning: None,
-                    reporter: Reporter::new(&folder.file("log.txt")),
+                    reporter,
                 };
                 run(&trial, model, &folder, &device, part)?
             }
@@ -85,55 +92,28 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
 
 /// The result, on stdout.
 fn print(summary: &Summary, folder: &RunFolder) {
-    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
     let test = &summary.test;
-    let mut rows = vec![
-        ("test top-1", percent(test.top1)),
-        ("test top-5", percent(test.top5)),
-        ("test loss", format!("{:.4}", test.loss)),
-    ];
+    row("test top-1", percent(test.top1));
+    row("test top-5", percent(test.top5));
+    row("test loss", format_args!("{:.4}", test.loss));
     if let (true, Some(score)) = (summary.metric != Metric::Top1, test.score(summary.metric)) {
-        rows.push((
-            "test metric",
-            format!("{} {}", percent(score), summary.metric),
-        ));
+        let score = percent(score);
+        row("test metric", format_args!("{score} {}", summary.metric));
     }
     if let Some(validation) = &summary.validation {
-        rows.push(("validation top-1", percent(validation.top1)));
+        row("validation top-1", percent(validation.top1));
     }
     if summary.skipped > 0 {
-        rows.push(("left out", format!("{} images", summary.skipped)));
+        row("left out", format_args!("{} images", summary.skipped));
     }
-    rows.extend([
-        (
-            "epoch",
-            format!("{} of {}", summary.best_epoch, summary.epochs),
-        ),
-        (
-            "trainable",
-            format!("{} of {}", summary.params.trainable, summary.params.total),
-        ),
-        (
-            "peak memory",
-            format!(
-                "{:.1} MiB",
-                summary.memory.peak_bytes as f64 / (1 << 20) as f64
-            ),
-        ),
-        (
-            "time",
-            format!(
-                "{:.2} s an epoch, {:.1} s in all",
-                summary.time.seconds_per_epoch, summary.time.total_seconds
-            ),
-        ),
-        (
-            "inference",
-            format!("{:.0} images/s", summary.inference.images_per_second),
-        ),
-        ("run", folder.path().display().to_string()),
-    ]);
-    for (key, value) in rows {
-        println!("{key:<18}{value}");
-    }
+    let (best, epochs) = (summary.best_epoch, summary.epochs);
+    row("epoch", format_args!("{best} of {epochs}"));
+    let (trainable, total) = (summary.params.trainable, summary.params.total);
+    row("trainable", format_args!("{trainable} of {total}"));
+    row("peak memory", mebibytes(summary.memory.peak_bytes));
+    let epoch = seconds(summary.time.seconds_per_epoch);
+    let all = seconds(summary.time.total_seconds);
+    row("time", format_args!("{epoch} per epoch, {all} in all"));
+    row("inference", speed(summary.inference.images_per_second));
+    row("run", folder.path().display());
 }

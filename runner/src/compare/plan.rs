@@ -352,7 +352,7 @@ mod tests {
         let comparison = Comparison::read(path.to_str().unwrap(), &[]);
         let device = Chosen::cpu();
         let plan = |comparison| plan(&comparison, &mut Workshop::new(&device, folder.path()));
-        comparison.and_then(plan).map_err(|f| f.error.to_string())
+        comparison.and_then(plan).map_err(|f| f.to_string())
     }
 
     const SMALL: &str = "

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use peft_core::{AdaptationMethod, BackboneConfig, DatasetConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 
@@ -19,22 +20,26 @@ use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 
 /// One backbone, its method, data and recipe.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+// The components are opaque here: `runner schema` fills in what is registered.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
     /// The folder of the runs below `--runs`. Default: the YAML file's name.
     pub name: String,
     /// The pretrained feature extractor.
+    #[schemars(with = "serde_json::Value")]
     pub backbone: Box<dyn BackboneConfig>,
     /// How it is adapted: one method, or a list that acts in order.
     #[serde(serialize_with = "one_or_many")]
+    #[schemars(with = "serde_json::Value")]
     pub method: Vec<Box<dyn AdaptationMethod>>,
     /// What it is adapted to.
+    #[schemars(with = "serde_json::Value")]
     pub dataset: Box<dyn DatasetConfig>,
     /// Features to logits.
     #[serde(default)]
     pub head: HeadConfig,
-    /// Optimiser, schedule, epochs, batch.
+    /// Optimiser, schedule, epochs, batch, precision, augmentation.
     pub recipe: Recipe,
     /// Seed of initial values, order and dropout.
     #[serde(default)]
@@ -43,26 +48,32 @@ pub struct Experiment {
     /// Default: the data set's own.
     #[serde(default)]
     pub metric: Metric,
-    /// What is done about an image that cannot be read: `fail`, or `skip` it, say so and count it.
+    /// What happens to an image that cannot be read: `fail` ends the run, `skip` leaves the image out,
+    /// reports it and counts it.
     #[serde(default)]
     pub on_error: OnError,
-    /// Where what the frozen prefix gives is kept: `auto`, `off`, `memory` or `disk`.
+    /// Where the outputs of the frozen prefix are stored: `auto`, `off`, `memory`, `disk` or `device`.
     #[serde(default)]
     pub prefix_cache: Store,
-    /// What it may take, in GiB. Default: in memory a quarter of what is available, on disk 16.
+    /// The most that the prefix cache may take, in GiB. Default: in memory a quarter of what is
+    /// available, on disk 16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "f64", extend("exclusiveMinimum" = 0))]
     pub cache_budget_gib: Option<f64>,
-    /// What its values are kept as: `f32`, `f16` or `bf16`. Default: what the prefix computes in, so
-    /// that nothing is lost.
+    /// The type in which the prefix cache stores values: `f32`, `f16` or `bf16`. Default: the type in
+    /// which the prefix computes, so that nothing is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ValueType")]
     pub cache_type: Option<ValueType>,
-    /// With random augmentation: how many different changes each image sees, one an epoch, before
-    /// they repeat, so that the prefix can be cached. 0: ever new ones, and no cache.
+    /// With random augmentation: how many different changes of each image are used, one per epoch,
+    /// before they repeat, so that the prefix can be cached. 0 draws new ones for ever and caches
+    /// nothing.
     #[serde(default)]
     pub cache_views: usize,
     /// Start from a trained adapter: a run folder or one of HF PEFT. Its methods take the place of
     /// `method`; its head is taken over if it has as many classes as the data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
     pub adapter: Option<PathBuf>,
     /// Also write the whole adapted model under the checkpoint's own keys (`model.safetensors`);
     /// needs a method without adapters, such as full-finetune.
@@ -190,7 +201,7 @@ mod tests {
 
     fn read(overrides: &[&str]) -> Result<Experiment, String> {
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
-        Experiment::read("peft/lora-r10.yaml", &overrides).map_err(|f| f.error.to_string())
+        Experiment::read("peft/lora-r10.yaml", &overrides).map_err(|f| f.to_string())
     }
 
     fn error(overrides: &[&str]) -> String {

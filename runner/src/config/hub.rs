@@ -157,9 +157,10 @@ fn in_cache(name: &str, cache: &Path) -> Result<PathBuf, Failure> {
     let mut found = found.filter(|file| file.is_file());
     found.next().ok_or_else(|| {
         config_error(format!(
-            "hf://{name}: the local cache does not hold it, and this program does not download (build \
-             it with the feature `download`, or unset HF_HUB_OFFLINE); expected {} with one of {}, as `huggingface-cli download {name}` leaves it, or give the path of a \
-             file",
+            "hf://{name}: the local cache does not hold it, and this program does not download it \
+             (build it with the feature `download`, or unset HF_HUB_OFFLINE); expected {} with one \
+             of {}, as `huggingface-cli download {name}` leaves it; the path of a file is another \
+             way",
             folder.join("snapshots/REVISION").display(),
             FILES.join(", ")
         ))

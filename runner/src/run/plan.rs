@@ -1,18 +1,23 @@
-//! The plan of a run, printed before it and by `--dry-run`: what trains, where, beside the formula.
+//! The plan of a run, printed before it and by `--dry-run`: what trains, and where, beside the formula.
+//! Equal places are folded, so that the plan fits on a screen.
 
 use std::fmt::Write;
 
-use peft_core::{Model, params};
+use peft_core::{BackboneSpec, Model, params};
 
 use crate::device::Chosen;
 use crate::model::trial::Trial;
+use crate::report::numbers::mebibytes;
+
+/// Lines about places: with the other lines they make 24, the height of the smallest terminals.
+const PLACES: usize = 12;
 
 /// The plan in words.
 pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
     let (spec, counts) = (&trial.spec, model.counts());
-    let (boundaries, sites) = model.acts();
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
+        // Writing to a string does not fail.
         let _ = writeln!(text, "{key:<12}{value}");
     };
     line("backbone", format!("{} ({} blocks)", spec.name, spec.depth));
@@ -20,17 +25,18 @@ pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
     let methods = trial.experiment.method.iter();
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     line("method", methods.join(" + "));
-    for index in boundaries {
-        let boundary = &spec.boundaries[index];
-        line("  acts at", format!("{boundary}, {}", boundary.shape));
+    let places = folded(&acting(spec, model));
+    // A line that only says that there is one more would be no shorter.
+    let shown = match places.len() {
+        0..=PLACES => places.len(),
+        _ => PLACES - 1,
+    };
+    for place in &places[..shown] {
+        line("  acts at", place.to_string());
     }
-    for name in &sites {
-        if let Some(site) = spec.site(name) {
-            line(
-                "  acts at",
-                format!("{name}, {} (block {})", site.kind, site.block),
-            );
-        }
+    if shown < places.len() {
+        let more = places.len() - shown;
+        line("", format!("and {more} more kinds of places (--verbose)"));
     }
     line(
         "trains",
@@ -39,14 +45,16 @@ pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
             counts.trainable, counts.total, counts.adapter, counts.tuned, counts.head
         ),
     );
+    let equal = trial.formula == counts.adapter + counts.tuned;
     line(
         "formula",
         format!(
             "{} without the head: {}",
             trial.formula,
-            match trial.formula == counts.adapter + counts.tuned {
-                true => "equal",
-                false => "NOT EQUAL to what trains, which is a defect",
+            if equal {
+                "equal"
+            } else {
+                "NOT EQUAL to what trains, which is a defect"
             }
         ),
     );
@@ -75,11 +83,134 @@ pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
     text
 }
 
+/// Every place where the adapters act, one on a line: what the plan folds.
+pub fn places(trial: &Trial, model: &Model) -> Vec<String> {
+    let places = acting(&trial.spec, model).into_iter();
+    places
+        .map(|Place { name, note, what }| format!("{name} ({note}), {what}"))
+        .collect()
+}
+
+/// Where an adapter acts: a boundary or a site.
+struct Place {
+    name: String,
+    /// Where in the backbone that is.
+    note: String,
+    /// Its shape or sizes.
+    what: String,
+}
+
+fn acting(spec: &BackboneSpec, model: &Model) -> Vec<Place> {
+    let (boundaries, sites) = model.acts();
+    let boundaries = boundaries.into_iter().map(|index| {
+        let boundary = &spec.boundaries[index];
+        Place {
+            name: format!("boundary {index}"),
+            note: boundary.place.clone(),
+            what: boundary.shape.to_string(),
+        }
+    });
+    let sites = sites.iter().filter_map(|name| spec.site(name));
+    let sites = sites.map(|site| Place {
+        name: site.name.clone(),
+        note: format!("block {}", site.block),
+        what: site.kind.to_string(),
+    });
+    boundaries.chain(sites).collect()
+}
+
+/// Places that differ in one number of their names only, such as `blocks.0-11.attn.qkv`.
+#[derive(Debug, PartialEq, Eq)]
+struct Fold {
+    before: String,
+    numbers: Vec<usize>,
+    after: String,
+    what: String,
+    /// Where the first and the last of them are.
+    notes: [String; 2],
+}
+
+impl std::fmt::Display for Fold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            before,
+            numbers,
+            after,
+            what,
+            notes: [first, last],
+        } = self;
+        write!(f, "{before}{}{after}", ranges(numbers))?;
+        if numbers.len() > 1 {
+            write!(f, " ({first} to {last}), {what}")
+        } else {
+            write!(f, " ({first}), {what}")
+        }
+    }
+}
+
+/// The places in their order, those of one kind as one.
+fn folded(places: &[Place]) -> Vec<Fold> {
+    let mut folds: Vec<Fold> = Vec::new();
+    for Place { name, note, what } in places {
+        let (before, number, after) = split(name);
+        let same = folds.iter_mut().find(|fold| {
+            number.is_some() && fold.before == before && fold.after == after && fold.what == *what
+        });
+        match same {
+            Some(fold) => {
+                fold.numbers.extend(number);
+                fold.notes[1].clone_from(note);
+            }
+            None => folds.push(Fold {
+                before: before.to_owned(),
+                numbers: number.into_iter().collect(),
+                after: after.to_owned(),
+                what: what.clone(),
+                notes: [note.clone(), note.clone()],
+            }),
+        }
+    }
+    folds
+}
+
+/// A name at its last part that is a number, for example `blocks.`, 3 and `.attn.qkv`; all of it where
+/// there is none. A stage in front stays as it is, because its blocks have other sizes.
+fn split(name: &str) -> (&str, Option<usize>, &str) {
+    let mut end = name.len();
+    for part in name.rsplit(['.', ' ']) {
+        let start = end - part.len();
+        if let Ok(number) = part.parse() {
+            return (&name[..start], Some(number), &name[end..]);
+        }
+        end = start.saturating_sub(1);
+    }
+    (name, None, "")
+}
+
+/// `0-3,7` for 0, 1, 2, 3 and 7.
+fn ranges(numbers: &[usize]) -> String {
+    let mut runs: Vec<[usize; 2]> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some([_, last]) if *last + 1 == number => *last = number,
+            _ => runs.push([number, number]),
+        }
+    }
+    let runs = runs.iter().map(|[first, last]| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    });
+    runs.collect::<Vec<_>>().join(",")
+}
+
 /// Weights, gradients, optimiser state and the activations that backward needs.
 fn estimate(trial: &Trial, model: &Model) -> String {
     let counts = model.counts();
     let cut = model.first_cut();
-    // Every site above the cut keeps its input; blocks keep what their boundary holds.
+    // Every site above the cut keeps its input, about as large as the boundary of its block.
     let kept: usize = trial
         .spec
         .sites
@@ -89,21 +220,85 @@ fn estimate(trial: &Trial, model: &Model) -> String {
         .map(|boundary| boundary.shape.elements())
         .sum();
     let batch = trial.experiment.recipe.batch_size;
-    let activations = kept * batch * 4;
+    let activations = kept * batch * size_of::<f32>();
     let trained: usize = params::infos(model)
         .iter()
         .filter(|info| model.trains(&info.name))
         .map(|info| info.bytes)
         .sum();
-    // A gradient and two moments.
-    let total = counts.total_bytes + 3 * trained + activations;
-    let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
+    // A gradient and AdamW's two moments.
+    let training = 3 * trained;
     format!(
-        "about {:.0} MiB: weights {:.1}, gradients and optimiser {:.1}, activations of a batch of \
-         {batch} {:.0} (an estimate: one value for each input of a site)",
-        mib(total),
-        mib(counts.total_bytes),
-        mib(3 * trained),
-        mib(activations)
+        "an estimated {}: weights {}, gradients and optimiser {}, activations of {batch} images {}",
+        mebibytes(counts.total_bytes + training + activations),
+        mebibytes(counts.total_bytes),
+        mebibytes(training),
+        mebibytes(activations)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folded places of sites in the blocks 1, 2, ..
+    fn lines(names: &[(&str, &str)]) -> Vec<String> {
+        let places: Vec<_> = (1..)
+            .zip(names)
+            .map(|(block, (name, what))| Place {
+                name: (*name).to_owned(),
+                note: format!("block {block}"),
+                what: (*what).to_owned(),
+            })
+            .collect();
+        folded(&places).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn equal_places_are_folded_and_others_are_not() {
+        let vit: Vec<String> = (0..12)
+            .flat_map(|i| ["attn.qkv", "mlp.fc1"].map(|site| format!("blocks.{i}.{site}")))
+            .collect();
+        let vit: Vec<_> = vit.iter().map(|name| (name.as_str(), "linear")).collect();
+        let expected = [
+            "blocks.0-11.attn.qkv (block 1 to block 23), linear",
+            "blocks.0-11.mlp.fc1 (block 2 to block 24), linear",
+        ];
+        assert_eq!(lines(&vit), expected);
+        let boundaries = [
+            ("boundary 0", "3 x 8 x 8"),
+            ("boundary 1", "4 x 8"),
+            ("boundary 2", "4 x 8"),
+        ];
+        let expected = [
+            "boundary 0 (block 1), 3 x 8 x 8",
+            "boundary 1-2 (block 2 to block 3), 4 x 8",
+        ];
+        assert_eq!(lines(&boundaries), expected);
+        let resnet = [
+            ("conv1", "conv 7x7"),
+            ("layer1.0.conv1", "conv 4 -> 4"),
+            ("layer1.1.conv1", "conv 4 -> 4"),
+            ("layer1.3.conv1", "conv 4 -> 4"),
+            ("layer2.0.conv1", "conv 4 -> 8"),
+            ("layer2.1.conv1", "conv 8 -> 8"),
+        ];
+        let expected = [
+            "conv1 (block 1), conv 7x7",
+            "layer1.0-1,3.conv1 (block 2 to block 4), conv 4 -> 4",
+            "layer2.0.conv1 (block 5), conv 4 -> 8",
+            "layer2.1.conv1 (block 6), conv 8 -> 8",
+        ];
+        assert_eq!(lines(&resnet), expected);
+        let swin = [
+            ("layers.0.blocks.0.norm1", "norm 8"),
+            ("layers.0.blocks.1.norm1", "norm 8"),
+            ("layers.1.blocks.0.norm1", "norm 8"),
+        ];
+        let expected = [
+            "layers.0.blocks.0-1.norm1 (block 1 to block 2), norm 8",
+            "layers.1.blocks.0.norm1 (block 3), norm 8",
+        ];
+        assert_eq!(lines(&swin), expected);
+    }
 }

@@ -1,4 +1,4 @@
-//! What becomes of a trained adapter: merged, exported, read back, scaled, several at a time.
+//! What can be done with a trained adapter: merge, export, read back, scale, use several at a time.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -100,7 +100,7 @@ fn an_exported_folder_is_read_back_and_trained_further() {
     let own = test_loss(&[&run]);
     assert_eq!(own, test_loss(&[&run, &"--adapter", &exported]));
 
-    // As a start: the folder's method takes the place of the YAML's, and its values are there.
+    // As the start of another run: the folder's method takes the place of the YAML's.
     let further = tempfile::tempdir().unwrap();
     let start = exported.to_string_lossy().into_owned();
     let args = [
@@ -117,7 +117,7 @@ fn an_exported_folder_is_read_back_and_trained_further() {
     let resolved = std::fs::read_to_string(further.join("config.resolved.yaml")).unwrap();
     assert!(resolved.contains("rank: 3"), "{resolved}");
 
-    // A tensor too many is no silent no-op.
+    // A tensor that nothing takes must not be passed over in silence.
     let broken = runs.path().join("broken");
     std::fs::create_dir(&broken).unwrap();
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
@@ -221,7 +221,7 @@ fn methods_that_contradict_each_other_are_refused() {
     }
 }
 
-/// Against timm's own activations, from nothing but a backbone.
+/// Compared with timm's own activations; the config holds nothing but a backbone.
 #[test]
 fn features_are_those_of_the_library() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What must hold of all registered backbones: their variants, `docs/backbones.md`, and that frozen
-//! means frozen.
+//! What must hold for all registered backbones: their variants, `docs/backbones.md`, and that what is
+//! frozen does not change.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -20,7 +20,7 @@ use crate::methods::{parsed, read, root};
 
 const PAGE: &str = "docs/backbones.md";
 
-/// Holds the part of the page between `<!-- begin NAME -->` and `<!-- end NAME -->` against what was
+/// Compares the part of the page between `<!-- begin NAME -->` and `<!-- end NAME -->` with what was
 /// generated; `WRITE_DOCS=1` writes it.
 fn documented(name: &str, generated: &str) {
     let page = read(PAGE);
@@ -97,7 +97,7 @@ fn every_variant_has_the_parameters_of_the_library() {
     documented("variants", &text);
 }
 
-/// Every method on every tiny backbone; the table says what became of it on each family's first one.
+/// Every method on every tiny backbone; the table shows the result on the first one of each family.
 #[test]
 fn every_method_conforms_or_is_refused_with_a_reason() {
     let methods = plugins(PluginKind::Method);
@@ -134,7 +134,7 @@ fn every_method_conforms_or_is_refused_with_a_reason() {
     documented("support", &text);
 }
 
-/// DESIGN's "frozen means frozen", for every family: no weight, no BatchNorm statistic.
+/// For every family, neither a weight nor a BatchNorm statistic.
 #[test]
 fn a_thousand_steps_leave_every_frozen_byte_as_it_was() {
     for plugin in plugins(PluginKind::Backbone) {
@@ -156,7 +156,7 @@ fn a_thousand_steps_leave_every_frozen_byte_as_it_was() {
     }
 }
 
-/// A tiny backbone after that many steps on new random images each.
+/// A tiny backbone after so many steps, each on new random images.
 fn trained(backbone: &str, method: &str, steps: u64) -> peft_core::Result<Model> {
     let device = Device::flex();
     let init = Init::seeded(&device, 1);

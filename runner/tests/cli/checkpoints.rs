@@ -1,4 +1,4 @@
-//! What is said of a checkpoint, and what comes with it.
+//! What `runner inspect` recognises in a checkpoint, and what comes with the weights.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What an experiment costs, as `runner profile` and `runner bench` say it.
+//! What an experiment costs, as `runner profile` and `runner bench` print it.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -96,14 +96,35 @@ fn a_profile_is_also_for_people() {
     let text = succeeded(output);
     for heading in [
         "parameters",
-        "GFLOP an image, by formula",
+        "GFLOP per image, by formula",
         "memory, MiB",
-        "milliseconds a step",
+        "milliseconds per step",
         "images/s",
     ] {
         assert!(text.contains(heading), "{heading}: {text}");
     }
     assert!(text.contains("medians of 2 after 1"), "{text}");
+}
+
+/// Three significant digits and the unit, and no key that runs into its value.
+#[test]
+fn a_benchmark_prints_the_digits_that_mean_something() {
+    let text = succeeded(command("bench", "{name: ap}", &[]).output().unwrap());
+    let value = |key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key));
+        let line = line.unwrap_or_else(|| panic!("{key} is not in\n{text}"));
+        line[key.len()..].trim().to_owned()
+    };
+    for key in ["training", "inference"] {
+        let speed = value(key);
+        let digits = speed.strip_suffix(" images/s").expect("a speed");
+        let digits = digits.chars().filter(char::is_ascii_digit).count();
+        assert!((3..=7).contains(&digits), "{speed}");
+        assert!(!speed.contains('.') || digits <= 4, "{speed}");
+    }
+    assert!(value("step").contains(" ms (median of 2; mean "), "{text}");
+    assert!(value("peak memory").ends_with(" MiB"), "{text}");
+    assert!(value("kept for backward").ends_with(" MiB"), "{text}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is said of data sets on disk.
+//! Data sets on disk: what `runner data` finds in them, and how training reads them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn tree(root: &Path) {
 }
 
 #[test]
-fn a_sound_data_set_passes_and_every_defect_is_told() {
+fn a_sound_data_set_passes_and_every_defect_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     tree(folder.path());
     let yaml = folder.path().join("set.yaml");
@@ -65,7 +65,7 @@ fn a_sound_data_set_passes_and_every_defect_is_told() {
 }
 
 #[test]
-fn a_set_that_is_not_there_says_what_should_be() {
+fn a_missing_data_set_is_reported_with_the_expected_files() {
     let nowhere = data(&["check", "vtab-1k/caltech101", "--root", "/nonexistent"]);
     refused(nowhere, "Caltech101 on disk:\ntrain800.txt");
 }
@@ -107,7 +107,7 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// Each by the library that defines it: `fixtures/scripts/data.py`.
+/// Each was written by the library that defines the format, in `fixtures/scripts/data.py`.
 #[test]
 fn every_format_is_trained_from_and_nothing_is_written_beside_the_data() {
     let before = content(Path::new(FIXTURES));
@@ -251,7 +251,7 @@ fn a_run_that_goes_on_remembers_what_it_left_out() {
 }
 
 #[test]
-fn a_split_of_which_no_image_can_be_read_is_an_error() {
+fn a_split_without_a_readable_image_is_an_error() {
     let data = tempfile::tempdir().unwrap();
     tree(data.path());
     for path in content(&data.path().join("val")).keys() {
@@ -378,7 +378,7 @@ fn every_bad_record_and_image_is_one_message_that_names_it() {
 }
 
 #[test]
-fn a_class_without_training_images_is_remarked_on() {
+fn a_class_without_training_images_is_reported() {
     let runs = tempfile::tempdir().unwrap();
     let yaml = format!("{{name: vtab, root: {FIXTURES}/lists, classes: 5}}");
     succeeded(train(&yaml, &[], runs.path()));
@@ -438,7 +438,7 @@ fn reading_is_timed_with_and_without_a_cache() {
     let cache = tempfile::tempdir().unwrap();
     for (method, store, bytes) in [
         ("full-finetune", "off", 0),
-        // Of each of 64 images 32 x 32 pixels, then 80 features.
+        // For each of 64 images, 32 x 32 pixels or 80 features.
         ("full-finetune", "disk", 64 * 32 * 32 * 3),
         ("linear-probe", "memory", 64 * 4 * 80),
     ] {
@@ -472,7 +472,7 @@ fn reading_is_timed_with_and_without_a_cache() {
 }
 
 #[test]
-fn kept_pixels_are_changed_at_random_as_images_are() {
+fn cached_pixels_are_augmented_as_images_are() {
     let (off, on) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let augmentation = "recipe.augmentation={hflip: 0.5, auto_augment: rand-m9-mstd0.5-inc1, \
                         re_prob: 0.25, mixup: 0.8, cutmix: 1.0}";
@@ -487,7 +487,7 @@ fn kept_pixels_are_changed_at_random_as_images_are() {
         ));
     }
     assert_same(off.path(), on.path());
-    // Of the training and the validation split.
+    // The training and the validation split.
     let bytes = |runs: &tempfile::TempDir| summary(runs.path())["memory"]["cache_bytes"].clone();
     assert_eq!(
         (bytes(&off), bytes(&on)),

@@ -1,4 +1,4 @@
-//! The program as a user types it: results, resuming, being killed, wrong input.
+//! The program as a user types it: results, resuming after kills and signals, wrong input.
 
 mod adapters;
 mod backbones;
@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
+use peft_core::registry::{PluginKind, plugins};
 use serde_json::Value;
 
-/// A small trial that ends within seconds: random micro ViT, procedural images.
+/// A small trial that ends within seconds: a random micro ViT on procedural images.
 const SMALL: &[&str] = &[
     "--config",
     "peft/lora-r10.yaml",
@@ -161,7 +162,7 @@ fn checkpoint_time(runs: &Path) -> Option<SystemTime> {
     checkpoint.metadata().ok()?.modified().ok()
 }
 
-/// Starts the run, waits until it has written a checkpoint, and `wait` more.
+/// Starts the run, and waits until it has written a checkpoint and for another `wait`.
 fn until_a_checkpoint(args: &[&str], runs: &Path, wait: Duration) -> Child {
     let before = checkpoint_time(runs);
     let mut child = runner(args, runs)
@@ -272,14 +273,83 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let runs = tempfile::tempdir().unwrap();
     let out = succeeded(small(&["--dry-run"], runs.path()));
     for part in [
-        "blocks.0.attn.qkv",
+        "blocks.0-2.attn.qkv (block 1 to block 3), linear 16 -> 48",
         "frozen up to boundary 1 (input of blocks.0)",
         "without the head: equal",
         "192 train, 64 validation, 64 test",
     ] {
         assert!(out.contains(part), "{part:?} is not in\n{out}");
     }
+    assert!(!out.contains("blocks.1.attn.qkv"), "{out}");
+    let verbose = succeeded(small(&["--dry-run", "--verbose"], runs.path()));
+    let site = "blocks.1.attn.qkv (block 2), linear 16 -> 48";
+    assert!(verbose.contains(site), "{verbose}");
     assert_eq!(std::fs::read_dir(runs.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn no_plan_is_longer_than_a_screen() {
+    let runs = tempfile::tempdir().unwrap();
+    for backbone in [
+        "{name: vit, img_size: 16, patch_size: 4, embed_dim: 16, depth: 24, num_heads: 2}",
+        "{name: resnet, img_size: 32, block: bottleneck, layers: [3, 4, 23, 3], channels: [4, 4, 8, 8]}",
+        "{name: swin, img_size: 36, patch_size: 4, embed_dim: 8, depths: [2, 2, 18, 2], \
+         num_heads: [2, 2, 4, 4], window_size: 4}",
+    ] {
+        let backbone = format!("backbone={backbone}");
+        for method in ["ssf", "lora", "ap", "adapter"] {
+            let method = format!("method={method}");
+            let sets = ["--dry-run", "--set", &backbone, "--set", &method];
+            let out = succeeded(small(&sets, runs.path()));
+            assert!((12..=24).contains(&out.lines().count()), "{out}");
+        }
+    }
+}
+
+#[test]
+fn training_has_a_name_and_a_missing_config_is_asked_for() {
+    let runs = tempfile::tempdir().unwrap();
+    let plan = |args: &[&str]| succeeded(run(args, runs.path()));
+    let config = ["--config", "quickstart", "--device", "cpu", "--dry-run"];
+    assert_eq!(plan(&config), plan(&[&["train"], &config[..]].concat()));
+    for command in [
+        &["train"][..],
+        &["compare"],
+        &["--seed", "1"],
+        &["--dry-run"],
+    ] {
+        let output = run(command, runs.path());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {message}");
+        let asked = message.contains("--config <FILE>") || message.contains("--seed");
+        assert!(asked, "{command:?}: {message}");
+    }
+}
+
+#[test]
+fn help_lists_the_commands_by_what_they_are_for() {
+    let help = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        succeeded(command.args(args).output().unwrap())
+    };
+    let overview = help(&["--help"]);
+    let groups = ["Train and compare:", "Look:", "Use:", "Measure:"];
+    let places = groups.map(|group| overview.find(group).expect(group));
+    assert!(places.is_sorted(), "{overview}");
+    for (command, group) in [("compare", 0), ("data", 1), ("predict", 2), ("bench", 3)] {
+        let place = overview.find(&format!("\n  {command} ")).expect(command);
+        assert!(place > places[group], "{overview}");
+        assert!(
+            places.get(group + 1).is_none_or(|next| place < *next),
+            "{overview}"
+        );
+    }
+    assert!(overview.lines().count() <= 40, "{overview}");
+    let train = help(&["train", "--help"]);
+    assert!(
+        train.contains("Example:\n  runner train --config"),
+        "{train}"
+    );
 }
 
 #[test]
@@ -448,14 +518,14 @@ const BUNDLED: [&str; 4] = [
     "peft/full-finetune.yaml",
 ];
 
-/// What the bundled residual network cannot carry, and the reason.
+/// The trials that the bundled residual network refuses, and the reason.
 const NOT_ON_MAPS: [(&str, &str); 2] = [
     ("peft/vpt-shallow.yaml", "a sequence under global attention"),
     ("peft/vpt-deep.yaml", "a sequence under global attention"),
 ];
 
 #[test]
-fn every_shipped_trial_trains_on_both_bundled_backbones_or_says_why_not() {
+fn every_shipped_trial_trains_on_both_bundled_backbones_or_is_refused_with_a_reason() {
     let runs = tempfile::tempdir().unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/peft");
     let files = std::fs::read_dir(folder).unwrap();
@@ -589,9 +659,63 @@ fn lists_schema_and_doctor_answer_programs() {
         "webdataset",
     ];
     assert_eq!(names("datasets"), datasets);
-    assert!(json(&["schema"])["properties"]["method"].is_object());
+    let schema = json(&["schema"]);
+    assert!(schema["properties"]["method"]["anyOf"].is_array());
+    assert_eq!(schema["additionalProperties"], false);
+    let comparison = json(&["schema", "comparison"]);
+    assert!(comparison["properties"]["methods"]["items"].is_object());
     let shown = json(&["show", "--config", "peft/ap.yaml", "--format", "json"]);
     assert_eq!(shown["boundaries"][3]["place"], "input of blocks.2");
-    let doctor = json(&["doctor", "--device", "cpu", "--format", "json"]);
-    assert_eq!(doctor["devices"][0]["name"], "cpu");
+}
+
+/// Every registered backbone with every registered method, and each beside another computation: an error
+/// of exactly zero would mean that something is compared with itself.
+#[test]
+fn the_doctor_examines_everything_that_is_registered() {
+    let args = ["doctor", "--device", "cpu", "--format", "json"];
+    let output = Command::new(env!("CARGO_BIN_EXE_runner"))
+        .args(args)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_str(&succeeded(output)).unwrap();
+    let device = &report["devices"][0];
+    assert_eq!(device["name"], "cpu");
+    let tests = device["tests"].as_array().unwrap();
+    for backbone in plugins(PluginKind::Backbone) {
+        for method in plugins(PluginKind::Method) {
+            let names = (backbone.name, method.name);
+            let test = tests.iter().find(|test| {
+                (&test["backbone"], &test["method"]) == (&names.0.into(), &names.1.into())
+            });
+            let test = test.unwrap_or_else(|| panic!("{names:?} is not tested"));
+            match test["result"].as_str() {
+                Some("pass") => assert!(test["max_relative_error"].as_f64() > Some(0.0), "{test}"),
+                result => assert_eq!(result, Some("refused"), "{test}"),
+            }
+        }
+    }
+    let golden = device["golden"].as_array().unwrap();
+    assert_eq!(golden.len(), 4);
+    for test in golden {
+        assert_eq!(test["result"], "pass", "{test}");
+        assert!(test["max_relative_error"].as_f64() > Some(0.0), "{test}");
+    }
+    let operations = device["operations"]["checks"].as_array().unwrap();
+    assert!(operations.len() >= 5, "{device}");
+    assert!(
+        operations.iter().all(|check| check["passed"] == true),
+        "{device}"
+    );
+}
+
+#[test]
+fn the_doctor_runs_what_is_asked_for() {
+    let args = ["doctor", "--device", "cpu", "--only", "golden/vit"];
+    let output = Command::new(env!("CARGO_BIN_EXE_runner"))
+        .args(args)
+        .output()
+        .unwrap();
+    let text = succeeded(output);
+    assert_eq!(text.matches("PASS").count(), 1, "{text}");
+    assert!(text.contains("timm") && !text.contains("GFLOP/s"), "{text}");
 }

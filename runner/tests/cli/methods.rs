@@ -1,4 +1,4 @@
-//! What must hold of all registered methods: their entries, their configs, `docs/methods.md`.
+//! What must hold for all registered methods: their entries, their configs, `docs/methods.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub fn parsed(yaml: &str) -> Box<dyn AdaptationMethod> {
     serde_yaml::from_str(yaml).unwrap_or_else(|e| panic!("{yaml}: {e}"))
 }
 
-/// All values zero.
+/// A backbone whose values are all zero.
 fn backbone(yaml: &str) -> BoxedBackbone {
     let config: Box<dyn BackboneConfig> = serde_yaml::from_str(yaml).unwrap();
     let built = config.build(&Init::empty(&Device::flex()));
@@ -236,7 +236,7 @@ fn operations_of_methods_on_a_tiny_vit() {
         2 * (block(n) + mix(n)) + 5 * parameters * n + head
     );
 
-    // 11 d channels of layers and norms a block; the patches have no class token, and the last
+    // 11 d channels of layers and norms in each block; the patches have no class token, and the last
     // norm sees nothing else.
     let ssf = of("{name: ssf}");
     assert_eq!(ssf.adapter, 2 * (16 * d + 3 * 11 * d * n + d));

@@ -1,4 +1,4 @@
-//! `runner data check`: what is on disk against what is known of the data set.
+//! `runner data check`: compares the files of a data set with what is known about it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::{read, unopened};
 use crate::cli::args::{DatasetArgs, Format};
+use crate::commands::print::json;
 use crate::config::about::About;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{Failure, config_error};
 
 /// Check a data set on disk: counts, classes, unreadable images, equal images in two splits.
 #[derive(Args, Clone)]
@@ -22,26 +23,26 @@ pub struct CheckArgs {
     /// Check counts and classes only, and read no image.
     #[arg(long)]
     pub quick: bool,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// Lines of a list that are shown.
+/// The most lines of a list that are printed.
 const LISTED: usize = 12;
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Debug, Default, Serialize)]
 pub struct Found {
     title: Option<String>,
     classes: usize,
     /// Images of each split.
     splits: BTreeMap<String, usize>,
-    /// Of each class in each split.
+    /// Images of each class in each split.
     histogram: Vec<Histogram>,
     groups: Vec<String>,
     remarks: Vec<String>,
-    /// What differs from what is known of the set.
+    /// Counts and classes that differ from the known ones.
     differences: Vec<String>,
     /// Images that cannot be read, with the reason.
     unreadable: Vec<String>,
@@ -51,7 +52,7 @@ pub struct Found {
     read: bool,
 }
 
-/// A class and its images.
+/// A class and the number of its images.
 #[derive(Debug, Serialize)]
 struct Histogram {
     class: String,
@@ -63,16 +64,13 @@ struct Histogram {
 /// Checks a data set: counts and classes, and every image unless told otherwise.
 ///
 /// # Errors
-/// If it cannot be opened, or something is wrong with it, after everything was said.
+/// If it cannot be opened, or, after everything was printed, if something is wrong with it.
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let (config, about) = read(&args.which)?;
     let dataset = config.open().map_err(|e| unopened(&e, about.as_ref()))?;
     let found = found(&*dataset, about.as_ref(), !args.quick)?;
     match args.format {
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&found);
-            println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
-        }
+        Format::Json => json(&found)?,
         Format::Text => print(&found),
     }
     let wrong = found.differences.len() + found.unreadable.len() + found.duplicates.len();
@@ -85,6 +83,10 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
 }
 
+/// The contents of a data set. Its images are decoded only if they are to be `read`.
+///
+/// # Errors
+/// If a label is not that of a class.
 pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result<Found, Failure> {
     let mut histogram: Vec<Histogram> = (dataset.classes().iter())
         .map(|class| Histogram {
@@ -98,7 +100,9 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
         for index in 0..dataset.len(split) {
             let label = dataset.label(split, index).map_err(config_error)?;
             let Some(row) = histogram.get_mut(label) else {
-                let message = format!("{split} image {index}: the label {label} is no class");
+                let classes = dataset.classes().len();
+                let message =
+                    format!("{split} image {index}: expected a label below {classes}, got {label}");
                 return Err(config_error(message));
             };
             match split {
@@ -108,9 +112,10 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
             }
         }
     }
-    let (unreadable, duplicates) = match read {
-        true => images(dataset),
-        false => (Vec::new(), Vec::new()),
+    let (unreadable, duplicates) = if read {
+        images(dataset)
+    } else {
+        (Vec::new(), Vec::new())
     };
     Ok(Found {
         title: about.map(|about| about.title.clone()),
@@ -128,7 +133,8 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
     })
 }
 
-/// Reads every image: those that cannot be read, and equal ones in two splits or with two labels.
+/// Reads every image. Returns those that cannot be read, and those that are equal to another one in
+/// another split or with another label.
 fn images(dataset: &dyn Dataset) -> (Vec<String>, Vec<String>) {
     let (mut unreadable, mut duplicates) = (Vec::new(), Vec::new());
     let mut seen: HashMap<blake3::Hash, (Split, usize, usize)> = HashMap::new();
@@ -165,6 +171,7 @@ fn hash(image: &Image) -> blake3::Hash {
     hasher.finalize()
 }
 
+/// Prints what was found, for people, on stdout.
 pub fn print(found: &Found) {
     if let Some(title) = &found.title {
         println!("{title}");
@@ -186,7 +193,7 @@ pub fn print(found: &Found) {
     };
     list("groups", &found.groups);
     list("remarks", &found.remarks);
-    list("other than known", &found.differences);
+    list("differences from what is known", &found.differences);
     list("cannot be read", &found.unreadable);
     list(
         "equal images in two splits or with two labels",
@@ -197,7 +204,7 @@ pub fn print(found: &Found) {
     }
 }
 
-/// The split table with a bar for each class; of many classes the largest and the least.
+/// Prints the split table with a bar for each class; of many classes only the largest and the smallest.
 fn histogram(rows: &[Histogram]) {
     let total = |row: &Histogram| row.train + row.validation + row.test;
     let most = rows.iter().map(total).max().unwrap_or(0).max(1);

@@ -1,4 +1,4 @@
-//! `runner data`: what a data set holds, against what is known of it, and as a picture.
+//! `runner data`: what a data set holds, as numbers and as a picture, and how fast it is read.
 
 mod check;
 mod sheet;
@@ -30,6 +30,7 @@ pub fn data(command: &DataCommand) -> Result<(), Failure> {
     }
 }
 
+/// The configuration that the command line names, and what is known about the data set.
 fn read(which: &DatasetArgs) -> Result<(Box<dyn DatasetConfig>, Option<About>), Failure> {
     let root = which
         .root
@@ -39,7 +40,8 @@ fn read(which: &DatasetArgs) -> Result<(Box<dyn DatasetConfig>, Option<About>), 
     Experiment::read_dataset(&which.dataset, &overrides)
 }
 
-/// What is missing, and what there should be.
+/// The error of a data set that cannot be opened, with the files that are expected and where they come
+/// from.
 fn unopened(error: &peft_core::Error, about: Option<&About>) -> Failure {
     let known = about.map(|about| {
         let About {

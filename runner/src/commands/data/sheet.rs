@@ -1,4 +1,4 @@
-//! A contact sheet: images as they are, beside what a backbone sees of them, with their classes.
+//! A contact sheet: images as they are, beside what a backbone sees, with their classes.
 
 use std::io::Cursor;
 
@@ -8,13 +8,13 @@ use image::{ImageFormat, Rgb, RgbImage};
 use peft_core::data::{Dataset, Image, Split};
 use peft_datasets::Preprocess;
 
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{At, Exit, Failure, config_error, failure};
 
-/// Rows and columns of a picture, in pixels.
+/// Width and height of a picture, in pixels.
 const PICTURE: u32 = 112;
-/// Of a letter.
+/// Width and height of a letter, in pixels.
 const LETTER: u32 = 8;
-/// Around a cell.
+/// Pixels around a cell.
 const MARGIN: u32 = 6;
 const COLUMNS: u32 = 4;
 const BACKGROUND: Rgb<u8> = Rgb([255; 3]);
@@ -39,7 +39,7 @@ pub fn paint(
     );
     for (place, &index) in indices.iter().enumerate() {
         let sample = dataset.sample(split, index);
-        let sample = sample.map_err(|e| config_error(format!("{split} image {index}: {e}")))?;
+        let sample = sample.at(format_args!("{split} image {index}"))?;
         let place = place as u32;
         let left = MARGIN + place % COLUMNS * (width + 2 * MARGIN);
         let top = MARGIN + place / COLUMNS * (height + MARGIN);
@@ -56,7 +56,7 @@ pub fn paint(
     Ok(png.into_inner())
 }
 
-/// What the backbone gets, its normalisation undone.
+/// The image that the backbone gets, with the normalisation undone.
 fn seen(image: &Image, preprocess: &Preprocess) -> Result<Image, Failure> {
     let input = preprocess.input;
     let values = preprocess.to_vec(image).map_err(config_error)?;
@@ -73,17 +73,24 @@ fn seen(image: &Image, preprocess: &Preprocess) -> Result<Image, Failure> {
     })
 }
 
-/// In a square box, the aspect kept: small images in whole pixels, large ones filtered.
+/// An image scaled to a square box without changing its aspect: small ones by repeating pixels, so that
+/// these can be seen, large ones with a filter.
 fn picture(image: &Image) -> Result<RgbImage, Failure> {
     let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
     let (width, height) = (side(image.width), side(image.height));
     let own = RgbImage::from_raw(width, height, image.rgb.clone());
-    let own = own.ok_or_else(|| failure(Exit::Unexpected, "an image of another size"))?;
+    let own = own.ok_or_else(|| {
+        failure(
+            Exit::Unexpected,
+            "the pixels of an image are not as many as its sides say",
+        )
+    })?;
     let scale = f64::from(PICTURE) / f64::from(width.max(height).max(1));
     let scaled = |side: u32| ((f64::from(side) * scale).round() as u32).max(1);
-    let filter = match scale >= 1.0 {
-        true => FilterType::Nearest,
-        false => FilterType::Triangle,
+    let filter = if scale >= 1.0 {
+        FilterType::Nearest
+    } else {
+        FilterType::Triangle
     };
     Ok(imageops::resize(
         &own,
@@ -93,14 +100,14 @@ fn picture(image: &Image) -> Result<RgbImage, Failure> {
     ))
 }
 
-/// In the middle of the box whose corner is at `left`, `top`.
+/// Pastes a picture into the middle of the box whose corner is at `left`, `top`.
 fn paste(sheet: &mut RgbImage, picture: &RgbImage, [left, top]: [u32; 2]) {
     let x = left + PICTURE.saturating_sub(picture.width()) / 2;
     let y = top + PICTURE.saturating_sub(picture.height()) / 2;
     imageops::replace(sheet, picture, i64::from(x), i64::from(y));
 }
 
-/// A line of at most `letters`; what the font lacks is a question mark.
+/// Writes at most `letters` letters; those that the font lacks become question marks.
 fn write(sheet: &mut RgbImage, text: &str, [left, top]: [u32; 2], letters: u32) {
     for (place, letter) in (0..letters).zip(text.chars()) {
         let glyph = font8x8::BASIC_FONTS.get(letter);

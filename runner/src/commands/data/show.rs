@@ -22,10 +22,10 @@ pub struct ShowArgs {
     /// The PNG to write.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Which images.
+    /// The split of the images.
     #[arg(long, default_value = "train")]
     pub split: SplitChoice,
-    /// How many images.
+    /// Number of images.
     #[arg(long, default_value_t = 24)]
     pub images: usize,
     /// The backbone whose input is shown: a name under configs/backbones, or a YAML with one.

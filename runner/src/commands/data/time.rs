@@ -9,15 +9,17 @@ use serde::Serialize;
 
 use crate::cache::{Caches, Prefix};
 use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
-use crate::commands::on_pool;
+use crate::commands::print::{json_line, row};
+use crate::commands::{at_least_one, experiment, on_pool};
 use crate::config::experiment::Experiment;
 use crate::data::held_out::Data;
 use crate::data::loader::Loader;
 use crate::data::random::{EpochRandom, Pass};
 use crate::device::Chosen;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{Exit, Failure, failure};
 use crate::model::base::Base;
 use crate::model::trial::Trial;
+use crate::report::numbers::{mebibytes, seconds, speed};
 use crate::run::progress::Reporter;
 
 /// Time how fast an experiment's training images become batches; nothing is trained.
@@ -35,49 +37,40 @@ pub struct TimeArgs {
     /// Folder of the prefix cache's files; --set prefix_cache=off times the images themselves.
     #[arg(long, value_name = "DIR", default_value = "runs/.cache")]
     pub cache: PathBuf,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// What was read and how long it took.
+/// The speed of reading.
 #[derive(Debug, Serialize)]
 struct Timing {
     images: usize,
     batch: usize,
     threads: usize,
-    /// Opening the data set: its lists, and the hash of its content.
+    /// Time to open the data set: its lists, and the hash of its content.
     open_seconds: f64,
-    /// From an open data set to the first batch on the device.
+    /// Time from an open data set to the first batch on the device.
     first_batch_seconds: f64,
-    /// Whether batches came from a cache, what filling it took and what it holds.
+    /// Whether batches came from a cache.
     cached: bool,
+    /// Time to fill the cache.
     cache_seconds: f64,
+    /// Size of the cache.
     cache_bytes: usize,
-    /// Of each epoch.
+    /// The speed of each epoch.
     images_per_second: Vec<f64>,
 }
 
-/// Reads some epochs of the training split in the order and with the changes of a training.
+/// Reads some epochs of the training split, in the order and with the augmentation of a training run.
 pub fn time(args: &TimeArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/",
-        ));
-    };
-    if args.epochs == 0 {
-        return Err(config_error("--epochs: expected at least 1, got 0"));
-    }
-    let experiment = Experiment::read(config, &args.config.set)?;
+    at_least_one("--epochs", args.epochs)?;
+    let experiment = experiment(&args.config)?;
     on_pool(&args.place, |device| {
         let timing = timed(experiment, &device, args)?;
         match args.format {
             Format::Text => print(&timing),
-            Format::Json => {
-                let json =
-                    serde_json::to_string(&timing).map_err(|e| failure(Exit::Unexpected, e))?;
-                println!("{json}");
-            }
+            Format::Json => json_line(&timing)?,
         }
         Ok(())
     })
@@ -122,7 +115,7 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
         &reporter,
     )?;
     reporter.finish();
-    let epoch = |epoch| speed(&loader, random.of_epoch(epoch), device);
+    let epoch = |epoch| read(&loader, random.of_epoch(epoch), device);
     Ok(Timing {
         images: loader.len(),
         batch: loader.batch_size(),
@@ -136,8 +129,8 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
     })
 }
 
-/// Images a second of one epoch, every batch on the device.
-fn speed(loader: &Loader, random: EpochRandom, device: &Chosen) -> Result<f64, Failure> {
+/// Reads one epoch, every batch onto the device; images per second.
+fn read(loader: &Loader, random: EpochRandom, device: &Chosen) -> Result<f64, Failure> {
     let (batches, mut images) = (loader.batches(), 0);
     let start = Instant::now();
     loader.each(
@@ -166,13 +159,20 @@ fn print(timing: &Timing) {
         cache_bytes,
         images_per_second,
     } = timing;
-    println!("images            {images} in batches of {batch}, {threads} threads");
-    println!("opened in         {open_seconds:.2} s, first batch {first_batch_seconds:.2} s later");
+    row(
+        "images",
+        format_args!("{images} in batches of {batch}, {threads} threads"),
+    );
+    let (open, first) = (seconds(*open_seconds), seconds(*first_batch_seconds));
+    row(
+        "opened in",
+        format_args!("{open}, first batch {first} later"),
+    );
     if *cached {
-        let mebibytes = *cache_bytes as f64 / f64::from(1 << 20);
-        println!("cached            {mebibytes:.1} MiB in {cache_seconds:.2} s");
+        let (size, time) = (mebibytes(*cache_bytes), seconds(*cache_seconds));
+        row("cached", format_args!("{size} in {time}"));
     }
-    for (epoch, speed) in (1..).zip(images_per_second) {
-        println!("{:<18}{speed:.0} images/s", format!("epoch {epoch}"));
+    for (epoch, images_per_second) in (1..).zip(images_per_second) {
+        row(&format!("epoch {epoch}"), speed(*images_per_second));
     }
 }

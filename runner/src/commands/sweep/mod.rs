@@ -1,7 +1,9 @@
-//! `runner sweep`: a comparison that is larger than a sitting. `plan` writes its trials down, any number
-//! of processes `run` them, `status` and `collect` read what they left. Scheduling is left to job
+//! `runner sweep`: a comparison that is too large for one process. `plan` writes down its trials, any
+//! number of processes `run` them, `status` and `collect` read the results. Scheduling is left to job
 //! schedulers, for which `script` prints a job array.
 
+#[cfg(unix)]
+mod processes;
 mod run;
 mod script;
 mod status;
@@ -16,7 +18,7 @@ use crate::commands::on_pool;
 use crate::compare::config::Comparison;
 use crate::compare::manifest;
 use crate::compare::plan::plan;
-use crate::exit::{Failure, config_error};
+use crate::exit::Failure;
 use crate::model::workshop::Workshop;
 
 /// Run a comparison in many processes, on one machine or on many.
@@ -54,16 +56,11 @@ pub struct PlanArgs {
     pub place: PlaceArgs,
 }
 
-/// Writes the manifest.
+/// Writes the manifest; the data sets and weights are opened, so that the plan is known to work.
 fn plan_sweep(args: &PlanArgs) -> Result<(), Failure> {
-    let Some(config) = &args.config.config else {
-        return Err(config_error(
-            "--config is missing: a YAML file or a name under configs/, such as compare/quick.yaml",
-        ));
-    };
-    let comparison = Comparison::read(config, &args.config.set)?;
+    let comparison = Comparison::read(&args.config.config, &args.config.set)?;
     on_pool(&args.place, |device| {
-        // Nothing is trained, so nothing is cached.
+        // Nothing is trained, so that the folder of the cache is never used.
         let mut workshop = Workshop::new(&device, Path::new(""));
         let plan = plan(&comparison, &mut workshop)?;
         let path = manifest::write(&args.out, &plan)?;
@@ -72,7 +69,7 @@ fn plan_sweep(args: &PlanArgs) -> Result<(), Failure> {
     })
 }
 
-/// Build tables and report from what the trials left.
+/// Build tables and a report from the trials that are done.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep collect sweeps/quick")]
@@ -81,7 +78,7 @@ pub struct CollectArgs {
     pub sweep: PathBuf,
 }
 
-/// Builds the report from the trials' summaries.
+/// Builds the report from the trials' summaries, with a line about those that have none yet.
 fn collect(args: &CollectArgs) -> Result<(), Failure> {
     let sweep = &args.sweep;
     let plan = manifest::read(sweep)?;

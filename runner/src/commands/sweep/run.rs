@@ -1,29 +1,25 @@
 //! `runner sweep run`: carries out trials of a manifest, here or each in a process of its own.
 
-use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use clap::Args;
 
+#[cfg(unix)]
+use super::processes::in_processes;
 use crate::cli::args::PlaceArgs;
 use crate::commands::compare::carry_out;
 use crate::commands::{cache_folder, on_pool};
-use crate::compare::execute::{Executor, write_failed};
+use crate::compare::execute::Executor;
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task};
+use crate::compare::plan::Task;
 use crate::compare::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::interrupt;
 
-/// Train what is not done: all trials, one, or a part; interrupted trials are resumed.
+/// Train the trials that are not done: all, one, or a part. Interrupted trials are resumed.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep run sweeps/quick --jobs 4")]
@@ -36,7 +32,7 @@ pub struct RunArgs {
     /// The k-th of n parts of equal size, counted from 1.
     #[arg(long, value_name = "K/N")]
     pub chunk: Option<Chunk>,
-    /// How many trials run at a time, each in a process of its own.
+    /// Run so many trials at a time, each in a process of its own.
     #[arg(long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
     #[command(flatten)]
@@ -47,7 +43,8 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    fn cache(&self) -> PathBuf {
+    /// The folder of the prefix cache's files.
+    pub fn cache(&self) -> PathBuf {
         cache_folder(self.cache.as_deref(), &self.sweep)
     }
 
@@ -89,7 +86,7 @@ impl FromStr for Chunk {
     }
 }
 
-/// Carries out some of the trials, here or in processes of their own.
+/// Carries out the selected trials, here or in processes of their own.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let indices = args.selected(plan.tasks.len()).map_err(config_error)?;
@@ -116,89 +113,37 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     })
 }
 
-/// Every trial in a process, `--jobs` of them at a time: memory is measured by process.
-fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
-    let stop = interrupt()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = match args.place.threads {
-        0 => (cores / args.jobs).max(1),
-        threads => threads,
-    };
-    let count = indices.len();
-    let queue = Mutex::new(VecDeque::from(indices));
-    let next = || {
-        queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
-    };
-    let work = || -> Result<Vec<(usize, ExitStatus)>, Failure> {
-        let mut ended = Vec::new();
-        while !stop.load(Ordering::Relaxed)
-            && let Some(index) = next()
-        {
-            let child = start(args, index, threads)?;
-            ended.push((index, wait(child, &stop)?));
-        }
-        Ok(ended)
-    };
-    let ended = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs.get()).map(|_| scope.spawn(work)).collect();
-        let joined = workers.into_iter().map(|worker| worker.join());
-        joined
-            .map(|ended| ended.unwrap_or_else(|_| Err(failure(Exit::Unexpected, "a panic"))))
-            .collect::<Result<Vec<_>, Failure>>()
-    })?;
-    if stop.load(Ordering::Relaxed) {
-        return Err(Failure::interrupted());
-    }
-    let bad = |(_, status): &&(usize, ExitStatus)| !status.success();
-    let bad: Vec<&(usize, ExitStatus)> = ended.iter().flatten().filter(bad).collect();
-    for (index, status) in &bad {
-        if status.code() != Some(Exit::SomeFailed as i32) {
-            let task = &plan.tasks[*index];
-            let error = format!("its process ended with {status}");
-            eprintln!("trial {index} ({}): {error}", task.title());
-            write_failed(
-                &args.sweep.join(&task.folder),
-                task,
-                Exit::Unexpected,
-                &error,
-            )?;
-        }
-    }
-    match bad.len() {
-        0 => Ok(()),
-        failed => {
-            let message = format_args!("{failed} of {count} trials failed");
-            Err(failure(Exit::SomeFailed, message))
-        }
-    }
+/// Other systems cannot ask a process to save and stop.
+#[cfg(not(unix))]
+fn in_processes(_: &RunArgs, _: &crate::compare::plan::Plan, _: Vec<usize>) -> Result<(), Failure> {
+    Err(config_error(
+        "--jobs: expected 1 on this system; start `runner sweep run` several times instead",
+    ))
 }
 
-fn start(args: &RunArgs, index: usize, threads: usize) -> Result<Child, Failure> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["sweep", "run"]).arg(&args.sweep);
-    command.args(["--index", &index.to_string()]);
-    command.args(["--threads", &threads.to_string()]);
-    command.args(["--device", &args.place.device.to_string()]);
-    command.arg("--cache").arg(args.cache());
-    // A terminal's Ctrl-C reaches this process alone, which passes it on once.
-    Ok(command.process_group(0).spawn()?)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Waits for a child, which is asked to save and stop once this process is.
-fn wait(mut child: Child, stop: &AtomicBool) -> Result<ExitStatus, Failure> {
-    let mut asked = false;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
+    #[test]
+    fn parts_cover_every_trial_once() {
+        let chunk = |text: &str| text.parse::<Chunk>();
+        let selected = |chunk| {
+            let args = RunArgs {
+                sweep: PathBuf::new(),
+                index: None,
+                chunk: Some(chunk),
+                jobs: NonZeroUsize::MIN,
+                place: PlaceArgs::default(),
+                cache: None,
+            };
+            args.selected(10).unwrap()
+        };
+        let parts = (1..=4).map(|part| selected(chunk(&format!("{part}/4")).unwrap()));
+        let all: Vec<usize> = parts.flatten().collect();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+        for bad in ["0/4", "5/4", "1", "a/b", "1/0", ""] {
+            assert!(chunk(bad).is_err(), "{bad}");
         }
-        if stop.load(Ordering::Relaxed) && !asked {
-            // SAFETY: the child is not waited for yet, so that its number is still its own.
-            unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
-            asked = true;
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }

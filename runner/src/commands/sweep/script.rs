@@ -33,12 +33,12 @@ impl FromStr for TimeLimit {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split(':').collect();
         let number = |part: &&str| part.len() >= 2 && part.bytes().all(|c| c.is_ascii_digit());
-        match parts.len() == 3 && parts.iter().all(number) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(format!(
+        if parts.len() != 3 || !parts.iter().all(number) {
+            return Err(format!(
                 "expected hours:minutes:seconds, such as 04:00:00, got {text:?}"
-            )),
+            ));
         }
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -54,7 +54,7 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
-    /// A job array with places to fill in.
+    /// A job array in which names in braces are to be replaced.
     fn template(self) -> &'static str {
         match self {
             Self::Slurm => include_str!("slurm.sh"),
@@ -64,7 +64,7 @@ impl Scheduler {
     }
 }
 
-/// Prints a job array for a scheduler.
+/// Prints the template of the scheduler, filled in.
 pub fn script(args: &ScriptArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let sweep = args.sweep.display().to_string();

@@ -1,4 +1,4 @@
-//! `runner sweep status`: how far the trials of a manifest are.
+//! `runner sweep status`: how far the trials of a manifest have come.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,29 +7,30 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::Format;
+use crate::commands::print::json;
 use crate::compare::manifest;
 use crate::compare::plan::Plan;
 use crate::compare::state::{State, Unfinished};
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::Failure;
 
-/// Print how far the trials are.
+/// Print how many trials are done, failed, running, interrupted or waiting.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner sweep status sweeps/quick")]
 pub struct StatusArgs {
     /// The folder of the manifest.
     pub sweep: PathBuf,
-    /// How to print.
+    /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
 }
 
-/// How far a sweep is.
+/// How many trials are in each state.
 #[derive(Serialize)]
 struct Status {
     trials: usize,
     states: BTreeMap<&'static str, usize>,
-    /// By index, those that are not done and not waiting.
+    /// The trials that failed, run or were interrupted.
     notable: Vec<Notable>,
 }
 
@@ -42,54 +43,50 @@ struct Notable {
     error: Option<String>,
 }
 
-/// Prints how far the trials are.
+/// Prints how far the trials have come.
 pub fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let StatusArgs { sweep, format } = args;
-    let Plan { tasks, .. } = manifest::read(sweep)?;
-    let mut states: BTreeMap<_, _> = State::NAMES.map(|name| (name, 0)).into();
-    let mut notable = Vec::new();
+    let Plan { tasks, .. } = manifest::read(&args.sweep)?;
+    let mut status = Status {
+        trials: tasks.len(),
+        states: State::NAMES.map(|name| (name, 0)).into(),
+        notable: Vec::new(),
+    };
     for (index, task) in tasks.iter().enumerate() {
-        let state = State::of(&sweep.join(&task.folder));
-        *states.entry(state.name()).or_default() += 1;
+        let state = State::of(&args.sweep.join(&task.folder));
         let name = state.name();
+        *status.states.entry(name).or_default() += 1;
         let error = match state {
             State::Done(_) | State::Unfinished(Unfinished::Waiting) => continue,
             State::Failed(failed) => Some(failed.error),
             State::Unfinished(_) => None,
         };
-        notable.push(Notable {
+        status.notable.push(Notable {
             index,
             trial: task.title(),
             state: name,
             error,
         });
     }
-    let status = Status {
-        trials: tasks.len(),
-        states,
-        notable,
-    };
-    match format {
-        Format::Json => {
-            let json = serde_json::to_string_pretty(&status);
-            println!("{}", json.map_err(|e| failure(Exit::Unexpected, e))?);
-        }
-        Format::Text => {
-            for name in State::NAMES {
-                println!("{name:<12}{:>6} of {}", status.states[name], status.trials);
-            }
-            for Notable {
-                index,
-                trial,
-                state,
-                error,
-            } in &status.notable
-            {
-                let error = error.as_ref().map(|error| format!(": {error}"));
-                let error = error.unwrap_or_default();
-                println!("{index}  {state}  {trial}{error}");
-            }
-        }
+    match args.format {
+        Format::Json => json(&status)?,
+        Format::Text => print(&status),
     }
     Ok(())
+}
+
+/// The states for people, on stdout.
+fn print(status: &Status) {
+    for name in State::NAMES {
+        println!("{name:<12}{:>6} of {}", status.states[name], status.trials);
+    }
+    for Notable {
+        index,
+        trial,
+        state,
+        error,
+    } in &status.notable
+    {
+        let error = error.as_ref().map(|error| format!(": {error}"));
+        println!("{index}  {state}  {trial}{}", error.unwrap_or_default());
+    }
 }

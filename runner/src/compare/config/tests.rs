@@ -21,7 +21,7 @@ fn parse(text: &str) -> Result<Comparison, String> {
     let path = folder.path().join("small.yaml");
     std::fs::write(&path, text).unwrap();
     let read = Comparison::read(path.to_str().unwrap(), &[]);
-    read.map_err(|failure| failure.error.to_string())
+    read.map_err(|failure| failure.to_string())
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn missing_keys_come_from_the_extended_comparison() {
     let path = folder.path().join("circle.yaml");
     std::fs::write(&path, format!("extends: {}", path.display())).unwrap();
     let circle = Comparison::read(path.to_str().unwrap(), &[]);
-    let circle = circle.unwrap_err().error.to_string();
+    let circle = circle.unwrap_err().to_string();
     assert!(circle.contains("or in a circle"), "{circle}");
 }
 

@@ -1,0 +1,281 @@
+//! `runner doctor`: versions, devices, a numeric self-test of each device, its matrix-product peak.
+//!
+//! A device is tested in three ways, none of which holds it against itself: each operation of
+//! `peft-ops` against its formula ([`operations`]), tiny models against values of other libraries
+//! ([`golden`]), and one training step of every registered method on every registered backbone against
+//! the same step in `f64` on Burn's own operations ([`methods`]).
+
+mod compare;
+mod golden;
+mod methods;
+mod operations;
+mod print;
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use burn::tensor::DType;
+use clap::Args;
+use serde::Serialize;
+
+use self::compare::{Outcome, tolerance};
+use self::golden::GoldenTest;
+use self::methods::Test;
+use self::operations::Operations;
+use crate::cli::args::{Format, PlaceArgs};
+use crate::commands::on_pool;
+use crate::commands::print::json;
+use crate::device::{self, Chosen, DeviceChoice};
+use crate::exit::{Exit, Failure, failure};
+use crate::measure::peak;
+use crate::run::folder::BURN;
+
+/// Print versions and devices, test the numbers of each device, and measure its matrix-product peak.
+#[derive(Args, Clone)]
+#[command(after_help = "Example:
+  runner doctor --device cpu --only vit/lora")]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Only the tests whose name holds this text, such as ops/gelu, golden/swin, vit/lora or peak/f32.
+    /// A GPU compiles and tunes a kernel at its first use, so that all tests together take minutes
+    /// there.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub only: String,
+    /// The form of the output: text for people, json for programs.
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// Everything that is printed.
+#[derive(Serialize)]
+struct Report {
+    runner: &'static str,
+    burn: &'static str,
+    os: &'static str,
+    arch: &'static str,
+    cpu_features: Vec<&'static str>,
+    cpus: usize,
+    threads: usize,
+    cuda: Cuda,
+    devices: Vec<DeviceReport>,
+}
+
+/// Whether CUDA can be used.
+#[derive(Serialize)]
+struct Cuda {
+    built_in: bool,
+    missing: Vec<String>,
+}
+
+/// The results of one device.
+#[derive(Serialize)]
+struct DeviceReport {
+    name: String,
+    /// The largest relative error that passes, but for operations, each of which has its own.
+    tolerance: f32,
+    operations: Operations,
+    golden: Vec<GoldenTest>,
+    #[serde(rename = "tests")]
+    methods: Vec<Test>,
+    peaks: Vec<Peak>,
+}
+
+/// The fastest matrix product.
+#[derive(Serialize)]
+struct Peak {
+    dtype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gflops: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Runs the tests and prints the report.
+///
+/// # Errors
+/// If a test fails, after the report was printed.
+pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+    // `auto` tests every device: the CPU, and then the others beside it.
+    let auto = args.place.device == DeviceChoice::Auto;
+    let mut first = args.place.clone();
+    if auto {
+        first.device = DeviceChoice::Cpu;
+    }
+    on_pool(&first, |chosen| {
+        let mut devices = vec![chosen];
+        if auto {
+            let answers = |index| device::choose(DeviceChoice::Cuda(index)).ok();
+            devices.extend((0..).map_while(answers));
+        }
+        let report = Report {
+            runner: env!("CARGO_PKG_VERSION"),
+            burn: BURN,
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            cpu_features: cpu_features(),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            threads: rayon::current_num_threads(),
+            cuda: Cuda {
+                built_in: cfg!(feature = "cuda"),
+                missing: device::missing(),
+            },
+            devices: devices
+                .iter()
+                .map(|device| examine(device, &args.only))
+                .collect(),
+        };
+        match args.format {
+            Format::Text => print::print(&report),
+            Format::Json => json(&report)?,
+        }
+        let failed = report.failed();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let message = format_args!("the self-test failed: {}", failed.join(", "));
+        Err(failure(Exit::Unexpected, message))
+    })
+}
+
+impl Report {
+    /// The device and name of every test that failed.
+    fn failed(&self) -> Vec<String> {
+        let failed = |result: &Outcome| matches!(result, Outcome::Fail { .. });
+        let mut all = Vec::new();
+        for device in &self.devices {
+            let mut names = Vec::new();
+            let operations = &device.operations;
+            names.extend(operations.error.iter().map(|_| "operations".to_owned()));
+            let checks = operations.checks.iter().filter(|check| !check.passed);
+            names.extend(checks.map(|check| check.operation.to_owned()));
+            let golden = device.golden.iter().filter(|test| failed(&test.result));
+            names.extend(golden.map(|test| format!("golden/{}", test.backbone)));
+            let methods = device.methods.iter().filter(|test| failed(&test.result));
+            names.extend(methods.map(|test| format!("{}/{}", test.backbone, test.method)));
+            all.extend(names.iter().map(|name| format!("{} {name}", device.name)));
+        }
+        all
+    }
+}
+
+/// The vector instructions that this processor has.
+fn cpu_features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        for (name, there) in [
+            ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+            ("fma", std::arch::is_x86_feature_detected!("fma")),
+            ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ] {
+            found.extend(there.then_some(name));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.extend(std::arch::is_aarch64_feature_detected!("neon").then_some("neon"));
+    found
+}
+
+/// Runs the tests of one device whose name holds `only`.
+fn examine(device: &Chosen, only: &str) -> DeviceReport {
+    let wanted = |name: String| name.contains(only);
+    DeviceReport {
+        name: device.name.clone(),
+        tolerance: tolerance(device),
+        operations: operations::test(device, &|name| wanted(format!("ops/{name}"))),
+        golden: golden::test(device, &|backbone| wanted(format!("golden/{backbone}"))),
+        methods: methods::test(device, &|backbone, method| {
+            wanted(format!("{backbone}/{method}"))
+        }),
+        peaks: peaks(device, &|dtype| wanted(format!("peak/{dtype}"))),
+    }
+}
+
+/// The peak in every element type that the device computes in.
+fn peaks(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
+    let types = [("f32", DType::F32), ("bf16", DType::BF16)].into_iter();
+    let types = types.filter(|(name, dtype)| {
+        let supported = *dtype == DType::F32 || device.device.supports_dtype(*dtype);
+        supported && wanted(name)
+    });
+    types
+        .map(|(name, dtype)| {
+            let speed = guarded(|| peak::matmul(device, dtype));
+            Peak {
+                dtype: name,
+                gflops: speed.as_ref().ok().copied(),
+                error: speed.err(),
+            }
+        })
+        .collect()
+}
+
+/// Prints on stderr that a test has ended, where tests take long: a GPU compiles kernels first.
+fn tell(device: &Chosen, start: Instant, what: std::fmt::Arguments) {
+    if !device.is_cpu() {
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("{}: {what} ({seconds:.1} s)", device.name);
+    }
+}
+
+/// Runs a test. A panic, which a kernel that cannot be compiled raises, is a result too.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let message = |payload: Box<dyn Any + Send>| match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => match payload.downcast::<&str>() {
+            Ok(text) => (*text).to_owned(),
+            Err(_) => "a panic".to_owned(),
+        },
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(message(payload)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burns_version_is_the_pinned_one() {
+        let manifest = include_str!("../../../../Cargo.toml");
+        let pinned = format!("burn = {{ version = \"={BURN}\"");
+        assert!(manifest.contains(&pinned), "{BURN}");
+    }
+
+    #[test]
+    fn a_panic_is_a_reason() {
+        let result: Result<(), _> = guarded(|| panic!("no kernel"));
+        assert_eq!(result, Err("no kernel".to_owned()));
+        let number = 3;
+        let result: Result<(), _> = guarded(|| panic!("no kernel {number}"));
+        assert_eq!(result, Err("no kernel 3".to_owned()));
+    }
+
+    #[test]
+    fn a_test_that_fails_is_named() {
+        let mut device = examine(&Chosen::cpu(), "nothing is called this");
+        device.golden.push(GoldenTest {
+            backbone: "vit",
+            library: "timm",
+            result: Outcome::Fail {
+                reason: "logits: not finite".to_owned(),
+            },
+        });
+        let report = Report {
+            runner: "",
+            burn: "",
+            os: "",
+            arch: "",
+            cpu_features: Vec::new(),
+            cpus: 1,
+            threads: 1,
+            cuda: Cuda {
+                built_in: false,
+                missing: Vec::new(),
+            },
+            devices: vec![device],
+        };
+        assert_eq!(report.failed(), ["cpu golden/vit"]);
+    }
+}

@@ -1,0 +1,114 @@
+//! Trials in processes of their own, which a signal asks to save and stop. Only Unix can ask so.
+
+use std::collections::VecDeque;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::run::RunArgs;
+use crate::compare::execute::write_failed;
+use crate::compare::plan::Plan;
+use crate::exit::{Exit, Failure, failure};
+use crate::run::interrupt;
+
+/// The index of a trial, and the way in which its process ended.
+type Ended = (usize, ExitStatus);
+
+/// Carries out every trial in a process of its own, `--jobs` of them at a time: memory is measured by
+/// process.
+///
+/// # Errors
+/// If trials failed, a signal came, or a process cannot be started.
+pub fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
+    let stop = interrupt()?;
+    let count = indices.len();
+    let ended = run_all(args, indices, &stop)?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(Failure::interrupted());
+    }
+    let failed: Vec<&Ended> = ended
+        .iter()
+        .filter(|(_, status)| !status.success())
+        .collect();
+    for (index, status) in &failed {
+        // A trial that fails in good order has written down why.
+        if status.code() != Some(Exit::SomeFailed as i32) {
+            let task = &plan.tasks[*index];
+            let error = format!("its process ended with {status}");
+            eprintln!("trial {index} ({}): {error}", task.title());
+            let folder = args.sweep.join(&task.folder);
+            write_failed(&folder, task, Exit::Unexpected, &error)?;
+        }
+    }
+    match failed.len() {
+        0 => Ok(()),
+        failed => {
+            let message = format_args!("{failed} of {count} trials failed");
+            Err(failure(Exit::SomeFailed, message))
+        }
+    }
+}
+
+/// Runs the trials from one queue until it is empty or a signal comes.
+fn run_all(args: &RunArgs, indices: Vec<usize>, stop: &AtomicBool) -> Result<Vec<Ended>, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match args.place.threads {
+        0 => (cores / args.jobs).max(1),
+        threads => threads,
+    };
+    let queue = Mutex::new(VecDeque::from(indices));
+    let next = || {
+        let queue = queue.lock();
+        queue.unwrap_or_else(PoisonError::into_inner).pop_front()
+    };
+    let work = || -> Result<Vec<Ended>, Failure> {
+        let mut ended = Vec::new();
+        while !stop.load(Ordering::Relaxed)
+            && let Some(index) = next()
+        {
+            let child = start(args, index, threads)?;
+            ended.push((index, wait(child, stop)?));
+        }
+        Ok(ended)
+    };
+    let ended = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.get()).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(|worker| worker.join());
+        joined
+            .map(|ended| ended.unwrap_or_else(|_| Err(failure(Exit::Unexpected, "a panic"))))
+            .collect::<Result<Vec<_>, Failure>>()
+    })?;
+    Ok(ended.into_iter().flatten().collect())
+}
+
+/// Starts the process of one trial.
+fn start(args: &RunArgs, index: usize, threads: usize) -> Result<Child, Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["sweep", "run"]).arg(&args.sweep);
+    command.args(["--index", &index.to_string()]);
+    command.args(["--threads", &threads.to_string()]);
+    command.args(["--device", &args.place.device.to_string()]);
+    command.arg("--cache").arg(args.cache());
+    // In a group of its own, so that a terminal's Ctrl-C reaches this process alone, which passes it on
+    // once: a second signal would end the child without saving.
+    Ok(command.process_group(0).spawn()?)
+}
+
+/// Waits for a child, and asks it to save and stop once this process is asked to.
+fn wait(mut child: Child, stop: &AtomicBool) -> Result<ExitStatus, Failure> {
+    let mut asked = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if stop.load(Ordering::Relaxed) && !asked {
+            // SAFETY: `kill` takes no pointers; the child has not been waited for, so that its number
+            // cannot have been given to another process.
+            unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+            asked = true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
