@@ -1,9 +1,9 @@
-//! How encoded bytes become an 8-bit RGB image: as torchvision's `pil_loader` does, that is Pillow's
+//! Decodes images to 8-bit RGB like torchvision's `pil_loader`, that is, like Pillow's
 //! `convert("RGB")`.
 //!
-//! The bytes are Pillow's, except of jpeg, which leaves rounding and the interpolation of colour to
-//! the decoder: 98 of 100 values are equal, three of four where colour is coarser than brightness,
-//! and nearly all others within 2 grey levels.
+//! The values equal Pillow's, except for jpeg, which leaves rounding and the interpolation of
+//! colour to the decoder: there 98 % of the values are equal, or 75 % where the colour is
+//! subsampled, and nearly all others differ by at most 2 grey levels.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -12,30 +12,24 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use memchr::memchr;
 use peft_core::data::Image;
 
-use crate::Error;
+use crate::error::Error;
 
-/// What is read, for messages.
-pub(crate) const KINDS: &str = "png, jpeg, webp, bmp, gif or ppm image";
-
-/// How the names of files end that are read, in lower case.
-pub(crate) const EXTENSIONS: [&str; 7] = ["png", "jpg", "jpeg", "webp", "bmp", "gif", "ppm"];
-
-/// The most pixels of an image: where Pillow speaks of a decompression bomb and stops.
+/// The most pixels in an image: Pillow refuses more as a decompression bomb.
 const MAX_PIXELS: u64 = 2 * 89_478_485;
-/// The most memory one decoder may take, in bytes: that many pixels of four 16-bit channels.
+/// The most memory that a decoder may take, in bytes: as many pixels with four 16-bit channels.
 const MAX_BYTES: u64 = 8 * MAX_PIXELS;
 
-/// Reads a png, jpeg, webp, bmp, gif or ppm file; the format is told from the content, not from the
-/// name.
+/// Reads a png, jpeg, webp, bmp, gif or ppm file. The format is detected from the content and not
+/// from the name.
 ///
-/// Conversion follows Pillow: grey is repeated over the channels, a palette is looked up, CMYK is
-/// multiplied out, alpha is dropped without blending, 16-bit channels keep their high byte, except
-/// that 16-bit grey without alpha is clipped at 255. EXIF orientation is not applied. Of an
-/// animation the first frame counts. Images of more than 178,956,970 pixels are refused before they
-/// are decoded.
+/// The conversion follows Pillow: grey is repeated over the channels, palettes are looked up, CMYK
+/// is multiplied out, alpha is dropped without blending, and 16-bit channels keep their high byte,
+/// except that 16-bit grey without alpha is clipped at 255. EXIF orientation is not applied. An
+/// animation gives its first frame. Images with more than 178,956,970 pixels are refused before
+/// they are decoded.
 ///
 /// # Errors
-/// A file that cannot be read or is not a whole image, by its path and what was found instead.
+/// A file that cannot be read or is not a complete image, with its path and what it holds instead.
 pub fn decode(path: impl AsRef<Path>) -> Result<Image, Error> {
     let path = path.as_ref();
     let bytes = fs_err::read(path)?;
@@ -45,7 +39,7 @@ pub fn decode(path: impl AsRef<Path>) -> Result<Image, Error> {
     })
 }
 
-/// The image in `bytes`, or what was found instead.
+/// The image in `bytes`, or else what they hold.
 pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<Image, String> {
     if bytes.is_empty() {
         return Err("an empty file".into());
@@ -54,18 +48,19 @@ pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<Image, String> {
         .with_guessed_format()
         .map_err(|error| error.to_string())?;
     match reader.format() {
-        None => return Err(format!("{} bytes of another kind", bytes.len())),
+        None => return Err(format!("{} bytes in an unknown format", bytes.len())),
         Some(ImageFormat::Jpeg) if !jpeg_is_complete(bytes) => {
-            return Err("a jpeg that breaks off before its end marker".into());
+            return Err("a jpeg that ends before its end marker".into());
         }
         Some(_) => {}
     }
+    // The default limits are below Pillow's, and would refuse images that it reads.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
     let failed = |error| match error {
         ImageError::Limits(error) => format!("an image beyond the limits ({error})"),
-        error => format!("a damaged or unsupported one ({error})"),
+        error => format!("a damaged or unsupported image ({error})"),
     };
     let decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
@@ -102,8 +97,8 @@ fn from_decoded(decoded: DynamicImage) -> Image {
     Image { width, height, rgb }
 }
 
-/// Whether a JPEG reaches its end marker. The decoder fills what a truncated file lacks with grey;
-/// Pillow refuses it.
+/// Whether a jpeg reaches its end marker. The decoder fills the missing part of a truncated file
+/// with grey, where Pillow refuses it.
 fn jpeg_is_complete(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut at = 2; // past the start marker
@@ -112,10 +107,11 @@ fn jpeg_is_complete(bytes: &[u8]) -> bool {
         at += skipped;
         match bytes.get(at + 1..) {
             Some(&[END, ..]) => return true,
-            // Fill before a marker.
+            // Padding before a marker.
             Some(&[0xFF, ..]) => at += 1,
-            // Stuffing, TEM and restarts stand alone.
+            // A stuffed zero, TEM and the restart markers have no segment.
             Some(&[0x00 | 0x01 | 0xD0..=0xD7, ..]) => at += 2,
+            // Every other marker gives the length of its segment, in which 0xFF means nothing.
             Some(&[_, high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
             _ => return false,
         }
@@ -195,8 +191,8 @@ mod tests {
 
     /// `fixtures/scripts/data.py` made these with Pillow 13 and torchvision's loader.
     ///
-    /// Two decoders of jpeg differ: by up to 2 grey levels in rounding, and by up to 3 where colour is
-    /// coarser than brightness. Everything else is exact.
+    /// Two jpeg decoders differ by up to 2 grey levels in rounding, and by up to 3 where the colour
+    /// is subsampled. Everything else is exact.
     #[test]
     fn images_are_those_of_torchvisions_loader() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/data");
@@ -217,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn jpeg_is_close() {
+    fn a_jpeg_is_close_to_what_was_encoded() {
         let image = decode_bytes(&encoded(ImageFormat::Jpeg)).unwrap();
         let pixel = &image.rgb[3 * (16 * 32 + 8)..][..3];
         for (got, expected) in pixel.iter().zip([64u8, 128, 100]) {
@@ -226,9 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_whole_image_is_refused_by_name() {
+    fn incomplete_and_foreign_files_are_refused_by_name() {
         assert!(error_of(b"").contains("an empty file"));
-        assert!(error_of(b"not an image, but long enough").contains("29 bytes of another kind"));
+        assert!(
+            error_of(b"not an image, but long enough").contains("29 bytes in an unknown format")
+        );
         for format in [
             ImageFormat::Png,
             ImageFormat::Jpeg,

@@ -1,12 +1,12 @@
-//! Handwritten digits, bundled: the test part of the "Optical Recognition of Handwritten Digits"
+//! The bundled handwritten digits: the test part of the "Optical Recognition of Handwritten Digits"
 //! data set, 1,797 images of 8 x 8 pixels with 17 grey levels.
 //!
 //! E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0,
 //! <https://doi.org/10.24432/C50P49>.
 //!
 //! The splits are fixed: within each class the rows are ordered by the blake3 hash of their index
-//! in the file (as a little-endian `u32`); the first 60 % train, the next 20 % validate, the rest
-//! test, counts rounded to the nearest.
+//! in the file (as a little-endian `u32`). The first 60 % are for training, the next 20 % for
+//! validation and the rest for testing, with counts rounded to the nearest.
 
 use std::io::Read;
 
@@ -16,7 +16,7 @@ use peft_core::data::{Dataset, DatasetConfig, Image, Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::error::Error;
 use crate::split::{BySplit, hash_order};
 
 const NAME: &str = "digits.csv.gz";
@@ -28,8 +28,8 @@ const SIDE: usize = 8;
 /// The brightest value of the file; the darkest is 0.
 const WHITE: u16 = 16;
 
-/// Handwritten digits (UCI, 1998): 1,797 images of 8 x 8 pixels in 10 classes, bundled with the
-/// program.
+/// Handwritten digits (UCI, 1998), bundled with the program: 1,797 images of 8 x 8 pixels in 10
+/// classes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Digits {}
@@ -45,7 +45,7 @@ peft_core::register!(
     Dataset,
     Digits,
     name: "digits",
-    summary: "handwritten digits, bundled: 1,797 grey images of 8 x 8 pixels in 10 classes",
+    summary: "bundled handwritten digits: 1,797 grey images of 8 x 8 pixels in 10 classes",
     reference: "Optical Recognition of Handwritten Digits, Alpaydin and Kaynak, UCI, 1998",
     example: "name: digits\n",
 );
@@ -142,6 +142,7 @@ fn parse(row: usize, line: &str) -> Result<Digit, Error> {
         if value > WHITE {
             return Err(wrong("pixels of 0 to 16"));
         }
+        // Rounded to the nearest without floats.
         *pixel = ((value * 255 + WHITE / 2) / WHITE) as u8;
     }
     Ok(Digit {
@@ -230,7 +231,8 @@ mod tests {
                 .zip(digit.pixels)
                 .all(|(rgb, grey)| rgb == [grey; 3])
         );
-        assert!(data.sample(Split::Test, data.len(Split::Test)).is_err());
+        let refused = data.sample(Split::Test, 360).unwrap_err().to_string();
+        assert!(refused.contains("no sample 360 in the test split"));
         assert_eq!(data.classes().len(), CLASSES);
     }
 
@@ -254,8 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn no_field_is_accepted() {
+    fn fields_are_refused() {
         assert!(serde_json::from_str::<Digits>("{}").is_ok());
-        assert!(serde_json::from_str::<Digits>(r#"{"path": "x"}"#).is_err());
+        let refused = serde_json::from_str::<Digits>(r#"{"path": "x"}"#).unwrap_err();
+        assert!(refused.to_string().contains("unknown field `path`"));
     }
 }

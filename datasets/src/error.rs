@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use peft_core::data::Split;
 
-/// Every failure of this crate; each names its path, record or field, what was expected and what
-/// was found.
+/// The failures of this crate. Each names its path, record or field, what was expected and what was
+/// found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -13,19 +13,19 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] std::io::Error),
 
-    /// An image that a data set lists and that cannot be read.
+    /// An image in a data set that cannot be read.
     #[error("cannot read {image}: {source}")]
     Unread {
         /// The file, and where it is listed.
         image: String,
-        /// What the system said.
+        /// The system's reason.
         source: std::io::Error,
     },
 
-    /// Something that is there but is not a whole image.
+    /// A file, or a part of one, that is not a complete image.
     #[error(
         "cannot decode {image}: expected a complete {}, got {got}",
-        crate::decode::KINDS
+        crate::kinds::KINDS
     )]
     Decode {
         /// The file, or the place inside of one.
@@ -34,29 +34,29 @@ pub enum Error {
         got: String,
     },
 
-    /// A file or folder that is not what the format says.
+    /// A file or folder that does not follow the format.
     #[error("unusable `{}`: expected {expected}, got {got}", path.display())]
     Layout {
         /// The folder or file at fault.
         path: PathBuf,
-        /// What should be there.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
     },
 
-    /// A line, a row or an entry that is not what the format says.
+    /// A line, a row or an entry that does not follow the format.
     #[error("bad record at {place}: expected {expected}, got {got}")]
     Record {
         /// The file and the line, row or entry.
         place: String,
-        /// What should be there.
+        /// What was expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         got: String,
     },
 
-    /// One image under two entries.
+    /// An image, or a class, that is listed under two entries.
     #[error("{image} is listed twice: at {first} and at {second}")]
     Twice {
         /// The file, or the place inside of one.
@@ -81,28 +81,28 @@ pub enum Error {
     /// A sample past the end of its split.
     #[error("no sample {index} in the {split} split: expected an index below {len}")]
     Index {
-        /// The split asked.
+        /// The split.
         split: Split,
         /// The index asked for.
         index: usize,
-        /// Samples in that split.
+        /// The number of samples in the split.
         len: usize,
     },
 
-    /// A bundled file that is not what this crate was built for.
+    /// A bundled file that does not match this program.
     #[error("damaged asset `{asset}`: expected {expected}, got {got}")]
     Asset {
         /// The file's name under `assets/`.
         asset: &'static str,
-        /// What its description promises.
+        /// What it should hold.
         expected: String,
-        /// What it holds.
+        /// What it does hold.
         got: String,
     },
 }
 
 impl Error {
-    /// A file or folder that is not what the format says.
+    /// A file or folder that does not follow the format.
     pub(crate) fn layout(
         path: impl Into<PathBuf>,
         expected: impl Into<String>,
@@ -115,7 +115,7 @@ impl Error {
         }
     }
 
-    /// A record that is not what the format says.
+    /// A record that does not follow the format.
     pub(crate) fn record(
         place: impl ToString,
         expected: impl Into<String>,
@@ -125,6 +125,19 @@ impl Error {
             place: place.to_string(),
             expected: expected.into(),
             got: got.into(),
+        }
+    }
+
+    /// Refuses a config field that is not `ok`.
+    pub(crate) fn check(
+        field: &'static str,
+        ok: bool,
+        expected: &str,
+        got: impl ToString,
+    ) -> Result<(), Self> {
+        match ok {
+            true => Ok(()),
+            false => Err(Self::invalid(field, expected, got)),
         }
     }
 

@@ -7,20 +7,20 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use crate::Error;
+use crate::error::Error;
 use crate::indexed::{Item, Source};
 
-/// Where a list says something: `train.txt line 17`.
+/// A place in a list: `train.txt line 17`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The list, and what is counted in it.
+    /// The list's path and the unit that is counted in it.
     pub list: Arc<str>,
-    /// From 1.
+    /// Counted from 1.
     pub number: usize,
 }
 
 impl Place {
-    /// Counts the lines, rows or entries of a file: `unit` says which.
+    /// The first `unit` of a list: its first line, row or entry.
     pub fn first(list: &Path, unit: &str) -> Self {
         Self {
             list: format!("`{}` {unit}", list.display()).into(),
@@ -28,7 +28,7 @@ impl Place {
         }
     }
 
-    /// The same list, another number.
+    /// Another place in the same list.
     pub fn at(&self, number: usize) -> Self {
         let list = self.list.clone();
         Self { list, number }
@@ -44,19 +44,20 @@ impl fmt::Display for Place {
 /// An image file.
 #[derive(Debug, Clone)]
 pub(crate) struct File {
-    /// Below the root, with forward slashes on every platform.
+    /// Its path below the root, with forward slashes on every platform.
     pub path: Box<str>,
-    /// Where it is listed; none where it was found in its folder.
+    /// Where it is listed; `None` for a file that was found in its folder.
     pub place: Option<Place>,
 }
 
 impl File {
-    /// A path as a list gives it.
+    /// The file that a list names `path`, below `folder`.
     ///
     /// # Errors
-    /// A path that is empty or absolute, or that climbs (`..`).
+    /// A path that is empty or absolute, or that contains `..`.
     pub fn listed(folder: &str, path: &str, place: Place) -> Result<Self, Error> {
         let joined = Path::new(folder).join(path);
+        // Joined again from its parts, so that `./a//b.png` and `a/b.png` are found to be one file.
         let mut names = Vec::new();
         for component in joined.components() {
             match component {
@@ -77,26 +78,26 @@ impl File {
 
 const INSIDE: &str = "a path inside the root, without `..`";
 
-/// Image files below one folder. A link that leads out of it is not followed.
+/// Image files below one folder. Links that lead out of it are not followed.
 #[derive(Debug)]
 pub(crate) struct Files {
     root: PathBuf,
 }
 
 impl Files {
-    /// Files below `root`, which must be there.
+    /// The files below `root`, which must exist.
     pub fn below(root: &Path) -> Result<Self, Error> {
         Ok(Self {
             root: fs_err::canonicalize(root)?,
         })
     }
 
-    /// The canonical root.
+    /// The root, as an absolute path without links.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether `path`, once links are followed, lies outside.
+    /// Whether `path`, with its links followed, is outside of the root.
     pub fn leaves(&self, path: &Path) -> io::Result<bool> {
         Ok(!std::fs::canonicalize(path)?.starts_with(&self.root))
     }
@@ -115,6 +116,7 @@ impl Source for Files {
 
     fn bytes(&self, at: &File) -> Result<Cow<'_, [u8]>, Error> {
         let path = self.root.join(&*at.path);
+        // Checked at each reading, not once: a link may have changed since the data set was opened.
         let read = self.leaves(&path).and_then(|leaves| match leaves {
             true => Err(io::Error::other("a link that leads out of the root")),
             false => std::fs::read(&path),
@@ -126,10 +128,10 @@ impl Source for Files {
     }
 }
 
-/// Refuses a file that these lists name twice.
+/// Checks that no file is listed twice.
 ///
 /// # Errors
-/// The file and both places.
+/// [`Error::Twice`], with both places.
 pub(crate) fn distinct(lists: &[&[Item<File>]]) -> Result<(), Error> {
     let mut seen: HashMap<&str, &File> = HashMap::new();
     for item in lists.iter().copied().flatten() {

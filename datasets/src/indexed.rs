@@ -1,4 +1,5 @@
-//! A data set whose records are known and not yet read: what all file formats open as.
+//! What every file format opens as: a data set whose records are known and whose images are read
+//! when they are asked for.
 
 use std::borrow::Cow;
 
@@ -7,51 +8,60 @@ use peft_core::data::{Dataset, Image, Split};
 use peft_core::error::listed;
 use rayon::prelude::*;
 
-use crate::Error;
 use crate::decode::decode_bytes;
+use crate::error::Error;
 use crate::split::BySplit;
 
 /// Where the bytes of images come from.
 pub(crate) trait Source: Send + Sync {
-    /// The place of one image.
+    /// Where one image is.
     type At: Send + Sync;
 
-    /// The image's name in messages: its file, and its line or row.
+    /// The image's name in messages: its file, with the line or row.
     fn name(&self, at: &Self::At) -> String;
 
     /// The encoded image.
     fn bytes(&self, at: &Self::At) -> Result<Cow<'_, [u8]>, Error>;
 
-    /// The image in `bytes`, or what was found instead.
+    /// The image in `bytes`, or else what they hold.
     fn decode(&self, bytes: &[u8]) -> Result<Image, String> {
         decode_bytes(bytes)
     }
 }
 
-/// One record: what is known of it before its image is read.
+/// One record, as known before its image is read.
 #[derive(Debug, Clone)]
 pub(crate) struct Item<A> {
+    /// An index into the classes.
     pub label: usize,
+    /// An index into the groups.
     pub group: Option<usize>,
+    /// Where the image is.
     pub at: A,
 }
 
-/// Records in three splits and where their images lie.
+/// The records of each split.
+pub(crate) type Items<A> = BySplit<Vec<Item<A>>>;
+
+/// The records of three splits and the source of their images.
 #[derive(Debug)]
 pub(crate) struct Indexed<S: Source> {
     pub classes: Vec<String>,
     pub groups: Vec<String>,
-    pub splits: BySplit<Vec<Item<S::At>>>,
+    pub splits: Items<S::At>,
     pub source: S,
+    /// What a reader of a plan should know of this set.
     pub remarks: Vec<String>,
 }
 
 impl<S: Source> Indexed<S> {
-    /// A set without groups. That a class has no training image is remarked on, not refused: the
-    /// 800 images of some VTAB-1k sets leave classes out.
+    /// A set without groups. A class without training images is a remark and not an error: the 800
+    /// images of some VTAB-1k sets leave classes out.
     ///
-    /// Labels are below the number of classes: the parsers see to it, where they know the line.
-    pub fn new(classes: Vec<String>, splits: BySplit<Vec<Item<S::At>>>, source: S) -> Self {
+    /// Labels must be below the number of classes. The parsers check that, because they can name
+    /// the line.
+    pub fn new(classes: Vec<String>, splits: Items<S::At>, source: S) -> Self {
+        // Only training images are counted: a class without any cannot be learned.
         let mut images = vec![0; classes.len()];
         for item in &splits.train {
             images[item.label] += 1;
@@ -115,15 +125,17 @@ impl<S: Source> Dataset for Indexed<S> {
         self.remarks.clone()
     }
 
-    /// The blake3 hash of the classes, the groups and, split by split, every record's label, group
-    /// and encoded image. Reads every image once. Where the files lie, and how they are packed,
-    /// makes no difference; an image that cannot be read counts as absent, and fails when it is
-    /// asked for.
+    /// The blake3 hash of the classes, the groups and, split by split, the label, the group and the
+    /// encoded image of every record. Reads every image once. The location of the files and the way
+    /// they are packed make no difference. An image that cannot be read counts as absent here;
+    /// asking for it is an error.
     fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?} {:?}\n", self.classes, self.groups).as_bytes());
         for split in Split::ALL {
             let items = self.splits.get(split);
+            // Hashed image by image, so that threads can share the work; the order is that of the
+            // records.
             let hashes: Vec<Option<blake3::Hash>> = items
                 .par_iter()
                 .map(|item| Some(blake3::hash(&self.source.bytes(&item.at).ok()?)))

@@ -1,20 +1,22 @@
-//! From what a record says about its class to an index, and the names of the classes.
+//! The names of the classes, and the index of each record's class.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use peft_core::error::nearest;
 
-use crate::Error;
+use crate::error::Error;
 use crate::files::Place;
+use crate::indexed::{Item, Items};
+use crate::split::BySplit;
 
-/// The most classes that are believed of labels alone.
+/// More classes than this are taken for a mistake in the labels, not allocated.
 const MAX_CLASSES: usize = 1 << 20;
 
-/// The names in a text file, one a line.
+/// The names in a text file, one per line.
 ///
 /// # Errors
-/// An empty line that is not the last, a name that comes twice, no name at all.
+/// An empty line before the last name, a name that is listed twice, no name at all.
 pub(crate) fn read_names(path: &Path) -> Result<Vec<String>, Error> {
     let text = fs_err::read_to_string(path)?;
     let names: Vec<String> = text.trim_end().lines().map(|l| l.trim().into()).collect();
@@ -23,7 +25,7 @@ pub(crate) fn read_names(path: &Path) -> Result<Vec<String>, Error> {
     for (index, name) in names.iter().enumerate() {
         let place = first.at(index + 1);
         if name.is_empty() {
-            return Err(Error::record(place, "the name of a class", "an empty line"));
+            return Err(Error::record(place, "a class name", "an empty line"));
         }
         if let Some(earlier) = seen.insert(name, index + 1) {
             return Err(Error::Twice {
@@ -36,22 +38,23 @@ pub(crate) fn read_names(path: &Path) -> Result<Vec<String>, Error> {
     if names.is_empty() {
         return Err(Error::layout(
             path,
-            "the names of the classes, one a line",
+            "the names of the classes, one per line",
             "none",
         ));
     }
     Ok(names)
 }
 
-/// The classes of `labels`, which are numbers: as many as `names`, where they are given, or one more
-/// than the largest.
+/// The classes of labels that are numbers: `names`, if they are given; else as many as the largest
+/// label needs, with their numbers as names.
 ///
 /// # Errors
-/// A label beyond the names, by its place.
+/// A label that has no class, with its place.
 pub(crate) fn numbered<'a>(
     labels: impl Iterator<Item = (usize, &'a Place)>,
     names: Option<Vec<String>>,
 ) -> Result<Vec<String>, Error> {
+    // Without names the largest label decides the size of the head; a stray one must not.
     let limit = names.as_ref().map_or(MAX_CLASSES, Vec::len);
     let mut count = 0;
     for (label, place) in labels {
@@ -67,15 +70,54 @@ pub(crate) fn numbered<'a>(
     Ok(names.unwrap_or_else(|| (0..count).map(|label| label.to_string()).collect()))
 }
 
+/// A record whose label is still a text.
+pub(crate) struct Labelled<A> {
+    /// Where its image is.
+    pub at: A,
+    /// The label, as the record spells it.
+    pub label: String,
+    /// Where the label is written.
+    pub place: Place,
+}
+
+/// The classes of records in three splits, and the records with the index of theirs.
+///
+/// # Errors
+/// Those of [`classes_of`].
+pub(crate) fn resolve<A>(
+    records: BySplit<Vec<Labelled<A>>>,
+    names: Option<Vec<String>>,
+) -> Result<(Vec<String>, Items<A>), Error> {
+    let labels: Vec<_> = records
+        .iter()
+        .flatten()
+        .map(|record| (record.label.as_str(), &record.place))
+        .collect();
+    let (classes, labels) = classes_of(&labels, names)?;
+    // `map` goes through the splits in the order of `iter`.
+    let mut labels = labels.into_iter();
+    let splits = records.map(|records| {
+        let items = records.into_iter().zip(&mut labels);
+        items
+            .map(|(record, label)| Item {
+                label,
+                group: None,
+                at: record.at,
+            })
+            .collect()
+    });
+    Ok((classes, splits))
+}
+
 /// The classes of `labels`, which are texts, and each label's index.
 ///
 /// With `names`, a label is one of them or an index into them. Without, labels that are all whole
 /// numbers count from 0; others are names, sorted.
 ///
 /// # Errors
-/// A label that is neither, by its place.
-pub(crate) fn resolve<'a>(
-    labels: &[(String, &'a Place)],
+/// A label that is neither, with its place.
+fn classes_of(
+    labels: &[(&str, &Place)],
     names: Option<Vec<String>>,
 ) -> Result<(Vec<String>, Vec<usize>), Error> {
     let numbers: Option<Vec<usize>> = labels.iter().map(|(text, _)| text.parse().ok()).collect();
@@ -87,8 +129,8 @@ pub(crate) fn resolve<'a>(
         }
         (Some(names), _) => names,
         (None, None) => {
-            let distinct: BTreeSet<&String> = labels.iter().map(|(text, _)| text).collect();
-            distinct.into_iter().cloned().collect()
+            let distinct: BTreeSet<&str> = labels.iter().map(|(text, _)| *text).collect();
+            distinct.into_iter().map(str::to_owned).collect()
         }
     };
     let by_name: HashMap<&str, usize> = names
@@ -96,20 +138,17 @@ pub(crate) fn resolve<'a>(
         .enumerate()
         .map(|(index, name)| (name.as_str(), index))
         .collect();
-    let index_of = |(text, place): &(String, &'a Place)| {
+    let index_of = |&(text, place): &(&str, &Place)| {
+        // A name goes before a number: a class may be called `1` and stand elsewhere.
         let number = || text.parse().ok().filter(|&label| label < names.len());
-        by_name
-            .get(text.as_str())
-            .copied()
-            .or_else(number)
-            .ok_or_else(|| {
-                let near = nearest(text, by_name.keys().copied());
-                let hint = near
-                    .map(|near| format!(" (did you mean `{near}`?)"))
-                    .unwrap_or_default();
-                let expected = format!("one of {} classes, or a number below", names.len());
-                Error::record(place, expected, format!("`{text}`{hint}"))
-            })
+        let known = by_name.get(text).copied().or_else(number);
+        known.ok_or_else(|| {
+            let hint = nearest(text, by_name.keys().copied())
+                .map(|near| format!(" (did you mean `{near}`?)"))
+                .unwrap_or_default();
+            let expected = format!("one of {0} class names, or an index below {0}", names.len());
+            Error::record(place, expected, format!("`{text}`{hint}"))
+        })
     };
     let indices = labels.iter().map(index_of).collect::<Result<_, _>>()?;
     Ok((names, indices))
@@ -122,9 +161,9 @@ mod tests {
     fn resolved(labels: &[&str], names: Option<&[&str]>) -> Result<(String, Vec<usize>), String> {
         let first = Place::first(Path::new("list.csv"), "line");
         let places: Vec<Place> = (0..labels.len()).map(|i| first.at(i + 1)).collect();
-        let labels: Vec<_> = labels.iter().map(|l| l.to_string()).zip(&places).collect();
+        let labels: Vec<_> = labels.iter().copied().zip(&places).collect();
         let names = names.map(|names| names.iter().map(ToString::to_string).collect());
-        let resolved = resolve(&labels, names).map_err(|e| e.to_string());
+        let resolved = classes_of(&labels, names).map_err(|e| e.to_string());
         resolved.map(|(names, indices)| (names.join(" "), indices))
     }
 
@@ -155,7 +194,8 @@ mod tests {
         let message = resolved(&["ant", "2"], Some(&["ant", "bee"])).unwrap_err();
         assert_eq!(
             message,
-            "bad record at `list.csv` line 2: expected one of 2 classes, or a number below, got `2`"
+            "bad record at `list.csv` line 2: expected one of 2 class names, or an index below 2, \
+             got `2`"
         );
         let message = resolved(&["walrsu"], Some(&["walrus", "b"])).unwrap_err();
         assert!(message.contains("did you mean `walrus`?"), "{message}");
@@ -167,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_one_a_line() {
+    fn names_are_read_one_per_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("classes.txt");
         let read = |text: &str| {
@@ -178,7 +218,7 @@ mod tests {
         assert!(
             read("a\n\nb\n")
                 .unwrap_err()
-                .contains("line 2: expected the name of a class")
+                .contains("line 2: expected a class name")
         );
         assert!(read("a\nb\na").unwrap_err().contains("line 1 and at"));
         assert!(read("\n").unwrap_err().contains("got none"));

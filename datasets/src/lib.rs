@@ -1,10 +1,10 @@
-//! Data sets for comparing PEFT methods on vision backbones: a bundled one, procedural ones and
-//! the formats that people have on disk.
+//! Data sets for comparing PEFT methods on vision backbones: one that is bundled, several that are
+//! drawn, and the file formats in common use.
 //!
 //! Each is a plugin: a [`DatasetConfig`](peft_core::DatasetConfig) that opens as a
-//! [`Dataset`](peft_core::Dataset). [`Preprocess`] turns the [`Image`](peft_core::data::Image) of a
-//! sample into what a backbone sees, [`Augment`] changes it at random on the way; [`decode`] reads
-//! one from a file. Nothing is downloaded, and nothing is written.
+//! [`Dataset`](peft_core::Dataset). [`decode`] reads an [`Image`](peft_core::data::Image) from a
+//! file, [`Preprocess`] turns it into the input of a backbone, and [`Augment`] changes it at random
+//! on the way. Nothing is downloaded, and nothing is written.
 
 pub mod augment;
 mod decode;
@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod formats;
 mod indexed;
+mod kinds;
 mod labels;
 mod procedural;
 mod python_random;

@@ -1,94 +1,46 @@
-//! `random.sample` of Python, so that a few-shot set drawn by CoOp's code with a seed is drawn here too.
+//! Python's `random.sample`, so that the few-shot sets that CoOp's code draws with a seed are drawn
+//! here too.
 //!
 //! Python's generator is the Mersenne Twister MT19937 (Matsumoto and Nishimura, 1998), seeded with
-//! the words of the seed by its authors' `init_by_array`; a number below `n` is as many leading bits
-//! of an output as `n` has, drawn again until it is below.
+//! the words of the seed. A number below `n` is as many leading bits of an output as `n` has, drawn
+//! again until it is below.
 
 use std::collections::HashSet;
 
-const WORDS: usize = 624;
-const SHIFT: usize = 397;
+use rand_mt::Mt;
 
 /// The state after `random.seed(seed)`.
-pub(crate) struct PythonRandom {
-    words: [u32; WORDS],
-    /// The next word that is handed out.
-    next: usize,
-}
+pub(crate) struct PythonRandom(Mt);
 
 impl PythonRandom {
     /// `random.seed(seed)`.
     pub fn new(seed: u64) -> Self {
         let (low, high) = (seed as u32, (seed >> 32) as u32);
-        let key = match high {
-            0 => &[low][..],
-            _ => &[low, high],
-        };
-        let mut words = [0; WORDS];
-        words[0] = 19_650_218;
-        let mixed = |last: u32| last ^ (last >> 30);
-        for i in 1..WORDS {
-            words[i] = mixed(words[i - 1])
-                .wrapping_mul(1_812_433_253)
-                .wrapping_add(i as u32);
-        }
-        let (mut i, mut j) = (1, 0);
-        let advance = |words: &mut [u32; WORDS], i: &mut usize| {
-            *i += 1;
-            if *i == WORDS {
-                words[0] = words[WORDS - 1];
-                *i = 1;
-            }
-        };
-        for _ in 0..WORDS {
-            words[i] = (words[i] ^ mixed(words[i - 1]).wrapping_mul(1_664_525))
-                .wrapping_add(key[j])
-                .wrapping_add(j as u32);
-            advance(&mut words, &mut i);
-            j = (j + 1) % key.len();
-        }
-        for _ in 0..WORDS - 1 {
-            words[i] =
-                (words[i] ^ mixed(words[i - 1]).wrapping_mul(1_566_083_941)).wrapping_sub(i as u32);
-            advance(&mut words, &mut i);
-        }
-        words[0] = 1 << 31;
-        Self { words, next: WORDS }
-    }
-
-    fn word(&mut self) -> u32 {
-        if self.next == WORDS {
-            for i in 0..WORDS {
-                let joined =
-                    (self.words[i] & (1 << 31)) | (self.words[(i + 1) % WORDS] & !(1 << 31));
-                let twist = if joined & 1 == 1 { 0x9908_b0df } else { 0 };
-                self.words[i] = self.words[(i + SHIFT) % WORDS] ^ (joined >> 1) ^ twist;
-            }
-            self.next = 0;
-        }
-        let mut word = self.words[self.next];
-        self.next += 1;
-        word ^= word >> 11;
-        word ^= (word << 7) & 0x9d2c_5680;
-        word ^= (word << 15) & 0xefc6_0000;
-        word ^ (word >> 18)
+        // Python takes as many words as the number needs, and the length of the key changes the
+        // state.
+        Self(match high {
+            0 => Mt::new_with_key([low]),
+            _ => Mt::new_with_key([low, high]),
+        })
     }
 
     /// A number below `n`, which is at least 1 and below 2^32.
     fn below(&mut self, n: usize) -> usize {
         let bits = usize::BITS - n.leading_zeros();
         loop {
-            let drawn = (self.word() >> (u32::BITS - bits)) as usize;
+            let drawn = (self.0.next_u32() >> (u32::BITS - bits)) as usize;
             if drawn < n {
                 return drawn;
             }
         }
     }
 
-    /// `random.sample(range(n), k)`, `k` at most `n`: different numbers in the order they are drawn.
+    /// `random.sample(range(n), k)`, `k` at most `n`: different numbers in the order they are
+    /// drawn.
     pub fn sample(&mut self, n: usize, k: usize) -> Vec<usize> {
-        // Python weighs the memory of a list against that of a set: the smallest power of 4 that is
-        // at least 3 k.
+        // Python draws from a list where that takes less memory than a set of the drawn numbers,
+        // whose size it takes for the smallest power of 4 that is at least 3 k. The two draw
+        // differently.
         let set = match k {
             0..=5 => 21,
             _ => {

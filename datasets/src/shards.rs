@@ -1,27 +1,67 @@
-//! Files that hold many images, or many lines: found by a pattern, mapped into memory.
+//! Files that hold many records: found by a pattern and mapped into memory.
 
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
 
 use memmap2::Mmap;
+use peft_core::data::Split;
 
-use crate::Error;
+use crate::error::Error;
+use crate::split::BySplit;
 
-/// The files below `root` that `pattern` names, sorted: `*` stands for any part of a name, and
-/// `{000..003}` for a range of numbers, as in the names that WebDataset gives to shards.
+/// The shards of each split, as a configuration names them: see [`expand`].
+pub(crate) struct Patterns<'a> {
+    pub train: &'a str,
+    pub validation: Option<&'a str>,
+    pub test: &'a str,
+}
+
+impl Patterns<'_> {
+    /// The records of each split; `read` reads those of one shard. Without a pattern, validation
+    /// has none.
+    ///
+    /// # Errors
+    /// A root that is not there, those of [`expand`] and `read`, and a shard in two splits.
+    pub fn read<T>(
+        &self,
+        root: &Path,
+        mut read: impl FnMut(PathBuf) -> Result<Vec<T>, Error>,
+    ) -> Result<BySplit<Vec<T>>, Error> {
+        let root = fs_err::canonicalize(root)?;
+        let mut known = HashSet::new();
+        BySplit::try_from_fn(|split| {
+            let (field, pattern) = match split {
+                Split::Train => ("train", Some(self.train)),
+                Split::Validation => ("validation", self.validation),
+                Split::Test => ("test", Some(self.test)),
+            };
+            let mut records = Vec::new();
+            for path in pattern.map_or(Ok(Vec::new()), |p| expand(&root, field, p))? {
+                if !known.insert(path.clone()) {
+                    let expected = "shards that belong to one split";
+                    return Err(Error::layout(path, expected, "one that belongs to two"));
+                }
+                records.extend(read(path)?);
+            }
+            Ok(records)
+        })
+    }
+}
+
+/// The files below `root` that match `pattern`, sorted: `*` stands for any part of a name, and
+/// `{000..003}` for a range of numbers, as in WebDataset's names of shards. `field` is the
+/// pattern's name in the configuration, for messages.
 ///
 /// # Errors
-/// A pattern that climbs out of the root, a part of the range that is missing, no file at all.
+/// A pattern that leads out of the root, a file of a range that is missing, no file at all.
 pub(crate) fn expand(
     root: &Path,
     field: &'static str,
     pattern: &str,
 ) -> Result<Vec<PathBuf>, Error> {
-    let inside = Path::new(pattern).components().all(|part| {
-        matches!(
-            part,
-            std::path::Component::Normal(_) | std::path::Component::CurDir
-        )
-    });
+    let inside = Path::new(pattern)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !inside || pattern.is_empty() {
         let expected = "a path or a pattern inside the root, without `..`";
         return Err(Error::invalid(field, expected, format!("`{pattern}`")));
@@ -48,7 +88,7 @@ pub(crate) fn expand(
             }
             paths = next;
         }
-        // What the pattern spells out must be there; `*` finds what is.
+        // `*` only finds files that exist; those that the pattern spells out may be missing.
         if let Some(missing) = paths.iter().find(|path| !path.exists()) {
             return Err(Error::layout(
                 missing,
@@ -70,7 +110,7 @@ pub(crate) fn expand(
     Ok(found)
 }
 
-/// The patterns that a range `{first..last}` stands for; a number has as many digits as the first.
+/// The patterns that a range `{first..last}` stands for; each number has as many digits as `first`.
 fn ranged(pattern: &str) -> Vec<String> {
     let parts = || {
         let (before, rest) = pattern.split_once('{')?;
@@ -87,7 +127,7 @@ fn ranged(pattern: &str) -> Vec<String> {
     }
 }
 
-/// Whether `name` is what `pattern` says; a `*` leaves out names that start with a dot.
+/// Whether `name` matches `pattern`. A leading `*` does not match a leading dot.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
@@ -98,6 +138,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     let Some(last) = parts.pop() else {
         return rest.is_empty();
     };
+    // The earliest match of each part leaves the most for those after it.
     for part in parts {
         let Some(at) = rest.find(part) else {
             return false;
@@ -107,7 +148,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.ends_with(last) && !(first.is_empty() && name.starts_with('.'))
 }
 
-/// A file in memory, read by the system as it is touched.
+/// A memory-mapped file.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     pub path: PathBuf,
@@ -115,13 +156,16 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
-    /// Maps a file; an empty one is no bytes.
+    /// Maps a file.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         let file = fs_err::File::open(&path)?;
         let bytes = match file.metadata()?.len() {
+            // An empty file cannot be mapped.
             0 => None,
-            // SAFETY: as with any mapped file, its content must not be changed while it is read.
+            // SAFETY: the map is only read, and lives as long as its bytes are lent. Another
+            // process that shortened the file meanwhile would end this one, as with every
+            // memory-mapped file.
             _ => Some(unsafe { Mmap::map(file.file())? }),
         };
         Ok(Self { path, bytes })

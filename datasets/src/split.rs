@@ -1,9 +1,8 @@
-//! What the data sets share: a value for each split, and the rule that assigns a sample to a split
-//! without a seed.
+//! A value for each split, and the rule that divides samples into splits without a seed.
 
 use peft_core::data::Split;
 
-use crate::Error;
+use crate::error::Error;
 
 /// The same value for each split.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +34,7 @@ impl<T> BySplit<T> {
         Split::ALL.into_iter().map(|split| self.get(split))
     }
 
-    /// What `change` makes of each value, in the order of [`Split::ALL`].
+    /// Changes each value, in the order of [`Split::ALL`].
     pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> BySplit<U> {
         BySplit {
             train: change(self.train),
@@ -44,7 +43,7 @@ impl<T> BySplit<T> {
         }
     }
 
-    /// Makes a value for each split, or the first error.
+    /// Makes a value for each split, in the order of [`Split::ALL`], up to the first error.
     pub fn try_from_fn<E>(mut make: impl FnMut(Split) -> Result<T, E>) -> Result<Self, E> {
         Ok(Self {
             train: make(Split::Train)?,
@@ -55,7 +54,10 @@ impl<T> BySplit<T> {
 }
 
 impl<T> BySplit<Vec<T>> {
-    /// Item `index` of `split`, or an error that says how many there are.
+    /// Item `index` of `split`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there are fewer.
     pub fn at(&self, split: Split, index: usize) -> Result<&T, Error> {
         let items = self.get(split);
         items.get(index).ok_or(Error::Index {
@@ -66,29 +68,30 @@ impl<T> BySplit<Vec<T>> {
     }
 }
 
-/// Orders `items` by the blake3 hash of their key: a fixed shuffle that depends on the items alone,
-/// not on a seed, and in which adding an item moves no other relative to the rest.
+/// Orders `items` by the blake3 hash of their key. This is a fixed shuffle: it depends on the items
+/// alone and not on a seed, and an item that is added leaves the order of the others as it is.
 pub(crate) fn hash_order<T, K: AsRef<[u8]>>(items: &mut [T], key: impl Fn(&T) -> K) {
     items.sort_by_cached_key(|item| *blake3::hash(key(item).as_ref()).as_bytes());
 }
 
-/// The default part of `train` that validates where nothing else does.
+/// The default part of `train` that validates where the data have no validation split.
 pub(crate) fn default_validation_fraction() -> f32 {
     0.1
 }
 
-/// Moves a part of each class of `train` into a validation split, both in their old order.
+/// Moves a part of each class of `train` into a validation split; both keep their order.
 ///
-/// Within a class the items are ordered by the blake3 hash of their key; the first ones validate:
-/// `fraction` of them rounded to the nearest, at least one, and never the last item of a class.
+/// Within a class the items are ordered by the blake3 hash of the key that `key` makes of their
+/// index in `train` and themselves; the first ones validate: `fraction` of them rounded to the
+/// nearest, at least one, and never the last item of a class.
 ///
 /// # Errors
-/// A fraction outside (0, 1), or no class of two items or more.
+/// A fraction outside of (0, 1), or no class with at least two items.
 pub(crate) fn set_aside<T, K: AsRef<[u8]>>(
     train: &mut Vec<T>,
     fraction: f32,
     label: impl Fn(&T) -> usize,
-    key: impl Fn(&T) -> K,
+    key: impl Fn(usize, &T) -> K,
 ) -> Result<Vec<T>, Error> {
     if !(fraction > 0.0 && fraction < 1.0) {
         let expected = "a number in (0, 1)";
@@ -96,24 +99,26 @@ pub(crate) fn set_aside<T, K: AsRef<[u8]>>(
     }
     let classes = train.iter().map(|item| label(item) + 1).max().unwrap_or(0);
     let mut by_class = vec![Vec::new(); classes];
-    for (place, item) in train.iter().enumerate() {
-        by_class[label(item)].push(place);
+    for (index, item) in train.iter().enumerate() {
+        by_class[label(item)].push(index);
     }
     let mut validates = vec![false; train.len()];
-    for mut places in by_class {
-        hash_order(&mut places, |&place| key(&train[place]));
-        let wanted = (places.len() as f32 * fraction).round() as usize;
-        let count = wanted.max(1).min(places.len().saturating_sub(1));
-        for &place in &places[..count] {
-            validates[place] = true;
+    for mut indices in by_class {
+        hash_order(&mut indices, |&index| key(index, &train[index]));
+        // A class of one image trains: a class that is only validated could not be learned.
+        let wanted = (indices.len() as f32 * fraction).round() as usize;
+        let count = wanted.max(1).min(indices.len().saturating_sub(1));
+        for &index in &indices[..count] {
+            validates[index] = true;
         }
     }
+    // `extract_if` goes through the items once, in order, and so do the flags.
     let mut flags = validates.into_iter();
     let validation: Vec<T> = train
         .extract_if(.., |_| flags.next() == Some(true))
         .collect();
     if validation.is_empty() {
-        let expected = "a class of two images or more to set one aside";
+        let expected = "a class with two images or more, to set one aside";
         return Err(Error::invalid("validation_fraction", expected, "none"));
     }
     Ok(validation)
@@ -139,7 +144,7 @@ mod tests {
         let label = |&i: &u32| [0, 0, 1][i as usize % 3] + 3 * usize::from(i == 45);
         let all: Vec<u32> = (0..46).collect();
         let mut train = all.clone();
-        let validation = set_aside(&mut train, 0.1, label, |i| i.to_le_bytes()).unwrap();
+        let validation = set_aside(&mut train, 0.1, label, |_, i| i.to_le_bytes()).unwrap();
         let of_class = |class| validation.iter().filter(|i| label(i) == class).count();
         assert_eq!([0, 1, 2, 3].map(of_class), [3, 2, 0, 0]);
         assert!(train.is_sorted() && validation.is_sorted());
@@ -151,9 +156,14 @@ mod tests {
     #[test]
     fn nothing_to_set_aside_and_a_wrong_fraction_are_errors() {
         let aside = |mut train: Vec<u32>, fraction| {
-            set_aside(&mut train, fraction, |&i| i as usize, |i| i.to_le_bytes())
-                .unwrap_err()
-                .to_string()
+            set_aside(
+                &mut train,
+                fraction,
+                |&i| i as usize,
+                |_, i| i.to_le_bytes(),
+            )
+            .unwrap_err()
+            .to_string()
         };
         assert!(aside(vec![0, 1], 0.5).contains("two images or more"));
         for fraction in [0.0, 1.0, f32::NAN] {

@@ -1,19 +1,19 @@
-//! From an 8-bit image to a backbone's input: resize, crop, normalise, as timm and torchvision do
-//! with Pillow images.
+//! From an 8-bit image to the input of a backbone: resize, crop and normalise, as timm and
+//! torchvision do with Pillow's images.
 
 use std::borrow::Cow;
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-use peft_core::backbone::{CropMode, InputSpec, Interpolation};
 use peft_core::data::Image;
+use peft_core::input::{CropMode, InputSpec, Interpolation};
 
-use crate::Error;
+use crate::error::Error;
 
 /// How an image becomes the input of a backbone.
 ///
-/// An image that already has the target size and is kept whole is not resampled.
+/// An image that already has the target size and is not cropped is not resampled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
     /// Size, filter, crop and normalisation.
@@ -21,12 +21,15 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
-    /// What a backbone's input needs.
+    /// Prepares images for a backbone with this input.
     pub fn new(input: &InputSpec) -> Self {
         Self { input: *input }
     }
 
-    /// Checks every field's range.
+    /// Checks the range of every field.
+    ///
+    /// # Errors
+    /// A field outside of its range.
     pub fn validate(&self) -> Result<(), Error> {
         let invalid = |field, expected: &str, got| {
             Err(Error::Invalid {
@@ -58,7 +61,7 @@ impl Preprocess {
         Ok(())
     }
 
-    /// Values that [`apply`](Self::apply) writes: `3 * size * size`.
+    /// The number of values that [`apply`](Self::apply) writes: `3 * size * size`.
     pub fn values(&self) -> usize {
         3 * self.input.size * self.input.size
     }
@@ -68,13 +71,16 @@ impl Preprocess {
     /// # Shapes
     /// - image: `[height, width, 3]`, grey levels
     /// - out: `[3, size, size]`
+    ///
+    /// # Errors
+    /// A field outside of its range, an image that is not whole, or an `out` of another size.
     pub fn apply(&self, image: &Image, out: &mut [f32]) -> Result<(), Error> {
         self.check(image, out)?;
         self.normalise(&self.pixels(image)?, out);
         Ok(())
     }
 
-    /// Checks the fields, the image and the room for the result.
+    /// Checks the fields, the image and the size of `out`.
     pub(crate) fn check(&self, image: &Image, out: &[f32]) -> Result<(), Error> {
         self.validate()?;
         if out.len() != self.values() {
@@ -93,11 +99,11 @@ impl Preprocess {
         check_image(image)
     }
 
-    /// The image at its target size, `[size, size, 3]` grey levels; not a copy where it has that
-    /// size already.
+    /// The image at its target size, `[size, size, 3]` grey levels. An image that already has that
+    /// size is borrowed.
     ///
     /// # Errors
-    /// If the image has no pixel, or not those that its sides claim.
+    /// If the image has no pixels, or not as many as its sides say.
     pub fn pixels<'a>(&self, image: &'a Image) -> Result<Cow<'a, [u8]>, Error> {
         check_image(image)?;
         if (image.width, image.height) == (self.input.size, self.input.size)
@@ -110,6 +116,9 @@ impl Preprocess {
     }
 
     /// [`apply`](Self::apply) into a new vector, `[3, size, size]`.
+    ///
+    /// # Errors
+    /// Those of [`apply`](Self::apply).
     pub fn to_vec(&self, image: &Image) -> Result<Vec<f32>, Error> {
         self.validate()?;
         let mut out = vec![0.0; self.values()];
@@ -119,8 +128,9 @@ impl Preprocess {
 
     /// The resized and cropped image, `[size, size, 3]`.
     ///
-    /// Columns first, then rows, rounded to grey levels between: the order of Pillow 12.3. It shows
-    /// where a cubic overshoots; Pillow 13.0 takes rows first for some sizes.
+    /// The columns come first, then the rows, with rounding to grey levels between: the order of
+    /// Pillow 12.3. The order shows where a cubic overshoots; Pillow 13.0 takes rows first for some
+    /// sizes.
     fn resize(&self, image: &Image) -> Result<Vec<u8>, Error> {
         let Window {
             left,
@@ -128,6 +138,7 @@ impl Preprocess {
             width,
             height,
         } = self.window(image);
+        // Two passes with rounding between, because Pillow stores the intermediate image in 8 bits.
         let (size, rows) = (self.input.size, image.height as f64);
         let options = options(self.input.interpolation);
         let narrow = resample(
@@ -142,8 +153,8 @@ impl Preprocess {
         )
     }
 
-    /// The part of the image that becomes the output. Resampling it straight to the output equals
-    /// resizing the whole image and cropping afterwards, and costs nothing for what is cut away.
+    /// The part of the image that becomes the output. Resampling it straight to the output gives
+    /// what resizing the whole image and cropping it would, without the work for what is cut away.
     fn window(&self, image: &Image) -> Window {
         let InputSpec {
             size,
@@ -152,7 +163,7 @@ impl Preprocess {
             ..
         } = self.input;
         let (width, height) = (image.width as f64, image.height as f64);
-        // The decimal that was written, so that 224 / 0.8 is 280, as in Python, and not 279.999996.
+        // The decimal that the user wrote: 224 / 0.8 is then 280, as in Python, and not 279.999996.
         let kept = (f64::from(crop_pct) * 1e6).round() / 1e6;
         let target = (size as f64 / kept).floor();
         let resized = |side: f64| match crop_mode {
@@ -161,6 +172,7 @@ impl Preprocess {
         };
         let across = |side: f64| {
             let scale = side / resized(side);
+            // Python's `round`, which torchvision's centre crop uses, rounds halves to even.
             let start = ((resized(side) - size as f64) / 2.0).round_ties_even() * scale;
             (start, (size as f64 * scale).min(side - start))
         };
@@ -187,7 +199,7 @@ impl Preprocess {
     }
 }
 
-/// Checks that an image has the pixels that its sides claim.
+/// Checks that an image has as many pixels as its sides say.
 fn check_image(image: &Image) -> Result<(), Error> {
     let (width, height, values) = (image.width, image.height, image.rgb.len());
     if values == 0
@@ -196,7 +208,7 @@ fn check_image(image: &Image) -> Result<(), Error> {
             .and_then(|pixels| pixels.checked_mul(3))
             != Some(values)
     {
-        let expected = format!("3 x {width} x {height} values, at least one pixel");
+        let expected = format!("3 x {width} x {height} values of at least one pixel");
         return Err(Error::Invalid {
             field: "image",
             expected,
@@ -206,7 +218,7 @@ fn check_image(image: &Image) -> Result<(), Error> {
     Ok(())
 }
 
-/// Pillow's filter of that name.
+/// Pillow's filter with this name. Its bicubic is Catmull-Rom's, a = -0.5.
 pub(crate) fn options(interpolation: Interpolation) -> ResizeOptions {
     let filter = match interpolation {
         Interpolation::Bilinear => FilterType::Bilinear,
@@ -215,17 +227,17 @@ pub(crate) fn options(interpolation: Interpolation) -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
 }
 
-/// A part of an image, beyond which a filter sees nothing. One type of view of one type of pixel:
-/// the resizer is compiled once.
+/// A part of an image; a filter does not see beyond its edge. Only one type of view and one type of
+/// pixel are used, so that the resizer is compiled only once.
 pub(crate) struct Part<'a>(TypedCroppedImage<'a, TypedImageRef<'a, U8x3>>);
 
 impl<'a> Part<'a> {
-    /// All of an image.
+    /// The whole image.
     pub(crate) fn whole(rgb: &'a [u8], width: usize, height: usize) -> Result<Self, Error> {
         Self::new(rgb, (width, height), [0, 0, width, height])
     }
 
-    /// Left, top, width and height of an image's part.
+    /// The part of an image with this left, top, width and height, in pixels.
     pub(crate) fn new(
         rgb: &'a [u8],
         (width, height): (usize, usize),
@@ -264,12 +276,12 @@ fn side(pixels: usize) -> Result<u32, std::num::TryFromIntError> {
 fn unfit(width: usize, height: usize, error: &dyn std::fmt::Display) -> Error {
     Error::Invalid {
         field: "image",
-        expected: "one that can be resized".into(),
+        expected: "an image that can be resized".into(),
         got: format!("{width} x {height} pixels ({error})"),
     }
 }
 
-/// A rectangle of the source image, in its pixels.
+/// A rectangle of the source image, in pixels of that image.
 struct Window {
     left: f64,
     top: f64,
@@ -421,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_out_of_range() {
+    fn fields_and_images_out_of_range_are_refused() {
         let black = image(2, 2, |_, _, _| 0);
         for (broken, field) in [
             (plain(0), "`img_size`"),
@@ -432,15 +444,17 @@ mod tests {
             let message = broken.to_vec(&black).unwrap_err().to_string();
             assert!(message.contains(field), "{message}");
         }
-        assert!(plain(2).apply(&black, &mut [0.0; 11]).is_err());
-        assert!(
-            plain(2)
-                .to_vec(&Image {
-                    width: 2,
-                    height: 3,
-                    rgb: vec![0; 12]
-                })
-                .is_err()
+        let short = plain(2).apply(&black, &mut [0.0; 11]).unwrap_err();
+        assert_eq!(
+            short.to_string(),
+            "invalid `out`: expected 12 values (3 x 2 x 2), got 11"
         );
+        let torn = Image {
+            width: 2,
+            height: 3,
+            rgb: vec![0; 12],
+        };
+        let message = plain(2).to_vec(&torn).unwrap_err().to_string();
+        assert!(message.contains("expected 3 x 2 x 3 values"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! The data sets as the runner meets them: by name, from a YAML, behind core's traits.
+//! The data sets as the runner sees them: by name, from YAML, behind core's traits.
 
 use std::path::Path;
 
@@ -36,13 +36,83 @@ fn every_registered_example_parses_and_keeps_its_name() {
         ]
     );
     for plugin in all {
-        let written = serde_yaml::to_string(&parse(plugin.example)).unwrap();
-        assert!(
-            written.contains(&format!("name: {}", plugin.name)),
-            "{written}"
-        );
-        (plugin.schema)();
+        let written = serde_json::to_value(parse(plugin.example)).unwrap();
+        assert_eq!(written["name"], plugin.name);
+        let schema = serde_json::to_value((plugin.schema)()).unwrap();
+        assert_eq!(schema["additionalProperties"], false, "{}", plugin.name);
+        let fields = written.as_object().unwrap().keys();
+        for field in fields.filter(|field| *field != "name") {
+            let described = &schema["properties"][field];
+            assert!(described.is_object(), "{}: no `{field}`", plugin.name);
+        }
     }
+}
+
+fn page() -> String {
+    fs_err::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/datasets.md")).unwrap()
+}
+
+#[test]
+fn the_page_names_every_format_and_its_examples_parse() {
+    let page = page();
+    for plugin in plugins(PluginKind::Dataset) {
+        let name = format!("`{}`", plugin.name);
+        assert!(page.contains(&name), "docs/datasets.md lacks {name}");
+    }
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap());
+    let mut parsed = 0;
+    for yaml in blocks.filter(|yaml| yaml.starts_with("name:")) {
+        let config: Result<Box<dyn DatasetConfig>, _> = serde_yaml::from_str(yaml);
+        assert!(config.is_ok(), "{yaml}{}", config.unwrap_err());
+        parsed += 1;
+    }
+    assert_eq!(parsed, 8, "an example for each file format");
+}
+
+/// `65929` as `65,929`.
+fn grouped(number: &serde_yaml::Value) -> String {
+    let digits = number.as_u64().unwrap().to_string();
+    let parts: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
+    String::from_utf8(parts.join(&b',')).unwrap()
+}
+
+#[test]
+fn the_pages_catalogue_is_that_of_the_configurations() {
+    let (page, mut rows) = (page(), 0);
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/datasets");
+    for folder in ["", "vtab-1k/"] {
+        for entry in fs_err::read_dir(configs.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                continue;
+            }
+            let text = fs_err::read_to_string(&path).unwrap();
+            let config: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+            let Some(about) = config.get("about") else {
+                continue;
+            };
+            let name = format!("{folder}{}", path.file_stem().unwrap().display());
+            let text = |key: &str| about[key].as_str().unwrap().to_owned();
+            let [train, validation, test] =
+                ["train", "validation", "test"].map(|split| grouped(&about["splits"][split]));
+            let (title, classes) = (text("title"), grouped(&about["classes"]));
+            let row = if folder.is_empty() {
+                let (format, metric) = (config["name"].as_str().unwrap(), text("metric"));
+                format!(
+                    "| `{name}` | {title} | `{format}` | {classes} | {train} | {validation} | {test} \
+                     | `{metric}` |"
+                )
+            } else {
+                let group = text("group");
+                let chance = (1000.0 / about["classes"].as_f64().unwrap()).round() / 10.0;
+                format!("| `{name}` | {title} | {group} | {classes} | {test} | {chance:.1} % |")
+            };
+            assert!(page.contains(&row), "docs/datasets.md lacks\n{row}");
+            rows += 1;
+        }
+    }
+    assert_eq!(rows, 38);
 }
 
 #[test]

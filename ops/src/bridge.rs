@@ -1,8 +1,10 @@
-//! From a Burn tensor to plain `f32` tensors of its CPU backend and back, with a backward pass.
+//! From Burn's tensors to an operation of this crate and back, with the operation's own backward pass
+//! as one node of Burn's graph.
 //!
 //! Needs Burn's `extension` feature only. An operation that does not apply hands its inputs back.
 
 use std::fmt::Debug;
+use std::marker::PhantomData;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::{
@@ -13,40 +15,65 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Autodiff, BackendTensor, DispatchAutodiffContext, DispatchKindConversion, DispatchTensor,
-    DispatchTensorKind, Flex, GradientCheckpointingStrategy, TensorMetadata,
+    Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext,
+    DispatchKindConversion, DispatchTensor, DispatchTensorKind, Flex,
+    GradientCheckpointingStrategy, TensorMetadata,
 };
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
 
 use crate::Level;
 use crate::level;
 
-/// An operation on `N` contiguous `f32` tensors of the CPU backend.
+/// An operation on `N` tensors outside of any graph: [`FlexTensor`]s for the kernels of the CPU, which
+/// get contiguous `f32` values, or [`DispatchTensor`]s for what is composed of Burn's operations.
 ///
-/// What an operation computes must not depend on the number of threads: work is split by shapes, and
-/// partial sums are added in a fixed order.
-pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
+/// What it computes must not depend on the number of threads: work is split by shapes, and partial sums
+/// are added in a fixed order.
+pub(crate) trait Operation<T, const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs; tensors are shared, so keeping an input is free.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The value; and what backward needs if any input wants a gradient.
-    fn forward(
-        &self,
-        inputs: [FlexTensor; N],
-        wants: [bool; N],
-    ) -> (FlexTensor, Option<Self::Saved>);
+    /// The value, and what backward needs for the gradients of the inputs that are `wanted`.
+    fn forward(&self, inputs: [T; N], wanted: [bool; N]) -> (T, Self::Saved);
 
-    /// The gradient of each input that wants one.
-    fn backward(
-        &self,
-        saved: Self::Saved,
-        gradient: FlexTensor,
-        wants: [bool; N],
-    ) -> [Option<FlexTensor>; N];
+    /// The gradients of the inputs that are `wanted`; others are dropped.
+    fn backward(&self, saved: Self::Saved, gradient: T, wanted: [bool; N]) -> [Option<T>; N];
 }
 
-/// Runs `op` if all inputs are `f32` tensors of the CPU backend, tracked or not, and kernels are not
-/// switched off.
+/// A tensor that operations compute with, outside of any graph, on backend `B`.
+pub(crate) trait Plain<B: Backend>: Debug + Sized + 'static {
+    /// From the backend's own tensor.
+    fn from_backend(x: FloatTensor<B>) -> Self;
+
+    /// The backend's own tensor.
+    fn into_backend(self) -> FloatTensor<B>;
+}
+
+impl Plain<Flex> for FlexTensor {
+    fn from_backend(x: FlexTensor) -> Self {
+        x.to_contiguous()
+    }
+
+    fn into_backend(self) -> FlexTensor {
+        self
+    }
+}
+
+impl<B: Backend> Plain<B> for DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    fn from_backend(x: FloatTensor<B>) -> Self {
+        dispatch::<B>(x)
+    }
+
+    fn into_backend(self) -> FloatTensor<B> {
+        float::<B>(self)
+    }
+}
+
+/// Runs a kernel's `op` if all inputs are `f32` tensors of the CPU backend, tracked or not, and kernels
+/// are not switched off.
 ///
 /// # Errors
 /// Hands the tensors back otherwise: use Burn's own operation then.
@@ -55,42 +82,15 @@ pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
     reason = "the tensors are handed back, not an error"
 )]
 pub(crate) fn apply<const N: usize>(
-    op: impl CpuOp<N>,
+    op: impl Operation<FlexTensor, N>,
     inputs: [DispatchTensor; N],
 ) -> Result<DispatchTensor, [DispatchTensor; N]> {
     let context = inputs[0].autodiff;
     let fits = |x: &DispatchTensor| on_cpu(x) && x.autodiff == context;
-    if level::current() == Level::Off || !inputs.iter().all(fits) {
-        return Err(inputs);
-    }
-    macro_rules! run {
-        ($backend:ty, $f:expr) => {{
-            let inputs = inputs.map(|x| {
-                match <DispatchTensor as DispatchKindConversion<$backend>>::try_into_backend(x) {
-                    Ok(tensor) => tensor.float(),
-                    Err(_) => unreachable!("checked by `on_cpu`"),
-                }
-            });
-            let y = BackendTensor::Float($f(inputs));
-            Ok(<DispatchTensor as DispatchKindConversion<$backend>>::from_backend(y))
-        }};
-    }
-    match context {
-        DispatchAutodiffContext::Disabled => {
-            run!(Flex, |inputs: [FlexTensor; N]| {
-                op.forward(inputs.map(|x| x.to_contiguous()), [false; N]).0
-            })
-        }
-        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
-            run!(Autodiff<Flex, BalancedCheckpointing>, |inputs| {
-                track::<BalancedCheckpointing, N>(op, inputs)
-            })
-        }
-        DispatchAutodiffContext::Enabled(_) => {
-            run!(Autodiff<Flex, NoCheckpointing>, |inputs| {
-                track::<NoCheckpointing, N>(op, inputs)
-            })
-        }
+    if level::current() != Level::Off && inputs.iter().all(fits) {
+        Ok(run::<Flex, FlexTensor, N>(op, inputs))
+    } else {
+        Err(inputs)
     }
 }
 
@@ -107,49 +107,129 @@ pub(crate) fn on_cpu(x: &DispatchTensor) -> bool {
     flex && x.dtype() == DType::F32
 }
 
-fn track<C: CheckpointStrategy, const N: usize>(
-    op: impl CpuOp<N>,
-    inputs: [FloatTensor<Autodiff<Flex, C>>; N],
-) -> FloatTensor<Autodiff<Flex, C>> {
-    let nodes = inputs.each_ref().map(|x| x.node());
-    let wants = inputs.each_ref().map(|x| x.is_tracked());
-    let inputs = inputs.map(|x| x.into_primitive().to_contiguous());
-    match Step(op.clone())
-        .prepare::<C>(nodes)
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(step) => match op.forward(inputs, wants) {
-            (y, Some(saved)) => step.finish(saved, y),
-            (_, None) => unreachable!("a tracked forward saves what backward needs"),
-        },
-        OpsKind::UnTracked(step) => step.finish(op.forward(inputs, [false; N]).0),
+/// The tensor, or one that stands for an optional input that is absent: empty, on the CPU, in the
+/// context of the input `beside` it, and without a gradient. So an operation has as many inputs with it
+/// as without.
+pub(crate) fn or_absent<const D: usize>(
+    x: Option<Tensor<D>>,
+    beside: &DispatchTensor,
+) -> DispatchTensor {
+    if let Some(x) = x {
+        return x.into_dispatch();
+    }
+    let empty = tensor(Vec::new(), [0]);
+    match beside.autodiff {
+        DispatchAutodiffContext::Disabled => dispatch::<Flex>(empty),
+        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
+            constant::<BalancedCheckpointing>(empty)
+        }
+        DispatchAutodiffContext::Enabled(_) => constant::<NoCheckpointing>(empty),
     }
 }
 
-#[derive(Debug)]
-struct Step<O>(O);
+/// A tensor in the context of a graph, but not tracked by it.
+fn constant<C: CheckpointStrategy>(x: FlexTensor) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<Autodiff<Flex, C>>,
+{
+    dispatch::<Autodiff<Flex, C>>(Autodiff::<Flex, C>::from_inner(x))
+}
 
-impl<O: CpuOp<N>, const N: usize> Backward<Flex, N> for Step<O> {
+/// Runs `op` on tensors of backend `B`, all in one context: as a node of the graph if they are tracked.
+pub(crate) fn run<B: Backend, T: Plain<B>, const N: usize>(
+    op: impl Operation<T, N>,
+    inputs: [DispatchTensor; N],
+) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>
+        + DispatchKindConversion<Autodiff<B, NoCheckpointing>>
+        + DispatchKindConversion<Autodiff<B, BalancedCheckpointing>>,
+{
+    match inputs[0].autodiff {
+        DispatchAutodiffContext::Disabled => {
+            let inputs = inputs.map(|x| T::from_backend(float::<B>(x)));
+            dispatch::<B>(op.forward(inputs, [false; N]).0.into_backend())
+        }
+        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
+            track::<B, BalancedCheckpointing, T, N>(op, inputs)
+        }
+        DispatchAutodiffContext::Enabled(_) => track::<B, NoCheckpointing, T, N>(op, inputs),
+    }
+}
+
+fn track<B: Backend, C: CheckpointStrategy, T: Plain<B>, const N: usize>(
+    op: impl Operation<T, N>,
+    inputs: [DispatchTensor; N],
+) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<Autodiff<B, C>>,
+{
+    let inputs = inputs.map(float::<Autodiff<B, C>>);
+    let nodes = inputs.each_ref().map(|x| x.node());
+    let wanted = inputs.each_ref().map(|x| x.is_tracked());
+    let inputs = inputs.map(|x| T::from_backend(x.into_primitive()));
+    let step = Step::<_, T> {
+        op: op.clone(),
+        tensor: PhantomData,
+    };
+    // The value is kept rather than computed again: an operation computes again what it likes to in
+    // its backward pass.
+    let y = match step.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(step) => {
+            let (y, saved) = op.forward(inputs, wanted);
+            step.finish(saved, y.into_backend())
+        }
+        OpsKind::UnTracked(step) => step.finish(op.forward(inputs, wanted).0.into_backend()),
+    };
+    dispatch::<Autodiff<B, C>>(y)
+}
+
+/// An operation as a node of the graph.
+#[derive(Debug)]
+struct Step<O, T> {
+    op: O,
+    tensor: PhantomData<fn(T)>,
+}
+
+impl<B: Backend, T: Plain<B>, O: Operation<T, N>, const N: usize> Backward<B, N> for Step<O, T> {
     type State = O::Saved;
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let wants = ops.parents.each_ref().map(Option::is_some);
-        let of_inputs = self.0.backward(ops.state, gradient, wants);
+        let gradient = T::from_backend(gradients.consume::<B>(&ops.node));
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let of_inputs = self.op.backward(ops.state, gradient, wanted);
+        // An operation may compute a gradient that is not wanted, where that costs nothing.
         for (parent, gradient) in ops.parents.into_iter().zip(of_inputs) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                gradients.register::<Flex>(parent.id, gradient);
+                gradients.register::<B>(parent.id, gradient.into_backend());
             }
         }
     }
+}
+
+/// The backend's own tensor.
+fn float<B: Backend>(x: DispatchTensor) -> FloatTensor<B>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    match <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(x) {
+        Ok(tensor) => tensor.float(),
+        Err(message) => unreachable!("the caller has looked at the backend: {message}"),
+    }
+}
+
+fn dispatch<B: Backend>(x: FloatTensor<B>) -> DispatchTensor
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(x))
 }
 
 /// The values of a contiguous `f32` tensor.
 pub(crate) fn values(x: &FlexTensor) -> &[f32] {
     match x.as_slice::<f32>() {
         Some(values) => values,
-        None => unreachable!("`apply` hands over contiguous f32 tensors only"),
+        None => unreachable!("kernels get contiguous f32 tensors only"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tensors outside of a graph, and those that nobody else reads.
+//! The values of tensors outside of a graph, to read or to change in place.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{BackendTensor, DispatchTensorKind};
@@ -6,8 +6,7 @@ use burn::tensor::{DType, Tensor};
 
 use crate::level::{self, Level};
 
-/// The values of a tensor without its place in a graph, if kernels are to run on it: `f32` on the CPU
-/// backend.
+/// The tensor outside of any graph, if kernels run on it: `f32` on the CPU backend.
 pub(crate) fn constant<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
     if level::current() == Level::Off {
         return None;
@@ -20,10 +19,10 @@ pub(crate) fn constant<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
     }
 }
 
-/// The values of a contiguous `f32` tensor, to be changed; copied first if others have them too.
+/// The values of a contiguous `f32` tensor, to change. They are copied first if another tensor shares them.
 pub(crate) fn values_mut(x: &mut FlexTensor) -> &mut [f32] {
     match x.layout().contiguous_offsets() {
         Some((start, end)) => &mut x.storage_mut()[start..end],
-        None => unreachable!("`apply` hands over contiguous f32 tensors only"),
+        None => unreachable!("kernels get contiguous f32 tensors only"),
     }
 }

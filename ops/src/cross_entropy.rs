@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, tensor, values};
 use crate::math::sum_of;
 
 /// The mean over rows of `-sum_j targets_j log(softmax(logits)_j)`. Targets are a constant.
@@ -27,7 +27,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     }
 }
 
-/// The same of Burn's operations.
+/// The loss as Burn's operations.
 fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     -(log_softmax(logits, 1) * targets).sum_dim(1).mean()
 }
@@ -35,15 +35,15 @@ fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
 #[derive(Clone, Copy, Debug)]
 struct CrossEntropy;
 
-impl CpuOp<2> for CrossEntropy {
+impl Operation<FlexTensor, 2> for CrossEntropy {
     /// The gradient of the logits.
     type Saved = FlexTensor;
 
     fn forward(
         &self,
         [logits, targets]: [FlexTensor; 2],
-        wants: [bool; 2],
-    ) -> (FlexTensor, Option<FlexTensor>) {
+        _: [bool; 2],
+    ) -> (FlexTensor, FlexTensor) {
         let shape = logits.shape();
         let [b, classes] = [shape[0], shape[1]];
         let (logits, targets) = (values(&logits), values(&targets));
@@ -55,9 +55,9 @@ impl CpuOp<2> for CrossEntropy {
             .zip(slopes.par_chunks_mut(width))
             .map(|((logits, targets), slopes)| row(logits, targets, share, slopes))
             .collect();
+        // In the order of the rows, whichever thread computed them.
         let loss = losses.iter().sum::<f64>() * share;
-        let wanted = wants[0].then(|| tensor(slopes, shape));
-        (tensor(vec![loss as f32], [1]), wanted)
+        (tensor(vec![loss as f32], [1]), tensor(slopes, shape))
     }
 
     fn backward(
@@ -74,7 +74,7 @@ impl CpuOp<2> for CrossEntropy {
 
 /// The cross-entropy of a row, and `share` times its gradient `softmax(logits) sum(targets) - targets`.
 fn row(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
-    // A largest value that drops NaN: the sum keeps it.
+    // `largest` drops NaN, but the sum keeps it.
     let largest = f64::from(crate::math::largest(logits));
     let exponential = |logit: f32| (f64::from(logit) - largest).exp();
     let sum: f64 = logits.iter().map(|&logit| exponential(logit)).sum();
@@ -96,7 +96,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Case, Tensors, View, compare, results, same_on_any_threads, same_where_not_finite, views,
+        Case, Tensors, View, cases, compare, results, same_on_any_threads, same_where_not_finite,
+        views,
     };
 
     fn op(t: &Tensors) -> Tensor<1> {
@@ -109,13 +110,13 @@ mod tests {
 
     fn case([b, classes]: [usize; 2], view: View, seed: u32) -> Case {
         let case = Case::new(seed).with(&[b, classes], view);
-        // As probabilities are: of both signs, the loss would be what is left of larger terms.
+        // Positive, as probabilities are: with both signs, the terms of the loss would cancel.
         let targets = crate::testing::noise(b * classes, seed + 7).into_iter();
         case.with_values(&[b, classes], targets.map(f32::abs).collect(), View::Plain)
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(cases(48))]
         #[test]
         fn values_and_gradients_agree_with_f64(
             b in 1usize..20, classes in 1usize..200, view in views(), seed in 1u32..1000,

@@ -1,4 +1,4 @@
-//! GELU (Hendrycks and Gimpel 2016): with the exact normal distribution function, and the sigmoid
+//! GELU (Hendrycks and Gimpel 2016), with the exact normal distribution function and with the sigmoid
 //! approximation that OpenAI's CLIP was trained with.
 
 use burn::backend::TensorMetadata;
@@ -6,7 +6,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, tensor, values};
 use crate::buffer::{Unset, written};
 use crate::composed::{self, Gate};
 use crate::constant::values_mut;
@@ -29,7 +29,7 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Gelu::Quick.of(x)
 }
 
-/// Which of the two.
+/// One of the two functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
     /// [`gelu`].
@@ -39,7 +39,7 @@ pub enum Gelu {
 }
 
 impl Gelu {
-    /// Its value.
+    /// The function of `x`.
     ///
     /// # Shapes
     /// Any; the result has the same.
@@ -69,9 +69,11 @@ impl Gelu {
         }
     }
 
+    /// The function of all values.
     pub(crate) fn values(self, x: &[f32]) -> Vec<f32> {
         let kernel = self.kernel();
-        // SAFETY: the chunks cover the output, and the kernel writes each value.
+        // SAFETY: the chunks cover the output, those of the input are as long, and the kernel writes each
+        // value of a chunk.
         unsafe {
             written(x.len(), |y| {
                 let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
@@ -80,7 +82,7 @@ impl Gelu {
         }
     }
 
-    /// The gradient of `y` becomes that of `x`.
+    /// Makes the gradient of `x` from that of `y`, in place.
     pub(crate) fn chain(self, x: &[f32], gradient: &mut [f32]) {
         let kernel = match self {
             Self::Exact => gelu_slopes,
@@ -91,16 +93,12 @@ impl Gelu {
     }
 }
 
-impl CpuOp<1> for Gelu {
+impl Operation<FlexTensor, 1> for Gelu {
+    /// The input.
     type Saved = FlexTensor;
 
-    fn forward(
-        &self,
-        [x]: [FlexTensor; 1],
-        [wanted]: [bool; 1],
-    ) -> (FlexTensor, Option<FlexTensor>) {
-        let y = tensor(self.values(values(&x)), x.shape());
-        (y, wanted.then_some(x))
+    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, FlexTensor) {
+        (tensor(self.values(values(&x)), x.shape()), x)
     }
 
     fn backward(
@@ -122,7 +120,7 @@ fn quick_gates<S: Simd>(x: f32) -> (f32, f32) {
     (open, e * open)
 }
 
-/// QuickGELU's factor.
+/// The factor in QuickGELU.
 const QUICK: f32 = 1.702;
 
 multiversion! {
@@ -130,18 +128,19 @@ multiversion! {
     fn gelu_values<S>(x: &[f32], y: &mut [Unset]) {
         for (y, &x) in y.iter_mut().zip(x) {
             let value = x * normal::<S>(x).1;
-            // The limit, where the product would be `-inf * 0`.
+            // At minus infinity the product would be `-inf * 0`; its limit is 0.
             y.write(if x == f32::NEG_INFINITY { 0.0 } else { value });
         }
     }
 
     /// `g <- g (cdf(x) + x pdf(x))`.
     fn gelu_slopes<S>(x: &[f32], g: &mut [f32]) {
+        // The density at zero, `1 / sqrt(2 pi)`.
         const PEAK: f32 = 0.398_942_3;
         for (g, &x) in g.iter_mut().zip(x) {
             let (bell, cdf) = normal::<S>(x);
             let slope = S::fma(x * PEAK, bell, cdf);
-            // x pdf(x) vanishes far out, also where x^2 overflows.
+            // Far out x pdf(x) vanishes; without these lines it would be NaN where x^2 overflows.
             let slope = if x > 20.0 { 1.0 } else { slope };
             let slope = if x < -20.0 { 0.0 } else { slope };
             *g *= slope;
@@ -152,7 +151,7 @@ multiversion! {
     fn quick_gelu_values<S>(x: &[f32], y: &mut [Unset]) {
         for (y, &x) in y.iter_mut().zip(x) {
             let value = x * quick_gates::<S>(x).0;
-            // `exp` saturates: far out the product would not vanish.
+            // `exp` does not go below 1e-38, and a very large `x` times that would not vanish.
             y.write(if x < -50.0 { 0.0 } else { value });
         }
     }
@@ -161,6 +160,7 @@ multiversion! {
     fn quick_gelu_slopes<S>(x: &[f32], g: &mut [f32]) {
         for (g, &x) in g.iter_mut().zip(x) {
             let (open, shut) = quick_gates::<S>(x);
+            // With both gates at hand, `1 - s` does not cancel.
             let slope = S::fma(QUICK * x * shut, open, open);
             let slope = if x > 50.0 { 1.0 } else { slope };
             let slope = if x < -50.0 { 0.0 } else { slope };
@@ -175,13 +175,13 @@ mod tests {
 
     use super::*;
 
-    /// `x (1 + erf(x / sqrt 2)) / 2` by its series, or the asymptotic tail, in f64.
+    /// `x (1 + erf(x / sqrt 2)) / 2` in f64.
     fn reference(x: f64) -> f64 {
         x * cdf(x)
     }
 
     fn cdf(x: f64) -> f64 {
-        // Phi(x) = 1/2 + pdf(x) (x + x^3/3 + x^5/15 + ..) (Marsaglia 2004).
+        // cdf(x) = 1/2 + pdf(x) (x + x^3/3 + x^5/15 + ..) (Marsaglia 2004).
         if x.abs() > 12.0 {
             return if x > 0.0 { 1.0 } else { 0.0 };
         }
@@ -237,7 +237,7 @@ mod tests {
         check(quick_gelu, |x| x * gate(x), slope);
     }
 
-    /// The composition that other devices and element types run, in f64 on the CPU backend.
+    /// Other devices and element types run the composition of Burn's operations.
     #[test]
     fn quick_in_another_type_is_composed() {
         let x = line(&grid(), &Device::flex());

@@ -1,5 +1,5 @@
-//! Layer normalisation (Ba, Kiros and Hinton 2016), with a backward pass that keeps the input and
-//! two statistics a row.
+//! Layer normalisation (Ba, Kiros and Hinton 2016), with a backward pass that keeps the input and two
+//! statistics per row.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, tensor, values};
 use crate::buffer::{Unset, written};
 use crate::composed;
 use crate::math::{ROWS, partial_sums, sum_of};
 use crate::simd::multiversion;
 
-/// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis, with its biased variance.
+/// `gamma (x - mean) / sqrt(variance + epsilon) + beta` over the last axis, with the biased variance.
 ///
 /// # Shapes
 /// `x [.., d]`, `gamma [d]`, `beta [d]` `-> [.., d]`.
@@ -46,19 +46,16 @@ struct LayerNorm {
 /// What backward needs: the input, gamma, and mean and inverse deviation of each row.
 type Saved = (FlexTensor, FlexTensor, Arc<Vec<f64>>);
 
-impl CpuOp<3> for LayerNorm {
+impl Operation<FlexTensor, 3> for LayerNorm {
     type Saved = Saved;
 
-    fn forward(
-        &self,
-        [x, gamma, beta]: [FlexTensor; 3],
-        wants: [bool; 3],
-    ) -> (FlexTensor, Option<Saved>) {
+    fn forward(&self, [x, gamma, beta]: [FlexTensor; 3], _: [bool; 3]) -> (FlexTensor, Saved) {
         let (input, factors, offsets) = (values(&x), values(&gamma), values(&beta));
         let d = factors.len();
         let rows = input.len() / d.max(1);
         let mut statistics = vec![0.0; 2 * rows];
-        // SAFETY: the chunks of rows cover the output, and the kernel writes each of their values.
+        // SAFETY: the chunks of rows cover the output, those of the input are as long, and `normalise` writes
+        // each value of its rows.
         let y = unsafe {
             written(input.len(), |y| {
                 let chunk = (ROWS * d).max(1);
@@ -70,15 +67,14 @@ impl CpuOp<3> for LayerNorm {
             })
         };
         let y = tensor(y, x.shape());
-        let wanted = wants.contains(&true);
-        (y, wanted.then(|| (x, gamma, Arc::new(statistics))))
+        (y, (x, gamma, Arc::new(statistics)))
     }
 
     fn backward(
         &self,
         (x, gamma, statistics): Saved,
         gradient: FlexTensor,
-        [of_x, of_gamma, of_beta]: [bool; 3],
+        [x_wanted, gamma_wanted, beta_wanted]: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
         let (input, factors, gradient) = (values(&x), values(&gamma), values(&gradient));
         let d = factors.len();
@@ -88,8 +84,9 @@ impl CpuOp<3> for LayerNorm {
             let statistics = &statistics[2 * part.start / d..2 * part.end / d];
             (&input[part.clone()], &gradient[part], statistics)
         };
-        let dx = of_x.then(|| {
-            // SAFETY: as in the forward pass.
+        let dx = x_wanted.then(|| {
+            // SAFETY: the chunks of rows cover the gradient, those of `of` are as long, and `slopes` writes
+            // each value of its rows.
             let dx = unsafe {
                 written(input.len(), |dx| {
                     let chunks = dx.par_chunks_mut(chunk).enumerate();
@@ -102,25 +99,25 @@ impl CpuOp<3> for LayerNorm {
             tensor(dx, x.shape())
         });
         let [mut dgamma, mut dbeta] = [None, None];
-        if of_gamma || of_beta {
+        if gamma_wanted || beta_wanted {
             let tasks = input.len().div_ceil(chunk);
             let mut sums = partial_sums(tasks, 2 * d, |task, sums| {
                 let (x, g, statistics) = of(task);
                 parameter_slopes(x, statistics, g, sums);
             });
             let of_offsets = sums.split_off(d);
-            dgamma = of_gamma.then(|| tensor(sums, [d]));
-            dbeta = of_beta.then(|| tensor(of_offsets, [d]));
+            dgamma = gamma_wanted.then(|| tensor(sums, [d]));
+            dbeta = beta_wanted.then(|| tensor(of_offsets, [d]));
         }
         [dx, dgamma, dbeta]
     }
 }
 
 multiversion! {
-    // In `f64`, which memory hides: of a row of few values next to nothing is left of the input's
-    // gradient once its mean and its projection are taken off.
+    // All of it in `f64`: in a row of few values, almost nothing is left of the input's gradient once its
+    // mean and its projection are taken off. It takes no longer, because these loops wait for memory.
 
-    /// Rows as long as `gamma`; mean and inverse deviation of each go to `statistics`.
+    /// Normalises rows as long as `gamma`. The mean and the inverse deviation of each go to `statistics`.
     fn normalise<S>(
         x: &[f32],
         gamma: &[f32],
@@ -134,6 +131,8 @@ multiversion! {
         let rows = x.chunks_exact(d).zip(y.chunks_exact_mut(d));
         for ((x, y), statistics) in rows.zip(statistics.chunks_exact_mut(2)) {
             let mean = sum_of([x], |sum: f64, [x]| sum + x) * share;
+            // A second pass: the mean of squares less the square of the mean would cancel. The row is in
+            // the first cache by now.
             let squares = sum_of([x], |sum: f64, [x]| sum + (x - mean) * (x - mean));
             let scale = 1.0 / (squares * share + epsilon).sqrt();
             for (((y, x), gamma), beta) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
@@ -187,7 +186,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Case, Tensors, View, compare, results, same_on_any_threads, same_where_not_finite, views,
+        Case, Tensors, View, cases, compare, results, same_on_any_threads, same_where_not_finite,
+        views,
     };
 
     const EPSILON: f64 = 1e-6;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(cases(48))]
         #[test]
         fn values_and_gradients_agree_with_f64(
             b in 1usize..4, n in 1usize..100, d in 2usize..200, wanted in 0u32..8, view in views(),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_empty_or_not_finite_stays_so() {
+    fn rows_that_are_empty_or_not_finite_stay_so() {
         assert!(
             results(&case([2, 0, 5], View::Plain, 1), op)[0]
                 .1

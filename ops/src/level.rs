@@ -1,9 +1,11 @@
-//! Which instructions the kernels are compiled for: the best that the CPU has, or what the
-//! environment variable `PEFT_OPS` says. Read once.
+//! Which instructions the kernels use: the best that the CPU has, or those that the environment
+//! variable `PEFT_OPS` names. It is read once.
 
 use std::sync::OnceLock;
 
-/// What runs on the CPU.
+/// What operations run on the CPU: the kernels of one instruction set, or none.
+///
+/// Results of different levels may differ in the last bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// No kernels: Burn's own operations.
@@ -16,16 +18,22 @@ pub enum Level {
     Avx512,
 }
 
-/// Spellings in `PEFT_OPS`, the best last.
-const NAMES: [(&str, Level); 4] = [
-    ("off", Level::Off),
-    ("baseline", Level::Baseline),
-    ("avx2", Level::Avx2),
-    ("avx512", Level::Avx512),
-];
+/// All of them, the best last.
+const LEVELS: [Level; 4] = [Level::Off, Level::Baseline, Level::Avx2, Level::Avx512];
 
 impl Level {
-    fn available(self) -> bool {
+    /// The name in `PEFT_OPS`, such as `avx2`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Baseline => "baseline",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this CPU has the instructions.
+    pub(crate) fn available(self) -> bool {
         match self {
             Self::Off | Self::Baseline => true,
             #[cfg(target_arch = "x86_64")]
@@ -44,7 +52,7 @@ impl Level {
     }
 }
 
-/// What runs: the best that the CPU has, or what `PEFT_OPS` says.
+/// The level that operations run at: the best that the CPU has, or what `PEFT_OPS` names.
 ///
 /// # Errors
 /// If `PEFT_OPS` names no level, or one that this CPU does not have.
@@ -55,37 +63,44 @@ pub fn level() -> Result<Level, &'static str> {
     level.as_ref().copied().map_err(String::as_str)
 }
 
-/// What kernels are called for.
+/// The level for code that cannot return an error.
 ///
 /// # Panics
-/// Where [`level`] is an error: a run that is not what was asked for is none.
+/// Where [`level`] is an error: running at another level than the user asked for would be worse.
 pub(crate) fn current() -> Level {
     level().unwrap_or_else(|message| panic!("{message}"))
 }
 
 fn best() -> Level {
-    let available = NAMES.iter().rev().find(|(_, level)| level.available());
-    available.map_or(Level::Baseline, |(_, level)| *level)
+    let available = LEVELS.into_iter().rev().find(|level| level.available());
+    available.unwrap_or(Level::Baseline)
 }
 
-/// The level of that name; none for an empty one.
+/// The level of that name; none for an empty name, which is as good as none in the environment.
 fn chosen(name: &str) -> Option<Result<Level, String>> {
-    let listed = |names: Vec<&str>| names.join(", ");
-    match NAMES.iter().find(|(other, _)| *other == name) {
-        _ if name.is_empty() => None,
-        Some((_, level)) if level.available() => Some(Ok(*level)),
-        Some(_) => {
-            let available = NAMES.iter().filter(|(_, level)| level.available());
-            let available = listed(available.map(|(name, _)| *name).collect());
-            Some(Err(format!(
-                "PEFT_OPS: this CPU does not have {name}; it has {available}"
-            )))
-        }
-        None => {
-            let all = listed(NAMES.iter().map(|(name, _)| *name).collect());
-            Some(Err(format!("PEFT_OPS: expected {all}, got {name:?}")))
-        }
+    if name.is_empty() {
+        return None;
     }
+    let names = |levels: Vec<Level>| {
+        let names: Vec<&str> = levels.into_iter().map(Level::name).collect();
+        names.join(", ")
+    };
+    let Some(level) = LEVELS.into_iter().find(|level| level.name() == name) else {
+        let all = names(LEVELS.to_vec());
+        return Some(Err(format!("PEFT_OPS: expected {all}, got {name:?}")));
+    };
+    if level.available() {
+        return Some(Ok(level));
+    }
+    let available = names(
+        LEVELS
+            .into_iter()
+            .filter(|level| level.available())
+            .collect(),
+    );
+    Some(Err(format!(
+        "PEFT_OPS: this CPU does not have {name}; it has {available}"
+    )))
 }
 
 #[cfg(test)]
@@ -105,8 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn a_level_that_the_cpu_has_not_is_refused() {
-        for (name, level) in NAMES {
+    fn a_level_that_the_cpu_lacks_is_refused() {
+        for level in LEVELS {
+            let name = level.name();
             match chosen(name).unwrap() {
                 Ok(chosen) => assert!(chosen == level && level.available()),
                 Err(message) => {

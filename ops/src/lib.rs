@@ -1,22 +1,22 @@
-//! Operations with their own backward where Burn's are slow on a device.
+//! Operations with a backward pass of their own, where Burn's are slow on a device.
 //!
-//! Each is a plain function on Burn tensors: where all inputs are `f32` on Burn's CPU backend it
-//! runs a kernel of its own, otherwise it is Burn's own operation, so that every device and
-//! element type works. Results do not depend on the number of threads. Tests hold values and
-//! gradients against `f64`, beside Burn's `f32`.
+//! Each is a plain function of Burn tensors. If all inputs are `f32` on Burn's CPU backend it runs a
+//! kernel of this crate, otherwise Burn's own operations, so that every device and element type works.
+//! Results do not depend on the number of threads. Tests compare values and gradients with `f64`, and
+//! their errors with those of Burn's `f32`.
 //!
-//! Kernels are compiled for several instruction sets, and the best that the CPU has is picked when
-//! the program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests:
-//! `avx512`, `avx2`, `baseline` (what every CPU of the architecture has) or `off` (Burn's own
-//! operations). One that the CPU has not, or any other word, is an error ([`level`]).
+//! Kernels are compiled for several instruction sets, and the best that the CPU has is picked when the
+//! program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests: `avx512`,
+//! `avx2`, `baseline` (what every CPU of the architecture has) or `off` (Burn's own operations). A level
+//! that the CPU lacks, or an unknown name, is an error ([`level`]).
 //!
-//! Other devices run GELU, LayerNorm and attention composed of Burn's operations, but with a backward
-//! of their own; `PEFT_OPS_CUDA=off` leaves these to Burn too. [`check`] holds operations against
-//! their formulas on a device.
+//! On other devices GELU, LayerNorm and attention are composed of Burn's operations, but with a backward
+//! pass of their own. `PEFT_OPS_CUDA=off` leaves these to Burn too. [`check`] compares operations on a
+//! device with their formulas.
 
 #![allow(
     clippy::needless_range_loop,
-    reason = "registers of a kernel are arrays that are indexed side by side"
+    reason = "the registers of a kernel are arrays, several of which share an index"
 )]
 
 mod attention;
@@ -38,6 +38,7 @@ mod optimizers;
 mod patches;
 mod pool;
 mod relu;
+mod results;
 mod scale_shift;
 mod simd;
 #[cfg(test)]
@@ -56,4 +57,5 @@ pub use optimizers::{AdamOptions, SgdOptions, adam, adam_w, sgd};
 pub use patches::patches;
 pub use pool::max_pool2d;
 pub use relu::{add_relu, relu};
+pub use results::RESULTS;
 pub use scale_shift::scale_shift;

@@ -1,23 +1,26 @@
-//! Cuts images into patches, so that a patch embedding (Dosovitskiy et al. 2021) is a matrix product.
+//! Images cut into patches, so that a patch embedding (Dosovitskiy et al. 2021) is a matrix product.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, tensor, values};
 use crate::buffer::{Unset, written};
 
-/// The patches of `p` rows and `q` columns, from left to right and from the top down; the values of each
-/// by channel, row and column.
+/// The patches of `p` rows and `q` columns, from left to right and from the top down. The values of a patch
+/// are in the order of channel, row and column.
 ///
 /// # Shapes
 /// `[b, c, gh p, gw q] -> [b, gh gw, c p q]`.
+///
+/// # Panics
+/// If patches do not divide the image.
 pub fn patches(x: Tensor<4>, [p, q]: [usize; 2]) -> Tensor<3> {
     let [_, _, h, w] = x.dims();
     assert!(
         h.is_multiple_of(p) && w.is_multiple_of(q),
-        "{h} x {w} pixels in patches of {p} x {q}"
+        "expected patches that divide {h} x {w} pixels, got {p} x {q}"
     );
     match apply(Patches { size: [p, q] }, [x.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
@@ -25,7 +28,7 @@ pub fn patches(x: Tensor<4>, [p, q]: [usize; 2]) -> Tensor<3> {
     }
 }
 
-/// The same of Burn's operations.
+/// The patches as Burn's operations.
 fn composed(x: Tensor<4>, [p, q]: [usize; 2]) -> Tensor<3> {
     let [b, c, h, w] = x.dims();
     let (gh, gw) = (h / p, w / q);
@@ -39,18 +42,20 @@ struct Patches {
     size: [usize; 2],
 }
 
-impl CpuOp<1> for Patches {
+impl Operation<FlexTensor, 1> for Patches {
     /// The shape of the images.
     type Saved = [usize; 4];
 
-    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Option<[usize; 4]>) {
+    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, [usize; 4]) {
         let shape: [usize; 4] = std::array::from_fn(|axis| x.shape()[axis]);
         let ([p, q], [b, c, h, w]) = (self.size, shape);
         let (gw, image) = (w / q, values(&x));
-        // SAFETY: rows of patches cover the output, and runs of `q` values each of them.
+        // SAFETY: the output has one chunk for each row of patches, and its runs of `q` values fill the
+        // chunk.
         let y = unsafe {
             written(image.len(), |y| {
                 let rows = y.par_chunks_mut((c * p * w).max(1)).enumerate();
+                // Written in order, read in runs: a scattered read is cheaper than a scattered write.
                 rows.for_each(|(row, y)| {
                     self.runs(shape, row, |patch, pixels| {
                         let y: &mut [Unset] = &mut y[patch..patch + q];
@@ -59,7 +64,7 @@ impl CpuOp<1> for Patches {
                 });
             })
         };
-        (tensor(y, [b, h / p * gw, c * p * q]), Some(shape))
+        (tensor(y, [b, h / p * gw, c * p * q]), shape)
     }
 
     fn backward(
@@ -70,7 +75,8 @@ impl CpuOp<1> for Patches {
     ) -> [Option<FlexTensor>; 1] {
         let ([p, q], [b, c, h, w]) = (self.size, shape);
         let (g, image) = (values(&gradient), c * h * w);
-        // SAFETY: images cover the output, and the runs of their rows of patches each of them.
+        // SAFETY: the output has one chunk for each image, and the runs of `q` values of all its rows of
+        // patches fill the chunk.
         let dx = unsafe {
             written(b * image, |dx| {
                 let images = dx.par_chunks_mut(image.max(1)).enumerate();
@@ -90,8 +96,8 @@ impl CpuOp<1> for Patches {
 }
 
 impl Patches {
-    /// Calls `f` with the place of every run of `q` values of a row of patches, counted across images:
-    /// in the row's patches and in the images.
+    /// Calls `f` with the place of every run of `q` values in a row of patches, which is counted across
+    /// images: the place in the row's patches, and that in the images.
     fn runs(&self, [_, c, h, w]: [usize; 4], row: usize, mut f: impl FnMut(usize, usize)) {
         let ([p, q], gh) = (self.size, h / self.size[0]);
         for channel in 0..c {
@@ -111,10 +117,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Case, View, compare, results, same_on_any_threads, views};
+    use crate::testing::{Case, View, cases, compare, results, same_on_any_threads, views};
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(cases(32))]
         #[test]
         fn values_and_gradients_agree_with_f64(
             b in 1usize..4, c in 1usize..4, gh in 1usize..5, gw in 1usize..5, p in 1usize..5,
@@ -126,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_stays_so_and_other_values_are_kept() {
+    fn an_empty_batch_stays_empty_and_values_are_kept() {
         let empty = Case::new(1).with(&[0, 3, 4, 4], View::Plain).wanting(0);
         assert!(
             results(&empty, |t| patches(t.get(0), [2, 2]))[0]

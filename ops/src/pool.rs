@@ -1,4 +1,4 @@
-//! Max pooling whose backward pass keeps one byte for each output: the tap that was largest.
+//! Max pooling whose backward pass keeps one byte per output, the tap that was largest.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use burn::tensor::module;
 use burn::tensor::ops::MaxPoolOptions;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, tensor, values};
 use crate::simd::multiversion;
 
-/// Burn's `max_pool2d`: of equal values the first counts, of several NaNs the last.
+/// Burn's `max_pool2d`: among equal values the first wins, among several NaNs the last.
 ///
 /// # Shapes
 /// `[b, c, h, w] -> [b, c, h', w']`.
@@ -38,8 +38,8 @@ struct MaxPool {
 }
 
 impl MaxPool {
-    /// None where Burn's operation is used: windows with holes, beyond the padded map, wholly in the
-    /// padding, or with more taps than a byte can tell apart.
+    /// Nothing for windows that have holes, reach beyond the padded map, lie wholly in the padding, or have
+    /// more taps than a byte can tell apart. Burn's operation is used for those.
     fn new([.., height, width]: [usize; 4], options: &MaxPoolOptions<2>) -> Option<Self> {
         let (size, kernel) = ([height, width], options.kernel_size);
         let mut grid = [0; 2];
@@ -47,7 +47,7 @@ impl MaxPool {
             let (before, after) = options.padding[i];
             let padded = size[i] + before + after;
             grid[i] = padded.checked_sub(kernel[i])? / options.stride[i] + 1;
-            // The last window reaches the map, and so does the first.
+            // Both the first and the last window must reach the map.
             let last = (grid[i] - 1) * options.stride[i];
             if before >= kernel[i] || last >= before + size[i] {
                 return None;
@@ -64,7 +64,7 @@ impl MaxPool {
         })
     }
 
-    /// Windows of which tap `tap` lies in the map, and where it lies for the first of them.
+    /// The windows whose tap `tap` lies in the map, and where it lies for the first of them.
     fn inside(&self, axis: usize, tap: usize) -> (std::ops::Range<usize>, usize) {
         let (stride, padding) = (self.stride[axis], self.padding[axis]);
         let first = padding.saturating_sub(tap).div_ceil(stride);
@@ -79,10 +79,11 @@ impl MaxPool {
         self.size[0] * self.size[1]
     }
 
-    /// One map: the largest value of each window, and its tap.
+    /// The largest value of each window of one map, and its tap.
     fn pool(&self, x: &[f32], scratch: &mut [Vec<f32>; 2], y: &mut [f32], taps: &mut [u8]) {
         let [rows, across] = [self.size[0], self.grid[1]];
-        // Along each row first, then down: so that of equal values the first in the window counts.
+        // Along each row first and then down, which takes `kh + kw` comparisons per window instead of
+        // `kh kw`. In this order the first of equal values in a window still wins.
         let [largest, places] = scratch;
         largest.clear();
         largest.resize(rows * across, f32::NEG_INFINITY);
@@ -121,10 +122,11 @@ impl MaxPool {
     }
 }
 
-impl CpuOp<1> for MaxPool {
+impl Operation<FlexTensor, 1> for MaxPool {
+    /// The tap that was largest, for each output.
     type Saved = Arc<Vec<u8>>;
 
-    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Option<Arc<Vec<u8>>>) {
+    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Arc<Vec<u8>>) {
         let shape = x.shape();
         let count = self.grid[0] * self.grid[1];
         let maps = shape[0] * shape[1];
@@ -137,7 +139,7 @@ impl CpuOp<1> for MaxPool {
                 self.pool(x, scratch, y, taps);
             });
         let y = tensor(y, [shape[0], shape[1], self.grid[0], self.grid[1]]);
-        (y, Some(Arc::new(taps)))
+        (y, Arc::new(taps))
     }
 
     fn backward(
@@ -174,15 +176,16 @@ impl CpuOp<1> for MaxPool {
     }
 }
 
-/// Whether a value takes the place of the largest so far.
+/// Whether a value replaces the largest so far. NaN always does.
 #[inline(always)]
 fn beats(value: f32, largest: f32) -> bool {
     value > largest || value.is_nan()
 }
 
 multiversion! {
-    /// Every `stride`-th value against the largest so far. The first tap of a window always counts: it
-    /// has a place of -1.
+    /// Compares every `stride`-th value with the largest so far. Places are taps as `f32`, so that they fill
+    /// the same vectors as values. A place of -1 says that the window has no value yet, not even minus
+    /// infinity: the first tap always wins.
     fn larger<S>(x: &[f32], stride: usize, tap: f32, largest: &mut [f32], places: &mut [f32]) {
         let Some(last) = places.len().checked_sub(1) else {
             return;
@@ -193,6 +196,7 @@ multiversion! {
             places[i] = if wins { tap } else { places[i] };
         };
         let x = &x[..last * stride + 1];
+        // A stride that the compiler knows, for the pooling that networks have.
         if stride == 2 {
             for i in 0..=last {
                 against(i, x[2 * i]);
@@ -204,7 +208,7 @@ multiversion! {
         }
     }
 
-    /// The largest of a row against those of the rows before it.
+    /// Compares the largest values of one row with those of the rows before it.
     fn largest_row<S>(
         row: &[f32], places: &[f32], base: f32, first: bool, y: &mut [f32], taps: &mut [u8],
     ) {
@@ -222,7 +226,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Case, compare, noise, views};
+    use crate::testing::{Case, cases, compare, noise, views};
 
     fn options(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> MaxPoolOptions<2> {
         let options = MaxPoolOptions::new(kernel).with_stride(stride);
@@ -230,7 +234,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(96))]
+        #![proptest_config(cases(96))]
         #[test]
         fn values_and_gradients_are_those_of_burn(
             shape in [1usize..4, 1usize..5, 1usize..14, 1usize..14], view in views(),
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_wins_and_the_last_of_them_gets_the_gradient() {
+    fn nan_wins_and_the_last_nan_gets_the_gradient() {
         let device = Device::flex().autodiff();
         let mut values = vec![1.0; 16];
         (values[0], values[5], values[15]) = (f32::NAN, f32::NAN, f32::NEG_INFINITY);

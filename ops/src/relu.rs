@@ -1,11 +1,11 @@
-//! `max(x, 0)`, alone and behind a sum. Its backward pass reads the output only.
+//! `max(x, 0)`, alone and after a sum. The backward pass reads only the output.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, or_absent, tensor, values};
 use crate::buffer::{Unset, written};
 use crate::constant::values_mut;
 use crate::simd::multiversion;
@@ -15,10 +15,7 @@ use crate::simd::multiversion;
 /// # Shapes
 /// Any; the result has the same.
 pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match apply(Relu, [x.into_dispatch()]) {
-        Ok(y) => Tensor::from_dispatch(y),
-        Err([x]) => activation::relu(Tensor::<D>::from_dispatch(x)),
-    }
+    Relu { residual: false }.of(x, None)
 }
 
 /// `max(x + residual, 0)`.
@@ -27,85 +24,76 @@ pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// Any, the same for both.
 pub fn add_relu<const D: usize>(x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
     if x.dims() != residual.dims() {
+        // Burn broadcasts, or reports the shapes.
         return activation::relu(x + residual);
     }
-    match apply(Relu, [x.into_dispatch(), residual.into_dispatch()]) {
-        Ok(y) => Tensor::from_dispatch(y),
-        Err(inputs) => {
-            let [x, residual] = inputs.map(Tensor::<D>::from_dispatch);
-            activation::relu(x + residual)
-        }
-    }
+    Relu { residual: true }.of(x, Some(residual))
 }
 
 /// Values that one task handles.
 const CHUNK: usize = 16 * 1024;
 
 #[derive(Clone, Debug)]
-struct Relu;
+struct Relu {
+    residual: bool,
+}
 
-impl CpuOp<1> for Relu {
-    type Saved = FlexTensor;
-
-    fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, Option<FlexTensor>) {
-        let input = values(&x);
-        // SAFETY: the chunks of both are of the same lengths, and `rectify` writes all of them.
-        let y = unsafe {
-            written(input.len(), |y| {
-                y.par_chunks_mut(CHUNK)
-                    .zip(input.par_chunks(CHUNK))
-                    .for_each(|(y, x)| rectify(x, y));
-            })
-        };
-        let y = tensor(y, x.shape());
-        (y.clone(), Some(y))
-    }
-
-    fn backward(
-        &self,
-        y: FlexTensor,
-        gradient: FlexTensor,
-        _: [bool; 1],
-    ) -> [Option<FlexTensor>; 1] {
-        [Some(mask(gradient, values(&y)))]
+impl Relu {
+    fn of<const D: usize>(self, x: Tensor<D>, residual: Option<Tensor<D>>) -> Tensor<D> {
+        let (x, has_residual) = (x.into_dispatch(), self.residual);
+        let residual = or_absent(residual, &x);
+        match apply(self, [x, residual]) {
+            Ok(y) => Tensor::from_dispatch(y),
+            Err([x, residual]) => {
+                let x = Tensor::<D>::from_dispatch(x);
+                activation::relu(if has_residual {
+                    x + Tensor::from_dispatch(residual)
+                } else {
+                    x
+                })
+            }
+        }
     }
 }
 
-impl CpuOp<2> for Relu {
+/// The input and the residual, which may be absent.
+impl Operation<FlexTensor, 2> for Relu {
+    /// The output.
     type Saved = FlexTensor;
 
-    fn forward(
-        &self,
-        [x, residual]: [FlexTensor; 2],
-        _: [bool; 2],
-    ) -> (FlexTensor, Option<FlexTensor>) {
-        let (input, other) = (values(&x), values(&residual));
-        // SAFETY: `add_relu` passes equal shapes; the chunks are of the same lengths, and
-        // `rectify_sum` writes all of them.
+    fn forward(&self, [x, residual]: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, FlexTensor) {
+        let (input, residual) = (values(&x), values(&residual));
+        // SAFETY: the chunks cover the output, and those of the inputs are as long: `add_relu` passes
+        // equal shapes. `rectify` and `rectify_sum` write each value of a chunk.
         let y = unsafe {
             written(input.len(), |y| {
-                y.par_chunks_mut(CHUNK)
-                    .zip(input.par_chunks(CHUNK).zip(other.par_chunks(CHUNK)))
-                    .for_each(|(y, (x, residual))| rectify_sum(x, residual, y));
+                let chunks = y.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
+                if self.residual {
+                    let chunks = chunks.zip(residual.par_chunks(CHUNK));
+                    chunks.for_each(|((y, x), residual)| rectify_sum(x, residual, y));
+                } else {
+                    chunks.for_each(|(y, x)| rectify(x, y));
+                }
             })
         };
         let y = tensor(y, x.shape());
-        (y.clone(), Some(y))
+        (y.clone(), y)
     }
 
     fn backward(
         &self,
         y: FlexTensor,
         gradient: FlexTensor,
-        _: [bool; 2],
+        [_, residual_wanted]: [bool; 2],
     ) -> [Option<FlexTensor>; 2] {
         let gradient = mask(gradient, values(&y));
-        [Some(gradient.clone()), Some(gradient)]
+        let of_residual = residual_wanted.then(|| gradient.clone());
+        [Some(gradient), of_residual]
     }
 }
 
-/// The gradient where the ReLU's output is positive (or NaN), zero elsewhere; in place if nobody else
-/// has the tensor.
+/// The gradient where the ReLU's output is positive or NaN, zero elsewhere. In place, unless the tensor
+/// is shared.
 pub(crate) fn mask(mut gradient: FlexTensor, output: &[f32]) -> FlexTensor {
     values_mut(&mut gradient)
         .par_chunks_mut(CHUNK)
@@ -115,6 +103,8 @@ pub(crate) fn mask(mut gradient: FlexTensor, output: &[f32]) -> FlexTensor {
 }
 
 multiversion! {
+    // `f32::max` would drop NaN; this comparison keeps it, and is one instruction too.
+
     fn rectify<S>(x: &[f32], y: &mut [Unset]) {
         for (y, &x) in y.iter_mut().zip(x) {
             y.write(if x <= 0.0 { 0.0 } else { x });
@@ -150,7 +140,7 @@ mod tests {
         let (x, other) = (make(X), make(OTHER));
         let y = f(x.clone(), other.clone());
         let weights = Tensor::from_data([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &device);
-        // Not a sum of what is not finite.
+        // A sum with NaN or infinity in it would spoil every gradient.
         let gradients =
             (y.clone().mask_fill(y.clone().is_finite().bool_not(), 0.0) * weights).sum();
         let gradients = gradients.backward();

@@ -6,7 +6,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, tensor, values};
 use crate::buffer::{Unset, written};
 use crate::math::{ROWS, partial_sums};
 use crate::simd::multiversion;
@@ -33,37 +33,37 @@ pub fn scale_shift<const D: usize>(x: Tensor<D>, scale: Tensor<1>, shift: Tensor
 #[derive(Clone, Debug)]
 struct ScaleShift;
 
-/// What backward needs: the input if the scale trains, and the scale.
+/// What backward needs: the input, if the scale wants a gradient, and the scale.
 type Saved = (Option<FlexTensor>, FlexTensor);
 
-impl CpuOp<3> for ScaleShift {
+impl Operation<FlexTensor, 3> for ScaleShift {
     type Saved = Saved;
 
     fn forward(
         &self,
         [x, scale, shift]: [FlexTensor; 3],
-        wants: [bool; 3],
-    ) -> (FlexTensor, Option<Saved>) {
+        [_, scale_wanted, _]: [bool; 3],
+    ) -> (FlexTensor, Saved) {
         let y = scaled(values(&x), values(&scale), Some(values(&shift)));
         let y = tensor(y, x.shape());
-        let wanted = wants.contains(&true);
-        (y, wanted.then(|| (wants[1].then_some(x), scale)))
+        (y, (scale_wanted.then_some(x), scale))
     }
 
     fn backward(
         &self,
         (x, scale): Saved,
         gradient: FlexTensor,
-        [of_x, of_scale, of_shift]: [bool; 3],
+        [x_wanted, scale_wanted, shift_wanted]: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
         let (factors, g) = (values(&scale), values(&gradient));
         let c = factors.len();
-        let dx = of_x.then(|| tensor(scaled(g, factors, None), gradient.shape()));
+        let dx = x_wanted.then(|| tensor(scaled(g, factors, None), gradient.shape()));
+        // Tasks of whole rows, as many whatever the number of threads, so that sums are the same.
         let part = (ROWS * c).max(1);
         let tasks = g.len().div_ceil(part);
         let of = |task: usize| task * part..g.len().min((task + 1) * part);
         let [mut dscale, mut dshift] = [None, None];
-        match x.filter(|_| of_scale) {
+        match x.filter(|_| scale_wanted) {
             Some(x) => {
                 let x = values(&x);
                 let mut sums = partial_sums(tasks, 2 * c, |task, sums| {
@@ -71,19 +71,21 @@ impl CpuOp<3> for ScaleShift {
                 });
                 let offsets = sums.split_off(c);
                 dscale = Some(tensor(sums, [c]));
-                dshift = of_shift.then(|| tensor(offsets, [c]));
+                dshift = shift_wanted.then(|| tensor(offsets, [c]));
             }
-            None if of_shift => dshift = Some(tensor(crate::math::column_sums(g, c), [c])),
+            // Without the scale's gradient the input was not kept, and is not needed.
+            None if shift_wanted => dshift = Some(tensor(crate::math::column_sums(g, c), [c])),
             None => {}
         }
         [dx, dscale, dshift]
     }
 }
 
-/// `scale x + shift`.
+/// `scale x + shift`, without the shift if there is none.
 fn scaled(x: &[f32], scale: &[f32], shift: Option<&[f32]>) -> Vec<f32> {
     let part = (ROWS * scale.len()).max(1);
-    // SAFETY: the chunks of rows cover the output, and each kernel writes all of its values.
+    // SAFETY: the chunks of rows cover the output, those of the input are as long, and both kernels write
+    // each value of their rows.
     unsafe {
         written(x.len(), |y| {
             let chunks = y.par_chunks_mut(part).zip(x.par_chunks(part));
@@ -114,7 +116,7 @@ multiversion! {
         }
     }
 
-    /// Adds `g x` to the first half of `sums` and `g` to the second.
+    /// Adds `g x` to the first half of `sums` and `g` to the second, so that `g` is read once.
     fn both_slopes<S>(x: &[f32], g: &[f32], sums: &mut [f64]) {
         let c = sums.len() / 2;
         let (dscale, dshift) = sums.split_at_mut(c);
@@ -135,7 +137,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        Case, Tensors, View, compare, results, same_on_any_threads, same_where_not_finite, views,
+        Case, Tensors, View, cases, compare, results, same_on_any_threads, same_where_not_finite,
+        views,
     };
 
     fn op(t: &Tensors) -> Tensor<3> {
@@ -152,7 +155,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(cases(48))]
         #[test]
         fn values_and_gradients_agree_with_f64(
             b in 1usize..4, n in 1usize..100, c in 1usize..100, wanted in 0u32..8, view in views(),

@@ -1,13 +1,13 @@
-//! Plain loops compiled again for each [level](crate::Level) and picked at run time, so that LLVM
-//! vectorises them and every CPU runs them.
+//! Plain loops, compiled once for each [level](crate::Level) and picked at run time: LLVM vectorises them
+//! with what the level has, and the program still runs on every CPU.
 
-/// What the loops ask of a level.
+/// The arithmetic of a level.
 pub(crate) trait Simd: 'static {
     /// `a b + c`, rounded once where the level has an instruction for it.
     fn fma(a: f32, b: f32, c: f32) -> f32;
 }
 
-/// Levels with a fused multiply-add.
+/// Arithmetic of the levels with a fused multiply-add.
 pub(crate) struct Fused;
 
 impl Simd for Fused {
@@ -17,8 +17,8 @@ impl Simd for Fused {
     }
 }
 
-/// What every CPU of the architecture has. Without an instruction for it `mul_add` is a call into
-/// the C library.
+/// Arithmetic that every CPU of the architecture has. Where no instruction fuses a product and a sum,
+/// `mul_add` would call the C library for each value.
 pub(crate) struct Portable;
 
 impl Simd for Portable {
@@ -32,7 +32,7 @@ impl Simd for Portable {
     }
 }
 
-/// Functions over a [`Simd`] `S`, compiled for each level; the current one's is called.
+/// Functions over a [`Simd`] type, compiled for each level. A call runs the one of the current level.
 macro_rules! multiversion {
     ($(
         $(#[$meta:meta])*
@@ -40,6 +40,7 @@ macro_rules! multiversion {
     )*) => {$(
         $(#[$meta])*
         $vis fn $name($($arg: $ty),*) {
+            // Inlined into each of the functions below, so that it is compiled with their features.
             #[inline(always)]
             fn of<$simd: $crate::simd::Simd>($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
@@ -49,9 +50,10 @@ macro_rules! multiversion {
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) { of::<$crate::simd::Fused>($($arg),*) }
                 match $crate::level::current() {
-                    // SAFETY: a level is current only where its features were detected.
+                    // SAFETY: this level is current only where the CPU has all of its features, which
+                    // are those that `avx512` enables.
                     $crate::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: as above.
+                    // SAFETY: this level is current only where the CPU has AVX2 and FMA.
                     $crate::Level::Avx2 => return unsafe { avx2($($arg),*) },
                     _ => {}
                 }

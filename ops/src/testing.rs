@@ -1,19 +1,19 @@
-//! Holds an operation against Burn's own: values and gradients in `f64`, and how far Burn's `f32` is
-//! from them on the same input.
+//! Compares an operation with Burn's own: both against values and gradients in `f64`, on the same input.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use proptest::prelude::*;
 
-/// Deterministic values in about [-2, 2].
-pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as f32 / u32::MAX as f32 * 4.0 - 2.0
-    };
-    (0..count).map(|_| next()).collect()
+pub(crate) use crate::check::noise;
+
+/// Whether tests should be short. `ops/valgrind.sh` sets the variable: under valgrind everything takes 50
+/// times as long.
+pub(crate) fn short() -> bool {
+    std::env::var_os("PEFT_OPS_SHORT_TESTS").is_some()
+}
+
+/// A property test of `count` cases, or of an eighth of them if tests should be short.
+pub(crate) fn cases(count: u32) -> ProptestConfig {
+    ProptestConfig::with_cases(if short() { count / 8 } else { count })
 }
 
 /// How a tensor lies in memory.
@@ -21,13 +21,13 @@ pub(crate) fn noise(count: usize, seed: u32) -> Vec<f32> {
 pub(crate) enum View {
     /// Row by row.
     Plain,
-    /// With its first and last axis exchanged.
+    /// With the first and the last axis exchanged.
     Swapped,
     /// As a part of a longer tensor.
     Inside,
 }
 
-/// Any of them.
+/// Any view.
 pub(crate) fn views() -> impl Strategy<Value = View> {
     prop_oneof![Just(View::Plain), Just(View::Swapped), Just(View::Inside)]
 }
@@ -37,7 +37,7 @@ pub(crate) fn views() -> impl Strategy<Value = View> {
 pub(crate) struct Case {
     inputs: Vec<Input>,
     seed: u32,
-    /// Whether values are at a kink, where differences say nothing of a gradient.
+    /// Whether values are at a kink, where differences say nothing about a gradient.
     kinks: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Case {
 struct Input {
     shape: Vec<usize>,
     values: Vec<f32>,
-    /// What the values are drawn from, and multiplied by.
+    /// The seed and the factor of random values.
     drawn: Option<(u32, f32)>,
     view: View,
     /// Whether it wants a gradient.
@@ -93,7 +93,7 @@ impl Case {
         self
     }
 
-    /// The same with other random values.
+    /// The case with other random values.
     fn again(mut self, turn: u32) -> Self {
         let other = |seed: u32| seed.wrapping_add(turn.wrapping_mul(7919));
         for input in &mut self.inputs {
@@ -106,7 +106,7 @@ impl Case {
         self
     }
 
-    /// Values are at a kink of the operation.
+    /// Tells that values are at a kink of the operation.
     pub(crate) fn at_kinks(self) -> Self {
         Self {
             kinks: true,
@@ -114,7 +114,7 @@ impl Case {
         }
     }
 
-    /// With a gradient for those inputs only whose bit is set.
+    /// With a gradient for only those inputs whose bit is set.
     pub(crate) fn wanting(mut self, bits: u32) -> Self {
         for (i, input) in self.inputs.iter_mut().enumerate() {
             input.wanted = bits >> i & 1 == 1;
@@ -162,7 +162,7 @@ fn run<const D: usize>(
     run_beside(case, dtype, None, op)
 }
 
-/// [`run`] at a point beside the case's: one input is moved so far along a random [`direction`].
+/// [`run`] at a point beside that of the case: one input is moved by a step along a random [`direction`].
 fn run_beside<const D: usize>(
     case: &Case,
     dtype: DType,
@@ -172,7 +172,7 @@ fn run_beside<const D: usize>(
     let leaf = |(i, input): (usize, &Input)| {
         let mut values = input.values.clone();
         if let View::Inside = input.view {
-            // What lies around it must not be read.
+            // NaN around the input shows if a kernel reads it.
             let line = vec![f32::NAN; input.shape[1..].iter().product()];
             values = [line.clone(), values, line].concat();
         }
@@ -210,32 +210,29 @@ fn run_beside<const D: usize>(
                 );
                 continue;
             };
-            assert!(
-                input.wanted,
-                "input {i} has a gradient that nobody asked for"
-            );
+            assert!(input.wanted, "input {i} has a gradient that is not wanted");
             results.push((format!("gradient of input {i}"), list(gradient.into_data())));
         }
     }
     results
 }
 
-/// What the entries of the result are combined with.
+/// The factors of the result's entries in the sum whose gradient is taken.
 fn weights(case: &Case, count: usize) -> Vec<f32> {
     noise(count, case.seed.wrapping_add(100))
 }
 
-/// Where an input is moved to.
+/// The direction in which an input is moved.
 fn direction(case: &Case, input: usize, count: usize) -> Vec<f32> {
     noise(count, case.seed.wrapping_add(200 + input as u32))
 }
 
-/// A step along a direction, over an input's largest value: long enough for the rounding of `f64`, too
-/// short to meet a kink.
+/// A step along a direction, relative to the largest value of the input: long enough for the rounding of
+/// `f64`, and too short to meet a kink.
 const STEP: f64 = 1e-8;
 
-/// The gradients of `op` in `f64`, along a random direction for each input, are the central difference of
-/// its values, within 1e-5 of the terms that are summed and what rounding in `f64` allows.
+/// Asserts that the gradients of `op` in `f64`, along a random direction for each input, are the central
+/// differences of its values, within 1e-5 of the terms that are summed and what rounding in `f64` allows.
 fn differentiate<const D: usize>(
     case: &Case,
     op: &dyn Fn(&Tensors) -> Tensor<D>,
@@ -268,15 +265,15 @@ fn differentiate<const D: usize>(
     }
 }
 
-/// Values of a tensor whose largest error is more than luck. Of fewer, Burn's may happen to be exact, or
-/// all of them next to nothing beside what they are the sum of.
+/// Number of values whose largest error is more than luck. With fewer, Burn's may happen to be exact, or all
+/// of them may be tiny beside the terms that they are the sum of.
 const ENOUGH: usize = 512;
 
-/// An error, over the largest value, of which no ratio is asked: four units in the last place.
+/// An error, relative to the largest value, that is fine whatever Burn's is: four units in the last place.
 const UNITS: f64 = 4.0 * f32::EPSILON as f64;
 
-/// The largest error, over the largest value. Of tensors that are drawn again it is asked where Burn's is no
-/// larger: among many draws are some that `f32` cannot compute so well.
+/// The largest error allowed, relative to the largest value. For tensors that are drawn again it only holds
+/// where Burn's error is not larger either: `f32` cannot compute all of many draws that well.
 const MOST: f64 = 1e-5;
 
 /// The largest errors in a tensor, of the operation and of Burn's, and its largest value.
@@ -288,10 +285,10 @@ struct Errors {
     count: usize,
 }
 
-/// Values and gradients of `op` in `f32` are at most twice as far from `composed` in `f64` as
-/// `composed` in `f32` is, or within [`UNITS`], and at most [`MOST`], over the largest value of each
-/// tensor; and the gradients in `f64` are those of finite differences, but at [kinks](Case::at_kinks).
-/// Small tensors are drawn again, until there are [`ENOUGH`] values.
+/// Asserts that values and gradients of `op` in `f32` are at most twice as far from `composed` in `f64` as
+/// `composed` in `f32` is, or within [`UNITS`], and at most [`MOST`], relative to the largest value of each
+/// tensor. The gradients in `f64` must be those of finite differences, except at
+/// [kinks](Case::at_kinks). Small tensors are drawn again until there are [`ENOUGH`] values.
 pub(crate) fn compare<const D: usize>(
     case: &Case,
     op: impl Fn(&Tensors) -> Tensor<D>,
@@ -345,16 +342,18 @@ pub(crate) fn compare<const D: usize>(
     }
 }
 
-/// Where Burn's value is NaN or infinite, so is that of `op`, and nowhere else.
+/// Asserts that the value of `op` is NaN or infinite exactly where Burn's is.
 pub(crate) fn same_where_not_finite<const D: usize>(
     case: &Case,
     op: impl Fn(&Tensors) -> Tensor<D>,
     composed: impl Fn(&Tensors) -> Tensor<D>,
 ) {
-    let kind = |value: f64| match value.is_nan() {
-        true => "nan".to_owned(),
-        false if value.is_infinite() => format!("{value}"),
-        false => "finite".to_owned(),
+    let kind = |value: f64| {
+        if value.is_finite() {
+            "finite".to_owned()
+        } else {
+            format!("{value}")
+        }
     };
     let kinds = |results: Vec<(String, Vec<f64>)>| -> Vec<String> {
         results[0].1.iter().map(|value| kind(*value)).collect()
@@ -368,17 +367,21 @@ pub(crate) fn same_where_not_finite<const D: usize>(
     assert_eq!(kinds(run(&case, DType::F32, &op)), expected);
 }
 
-/// What `f` computes on one thread and on several is the same to the bit.
-pub(crate) fn same_on_any_threads<T: PartialEq + Send>(f: impl Fn() -> T + Sync) {
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        pool.unwrap().install(&f)
-    };
-    let one = on(1);
-    assert!([2, 3, 7].into_iter().all(|threads| on(threads) == one));
+/// What `f` computes on that many threads.
+pub(crate) fn on_threads<T: Send>(threads: usize, f: impl Fn() -> T + Sync) -> T {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap().install(&f)
 }
 
-/// Values and gradients as they are, for [`same_on_any_threads`].
+/// Asserts that `f` computes the same to the bit on one thread and on several.
+pub(crate) fn same_on_any_threads<T: PartialEq + Send>(f: impl Fn() -> T + Sync) {
+    let one = on_threads(1, &f);
+    for threads in [2, 3, 7] {
+        assert!(on_threads(threads, &f) == one, "on {threads} threads");
+    }
+}
+
+/// Values and gradients in `f32`.
 pub(crate) fn results<const D: usize>(
     case: &Case,
     op: impl Fn(&Tensors) -> Tensor<D>,

@@ -48,7 +48,7 @@ pub use train::metrics::{Metric, Metrics};
 use cli::Cli;
 use exit::config_error;
 
-/// A reader that goes away (`runner list methods | head`) ends the program quietly.
+/// Ends the program quietly when the reader of its output goes away, as in `runner list methods | head`.
 fn end_quietly_on_a_broken_pipe() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -67,7 +67,8 @@ fn default_to_the_cpu() {
     unsafe { std::env::set_var("BURN_DEVICE", "flex") };
 }
 
-/// The whole program: reads the command line, runs, prints one message about what went wrong.
+/// The whole program: it reads the command line, carries out the command, and prints one message if that
+/// fails.
 pub fn main() -> ExitCode {
     default_to_the_cpu();
     end_quietly_on_a_broken_pipe();

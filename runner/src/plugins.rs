@@ -1,4 +1,4 @@
-//! The one place where plugins are linked: a crate that is only in `Cargo.toml` is not.
+//! The one place where plugins are linked. A crate that is only listed in `Cargo.toml` is not linked.
 
 use peft_adapter as _;
 use peft_adaptformer as _;

@@ -1,23 +1,24 @@
 //! Random resized crops (Szegedy et al. 2015, Sec. 6), drawn as timm and torchvision do.
 
-use peft_core::backbone::Interpolation;
 use peft_core::data::Image;
+use peft_core::input::Interpolation;
 use peft_core::random::Generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{uniform, within};
-use crate::Error;
+use super::random::uniform;
+use crate::error::Error;
 use crate::transform::{Part, options, resample};
 
-/// A random part of the image. The area is uniform, the logarithm of the aspect too; what does not
-/// fit is drawn again, and after ten draws the largest centred part with an allowed aspect is taken.
+/// A random part of the image. The area is uniform, and so is the logarithm of the aspect. A part
+/// that does not fit is drawn again; after ten draws the largest centred part with an allowed
+/// aspect is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RandomResizedCrop {
-    /// Least and largest part of the image's area, in (0, 1]. Default 0.08 to 1.
+    /// Smallest and largest part of the image's area, in (0, 1]. Default: 0.08 to 1.
     pub scale: [f64; 2],
-    /// Least and largest width over height, more than 0. Default 3/4 to 4/3.
+    /// Smallest and largest width over height, above 0. Default: 3/4 to 4/3.
     pub ratio: [f64; 2],
 }
 
@@ -35,14 +36,14 @@ impl RandomResizedCrop {
         let ([low, high], expected) = (self.scale, "two rising numbers above 0, at most 1");
         let ok = low > 0.0 && low <= high && high <= 1.0;
         let got = format!("{:?}", self.scale);
-        within("random_resized_crop.scale", ok, expected, got)?;
+        Error::check("random_resized_crop.scale", ok, expected, got)?;
         let ([low, high], expected) = (self.ratio, "two rising finite numbers above 0");
         let ok = low > 0.0 && low <= high && high.is_finite();
         let got = format!("{:?}", self.ratio);
-        within("random_resized_crop.ratio", ok, expected, got)
+        Error::check("random_resized_crop.ratio", ok, expected, got)
     }
 
-    /// Left, top, width and height.
+    /// Draws the left, top, width and height of a part, in pixels.
     pub(super) fn draw(
         &self,
         generator: &mut Generator,
@@ -56,13 +57,14 @@ impl RandomResizedCrop {
             let ratio = uniform(generator, least.ln(), most.ln()).exp();
             let across = (target * ratio).sqrt().round_ties_even() as usize;
             let down = (target / ratio).sqrt().round_ties_even() as usize;
-            // timm keeps a side of 0, and Pillow refuses it.
+            // timm accepts a side of 0, at which Pillow fails.
             if (1..=width).contains(&across) && (1..=height).contains(&down) {
                 let top = generator.below(height - down + 1);
                 let left = generator.below(width - across + 1);
                 return (left, top, across, down);
             }
         }
+        // Nothing fitted, as in an image much longer than it is high.
         let ratio = width as f64 / height as f64;
         let (across, down) = if ratio < least {
             (width, (width as f64 / least).round_ties_even() as usize)
@@ -88,12 +90,12 @@ pub struct Crop {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// The filter. It sees nothing beyond the crop.
+    /// The filter, which does not see beyond the crop.
     pub interpolation: Interpolation,
 }
 
 impl Crop {
-    /// The part at `[size, size, 3]`, columns first, then rows, as Pillow 12.3 does.
+    /// The part, resized to `[size, size, 3]`: columns first, then rows, as in Pillow 12.3.
     pub(super) fn resize(&self, image: &Image, size: usize) -> Result<Vec<u8>, Error> {
         let inside = |start: usize, length: usize, side: usize| {
             length > 0 && start.checked_add(length).is_some_and(|end| end <= side)

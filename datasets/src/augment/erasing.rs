@@ -1,31 +1,31 @@
-//! Random erasing (Zhong et al. 2020) of normalised images, as timm's `RandomErasing`.
+//! Random erasing (Zhong et al. 2020) of normalised images, like timm's `RandomErasing`.
 
 use peft_core::random::Generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Augment, chance, uniform};
-use crate::Error;
+use super::random::uniform;
+use crate::error::Error;
 
-/// Least and largest part of the area that the rectangles of an image erase together.
+/// Smallest and largest part of the area that the rectangles of an image erase together.
 const AREA: [f64; 2] = [0.02, 1.0 / 3.0];
-/// Least and largest height over width.
+/// Smallest and largest height over width.
 const ASPECT: [f64; 2] = [0.3, 1.0 / 0.3];
 
-/// What erased rectangles are filled with.
+/// How erased rectangles are filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EraseMode {
-    /// Zero: the mean colour.
+    /// With zero, the mean colour.
     #[default]
     Const,
-    /// One colour from a standard normal distribution.
+    /// With one colour, drawn from a standard normal distribution.
     Rand,
-    /// A colour for each pixel, likewise.
+    /// With a colour for each pixel, drawn in the same way.
     Pixel,
 }
 
-/// A rectangle of the normalised image and what it becomes.
+/// A rectangle of the normalised image and its new values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Erased {
     /// First column.
@@ -40,52 +40,57 @@ pub struct Erased {
     pub fill: Fill,
 }
 
-/// Normalised values.
+/// The new values of a rectangle.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fill {
-    /// One of each channel.
+    /// One value for each channel.
     Color([f32; 3]),
     /// `[3, height, width]`.
     Pixels(Vec<f32>),
 }
 
-impl Augment {
-    pub(super) fn draw_erased(&self, generator: &mut Generator, size: usize) -> Vec<Erased> {
-        if !chance(generator, self.re_prob) {
-            return Vec::new();
-        }
-        let count = 1 + generator.below(self.re_count);
-        let area = (size * size) as f64 / count as f64;
-        let rectangle = |_| {
-            // What does not fit is drawn again, ten times at most.
-            let (width, height) = (0..10).find_map(|_| {
-                let area = area * uniform(generator, AREA[0], AREA[1]);
-                let aspect = uniform(generator, ASPECT[0].ln(), ASPECT[1].ln()).exp();
-                let height = (area * aspect).sqrt().round_ties_even() as usize;
-                let width = (area / aspect).sqrt().round_ties_even() as usize;
-                (width < size && height < size).then_some((width, height))
-            })?;
-            let top = generator.below(size - height + 1);
-            let left = generator.below(size - width + 1);
-            let fill = match self.re_mode {
-                EraseMode::Const => Fill::Color([0.0; 3]),
-                EraseMode::Rand => Fill::Color(std::array::from_fn(|_| generator.normal())),
-                EraseMode::Pixel => Fill::Pixels(
-                    (0..3 * height * width)
-                        .map(|_| generator.normal())
-                        .collect(),
-                ),
-            };
-            Some(Erased {
-                left,
-                top,
-                width,
-                height,
-                fill,
-            })
-        };
-        (0..count).filter_map(rectangle).collect()
-    }
+/// Draws 1 to `most` rectangles of an image of `size` x `size` pixels, less those that do not fit.
+pub(super) fn draw(
+    generator: &mut Generator,
+    mode: EraseMode,
+    most: usize,
+    size: usize,
+) -> Vec<Erased> {
+    let count = 1 + generator.below(most);
+    // As in timm, the rectangles of an image share one area.
+    let area = (size * size) as f64 / count as f64;
+    (0..count)
+        .filter_map(|_| rectangle(generator, mode, area, size))
+        .collect()
+}
+
+/// A rectangle that covers a part of `area`, or `None` if ten tries do not fit into the image.
+fn rectangle(generator: &mut Generator, mode: EraseMode, area: f64, size: usize) -> Option<Erased> {
+    let (width, height) = (0..10).find_map(|_| {
+        let area = area * uniform(generator, AREA[0], AREA[1]);
+        let aspect = uniform(generator, ASPECT[0].ln(), ASPECT[1].ln()).exp();
+        let height = (area * aspect).sqrt().round_ties_even() as usize;
+        let width = (area / aspect).sqrt().round_ties_even() as usize;
+        (width < size && height < size).then_some((width, height))
+    })?;
+    let top = generator.below(size - height + 1);
+    let left = generator.below(size - width + 1);
+    let fill = match mode {
+        EraseMode::Const => Fill::Color([0.0; 3]),
+        EraseMode::Rand => Fill::Color(std::array::from_fn(|_| generator.normal())),
+        EraseMode::Pixel => Fill::Pixels(
+            (0..3 * height * width)
+                .map(|_| generator.normal())
+                .collect(),
+        ),
+    };
+    Some(Erased {
+        left,
+        top,
+        width,
+        height,
+        fill,
+    })
 }
 
 impl Erased {
@@ -99,6 +104,7 @@ impl Erased {
             Fill::Color(_) => 3 * area,
             Fill::Pixels(values) => values.len(),
         };
+        // The fields are public, so a rectangle may come from elsewhere than a draw.
         if self.left + self.width > size || self.top + self.height > size || values != 3 * area {
             return Err(Error::Invalid {
                 field: "erased",

@@ -1,9 +1,9 @@
 //! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) of a batch, as timm's `Mixup`: image `i`
 //! of `b` is mixed with image `b - 1 - i`, and so are their targets.
 //!
-//! `lambda ~ Beta(alpha, alpha)`. Mixup: `lambda * x_i + (1 - lambda) * x_j`. Cutmix: a rectangle of
-//! `x_j` with the aspect of the image and `1 - lambda` of its area about a uniform centre, cut at the
-//! edge; `lambda` becomes the part of the image that is left.
+//! `lambda ~ Beta(alpha, alpha)`. Mixup: `lambda * x_i + (1 - lambda) * x_j`. Cutmix: a rectangle
+//! of `x_j` with the aspect of the image and `1 - lambda` of its area about a uniform centre, cut
+//! at the edge; `lambda` becomes the part of the image that is left.
 
 use std::ops::Range;
 
@@ -12,31 +12,31 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Augment, chance};
+use super::random::chance;
 
-/// What shares one draw of mixup or cutmix.
+/// Which images share one draw of mixup or cutmix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MixMode {
-    /// The batch.
+    /// All images of the batch.
     #[default]
     Batch,
-    /// Two images that are mixed with each other; the one in the middle of an odd batch stays.
+    /// The two images that are mixed with each other; the one in the middle of an odd batch stays.
     Pair,
-    /// Nothing: each image has its own.
+    /// None: each image has its own draw.
     Elem,
 }
 
-/// What happens to the images of a batch, one for each.
+/// How the images of a batch are mixed, one entry for each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mix(pub Vec<Mixed>);
 
 /// How an image is mixed with its partner.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mixed {
-    /// The image's own part in its target, 0 to 1.
+    /// The image's own weight in its target, 0 to 1.
     pub lambda: f32,
-    /// Where cutmix puts the partner; without it the images are averaged.
+    /// Where cutmix puts the partner; without it, the images are averaged.
     pub cut: Option<Cut>,
 }
 
@@ -49,16 +49,25 @@ pub struct Cut {
     pub y: Range<usize>,
 }
 
-impl Augment {
-    /// Whether batches are mixed.
-    pub fn mixes(&self) -> bool {
+/// How batches are mixed; the fields of [`Augment`](super::Augment) with the same names.
+pub(super) struct Mixing {
+    pub mixup: f64,
+    pub cutmix: f64,
+    pub prob: f64,
+    pub switch_prob: f64,
+    pub mode: MixMode,
+}
+
+impl Mixing {
+    /// Whether a draw can mix anything.
+    pub fn is_on(&self) -> bool {
         self.mixup > 0.0 || self.cutmix > 0.0
     }
 
     /// How a batch of `images` for an input of `size` is mixed.
-    pub fn mix(&self, generator: &mut Generator, images: usize, size: usize) -> Mix {
+    pub fn draw(&self, generator: &mut Generator, images: usize, size: usize) -> Mix {
         let mut one = || self.mixed(generator, size);
-        Mix(match self.mixup_mode {
+        Mix(match self.mode {
             MixMode::Batch => vec![one(); images],
             MixMode::Elem => (0..images).map(|_| one()).collect(),
             MixMode::Pair => {
@@ -71,11 +80,11 @@ impl Augment {
     }
 
     fn mixed(&self, generator: &mut Generator, size: usize) -> Mixed {
-        if !self.mixes() || !chance(generator, self.mixup_prob) {
+        if !self.is_on() || !chance(generator, self.prob) {
             return Mixed::ALONE;
         }
         let cuts = match (self.mixup > 0.0, self.cutmix > 0.0) {
-            (true, true) => chance(generator, self.mixup_switch_prob),
+            (true, true) => chance(generator, self.switch_prob),
             (_, cuts) => cuts,
         };
         if !cuts {
@@ -88,7 +97,9 @@ impl Augment {
             let middle = generator.below(size);
             middle.saturating_sub(side / 2)..(middle + side.div_ceil(2)).min(size)
         };
+        // timm draws the row first; the order is part of what a generator gives.
         let (y, x) = (across(), across());
+        // The rectangle may have been cut off at the edge, so lambda is what is really left.
         let left = 1.0 - (x.len() * y.len()) as f64 / (size * size) as f64;
         Mixed {
             lambda: left as f32,
@@ -97,8 +108,8 @@ impl Augment {
     }
 }
 
-/// `Beta(alpha, alpha)` as the share of one of two gamma variables. Their logarithms are compared: a
-/// small alpha makes both of them smaller than a float can be.
+/// A draw from `Beta(alpha, alpha)`: the share of one of two gamma variables. It is computed from
+/// their logarithms, because a small alpha makes both of them too small for a float.
 fn beta(generator: &mut Generator, alpha: f64) -> f64 {
     let difference = log_gamma(generator, alpha) - log_gamma(generator, alpha);
     1.0 / (1.0 + (-difference).exp())
@@ -107,7 +118,7 @@ fn beta(generator: &mut Generator, alpha: f64) -> f64 {
 /// The logarithm of a gamma variable: `Gamma(shape + 1)` (Marsaglia and Tsang 2000) times
 /// `U^(1 / shape)`.
 fn log_gamma(generator: &mut Generator, shape: f64) -> f64 {
-    // Never 0.
+    // Never 0, whose logarithm is infinite.
     let mut open = || ((generator.bits() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     let boost = open().ln() / shape;
     let d = shape + 2.0 / 3.0;
@@ -128,7 +139,7 @@ impl Mixed {
         cut: None,
     };
 
-    /// The image's own part of the pixels of row `y` from column `x` on, and where that ends.
+    /// The image's own weight in row `y` from column `x` on, and the column where that weight ends.
     fn weight(&self, x: usize, y: usize, size: usize) -> (f32, usize) {
         match &self.cut {
             None => (self.lambda, size),
@@ -143,12 +154,12 @@ impl Mix {
     /// Mixes a batch in place.
     ///
     /// # Shapes
-    /// - images: `[b, 3, size, size]`, `b` as drawn
+    /// - images: `[b, 3, size, size]`, with as many images as were drawn for
     pub fn apply(&self, images: &mut [f32], size: usize) {
         let (values, rows) = (3 * size * size, self.0.len());
         let (front, back) = images.split_at_mut(rows / 2 * values);
         let front = front.par_chunks_exact_mut(values);
-        // In an odd batch the one in the middle is its own partner.
+        // In an odd batch the image in the middle is its own partner, and stays out of the pairs.
         let back = back.par_rchunks_exact_mut(values);
         front
             .zip(back)
@@ -161,6 +172,7 @@ impl Mix {
 
 /// Mixes two images with each other.
 fn blend((one, first): (&Mixed, &mut [f32]), (other, second): (&Mixed, &mut [f32]), size: usize) {
+    // Neither image is mixed, as happens with a `mixup_prob` below 1.
     if (one.lambda, other.lambda) == (1.0, 1.0) {
         return;
     }
@@ -168,11 +180,14 @@ fn blend((one, first): (&Mixed, &mut [f32]), (other, second): (&Mixed, &mut [f32
         .chunks_exact_mut(size)
         .zip(second.chunks_exact_mut(size));
     for (y, (first, second)) in rows.enumerate().map(|(row, pair)| (row % size, pair)) {
+        // Runs of columns in which neither weight changes: at most five, where both have a
+        // rectangle.
         let mut x = 0;
         while x < size {
             let ((w, end), (v, until)) = (one.weight(x, y, size), other.weight(x, y, size));
             let end = end.min(until);
             for (a, b) in first[x..end].iter_mut().zip(&mut second[x..end]) {
+                // Both at once, from the values before either was changed.
                 (*a, *b) = (*a * w + *b * (1.0 - w), *b * v + *a * (1.0 - v));
             }
             x = end;
@@ -203,6 +218,7 @@ mod tests {
         }
         let cases: Vec<Case> =
             serde_json::from_str(include_str!("../../../fixtures/augment/mixes.json")).unwrap();
+        assert!(cases.len() >= 5);
         for mut case in cases {
             let rows = case.mix.into_iter().map(|row| Mixed {
                 lambda: row.lambda,
@@ -220,13 +236,15 @@ mod tests {
 
     #[test]
     fn the_middle_of_an_odd_batch_is_its_own_partner() {
-        let augment = |mixup_mode| Augment {
+        let mixing = |mode| Mixing {
             mixup: 1.0,
-            mixup_mode,
-            ..Augment::default()
+            cutmix: 0.0,
+            prob: 1.0,
+            switch_prob: 0.5,
+            mode,
         };
         for mode in [MixMode::Batch, MixMode::Pair, MixMode::Elem] {
-            let mix = augment(mode).mix(&mut Generator::new(1, "odd"), 3, 1);
+            let mix = mixing(mode).draw(&mut Generator::new(1, "odd"), 3, 1);
             let mut images = [1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 2.0, 2.0, 2.0];
             mix.apply(&mut images, 1);
             let [first, middle, last] = [0, 3, 6].map(|i| images[i]);

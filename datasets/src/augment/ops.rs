@@ -1,46 +1,46 @@
-//! Operations on 8-bit RGB images, value for value as Pillow's `ImageOps`, `ImageEnhance` and
-//! `Image.transform` compute them, and colour jitter as torchvision draws it.
+//! Operations on 8-bit RGB images with the exact values of Pillow's `ImageOps`, `ImageEnhance` and
+//! `Image.transform`, and colour jitter with torchvision's draws.
 
-use peft_core::backbone::Interpolation;
 use peft_core::data::Image;
+use peft_core::input::Interpolation;
 use peft_core::random::Generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{uniform, within};
-use crate::Error;
+use super::random::uniform;
+use crate::error::Error;
 
 /// An operation with its drawn parameters. A factor of 1 leaves the image as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 pub enum Op {
-    /// Stretches each channel to 0 to 255.
+    /// Stretches each channel to the range 0 to 255.
     AutoContrast,
     /// Makes each channel's histogram flat.
     Equalize,
     /// The negative.
     Invert,
-    /// Keeps that many leading bits.
+    /// Keeps this many leading bits.
     Posterize(u32),
     /// Inverts the values from this one on.
     Solarize(u32),
-    /// Adds to the values below 128.
+    /// Adds this to the values below 128.
     SolarizeAdd(u32),
-    /// Saturation: 0 is grey.
+    /// Changes the saturation; 0 gives grey.
     Color(f64),
-    /// 0 is the mean grey.
+    /// Changes the contrast; 0 gives the mean grey.
     Contrast(f64),
-    /// 0 is black.
+    /// Changes the brightness; 0 gives black.
     Brightness(f64),
-    /// 0 is smoothed; the outermost pixels stay.
+    /// Changes the sharpness; 0 gives a smoothed image. The outermost pixels stay.
     Sharpness(f64),
     /// Turns the hue by this part of a circle, -0.5 to 0.5.
     Hue(f64),
     /// Turns counter-clockwise about the centre, in degrees.
     Rotate(f64, Interpolation),
-    /// Columns that a row moves by, for each row.
+    /// Moves each row by this many columns more than the one above.
     ShearX(f64, Interpolation),
-    /// Rows that a column moves by, for each column.
+    /// Moves each column by this many rows more than the one to its left.
     ShearY(f64, Interpolation),
     /// Moves left by this part of the width.
     TranslateXRel(f64, Interpolation),
@@ -49,9 +49,9 @@ pub enum Op {
 }
 
 impl Op {
-    /// Changes the image in place; `fill` is what comes in from beyond its edge.
+    /// Changes the image in place; `fill` is the colour beyond its edge.
     ///
-    /// `spare` is room for a second image, kept from one operation to the next.
+    /// `spare` holds a second image; it is reused from one operation to the next.
     pub(super) fn apply(&self, image: &mut Image, fill: [u8; 3], spare: &mut Vec<u8>) {
         let (width, height) = (image.width as f64, image.height as f64);
         match *self {
@@ -87,7 +87,7 @@ impl Op {
             Self::Brightness(factor) => by_value(image, |v| blend(0, v, factor as f32)),
             Self::Sharpness(factor) => sharpen(image, factor as f32, spare),
             Self::Hue(turn) => {
-                // Truncated towards zero, then modulo 256.
+                // As torchvision casts the shift: truncated towards zero, then modulo 256.
                 let turn = (turn * 255.0) as i32 as u8;
                 pixels_mut(image).iter_mut().for_each(|pixel| {
                     let [h, s, v] = hsv(*pixel);
@@ -115,17 +115,17 @@ impl Op {
     }
 }
 
-/// Brightness, contrast, saturation and hue, in random order. A strength of 0 leaves that one out.
+/// Brightness, contrast, saturation and hue, in random order. A strength of 0 turns that one off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColorJitter {
     /// The factor is uniform in `1 - brightness` (at least 0) to `1 + brightness`; at least 0.
     pub brightness: f64,
-    /// Likewise for contrast.
+    /// The same for contrast.
     pub contrast: f64,
-    /// Likewise for saturation.
+    /// The same for saturation.
     pub saturation: f64,
-    /// The turn is uniform in `-hue` to `hue`, parts of a circle; 0 to 0.5.
+    /// The turn of the hue is uniform in `-hue` to `hue`, as a part of a circle; 0 to 0.5.
     pub hue: f64,
 }
 
@@ -137,10 +137,10 @@ impl ColorJitter {
             ("color_jitter.saturation", self.saturation),
         ] {
             let ok = strength >= 0.0 && strength.is_finite();
-            within(field, ok, "a finite number, at least 0", strength)?;
+            Error::check(field, ok, "a finite number, at least 0", strength)?;
         }
         let ok = (0.0..=0.5).contains(&self.hue);
-        within("color_jitter.hue", ok, "0 to 0.5", self.hue)
+        Error::check("color_jitter.hue", ok, "0 to 0.5", self.hue)
     }
 
     pub(super) fn draw(&self, generator: &mut Generator, ops: &mut Vec<Op>) {
@@ -163,18 +163,18 @@ fn pixels_mut(image: &mut Image) -> &mut [[u8; 3]] {
     image.rgb.as_chunks_mut::<3>().0
 }
 
-/// `Image.blend` of one value: truncated, and cut at 0 and 255.
+/// `Image.blend` of one value: truncated, not rounded, and clipped to 0 to 255.
 fn blend(from: u8, to: u8, factor: f32) -> u8 {
     let (from, to) = (f32::from(from), f32::from(to));
     (from + factor * (to - from)) as u8
 }
 
-/// Pillow's conversion to grey: ITU-R 601-2 in 16 bits.
+/// Pillow's conversion to grey: ITU-R 601-2 in fixed point of 16 bits.
 fn luma(&[r, g, b]: &[u8; 3]) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-/// The same table for all channels.
+/// Maps all channels by one table.
 fn by_value(image: &mut Image, map: impl Fn(u8) -> u8) {
     let table: [u8; 256] = std::array::from_fn(|v| map(v as u8));
     image
@@ -183,7 +183,7 @@ fn by_value(image: &mut Image, map: impl Fn(u8) -> u8) {
         .for_each(|v| *v = table[usize::from(*v)]);
 }
 
-/// A table for each channel, made from its histogram; none leaves the channel as it is.
+/// Maps each channel by a table made from its histogram; `None` leaves the channel as it is.
 fn by_channel(image: &mut Image, table: fn(&[usize; 256]) -> Option<[u8; 256]>) {
     let mut counts = [[0; 256]; 3];
     for pixel in pixels_mut(image) {
@@ -204,6 +204,7 @@ fn by_channel(image: &mut Image, table: fn(&[usize; 256]) -> Option<[u8; 256]>) 
 fn stretch(counts: &[usize; 256]) -> Option<[u8; 256]> {
     let low = counts.iter().position(|count| *count > 0)?;
     let high = counts.iter().rposition(|count| *count > 0)?;
+    // One single level cannot be stretched.
     if high <= low {
         return None;
     }
@@ -219,6 +220,7 @@ fn flatten(counts: &[usize; 256]) -> Option<[u8; 256]> {
     if step == 0 {
         return None;
     }
+    // Half a step ahead, which rounds to the nearest level.
     let mut below = step / 2;
     Some(std::array::from_fn(|v| {
         let level = (below / step).min(255) as u8;
@@ -227,8 +229,9 @@ fn flatten(counts: &[usize; 256]) -> Option<[u8; 256]> {
     }))
 }
 
-/// A blend from `ImageFilter.SMOOTH`, nine pixels with five times the weight in the middle. An
-/// image of less than three rows or columns has no pixel with all neighbours.
+/// A blend with `ImageFilter.SMOOTH`, the mean of nine pixels with five times the weight in the
+/// middle. An image with fewer than three rows or columns stays, since no pixel of it has all its
+/// neighbours.
 fn sharpen(image: &mut Image, factor: f32, spare: &mut Vec<u8>) {
     const SIDE: f32 = 1.0 / 13.0;
     const MIDDLE: f32 = 5.0 / 13.0;
@@ -248,14 +251,15 @@ fn sharpen(image: &mut Image, factor: f32, spare: &mut Vec<u8>) {
                     + f32::from(line[x]) * middle
                     + f32::from(line[x + 3]) * SIDE
             };
-            // The order of Pillow's sum.
+            // In the order of Pillow's sum, which rounding depends on.
             let smooth = 0.5 + line(below, SIDE) + line(here, MIDDLE) + line(above, SIDE);
             out[x] = blend(smooth as u8, here[x], factor);
         }
     }
 }
 
-/// Hue, saturation and value in grey levels, as Pillow's mode `HSV`.
+/// Hue, saturation and value in grey levels, like Pillow's mode `HSV`, with its mix of floats and
+/// doubles.
 fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     let (most, least) = (r.max(g).max(b), r.min(g).min(b));
     if most == least {
@@ -276,7 +280,7 @@ fn hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
     [levels(hue), levels(saturation), most]
 }
 
-/// The way back.
+/// From Pillow's mode `HSV` back to RGB.
 fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     if saturation == 0 {
         return [value; 3];
@@ -298,9 +302,10 @@ fn rgb([hue, saturation, value]: [u8; 3]) -> [u8; 3] {
     }
 }
 
-/// The matrix of `Image.rotate`: from a pixel of the output to its place in the input.
+/// The matrix of `Image.rotate`, which takes a pixel of the output to its place in the input.
 fn rotation(degrees: f64, width: f64, height: f64) -> [f64; 6] {
     let angle = -degrees.rem_euclid(360.0).to_radians();
+    // Pillow rounds to 15 decimals, so that right angles are exact.
     let [cos, sin] = [angle.cos(), angle.sin()].map(|v| (v * 1e15).round_ties_even() / 1e15);
     let (x, y) = (width / 2.0, height / 2.0);
     let left = cos * -x + sin * -y + x;
@@ -308,8 +313,8 @@ fn rotation(degrees: f64, width: f64, height: f64) -> [f64; 6] {
     [cos, sin, left, -sin, cos, top]
 }
 
-/// `Image.transform` by a matrix: not antialiased, cut off to whole grey levels (not rounded), and
-/// `fill` where the middle of a pixel lies outside.
+/// `Image.transform` by a matrix: not antialiased, truncated to whole grey levels, with `fill`
+/// where the centre of a pixel comes from outside.
 fn affine(
     image: &mut Image,
     [a, b, c, d, e, f]: [f64; 6],
@@ -319,6 +324,7 @@ fn affine(
 ) {
     let (width, height) = (image.width, image.height);
     spare.clone_from(&image.rgb);
+    // The image is its own target, so the values before the change are read from the copy.
     let (source, _) = spare.as_chunks::<3>();
     for (row, line) in pixels_mut(image).chunks_exact_mut(width).enumerate() {
         for (column, pixel) in line.iter_mut().enumerate() {
@@ -355,7 +361,7 @@ fn bilinear(source: &[[u8; 3]], width: usize, height: usize, x: f64, y: f64) -> 
     })
 }
 
-/// Cubic convolution with a = -1, which is not the -0.5 of Pillow's resize.
+/// Cubic convolution with Pillow's a = -1 for transforms, unlike the -0.5 of its resize.
 fn bicubic(source: &[[u8; 3]], width: usize, height: usize, x: f64, y: f64) -> [u8; 3] {
     let (x, y) = (x - 0.5, y - 0.5);
     let (left, top) = (x.floor(), y.floor());

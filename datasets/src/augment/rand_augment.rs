@@ -7,19 +7,20 @@ use peft_core::random::Generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Op, RandomInterpolation, chance, uniform};
-use crate::Error;
+use super::ops::Op;
+use super::random::{RandomInterpolation, chance, uniform};
+use crate::error::Error;
 
-/// RandAugment: `rand` and sections after dashes, as `rand-m9-mstd0.5-inc1`.
+/// RandAugment: `rand`, followed by sections with dashes before them, as in `rand-m9-mstd0.5-inc1`.
 ///
 /// - `m9`: magnitude, a whole number; default 10
-/// - `n2`: operations of an image, at least 1; default 2
-/// - `p0.5`: probability of each of them, 0 to 1; default 0.5
-/// - `mstd0.5`: standard deviation of the magnitude; more than 100 is uniform in 0 to the
-///   magnitude; default 0
-/// - `mmax10`: the largest magnitude after that, a whole number above 0; default 10
-/// - `inc1`: operations that become stronger with the magnitude, all of them; default 0
-/// - `tweights`: operations drawn by weight, without replacement, stronger with the magnitude
+/// - `n2`: number of operations, at least 1; default 2
+/// - `p0.5`: probability of each operation, 0 to 1; default 0.5
+/// - `mstd0.5`: standard deviation of the magnitude; above 100, the magnitude is uniform between 0
+///   and itself; default 0
+/// - `mmax10`: upper bound of the drawn magnitude, a whole number above 0; default 10
+/// - `inc1`: all operations become stronger with the magnitude; default 0
+/// - `tweights`: operations are drawn by weight and without replacement; includes `inc1`
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RandAugment {
@@ -88,8 +89,9 @@ impl RandAugment {
                 at -= weight;
                 at < 0.0
             });
-            // Rounding may leave the last sum just short of the point.
+            // Rounding may leave the sum of all weights just short of the drawn point.
             let index = reached.unwrap_or(KINDS.len() - 1);
+            // Without weights, timm draws with replacement.
             if self.weighted {
                 weights[index] = 0.0;
             }
@@ -106,6 +108,7 @@ impl RandAugment {
             std if std > 100.0 => uniform(generator, 0.0, magnitude),
             std => magnitude + std * f64::from(generator.normal()),
         };
+        // The magnitude is clamped after noise was added, so that `mmax` bounds what is applied.
         let level = drawn.clamp(0.0, f64::from(self.limit)) / f64::from(WHOLE);
         let mut signed = |value: f64| {
             if chance(generator, 0.5) {
@@ -161,8 +164,8 @@ impl FromStr for RandAugment {
             expected: expected.into(),
             got: format!("{text:?}"),
         };
-        let grammar = "`rand` and sections m, n, p, mstd, mmax, inc (each with a number) or tweights, \
-                       as rand-m9-mstd0.5-inc1";
+        let grammar = "`rand` and sections m, n, p, mstd, mmax, inc (each with a number) or \
+                       tweights, as in rand-m9-mstd0.5-inc1";
         let mut policy = Self {
             magnitude: WHOLE,
             layers: 2,
@@ -222,7 +225,7 @@ impl FromStr for RandAugment {
                 _ => return Err(invalid(grammar)),
             }
         }
-        // timm's weights name the increasing operations.
+        // timm's weights only name the increasing operations.
         policy.increasing |= policy.weighted;
         Ok(policy)
     }
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused_by_name() {
+    fn unknown_sections_and_values_are_refused_by_name() {
         for (text, expected) in [
             ("augmix-m5", "expected `rand` and sections"),
             ("original", "expected `rand` and sections"),

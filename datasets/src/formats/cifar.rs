@@ -1,5 +1,5 @@
-//! CIFAR-10 and CIFAR-100 in their binary version, as their site gives it: records of one label (two
-//! in CIFAR-100, coarse then fine) and 3,072 values, 32 x 32 red, then green, then blue.
+//! CIFAR-10 and CIFAR-100 in the binary version of their site: records of one label (in CIFAR-100
+//! two, coarse then fine) and 3,072 values, 32 x 32 red, then green, then blue.
 //!
 //! "Learning Multiple Layers of Features from Tiny Images", Krizhevsky, 2009. The files are mapped
 //! into memory; a part of the training images is set aside for validation.
@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Image};
+use peft_core::data::Image;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::indexed::{Indexed, Item, Source};
 use crate::labels::read_names;
 use crate::shards::Mapped;
@@ -27,16 +27,14 @@ const PLANE: usize = SIDE * SIDE;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Cifar {
-    /// The folder of the `.bin` files and of the classes' names.
+    /// The folder of the `.bin` files and of the text file with the class names.
     pub root: PathBuf,
-    /// Which of CIFAR-100's two labels.
+    /// Which of CIFAR-100's two labels is taken.
     #[serde(default)]
     pub labels: CifarLabels,
-    /// Part of each class of the training images that becomes the validation split: a number in
-    /// (0, 1).
-    ///
-    /// Within a class the records are ordered by the blake3 hash of their index over all training
-    /// files (as a little-endian `u32`); the first ones validate.
+    /// Part of each class of the training images that is set aside for validation: a number in (0,
+    /// 1). The order is that of the blake3 hash of a record's index over all training files (as a
+    /// little-endian `u32`).
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
@@ -45,37 +43,27 @@ pub struct Cifar {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CifarLabels {
-    /// 100 classes; CIFAR-10's 10.
+    /// The 100 classes; in CIFAR-10, its 10.
     #[default]
     Fine,
-    /// 20 superclasses.
+    /// The 20 superclasses.
     Coarse,
 }
 
-#[typetag::serde(name = "cifar")]
-impl DatasetConfig for Cifar {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Cifar,
     name: "cifar",
+    paths: [root],
     summary: "CIFAR-10 or CIFAR-100, binary version",
     reference: "Learning Multiple Layers of Features from Tiny Images, Krizhevsky, 2009",
     example: "name: cifar\nroot: data/cifar-10-batches-bin\n",
-);
+}
 
-/// How one of the two sets lies on disk.
+/// The files and records of one of the two sets.
 struct Version {
-    /// Label bytes of a record, and which of them counts.
+    /// Label bytes in a record.
     labels: usize,
+    /// The label byte that is taken.
     label: usize,
     train: &'static [&'static str],
     test: &'static str,
@@ -112,6 +100,7 @@ const CIFAR_100_COARSE: Version = Version {
 
 impl Cifar {
     fn read(&self) -> Result<Indexed<Records>, Error> {
+        // The two sets are told apart by the name of their test file.
         let has = |version: &Version| self.root.join(version.test).exists();
         let version = match (has(&CIFAR_10), has(&CIFAR_100), self.labels) {
             (true, false, CifarLabels::Fine) => CIFAR_10,
@@ -134,25 +123,19 @@ impl Cifar {
             files: Vec::new(),
             size: version.labels + 3 * PLANE,
         };
-        let mut train = Vec::new();
+        let mut splits = BySplit::<Vec<_>>::default();
         for name in version.train {
-            train.extend(records.add(&self.root.join(name), &version, classes.len())?);
+            let path = self.root.join(name);
+            let items = records.add(&path, &version, classes.len())?;
+            splits.train.extend(items);
         }
-        let test = records.add(&self.root.join(version.test), &version, classes.len())?;
-        let mut indexed: Vec<_> = (0..).zip(train).collect();
-        let validation = set_aside(
-            &mut indexed,
+        splits.test = records.add(&self.root.join(version.test), &version, classes.len())?;
+        splits.validation = set_aside(
+            &mut splits.train,
             self.validation_fraction,
-            |(_, item)| item.label,
-            |(index, _): &(u32, _)| index.to_le_bytes(),
+            |item| item.label,
+            |index, _| (index as u32).to_le_bytes(),
         )?;
-        let items =
-            |indexed: Vec<(u32, Item<Record>)>| indexed.into_iter().map(|(_, i)| i).collect();
-        let splits = BySplit {
-            train: items(indexed),
-            validation: items(validation),
-            test,
-        };
         Ok(Indexed::new(classes, splits, records))
     }
 }
@@ -181,6 +164,7 @@ impl Records {
     ) -> Result<Vec<Item<Record>>, Error> {
         let mapped = Mapped::open(path)?;
         let bytes = mapped.bytes();
+        // Without a header, the length is the only sign of a truncated file.
         if bytes.is_empty() || bytes.len() % self.size != 0 {
             let expected = format!("records of {} bytes", self.size);
             return Err(Error::layout(
@@ -228,7 +212,7 @@ impl Source for Records {
         ))
     }
 
-    /// Three planes become pixels.
+    /// Turns three planes into pixels.
     fn decode(&self, planes: &[u8]) -> Result<Image, String> {
         let rgb = (0..PLANE).flat_map(|i| [0, 1, 2].map(|channel| planes[channel * PLANE + i]));
         Ok(Image {
@@ -241,7 +225,7 @@ impl Source for Records {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Split;
+    use peft_core::data::{Dataset, Split};
     use tempfile::TempDir;
 
     use super::*;

@@ -1,25 +1,25 @@
-//! The lists of CoOp and its successors: one file `split_zhou_<Dataset>.json` with the keys `train`,
-//! `val` and `test`, each a list of `[path, label, class name]`; of these, with `shots`, so many images
-//! of each class, those that CoOp's own code draws.
+//! The lists of CoOp and its successors: one file `split_zhou_<Dataset>.json` with the keys
+//! `train`, `val` and `test`, each a list of `[path, label, class name]`. With `shots`, only that
+//! many images of each class are taken: those that CoOp's own code draws.
 //!
 //! "Learning to Prompt for Vision-Language Models", Zhou et al., 2022.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::data::Split;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::labels::numbered;
 use crate::python_random::PythonRandom;
 use crate::split::BySplit;
 
-/// A list as CoOp gives them: `split_zhou_<Dataset>.json`.
+/// A list in CoOp's format: `split_zhou_<Dataset>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Coop {
@@ -31,11 +31,13 @@ pub struct Coop {
     /// `images` for most others.
     #[serde(default)]
     pub images: String,
-    /// Few-shot: training images of each class, at least 1, and `min(shots, 4)` validation images, as
-    /// CoOp has them. A class with fewer has all of them. Test stays whole.
+    /// Few-shot learning: the number of training images in each class, at least 1. Validation gets
+    /// `min(shots, 4)` per class, as in CoOp, and test stays whole. A class with fewer images keeps
+    /// them all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shots: Option<usize>,
-    /// Which images `shots` draws: CoOp's with that seed. CoOp reports the mean over 1, 2 and 3.
+    /// Seed of the draw for `shots`: the images are those that CoOp draws with it. CoOp reports the
+    /// mean over the seeds 1, 2 and 3.
     #[serde(default = "default_seed")]
     pub seed: u64,
 }
@@ -44,27 +46,16 @@ fn default_seed() -> u64 {
     1
 }
 
-#[typetag::serde(name = "coop")]
-impl DatasetConfig for Coop {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Coop,
     name: "coop",
-    summary: "a list of CoOp's, split_zhou_<Dataset>.json",
+    paths: [root],
+    summary: "a list in CoOp's format, split_zhou_<Dataset>.json",
     reference: "Learning to Prompt for Vision-Language Models, Zhou et al., 2022",
     example: "name: coop\nroot: data/eurosat\nlist: split_zhou_EuroSAT.json\nimages: \"2750\"\n",
-);
+}
 
-/// The file: path, label and class name of every image.
+/// The content of the file: the path, the label and the class name of every image.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Lists {
@@ -82,7 +73,7 @@ impl Coop {
             let expected = "`train`, `val` and `test`, each a list of `[path, label, class name]`";
             Error::layout(&list, expected, error.to_string())
         })?;
-        // A class's name, and the first record that gives it.
+        // The name of each class, and the first record that gives it.
         let mut names: Vec<Option<(String, Place)>> = Vec::new();
         let mut splits = BySplit::try_from_fn(|split| {
             let (key, records) = match split {
@@ -97,6 +88,8 @@ impl Coop {
             let mut items = Vec::with_capacity(records.len());
             for (index, (path, label, name)) in records.iter().enumerate() {
                 let place = first.at(index + 1);
+                // Labels are checked before `names` grows to hold them: a stray one would take all
+                // memory.
                 numbered([(*label, &place)].into_iter(), None)?;
                 names.resize(names.len().max(label + 1), None);
                 match &names[*label] {
@@ -117,6 +110,8 @@ impl Coop {
         })?;
         distinct(&[&splits.train, &splits.validation, &splits.test])?;
         let names = names.into_iter().enumerate();
+        // The lists may skip a label; a number then stands for its name, so that later ones keep
+        // theirs.
         let classes = names
             .map(|(label, name)| name.map_or_else(|| label.to_string(), |(name, _)| name))
             .collect();
@@ -124,6 +119,7 @@ impl Coop {
             if shots == 0 {
                 return Err(Error::invalid("shots", "at least 1", shots));
             }
+            // One stream for both, train first, as CoOp draws them.
             let mut random = PythonRandom::new(self.seed);
             splits.train = few(splits.train, shots, &mut random);
             splits.validation = few(splits.validation, shots.min(VALIDATION_SHOTS), &mut random);
@@ -132,11 +128,11 @@ impl Coop {
     }
 }
 
-/// The most images of a class that validate where `shots` train.
+/// The most validation images in a class with `shots`.
 const VALIDATION_SHOTS: usize = 4;
 
-/// So many images of each class, or all where there are no more: as `generate_fewshot_dataset` of
-/// Dassl, CoOp's toolbox, goes through the classes in the order in which the list meets them.
+/// `shots` images of each class, or all of a class that has fewer. Like `generate_fewshot_dataset`
+/// of Dassl, CoOp's toolbox, this goes through the classes in the order of their first images.
 fn few<A>(items: Vec<Item<A>>, shots: usize, random: &mut PythonRandom) -> Vec<Item<A>> {
     let mut order = Vec::new();
     let mut classes: HashMap<usize, Vec<Item<A>>> = HashMap::new();
@@ -150,6 +146,7 @@ fn few<A>(items: Vec<Item<A>>, shots: usize, random: &mut PythonRandom) -> Vec<I
     let mut drawn = Vec::new();
     for label in order {
         let class = classes.remove(&label).unwrap_or_default();
+        // Dassl takes a small class whole without drawing, which leaves the stream where it is.
         if class.len() < shots {
             drawn.extend(class);
             continue;
@@ -163,6 +160,8 @@ fn few<A>(items: Vec<Item<A>>, shots: usize, random: &mut PythonRandom) -> Vec<I
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
+
     use super::*;
 
     fn read(text: &str) -> Result<Indexed<Files>, String> {
@@ -210,8 +209,8 @@ mod tests {
         labels.enumerate().map(entry).collect::<Vec<_>>().join(",")
     }
 
-    /// The expected images are those that Python's `random.sample` draws as `generate_fewshot_dataset`
-    /// of Dassl calls it, after `random.seed`.
+    /// The expected images are those that Python's `random.sample` draws as
+    /// `generate_fewshot_dataset` of Dassl calls it, after `random.seed`.
     #[test]
     fn shots_are_those_that_coop_draws() {
         let text = format!(

@@ -1,34 +1,35 @@
 //! Tables with a column of paths and one of labels: one file with a split column (Waterbirds'
 //! `metadata.csv`), or files for each split (GTSRB's `GT-*.csv`).
 //!
-//! Columns that name a group make groups of their combinations, so that the worst group's accuracy
-//! can be told: "Distributionally Robust Neural Networks for Group Shifts", Sagawa et al., 2020.
+//! Each combination of values in the group columns is a group, so that the accuracy in the worst
+//! group can be reported: "Distributionally Robust Neural Networks for Group Shifts", Sagawa et
+//! al., 2020.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::data::Split;
 use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
-use crate::indexed::{Indexed, Item};
-use crate::labels::{read_names, resolve};
+use crate::indexed::{Indexed, Item, Items};
+use crate::labels::{Labelled, read_names, resolve};
 use crate::shards::expand;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 
-/// Tables of paths and labels, with a header: either `all` with `split`, or `train` and `test`.
+/// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Csv {
     /// The folder of the tables and images.
     pub root: PathBuf,
-    /// The tables of all three splits, told apart by `split`.
+    /// The tables of all three splits, which `split` tells apart.
     #[serde(default)]
     pub all: Option<List>,
     /// The column of `all` that says which split a row belongs to.
@@ -37,7 +38,7 @@ pub struct Csv {
     /// The tables of the training split.
     #[serde(default)]
     pub train: Option<List>,
-    /// The tables of the validation split. Without them a part of `train` is set aside.
+    /// The tables of the validation split. Without them, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<List>,
     /// The tables of the test split.
@@ -47,19 +48,18 @@ pub struct Csv {
     pub path: String,
     /// The column of the labels: whole numbers from 0, or names.
     pub label: String,
-    /// The columns whose values together are an image's group; none by default.
+    /// The columns whose values together form an image's group; by default there are no groups.
     #[serde(default)]
     pub group: Vec<String>,
-    /// A text file with the names of the classes, one a line. Without it labels that are all numbers
-    /// are their own names, and names are sorted.
+    /// A text file with the names of the classes, one per line. Without it, labels that are
+    /// all whole numbers are their own names, and other labels are sorted.
     #[serde(default)]
     pub names: Option<PathBuf>,
-    /// What separates the columns: one ASCII character.
+    /// The separator of the columns: one ASCII character.
     #[serde(default = "default_delimiter")]
     pub delimiter: char,
-    /// Part of each class of `train` that becomes the validation split where there is none: a number
-    /// in (0, 1). Within a class the images are ordered by the blake3 hash of their path below the
-    /// root; the first ones validate.
+    /// Part of each class of `train` that is set aside where there is no validation split: a number
+    /// in (0, 1). The order is that of the blake3 hash of an image's path below the root.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
@@ -74,12 +74,13 @@ fn default_delimiter() -> char {
 pub struct List {
     /// A path below the root, or a pattern in which `*` stands for any part of a name.
     pub file: String,
-    /// The folder below the root to which the paths are relative. Without it, the table's own.
+    /// The folder below the root to which the paths are relative. Without it, the table's own
+    /// folder.
     #[serde(default)]
     pub images: Option<String>,
 }
 
-/// A column and what it says of each split.
+/// A column that names the split of each row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SplitColumn {
@@ -87,32 +88,18 @@ pub struct SplitColumn {
     pub column: String,
     /// Its value for the training split.
     pub train: String,
-    /// Its value for the validation split. Without it a part of `train` is set aside.
+    /// Its value for the validation split. Without it, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<String>,
     /// Its value for the test split.
     pub test: String,
 }
 
-#[typetag::serde(name = "csv")]
-impl DatasetConfig for Csv {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.root]
-            .into_iter()
-            .chain(&mut self.names)
-            .collect()
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Csv,
     name: "csv",
-    summary: "tables of paths and labels, with groups where there are some",
+    paths: [root, names],
+    summary: "tables of paths and labels, and optionally groups",
     reference: "the tables of Waterbirds (Sagawa et al., 2020) and of GTSRB (Stallkamp et al., 2012)",
     example: r#"name: csv
 root: data/waterbird_complete95_forest2water2
@@ -122,15 +109,10 @@ path: img_filename
 label: y
 group: [y, place]
 "#,
-);
-
-/// A row: its image, and the texts that become its label and group.
-struct Row {
-    file: File,
-    place: Place,
-    label: String,
-    group: String,
 }
+
+/// A row: its image, the text of its group, and its label.
+type Row = Labelled<(File, String)>;
 
 impl Csv {
     fn read(&self) -> Result<Indexed<Files>, Error> {
@@ -156,24 +138,18 @@ impl Csv {
                 return Err(Error::invalid("all", expected, "another combination"));
             }
         };
+        // All three splits together, so that a label has the same class in each.
         let names = self.names.as_deref().map(read_names).transpose()?;
-        let labels: Vec<_> = rows
-            .iter()
-            .flatten()
-            .map(|r| (r.label.clone(), &r.place))
-            .collect();
-        let (classes, labels) = resolve(&labels, names)?;
-        let groups: BTreeSet<&String> = rows.iter().flatten().map(|row| &row.group).collect();
-        let groups: Vec<String> = match self.group.is_empty() {
-            true => Vec::new(),
-            false => groups.into_iter().cloned().collect(),
-        };
-        let mut labels = labels.into_iter();
+        let (classes, rows) = resolve(rows, names)?;
+        let groups = self.groups(&rows);
         let mut splits = rows.map(|rows| -> Vec<Item<File>> {
-            let items = rows.into_iter().zip(&mut labels).map(|(row, label)| Item {
-                label,
-                group: groups.binary_search(&row.group).ok(),
-                at: row.file,
+            let items = rows.into_iter().map(|row| {
+                let (file, group) = row.at;
+                Item {
+                    label: row.label,
+                    group: groups.binary_search(&group).ok(),
+                    at: file,
+                }
             });
             items.collect()
         });
@@ -183,7 +159,7 @@ impl Csv {
                 &mut splits.train,
                 self.validation_fraction,
                 |item| item.label,
-                |item| item.at.path.as_bytes().to_vec(),
+                |_, item| item.at.path.as_bytes().to_vec(),
             )?;
         }
         let mut data = Indexed::new(classes, splits, files);
@@ -191,7 +167,16 @@ impl Csv {
         Ok(data)
     }
 
-    /// The rows of `all`, by what their split column says.
+    /// The groups in the rows, sorted; empty if no column names them.
+    fn groups(&self, rows: &Items<(File, String)>) -> Vec<String> {
+        if self.group.is_empty() {
+            return Vec::new();
+        }
+        let groups: BTreeSet<&String> = rows.iter().flatten().map(|row| &row.at.1).collect();
+        groups.into_iter().cloned().collect()
+    }
+
+    /// The rows of `all`, divided by their split column.
     fn divided(
         &self,
         files: &Files,
@@ -245,7 +230,7 @@ impl Csv {
         })?;
         if rows.is_empty() {
             let path = files.root().join(&list.file);
-            return Err(Error::layout(path, "a row an image", "no row"));
+            return Err(Error::layout(path, "one row per image", "no rows"));
         }
         Ok(rows)
     }
@@ -267,6 +252,7 @@ impl Csv {
             ));
         };
         for path in expand(files.root(), field, &list.file)? {
+            // Tables like GTSRB's are beside their images and name them without a folder.
             let folder: Cow<'_, str> = match (&list.images, path.parent()) {
                 (Some(images), _) => images.into(),
                 (None, Some(parent)) => relative(files.root(), parent),
@@ -297,18 +283,20 @@ impl Csv {
             let first = Place::first(&path, "line");
             for record in reader.records() {
                 let record: StringRecord = record.map_err(|error| unreadable(&path, &error))?;
+                // A quoted field may hold line breaks, so lines are not counted by records.
                 let line = record.position().map_or(0, Position::line);
                 let place = first.at(line as usize);
-                // The reader sees to it that every record is as long as the header.
+                // The reader refuses records that are not as long as the header, so no index is out
+                // of range.
                 let group = groups.iter().zip(&self.group);
                 let group: Vec<_> = group
                     .map(|(&i, name)| format!("{name}={}", &record[i]))
                     .collect();
-                let row = Row {
-                    file: File::listed(&folder, &record[image], place.clone())?,
-                    place,
+                let file = File::listed(&folder, &record[image], place.clone())?;
+                let row = Labelled {
+                    at: (file, group.join(" ")),
                     label: record[label].to_owned(),
-                    group: group.join(" "),
+                    place,
                 };
                 take(row, split.map_or("", |split| &record[split]))?;
             }
@@ -324,7 +312,7 @@ fn relative(root: &Path, path: &Path) -> Cow<'static, str> {
     names.join("/").into()
 }
 
-/// What the reader says, with the file's name; it knows the line itself.
+/// The reader's error, which names the line, with the path.
 fn unreadable(path: &Path, error: &::csv::Error) -> Error {
     Error::layout(
         path,
@@ -335,6 +323,7 @@ fn unreadable(path: &Path, error: &::csv::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
     use tempfile::TempDir;
 
     use super::*;

@@ -1,22 +1,22 @@
-//! The lists of the FGVC sets as VPT gives them: `<root>/{train,val,test}.json`, each an object of
+//! VPT's lists of the FGVC data sets: `<root>/{train,val,test}.json`, each an object of
 //! `"path": class id`.
 //!
-//! "Visual Prompt Tuning", Jia et al., 2022. Class ids count from 0 or from 1 and may leave numbers
-//! out; labels are the ids of all three lists in ascending order. (VPT orders the ids of each list
-//! alone, which shifts the labels of a list that lacks a class.)
+//! "Visual Prompt Tuning", Jia et al., 2022. Class ids count from 0 or from 1 and may skip numbers;
+//! the labels are the ids of all three lists in ascending order. (VPT orders the ids of each list
+//! on its own, which shifts the labels in a list that lacks a class.)
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
-use peft_core::input::{CropMode, InputSpec};
+use peft_core::data::Split;
+use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::split::BySplit;
@@ -33,34 +33,16 @@ pub struct Fgvc {
     pub images: String,
 }
 
-#[typetag::serde(name = "fgvc")]
-impl DatasetConfig for Fgvc {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    /// The centre of an image resized to 256 pixels for 224, as VPT does.
-    fn input(&self, backbone: InputSpec) -> InputSpec {
-        InputSpec {
-            crop_pct: 0.875,
-            crop_mode: CropMode::Center,
-            ..backbone
-        }
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Fgvc,
     name: "fgvc",
+    paths: [root],
+    // VPT resizes the shorter side to 256 pixels and takes the centre of 224.
+    crop: (0.875, CropMode::Center),
     summary: "VPT's json lists of a fine-grained data set: train, val, test",
     reference: "Visual Prompt Tuning, Jia et al., 2022",
     example: "name: fgvc\nroot: data/CUB_200_2011\nimages: images\n",
-);
+}
 
 impl Fgvc {
     fn read(&self) -> Result<Indexed<Files>, Error> {
@@ -75,6 +57,7 @@ impl Fgvc {
         })?;
         let ids: BTreeSet<i64> = lists.iter().flatten().map(|(id, _)| *id).collect();
         let ids: Vec<i64> = ids.into_iter().collect();
+        // `ids` is sorted and holds every id, so the partition point is the id's own index.
         let item = |(id, at)| Item {
             label: ids.partition_point(|&other| other < id),
             group: None,
@@ -93,7 +76,7 @@ impl Fgvc {
         let Entries(entries) = serde_json::from_str(&text)
             .map_err(|error| Error::layout(list, expected, error.to_string()))?;
         if entries.is_empty() {
-            return Err(Error::layout(list, expected, "no entry"));
+            return Err(Error::layout(list, expected, "no entries"));
         }
         let first = Place::first(list, "entry");
         let entries = entries.into_iter().enumerate();
@@ -105,7 +88,8 @@ impl Fgvc {
     }
 }
 
-/// The entries of an object in their order; a key that comes twice is kept twice.
+/// The entries of an object in their order. Unlike a map, it keeps a key that is listed twice, so
+/// that this can be refused.
 struct Entries(Vec<(String, i64)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -134,6 +118,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
     use tempfile::TempDir;
 
     use super::*;
@@ -193,7 +178,7 @@ mod tests {
                 ["test.json", "expected i64 at line 2"],
             ),
             (r#"["d"]"#, ["test.json", "expected an object"]),
-            ("{}", ["test.json", "no entry"]),
+            ("{}", ["test.json", "no entries"]),
         ] {
             let message = read([fine[0], fine[1], text]).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");

@@ -1,28 +1,27 @@
 //! Image folders: `root/<split>/<class>/<image>`, the layout of torchvision's `ImageFolder`.
 //!
-//! - `root/train` and `root/test` must be there. `root/val` (or `root/validation`, not both) may
-//!   be; without it a part of `train` is set aside.
+//! - `root/train` and `root/test` are required. `root/val` (or `root/validation`, but not both) is
+//!   optional; without it, a part of `train` is set aside.
 //! - The classes are the folders in `train`, sorted by name. Another split may lack a class but may
 //!   not add one.
-//! - A class folder is flat: what counts are its png, jpg, jpeg, webp, bmp, gif and ppm files
-//!   (in either case), sorted by name.
-//! - Skipped: names that start with a dot, files of other kinds, folders within a class folder,
+//! - The images of a class are the png, jpg, jpeg, webp, bmp, gif and ppm files (in upper or lower
+//!   case) directly in its folder, sorted by name.
+//! - Skipped are names that start with a dot, other kinds of files, folders within a class folder,
 //!   files beside the class folders, and symbolic links that lead out of `root`. Links within
-//!   `root` are followed; broken ones are errors.
+//!   `root` are followed; broken links are errors.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig};
 use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::decode::{EXTENSIONS, KINDS};
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files};
 use crate::indexed::{Indexed, Item};
+use crate::kinds::{EXTENSIONS, KINDS};
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 
 /// A folder of images: `root/train/<class>/*`, `root/val/<class>/*` (optional),
@@ -32,45 +31,30 @@ use crate::split::{BySplit, default_validation_fraction, set_aside};
 pub struct Folder {
     /// The folder that holds `train`, `val` and `test`.
     pub root: PathBuf,
-    /// Part of each class of `train` that becomes the validation split where there is no `val`: a
-    /// number in (0, 1).
-    ///
-    /// Within a class the images are ordered by the blake3 hash of `<class>/<file>`; the first ones
-    /// validate: the fraction of them rounded to the nearest, at least one, and never the last
-    /// image of a class.
+    /// Part of each class of `train` that is set aside where there is no `val`: a number in (0, 1).
+    /// The order is that of the blake3 hash of `<class>/<file>`.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
 
-#[typetag::serde(name = "folder")]
-impl DatasetConfig for Folder {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.scan()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        vec![&mut self.root]
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Folder,
     name: "folder",
+    paths: [root],
     summary: "image files in root/<split>/<class>",
     reference: "the layout of torchvision.datasets.ImageFolder, a folder for each split",
     example: "name: folder\nroot: data/flowers\n",
-);
+}
 
 impl Folder {
-    /// Lists the folders and checks the layout; no image is read.
-    fn scan(&self) -> Result<Indexed<Files>, Error> {
+    /// Lists the folders and checks the layout; images are not read.
+    fn read(&self) -> Result<Indexed<Files>, Error> {
         let files = Files::below(&self.root)?;
         let root = files.root();
         let train_path = root.join("train");
         let classes = list(&files, &train_path, Kind::Folder)?;
         if classes.is_empty() {
-            return Err(Error::layout(train_path, "one folder a class", "none"));
+            return Err(Error::layout(train_path, "one folder per class", "none"));
         }
         let mut train = read_split(&files, "train", &classes)?;
         let validation = match ["val", "validation"].map(|name| (name, root.join(name).exists())) {
@@ -82,7 +66,11 @@ impl Folder {
                 &mut train,
                 self.validation_fraction,
                 |item| item.label,
-                |item| item.at.path.trim_start_matches("train/").to_owned(),
+                // The key is `<class>/<file>`, without the split.
+                |_, item| {
+                    let path = &*item.at.path;
+                    path.strip_prefix("train/").unwrap_or(path).to_owned()
+                },
             )?,
         };
         let splits = BySplit {
@@ -130,7 +118,7 @@ enum Kind {
     Image,
 }
 
-/// The sorted names of the entries of `folder` that are of this kind and not skipped.
+/// The sorted names of the entries of `folder` that are of this kind and are not skipped.
 fn list(files: &Files, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> {
     let leaves = |path: &Path| {
         let leaves = files.leaves(path);
@@ -153,12 +141,15 @@ fn list(files: &Files, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> 
         {
             continue;
         }
+        // Only links can lead out, and resolving every path would be slow on a network file system.
         let is_link = entry.file_type()?.is_symlink();
         if is_link && leaves(&path)? {
             continue;
         }
+        // `fs_err::metadata` follows links, unlike the type of the entry.
         let is_folder = fs_err::metadata(&path)?.is_dir();
         if is_folder == (kind == Kind::Folder) {
+            // Lists, adapters and results name classes in UTF-8.
             let name = name
                 .into_string()
                 .map_err(|_| Error::layout(path, "a name in UTF-8", "another encoding"))?;
@@ -178,7 +169,7 @@ fn has_image_extension(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Split;
+    use peft_core::data::{Dataset, Split};
     use tempfile::TempDir;
 
     use super::*;
@@ -208,7 +199,7 @@ mod tests {
             root,
             validation_fraction,
         }
-        .scan()
+        .read()
     }
 
     fn message(files: &[&str]) -> String {
@@ -239,11 +230,15 @@ mod tests {
             (grey(Split::Validation, 0), grey(Split::Test, 0)),
             ((30, 0), (40, 1))
         );
-        assert!(data.sample(Split::Test, 1).is_err());
+        let message = data.sample(Split::Test, 1).unwrap_err().to_string();
+        assert!(
+            message.contains("no sample 1 in the test split"),
+            "{message}"
+        );
     }
 
     #[test]
-    fn what_is_not_an_image_of_the_set_is_skipped() {
+    fn other_files_hidden_files_and_outside_links_are_skipped() {
         let folder = tree(&[
             "train/a/1.png",
             "validation/a/1.png",
@@ -289,7 +284,7 @@ mod tests {
             root: "/nowhere/at/all".into(),
             validation_fraction: 0.1,
         };
-        let missing = missing.scan().unwrap_err().to_string();
+        let missing = missing.read().unwrap_err().to_string();
         assert!(missing.contains("/nowhere/at/all"), "{missing}");
         for (files, parts) in [
             (&["val/a/1.png"][..], ["train", "No such file"]),
@@ -318,7 +313,7 @@ mod tests {
                 &["train/a/1.png", "val/a/1.png", "test/a/deep/1.png"],
                 ["test/a", "at least one png"],
             ),
-            (&["train/1.png"], ["train", "one folder a class"]),
+            (&["train/1.png"], ["train", "one folder per class"]),
             (
                 &["train/a/1.png", "val/a/1.png", "test/1.png"],
                 ["test", "at least one class folder"],

@@ -1,10 +1,23 @@
-//! One file a format. Each reads what its records say, strictly, and opens as an
+//! The file formats, one per file. Each reads its lists strictly, and opens as an
 //! [`Indexed`](crate::indexed::Indexed).
+//!
+//! Fields that several of them have mean the same in all:
+//!
+//! - `root`: the folder of the data. Lists and patterns are relative to it, and no path leaves it.
+//! - `train`, `validation`, `test`: the files of each split, as paths or patterns below the root.
+//! - `names`: a text file with the names of the classes, one per line. Labels are then these names
+//!   or indices into them. Without it, labels that are all whole numbers are indices and their own
+//!   names, and other labels are names, which are sorted.
+//! - `validation_fraction`: the part of each class of `train` that is set aside for validation
+//!   where the data have no validation split. Within a class the images are ordered by a blake3
+//!   hash and the first ones are taken: the fraction of them rounded to the nearest, at least one,
+//!   and never the last image of a class. The field of each format says what is hashed.
 
 mod cifar;
 mod coop;
 mod csv;
 mod fgvc;
+mod file_format;
 mod folder;
 mod parquet;
 mod vtab;

@@ -1,37 +1,39 @@
-//! VTAB-1k as lists of files: `<root>/{train800,val200,train800val200,test}.txt`, a line an image,
-//! `images/train/000000.jpg 17`. A path may hold spaces; the label is the last field.
+//! VTAB-1k as lists of files: `<root>/{train800,val200,train800val200,test}.txt`, with one line per
+//! image, `images/train/000000.jpg 17`. A path may contain spaces; the label is the last field.
 //!
 //! "A Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark", Zhai
-//! et al., 2019: choices are made on 800 + 200 images, then the 1,000 train and test is read once.
+//! et al., 2019: choose on 800 + 200 images, then train on all 1,000 and test once.
 
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig, Split};
-use peft_core::input::{CropMode, InputSpec};
+use peft_core::data::Split;
+use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
 use crate::labels::{numbered, read_names};
 use crate::split::BySplit;
 
-/// VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`, `test.txt`.
+/// The VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`,
+/// `test.txt`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vtab {
     /// The folder of the lists, to which their paths are relative.
     pub root: PathBuf,
-    /// Which lists train.
+    /// Which lists are for training.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Number of classes: at least 1. Without it, and without `names`, one more than the largest
-    /// label.
+    /// Number of classes: at least 1. Without it, and without `names`, it is one more than the
+    /// largest label.
     #[serde(default)]
     pub classes: Option<usize>,
-    /// A text file with the names of the classes, one a line. Without it their names are numbers.
+    /// A text file with the names of the classes, one per line. Without it, their names are
+    /// their numbers.
     #[serde(default)]
     pub names: Option<PathBuf>,
 }
@@ -40,45 +42,24 @@ pub struct Vtab {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// 800 images train and 200 others validate: to choose hyperparameters.
+    /// Trains on 800 images and validates on 200 others: for choosing hyperparameters.
     #[default]
     Tune,
-    /// All 1,000 train. Validation is 200 of them, seen in training: nothing may be chosen by it.
+    /// Trains on all 1,000. The validation split is 200 of these, so nothing may be chosen by it.
     Final,
 }
 
-#[typetag::serde(name = "vtab")]
-impl DatasetConfig for Vtab {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    /// The whole image, whatever its aspect.
-    fn input(&self, backbone: InputSpec) -> InputSpec {
-        InputSpec {
-            crop_pct: 1.0,
-            crop_mode: CropMode::Squash,
-            ..backbone
-        }
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.root]
-            .into_iter()
-            .chain(&mut self.names)
-            .collect()
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     Vtab,
     name: "vtab",
-    summary: "lists of a VTAB-1k data set: train800, val200, train800val200, test",
+    paths: [root, names],
+    // The whole image, whatever its aspect.
+    crop: (1.0, CropMode::Squash),
+    summary: "the lists of a VTAB-1k data set: train800, val200, train800val200, test",
     reference: "A Large-scale Study of Representation Learning with the Visual Task Adaptation \
                 Benchmark, Zhai et al., 2019",
     example: "name: vtab\nroot: data/vtab-1k/cifar\nprotocol: tune\n",
-);
+}
 
 impl Vtab {
     fn read(&self) -> Result<Indexed<Files>, Error> {
@@ -91,6 +72,7 @@ impl Vtab {
         };
         let splits = BySplit::try_from_fn(|split| read_list(&files.root().join(list(split))))?;
         let (train, validation, test) = (&splits.train, &splits.validation, &splits.test);
+        // Under `final` the validation images are training images too, so only test must be apart.
         match self.protocol {
             Protocol::Tune => distinct(&[train, validation, test])?,
             Protocol::Final => {
@@ -109,7 +91,7 @@ impl Vtab {
         Ok(data)
     }
 
-    /// The names, where their number is given in one way or the other.
+    /// The names of the classes, if the configuration gives them or their number.
     fn names(&self) -> Result<Option<Vec<String>>, Error> {
         let names = self.names.as_deref().map(read_names).transpose()?;
         match (self.classes, names) {
@@ -124,13 +106,14 @@ impl Vtab {
     }
 }
 
-/// One list.
+/// The records of one list.
 fn read_list(list: &Path) -> Result<Vec<Item<File>>, Error> {
     let text = fs_err::read_to_string(list)?;
     let first = Place::first(list, "line");
     let lines = text.trim_end().lines().enumerate();
     let items = lines.map(|(index, line)| {
         let place = first.at(index + 1);
+        // From the right, because a path may contain spaces.
         let parts = line.rsplit_once([' ', '\t']);
         let parsed = parts.and_then(|(path, label)| Some((path.trim(), label.parse().ok()?)));
         let Some((path, label)) = parsed else {
@@ -148,13 +131,14 @@ fn read_list(list: &Path) -> Result<Vec<Item<File>>, Error> {
     });
     let items = items.collect::<Result<Vec<_>, _>>()?;
     if items.is_empty() {
-        return Err(Error::layout(list, "a line an image", "no line"));
+        return Err(Error::layout(list, "one line per image", "no lines"));
     }
     Ok(items)
 }
 
 #[cfg(test)]
 mod tests {
+    use peft_core::data::Dataset;
     use tempfile::TempDir;
 
     use super::*;
@@ -280,7 +264,7 @@ mod tests {
                 "../a.png 1\n",
                 ["test.txt` line 1", "inside the root"],
             ),
-            ("test.txt", "\n", ["test.txt", "no line"]),
+            ("test.txt", "\n", ["test.txt", "no lines"]),
             (
                 "test.txt",
                 "e.png 1\n./e.png 1\n",

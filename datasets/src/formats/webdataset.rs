@@ -1,122 +1,84 @@
-//! Tar shards as WebDataset writes them: the members of a sample share a name up to the first dot,
-//! `000017.jpg` and `000017.cls`.
+//! Tar shards in the format of WebDataset: the members of a sample share a name up to the first
+//! dot, `000017.jpg` and `000017.cls`.
 //!
-//! The headers are read once; images are then read where they lie, in any order. So shards must not
-//! be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
+//! The headers are read once; images are then read from the mapped file, in any order, so shards
+//! must not be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
 //! Learning", 2019.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use peft_core::Result;
-use peft_core::data::{Dataset, DatasetConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::decode::EXTENSIONS;
+use super::file_format::file_format;
+use crate::error::Error;
 use crate::files::Place;
-use crate::indexed::{Indexed, Item, Source};
-use crate::labels::{read_names, resolve};
-use crate::shards::{Mapped, expand};
-use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::indexed::{Indexed, Source};
+use crate::kinds::EXTENSIONS;
+use crate::labels::{Labelled, read_names, resolve};
+use crate::shards::{Mapped, Patterns};
+use crate::split::{default_validation_fraction, set_aside};
 
-/// Tar shards of a WebDataset: an image and a label a sample.
+/// Tar shards of a WebDataset, with an image and a label for each sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebDataset {
     /// The folder of the shards.
     pub root: PathBuf,
-    /// The shards of the training split: a path below the root, or a pattern in which `*` stands for
-    /// any part of a name and `{000000..000003}` for a range.
+    /// The shards of the training split: a path below the root, or a pattern in which `*` stands
+    /// for any part of a name and `{000000..000003}` for a range.
     pub train: String,
-    /// The same for the validation split. Without it a part of `train` is set aside.
+    /// The shards of the validation split. Without them, a part of `train` is set aside.
     #[serde(default)]
     pub validation: Option<String>,
-    /// The same for the test split.
+    /// The shards of the test split.
     pub test: String,
-    /// The field of a sample's `.json` that holds its label. Without it, the `.cls` is it.
+    /// The field of a sample's `.json` that holds its label. Without it, the label is in the
+    /// `.cls`.
     #[serde(default)]
     pub label: Option<String>,
-    /// A text file with the names of the classes, one a line. Without it labels that are all numbers
-    /// are their own names, and names are sorted.
+    /// A text file with the names of the classes, one per line. Without it, labels that are
+    /// all whole numbers are their own names, and other labels are sorted.
     #[serde(default)]
     pub names: Option<PathBuf>,
-    /// Part of each class of `train` that becomes the validation split where there is none: a number
-    /// in (0, 1). Within a class the samples are ordered by the blake3 hash of
-    /// `<shard's file name>/<key>`; the first ones validate.
+    /// Part of each class of `train` that is set aside where there is no validation split: a number
+    /// in (0, 1). The order is that of the blake3 hash of `<shard's file name>/<key>`.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
 }
 
-#[typetag::serde(name = "webdataset")]
-impl DatasetConfig for WebDataset {
-    fn open(&self) -> Result<Box<dyn Dataset>> {
-        Ok(Box::new(self.read()?))
-    }
-
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        [&mut self.root]
-            .into_iter()
-            .chain(&mut self.names)
-            .collect()
-    }
-}
-
-peft_core::register!(
-    Dataset,
+file_format! {
     WebDataset,
     name: "webdataset",
-    summary: "tar shards of images with a .cls or .json each",
+    paths: [root, names],
+    summary: "tar shards of images, each with a .cls or a .json",
     reference: "High Performance I/O For Large Scale Deep Learning, Aizman et al., 2019",
     example: "name: webdataset\nroot: data/flowers\ntrain: train-{000000..000003}.tar\n\
               test: test-*.tar\n",
-);
+}
 
 impl WebDataset {
     fn read(&self) -> Result<Indexed<Shards>, Error> {
-        let root = fs_err::canonicalize(&self.root)?;
+        let patterns = Patterns {
+            train: &self.train,
+            validation: self.validation.as_deref(),
+            test: &self.test,
+        };
         let mut shards = Shards::default();
-        let mut read = |field, pattern: &str| -> Result<Vec<Labelled>, Error> {
-            let mut samples = Vec::new();
-            for path in expand(&root, field, pattern)? {
-                samples.extend(shards.add(path, self.label.as_deref())?);
-            }
-            Ok(samples)
-        };
-        let samples = BySplit {
-            train: read("train", &self.train)?,
-            validation: match &self.validation {
-                Some(pattern) => read("validation", pattern)?,
-                None => Vec::new(),
-            },
-            test: read("test", &self.test)?,
-        };
+        let field = self.label.as_deref();
+        let samples = patterns.read(&self.root, |path| shards.add(path, field))?;
         let names = self.names.as_deref().map(read_names).transpose()?;
-        let texts = samples.iter().flatten();
-        let texts: Vec<_> = texts.map(|s| (s.label.clone(), &s.place)).collect();
-        let (classes, labels) = resolve(&texts, names)?;
-        let mut labels = labels.into_iter();
-        let mut splits = samples.map(|samples| -> Vec<Item<Member>> {
-            let items = samples
-                .into_iter()
-                .zip(&mut labels)
-                .map(|(sample, label)| Item {
-                    label,
-                    group: None,
-                    at: sample.at,
-                });
-            items.collect()
-        });
+        let (classes, mut splits) = resolve(samples, names)?;
         if splits.validation.is_empty() {
             splits.validation = set_aside(
                 &mut splits.train,
                 self.validation_fraction,
                 |item| item.label,
-                |item| shards.key(&item.at),
+                |_, item| shards.key(&item.at),
             )?;
         }
         Ok(Indexed::new(classes, splits, shards))
@@ -137,40 +99,20 @@ struct Member {
     bytes: Range<usize>,
 }
 
-/// A sample whose label is still a text.
-struct Labelled {
-    at: Member,
-    label: String,
-    place: Place,
-}
-
-/// What was seen of a sample so far.
-#[derive(Default)]
-struct Parts {
-    image: Option<(Member, Place)>,
-    label: Option<(String, Place)>,
-}
-
 impl Shards {
     /// Maps one more shard and reads its headers and labels.
-    fn add(&mut self, path: PathBuf, field: Option<&str>) -> Result<Vec<Labelled>, Error> {
-        if let Some(known) = self.files.iter().find(|known| known.path == path) {
-            let expected = "shards that belong to one split";
-            return Err(Error::layout(
-                &known.path,
-                expected,
-                "one that belongs to two",
-            ));
-        }
+    ///
+    /// # Errors
+    /// A file that is not tar, is compressed or ends early; a sample without an image or a label,
+    /// or with two; no sample at all.
+    fn add(&mut self, path: PathBuf, field: Option<&str>) -> Result<Vec<Labelled<Member>>, Error> {
         let shard = self.files.len();
         let file = Mapped::open(path)?;
         let (path, content) = (&file.path, file.bytes());
-        let damaged = |error: std::io::Error| {
-            Error::layout(path, "an uncompressed tar file", error.to_string())
-        };
-        let mut order = Vec::new();
-        let mut samples: HashMap<String, Parts> = HashMap::new();
+        let damaged =
+            |error: io::Error| Error::layout(path, "an uncompressed tar file", error.to_string());
         let first = Place::first(path, "member");
+        let mut samples = Samples::new(field);
         let mut archive = tar::Archive::new(Cursor::new(content));
         for (index, entry) in archive.entries_with_seek().map_err(damaged)?.enumerate() {
             let entry = entry.map_err(damaged)?;
@@ -180,77 +122,14 @@ impl Shards {
             let place = first.at(index + 1);
             let name = String::from_utf8(entry.path_bytes().into_owned())
                 .map_err(|_| Error::record(&place, "a name in UTF-8", "another encoding"))?;
-            let (Some((key, extension)), start) = (split_name(&name), entry.raw_file_position())
-            else {
-                continue;
-            };
-            let bytes = start as usize..(start + entry.size()) as usize;
-            let Some(value) = content.get(bytes.clone()) else {
-                let got = format!("{} of them", content.len().saturating_sub(bytes.start));
-                let expected = format!("the {} bytes of `{name}`", entry.size());
-                return Err(Error::record(place, expected, got));
-            };
-            let is_image = EXTENSIONS.contains(&extension.as_str());
-            let is_label = extension == if field.is_some() { "json" } else { "cls" };
-            if !is_image && !is_label {
-                continue;
-            }
-            let sample = samples.entry(key.to_owned()).or_insert_with(|| {
-                order.push(key.to_owned());
-                Parts::default()
-            });
-            let earlier = if is_image {
-                let name = name.as_str().into();
-                let member = Member { shard, name, bytes };
-                sample
-                    .image
-                    .replace((member, place.clone()))
-                    .map(|(_, place)| place)
-            } else {
-                let label = label_of(value, field).map_err(|(expected, got)| {
-                    Error::record(format!("{place} (`{name}`)"), expected, got)
-                })?;
-                sample
-                    .label
-                    .replace((label, place.clone()))
-                    .map(|(_, place)| place)
-            };
-            if let Some(earlier) = earlier {
-                return Err(Error::Twice {
-                    image: format!(
-                        "the {} of `{key}`",
-                        if is_image { "image" } else { "label" }
-                    ),
-                    first: earlier.to_string(),
-                    second: place.to_string(),
-                });
-            }
+            // Only the place of the content is noted; the image is decoded from the map when it is
+            // needed.
+            let start = entry.raw_file_position() as usize;
+            let bytes = start..start + entry.size() as usize;
+            let name = name.into();
+            samples.take(Member { shard, name, bytes }, place, content)?;
         }
-        let whole = order.into_iter().map(|key| match samples.remove(&key) {
-            Some(Parts {
-                image: Some((at, _)),
-                label: Some((label, place)),
-            }) => Ok(Labelled { at, label, place }),
-            Some(Parts {
-                image: Some((_, place)),
-                ..
-            }) => {
-                let expected = match field {
-                    Some(_) => format!("a `{key}.json` beside the image"),
-                    None => format!("a `{key}.cls` beside the image"),
-                };
-                Err(Error::record(place, expected, "none"))
-            }
-            Some(Parts {
-                label: Some((_, place)),
-                ..
-            }) => {
-                let expected = format!("an image of `{key}` beside its label");
-                Err(Error::record(place, expected, "none"))
-            }
-            _ => unreachable!("a key is noted with its first part"),
-        });
-        let whole = whole.collect::<Result<Vec<_>, _>>()?;
+        let whole = samples.finish()?;
         if whole.is_empty() {
             let expected = "a tar file with images and labels";
             return Err(Error::layout(path, expected, "neither"));
@@ -259,7 +138,7 @@ impl Shards {
         Ok(whole)
     }
 
-    /// `<shard's file name>/<key>`.
+    /// `<shard's file name>/<key>`, which does not depend on where the shards are.
     fn key(&self, at: &Member) -> String {
         let shard = self.files[at.shard].path.file_name().unwrap_or_default();
         let key = split_name(&at.name).map_or(&*at.name, |(key, _)| key);
@@ -281,25 +160,126 @@ impl Source for Shards {
     }
 }
 
-/// A member's key and extension: what comes before and after the first dot of its last name.
-/// None of a hidden file and of one without a dot.
+/// The samples of a shard, put together as their members come.
+struct Samples<'a> {
+    /// The field of the `.json` that holds the label; without it, a `.cls` is the label.
+    field: Option<&'a str>,
+    /// The keys in the order in which they come in the shard: the map has none of its own.
+    order: Vec<String>,
+    parts: HashMap<String, Parts>,
+}
+
+/// What a sample has so far, and where.
+#[derive(Default)]
+struct Parts {
+    image: Option<(Member, Place)>,
+    label: Option<(String, Place)>,
+}
+
+impl<'a> Samples<'a> {
+    fn new(field: Option<&'a str>) -> Self {
+        Self {
+            field,
+            order: Vec::new(),
+            parts: HashMap::new(),
+        }
+    }
+
+    /// The extension of the members that hold labels.
+    fn label_extension(&self) -> &'static str {
+        if self.field.is_some() { "json" } else { "cls" }
+    }
+
+    /// Takes a member of the shard, whose content is `content`; one that is neither an image nor a
+    /// label is passed over.
+    fn take(&mut self, member: Member, place: Place, content: &[u8]) -> Result<(), Error> {
+        let name = member.name.clone();
+        let Some((key, extension)) = split_name(&name) else {
+            return Ok(());
+        };
+        // A shard whose copy was interrupted still has whole headers.
+        let Some(value) = content.get(member.bytes.clone()) else {
+            let expected = format!("the {} bytes of `{name}`", member.bytes.len());
+            let got = content.len().saturating_sub(member.bytes.start);
+            return Err(Error::record(place, expected, format!("{got} of them")));
+        };
+        let (kind, earlier) = if EXTENSIONS.contains(&extension.as_str()) {
+            let image = (member, place.clone());
+            let earlier = self.sample(key).image.replace(image);
+            ("image", earlier.map(|(_, place)| place))
+        } else if extension == self.label_extension() {
+            let text = label_of(value, self.field).map_err(|(expected, got)| {
+                Error::record(format!("{place} (`{name}`)"), expected, got)
+            })?;
+            let earlier = self.sample(key).label.replace((text, place.clone()));
+            ("label", earlier.map(|(_, place)| place))
+        } else {
+            return Ok(());
+        };
+        match earlier {
+            None => Ok(()),
+            Some(earlier) => Err(Error::Twice {
+                image: format!("the {kind} of `{key}`"),
+                first: earlier.to_string(),
+                second: place.to_string(),
+            }),
+        }
+    }
+
+    /// The parts with this key, noted when it is new.
+    fn sample(&mut self, key: &str) -> &mut Parts {
+        self.parts.entry(key.to_owned()).or_insert_with(|| {
+            self.order.push(key.to_owned());
+            Parts::default()
+        })
+    }
+
+    /// The samples in the order of the shard.
+    ///
+    /// # Errors
+    /// A sample that lacks its image or its label.
+    fn finish(mut self) -> Result<Vec<Labelled<Member>>, Error> {
+        let extension = self.label_extension();
+        let order = std::mem::take(&mut self.order).into_iter();
+        let whole = order.map(|key| {
+            let Parts { image, label } = self.parts.remove(&key).unwrap_or_default();
+            match (image, label) {
+                (Some((at, _)), Some((label, place))) => Ok(Labelled { at, label, place }),
+                (Some((_, place)), None) => {
+                    let expected = format!("a `{key}.{extension}` beside the image");
+                    Err(Error::record(place, expected, "none"))
+                }
+                (None, Some((_, place))) => {
+                    let expected = format!("an image of `{key}` beside its label");
+                    Err(Error::record(place, expected, "none"))
+                }
+                (None, None) => unreachable!("a key is noted with its first part"),
+            }
+        });
+        whole.collect()
+    }
+}
+
+/// A member's key and its extension in lower case: the parts before and after the first dot of its
+/// file name. `None` for a hidden file and for a name without a dot.
 fn split_name(name: &str) -> Option<(&str, String)> {
     let start = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = start + name[start..].find('.')?;
     (dot > start).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
 }
 
-/// The text of a `.cls`, or the value of a field of a `.json`; else what was expected and what came.
+/// The text of a `.cls`, or the value of a field of a `.json`; or else what was expected and what
+/// was found.
 fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String)> {
     let Some(field) = field else {
         let text = str::from_utf8(bytes).map(str::trim).unwrap_or_default();
-        let got = || format!("{} bytes of another kind", bytes.len());
+        let got = || format!("{} bytes that are not text", bytes.len());
         return match text.is_empty() {
             true => Err(("the text of a label".into(), got())),
             false => Ok(text.to_owned()),
         };
     };
-    let expected = || format!("an object with a number or a text at `{field}`");
+    let expected = || format!("an object with a number or a string in `{field}`");
     let value: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|error| (expected(), error.to_string()))?;
     match &value[field] {
@@ -311,7 +291,7 @@ fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Split;
+    use peft_core::data::{Dataset, Split};
     use tempfile::TempDir;
 
     use super::*;

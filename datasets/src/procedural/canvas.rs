@@ -1,11 +1,12 @@
-//! A square picture in progress: colours in floating point, developed to 8 bits at the end.
+//! A square picture in progress, with colours in floating point; it is rounded to 8 bits at the
+//! end.
 
 use peft_core::data::Image;
 
 use super::colour::{Colour, mix};
 use super::random::Random;
 
-/// Samples of a pixel along each axis, in [`Canvas::sampled`].
+/// Samples per pixel along each axis, in [`Canvas::sampled`].
 const SAMPLES: usize = 2;
 
 /// Colours of `side` x `side` pixels, rows from the top.
@@ -15,7 +16,7 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    /// One colour everywhere.
+    /// A canvas of one colour.
     pub fn plain(side: usize, colour: Colour) -> Self {
         Self {
             side,
@@ -23,8 +24,8 @@ impl Canvas {
         }
     }
 
-    /// A function of the place, antialiased: each pixel is the mean of four samples. Places run
-    /// from 0 to 1, to the right and down.
+    /// Draws a colour that is a function of the place, antialiased: each pixel is the mean of four
+    /// samples. Places run from 0 to 1, to the right and down.
     pub fn sampled(side: usize, mut colour: impl FnMut(f32, f32) -> Colour) -> Self {
         let place = |pixel: usize, sample: usize| {
             ((pixel * SAMPLES + sample) as f32 + 0.5) / (side * SAMPLES) as f32
@@ -43,7 +44,7 @@ impl Canvas {
         Self { side, pixels }
     }
 
-    /// Lays a colour where `cover` is 1, and mixes it in where `cover` is less; `[side, side]`.
+    /// Lays a colour over the picture, mixed in by `cover`, `[side, side]`: 1 hides what is below.
     pub fn lay(&mut self, cover: &[f32], colour: Colour) {
         for (pixel, &cover) in self.pixels.iter_mut().zip(cover) {
             *pixel = mix(*pixel, colour, cover);
@@ -59,7 +60,8 @@ impl Canvas {
         }
     }
 
-    /// Adds noise of a deviation of `strength`, the same in all channels of a `grey` picture.
+    /// Adds noise with a standard deviation of `strength`; in a `grey` picture it is the same in
+    /// all channels.
     pub fn noisy(mut self, random: &mut Random, strength: f32, grey: bool) -> Self {
         for pixel in &mut self.pixels {
             let noise = if grey {
@@ -73,7 +75,7 @@ impl Canvas {
     }
 }
 
-/// A value of 0..=1 as 8 bits, rounded to the nearest; beyond them the nearest end.
+/// A value of 0..=1 as 8 bits, rounded to the nearest; values outside are clipped.
 pub(super) fn level(value: f32) -> u8 {
     (255.0 * value.clamp(0.0, 1.0) + 0.5) as u8
 }

@@ -1,4 +1,4 @@
-//! Colours, as linear mixtures and by luma.
+//! Colours, their mixtures and their brightness.
 
 use super::random::Random;
 
@@ -10,7 +10,7 @@ pub(super) fn luma(colour: Colour) -> f32 {
     0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 }
 
-/// From `a` (part 0) to `b` (part 1).
+/// The mixture of `a` and `b`: `a` at part 0, `b` at part 1.
 pub(super) fn mix(a: Colour, b: Colour, part: f32) -> Colour {
     [0, 1, 2].map(|channel| a[channel] + (b[channel] - a[channel]) * part)
 }
@@ -25,15 +25,15 @@ pub(super) fn vary(random: &mut Random, colour: Colour, reach: f32) -> Colour {
     colour.map(|value| (value + random.uniform(-reach, reach)).clamp(0.0, 1.0))
 }
 
-/// A colour of the given luma, its hue random and its saturation as high as the luma allows or
-/// lower; or plain grey.
+/// A colour with the given luma and a random hue; its saturation is random, up to what the luma
+/// allows. Or a grey with that luma.
 pub(super) fn tint(random: &mut Random, brightness: f32, grey: bool) -> Colour {
     if grey {
         return [brightness; 3];
     }
     let hue = [0; 3].map(|_| random.uniform(0.0, 1.0));
     let shift = luma(hue);
-    let delta = hue.map(|value| value - shift); // no luma of its own
+    let delta = hue.map(|value| value - shift); // of luma 0: adding it keeps the brightness
     let room = |delta: f32| {
         if delta > 0.0 {
             (1.0 - brightness) / delta

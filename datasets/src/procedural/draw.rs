@@ -6,7 +6,8 @@ use super::geometry::Segment;
 /// Half the width of the antialiased edge, in pixels.
 const EDGE: f32 = 0.5;
 
-/// The part of each pixel within `pen` pixels of the polyline, `[side, side]`, 0..=1.
+/// The covered part of each pixel, `[side, side]`, 0..=1, where a pen of radius `pen` pixels
+/// follows the polyline.
 pub(super) fn stroke(segments: &[Segment], side: usize, pen: f32) -> Vec<f32> {
     let mut field = distances(segments, side, pen + EDGE);
     for value in &mut field {
@@ -15,7 +16,8 @@ pub(super) fn stroke(segments: &[Segment], side: usize, pen: f32) -> Vec<f32> {
     field
 }
 
-/// The part of each pixel inside the closed polyline (even-odd rule), `[side, side]`, 0..=1.
+/// The part of each pixel that is inside the closed polyline (by the even-odd rule), `[side,
+/// side]`, 0..=1.
 pub(super) fn area(segments: &[Segment], side: usize) -> Vec<f32> {
     let mut field = distances(segments, side, EDGE);
     let mut crossings = Vec::new();
@@ -27,6 +29,7 @@ pub(super) fn area(segments: &[Segment], side: usize) -> Vec<f32> {
         crossings.sort_unstable_by(f32::total_cmp);
         let mut left = 0; // crossings to the left of the pixel
         for (x, value) in row.iter_mut().enumerate() {
+            // Crossings are sorted, so each is passed once in a row of pixels.
             while crossings
                 .get(left)
                 .is_some_and(|crossing| *crossing <= x as f32 + 0.5)
@@ -40,9 +43,9 @@ pub(super) fn area(segments: &[Segment], side: usize) -> Vec<f32> {
     field
 }
 
-/// The distance from each pixel's centre to the nearest segment, in pixels, or `reach` where it is
-/// farther.
+/// The distance from the centre of each pixel to the nearest segment, in pixels, at most `reach`.
 fn distances(segments: &[Segment], side: usize, reach: f32) -> Vec<f32> {
+    // Squared until the end, which saves a root for each pixel and segment.
     let mut field = vec![reach * reach; side * side];
     let span = |a: f32, b: f32| {
         let clip = |value: f32| value.clamp(0.0, side as f32) as usize;
@@ -50,6 +53,7 @@ fn distances(segments: &[Segment], side: usize, reach: f32) -> Vec<f32> {
     };
     for &[a, b] in segments {
         let along = [b[0] - a[0], b[1] - a[1]];
+        // A segment without length is a dot; the bound keeps the division finite.
         let squared = (along[0] * along[0] + along[1] * along[1]).max(1e-12);
         let step = [along[0] / squared, along[1] / squared];
         let columns = span(a[0], b[0]);

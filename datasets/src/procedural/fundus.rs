@@ -1,9 +1,9 @@
-//! Fundi: the back of an eye as a camera sees it, with the signs of diabetic retinopathy in five
-//! grades. Stands for Diabetic Retinopathy in the specialised group of VTAB.
+//! Fundi: photographs of the back of an eye, with the signs of diabetic retinopathy in five grades.
+//! They take the place of Diabetic Retinopathy in VTAB's specialised group.
 //!
 //! The grades follow the international clinical scale: C. P. Wilkinson et al., "Proposed
 //! International Clinical Diabetic Retinopathy and Diabetic Macular Edema Disease Severity
-//! Scales", 2003. It is a drawing, of no use in medicine.
+//! Scales", 2003. These are drawings, without any use in medicine.
 //!
 //! | grade | microaneurysms | haemorrhages | exudates | new vessels |
 //! |---|---|---|---|---|
@@ -30,7 +30,7 @@ procedural! {
     open: Drawn::new,
     name: "fundus",
     summary: "drawn retinas with the signs of diabetic retinopathy, in five grades",
-    reference: "the grades of Wilkinson et al., 2003; a drawing, of no use in medicine",
+    reference: "the grades of Wilkinson et al., 2003; drawings, without any use in medicine",
     example: "name: fundus\n",
 }
 
@@ -57,13 +57,14 @@ impl Generator for Fundus {
     }
 }
 
-/// The signs of a grade; each count is its least and most.
+/// The signs of a grade; each count is a range, with both ends.
 struct Grade {
     name: &'static str,
     microaneurysms: [usize; 2],
     haemorrhages: [usize; 2],
     exudates: [usize; 2],
-    /// Tufts of new vessels; with them, one pool of blood before the retina.
+    /// Tufts of new vessels; where there are some, there is one pool of blood in front of the
+    /// retina.
     tufts: [usize; 2],
 }
 
@@ -76,12 +77,12 @@ const GRADES: [Grade; 5] = [
     Grade { name: "proliferative", microaneurysms: [4, 12], haemorrhages: [3, 9], exudates: [2, 9], tufts: [1, 2] },
 ];
 
-/// One eye in one photograph; lengths are parts of the image's side.
+/// One eye in one photograph; lengths are fractions of the image's side.
 struct Eye {
     side: usize,
     centre: Point,
     radius: f32,
-    /// -1 if the optic disc lies to the left, 1 if to the right.
+    /// -1 if the optic disc is on the left, 1 if it is on the right.
     nasal: f32,
     disc: Point,
     retina: Colour,
@@ -107,6 +108,8 @@ impl Eye {
 
     fn draw(&self, random: &mut Random, grade: &Grade) -> Image {
         let mut canvas = self.ground(random);
+        // From the back to the front: signs hide vessels, and the mask hides everything beyond the
+        // rim.
         self.vessels(random, &mut canvas);
         let dot = |at: Point| [at; 2];
         let mark = |canvas: &mut Canvas, segment: Segment, pen: f32, colour: Colour| {
@@ -151,7 +154,8 @@ impl Eye {
         canvas.noisy(random, 0.02, false).develop()
     }
 
-    /// The retina without vessels: darker to its rim and at the macula, bright at the optic disc.
+    /// The retina without vessels: darker towards its rim and at the macula, bright at the optic
+    /// disc.
     fn ground(&self, random: &mut Random) -> Canvas {
         let salt = random.below(1 << 30) as u32;
         let macula = [
@@ -171,7 +175,8 @@ impl Eye {
         })
     }
 
-    /// Two arcades leave the disc upwards and downwards and bend around the macula, with branches.
+    /// Two arcades of vessels leave the disc, upwards and downwards, branch, and bend around the
+    /// macula.
     fn vessels(&self, random: &mut Random, canvas: &mut Canvas) {
         for vertical in [-1.0, 1.0] {
             for _ in 0..2 {
@@ -181,7 +186,7 @@ impl Eye {
         }
     }
 
-    /// A vessel from `start` in the direction `heading`, thinner from branch to branch.
+    /// A vessel from `start` in the direction `heading`; each branch is thinner than its parent.
     fn vessel(
         &self,
         random: &mut Random,
@@ -221,7 +226,7 @@ impl Eye {
         canvas.lay(&stroke(&scaled, self.side, pen * size), colour);
     }
 
-    /// A place on the retina, not on the optic disc.
+    /// A random place on the retina that is not on the optic disc.
     fn anywhere(&self, random: &mut Random) -> Point {
         loop {
             let offset = [0; 2].map(|_| self.radius * random.uniform(-0.85, 0.85));
@@ -234,7 +239,7 @@ impl Eye {
         }
     }
 
-    /// Black around the round picture.
+    /// Makes the surroundings of the round picture black.
     fn mask(&self, canvas: &mut Canvas) {
         let size = self.side as f32;
         let centre = self.centre.map(|value| value * size);
@@ -259,7 +264,7 @@ fn unit([x, y]: Point) -> Point {
 mod tests {
     use super::*;
 
-    /// Pixels much redder or much yellower than the retina, on average over some eyes.
+    /// The number of pixels that clearly differ from those of the same eye in health, on average.
     fn signs(grade: usize) -> usize {
         let differ = |key: u32| {
             let drawn = |grade: usize| {

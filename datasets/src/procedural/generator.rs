@@ -9,7 +9,7 @@ use crate::split::BySplit;
 
 /// Writes the configuration of a drawn data set and registers it.
 ///
-/// ```ignore
+/// ```text
 /// procedural! {
 ///     /// Its description, with the year of what it is drawn after.
 ///     pub struct Scenes {
@@ -25,7 +25,9 @@ macro_rules! procedural {
     (
         $(#[$doc:meta])*
         pub struct $config:ident { $($(#[$task_doc:meta])* $task:ident: $task_type:ty,)? }
-        defaults: { size: $size:literal, images: [$train:literal, $validation:literal, $test:literal] },
+        defaults: {
+            size: $size:literal, images: [$train:literal, $validation:literal, $test:literal]
+        },
         open: $open:expr,
         name: $name:tt,
         summary: $summary:literal,

@@ -1,4 +1,4 @@
-//! Points and segments of the image plane, and turns without a platform's sine.
+//! Points and segments of the image plane, and a sine that is the same on every platform.
 
 /// A point or a displacement, `[x, y]`.
 pub(super) type Point = [f32; 2];
@@ -6,7 +6,8 @@ pub(super) type Point = [f32; 2];
 /// A straight piece of an outline, from one point to another.
 pub(super) type Segment = [Point; 2];
 
-/// Cosine and sine of an angle in turns, the same bits on every platform; off by less than 1e-6.
+/// The cosine and the sine of an angle in turns, with the same bits on every platform and an error
+/// below 2e-6. The `sin` of a platform's library may differ in the last bit.
 pub(super) fn turn(angle: f32) -> [f32; 2] {
     [sine(angle + 0.25), sine(angle)]
 }
@@ -18,6 +19,7 @@ fn sine(angle: f32) -> f32 {
     } else {
         turns
     }; // [-0.25, 0.25]
+    // Taylor's polynomial of degree 11.
     let x = std::f32::consts::TAU * folded;
     let y = x * x;
     x * (1.0 - y / 6.0 * (1.0 - y / 20.0 * (1.0 - y / 42.0 * (1.0 - y / 72.0 * (1.0 - y / 110.0)))))

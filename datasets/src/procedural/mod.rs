@@ -1,9 +1,9 @@
-//! Data sets that are drawn as they are asked for: nothing is stored, an image is a pure function
-//! of the seed, the split, the index and the size.
+//! Data sets that are drawn on demand. Nothing is stored: an image is a pure function of the seed,
+//! the split, the index and the size.
 //!
-//! It has the same bits on every platform: a ChaCha8 stream keyed by a blake3 hash, and only the
-//! arithmetic that IEEE 754 fixes (sums, products, quotients, square roots; no sine or power from a
-//! library, no fused multiplication).
+//! An image has the same bits on every platform. It comes from a ChaCha8 stream keyed by a blake3
+//! hash, and only from arithmetic whose results IEEE 754 determines: sums, products, quotients and
+//! square roots, but no sine or power from a library and no fused multiplication.
 
 mod canvas;
 mod colour;
@@ -32,7 +32,7 @@ mod tests {
 
     use peft_core::data::{Dataset, DatasetConfig, Split};
 
-    /// Every generator, and the hash of its first 16 images and labels of each split at 32 pixels.
+    /// Every generator, with the hash of its first 16 images and labels of each split at 32 pixels.
     const GENERATORS: [(&str, &str); 7] = [
         (
             "{name: sprites, task: location, size: 32}",
@@ -75,7 +75,7 @@ mod tests {
         let golden = GENERATORS.map(|(yaml, hash)| (yaml, hash.to_owned()));
         assert_eq!(
             hashed, golden,
-            "images changed: raise VERSION and the golden hash"
+            "images changed: bump VERSION and the golden hash"
         );
     }
 
@@ -164,11 +164,16 @@ mod tests {
             assert!(empty.contains("`validation`"), "{empty}");
             let typo =
                 serde_yaml::from_str::<Box<dyn DatasetConfig>>(&yaml.replace("size", "sise"));
-            assert!(typo.is_err());
+            let typo = typo.unwrap_err().to_string();
+            assert!(typo.contains("unknown field `sise`"), "{typo}");
             let data = open(yaml);
-            let message = data.image(Split::Test, 1000).unwrap_err().to_string();
-            assert!(message.contains("no sample 1000"), "{message}");
-            assert!(data.label(Split::Test, 1000).is_err());
+            for error in [
+                data.image(Split::Test, 1000).unwrap_err(),
+                data.label(Split::Test, 1000).unwrap_err(),
+            ] {
+                let message = error.to_string();
+                assert!(message.contains("no sample 1000 in the test"), "{message}");
+            }
         }
         let prints: HashSet<String> = GENERATORS
             .into_iter()

@@ -1,20 +1,20 @@
-//! Random functions of the plane: the same value at the same place, without a table. `salt` tells
-//! one function from another.
+//! Random functions of the plane, which have the same value at the same place without a table. Each
+//! `salt` gives another function.
 
-/// A number of 0..1 for a point of the integer lattice.
+/// A number in 0..1 for each point of the integer lattice.
 pub(super) fn lattice(x: i32, y: i32, salt: u32) -> f32 {
     let hash = scramble(scramble(salt ^ x as u32).wrapping_add(y as u32));
     (hash >> 8) as f32 / (1 << 24) as f32
 }
 
-/// A bijection of 32 bits that spreads each over all: the lowbias32 of Wellons (2018).
+/// A bijection of 32 bits in which each bit affects all others: the lowbias32 of Wellons (2018).
 fn scramble(mut bits: u32) -> u32 {
     bits = (bits ^ (bits >> 16)).wrapping_mul(0x7feb_352d);
     bits = (bits ^ (bits >> 15)).wrapping_mul(0x846c_a68b);
     bits ^ (bits >> 16)
 }
 
-/// Value noise: the lattice, interpolated smoothly; 0..1, one cell a unit.
+/// Value noise: the lattice, interpolated smoothly; 0..1, with cells of one unit.
 pub(super) fn smooth(u: f32, v: f32, salt: u32) -> f32 {
     let place = |at: f32| {
         let t = at - at.floor();
@@ -32,21 +32,22 @@ pub(super) fn cloud(u: f32, v: f32, salt: u32) -> f32 {
     (4.0 * octave(1.0, salt) + 2.0 * octave(2.0, salt ^ 1) + octave(4.0, salt ^ 2)) / 7.0
 }
 
-/// The cell of a random mosaic that a place lies in.
+/// The cell of a random mosaic that a place is in.
 pub(super) struct Cell {
-    /// A number of 0..1, the same all over the cell.
+    /// A number in 0..1 that is the same all over the cell.
     pub id: f32,
-    /// From the place to the cell's centre.
+    /// The distance from the place to the cell's centre.
     pub centre: f32,
-    /// How much farther the next centre is: 0 on the border between two cells.
+    /// How much farther away the next centre is: 0 on the border between two cells.
     pub border: f32,
 }
 
-/// The mosaic of the points nearest to each centre (Worley, 1996): one centre in each unit square,
-/// up to half of `jitter` from its middle.
+/// The mosaic whose cells are the points nearest to each centre (Worley, 1996). There is one centre
+/// in each unit square, at most half of `jitter` from its middle along each axis.
 pub(super) fn mosaic(u: f32, v: f32, jitter: f32, salt: u32) -> Cell {
     let (column, row) = (u.floor() as i32, v.floor() as i32);
     let (mut nearest, mut next, mut id) = (f32::INFINITY, f32::INFINITY, 0.0);
+    // Centres in squares farther away are hardly ever among the nearest two.
     for (x, y) in (row - 1..=row + 1).flat_map(|y| (column - 1..=column + 1).map(move |x| (x, y))) {
         let shift = |salt: u32| 0.5 + jitter * (lattice(x, y, salt) - 0.5);
         let (du, dv) = (x as f32 + shift(salt) - u, y as f32 + shift(salt ^ 1) - v);

@@ -1,10 +1,10 @@
-//! The few distributions a scene needs, on top of a ChaCha8 stream; written here so that no
-//! library's change of algorithm can alter an image.
+//! The few distributions that drawing needs, on top of a ChaCha8 stream. They are written here so
+//! that no change in a library can alter an image.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// A stream of random numbers, fixed by its key.
+/// A stream of random numbers that is determined by its key.
 pub(super) struct Random(ChaCha8Rng);
 
 impl Random {
@@ -23,7 +23,7 @@ impl Random {
         low + (high - low) * ((self.0.next_u32() >> 8) as f32 * STEP)
     }
 
-    /// Uniform over `0..count`; the bias, at most `count / 2^32`, is of no account here.
+    /// Uniform over `0..count`, with a bias of at most `count / 2^32`, which does not matter here.
     pub fn below(&mut self, count: usize) -> usize {
         ((u64::from(self.0.next_u32()) * count as u64) >> 32) as usize
     }
@@ -33,7 +33,8 @@ impl Random {
         self.uniform(0.0, 1.0) < probability
     }
 
-    /// Nearly normal, mean 0, deviation 1: the sum of four uniform bytes, standardised.
+    /// Nearly normal with mean 0 and deviation 1: the standardised sum of four uniform bytes. It
+    /// needs no logarithm or sine, which platforms round differently.
     pub fn normal(&mut self) -> f32 {
         const DEVIATION: f32 = 147.801; // sqrt(4 (256^2 - 1) / 12)
         let sum: u32 = self

@@ -1,5 +1,6 @@
-//! Scenes: 3 to 10 coloured spheres, cubes and cylinders on a plane, in perspective, with shade and
-//! shadows. The tasks of VTAB on CLEVR: how many there are, how near the nearest one is.
+//! Scenes: 3 to 10 coloured spheres, cubes and cylinders on a plane, in perspective, with shading
+//! and shadows. The tasks are VTAB's on CLEVR: how many objects there are, and how near the nearest
+//! one is.
 //!
 //! J. Johnson et al., "CLEVR: A Diagnostic Dataset for Compositional Language and Elementary Visual
 //! Reasoning", 2017; X. Zhai et al., "A Large-scale Study of Representation Learning with the
@@ -11,10 +12,10 @@
 //! along the camera's axis, in units. VTAB cuts CLEVR's at 8, 8.5, 9, 9.5 and 10; here the cuts are
 //! the sextiles of this generator, so that the six classes are equally frequent.
 //!
-//! Departures: a steeper camera and larger objects (0.75 and 0.5 units where CLEVR has 0.7 and
-//! 0.35), so that they can be counted in 32 pixels; every object shows part of its outline beside
-//! each nearer one. A pixel is the mean of four rays, each followed to the first surface and from
-//! there to the lamp.
+//! Departures from CLEVR: the camera looks down more steeply and the objects are larger (0.75 and
+//! 0.5 units instead of 0.7 and 0.35), so that they can be counted in 32 pixels, and every object
+//! shows a part of its outline beside each nearer one. A pixel is the mean of four rays, each
+//! followed to the first surface and from there to the lamp.
 
 mod trace;
 
@@ -32,7 +33,7 @@ use super::random::Random;
 /// Fewest and most objects of a scene.
 const OBJECTS: [usize; 2] = [3, 10];
 const SOLIDS: [Solid; 3] = [Solid::Sphere, Solid::Cube, Solid::Cylinder];
-/// In units.
+/// The two sizes, in units.
 const RADII: [f32; 2] = [0.5, 0.75];
 /// Grey, red, blue, green, brown, purple, cyan and yellow.
 const COLOURS: [Colour; 8] = [
@@ -49,13 +50,13 @@ const COLOURS: [Colour; 8] = [
 const FLOOR: f32 = 3.0;
 /// Least gap between two objects, in units.
 const GAP: f32 = 0.2;
-/// Depths that part the classes of the nearest object, in units.
+/// Depths between the classes of the nearest object, in units.
 const CUTS: [f32; 5] = [8.35, 8.7, 9.05, 9.4, 9.9];
 
 procedural! {
     /// Scenes (as CLEVR, 2017): 3 to 10 coloured solids on a plane, to be counted or ranged.
     pub struct Scenes {
-        /// What is asked of an image.
+        /// The property that is the label.
         task: ScenesTask,
     }
     defaults: { size: 64, images: [800, 200, 1_000] },
@@ -66,7 +67,7 @@ procedural! {
     example: "name: scenes\ntask: distance\n",
 }
 
-/// A property of the scene to be told from the image.
+/// A property of the scene that a model has to tell from the image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScenesTask {
@@ -93,11 +94,12 @@ impl Generator for Scenes {
         }
     }
 
-    /// The same scene whatever is asked.
+    /// The scene does not depend on the task.
     fn choose(&self, random: &mut Random) -> Scene {
         let count = OBJECTS[0] + random.below(OBJECTS[1] - OBJECTS[0] + 1);
         let camera = Camera::new([6.4, -6.4, 7.0].map(|at| at + random.uniform(-0.5, 0.5)));
         loop {
+            // If an object finds no room, all of them are placed anew.
             if let Some(objects) = place(random, &camera, count) {
                 return Scene { camera, objects };
             }
@@ -125,7 +127,7 @@ impl Generator for Scenes {
     }
 }
 
-/// What stands where, and from where it is seen.
+/// The objects of an image and the camera that sees them.
 pub(super) struct Scene {
     camera: Camera,
     objects: Vec<Object>,
@@ -139,7 +141,7 @@ impl Scene {
     }
 }
 
-/// `count` objects, each in a free place; none if one finds no place in 50 tries.
+/// `count` objects, each in a free place; `None` if one of them finds no place in 50 tries.
 fn place(random: &mut Random, camera: &Camera, count: usize) -> Option<Vec<Object>> {
     let mut objects: Vec<Object> = Vec::with_capacity(count);
     while objects.len() < count {
@@ -156,7 +158,8 @@ fn object(random: &mut Random) -> Object {
     let radius = RADII[random.below(RADII.len())];
     let [x, y] = [0; 2].map(|_| random.uniform(-FLOOR, FLOOR));
     let extent = match solid {
-        Solid::Cube => radius * std::f32::consts::FRAC_1_SQRT_2, // as wide across its corners
+        // As wide across its corners as the others.
+        Solid::Cube => radius * std::f32::consts::FRAC_1_SQRT_2,
         Solid::Sphere | Solid::Cylinder => radius,
     };
     Object {
@@ -171,13 +174,14 @@ fn object(random: &mut Random) -> Object {
 
 /// Whether two objects neither touch nor hide each other.
 fn apart(camera: &Camera, a: &Object, b: &Object) -> bool {
-    /// The part of the farther one's radius that is seen beside the nearer one.
+    /// The part of the farther object's radius that must be seen beside the nearer one.
     const SHOWN: f32 = 0.7;
     let distance = |[x, y]: [f32; 2]| (x * x + y * y).sqrt();
     let [gap_x, gap_y] = [0, 1].map(|axis| a.centre[axis] - b.centre[axis]);
     if distance([gap_x, gap_y]) < a.radius() + b.radius() + GAP {
         return false;
     }
+    // In the image each object is taken for a disc.
     let seen = |object: &Object| {
         let depth = camera.depth(object.centre);
         (

@@ -1,19 +1,20 @@
-//! Sprites: a white square, ellipse or heart on black, described by five factors. The tasks of
-//! VTAB on dSprites: where it is, how it is turned.
+//! Sprites: a white square, ellipse or heart on black, described by five factors. The tasks are
+//! VTAB's on dSprites: where the sprite is, and how it is turned.
 //!
 //! L. Matthey, I. Higgins, D. Hassabis and A. Lerchner, "dSprites: Disentanglement testing Sprites
 //! dataset", 2017; X. Zhai et al., "A Large-scale Study of Representation Learning with the Visual
 //! Task Adaptation Benchmark", 2019.
 //!
 //! The factors are those of dSprites: 3 shapes, 6 scales (0.5 to 1), 40 orientations (0 to 1 turn,
-//! the ends included), 32 x 32 positions, 737,280 combinations. A seed puts them in an order, of
-//! which train, validation and test are consecutive parts: no combination is used twice. VTAB's
-//! 16 classes join neighbouring values, `floor(16 value / values)`: 2 positions, and 2 or 3
-//! orientations.
+//! including both ends) and 32 x 32 positions, which make 737,280 combinations. The seed puts them
+//! in an order of which train, validation and test are consecutive parts, so no combination is used
+//! twice. VTAB's 16 classes join neighbouring values, `floor(16 value / values)`: 2 positions, or 2
+//! to 3 orientations.
 //!
-//! Departure: the outlines are redrawn and antialiased, so that any image size will do. As in
-//! dSprites, the first and the last orientation are the same image, and a square looks nearly the
-//! same after a quarter turn, an ellipse after half a turn: no model can tell all orientations.
+//! Departure from dSprites: the outlines are redrawn and antialiased, so that any image size works.
+//! As in dSprites, the first and the last orientation give the same image, and a square looks
+//! nearly the same after a quarter turn, an ellipse after half a turn: no model can tell all
+//! orientations apart.
 
 use peft_core::Result;
 use peft_core::data::{Dataset, Image, Split};
@@ -28,13 +29,13 @@ use super::random::Random;
 use crate::error::Error;
 use crate::split::BySplit;
 
-/// Raised with every change that alters an image or a label.
+/// Bump whenever a change alters an image or a label.
 const VERSION: u32 = 1;
 
 const SHAPES: [&str; 3] = ["square", "ellipse", "heart"];
 const SCALES: [f32; 6] = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const ORIENTATIONS: usize = 40;
-/// Along each axis.
+/// Positions along each axis.
 const POSITIONS: usize = 32;
 const COMBINATIONS: usize = SHAPES.len() * SCALES.len() * ORIENTATIONS * POSITIONS * POSITIONS;
 /// Classes of a position or an orientation, as in VTAB.
@@ -45,7 +46,7 @@ procedural! {
     /// scale, orientation and position. None is used twice, so all splits together have at most
     /// that many images.
     pub struct Sprites {
-        /// What is asked of an image.
+        /// The factor that is the label.
         task: SpritesTask,
     }
     defaults: { size: 64, images: [800, 200, 1_000] },
@@ -56,7 +57,7 @@ procedural! {
     example: "name: sprites\ntask: orientation\n",
 }
 
-/// A factor to be told from the image.
+/// A factor that a model has to tell from the image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpritesTask {
@@ -73,12 +74,12 @@ pub enum SpritesTask {
     Scale,
 }
 
-/// The combinations of one seed.
+/// The sprites of one seed.
 struct SpritesData {
     task: SpritesTask,
     extent: Extent,
     classes: Vec<String>,
-    /// Which combinations each split shows.
+    /// The combinations in each split, by number.
     splits: BySplit<Vec<u32>>,
 }
 
@@ -136,10 +137,10 @@ impl Dataset for SpritesData {
     }
 }
 
-/// All combinations in a seeded order, taken from the front.
+/// All combinations in a seeded order, to be taken from the front.
 struct Order {
     random: Random,
-    /// The shuffled part, then what is left.
+    /// First the shuffled part, then those that are left.
     combinations: Vec<u32>,
     taken: usize,
 }
@@ -153,13 +154,14 @@ impl Order {
         }
     }
 
-    /// The next `count` combinations, if there are so many left.
+    /// The next `count` combinations, or `None` if fewer are left.
     fn next(&mut self, count: usize) -> Option<Vec<u32>> {
         let end = self.taken.checked_add(count)?;
         if end > COMBINATIONS {
             return None;
         }
         let start = std::mem::replace(&mut self.taken, end);
+        // Fisher and Yates's shuffle, no further than it is needed.
         for i in start..end {
             let other = i + self.random.below(COMBINATIONS - i);
             self.combinations.swap(i, other);
@@ -168,7 +170,7 @@ impl Order {
     }
 }
 
-/// What is seen, each an index into the factor's values.
+/// What an image shows: an index into the values of each factor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Factors {
     shape: usize,
@@ -179,7 +181,7 @@ struct Factors {
 }
 
 impl Factors {
-    /// Combination `index` of `0..COMBINATIONS`, the last factor running fastest.
+    /// Combination `index` of `0..COMBINATIONS`, where the vertical position changes fastest.
     fn of(index: u32) -> Self {
         let mut rest = index as usize;
         let mut digit = |values: usize| {
@@ -199,11 +201,12 @@ impl Factors {
         }
     }
 
-    /// The centre lies in the middle half of the image, so that no sprite is cut off.
+    /// Draws the sprite. Its centre is in the middle half of the image, so that nothing is cut off.
     fn draw(&self, side: usize) -> Image {
         let size = side as f32;
         let last = |values: usize| (values - 1) as f32;
         let at = |position: usize| size * (0.25 + 0.5 * position as f32 / last(POSITIONS));
+        // The last orientation is a whole turn: dSprites counts both ends.
         let centre = [at(self.x), at(self.y)];
         let [cos, sin] = turn(self.orientation as f32 / last(ORIENTATIONS));
         let scale = REACH * size * SCALES[self.scale];
@@ -225,7 +228,7 @@ impl Factors {
 /// How far the largest sprite extends from its centre, as a part of the image's side.
 const REACH: f32 = 0.23;
 
-/// The corners of a shape around its centre, none farther from it than 1; x to the right, y down.
+/// The corners of a shape around its centre, at most 1 away from it; x to the right, y down.
 fn outline(shape: usize) -> Vec<Point> {
     const CORNERS: usize = 64;
     let curve = |at: fn([f32; 2], f32) -> Point| -> Vec<Point> {
@@ -240,6 +243,7 @@ fn outline(shape: usize) -> Vec<Point> {
             vec![[-HALF, -HALF], [HALF, -HALF], [HALF, HALF], [-HALF, HALF]]
         }
         "ellipse" => curve(|[cos, sin], _| [cos, 0.5 * sin]),
+        // The usual heart of harmonics, shifted so that it turns about its centre of mass.
         _ => curve(|[cos, sin], angle| {
             let harmonics = [(2.0, 5.0), (3.0, 2.0), (4.0, 1.0)]
                 .into_iter()

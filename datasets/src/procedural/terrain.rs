@@ -1,11 +1,11 @@
-//! Terrain: ten kinds of land from above, drawn. Stands for EuroSAT in the specialised group of
-//! VTAB, whose classes it has.
+//! Terrain: ten kinds of land, drawn as seen from above. It takes the place of EuroSAT in VTAB's
+//! specialised group, and has its classes.
 //!
 //! P. Helber, B. Bischke, A. Dengel and D. Borth, "EuroSAT: A Novel Dataset and Deep Learning
 //! Benchmark for Land Use and Land Cover Classification", 2019.
 //!
-//! Season, haze and the direction of everything are random. A highway and a river cross fields or
-//! a meadow, so that colour alone does not tell most classes.
+//! The season, the haze and all directions are random. Highways and rivers cross fields or meadows,
+//! so that colour alone does not separate most classes.
 
 use peft_core::data::Image;
 
@@ -18,7 +18,7 @@ use super::noise::{cloud, lattice, mosaic, smooth};
 use super::random::Random;
 
 procedural! {
-    /// Terrain: ten kinds of land use from above, with the classes of EuroSAT (2019).
+    /// Terrain: ten kinds of land use, seen from above, with the classes of EuroSAT (2019).
     pub struct Terrain {}
     defaults: { size: 64, images: [800, 200, 1_000] },
     open: Drawn::new,
@@ -87,6 +87,7 @@ impl Generator for Terrain {
             Land::River => ground.river(random),
             Land::Water => ground.water(random),
         };
+        // Weather over all kinds of land alike, so that brightness is no clue to the class.
         let haze = random.uniform(0.0, 0.35);
         let air = [0.62, 0.66, 0.70];
         let light = random.uniform(0.75, 1.15);
@@ -98,7 +99,7 @@ impl Generator for Terrain {
     }
 }
 
-/// One place and season: the palette, the directions and the noise that a tile is made of.
+/// One place in one season: the palette, the directions and the noise of a tile.
 struct Ground {
     side: usize,
     salt: u32,
@@ -129,13 +130,13 @@ impl Ground {
         }
     }
 
-    /// A place in the direction of the fields.
+    /// A place in coordinates along and across the fields.
     fn lain(&self, x: f32, y: f32) -> Point {
         let [cos, sin] = self.lie;
         [cos * x + sin * y, cos * y - sin * x]
     }
 
-    /// A tile of one colour a place, in which the noise varies the brightness by `rough`.
+    /// A tile with the colour of each place, in which noise varies the brightness by `rough`.
     fn cover(&self, rough: f32, colour: impl Fn(f32, f32) -> Colour) -> Canvas {
         Canvas::sampled(self.side, |x, y| {
             let uneven = 1.0 + rough * (cloud(8.0 * x, 8.0 * y, self.salt ^ 10) - 0.5);
@@ -143,7 +144,7 @@ impl Ground {
         })
     }
 
-    /// Long fields, each in its own state from soil to ripe, furrowed.
+    /// Long, furrowed fields, each in its own state between bare soil and full growth.
     fn fields(&self, random: &mut Random) -> Canvas {
         let scale = random.uniform(2.0, 3.5);
         let furrows = random.uniform(14.0, 22.0);
@@ -177,7 +178,7 @@ impl Ground {
         })
     }
 
-    /// Grass and straw in patches, with shrubs on a part of it.
+    /// Patches of grass and straw, partly under shrubs.
     fn meadow(&self, random: &mut Random, patchy: f32, shrubs: f32) -> Canvas {
         let scale = random.uniform(2.5, 4.5);
         self.cover(0.4, |x, y| {
@@ -196,7 +197,7 @@ impl Ground {
         })
     }
 
-    /// Even grass in a few large paddocks parted by hedges.
+    /// Even grass in a few large paddocks between hedges.
     fn pasture(&self, random: &mut Random) -> Canvas {
         let scale = random.uniform(1.4, 2.2);
         let lush = mix(self.green, [0.42, 0.62, 0.24], 0.6);
@@ -212,7 +213,7 @@ impl Ground {
         })
     }
 
-    /// Trees or vines at equal distances in rows on bare ground.
+    /// Rows of trees or vines at equal distances on bare ground.
     fn orchard(&self, random: &mut Random) -> Canvas {
         let rows = random.uniform(7.0, 10.0);
         let within = random.uniform(1.0, 1.8);
@@ -233,7 +234,7 @@ impl Ground {
         })
     }
 
-    /// Fields or a meadow: what a road or a river crosses.
+    /// Fields, a meadow or a pasture for a road or a river to cross.
     fn country(&self, random: &mut Random) -> Canvas {
         match random.below(3) {
             0 => self.fields(random),
@@ -278,7 +279,7 @@ impl Ground {
         canvas
     }
 
-    /// Open water, ruffled; a shore in one of three tiles.
+    /// Ruffled open water, with a shore in every third tile.
     fn water(&self, random: &mut Random) -> Canvas {
         let shore = if random.chance(0.33) {
             random.uniform(0.3, 0.5)
@@ -302,7 +303,7 @@ impl Ground {
         })
     }
 
-    /// Streets in a grid, houses with red and grey roofs, gardens.
+    /// A grid of streets with gardens and houses under red and grey roofs.
     fn residential(&self, random: &mut Random) -> Canvas {
         let blocks = random.uniform(2.2, 3.2);
         let street = vary(random, [0.60, 0.59, 0.58], 0.04);
@@ -356,7 +357,7 @@ impl Ground {
         canvas
     }
 
-    /// A rectangle of `half` its sides, in the direction of the streets.
+    /// A rectangle in the direction of the streets; `half` has half the length of its sides.
     fn hall(&self, canvas: &mut Canvas, centre: Point, half: [f32; 2], colour: Colour) {
         let ([cos, sin], size) = (self.lie, self.side as f32);
         let corner = |[a, b]: [f32; 2]| {
@@ -371,7 +372,7 @@ impl Ground {
         canvas.lay(&area(&walls, self.side), colour);
     }
 
-    /// A line from one side of the tile to the other, more or less winding; in pixels.
+    /// A more or less winding line from one side of the tile to the other, in pixels.
     fn crossing(&self, random: &mut Random, winding: f32) -> Vec<Segment> {
         const STEPS: usize = 24;
         let size = self.side as f32;
@@ -392,7 +393,7 @@ impl Ground {
             .collect()
     }
 
-    /// Lays a line of `half` its width, as a part of the tile's side.
+    /// Draws a line; `half` is half its width, as a fraction of the tile's side.
     fn band(&self, canvas: &mut Canvas, line: &[Segment], half: f32, colour: Colour) {
         let cover = stroke(line, self.side, half * self.side as f32);
         canvas.lay(&cover, colour);

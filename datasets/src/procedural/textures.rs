@@ -1,11 +1,11 @@
-//! Textures: twelve of the words by which people describe surfaces, drawn in two random colours at
-//! a random angle and scale. Stands for DTD in the natural group of VTAB.
+//! Textures: twelve textures that people have words for, drawn in two random colours at a random
+//! angle and scale. They take the place of DTD in VTAB's natural group.
 //!
 //! The words are those of M. Cimpoi, S. Maji, I. Kokkinos, S. Mohamed and A. Vedaldi, "Describing
 //! Textures in the Wild", 2014.
 //!
-//! A texture repeats 3 to 6 times along a side, is bent a little, unevenly lit and noisy; a pixel
-//! is the mean of four samples.
+//! A texture repeats 3 to 6 times along a side and is slightly bent, unevenly lit and noisy. A
+//! pixel is the mean of four samples.
 
 use peft_core::data::Image;
 
@@ -17,13 +17,13 @@ use super::noise::{cloud, mosaic, smooth};
 use super::random::Random;
 
 procedural! {
-    /// Textures: twelve words for surfaces, as in the Describable Textures Dataset (2014).
+    /// Textures: twelve kinds of texture, named as in the Describable Textures Dataset (2014).
     pub struct Textures {}
     defaults: { size: 64, images: [800, 200, 1_000] },
     open: Drawn::new,
     name: "textures",
     summary: "twelve textures, from banded to zigzagged, in random colours",
-    reference: "in the words of DTD, Cimpoi et al., 2014",
+    reference: "named as in DTD, Cimpoi et al., 2014",
     example: "name: textures\n",
 }
 
@@ -69,6 +69,7 @@ impl Generator for Textures {
             let [x, y] = [x - 0.5, y - 0.5];
             let u = scale * (cos * x + sin * y) + shift_u;
             let v = scale * stretch * (cos * y - sin * x) + shift_v;
+            // Bent before the pattern is evaluated, so that its edges stay sharp.
             let [du, dv] = [3, 4].map(|i| smooth(0.5 * u, 0.5 * v, paint.salt ^ i) - 0.5);
             let tone = pattern(&paint, u + bend * du, v + bend * dv);
             let brightness = 1.0 - light * cloud(1.5 * x + 9.0, 1.5 * y + 9.0, paint.salt ^ 5);
@@ -79,14 +80,14 @@ impl Generator for Textures {
     }
 }
 
-/// What differs between two textures of a class.
+/// The parameters in which two textures of a class differ.
 struct Paint {
-    /// How much of a period the second tone takes: 0.3..0.7.
+    /// The part of a period that has the second tone: 0.3..0.7.
     width: f32,
     salt: u32,
 }
 
-/// How much of the second tone there is at a place; one unit is one period.
+/// The amount of the second tone at a place, 0..=1; one unit is one period.
 type Pattern = fn(&Paint, f32, f32) -> f32;
 
 const TEXTURES: [(&str, Pattern); 12] = [
@@ -135,19 +136,20 @@ const TEXTURES: [(&str, Pattern); 12] = [
     }),
 ];
 
-/// What is above the last whole number, 0..1.
+/// The fractional part, 0..1.
 fn part(value: f32) -> f32 {
     value - value.floor()
 }
 
-/// 1 below the limit, 0 from there on.
+/// 1 below the limit, else 0.
 fn within(value: f32, limit: f32) -> f32 {
     f32::from(value < limit)
 }
 
-/// The distance to the border between two hexagons, in units: how much farther the next centre is.
+/// The distance to the border between two hexagons, in units: how much farther away the second
+/// nearest centre is than the nearest.
 fn honeycomb(u: f32, v: f32) -> f32 {
-    const RISE: f32 = 0.866; // of a row of centres, half the root of 3
+    const RISE: f32 = 0.866; // between rows of centres: half the root of 3
     let row = (v / RISE).floor();
     let (mut nearest, mut next) = (f32::INFINITY, f32::INFINITY);
     for row in [row - 1.0, row, row + 1.0, row + 2.0] {
@@ -162,7 +164,8 @@ fn honeycomb(u: f32, v: f32) -> f32 {
     next - nearest
 }
 
-/// Rows of discs, each covering the upper part of the row below; a disc fades to its bright rim.
+/// Rows of discs, each of which covers the upper part of the row below. A disc has a bright rim and
+/// gets darker towards it.
 fn scales(u: f32, v: f32) -> f32 {
     const RISE: f32 = 0.5;
     let top = (v / RISE).floor();

@@ -1,16 +1,16 @@
-//! Softmax attention that keeps its packed input alone; the scores are computed again.
+//! Softmax attention that keeps only its packed input; backward computes the scores again.
 
 use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 
-use super::bridge::{ComposedOp, apply};
-use super::{in_type, run_on, widened};
+use super::{apply, in_type, run_on, widened};
+use crate::bridge::Operation;
 
 /// `softmax(q k^T / sqrt(w)) v` for `heads` heads of `w = d / heads` contiguous channels.
 ///
 /// # Errors
-/// Hands the tensor back where Burn's own operations must do.
+/// Hands the tensor back where this does not run: use Burn's own operations then.
 ///
 /// # Shapes
 /// `qkv [b, n, 3 d] -> [b, n, d]`.
@@ -26,7 +26,7 @@ pub(crate) fn attention(heads: usize, qkv: DispatchTensor) -> Result<Tensor<3>, 
     }
 }
 
-/// The same on any device.
+/// [`attention`] on any device, the CPU too.
 #[allow(
     clippy::result_large_err,
     reason = "the tensor is handed back, not an error"
@@ -65,10 +65,10 @@ fn weights(q: Tensor<4>, k: Tensor<4>) -> Tensor<4> {
     softmax(widened(q.matmul(k.transpose())), 3)
 }
 
-impl ComposedOp<1> for Attention {
+impl Operation<DispatchTensor, 1> for Attention {
     type Saved = Tensor<3>;
 
-    fn forward(&self, [qkv]: [DispatchTensor; 1]) -> (DispatchTensor, Tensor<3>) {
+    fn forward(&self, [qkv]: [DispatchTensor; 1], _: [bool; 1]) -> (DispatchTensor, Tensor<3>) {
         let qkv = Tensor::<3>::from_dispatch(qkv);
         let [b, n, d3] = qkv.dims();
         let [q, k, v] = self.parts(qkv.clone());
@@ -91,6 +91,7 @@ impl ComposedOp<1> for Attention {
         let p = weights(q.clone(), k.clone()); // [b, h, n, n]
         let dv = in_type(p.clone(), dtype).transpose().matmul(dy.clone());
         let dp = widened(dy.matmul(v.transpose())); // [b, h, n, n]
+        // Through the softmax: a row of scores moves all of its probabilities.
         let along = (p.clone() * dp.clone()).sum_dim(3); // [b, h, n, 1]
         let ds = in_type(p * (dp - along), dtype); // [b, h, n, n]
         let dq = ds.clone().matmul(k) * self.scale(width);

@@ -1,4 +1,4 @@
-//! GELU and QuickGELU that keep their input.
+//! GELU and QuickGELU that keep only their input.
 
 use std::f64::consts::{PI, SQRT_2};
 
@@ -6,10 +6,10 @@ use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
-use super::bridge::{ComposedOp, apply};
-use super::{in_type, run_on, widened};
+use super::{apply, in_type, run_on, widened};
+use crate::bridge::Operation;
 
-/// What a value is multiplied by.
+/// What GELU multiplies a value by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Gate {
     /// The normal distribution function.
@@ -38,7 +38,7 @@ impl Gate {
 /// `x gate(x)` and its exact derivative.
 ///
 /// # Errors
-/// Hands the tensor back where Burn's own operation must do.
+/// Hands the tensor back where this does not run: use Burn's own operation then.
 ///
 /// # Shapes
 /// Any; the result has the same.
@@ -53,7 +53,7 @@ pub(crate) fn gelu<const D: usize>(
     if run_on(&x) { node(gate, x) } else { Err(x) }
 }
 
-/// The same on any device.
+/// [`gelu`] on any device, the CPU too.
 #[allow(
     clippy::result_large_err,
     reason = "the tensor is handed back, not an error"
@@ -71,10 +71,10 @@ pub(super) fn node<const D: usize>(
 #[derive(Clone, Copy, Debug)]
 struct Gelu<const D: usize>(Gate);
 
-impl<const D: usize> ComposedOp<1> for Gelu<D> {
+impl<const D: usize> Operation<DispatchTensor, 1> for Gelu<D> {
     type Saved = Tensor<D>;
 
-    fn forward(&self, [x]: [DispatchTensor; 1]) -> (DispatchTensor, Tensor<D>) {
+    fn forward(&self, [x]: [DispatchTensor; 1], _: [bool; 1]) -> (DispatchTensor, Tensor<D>) {
         let x = Tensor::<D>::from_dispatch(x);
         let wide = widened(x.clone());
         let y = wide.clone() * self.0.value(wide);

@@ -1,15 +1,15 @@
-//! LayerNorm that keeps its input and two numbers a row.
+//! LayerNorm that keeps its input and two numbers per row.
 
 use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 
-use super::bridge::{ComposedOp, apply};
-use super::{in_type, run_on, widened};
+use super::{apply, in_type, run_on, widened};
+use crate::bridge::Operation;
 
-/// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis, all three of one type.
+/// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis. The three inputs have one type.
 ///
 /// # Errors
-/// Hands the tensors back where Burn's own operation must do.
+/// Hands the tensors back where this does not run: use Burn's own operation then.
 ///
 /// # Shapes
 /// `x [.., d]`, `gamma [d]`, `beta [d] -> [.., d]`.
@@ -28,7 +28,7 @@ pub(crate) fn layer_norm<const D: usize>(
     }
 }
 
-/// The same on any device.
+/// [`layer_norm`] on any device, the CPU too.
 #[allow(
     clippy::result_large_err,
     reason = "the tensors are handed back, not an error"
@@ -48,10 +48,14 @@ struct LayerNorm<const D: usize> {
 /// The input, gamma, and `[.., 1]` the mean and the inverse deviation of each row.
 type Saved<const D: usize> = (Tensor<D>, Tensor<1>, Tensor<D>, Tensor<D>);
 
-impl<const D: usize> ComposedOp<3> for LayerNorm<D> {
+impl<const D: usize> Operation<DispatchTensor, 3> for LayerNorm<D> {
     type Saved = Saved<D>;
 
-    fn forward(&self, [x, gamma, beta]: [DispatchTensor; 3]) -> (DispatchTensor, Saved<D>) {
+    fn forward(
+        &self,
+        [x, gamma, beta]: [DispatchTensor; 3],
+        _: [bool; 3],
+    ) -> (DispatchTensor, Saved<D>) {
         let x = Tensor::<D>::from_dispatch(x);
         let gamma = Tensor::<1>::from_dispatch(gamma);
         let beta = widened(Tensor::<1>::from_dispatch(beta));
@@ -69,7 +73,7 @@ impl<const D: usize> ComposedOp<3> for LayerNorm<D> {
         &self,
         (x, gamma, mean, inverse): Saved<D>,
         gradient: DispatchTensor,
-        [of_x, of_gamma, of_beta]: [bool; 3],
+        [x_wanted, gamma_wanted, beta_wanted]: [bool; 3],
     ) -> [Option<DispatchTensor>; 3] {
         let dtype = x.dtype();
         let gradient = widened(Tensor::<D>::from_dispatch(gradient));
@@ -79,9 +83,9 @@ impl<const D: usize> ComposedOp<3> for LayerNorm<D> {
             let rows = values.reshape([-1, width as i32]); // [rows, d]
             in_type(rows.sum_dim(0).squeeze_dim::<1>(0), dtype).into_dispatch()
         };
-        let dbeta = of_beta.then(|| over_rows(gradient.clone()));
-        let dgamma = of_gamma.then(|| over_rows(gradient.clone() * normed.clone()));
-        let dx = of_x.then(|| {
+        let dbeta = beta_wanted.then(|| over_rows(gradient.clone()));
+        let dgamma = gamma_wanted.then(|| over_rows(gradient.clone() * normed.clone()));
+        let dx = x_wanted.then(|| {
             let scaled = gradient * widened(gamma).unsqueeze();
             let mean = scaled.clone().mean_dim(D - 1); // [.., 1]
             let along = (scaled.clone() * normed.clone()).mean_dim(D - 1); // [.., 1]

@@ -8,7 +8,6 @@
 //! autodiff run as they are.
 
 mod attention;
-mod bridge;
 mod gelu;
 mod layer_norm;
 #[cfg(test)]
@@ -16,8 +15,10 @@ mod tests;
 
 use std::sync::OnceLock;
 
-use burn::backend::{DispatchTensor, DispatchTensorKind};
+use burn::backend::{DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex};
 use burn::tensor::{DType, Tensor};
+
+use crate::bridge::{self, Operation};
 
 pub(crate) use attention::attention;
 pub(crate) use gelu::{Gate, gelu};
@@ -37,7 +38,40 @@ fn enabled() -> bool {
     *ENABLED.get_or_init(|| std::env::var_os("PEFT_OPS_CUDA").is_none_or(|value| value != "off"))
 }
 
-/// The same in `f32`, if its type has fewer bits.
+/// Runs `op` as one node of the graph, if this crate knows the backend, or without a graph on any.
+///
+/// # Errors
+/// Hands the tensors back otherwise: use Burn's own operation then.
+#[allow(
+    clippy::result_large_err,
+    reason = "the tensors are handed back, not an error"
+)]
+fn apply<const N: usize>(
+    op: impl Operation<DispatchTensor, N>,
+    inputs: [DispatchTensor; N],
+) -> Result<DispatchTensor, [DispatchTensor; N]> {
+    let context = inputs[0].autodiff;
+    if !inputs.iter().all(|x| x.autodiff == context) {
+        return Err(inputs);
+    }
+    if context == DispatchAutodiffContext::Disabled {
+        return Ok(op.forward(inputs, [false; N]).0);
+    }
+    let DispatchTensorKind::Autodiff(kind) = &inputs[0].kind else {
+        return Err(inputs);
+    };
+    match **kind {
+        DispatchTensorKind::Flex(_) => Ok(bridge::run::<Flex, DispatchTensor, N>(op, inputs)),
+        #[cfg(feature = "cuda")]
+        DispatchTensorKind::Cube(_) => Ok(bridge::run::<burn::backend::Cube, DispatchTensor, N>(
+            op, inputs,
+        )),
+        #[allow(unreachable_patterns, reason = "other backends are features")]
+        _ => Err(inputs),
+    }
+}
+
+/// The same values in `f32`, if their type has fewer bits.
 fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     match x.dtype() {
         DType::F16 | DType::BF16 | DType::Flex32 => x.cast(DType::F32),
@@ -45,7 +79,7 @@ fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// The same in `dtype`.
+/// The same values in `dtype`.
 fn in_type<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
 }

@@ -1,4 +1,4 @@
-//! On the CPU, where kernels of this crate or of Burn would run otherwise.
+//! Composed operations on the CPU, where otherwise kernels of this crate or of Burn run.
 
 use burn::tensor::{DType, Device, Tensor};
 
@@ -19,7 +19,7 @@ fn composed(name: &str) -> Option<Function> {
 }
 
 #[test]
-fn values_and_gradients_are_those_of_the_formulas() {
+fn values_and_gradients_match_the_formulas() {
     let mut seen = 0;
     for operation in &OPERATIONS {
         let Some(run) = composed(operation.name) else {

@@ -6,16 +6,17 @@ use crate::simd::multiversion;
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 8;
-/// Values of a vector; panels have a multiple of it.
+/// Values of the widest vector; panels are a multiple of it wide.
 pub(super) const LANES: usize = 16;
 /// Columns of the widest panel.
 pub(super) const COLUMNS: usize = 3 * LANES;
 
-/// Products that [`tile`] sums one after the other before it adds them to the rest: rounding errors grow
-/// with the length of a sum.
+/// Number of products that [`tile`] sums one after the other before it adds them to the total. Rounding
+/// errors grow with the length of a sum, and two levels of sums are short ones.
 const SHORT: usize = 16;
 
-/// Rows of the left and of the right side of [`dots`].
+/// Rows of the left and of the right side of [`dots`]: their 24 sums, four vectors of the left side and one
+/// of the right fill 29 of 32 registers.
 pub(super) const DOTS: [usize; 2] = [4, 6];
 
 /// `out[i, j] = sum_k a[k, i] b[k, j]`, added to what is there if `add`.
@@ -26,7 +27,7 @@ pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32]
     assert!(b.len() == a.len() * columns && out.len() == ROWS * columns);
     match (level::current(), columns / LANES) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a level is current only where its features were detected.
+        // SAFETY: this level is current only where the CPU has AVX-512 F.
         (Level::Avx512, vectors) => unsafe {
             match vectors {
                 1 => avx512::tile::<1>(a, b, out, add),
@@ -35,7 +36,7 @@ pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32]
             }
         },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
+        // SAFETY: this level is current only where the CPU has AVX2 and FMA.
         (Level::Avx2, vectors) => unsafe {
             match vectors {
                 1 => avx2::tile::<1>(a, b, out, add),
@@ -59,10 +60,10 @@ pub(super) fn dots(
     assert!(length.is_multiple_of(LANES) && length <= stride);
     assert!(a.len() == DOTS[0] * stride && b.len() == DOTS[1] * stride);
     match level::current() {
-        // SAFETY: a level is current only where its features were detected.
+        // SAFETY: this level is current only where the CPU has AVX-512 F and DQ.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { avx512::dots([length, stride], a, b) },
-        // SAFETY: as above.
+        // SAFETY: this level is current only where the CPU has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::dots([length, stride], a, b) },
         _ => portable::dots([length, stride], a, b),
@@ -70,12 +71,13 @@ pub(super) fn dots(
 }
 
 multiversion! {
-    /// Rows side by side: `panel[k][i] = rows[i][k]`. What a panel has beyond them stays.
+    /// Interleaves rows: `panel[k][i] = rows[i][k]`. Values of a panel beyond the rows stay as they are.
     ///
     /// # Shapes
     /// `rows [<= ROWS, k]`, `panel [k, ROWS]`.
     pub(super) fn interleave<S>(rows: &[f32], panel: &mut [[f32; ROWS]]) {
         let depth = panel.len();
+        // With all rows there, their number is known to the compiler, and it vectorises.
         if rows.len() == ROWS * depth {
             let rows: [&[f32]; ROWS] = std::array::from_fn(|i| &rows[i * depth..][..depth]);
             for (k, panel) in panel.iter_mut().enumerate() {
@@ -96,7 +98,7 @@ multiversion! {
 /// `column[i] = scale values[i step]`.
 #[inline]
 pub(super) fn column(values: &[f32], step: usize, scale: f32, column: &mut [f32]) {
-    // Whole columns without a check for each value.
+    // A whole column needs one check of the bounds instead of one for each value.
     if let (Ok(column), true) = (
         <&mut [f32; ROWS]>::try_from(&mut *column),
         values.len() > (ROWS - 1) * step,
@@ -117,8 +119,8 @@ mod avx512 {
 
     use super::{DOTS, LANES, ROWS, SHORT};
 
-    /// Rows whose sums, and the totals that they are added to, fit into the 32 registers beside a
-    /// panel.
+    /// Rows whose sums and totals fit into the 32 registers beside a row of the panel: 12 + 12 + 3 with
+    /// three vectors across. A tile is computed in two parts.
     const PART: usize = ROWS / 2;
 
     #[target_feature(enable = "avx512f")]
@@ -139,17 +141,18 @@ mod avx512 {
         if add {
             for (totals, out) in totals.iter_mut().zip(out.chunks_exact(V * LANES)) {
                 for v in 0..V {
-                    // SAFETY: the chunk has V vectors.
+                    // SAFETY: the chunk has V vectors of LANES values, and v is below V.
                     totals[v] = unsafe { _mm512_loadu_ps(out.as_ptr().add(v * LANES)) };
                 }
             }
         }
         for (a, b) in a.chunks(SHORT).zip(b.chunks(SHORT * V * LANES)) {
+            // Up to 12 sums that do not wait for each other hide the latency of a product.
             let mut sums = [[_mm512_setzero_ps(); V]; PART];
             for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
                 let mut right = [_mm512_setzero_ps(); V];
                 for v in 0..V {
-                    // SAFETY: the chunk has V vectors.
+                    // SAFETY: the chunk has V vectors of LANES values, and v is below V.
                     right[v] = unsafe { _mm512_loadu_ps(b.as_ptr().add(v * LANES)) };
                 }
                 for i in 0..PART {
@@ -167,7 +170,7 @@ mod avx512 {
         }
         for (totals, out) in totals.iter().zip(out.chunks_exact_mut(V * LANES)) {
             for v in 0..V {
-                // SAFETY: the chunk has V vectors.
+                // SAFETY: the chunk has V vectors of LANES values, and v is below V.
                 unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(v * LANES), totals[v]) };
             }
         }
@@ -183,12 +186,13 @@ mod avx512 {
         for k in (0..length).step_by(LANES) {
             let mut left = [_mm512_setzero_ps(); DOTS[0]];
             for i in 0..DOTS[0] {
-                // SAFETY: `dots` checked that `a` has 4 rows of `stride`, no less than `length`, a
-                // multiple of LANES.
+                // SAFETY: `super::dots` checked that `a` has 4 rows of `stride` values, at least `length`,
+                // a multiple of LANES, so that a whole vector from k on lies in row i.
                 left[i] = unsafe { _mm512_loadu_ps(a.as_ptr().add(i * stride + k)) };
             }
             for j in 0..DOTS[1] {
-                // SAFETY: as above, of the 6 rows of `b`.
+                // SAFETY: `super::dots` checked that `b` has 6 rows of `stride` values, at least `length`,
+                // a multiple of LANES, so that a whole vector from k on lies in row j.
                 let right = unsafe { _mm512_loadu_ps(b.as_ptr().add(j * stride + k)) };
                 for i in 0..DOTS[0] {
                     sums[i][j] = _mm512_fmadd_ps(left[i], right, sums[i][j]);
@@ -198,7 +202,8 @@ mod avx512 {
         let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
         let sums = sums.as_flattened().chunks_exact(4);
         for (sums, totals) in sums.zip(totals.as_flattened_mut().chunks_exact_mut(4)) {
-            // Four sums at once: within quarters of the vectors first, then across them.
+            // Four sums at once, within quarters of the vectors first and then across them: each step adds
+            // vectors of which every lane counts.
             let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
             let ab = _mm512_castps_pd(pair(sums[0], sums[1]));
             let cd = _mm512_castps_pd(pair(sums[2], sums[3]));
@@ -213,7 +218,7 @@ mod avx512 {
                 _mm256_castps256_ps128(halves),
                 _mm256_extractf128_ps::<1>(halves),
             );
-            // SAFETY: the chunk has four values.
+            // SAFETY: `chunks_exact_mut(4)` gives four values.
             unsafe { _mm_storeu_ps(totals.as_mut_ptr(), _mm_add_ps(low, high)) };
         }
         totals
@@ -227,12 +232,15 @@ mod avx2 {
     use super::{DOTS, LANES, ROWS, SHORT};
     use crate::math::halved;
 
-    /// Values of a vector, and rows of what fits into the 16 registers beside half a panel.
+    /// Values of a vector of this level.
     const HALF: usize = LANES / 2;
+    /// Rows whose sums fit into the 16 registers beside half a row of the panel: 12 + 3 with three vectors
+    /// across. There is no room for totals, which are in memory: a tile is computed in quarters.
     const PART: usize = ROWS / 2;
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn tile<const V: usize>(a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {
+        // Run by run outside of the quarters: the 16 rows of a run stay in the first cache for all four.
         let blocks = a.chunks(SHORT).zip(b.chunks(SHORT * V * LANES));
         for (block, (a, b)) in blocks.enumerate() {
             for row in [0, PART] {
@@ -258,7 +266,8 @@ mod avx2 {
         for (a, b) in a.iter().zip(b.chunks_exact(V * LANES)) {
             let mut right = [_mm256_setzero_ps(); V];
             for v in 0..V {
-                // SAFETY: the chunk has twice V vectors, of which V start at `column`.
+                // SAFETY: the chunk has twice V vectors of HALF values. `column` leaves V of them, and v is
+                // below V.
                 right[v] = unsafe { _mm256_loadu_ps(b.as_ptr().add(column + v * HALF)) };
             }
             for i in 0..PART {
@@ -270,12 +279,14 @@ mod avx2 {
         }
         for (sums, out) in sums.iter().zip(out.chunks_exact_mut(V * LANES)) {
             for v in 0..V {
-                // SAFETY: the chunk has twice V vectors, of which V start at `column`.
+                // SAFETY: the chunk has twice V vectors of HALF values. `column` leaves V of them, and v is
+                // below V.
                 unsafe {
                     let place = out.as_mut_ptr().add(column + v * HALF);
-                    let sum = match add {
-                        true => _mm256_add_ps(_mm256_loadu_ps(place), sums[v]),
-                        false => sums[v],
+                    let sum = if add {
+                        _mm256_add_ps(_mm256_loadu_ps(place), sums[v])
+                    } else {
+                        sums[v]
                     };
                     _mm256_storeu_ps(place, sum);
                 }
@@ -289,6 +300,8 @@ mod avx2 {
         a: &[f32],
         b: &[f32],
     ) -> [[f32; DOTS[1]]; DOTS[0]] {
+        // Half of the right rows at a time: 4 by 3 sums, the three of them and one of the left fill the 16
+        // registers.
         const WIDE: usize = DOTS[1] / 2;
         let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
         for first in [0, WIDE] {
@@ -297,12 +310,13 @@ mod avx2 {
                 let mut right = [_mm256_setzero_ps(); WIDE];
                 for j in 0..WIDE {
                     let row = first + j;
-                    // SAFETY: `dots` checked that `b` has 6 rows of `stride`, no less than
-                    // `length`, a multiple of LANES.
+                    // SAFETY: `super::dots` checked that `b` has 6 rows of `stride` values, at least
+                    // `length`, a multiple of HALF, so that a whole vector from k on lies in this row.
                     right[j] = unsafe { _mm256_loadu_ps(b.as_ptr().add(row * stride + k)) };
                 }
                 for i in 0..DOTS[0] {
-                    // SAFETY: as above, of the 4 rows of `a`.
+                    // SAFETY: `super::dots` checked that `a` has 4 rows of `stride` values, at least
+                    // `length`, a multiple of HALF, so that a whole vector from k on lies in row i.
                     let left = unsafe { _mm256_loadu_ps(a.as_ptr().add(i * stride + k)) };
                     for j in 0..WIDE {
                         sums[i][j] = _mm256_fmadd_ps(left, right[j], sums[i][j]);
@@ -312,7 +326,7 @@ mod avx2 {
             for i in 0..DOTS[0] {
                 for j in 0..WIDE {
                     let mut lanes = [0.0; HALF];
-                    // SAFETY: the array has the vector's size.
+                    // SAFETY: the array has the HALF values of a vector.
                     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums[i][j]) };
                     totals[i][first + j] = halved(lanes, |a, b| a + b);
                 }
@@ -322,12 +336,12 @@ mod avx2 {
     }
 }
 
-/// For every other processor, vectorised by the compiler as far as it has vectors.
+/// For every other processor. The compiler vectorises it as far as the processor has vectors.
 mod portable {
     use super::{DOTS, LANES, ROWS, SHORT};
     use crate::math::halved;
 
-    /// Values that stay in registers.
+    /// Columns at a time: with two rows, the sums stay in the 16 registers that SSE2 has.
     const NARROW: usize = 8;
 
     pub(super) fn tile(columns: usize, a: &[[f32; ROWS]], b: &[f32], out: &mut [f32], add: bool) {

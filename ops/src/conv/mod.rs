@@ -1,8 +1,9 @@
 //! Two-dimensional convolution, alone and with the frozen batch normalisation, the residual sum and
 //! the ReLU that follow it in one pass over its output.
 //!
-//! Maps stay in Burn's layout `[b, c, h, w]`. The product reads windows that are packed block by
-//! block in the caches, so that no matrix of them is ever in memory.
+//! A convolution is the product of its weights with the matrix of all windows over the input. That
+//! matrix is never in memory: each task packs the block of it that it is about to read, which stays in
+//! the caches. Maps stay in Burn's layout `[b, c, h, w]`.
 
 mod kernel;
 mod product;
@@ -22,10 +23,10 @@ use burn::tensor::{Tensor, module};
 use self::product::Finish;
 use self::shape::ConvShape;
 use crate::batch_norm::{Constants, FixedNorm, batch_norm};
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, or_absent, tensor, values};
 use crate::relu::mask;
 
-/// Burn's `conv2d`. The product that gives a gradient nobody asks for is not computed.
+/// Burn's `conv2d`. A gradient that nobody wants is not computed.
 ///
 /// # Shapes
 /// `x [b, c, h, w]`, `weight [o, c / groups, kh, kw]`, `bias [o]` `-> [b, o, h', w']`.
@@ -38,22 +39,24 @@ pub fn conv2d(
     let Some(shape) = ConvShape::new(x.dims(), weight.dims(), &options) else {
         return module::conv2d(x, weight, bias, options);
     };
-    let (op, x, weight) = (Conv { shape }, x.into_dispatch(), weight.into_dispatch());
-    let done = match bias {
-        None => apply(op, [x, weight]).map_err(|[x, weight]| (x, weight, None)),
-        Some(bias) => apply(op, [x, weight, bias.into_dispatch()])
-            .map_err(|[x, weight, bias]| (x, weight, Some(Tensor::from_dispatch(bias)))),
+    let op = Conv {
+        shape,
+        bias: bias.is_some(),
     };
-    match done {
+    let has_bias = op.bias;
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let bias = or_absent(bias, &x);
+    match apply(op, [x, weight, bias]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err((x, weight, bias)) => {
+        Err([x, weight, bias]) => {
             let [x, weight] = [x, weight].map(Tensor::from_dispatch);
+            let bias = has_bias.then(|| Tensor::from_dispatch(bias));
             module::conv2d(x, weight, bias, options)
         }
     }
 }
 
-/// `relu(norm(conv2d(x)) + residual)`, the sum and the ReLU where they are asked for. The norm is a
+/// `relu(norm(conv2d(x)) + residual)`, with the sum and the ReLU if they are asked for. The norm is a
 /// constant: no gradient reaches its parameters.
 ///
 /// # Shapes
@@ -89,14 +92,20 @@ pub fn conv2d_residual(
     let done = fused(x, weight, &options, None, Some(residual), false);
     done.unwrap_or_else(|(x, weight, residual)| {
         let y = conv2d(x, weight, None, options);
-        residual.into_iter().fold(y, |y, residual| y + residual)
+        match residual {
+            Some(residual) => y + residual,
+            None => y,
+        }
     })
 }
 
 /// An input, a weight and a residual that are handed back.
 type Refused = (Tensor<4>, Tensor<4>, Option<Tensor<4>>);
 
-/// A convolution and what follows it as one operation, where that can be.
+/// A convolution and what follows it as one operation.
+///
+/// # Errors
+/// Hands the tensors back where kernels do not run, or the shapes do not fit together.
 #[allow(
     clippy::result_large_err,
     reason = "the tensors are handed back, not an error"
@@ -118,48 +127,65 @@ fn fused(
     {
         return Err((x, weight, residual));
     }
-    let norm = norm.map(Arc::new);
-    let op = ConvThen { shape, norm, relu };
+    let has_residual = residual.is_some();
+    let op = ConvThen {
+        shape,
+        norm: norm.map(Arc::new),
+        residual: has_residual,
+        relu,
+    };
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    let done = match residual {
-        None => apply(op, [x, weight]).map_err(|[x, weight]| (x, weight, None)),
-        Some(residual) => apply(op, [x, weight, residual.into_dispatch()])
-            .map_err(|[x, weight, residual]| (x, weight, Some(Tensor::from_dispatch(residual)))),
-    };
-    let refused = |(x, weight, residual)| {
+    let residual = or_absent(residual, &x);
+    let y = apply(op, [x, weight, residual]).map_err(|[x, weight, residual]| {
+        let [x, weight] = [x, weight].map(Tensor::from_dispatch);
         (
-            Tensor::from_dispatch(x),
-            Tensor::from_dispatch(weight),
-            residual,
+            x,
+            weight,
+            has_residual.then(|| Tensor::from_dispatch(residual)),
         )
-    };
-    done.map(Tensor::from_dispatch).map_err(refused)
+    })?;
+    Ok(Tensor::from_dispatch(y))
 }
 
 /// The input where the weight needs a gradient, the weight where the input does.
 type Operands = (Option<FlexTensor>, Option<FlexTensor>);
 
-/// What of a product's factors backward needs.
-fn kept(x: FlexTensor, weight: FlexTensor, [of_x, of_weight]: [bool; 2]) -> Operands {
-    (of_weight.then_some(x), of_x.then_some(weight))
+/// Those of a product's factors that backward needs.
+fn kept(x: FlexTensor, weight: FlexTensor, [x_wanted, weight_wanted]: [bool; 2]) -> Operands {
+    (weight_wanted.then_some(x), x_wanted.then_some(weight))
 }
 
 #[derive(Clone, Debug)]
 struct Conv {
     shape: ConvShape,
+    bias: bool,
 }
 
-impl Conv {
-    fn forward(&self, [x, weight]: [&FlexTensor; 2], shift: Option<&[f32]>) -> FlexTensor {
+/// The input, the weight and the bias, which may be absent.
+impl Operation<FlexTensor, 3> for Conv {
+    type Saved = Operands;
+
+    fn forward(
+        &self,
+        [x, weight, bias]: [FlexTensor; 3],
+        [x_wanted, weight_wanted, _]: [bool; 3],
+    ) -> (FlexTensor, Operands) {
         let finish = Finish {
-            shift,
+            shift: self.bias.then(|| values(&bias)),
             ..Finish::default()
         };
-        let y = self.shape.forward(values(x), values(weight), finish);
-        tensor(y, self.shape.output())
+        let y = self.shape.forward(values(&x), values(&weight), finish);
+        let y = tensor(y, self.shape.output());
+        (y, kept(x, weight, [x_wanted, weight_wanted]))
     }
 
-    fn backward(&self, (x, weight): Operands, gradient: &[f32]) -> [Option<FlexTensor>; 2] {
+    fn backward(
+        &self,
+        (x, weight): Operands,
+        gradient: FlexTensor,
+        [.., bias_wanted]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let gradient = values(&gradient);
         let of_x = weight.map(|weight| {
             let dx = self.shape.input_gradient(values(&weight), None, gradient);
             tensor(dx, self.shape.input())
@@ -168,58 +194,12 @@ impl Conv {
             let dw = self.shape.weight_gradient(values(&x), gradient);
             tensor(dw, self.shape.weight())
         });
-        [of_x, of_weight]
-    }
-}
-
-impl CpuOp<2> for Conv {
-    type Saved = Operands;
-
-    fn forward(
-        &self,
-        [x, weight]: [FlexTensor; 2],
-        needs: [bool; 2],
-    ) -> (FlexTensor, Option<Operands>) {
-        let y = self.forward([&x, &weight], None);
-        (y, Some(kept(x, weight, needs)))
-    }
-
-    fn backward(
-        &self,
-        saved: Operands,
-        gradient: FlexTensor,
-        _: [bool; 2],
-    ) -> [Option<FlexTensor>; 2] {
-        self.backward(saved, values(&gradient))
-    }
-}
-
-impl CpuOp<3> for Conv {
-    type Saved = Operands;
-
-    fn forward(
-        &self,
-        [x, weight, bias]: [FlexTensor; 3],
-        [of_x, of_weight, _]: [bool; 3],
-    ) -> (FlexTensor, Option<Operands>) {
-        let y = self.forward([&x, &weight], Some(values(&bias)));
-        (y, Some(kept(x, weight, [of_x, of_weight])))
-    }
-
-    fn backward(
-        &self,
-        saved: Operands,
-        gradient: FlexTensor,
-        [.., of_bias]: [bool; 3],
-    ) -> [Option<FlexTensor>; 3] {
-        let gradient = values(&gradient);
-        let [dx, dw] = self.backward(saved, gradient);
-        let db = of_bias.then(|| {
+        let of_bias = bias_wanted.then(|| {
             let sums = self.shape.channel_sums(gradient);
             let channels = sums.len();
             tensor(sums, [channels])
         });
-        [dx, dw, db]
+        [of_x, of_weight, of_bias]
     }
 }
 
@@ -228,44 +208,46 @@ impl CpuOp<3> for Conv {
 struct ConvThen {
     shape: ConvShape,
     norm: Option<Arc<Constants>>,
+    residual: bool,
     relu: bool,
 }
-
-/// What backward needs of a convolution and what follows: the factors, and the output where it is a
-/// ReLU's.
-type SavedThen = (Operands, Option<FlexTensor>);
 
 impl ConvThen {
     fn scale(&self) -> Option<&[f32]> {
         self.norm.as_ref().map(|norm| &norm.scale[..])
     }
+}
+
+/// The input, the weight and the residual, which may be absent.
+impl Operation<FlexTensor, 3> for ConvThen {
+    /// The factors, and the output where it is that of a ReLU.
+    type Saved = (Operands, Option<FlexTensor>);
 
     fn forward(
         &self,
-        x: FlexTensor,
-        weight: FlexTensor,
-        residual: Option<&[f32]>,
-        needs: [bool; 2],
-    ) -> (FlexTensor, Option<SavedThen>) {
+        [x, weight, residual]: [FlexTensor; 3],
+        [x_wanted, weight_wanted, _]: [bool; 3],
+    ) -> (FlexTensor, Self::Saved) {
         let finish = Finish {
             mean: self.norm.as_ref().map(|norm| &norm.mean[..]),
             scale: self.scale(),
             shift: self.norm.as_ref().map(|norm| &norm.beta[..]),
-            residual,
+            residual: self.residual.then(|| values(&residual)),
             relu: self.relu,
         };
         let y = self.shape.forward(values(&x), values(&weight), finish);
         let y = tensor(y, self.shape.output());
         let output = self.relu.then(|| y.clone());
-        (y, Some((kept(x, weight, needs), output)))
+        (y, (kept(x, weight, [x_wanted, weight_wanted]), output))
     }
 
-    /// The gradients of the factors and that of the sum before the ReLU.
     fn backward(
         &self,
-        ((x, weight), output): SavedThen,
+        ((x, weight), output): Self::Saved,
         gradient: FlexTensor,
-    ) -> ([Option<FlexTensor>; 2], FlexTensor) {
+        [.., residual_wanted]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        // The gradient of the sum before the ReLU.
         let gradient = match output {
             Some(output) => mask(gradient, values(&output)),
             None => gradient,
@@ -276,6 +258,8 @@ impl ConvThen {
             tensor(dx, self.shape.input())
         });
         let of_weight = x.map(|x| {
+            // The norm's scale belongs to an output channel, which is a row of the weight: scaling the small
+            // result is cheaper than scaling the maps before the product.
             let mut dw = self.shape.weight_gradient(values(&x), dz);
             let scale = self.scale().unwrap_or_default();
             let row = (dw.len() / scale.len().max(1)).max(1);
@@ -284,49 +268,6 @@ impl ConvThen {
             }
             tensor(dw, self.shape.weight())
         });
-        ([of_x, of_weight], gradient)
-    }
-}
-
-impl CpuOp<2> for ConvThen {
-    type Saved = SavedThen;
-
-    fn forward(
-        &self,
-        [x, weight]: [FlexTensor; 2],
-        needs: [bool; 2],
-    ) -> (FlexTensor, Option<SavedThen>) {
-        self.forward(x, weight, None, needs)
-    }
-
-    fn backward(
-        &self,
-        saved: SavedThen,
-        gradient: FlexTensor,
-        _: [bool; 2],
-    ) -> [Option<FlexTensor>; 2] {
-        self.backward(saved, gradient).0
-    }
-}
-
-impl CpuOp<3> for ConvThen {
-    type Saved = SavedThen;
-
-    fn forward(
-        &self,
-        [x, weight, residual]: [FlexTensor; 3],
-        [of_x, of_weight, _]: [bool; 3],
-    ) -> (FlexTensor, Option<SavedThen>) {
-        self.forward(x, weight, Some(values(&residual)), [of_x, of_weight])
-    }
-
-    fn backward(
-        &self,
-        saved: SavedThen,
-        gradient: FlexTensor,
-        _: [bool; 3],
-    ) -> [Option<FlexTensor>; 3] {
-        let ([dx, dw], dresidual) = self.backward(saved, gradient);
-        [dx, dw, Some(dresidual)]
+        [of_x, of_weight, residual_wanted.then_some(gradient)]
     }
 }

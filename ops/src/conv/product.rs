@@ -11,17 +11,19 @@ use super::windows::{Plan, Windows, runs};
 use crate::buffer::{Scratch, Shared, Unset};
 use crate::simd::multiversion;
 
-/// Channels and taps that are packed at a time: a panel of them fits the first cache.
+/// Number of channels and taps that are packed at a time. A panel of them, 36 KiB at 48 columns, is about
+/// as much as a first cache holds.
 const DEPTH: usize = 192;
-/// Tasks of a product, or more: enough for every processor, whatever their number.
+/// Least number of tasks of a product, if there is enough to do: enough for every processor, and not a
+/// function of their number, because results must not be.
 const TASKS: usize = 32;
 
-/// Panels of the left side that are packed together: neighbours in memory may be in several.
+/// Panels of the left side that are packed together: a line of the source may have values of several.
 const FEW: usize = 4;
 
-/// The left side of the product, one matrix a group, in panels of [`ROWS`] rows.
+/// The left side of the product, one matrix per group, in panels of [`ROWS`] rows.
 pub(super) struct Left {
-    /// `[groups, panels, depth, ROWS]`; rows that a last panel lacks are zero.
+    /// `[groups, panels, depth, ROWS]`; where the last panel has fewer rows, the others are zero.
     values: Vec<[f32; ROWS]>,
     groups: usize,
     rows: usize,
@@ -29,7 +31,8 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// Packs a few panels at a time: `fill` gets group, first row and the panels, each `[depth, ROWS]`.
+    /// Packs a few panels at a time: `fill` gets the group, the first row and the panels, each
+    /// `[depth, ROWS]`.
     pub(super) fn pack(
         [groups, rows, depth]: [usize; 3],
         fill: impl Fn(usize, usize, ChunksMut<[f32; ROWS]>) + Sync,
@@ -76,7 +79,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// A window for each position, in order.
+    /// Each window writes its own position, in order.
     pub(super) fn whole(size: [usize; 2]) -> Self {
         Self {
             size,
@@ -90,8 +93,8 @@ impl Target {
     }
 }
 
-/// What happens to each value before it is written: `(value - mean) scale + shift + residual`, and what
-/// is negative of that becomes zero if `relu`.
+/// What happens to each value before it is written: it becomes `(value - mean) scale + shift + residual`,
+/// and zero if that is negative and `relu` is set.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Finish<'a> {
     /// `[channels]`.
@@ -100,14 +103,14 @@ pub(super) struct Finish<'a> {
     pub(super) scale: Option<&'a [f32]>,
     /// `[channels]`.
     pub(super) shift: Option<&'a [f32]>,
-    /// As the result.
+    /// In the shape of the result.
     pub(super) residual: Option<&'a [f32]>,
     pub(super) relu: bool,
 }
 
-/// Panels of columns that a task takes at most, so that it writes long runs.
+/// Most panels of columns that a task takes. Several, so that it writes long runs.
 const PANELS: usize = 4;
-/// Sums that a task holds at most, unless one panel has more: a part of the second cache.
+/// Most sums that a task holds, unless one panel has more: a part of the second cache.
 const SUMS: usize = 1 << 16;
 
 /// What a task works in.
@@ -130,6 +133,7 @@ struct Place {
 }
 
 thread_local! {
+    // Kept from call to call: fresh memory costs page faults.
     static SPACE: RefCell<Space> = RefCell::default();
 }
 
@@ -157,16 +161,23 @@ pub(super) fn product(
         source,
         out.len() / target.area() / left.channels(),
     );
+    // Where several tasks have the same columns, they would all pack the same windows.
     let packed = (right.parts > 1).then(|| right.packed());
     let shared = Shared::unset(out);
     (0..right.tasks()).into_par_iter().for_each(|task| {
         SPACE.with_borrow_mut(|space| {
             let part = right.part(task);
-            right.multiply(&part, packed.as_deref(), space);
-            let Space { sums, places, .. } = space;
-            part.places(windows, target, places);
+            let Space {
+                plan,
+                columns,
+                sums,
+                places,
+            } = space;
             let sums = sums.take(part.sums());
-            // SAFETY: no two parts have a row and a column in common.
+            right.multiply(&part, packed.as_deref(), plan, columns, sums);
+            part.places(windows, target, places);
+            // SAFETY: `out` has a map for each row of each image. No two parts have a row and a column in
+            // common, and each is the part of one task.
             unsafe { part.write(target, places, finish, sums, shared) };
         });
     });
@@ -181,7 +192,7 @@ struct Right<'a> {
     columns: usize,
     /// Columns of a task.
     width: usize,
-    /// Parts of the rows of a group; more than one where the columns are few.
+    /// Parts of the rows of a group; more than one if the columns alone do not make enough tasks.
     parts: usize,
     /// Channels and taps that are packed at a time.
     depth: usize,
@@ -193,7 +204,7 @@ struct Part {
     /// Rows of the group, in panels.
     panels: Range<usize>,
     columns: Range<usize>,
-    /// Rows of the group that exist.
+    /// Rows of the group, without those that fill up the last panel.
     rows: usize,
     /// Rows of all groups.
     channels: usize,
@@ -202,6 +213,7 @@ struct Part {
 impl<'a> Right<'a> {
     fn new(left: &'a Left, windows: &'a Windows, source: &'a [f32], images: usize) -> Self {
         let columns = images * windows.count();
+        // As many panels as the cache holds the sums of, or fewer so that there are enough tasks.
         let fitting = SUMS / (left.panels() * ROWS * COLUMNS);
         let mut width = fitting.clamp(1, PANELS) * COLUMNS;
         while width > COLUMNS && columns.div_ceil(width) * left.groups < TASKS {
@@ -252,7 +264,7 @@ impl<'a> Right<'a> {
         plan.pack(self.windows, self.source, first, depth, [width; 2], out);
     }
 
-    /// All of it: for each group and panel of columns its whole depth.
+    /// The whole right side: for each group and panel of columns the whole depth, block by block.
     fn packed(&self) -> Vec<f32> {
         let panels = self.columns.div_ceil(COLUMNS);
         let size = self.left.depth * COLUMNS;
@@ -265,6 +277,7 @@ impl<'a> Right<'a> {
                 let (group, panel) = (index / panels, index % panels);
                 let columns = panel * COLUMNS..(panel * COLUMNS + COLUMNS).min(self.columns);
                 let width = columns.len().next_multiple_of(LANES);
+                // In parallel over blocks too: with few columns there are few panels.
                 let mut plan = Plan::default();
                 plan.set(self.windows, columns);
                 let sizes = blocks.iter().map(|block| block.len() * width);
@@ -282,11 +295,19 @@ impl<'a> Right<'a> {
         packed
     }
 
-    /// The sums of a part, panel of columns by panel, in `space.sums`.
-    fn multiply(&self, part: &Part, packed: Option<&[f32]>, space: &mut Space) {
+    /// Writes the sums of a part to `sums`, panel of columns by panel. What is not `packed` yet is packed in
+    /// `scratch`, block by block.
+    fn multiply(
+        &self,
+        part: &Part,
+        packed: Option<&[f32]>,
+        plan: &mut Plan,
+        scratch: &mut Scratch,
+        mut sums: &mut [f32],
+    ) {
         let rows = part.panels.len() * ROWS;
-        let mut sums = space.sums.take(part.sums());
         if self.left.depth == 0 {
+            // There is no block that would write them.
             sums.fill(0.0);
         }
         for first in part.columns.clone().step_by(COLUMNS) {
@@ -294,8 +315,9 @@ impl<'a> Right<'a> {
             let width = columns.len().next_multiple_of(LANES);
             let (own, others) = sums.split_at_mut(rows * width);
             sums = others;
+            // One plan serves all blocks of a panel, which differ in channels and taps only.
             if packed.is_none() {
-                space.plan.set(self.windows, columns);
+                plan.set(self.windows, columns);
             }
             for block in self.blocks() {
                 let b: &[f32] = match packed {
@@ -306,11 +328,12 @@ impl<'a> Right<'a> {
                         &packed[start..start + block.len() * width]
                     }
                     None => {
-                        let b = space.columns.take(block.len() * width);
-                        self.pack(&space.plan, part.group, block.clone(), width, b);
+                        let b = scratch.take(block.len() * width);
+                        self.pack(plan, part.group, block.clone(), width, b);
                         b
                     }
                 };
+                // The block of windows stays in the first cache while all panels of weights pass by.
                 for (panel, sums) in part.panels.clone().zip(own.chunks_exact_mut(ROWS * width)) {
                     let a = self.left.panel(part.group, panel, block.start, block.len());
                     kernel::tile(width, a, b, sums, block.start > 0);
@@ -321,16 +344,18 @@ impl<'a> Right<'a> {
 }
 
 impl Part {
-    /// Number of its sums, with those of columns and rows that are there to fill vectors.
+    /// Number of its sums, with those of the rows and columns that fill up panels and vectors.
     fn sums(&self) -> usize {
         self.panels.len() * ROWS * self.columns.len().next_multiple_of(LANES)
     }
 
     /// Where the sums of its columns go, whatever the row.
     fn places(&self, windows: &Windows, target: &Target, places: &mut Vec<Place>) {
-        let grid = match target.step == [1, 1] && target.size == windows.grid {
-            true => [1, target.area()],
-            false => windows.grid,
+        // Where each window writes its own position, rows of the grid follow each other without a gap.
+        let grid = if target.step == [1, 1] && target.size == windows.grid {
+            [1, target.area()]
+        } else {
+            windows.grid
         };
         let across = self.panels.len() * ROWS * COLUMNS;
         places.clear();
@@ -349,10 +374,11 @@ impl Part {
         }
     }
 
-    /// Writes the sums to their places, those of the last columns row by row as wide as they are.
+    /// Writes the sums to their places. Panels are [`COLUMNS`] wide, but the last may be narrower.
     ///
     /// # Safety
-    /// No other part that is written at the same time has a row and a column in common with it.
+    /// `out` has a map of the target for each row of all groups and each image, which nobody has written at
+    /// these places before. Nobody else uses the places of this part's rows and columns meanwhile.
     unsafe fn write(
         &self,
         target: &Target,
@@ -365,6 +391,7 @@ impl Part {
         let across = self.panels.len() * ROWS * COLUMNS;
         let (whole, step) = (self.columns.len() / COLUMNS * across, target.step[1]);
         let narrow = (self.columns.len() % COLUMNS).next_multiple_of(LANES);
+        // Row by row: maps of a channel are written from front to back, in runs as long as can be.
         for row in rows.clone() {
             let channel = self.group * self.rows + row;
             let of = |values: Option<&[f32]>, none: f32| values.map_or(none, |v| v[channel]);
@@ -377,17 +404,20 @@ impl Part {
                 let width = if place.at < whole { COLUMNS } else { narrow };
                 let sums = &sums[place.at + (row - rows.start) * width..][..place.length];
                 let start = place.to + channel * target.area();
-                let length = (place.length - 1) * step + 1;
-                // SAFETY: from the first to the last place that is written; what lies between two of
-                // them no part writes. They are those of windows in the grid.
-                let out = unsafe { out.unset_part(start, length) };
                 if step > 1 {
-                    for (out, sum) in out.iter_mut().step_by(step).zip(sums) {
+                    // SAFETY: each window of the grid has a place in the map, and those of a run are `step`
+                    // apart in one of its rows. They are this part's, and no other part writes between
+                    // them, because its runs lie beside this one.
+                    let out = unsafe { out.unset_places(start, place.length, step) };
+                    for (out, sum) in out.zip(sums) {
                         out.write(*sum);
                     }
                     continue;
                 }
-                let residual = finish.residual.map(|r| &r[start..start + length]);
+                // SAFETY: each window of the grid has a place in the map, and those of a run are neighbours.
+                // They are this part's.
+                let out = unsafe { out.unset_part(start, place.length) };
+                let residual = finish.residual.map(|r| &r[start..start + place.length]);
                 let residual = residual.unwrap_or_default();
                 write(sums, affine, residual, finish.relu, out);
             }
@@ -396,11 +426,12 @@ impl Part {
 }
 
 multiversion! {
-    /// What [`Finish`] says, of one run, with the mean, the scale and the shift of its channel; no
-    /// residual if it is empty.
+    /// Finishes and writes one run, as [`Finish`] says, with the mean, the scale and the shift of its
+    /// channel. An empty residual is none.
     fn write<S>(sums: &[f32], affine: [f32; 3], residual: &[f32], relu: bool, out: &mut [Unset]) {
         let [mean, scale, shift] = affine;
-        // A floor of minus infinity changes nothing: one loop serves both. NaN stays NaN.
+        // Without a ReLU the lower bound is minus infinity, so that one loop serves both. `f32::max` would
+        // drop NaN; this comparison keeps it.
         let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
         let bounded = |value: f32| if value <= floor { floor } else { value };
         if residual.is_empty() {

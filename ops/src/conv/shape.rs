@@ -16,9 +16,9 @@ pub(super) struct ConvShape {
     inputs: usize,
     outputs: usize,
     groups: usize,
-    /// Of a map that is read.
+    /// The size of a map that is read.
     size: [usize; 2],
-    /// Of a map that is written.
+    /// The size of a map that is written.
     grid: [usize; 2],
     kernel: [usize; 2],
     stride: [usize; 2],
@@ -28,7 +28,7 @@ pub(super) struct ConvShape {
 }
 
 impl ConvShape {
-    /// None if the sizes do not fit together.
+    /// Nothing if the sizes do not fit together; Burn's operation reports that.
     pub(super) fn new(
         [images, inputs, height, width]: [usize; 4],
         [outputs, channels, down, across]: [usize; 4],
@@ -79,7 +79,7 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// What the outputs look at.
+    /// The windows that the outputs read.
     fn windows(&self) -> Windows {
         let tap = |tap: usize| {
             let place = [tap / self.kernel[1], tap % self.kernel[1]];
@@ -110,7 +110,7 @@ impl ConvShape {
             }
         });
         let target = Target::whole(self.grid);
-        // SAFETY: the grid has a window for each position.
+        // SAFETY: the grid has a window for each position of the output, and each writes its own.
         unsafe {
             written(self.output().iter().product(), |out| {
                 product(&left, &self.windows(), x, &target, finish, out);
@@ -120,16 +120,16 @@ impl ConvShape {
 
     /// The gradient of the input from that of the output, times `scale [outputs]` if there is one.
     ///
-    /// With a stride, neighbours in the input are looked at by different taps: positions that the same
-    /// ones look at make up a product of their own.
+    /// With a stride, different taps read neighbouring positions of the input. The positions that the same
+    /// taps read, a stride apart, make up a product of their own.
     pub(super) fn input_gradient(
         &self,
         weight: &[f32],
         scale: Option<&[f32]>,
         gradient: &[f32],
     ) -> Vec<f32> {
-        // SAFETY: every position is a number of strides from one of the origins, and each product
-        // writes all that are from its own.
+        // SAFETY: every position lies a whole number of strides from exactly one of the origins, and the
+        // product of an origin writes all positions that do.
         unsafe {
             written(self.input().iter().product(), |out| {
                 for down in 0..self.stride[0].min(self.size[0]) {
@@ -150,8 +150,8 @@ impl ConvShape {
         gradient: &[f32],
         out: &mut [Unset],
     ) {
-        // Output `y` looks at `stride y + dilation k - padding`: the taps `k` for which some `y` looks
-        // at the origin, and those `y`.
+        // Output `y` reads `stride y + dilation k - padding` at tap `k`. For a tap, this is the output that
+        // reads the origin, if there is one; it may lie outside of the grid.
         let outputs = |tap: usize| {
             let tap = [tap / self.kernel[1], tap % self.kernel[1]];
             let mut place = [0; 2];
@@ -199,9 +199,11 @@ impl ConvShape {
             origin,
             step: self.stride,
         };
-        let windows = match self.stride {
-            [1, 1] => windows.flattened(),
-            _ => windows,
+        // With a stride the result has gaps, which a flattened grid does not know of.
+        let windows = if self.stride == [1, 1] {
+            windows.flattened()
+        } else {
+            windows
         };
         product(&left, &windows, gradient, &target, Finish::default(), out);
     }

@@ -1,5 +1,5 @@
-//! The gradient of a convolution's weights: every row of the output's gradient with every row of the
-//! windows, summed over all positions.
+//! The gradient of a convolution's weights: the dot products of every row of the output's gradient with
+//! every row of the windows, along all positions of all images.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,13 +10,15 @@ use super::kernel::{self, DOTS, LANES};
 use super::windows::{Plan, Windows};
 use crate::buffer::Scratch;
 
-/// Windows whose products are summed in registers: the rows of a tile fit the first cache.
+/// Number of windows whose products are summed in registers. The 10 rows of a tile, 4 KiB each, are about
+/// as much as a first cache holds.
 const LENGTH: usize = 1024;
-/// Rows of the output's gradient that a task takes: with [`LENGTH`], a part of the second cache.
+/// Rows of the output's gradient that a task packs: with [`LENGTH`], a part of the second cache.
 const ROWS: usize = 256;
 /// Rows of the windows that are packed at a time.
 const COLUMNS: usize = 8 * DOTS[1];
-/// Tasks, or more: enough for every processor, whatever their number.
+/// Least number of tasks, if there is enough to do: enough for every processor, and not a function of
+/// their number, because results must not be.
 const TASKS: usize = 16;
 
 /// What a task works in.
@@ -28,6 +30,7 @@ struct Space {
 }
 
 thread_local! {
+    // Kept from call to call: fresh memory costs page faults.
     static SPACE: RefCell<Space> = RefCell::default();
 }
 
@@ -50,106 +53,157 @@ pub(super) fn weight_gradient(
     source: &[f32],
     images: usize,
 ) -> Vec<f32> {
-    let count = images * windows.count();
-    let (rows, depth) = (
-        channels / groups,
-        windows.channels / groups * windows.taps.len(),
-    );
-    let size = channels * depth;
+    let product = Product {
+        windows,
+        outputs: Windows::positions(channels, windows.grid),
+        gradient,
+        source,
+        groups,
+        rows: channels / groups,
+        depth: windows.channels / groups * windows.taps.len(),
+        count: images * windows.count(),
+    };
+    let size = channels * product.depth;
     if size == 0 {
         return Vec::new();
     }
-    let outputs = Windows::positions(channels, windows.grid);
-    let chunks = count.div_ceil(LENGTH).max(1);
-    let blocks = rows.div_ceil(ROWS);
-    // Sums over a fixed part of the windows, added in order: the same on any number of threads.
+    // Where the weights alone do not make enough tasks, the windows are divided too: into parts with sums
+    // of their own, which are added in order.
+    let chunks = product.count.div_ceil(LENGTH).max(1);
+    let blocks = product.rows.div_ceil(ROWS);
     let parts = TASKS.div_ceil(blocks * groups).min(chunks);
-    let per_part = chunks.div_ceil(parts);
     let mut sums = vec![0.0; parts * size];
-    let mut tasks = Vec::with_capacity(parts * groups * blocks);
-    let mut left = &mut sums[..];
-    for part in 0..parts {
-        for group in 0..groups {
-            for block in 0..blocks {
-                let rows = block * ROWS..(block * ROWS + ROWS).min(rows);
-                let (own, others) = left.split_at_mut(rows.len() * depth);
-                left = others;
-                let chunks = part * per_part..(part * per_part + per_part).min(chunks);
-                tasks.push((
-                    Task {
-                        group,
-                        rows,
-                        chunks,
-                    },
-                    own,
-                ));
-            }
-        }
-    }
+    let tasks = product.tasks([parts, chunks], &mut sums);
     tasks.into_par_iter().for_each(|(task, sums)| {
         SPACE.with_borrow_mut(|space| {
             for chunk in task.chunks.clone() {
-                let range = chunk * LENGTH..(chunk * LENGTH + LENGTH).min(count);
-                let width = range.len().next_multiple_of(LANES);
-                // Rows a power of two apart would crowd into few places of the cache.
-                let stride = width + LANES;
-                let padded = task.rows.len().next_multiple_of(DOTS[0]);
-                space.plan.set(&outputs, range.clone());
-                let a = space.left.take(padded * stride);
-                let (own, beyond) = a.split_at_mut(task.rows.len() * stride);
-                let first = task.group * rows;
-                space.plan.pack(
-                    &outputs,
-                    gradient,
-                    first,
-                    task.rows.clone(),
-                    [width, stride],
-                    own,
-                );
-                beyond.fill(0.0);
-                space.plan.set(windows, range);
-                for column in (0..depth).step_by(COLUMNS) {
-                    let columns = column..(column + COLUMNS).min(depth);
-                    let padded = columns.len().next_multiple_of(DOTS[1]);
-                    let b = space.right.take(padded * stride);
-                    let (own, beyond) = b.split_at_mut(columns.len() * stride);
-                    let first = task.group * (windows.channels / groups);
-                    let size = [width, stride];
-                    space
-                        .plan
-                        .pack(windows, source, first, columns.clone(), size, own);
-                    beyond.fill(0.0);
-                    for (b, column) in b
-                        .chunks_exact(DOTS[1] * stride)
-                        .zip(columns.step_by(DOTS[1]))
-                    {
-                        let end = (column + DOTS[1]).min(depth);
-                        for (a, sums) in a
-                            .chunks_exact(DOTS[0] * stride)
-                            .zip(sums.chunks_mut(DOTS[0] * depth))
-                        {
-                            let products = kernel::dots(size, a, b);
-                            for (products, sums) in products.iter().zip(sums.chunks_mut(depth)) {
-                                for (product, sum) in products.iter().zip(&mut sums[column..end]) {
-                                    *sum += product;
-                                }
-                            }
-                        }
-                    }
-                }
+                product.add_chunk(&task, chunk, space, sums);
             }
         });
     });
+    total(sums, size)
+}
+
+/// The two sides of the product, and its sizes.
+struct Product<'a> {
+    windows: &'a Windows,
+    /// The positions of the output, as windows of one value.
+    outputs: Windows,
+    gradient: &'a [f32],
+    source: &'a [f32],
+    groups: usize,
+    /// Output channels of a group.
+    rows: usize,
+    /// Input channels of a group, times taps.
+    depth: usize,
+    /// Windows of all images.
+    count: usize,
+}
+
+impl Product<'_> {
+    /// The tasks, each with the part of `sums [parts, channels, depth]` that it adds to.
+    fn tasks<'a>(
+        &self,
+        [parts, chunks]: [usize; 2],
+        sums: &'a mut [f32],
+    ) -> Vec<(Task, &'a mut [f32])> {
+        let per_part = chunks.div_ceil(parts);
+        let mut tasks = Vec::new();
+        let mut left = sums;
+        for part in 0..parts {
+            for group in 0..self.groups {
+                for first in (0..self.rows).step_by(ROWS) {
+                    let rows = first..(first + ROWS).min(self.rows);
+                    let (own, others) = left.split_at_mut(rows.len() * self.depth);
+                    left = others;
+                    let chunks = part * per_part..(part * per_part + per_part).min(chunks);
+                    let task = Task {
+                        group,
+                        rows,
+                        chunks,
+                    };
+                    tasks.push((task, own));
+                }
+            }
+        }
+        tasks
+    }
+
+    /// Adds the products of a task along one chunk of the windows to `sums [rows, depth]`.
+    fn add_chunk(&self, task: &Task, chunk: usize, space: &mut Space, sums: &mut [f32]) {
+        let Space { plan, left, right } = space;
+        let range = chunk * LENGTH..(chunk * LENGTH + LENGTH).min(self.count);
+        let width = range.len().next_multiple_of(LANES);
+        // A power of two between rows would crowd them into few places of the cache.
+        let size = [width, width + LANES];
+        plan.set(&self.outputs, range.clone());
+        let channels = (task.group * self.rows, task.rows.clone());
+        let a = packed::<{ DOTS[0] }>(plan, &self.outputs, self.gradient, channels, size, left);
+        plan.set(self.windows, range);
+        let first = task.group * (self.windows.channels / self.groups);
+        for column in (0..self.depth).step_by(COLUMNS) {
+            let columns = column..(column + COLUMNS).min(self.depth);
+            let channels = (first, columns.clone());
+            let b = packed::<{ DOTS[1] }>(plan, self.windows, self.source, channels, size, right);
+            add_products(size, [a, b], columns, self.depth, sums);
+        }
+    }
+}
+
+/// Packs rows of a matrix of windows, counted from the first tap of a channel, and adds rows of zeros up to
+/// a multiple of `TILE`.
+fn packed<'a, const TILE: usize>(
+    plan: &Plan,
+    windows: &Windows,
+    source: &[f32],
+    (channel, rows): (usize, Range<usize>),
+    [width, stride]: [usize; 2],
+    scratch: &'a mut Scratch,
+) -> &'a [f32] {
+    let padded = rows.len().next_multiple_of(TILE);
+    let packed = scratch.take(padded * stride);
+    let (own, beyond) = packed.split_at_mut(rows.len() * stride);
+    plan.pack(windows, source, channel, rows, [width, stride], own);
+    beyond.fill(0.0);
+    packed
+}
+
+/// Adds the dot products of all rows of `a` and `b` to `columns` of `sums`, whose rows have `depth` values.
+fn add_products(
+    size: [usize; 2],
+    [a, b]: [&[f32]; 2],
+    columns: Range<usize>,
+    depth: usize,
+    sums: &mut [f32],
+) {
+    let stride = size[1];
+    let tiles = b.chunks_exact(DOTS[1] * stride);
+    for (b, column) in tiles.zip(columns.step_by(DOTS[1])) {
+        let end = (column + DOTS[1]).min(depth);
+        let tiles = a.chunks_exact(DOTS[0] * stride);
+        for (a, sums) in tiles.zip(sums.chunks_mut(DOTS[0] * depth)) {
+            let products = kernel::dots(size, a, b);
+            for (products, sums) in products.iter().zip(sums.chunks_mut(depth)) {
+                for (product, sum) in products.iter().zip(&mut sums[column..end]) {
+                    *sum += product;
+                }
+            }
+        }
+    }
+}
+
+/// The sum of the parts, each of `size` values, in their order.
+fn total(mut sums: Vec<f32>, size: usize) -> Vec<f32> {
+    /// Values that one task adds: large enough to pay for it.
+    const CHUNK: usize = 1 << 14;
     let (total, others) = sums.split_at_mut(size);
     for other in others.chunks_exact(size) {
-        total
-            .par_chunks_mut(1 << 14)
-            .zip(other.par_chunks(1 << 14))
-            .for_each(|(total, other)| {
-                for (total, other) in total.iter_mut().zip(other) {
-                    *total += other;
-                }
-            });
+        let chunks = total.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK));
+        chunks.for_each(|(total, other)| {
+            for (total, other) in total.iter_mut().zip(other) {
+                *total += other;
+            }
+        });
     }
     sums.truncate(size);
     sums.shrink_to_fit();

@@ -1,5 +1,5 @@
-//! Windows over maps: the matrix whose product with a kernel's weights is a convolution. It is never
-//! made as a whole; [`Plan::pack`] makes the block that a product is about to read.
+//! Windows over maps: the matrix whose product with the weights is a convolution. It is never made as a
+//! whole; [`Plan::pack`] makes the block that a product is about to read.
 
 use std::ops::Range;
 
@@ -10,18 +10,18 @@ use crate::simd::multiversion;
 pub(super) struct Windows {
     /// Rows and columns of a source map.
     pub(super) source: [usize; 2],
-    /// Source maps of an image.
+    /// Number of source maps of an image.
     pub(super) channels: usize,
-    /// Windows down and across.
+    /// Number of windows down and across.
     pub(super) grid: [usize; 2],
     /// From a window to the next, down and across.
     pub(super) step: [usize; 2],
-    /// Where a window looks, relative to its place; zeros surround the map.
+    /// Where a window reads, relative to its place. Zeros surround the map.
     pub(super) taps: Vec<[isize; 2]>,
 }
 
 impl Windows {
-    /// Each position on its own.
+    /// Windows of one position each.
     pub(super) fn positions(channels: usize, [rows, columns]: [usize; 2]) -> Self {
         Self {
             source: [1, rows * columns],
@@ -32,12 +32,14 @@ impl Windows {
         }
     }
 
-    /// The same matrix, without rows of windows where every window is one position.
+    /// The same matrix. If every window is one position, the map becomes one long row, which is copied in
+    /// long runs.
     pub(super) fn flattened(self) -> Self {
         let whole = self.source == self.grid && self.step == [1, 1];
-        match whole && self.taps == [[0, 0]] {
-            true => Self::positions(self.channels, self.source),
-            false => self,
+        if whole && self.taps == [[0, 0]] {
+            Self::positions(self.channels, self.source)
+        } else {
+            self
         }
     }
 
@@ -51,9 +53,9 @@ impl Windows {
     }
 }
 
-/// Neighbours in one row of a grid, counted over all images.
+/// Columns of the matrix whose windows are neighbours in one row of the grid.
 pub(super) struct Run {
-    /// The place of the first among the columns asked for.
+    /// The place of the first of them in the range of columns.
     pub(super) at: usize,
     pub(super) image: usize,
     /// Where the first stands in the grid.
@@ -61,7 +63,7 @@ pub(super) struct Run {
     pub(super) length: usize,
 }
 
-/// The runs that make up a range of columns.
+/// The runs that make up a range of columns, counted over all images.
 pub(super) fn runs([rows, across]: [usize; 2], columns: Range<usize>) -> impl Iterator<Item = Run> {
     let mut next = columns.start;
     std::iter::from_fn(move || {
@@ -84,12 +86,13 @@ pub(super) fn runs([rows, across]: [usize; 2], columns: Range<usize>) -> impl It
 #[derive(Clone, Copy)]
 struct Copy {
     at: usize,
-    /// In the first map.
+    /// Where they begin in the map of the first channel.
     from: usize,
     length: usize,
 }
 
-/// What to copy for some columns of a matrix of windows, whatever the rows.
+/// What to copy for some columns of a matrix of windows. It is the same for every channel, so it is worked
+/// out once.
 #[derive(Default)]
 pub(super) struct Plan {
     copies: Vec<Copy>,
@@ -110,7 +113,8 @@ impl Plan {
                 let Some(y) = y.filter(|y| *y < rows) else {
                     continue;
                 };
-                // Windows of the run that look into the map.
+                // The windows of the run that read the map: those at its left edge may read the zeros
+                // before it, and those at its right edge the zeros behind.
                 let (step, x) = (windows.step[1], run.place[1] * windows.step[1]);
                 let left = right.unsigned_abs().saturating_sub(x).div_ceil(step);
                 let skipped = if *right < 0 { left } else { 0 };
@@ -131,9 +135,9 @@ impl Plan {
         }
     }
 
-    /// Writes rows `rows` of the planned columns, counted from the first tap of channel `first`, at
-    /// every `width[1]`-th value of `out`. Of each, `width[0]` values are written; those that have no
-    /// column or look past the map are zero.
+    /// Writes `rows` of the planned columns, counted from the first tap of channel `first`, to `out`, one
+    /// every `width[1]` values. `width[0]` values of each are written; those beyond the columns, and those
+    /// that read past the map, are zero.
     pub(super) fn pack(
         &self,
         windows: &Windows,
@@ -159,7 +163,8 @@ multiversion! {
         for (tap, &end) in plan.ends.iter().enumerate() {
             let copies = &plan.copies[start..end];
             start = end;
-            // Tap by tap, so that what is copied from one channel is copied from the others in turn.
+            // Tap by tap, so that the same copies are made for one channel after the other. A range of rows
+            // may begin and end within a channel's taps.
             let channels = (rows.start + taps - 1 - tap) / taps..(rows.end + taps - 1 - tap) / taps;
             let first = channels.start * taps + tap - rows.start;
             let lines = Lines {
@@ -170,12 +175,14 @@ multiversion! {
             };
             let out = out.get_mut(first * width[1]..).unwrap_or_default();
             let covered: usize = copies.iter().map(|copy| copy.length).sum();
+            // Clear what no copy writes, if there is such a place.
             if covered < width[0] {
                 for out in out.chunks_mut(lines.stride).take(lines.count) {
                     out[..width[0]].fill(0.0);
                 }
             }
             for copy in copies {
+                // Lengths and steps that the compiler knows, for the convolutions that networks have.
                 match (step, copy.length) {
                     (1, 16..) => lines.copy::<16, 1>(*copy, out),
                     (1, 8..) => lines.copy::<8, 1>(*copy, out),
@@ -203,8 +210,8 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    /// `out[i] = source[STEP * i]` for each channel, `N` values at a time, at the end some of them
-    /// again: runs are as short as a map is wide, too short for a call each.
+    /// `out[i] = source[STEP * i]` for each channel, `N` values at a time. The last `N` may overlap those
+    /// before, so that nothing is left to copy one by one: runs are as short as a map is wide.
     #[inline(always)]
     fn copy<const N: usize, const STEP: usize>(&self, copy: Copy, out: &mut [f32]) {
         for channel in 0..self.count {
@@ -224,7 +231,7 @@ impl Lines<'_> {
         }
     }
 
-    /// The same for any step.
+    /// [`copy`](Self::copy) for any step.
     #[inline(always)]
     fn copy_apart(&self, copy: Copy, step: usize, out: &mut [f32]) {
         for channel in 0..self.count {

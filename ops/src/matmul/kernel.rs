@@ -1,11 +1,12 @@
-//! The micro-kernel: a tile of the result from a panel and as many rows; and how both are packed.
+//! The micro-kernel, which computes a tile of the result from a panel of `b` and as many rows of `a`, and
+//! the packing of both.
 
 use super::register::Register;
 use crate::buffer::LINE;
 use crate::level::{self, Level};
 
-/// Products that are summed one after the other before they are added to the rest: rounding errors grow
-/// with the length of a sum.
+/// Number of products that are summed one after the other before they are added to the total. Rounding
+/// errors grow with the length of a sum: in two levels, that of 1024 products has the error of about 80.
 pub(super) const RUN: usize = 16;
 
 /// What the micro-kernel computes: `out = a b + residual + bias`.
@@ -13,23 +14,23 @@ pub(super) const RUN: usize = 16;
 pub(super) struct Tile {
     pub(super) depth: usize,
     pub(super) a: *const f32,
-    /// From a row of `a` to the next, and from a column.
+    /// From a row of `a` to the next, and from a column to the next.
     pub(super) strides: [usize; 2],
     /// Rows without a gap.
     pub(super) b: *const f32,
-    /// What is asked for meanwhile.
+    /// Memory that will be read soon; it is prefetched meanwhile.
     pub(super) ahead: *const f32,
-    /// So many lines of the cache in a run.
+    /// Cache lines of it to prefetch in each run.
     pub(super) share: usize,
-    /// Where sums are put aside, row behind row.
+    /// Where the sums of one piece wait for the next, row after row.
     pub(super) partial: *mut f32,
-    /// Whether nothing was put aside yet.
+    /// Whether this is the first piece: no sums are waiting.
     pub(super) first: bool,
-    /// Whether the sums are whole then, and go to `out`.
+    /// Whether this is the last piece: the sums are whole and go to `out`.
     pub(super) last: bool,
-    /// With the way from a row to the next.
+    /// The residual of the tile, and the way from a row to the next.
     pub(super) residual: Option<(*const f32, usize)>,
-    /// For every row.
+    /// Added to every row.
     pub(super) bias: Option<*const f32>,
     pub(super) out: *mut f32,
     /// From a row of `out` to the next.
@@ -42,15 +43,29 @@ pub(super) struct Kernels {
     pub(super) rows: usize,
     /// Columns of a tile, and of a panel.
     pub(super) columns: usize,
-    wide: unsafe fn(Tile),
+    wide: Compute,
     /// For panels of half as many columns.
-    narrow: unsafe fn(Tile),
+    narrow: Compute,
     pub(super) pack_columns: Pack,
     pub(super) pack_rows: Pack,
 }
 
-/// From `depth` lines of `count` values, with strides from line to line and from value to value, to
+/// Computes a whole tile.
+///
+/// # Safety
+/// The kernel's level is current. `a` has as many rows and `b` as many columns as the kernel, of `depth`
+/// values each, to read at the strides of the [`Tile`]. `partial` has room for a tile and holds sums
+/// unless this is the first piece. If it is the last one, `residual` and `bias` have a whole tile to read
+/// and `out` has one to write. Nobody else uses `partial` and that part of `out` meanwhile.
+type Compute = unsafe fn(Tile);
+
+/// Packs `depth` lines of `count` values, with strides from line to line and from value to value, into
 /// lines without a gap, as wide as a tile and filled up with zeros.
+///
+/// # Safety
+/// The kernel's level is current. The values may be read, and there is room for `depth` whole lines, which
+/// nobody else uses meanwhile. `count` is at most the width of a tile: the kernel's columns for
+/// `pack_columns`, which uses half of them where they suffice, and its rows for `pack_rows`.
 pub(super) type Pack = unsafe fn(*const f32, [usize; 2], depth: usize, count: usize, *mut f32);
 
 impl Kernels {
@@ -64,19 +79,21 @@ impl Kernels {
         }
     }
 
-    /// Columns of a panel with `count` that count.
+    /// Columns of a panel that holds `count` of the product's columns.
     pub(super) fn width(&self, count: usize) -> usize {
-        match count <= self.columns / 2 {
-            true => self.columns / 2,
-            false => self.columns,
+        if count <= self.columns / 2 {
+            self.columns / 2
+        } else {
+            self.columns
         }
     }
 
-    /// Computes a tile, of which only `count` rows and columns are in `residual`, `bias` and `out`.
+    /// Computes a tile, of which only `count` rows and columns are in `residual`, `bias` and `out`. A tile
+    /// that is cut off is computed whole, in `edge`, because the micro-kernel has no other size.
     ///
     /// # Safety
-    /// `a` has as many rows and `b` has `width` columns as the micro-kernel takes, `depth` values
-    /// each; the level is current.
+    /// As for [`Compute`] with `width` columns, one of the two widths; but `residual`, `bias` and `out`
+    /// need no more than `count` rows and columns. `edge` has room for a tile.
     pub(super) unsafe fn tile(
         &self,
         tile: Tile,
@@ -84,15 +101,19 @@ impl Kernels {
         count: [usize; 2],
         edge: &mut [f32],
     ) {
-        let compute = match width == self.columns {
-            true => self.wide,
-            false => self.narrow,
+        debug_assert!(
+            edge.len() >= self.rows * width && count[0] <= self.rows && count[1] <= width
+        );
+        let compute = if width == self.columns {
+            self.wide
+        } else {
+            self.narrow
         };
         if !tile.last || count == [self.rows, width] {
-            // SAFETY: the caller's promise.
+            // SAFETY: `out` is not touched before the last piece, and has a whole tile in it. The rest is
+            // what the caller vouches for.
             return unsafe { compute(tile) };
         }
-        let places = || (0..count[0]).flat_map(|i| (0..count[1]).map(move |j| [i, j]));
         let whole = Tile {
             residual: None,
             bias: None,
@@ -100,27 +121,31 @@ impl Kernels {
             stride: width,
             ..tile
         };
-        // SAFETY: the caller's promise, and the edge has room for a tile.
+        // SAFETY: there is nothing to add, and the edge has room for a tile. The rest is what the caller
+        // vouches for.
         unsafe { compute(whole) };
-        for [i, j] in places() {
-            // SAFETY: the caller's promise.
-            let residual = tile
-                .residual
-                .map(|(at, stride)| unsafe { *at.add(i * stride + j) });
-            // SAFETY: as above.
-            let bias = tile.bias.map(|at| unsafe { *at.add(j) });
-            let sum = edge[i * width + j];
-            let sum = match (residual, bias) {
-                (Some(residual), Some(bias)) => sum + (residual + bias),
-                (residual, bias) => residual.or(bias).map_or(sum, |added| sum + added),
-            };
-            // SAFETY: as above.
-            unsafe { *tile.out.add(i * tile.stride + j) = sum };
+        for i in 0..count[0] {
+            for j in 0..count[1] {
+                // SAFETY: the residual has `count` rows and columns.
+                let residual = tile
+                    .residual
+                    .map(|(at, stride)| unsafe { *at.add(i * stride + j) });
+                // SAFETY: the bias has `count[1]` values.
+                let bias = tile.bias.map(|at| unsafe { *at.add(j) });
+                let sum = edge[i * width + j];
+                // In the order of `add_to`, so that a row is the same to the bit in any tile.
+                let sum = match (residual, bias) {
+                    (Some(residual), Some(bias)) => sum + (residual + bias),
+                    (residual, bias) => residual.or(bias).map_or(sum, |added| sum + added),
+                };
+                // SAFETY: `out` has `count` rows and columns, which are lent to this call.
+                unsafe { *tile.out.add(i * tile.stride + j) = sum };
+            }
         }
     }
 }
 
-/// The kernels compiled for a level, with tiles of so many rows by two registers.
+/// The kernels compiled for a level, with tiles of that many rows by two registers.
 macro_rules! kernels {
     ($level:ident, $register:ty, $rows:literal x 2 $(, $features:literal)?) => {
         mod $level {
@@ -137,18 +162,26 @@ macro_rules! kernels {
                 pack_rows,
             };
 
+            /// # Safety
+            /// As for [`Compute`].
             $(#[target_feature(enable = $features)])?
             unsafe fn wide(tile: Tile) {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller vouches for a tile of this size and for the level, which is that of
+                // the register.
                 unsafe { compute::<$register, $rows, 2>(tile) }
             }
 
+            /// # Safety
+            /// As for [`Compute`], with half as many columns.
             $(#[target_feature(enable = $features)])?
             unsafe fn narrow(tile: Tile) {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller vouches for a tile of this size and for the level, which is that of
+                // the register.
                 unsafe { compute::<$register, $rows, 1>(tile) }
             }
 
+            /// # Safety
+            /// As for [`Pack`].
             $(#[target_feature(enable = $features)])?
             unsafe fn pack_columns(
                 from: *const f32,
@@ -157,15 +190,19 @@ macro_rules! kernels {
                 count: usize,
                 to: *mut f32,
             ) {
-                // SAFETY: the caller's promise.
+                // SAFETY: a line is as wide as the panel, half a tile if that suffices for `count`. The
+                // caller vouches for the values, the room and the level, that of the register.
                 unsafe {
-                    match count <= LANES {
-                        true => pack::<$register, LANES>(from, strides, depth, count, to),
-                        false => pack::<$register, { 2 * LANES }>(from, strides, depth, count, to),
+                    if count <= LANES {
+                        pack::<$register, LANES>(from, strides, depth, count, to)
+                    } else {
+                        pack::<$register, { 2 * LANES }>(from, strides, depth, count, to)
                     }
                 }
             }
 
+            /// # Safety
+            /// As for [`Pack`].
             $(#[target_feature(enable = $features)])?
             unsafe fn pack_rows(
                 from: *const f32,
@@ -174,15 +211,18 @@ macro_rules! kernels {
                 count: usize,
                 to: *mut f32,
             ) {
-                // SAFETY: the caller's promise.
+                // SAFETY: a line has a value for each row of a tile. The caller vouches for the values, the
+                // room and the level, that of the register.
                 unsafe { pack::<$register, $rows>(from, strides, depth, count, to) }
             }
         }
     };
 }
 
-// Sums of a run and of all, and a row of `b`, fill the registers: 14 + 14 + 2 of 32. Of 16, 12 + 2 and
-// 8 + 2 hold the sums of a run only.
+// The shapes fill the registers. With 32 of them there is room for the sums of a run, for the totals and
+// for a row of `b`: 14 + 14 + 2. With 16 there is room for the sums of a run and a row of `b`, 12 + 2 and
+// 8 + 2; the totals are on the stack, where they are needed once in a run. Each column of `a` is one
+// broadcast from memory for each row, which two registers across pay for.
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, std::arch::x86_64::__m512, 7 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
@@ -192,10 +232,12 @@ kernels!(baseline, [f32; 4], 4 x 2);
 /// A tile of `ROWS` by `ACROSS` registers.
 ///
 /// # Safety
-/// As for [`Kernels::tile`], with a whole tile of `residual`, `bias` and `out`.
+/// As for [`Compute`]; the level is that of the register.
 #[inline(always)]
 unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Tile) {
-    // SAFETY: the caller's promise: rows of `b` and columns of `a` are among the `depth` of them.
+    // SAFETY: the loops read `depth` columns of `ROWS` values of `a` and `depth` rows of `ACROSS` registers
+    // of `b`. They read and write `ROWS` by `ACROSS` registers of `partial`, and of `out` in the last
+    // piece. The caller vouches for all of these and for the level.
     unsafe {
         let Tile {
             mut a,
@@ -216,6 +258,7 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         while left > 0 {
             let run = left.min(RUN);
             for _ in 0..tile.share {
+                // Spread over the runs: many at once would wait for the few buffers of open misses.
                 prefetch(ahead);
                 ahead = ahead.wrapping_add(LINE);
             }
@@ -231,6 +274,7 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
                         sums[i][j] = sums[i][j].plus_product(value, row[j]);
                     }
                 }
+                // Wrapping, since the last step of a strided `a` may lead beyond its end.
                 (a, b) = (a.wrapping_add(tile.strides[1]), b.add(ACROSS * R::LANES));
             }
             for i in 0..ROWS {
@@ -245,9 +289,10 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         }
         for i in 0..ROWS {
             for j in 0..ACROSS {
-                let place = match tile.last {
-                    true => tile.out.add(i * tile.stride + j * R::LANES),
-                    false => partial(i, j),
+                let place = if tile.last {
+                    tile.out.add(i * tile.stride + j * R::LANES)
+                } else {
+                    partial(i, j)
                 };
                 totals[i][j].store(place);
             }
@@ -255,11 +300,11 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
     }
 }
 
-/// Adds residual and bias; in the order in which an edge does, so that a row is the same to the bit
-/// whatever rows stand beside it.
+/// Adds residual and bias, in the order in which [`Kernels::tile`] does at an edge, so that a row is the
+/// same to the bit whatever rows stand beside it.
 ///
 /// # Safety
-/// As for [`compute`].
+/// As for [`compute`], in the last piece.
 #[inline(always)]
 unsafe fn add_to<R: Register, const ROWS: usize, const ACROSS: usize>(
     sums: &mut [[R; ACROSS]; ROWS],
@@ -268,7 +313,7 @@ unsafe fn add_to<R: Register, const ROWS: usize, const ACROSS: usize>(
     for (i, sums) in sums.iter_mut().enumerate() {
         for (j, sum) in sums.iter_mut().enumerate() {
             let at = j * R::LANES;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller vouches for a whole tile of the residual and the bias, and for the level.
             unsafe {
                 let bias = tile.bias.map(|bias| R::load(bias.add(at)));
                 let residual = tile.residual;
@@ -284,8 +329,11 @@ unsafe fn add_to<R: Register, const ROWS: usize, const ACROSS: usize>(
     }
 }
 
+/// Packs lines `WIDTH` values wide.
+///
 /// # Safety
-/// As [`Pack`] says; `to` has `depth * WIDTH` values, and the level of the register is current.
+/// As for [`Pack`] with `count` at most `WIDTH`: the values may be read, `to` has room for `depth * WIDTH`
+/// values, which nobody else uses meanwhile, and the level of the register is current.
 #[inline(always)]
 unsafe fn pack<R: Register, const WIDTH: usize>(
     from: *const f32,
@@ -294,18 +342,23 @@ unsafe fn pack<R: Register, const WIDTH: usize>(
     count: usize,
     to: *mut f32,
 ) {
+    debug_assert!(count <= WIDTH);
     let mut start = 0;
     if count == WIDTH && value == 1 {
         for i in 0..depth {
-            // SAFETY: a line has `WIDTH` neighbouring values.
+            // SAFETY: a line has `WIDTH` neighbouring values to read, and there is room for it. An array
+            // of `f32` is aligned as one of them.
             unsafe { *to.add(i * WIDTH).cast::<[f32; WIDTH]>() = *from.add(i * line).cast() };
         }
         return;
     }
+    // Lines that run down the columns of the source: square blocks of it are transposed in registers.
     if count == WIDTH && WIDTH.is_multiple_of(R::LANES) && line == 1 {
         while start + R::LANES <= depth {
             for j in (0..WIDTH).step_by(R::LANES) {
-                // SAFETY: of each value there are `depth` neighbours, one a line.
+                // SAFETY: each of the `WIDTH` values of a line has its `depth` successors in the lines
+                // below as neighbours, of which `LANES` from `start` on are left. There is room for as
+                // many lines, and the caller vouches for the level.
                 unsafe {
                     let to = to.add(start * WIDTH + j);
                     R::transpose(from.add(j * value + start), value, to, WIDTH);
@@ -316,7 +369,8 @@ unsafe fn pack<R: Register, const WIDTH: usize>(
     }
     for i in start..depth {
         for j in 0..WIDTH {
-            // SAFETY: `from` is read where it has values only.
+            // SAFETY: `from` is read only where a line has values, of which there are `count`, and there is
+            // room for `depth` lines.
             unsafe {
                 let place = to.add(i * WIDTH + j);
                 *place = if j < count {
@@ -329,13 +383,14 @@ unsafe fn pack<R: Register, const WIDTH: usize>(
     }
 }
 
-/// Asks for a line of the cache before it is used.
+/// Asks for a cache line before it is used: into the second cache, because the first is full of what is
+/// used now.
 #[inline(always)]
 fn prefetch(line: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: an address that is not used is no access.
+        // SAFETY: a prefetch of an address that cannot be read does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]

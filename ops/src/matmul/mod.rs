@@ -2,9 +2,11 @@
 //!
 //! As in BLIS (Van Zee and van de Geijn 2015), columns of `b` are packed into panels, and a
 //! micro-kernel keeps a tile of the result in registers while it runs along the inner dimension. Rows
-//! of `a` are read where they lie if their values are neighbours, else packed too. A task is a block
-//! of the result chosen by shape: a value is summed in one order whoever computes it.
+//! of `a` are read where they lie if their values are neighbours, and packed otherwise. How a value is
+//! summed follows from the shapes alone, so that it is the same to the bit whichever thread computes it,
+//! and whatever rows stand beside it.
 
+mod block;
 mod kernel;
 mod plan;
 mod register;
@@ -15,11 +17,11 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use self::kernel::{RUN, Tile};
-use self::plan::{Plan, SPAN};
-use crate::buffer::{LINE, Scratch, Shared, Unset, written};
+use self::block::Block;
+use self::plan::Plan;
+use crate::buffer::{Scratch, Shared, Unset, written};
 
-/// A strided matrix that is read.
+/// A strided matrix to read.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     values: &'a [f32],
@@ -47,18 +49,17 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Whether so many rows and columns lie inside the values.
+    /// Whether that many rows and columns lie inside the values.
     fn holds(&self, rows: usize, columns: usize) -> bool {
         let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
         rows * columns == 0 || last(rows, self.row) + last(columns, self.column) < self.values.len()
     }
 
-    /// # Safety
-    /// The matrix [holds](Self::holds) that place.
-    unsafe fn at(&self, row: usize, column: usize) -> *const f32 {
+    /// The address of a place. It may be read if the matrix [holds](Self::holds) it.
+    fn at(&self, row: usize, column: usize) -> *const f32 {
+        // Wrapping, because an empty matrix has no place: nothing is read there.
         let values = self.values.as_ptr();
-        // SAFETY: the caller's promise.
-        unsafe { values.add(row * self.row + column * self.column) }
+        values.wrapping_add(row * self.row + column * self.column)
     }
 }
 
@@ -76,11 +77,11 @@ struct Term<'a> {
     a: Matrix<'a>,
     b: Matrix<'a>,
     inner: usize,
-    /// What is done to runs of `a` before they are multiplied.
+    /// Applied to runs of `a` before they are multiplied.
     map: Option<Map>,
 }
 
-/// From values to as many others, each of its own.
+/// Writes the image of each value; all of the second slice, which is as long as the first.
 pub(crate) type Map = fn(&[f32], &mut [Unset]);
 
 impl<'a> Product<'a> {
@@ -96,7 +97,7 @@ impl<'a> Product<'a> {
         empty.plus(inner, a, b)
     }
 
-    /// With another product, of `a [rows, inner]` and `b [inner, columns]`.
+    /// Plus another product, of `a [rows, inner]` and `b [inner, columns]`.
     pub(crate) fn plus(mut self, inner: usize, a: Matrix<'a>, b: Matrix<'a>) -> Self {
         assert!(a.holds(self.rows, inner) && b.holds(inner, self.columns));
         self.terms.push(Term {
@@ -108,7 +109,7 @@ impl<'a> Product<'a> {
         self
     }
 
-    /// With `map(a)` in the place of `a` in the last product so far. Its rows lie side by side.
+    /// With `map(a)` in place of `a` in the last product so far. The values of a row must be neighbours.
     pub(crate) fn mapped(mut self, map: Option<Map>) -> Self {
         if let Some(term) = self.terms.last_mut() {
             assert!(map.is_none() || term.a.column == 1);
@@ -133,10 +134,12 @@ impl<'a> Product<'a> {
 
     /// The result, contiguous, computed on all threads.
     pub(crate) fn run(&self) -> Vec<f32> {
+        // The number of threads decides how the result is cut into blocks, but not how a value is summed.
         let plan = Plan::new(self, SHARE * rayon::current_num_threads());
-        // One thread does all of a small product.
+        // One thread computes all of a small product.
         let least = if plan.size() < SMALL { usize::MAX } else { 1 };
-        // SAFETY: the panels fill the buffer, and each writes all of its own part.
+        // SAFETY: the panels fill the buffer, there is a task for each, and `pack` writes all of a panel's
+        // part.
         let packed = unsafe {
             written(plan.packed(), |packed| {
                 let packed = Shared::unset(packed);
@@ -144,22 +147,24 @@ impl<'a> Product<'a> {
                 panels.for_each(|panel| self.pack(&plan, panel, packed));
             })
         };
-        // SAFETY: the blocks of the tasks fill the result, and each writes all of its own.
+        // SAFETY: the blocks of the tasks fill the result, no two of them overlap, and each task writes
+        // all of its own.
         unsafe {
             written(self.rows * self.columns, |out| {
                 let out = Shared::unset(out);
                 let tasks = (0..plan.tasks()).into_par_iter().with_min_len(least);
                 tasks.for_each(|task| {
-                    ROWS.with_borrow_mut(|scratch| {
+                    SCRATCH.with_borrow_mut(|scratch| {
                         let scratch = scratch.take(plan.scratch());
-                        self.block(&plan, task, &packed, scratch, (out, self.columns));
+                        let block = self.block(&plan, task, &packed, out, self.columns);
+                        block.compute(scratch);
                     });
                 });
             })
         }
     }
 
-    /// The result on this thread, its rows `stride` values apart.
+    /// Writes the result to `out`, its rows `stride` values apart, on this thread.
     ///
     /// # Safety
     /// The rows lie inside the buffer of `out`, and nobody else uses them meanwhile.
@@ -168,140 +173,55 @@ impl<'a> Product<'a> {
         let scratch = scratch.take(plan.packed() + plan.scratch());
         let (packed, scratch) = scratch.split_at_mut(plan.packed());
         let place = Shared::new(packed);
-        (0..plan.panels()).for_each(|panel| self.pack(&plan, panel, place));
+        for panel in 0..plan.panels() {
+            // SAFETY: `place` has room for all panels, and they are packed one after the other.
+            unsafe { self.pack(&plan, panel, place) };
+        }
         for task in 0..plan.tasks() {
-            // SAFETY: the caller's promise.
-            unsafe { self.block(&plan, task, packed, scratch, (out, stride)) };
+            let block = self.block(&plan, task, packed, out, stride);
+            // SAFETY: the caller lends the rows of `out` to this call.
+            unsafe { block.compute(scratch) };
         }
     }
 
-    /// Packs the columns of a panel, of one term behind the other.
-    fn pack(&self, plan: &Plan, panel: usize, packed: Shared) {
-        let columns = plan.columns(panel..panel + 1);
-        let (mut place, count) = (plan.panel(panel), columns.len());
-        for Term { b, inner, .. } in &self.terms {
-            // SAFETY: `plus` checked that `b` holds `inner` rows and all columns; here the panel
-            // has `inner` rows of its width, which nobody else uses.
-            unsafe {
-                let (from, to) = (b.at(0, columns.start), packed.at(place));
-                (plan.kernels.pack_columns)(from, [b.row, b.column], *inner, count, to);
-            }
-            place += inner * plan.kernels.width(count);
-        }
-    }
-
-    /// Computes the block of a task.
+    /// Packs the columns of a panel, those of one term after those of the other.
     ///
     /// # Safety
-    /// The rows of `out`, so many values apart, lie inside its buffer, and nobody else uses this block
-    /// of them meanwhile.
-    unsafe fn block(
-        &self,
-        plan: &Plan,
+    /// `packed` has room for the panels of `plan`, and nobody else uses the part of this one meanwhile.
+    unsafe fn pack(&self, plan: &Plan, panel: usize, packed: Shared) {
+        let columns = plan.columns(panel..panel + 1);
+        let (mut place, count) = (plan.panel(panel), columns.len());
+        let width = plan.kernels.width(count);
+        for Term { b, inner, .. } in &self.terms {
+            // SAFETY: `plus` checked that `b` holds `inner` rows and all columns. The caller lends the
+            // panel, which has `inner` rows of `width` values for this term. The plan's kernels are
+            // those of the current level.
+            unsafe {
+                let (from, to) = (b.at(0, columns.start), packed.at(place, inner * width));
+                (plan.kernels.pack_columns)(from, [b.row, b.column], *inner, count, to);
+            }
+            place += inner * width;
+        }
+    }
+
+    /// The block of a task.
+    fn block<'b>(
+        &'b self,
+        plan: &'b Plan,
         task: usize,
-        packed: &[f32],
-        scratch: &mut [f32],
-        (out, stride): (Shared, usize),
-    ) {
+        packed: &'b [f32],
+        out: Shared<'b>,
+        stride: usize,
+    ) -> Block<'b> {
         let (rows, panels) = plan.task(task);
-        let height = plan.kernels.rows;
-        let size = plan.kernels.rows * plan.kernels.columns;
-        let (edge, scratch) = scratch.split_at_mut(size);
-        let (partial, scratch) = scratch.split_at_mut(plan.partial());
-        let (tiles, last) = (rows.len().div_ceil(height), plan.pieces.len() - 1);
-        for (index, piece) in plan.pieces.iter().enumerate() {
-            let Term { a, map, .. } = self.terms[piece.term];
-            // Rows are read where they lie, unless the cache would not hold them side by side; what
-            // the micro-kernel cannot read there is packed.
-            let (lines, depth) = (a.column == 1, piece.depth);
-            let runs = depth.div_ceil(RUN);
-            let apart = a.row > depth && a.row.is_multiple_of(ALIAS) && panels.len() >= SPAN;
-            let apart = apart || map.is_some();
-            let in_place = |row: usize| lines && !apart && row + height <= self.rows;
-            let slot = |row: usize| (row - rows.start) * depth;
-            let packed_as = if lines { [depth, 1] } else { [1, height] };
-            for row in rows.clone().step_by(height).filter(|row| !in_place(*row)) {
-                let count = height.min(self.rows - row);
-                let to = &mut scratch[slot(row)..][..height * depth];
-                if lines {
-                    for (i, to) in to.chunks_exact_mut(depth.max(1)).take(count).enumerate() {
-                        let from = (row + i) * a.row + piece.from;
-                        let from = &a.values[from..from + depth];
-                        match map {
-                            None => to.copy_from_slice(from),
-                            // SAFETY: these values are written only.
-                            Some(map) => map(from, unsafe { Shared::new(to).unset_part(0, depth) }),
-                        }
-                    }
-                    continue;
-                }
-                // SAFETY: `plus` checked that `a` holds these rows and columns; the slot has room
-                // for as many rows as the micro-kernel takes.
-                unsafe {
-                    let (from, strides) = (a.at(row, piece.from), [a.column, a.row]);
-                    (plan.kernels.pack_rows)(from, strides, depth, count, to.as_mut_ptr());
-                }
-            }
-            // What is added comes last: sums are smaller and err less.
-            let (first, last) = (index == 0, index == last);
-            let (residual, bias) = match last {
-                true => (self.residual, self.bias),
-                false => (None, None),
-            };
-            for (across, panel) in panels.clone().enumerate() {
-                let columns = plan.columns(panel..panel + 1);
-                let width = plan.kernels.width(columns.len());
-                let b = plan.panel(panel) + piece.above * width;
-                // The next panel comes from afar: each run of each tile asks for a share of it.
-                let (mut ahead, share) = match packed.len() > NEAR {
-                    true => {
-                        let next = packed[b..].as_ptr().wrapping_add(plan.inner * width);
-                        (next, (depth * width).div_ceil((tiles * runs * LINE).max(1)))
-                    }
-                    false => (packed.as_ptr(), 0),
-                };
-                let b = packed[b..][..depth * width].as_ptr();
-                let bias = bias.map(|bias| bias[columns.clone()].as_ptr());
-                for (down, row) in rows.clone().step_by(height).enumerate() {
-                    let count = [height.min(self.rows - row), columns.len()];
-                    // Nothing is put aside for another piece if there is none.
-                    let aside = match first && last {
-                        true => 0,
-                        false => (across * tiles + down) * size,
-                    };
-                    let residual = residual.map(|residual| {
-                        let start = row * self.columns + columns.start;
-                        (residual[start..].as_ptr(), self.columns)
-                    });
-                    // SAFETY: as for packing; and `out` is as the caller promised.
-                    let (a, strides, out) = unsafe {
-                        let (a, strides) = match in_place(row) {
-                            true => (a.at(row, piece.from), [a.row, 1]),
-                            false => (scratch[slot(row)..].as_ptr(), packed_as),
-                        };
-                        (a, strides, out.at(row * stride + columns.start))
-                    };
-                    let tile = Tile {
-                        depth,
-                        a,
-                        strides,
-                        b,
-                        ahead,
-                        share,
-                        partial: partial[aside..aside + size].as_mut_ptr(),
-                        first,
-                        last,
-                        residual,
-                        bias,
-                        out,
-                        stride,
-                    };
-                    // SAFETY: `a` has `height` rows and `b` `width` columns of `depth` values; of
-                    // `residual`, `bias` and `out` there are as many as `count` says.
-                    unsafe { plan.kernels.tile(tile, width, count, edge) };
-                    ahead = ahead.wrapping_add(runs * share * LINE);
-                }
-            }
+        Block {
+            product: self,
+            plan,
+            rows,
+            panels,
+            packed,
+            out,
+            stride,
         }
     }
 }
@@ -309,15 +229,11 @@ impl<'a> Product<'a> {
 /// Products of fewer multiplications are not worth a second thread.
 const SMALL: usize = 1 << 16;
 
-/// Blocks of a large product for each thread, or more: so many that none waits long for another.
+/// Least number of blocks of a large product for each thread: enough that threads which are done find
+/// another while the slowest finishes.
 const SHARE: usize = 8;
 
-/// Values of packed panels that the second cache holds beside a block.
-const NEAR: usize = 1 << 18;
-
-/// Values that rows are apart from one another whose places in the first cache are the same.
-const ALIAS: usize = 1024;
-
 thread_local! {
-    static ROWS: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+    // Kept from call to call: fresh memory costs page faults.
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
 }

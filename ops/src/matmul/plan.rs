@@ -1,29 +1,31 @@
-//! How a product is cut up.
+//! How a product is cut into pieces, panels and blocks.
 
 use std::ops::Range;
 
 use super::Product;
 use super::kernel::Kernels;
 
-/// Panels that a block spans at least, where it does not have all: its rows are packed for so many.
+/// Least number of panels of a block that does not have all of them: packing its rows should be worth it.
 pub(super) const SPAN: usize = 4;
 
-/// Most rows and columns of a block: its rows, and its sums while they are not whole, stay in the second
+/// Most rows and columns of a block: its rows of `a`, and its sums between two pieces, stay in the second
 /// cache.
 const BLOCK: [usize; 2] = [112, 768];
 
-/// Most values of the inner dimension at once: a panel of so many stays in the first cache.
+/// Most values of the inner dimension in a piece: a panel that long, 24 KiB at 32 columns, stays in the
+/// first cache while all rows of the block pass by.
 const INNER: usize = 192;
 
-/// How a product is cut up.
+/// How a product is cut into tasks. The pieces of a sum depend on the shapes alone; only the blocks depend on
+/// the number of tasks.
 pub(super) struct Plan {
     pub(super) kernels: &'static Kernels,
     rows: usize,
     columns: usize,
-    /// All inner dimensions together.
+    /// The sum of the inner dimensions of all terms.
     pub(super) inner: usize,
     pub(super) pieces: Vec<Piece>,
-    /// Blocks below one another, as high as one another but for a tile.
+    /// Blocks below one another, whose heights differ by a tile at most.
     down: usize,
     /// Panels of a block.
     span: usize,
@@ -35,32 +37,32 @@ pub(super) struct Piece {
     /// Where it begins in the term.
     pub(super) from: usize,
     pub(super) depth: usize,
-    /// What lies above it in a packed panel.
+    /// Rows above it in a packed panel.
     pub(super) above: usize,
 }
 
 impl Plan {
-    /// With about `tasks` blocks at least, where there are as many tiles.
+    /// With about `tasks` blocks or more, if there are that many tiles.
     pub(super) fn new(product: &Product, tasks: usize) -> Self {
         let kernels = Kernels::current();
         let tiles = product.rows.div_ceil(kernels.rows);
         let panels = product.columns.div_ceil(kernels.columns);
-        // As many blocks down and across as the caches ask for, or the tasks.
+        // As many blocks down and across as the caches ask for, or the tasks if those are more.
         let least = product.rows.div_ceil(BLOCK[0]).max(1);
-        // What is done to a row is done again for each block across, and blocks as high as can be
-        // make up for it.
+        // A map is applied to a row again for each block across, so there is one, which spans all panels,
+        // and tasks are made of rows alone.
         let mapped = product.terms.iter().any(|term| term.map.is_some());
-        let (tasks, wanted) = match mapped {
-            true => (tasks.div_ceil(SPAN), 1),
-            false => (
-                tasks,
-                (tasks / least).max(product.columns.div_ceil(BLOCK[1])),
-            ),
+        let (tasks, wanted) = if mapped {
+            (tasks.div_ceil(SPAN), 1)
+        } else {
+            let least_across = product.columns.div_ceil(BLOCK[1]);
+            (tasks, (tasks / least).max(least_across))
         };
         let across = wanted.clamp(1, (panels / SPAN).max(1));
         let down = least.max(tasks / across).min(tiles);
         let (mut pieces, mut inner) = (Vec::new(), 0);
         for (term, values) in product.terms.iter().enumerate() {
+            // Pieces of about equal depth, rather than full ones and a short rest.
             let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
             for from in (0..values.inner).step_by(depth.max(1)) {
                 pieces.push(Piece {
@@ -73,7 +75,7 @@ impl Plan {
             inner += values.inner;
         }
         if inner == 0 {
-            // What nothing is added to is written all the same.
+            // An empty sum has to be written too.
             pieces.push(Piece {
                 term: 0,
                 from: 0,
@@ -92,7 +94,7 @@ impl Plan {
         }
     }
 
-    /// Multiplications.
+    /// Number of multiplications.
     pub(super) fn size(&self) -> usize {
         self.rows * self.columns * self.inner
     }
@@ -112,7 +114,7 @@ impl Plan {
         panel * self.kernels.columns * self.inner
     }
 
-    /// Values of all packed panels, the last of which may be narrow.
+    /// Number of values of all packed panels, the last of which may be narrow.
     pub(super) fn packed(&self) -> usize {
         let Some(last) = self.panels().checked_sub(1) else {
             return 0;
@@ -123,18 +125,19 @@ impl Plan {
         self.panel(last) + width * self.inner
     }
 
-    /// Values of an edge and of packed rows.
+    /// Number of values of a block's work space: an edge, the sums between pieces, and packed rows.
     pub(super) fn scratch(&self) -> usize {
         let depth = self.pieces.iter().map(|piece| piece.depth).max();
         let edge = self.kernels.rows * self.kernels.columns;
         edge + self.partial() + self.tallest() * self.kernels.rows * depth.unwrap_or(0)
     }
 
-    /// Values of the tiles of a block, of one if they are not put aside.
+    /// Number of values of the tiles of a block, or of a single tile if there is only one piece.
     pub(super) fn partial(&self) -> usize {
-        let tiles = match self.pieces.len() {
-            1 => 1,
-            _ => self.tallest() * self.span,
+        let tiles = if self.pieces.len() == 1 {
+            1
+        } else {
+            self.tallest() * self.span
         };
         tiles * self.kernels.rows * self.kernels.columns
     }
@@ -143,7 +146,7 @@ impl Plan {
         self.rows.div_ceil(self.kernels.rows)
     }
 
-    /// Tiles of the highest block, one below the other.
+    /// Number of tiles below one another in the highest block.
     fn tallest(&self) -> usize {
         self.tiles().div_ceil(self.down.max(1))
     }

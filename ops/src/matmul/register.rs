@@ -2,37 +2,48 @@
 
 use crate::simd::{Portable, Simd};
 
-/// A register of neighbouring values. Arrays of plain values are not reliably kept in registers.
+/// A register of neighbouring values. Vectors of the architecture rather than arrays, which the compiler
+/// does not reliably keep in registers.
+///
+/// # Safety
+/// Every function asks that the level of the register is current: its instructions do not exist otherwise.
 pub(super) trait Register: Copy {
-    /// How many.
+    /// Values in a register.
     const LANES: usize;
+
     /// # Safety
-    /// As with all of these, the level of the register is current; there are as many values.
+    /// The level is current, and `LANES` values from `from` on may be read.
     unsafe fn load(from: *const f32) -> Self;
+
     /// # Safety
-    /// As for [`load`](Self::load).
+    /// The level is current, and `LANES` values from `to` on may be written.
     unsafe fn store(self, to: *mut f32);
+
     /// # Safety
-    /// As for [`load`](Self::load).
+    /// The level is current.
     unsafe fn splat(value: f32) -> Self;
+
     /// # Safety
-    /// As for [`load`](Self::load).
+    /// The level is current.
     unsafe fn plus(self, other: Self) -> Self;
+
     /// `self + a b`.
     ///
     /// # Safety
-    /// As for [`load`](Self::load).
+    /// The level is current.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
-    /// As many rows of [`LANES`](Self::LANES) values, `row` values apart, become columns of lines that
-    /// are `line` values apart.
+
+    /// Transposes a square: [`LANES`](Self::LANES) rows of as many values, `row` values apart, become the
+    /// columns of lines that are `line` values apart.
     ///
     /// # Safety
-    /// As for [`load`](Self::load), of every row and every line.
+    /// The level is current. `LANES` values of each row may be read, and of each line may be written.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
         for j in 0..Self::LANES {
             for i in 0..Self::LANES {
-                // SAFETY: the caller's promise.
+                // SAFETY: both indices are below `LANES`, and the caller vouches for as many values of as
+                // many rows and lines.
                 unsafe { *to.add(i * line + j) = *from.add(j * row + i) };
             }
         }
@@ -45,35 +56,41 @@ macro_rules! register {
      $(, $transpose:ident)?) => {
         impl Register for std::arch::x86_64::$register {
             const LANES: usize = $lanes;
+
             #[inline(always)]
             unsafe fn load(from: *const f32) -> Self {
-                // SAFETY: the caller's promise, here and below.
+                // SAFETY: the caller vouches for the level and for the values; any alignment will do.
                 unsafe { std::arch::x86_64::$load(from) }
             }
+
             #[inline(always)]
             unsafe fn store(self, to: *mut f32) {
-                // SAFETY: as above.
+                // SAFETY: the caller vouches for the level and for the room; any alignment will do.
                 unsafe { std::arch::x86_64::$store(to, self) }
             }
+
             #[inline(always)]
             unsafe fn splat(value: f32) -> Self {
-                // SAFETY: as above.
+                // SAFETY: the caller vouches for the level.
                 unsafe { std::arch::x86_64::$splat(value) }
             }
+
             #[inline(always)]
             unsafe fn plus(self, other: Self) -> Self {
-                // SAFETY: as above.
+                // SAFETY: the caller vouches for the level.
                 unsafe { std::arch::x86_64::$add(self, other) }
             }
+
             #[inline(always)]
             unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-                // SAFETY: as above.
+                // SAFETY: the caller vouches for the level.
                 unsafe { std::arch::x86_64::$fma(a, b, self) }
             }
+
             $(
                 #[inline(always)]
                 unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
-                    // SAFETY: as above.
+                    // SAFETY: the caller vouches for the level, the rows and the lines.
                     unsafe { $transpose(from, row, to, line) }
                 }
             )?
@@ -86,10 +103,11 @@ register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512
 register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_fmadd_ps);
 
 /// [`Register::transpose`] of 16 by 16 values: pairs of rows within quarters of the registers, pairs of
-/// pairs, then quarters.
+/// pairs, then quarters. One by one, their 256 values would take longer than the product that they are
+/// packed for.
 ///
 /// # Safety
-/// As for [`Register::transpose`].
+/// The CPU has AVX-512 F. 16 values of each of 16 rows may be read, and of each of 16 lines be written.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) {
@@ -97,7 +115,7 @@ unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) 
 
     let mut rows = [_mm512_setzero_ps(); 16];
     for (i, register) in rows.iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: `i` is one of the 16 rows of 16 values that the caller vouches for.
         *register = unsafe { _mm512_loadu_ps(from.add(i * row)) };
     }
     let mut fours = [_mm512_setzero_ps(); 16]; // Column `4 q + c` of rows `4 i..` in quarter q of `4 i + c`.
@@ -134,33 +152,38 @@ unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) 
             _mm512_shuffle_f32x4::<ODD>(left_odd, right_odd),
         ];
         for (quarter, column) in columns.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
+            // SAFETY: `4 quarter + c` is one of the 16 lines of 16 values that the caller vouches for.
             unsafe { _mm512_storeu_ps(to.add((4 * quarter + c) * line), column) };
         }
     }
 }
 
-/// What every architecture has a register for.
+/// Four values: every architecture has registers for as many.
 impl Register for [f32; 4] {
     const LANES: usize = 4;
+
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller vouches for four values; an array of `f32` is aligned as one of them.
         unsafe { *from.cast() }
     }
+
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller vouches for room for four values, aligned as one of them.
         unsafe { *to.cast() = self }
     }
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         [value; 4]
     }
+
     #[inline(always)]
     unsafe fn plus(self, other: Self) -> Self {
         std::array::from_fn(|i| self[i] + other[i])
     }
+
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         std::array::from_fn(|i| Portable::fma(a[i], b[i], self[i]))

@@ -1,7 +1,7 @@
 //! The key of a table: a hash of everything that its rows depend on.
 
 use peft_core::data::Split;
-use peft_ops::Level;
+use peft_ops::{Level, RESULTS};
 use serde_json::json;
 
 use crate::cache::prefix::Prefix;
@@ -10,8 +10,9 @@ use crate::data::random::EpochRandom;
 use crate::data::table::Shape;
 use crate::device::Chosen;
 
-/// Raise it whenever a kernel, a decoder or a transform changes a result; old cache files are then ignored.
-const KERNELS: u32 = 4;
+/// Raise it whenever a decoder or a transform changes a pixel: old cache files are then ignored.
+/// [`RESULTS`] does the same for the kernels.
+const PIXELS: u32 = 0;
 
 /// A table that a trial asks for.
 pub struct Request<'a> {
@@ -81,7 +82,7 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         "split": split,
         "input": loader.preprocess().input,
         "encoding": format!("{:?}", prefix.encoding()),
-        "kernels": [KERNELS.to_string(), code(prefix.device)],
+        "kernels": [(RESULTS + PIXELS).to_string(), code(prefix.device)],
         "views": views,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+    Param,
+};
+use burn::tensor::{Device, Tensor};
 use peft_core::random::Distribution;
 use peft_core::{AdaptationMethod, Adapter, Attachment, Backbone, BoundaryAct, Init};
 use serde::{Deserialize, Serialize};
@@ -73,7 +76,10 @@ struct Panics {
 impl AdaptationMethod for Panics {
     fn attach(&self, _: &dyn Backbone, init: &Init) -> peft_core::Result<Attachment> {
         Ok(Attachment::adapter(PanicsAdapter {
-            x: init.param("panics.x", [1], Distribution::Ones),
+            x: Fragile {
+                x: init.param("panics.x", [1], Distribution::Ones),
+                armed: Arc::default(),
+            },
             forward: self.forward,
         }))
     }
@@ -85,17 +91,73 @@ impl AdaptationMethod for Panics {
 
 #[derive(Module, Debug)]
 struct PanicsAdapter {
-    x: Param<Tensor<1>>,
+    x: Fragile,
     #[module(skip)]
     forward: bool,
 }
+
+/// A parameter that panics when it is written after a forward pass, which is what the optimiser does.
+#[derive(Clone, Debug)]
+struct Fragile {
+    x: Param<Tensor<1>>,
+    armed: Arc<AtomicBool>,
+}
+
+impl Fragile {
+    fn with(self, x: impl FnOnce(Param<Tensor<1>>) -> Param<Tensor<1>>) -> Self {
+        Self {
+            x: x(self.x),
+            armed: self.armed,
+        }
+    }
+}
+
+impl Module for Fragile {
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        self.x.visit(visitor);
+    }
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        let armed = self.armed.load(Ordering::Relaxed);
+        assert!(!armed, "this method always panics");
+        self.with(|x| Module::map(x, mapper))
+    }
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        self.x.collect_devices(devices)
+    }
+    fn to_device(self, device: &Device) -> Self {
+        self.with(|x| x.to_device(device))
+    }
+    fn fork(self, device: &Device) -> Self {
+        self.with(|x| x.fork(device))
+    }
+    fn valid(&self) -> Self {
+        self.clone().with(|x| x.valid())
+    }
+    fn train(self) -> Self {
+        self.with(Module::train)
+    }
+    fn materialize(self) -> Self {
+        self.with(Module::materialize)
+    }
+}
+
+impl ModuleDisplayDefault for Fragile {
+    fn content(&self, content: Content) -> Option<Content> {
+        content.optional()
+    }
+}
+
+impl ModuleDisplay for Fragile {}
 
 impl Adapter for PanicsAdapter {
     fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
         (index == 1).then(|| {
             BoundaryAct::Function(Box::new(|x, _| match self.forward {
                 true => panic!("this method always panics"),
-                false => x,
+                false => {
+                    self.x.armed.store(true, Ordering::Relaxed);
+                    x
+                }
             }))
         })
     }
@@ -133,4 +195,9 @@ fn only_the_first_failed(results: &Results) {
 #[test]
 fn a_panic_in_the_forward_pass_fails_one_trial_only() {
     only_the_first_failed(&with_a_panic(true));
+}
+
+#[test]
+fn a_panic_in_the_optimiser_fails_one_trial_only() {
+    only_the_first_failed(&with_a_panic(false));
 }

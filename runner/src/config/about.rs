@@ -1,50 +1,50 @@
-//! What is known of a data set: the key `about` beside its configuration in `configs/datasets/`.
+//! Facts about a data set: the key `about` beside its configuration in `configs/datasets/`.
 
 use peft_core::data::{Dataset, Split};
 use serde::{Deserialize, Serialize};
 
 use crate::train::metrics::Metric;
 
-/// Facts of a published data set, held against what is on disk by `runner data check`.
+/// Facts about a published data set. `runner data check` compares them with what is on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
-    /// Its makers' name.
+    /// The name that its authors gave it.
     pub title: String,
-    /// `full-data`, or a group of VTAB.
+    /// The part of the benchmark that it belongs to: `full-data`, or a group of VTAB.
     pub group: Group,
-    /// Number of classes.
+    /// The number of classes.
     pub classes: usize,
-    /// Images of each split.
+    /// The number of images in each split.
     pub splits: Sizes,
-    /// What is reported.
+    /// The metric that is reported.
     pub metric: Metric,
-    /// What must be on disk below the root.
+    /// The files and folders that must be on disk below the root.
     pub layout: String,
     /// Where to get it.
     pub source: String,
-    /// Under what terms, as stated by its makers.
+    /// The terms of use, as its authors state them.
     pub terms: String,
-    /// How images are resized, and what trains, validates and tests.
+    /// How images are resized, and which images train, validate and test.
     pub protocol: String,
-    /// Authors, title, year.
+    /// The authors, title and year of its paper.
     pub reference: String,
-    /// Slips of the paper's table, and how it is known.
+    /// Errors in the paper's table, and how they are known to be errors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
 }
 
-/// Which part of a benchmark.
+/// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Group {
-    /// All training images.
+    /// A data set with all of its training images.
     FullData,
-    /// VTAB: photographs of things.
+    /// VTAB-1k, natural: photographs of objects and scenes.
     Natural,
-    /// VTAB: photographs by special equipment.
+    /// VTAB-1k, specialised: photographs taken with special equipment.
     Specialised,
-    /// VTAB: counting, distances, poses.
+    /// VTAB-1k, structured: counting, distances and poses.
     Structured,
 }
 
@@ -59,20 +59,20 @@ impl std::fmt::Display for Group {
     }
 }
 
-/// Images of each split.
+/// The number of images in each split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
-    /// What gradients see.
+    /// Images that gradients are computed from.
     pub train: usize,
-    /// What choices see.
+    /// Images that choices are made on.
     pub validation: usize,
-    /// What the report sees.
+    /// Images that the report is about.
     pub test: usize,
 }
 
 impl About {
-    /// What of the facts an open data set does not show, a line each.
+    /// The facts that an open data set contradicts, one line each.
     pub fn differences(&self, dataset: &dyn Dataset) -> Vec<String> {
         let mut lines = Vec::new();
         let mut expect = |what: &str, expected: usize, got: usize| {

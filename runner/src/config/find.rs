@@ -1,5 +1,5 @@
-//! Finding YAML files: by path, or by name among the shipped ones, which are also inside the
-//! binary, so that an installed `runner` works in any folder.
+//! Finds YAML files by path, or by name among the shipped ones. Those are also inside the binary, so
+//! that an installed `runner` works in any folder.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../assets");
 
 /// A YAML file that was found.
 pub struct Found {
-    /// Where it came from, for messages.
+    /// Its path or name, for messages.
     pub origin: String,
     /// The file's name without its extension.
     pub stem: String,
@@ -28,7 +28,7 @@ pub struct Found {
 /// `.yaml`).
 ///
 /// # Errors
-/// If there is none, with the nearest name; if it is not YAML, with line and column.
+/// If it does not exist, with the nearest name; if it is not valid YAML, with line and column.
 pub fn find(name: &str) -> Result<Found, Failure> {
     let path = Path::new(name);
     if path.is_file() {
@@ -48,7 +48,8 @@ pub fn find(name: &str) -> Result<Found, Failure> {
     })
 }
 
-/// The file called `name` in a room of `configs/`: of the current folder first, then shipped.
+/// The file called `name` in a room of `configs/`: the one below the current folder, else the shipped
+/// one.
 pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
     let inner = format!("{room}/{name}.yaml");
     let local = Path::new("configs").join(&inner);
@@ -59,7 +60,7 @@ pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
     shipped(&inner)
 }
 
-/// The names in a room, without `.yaml`; of all rooms if it is empty.
+/// The names of the files in a room, without `.yaml`, or those of all rooms for an empty prefix.
 pub fn names(room: &str) -> Vec<String> {
     fn walk(dir: &Dir, names: &mut Vec<String>) {
         let name = |path: &Path| path.with_extension("").to_string_lossy().into_owned();
@@ -92,18 +93,18 @@ fn parse(origin: &str, text: &str) -> Result<Found, Failure> {
     })
 }
 
-/// A weights file: on disk, or a bundled one inside the binary.
+/// A file of weights: on disk, or bundled in the binary.
 enum Weights {
-    /// A file.
+    /// The path of a file.
     File(PathBuf),
-    /// The content of a bundled file and its name.
+    /// The content of a bundled file, and its name.
     Bundled(&'static str, &'static [u8]),
 }
 
-/// Opens the checkpoint that a path means.
+/// Opens the checkpoint that a path of a YAML leads to.
 ///
 /// # Errors
-/// If there is none, or it is not whole or of no known format.
+/// If it does not exist, is not complete, or has an unknown format.
 pub fn checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
     let opened = match weights(path)? {
         Weights::File(path) => Checkpoint::open(&path),
@@ -112,11 +113,11 @@ pub fn checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
     opened.map_err(config_error)
 }
 
-/// Where a path of the YAML leads: the file if there is one; for `hf://owner/name` that in the hub's
-/// cache; else, for `assets/<name>`, the copy inside the binary.
+/// Where a path of a YAML leads: to the file if it exists, for `hf://owner/name` to the hub's cache, and
+/// for `assets/<name>` to the copy inside the binary.
 ///
 /// # Errors
-/// If there is neither.
+/// If it leads nowhere.
 fn weights(path: &Path) -> Result<Weights, Failure> {
     if let Some(cached) = hub::resolve(path) {
         return Ok(Weights::File(cached?));

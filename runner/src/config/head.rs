@@ -5,26 +5,26 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Features to logits.
+/// How features become logits.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum HeadConfig {
     /// A linear layer, trained in every row of a comparison.
     Linear {
-        /// Where its first values come from.
+        /// Where its initial values come from.
         #[serde(default)]
         from: HeadFrom,
     },
     /// Similarity to a text for each class, frozen: CLIP's zero-shot classifier.
     Text {
-        /// Text embeddings `[classes, features]` in a safetensors file; the names of the classes
-        /// in the order of the rows are a JSON list under `classes` in its metadata, else the rows
-        /// are the data set's classes in order.
+        /// A safetensors file of text embeddings `[classes, features]`. Its metadata may hold the classes'
+        /// names in the order of the rows, as a JSON list under `classes`; without them the rows are the
+        /// data set's classes in order.
         embeddings: PathBuf,
-        /// The tensor in the file. Default: the only one.
+        /// The name of the tensor in the file. Default: the only tensor.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tensor: Option<String>,
-        /// What cosines are multiplied by. Default 100, CLIP's trained temperature.
+        /// The factor of the cosines. Default: 100, CLIP's trained temperature.
         #[serde(default = "default_scale")]
         scale: f64,
     },
@@ -35,7 +35,7 @@ fn default_scale() -> f64 {
 }
 
 impl HeadConfig {
-    /// Whether its first values are drawn from the seed.
+    /// Whether its initial values are drawn from the seed.
     pub fn is_new(&self) -> bool {
         matches!(
             self,
@@ -54,13 +54,13 @@ impl Default for HeadConfig {
     }
 }
 
-/// Where a linear head's first values come from.
+/// Where a linear head's initial values come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadFrom {
-    /// Drawn from the seed; a head in the checkpoint is dropped, and that is said.
+    /// They are drawn from the seed. A head in the checkpoint is dropped, with a message.
     #[default]
     New,
-    /// The checkpoint's; its number of classes must be the data set's.
+    /// They are those of the checkpoint's head, which must have as many classes as the data set.
     Checkpoint,
 }

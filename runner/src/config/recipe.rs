@@ -15,9 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// What turns gradients into steps.
+    /// The optimiser.
     pub optimizer: Optimizer,
-    /// How the learning rate moves over the steps.
+    /// How the learning rate changes over the steps.
     #[serde(default)]
     pub schedule: Schedule,
     /// Passes over the training split, at least 1.
@@ -36,17 +36,17 @@ pub struct Recipe {
     /// Stop after this many epochs without a better validation metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
-    /// Which epoch is tested, by validation.
+    /// Which epoch is tested.
     #[serde(default)]
     pub select: Select,
-    /// Train only so many of the epochs; the schedule stays that of all.
+    /// Stop after this many epochs; the schedule stays that of all epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_after: Option<usize>,
-    /// What gradients see. With `train_validation` nothing is left to select an epoch by: `select:
-    /// last`, and no patience.
+    /// The images that gradients are computed from. With `train_validation` no images are left to select
+    /// an epoch by, so that it needs `select: last` and no patience.
     #[serde(default)]
     pub train_on: TrainOn,
-    /// What the frozen part computes in; what trains, the head and the loss stay f32.
+    /// The type in which the frozen part computes. Trained parameters, the head and the loss stay f32.
     #[serde(default)]
     pub precision: Precision,
     /// Random changes of the training images: `none`, `flip` or a mapping in timm's names. With
@@ -59,7 +59,7 @@ fn one() -> usize {
     1
 }
 
-/// What turns gradients into steps. Weight decay applies to everything that trains.
+/// The optimiser. Weight decay applies to everything that trains.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Optimizer {
@@ -117,11 +117,11 @@ fn momentum() -> f64 {
     0.9
 }
 
-/// How the learning rate moves, as a factor of the optimiser's `lr`; it is set before every step.
+/// How the learning rate changes, as a factor of the optimiser's `lr` that is computed for every step.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Schedule {
-    /// It stays.
+    /// The learning rate stays the same.
     Constant {
         /// Epochs over which it rises linearly from 0.
         #[serde(default)]
@@ -136,7 +136,7 @@ pub enum Schedule {
         #[serde(default)]
         floor: f64,
     },
-    /// Multiplied by `factor` after every `every` epochs.
+    /// The learning rate is multiplied by `factor` after every `every` epochs.
     Step {
         /// Epochs over which it rises linearly from 0.
         #[serde(default)]
@@ -180,37 +180,37 @@ impl Schedule {
     }
 }
 
-/// Which epoch is tested. The choice sees validation only.
+/// Which epoch is tested. The choice is made on validation images only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
-    /// The one with the highest top-1 accuracy on validation; among equals the lower loss, then
-    /// the earlier.
+    /// The epoch with the highest metric on validation; among equal ones that with the lower loss, then
+    /// the earlier one.
     #[default]
     Best,
-    /// The last.
+    /// The last epoch.
     Last,
 }
 
-/// What gradients see.
+/// The images that gradients are computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainOn {
     /// The training split.
     #[default]
     Train,
-    /// The training and the validation split: after everything was chosen.
+    /// The training and the validation split, once everything is chosen.
     TrainValidation,
 }
 
-/// What the frozen part computes in.
+/// The type in which the frozen part computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// Brain floating point of 16 bits; on a device that has it.
+    /// Brain floating point of 16 bits, on a device that supports it.
     Bf16,
 }
 
@@ -232,12 +232,12 @@ pub enum Augmentation {
     None,
     /// `flip`: mirrored left to right with probability one half.
     Flip,
-    /// What the mapping names.
+    /// The changes that the mapping names.
     Mapping(Augment),
 }
 
 impl Augmentation {
-    /// What is drawn for each image and batch.
+    /// The random changes of each image and batch.
     pub fn augment(&self) -> Augment {
         match self {
             Self::None => Augment::default(),
@@ -304,20 +304,16 @@ impl JsonSchema for Augmentation {
 }
 
 impl Recipe {
-    /// Epochs that are trained at most.
+    /// The number of epochs that are trained at most.
     pub fn last_epoch(&self) -> usize {
         self.stop_after.unwrap_or(self.epochs)
     }
 
+    /// Checks the ranges of all fields, and those that exclude each other.
+    ///
     /// # Errors
     /// The dotted path of a field outside its range, and the range.
     pub fn check(&self) -> Result<(), String> {
-        let within = |field: &str, ok: bool, range: &str, got: f64| match ok {
-            true => Ok(()),
-            false => Err(format!("recipe.{field}: expected {range}, got {got}")),
-        };
-        let count =
-            |field: &str, value: usize| within(field, value > 0, "at least 1", value as f64);
         count("epochs", self.epochs)?;
         count("batch_size", self.batch_size)?;
         count("accumulate", self.accumulate)?;
@@ -329,100 +325,114 @@ impl Recipe {
             let ok = (1..=self.epochs).contains(&epochs);
             within("stop_after", ok, &range, epochs as f64)?;
         }
-        if self.train_on == TrainOn::TrainValidation
-            && (self.select == Select::Best || self.patience.is_some())
-        {
+        self.check_selection()?;
+        self.check_augmentation()?;
+        share("label_smoothing", self.label_smoothing)?;
+        if let Some(norm) = self.clip_norm {
+            within("clip_norm", norm > 0.0, "more than 0", norm)?;
+        }
+        self.optimizer.check()?;
+        self.schedule.check(self.epochs)
+    }
+
+    fn check_selection(&self) -> Result<(), String> {
+        let selects = self.select == Select::Best || self.patience.is_some();
+        if self.train_on == TrainOn::TrainValidation && selects {
             return Err(
                 "recipe.train_on: train_validation leaves nothing to select an epoch by: expected \
                  select: last and no patience"
                     .to_owned(),
             );
         }
+        Ok(())
+    }
+
+    fn check_augmentation(&self) -> Result<(), String> {
         let augment = self.augmentation.augment();
-        augment
-            .validate()
-            .map_err(|e| format!("recipe.augmentation: {e}"))?;
+        let valid = augment.validate();
+        valid.map_err(|e| format!("recipe.augmentation: {e}"))?;
         if augment.mixes() {
             let range = "at least 2 where augmentation mixes images";
             let size = self.batch_size;
             within("batch_size", size > 1, range, size as f64)?;
         }
-        let smoothing = self.label_smoothing;
-        let ok = (0.0..1.0).contains(&smoothing);
-        within(
-            "label_smoothing",
-            ok,
-            "at least 0 and less than 1",
-            smoothing,
-        )?;
-        if let Some(norm) = self.clip_norm {
-            within("clip_norm", norm > 0.0, "more than 0", norm)?;
-        }
-        let (Optimizer::Adam {
-            lr, weight_decay, ..
-        }
-        | Optimizer::AdamW {
-            lr, weight_decay, ..
-        }
-        | Optimizer::Sgd {
-            lr, weight_decay, ..
-        }) = &self.optimizer;
-        let ok = *lr > 0.0 && lr.is_finite();
-        within("optimizer.lr", ok, "a finite number more than 0", *lr)?;
-        let ok = *weight_decay >= 0.0 && weight_decay.is_finite();
-        within("optimizer.weight_decay", ok, "at least 0", *weight_decay)?;
-        if let Optimizer::Adam { betas, eps, .. } | Optimizer::AdamW { betas, eps, .. } =
-            &self.optimizer
-        {
-            for beta in betas {
-                let ok = (0.0..1.0).contains(beta);
-                within(
-                    "optimizer.betas",
-                    ok,
-                    "at least 0 and less than 1",
-                    f64::from(*beta),
-                )?;
-            }
-            within("optimizer.eps", *eps > 0.0, "more than 0", f64::from(*eps))?;
-        }
-        if let Optimizer::Sgd { momentum, .. } = &self.optimizer {
-            let ok = (0.0..1.0).contains(momentum);
-            within(
-                "optimizer.momentum",
-                ok,
-                "at least 0 and less than 1",
-                *momentum,
-            )?;
-        }
-        let (Schedule::Constant { warmup_epochs }
-        | Schedule::Cosine { warmup_epochs, .. }
-        | Schedule::Step { warmup_epochs, .. }) = &self.schedule;
-        let ok = *warmup_epochs >= 0.0 && *warmup_epochs <= self.epochs as f64;
-        let range = format!("0 to {} (the epochs)", self.epochs);
+        Ok(())
+    }
+}
+
+/// An error that names the field and its range, unless `ok`.
+fn within(field: &str, ok: bool, range: &str, got: f64) -> Result<(), String> {
+    if ok {
+        return Ok(());
+    }
+    Err(format!("recipe.{field}: expected {range}, got {got}"))
+}
+
+fn count(field: &str, value: usize) -> Result<(), String> {
+    within(field, value > 0, "at least 1", value as f64)
+}
+
+fn share(field: &str, value: f64) -> Result<(), String> {
+    let ok = (0.0..1.0).contains(&value);
+    within(field, ok, "at least 0 and less than 1", value)
+}
+
+impl Schedule {
+    fn check(&self, epochs: usize) -> Result<(), String> {
+        let (Self::Constant { warmup_epochs }
+        | Self::Cosine { warmup_epochs, .. }
+        | Self::Step { warmup_epochs, .. }) = self;
+        let ok = *warmup_epochs >= 0.0 && *warmup_epochs <= epochs as f64;
+        let range = format!("0 to {epochs} (the epochs)");
         within("schedule.warmup_epochs", ok, &range, *warmup_epochs)?;
-        match &self.schedule {
-            Schedule::Step { every, factor, .. } => {
+        match self {
+            Self::Step { every, factor, .. } => {
                 count("schedule.every", *every)?;
                 let ok = *factor > 0.0 && *factor <= 1.0;
                 within("schedule.factor", ok, "more than 0 and at most 1", *factor)
             }
-            Schedule::Cosine { floor, .. } => {
+            Self::Cosine { floor, .. } => {
                 let ok = (0.0..=1.0).contains(floor);
                 within("schedule.floor", ok, "0 to 1", *floor)
             }
-            Schedule::Constant { .. } => Ok(()),
+            Self::Constant { .. } => Ok(()),
         }
     }
 }
 
 impl Optimizer {
+    fn check(&self) -> Result<(), String> {
+        let (Self::Adam {
+            lr, weight_decay, ..
+        }
+        | Self::AdamW {
+            lr, weight_decay, ..
+        }
+        | Self::Sgd {
+            lr, weight_decay, ..
+        }) = self;
+        let ok = *lr > 0.0 && lr.is_finite();
+        within("optimizer.lr", ok, "a finite number more than 0", *lr)?;
+        let ok = *weight_decay >= 0.0 && weight_decay.is_finite();
+        within("optimizer.weight_decay", ok, "at least 0", *weight_decay)?;
+        match self {
+            Self::Adam { betas, eps, .. } | Self::AdamW { betas, eps, .. } => {
+                for beta in betas {
+                    share("optimizer.betas", f64::from(*beta))?;
+                }
+                within("optimizer.eps", *eps > 0.0, "more than 0", f64::from(*eps))
+            }
+            Self::Sgd { momentum, .. } => share("optimizer.momentum", *momentum),
+        }
+    }
+
     /// The largest learning rate.
     pub fn lr(&self) -> f64 {
         let (Self::Adam { lr, .. } | Self::AdamW { lr, .. } | Self::Sgd { lr, .. }) = self;
         *lr
     }
 
-    /// The optimiser, without clipping: the loop clips the norm of all gradients together.
+    /// Burn's optimiser, without clipping: the training loop clips the norm of all gradients together.
     pub fn init(&self) -> ModuleOptimizer {
         match *self {
             Self::Adam {

@@ -8,13 +8,13 @@ use serde_yaml::{Mapping, Value};
 use crate::config::find;
 use crate::exit::{Failure, config_error};
 
-/// A component of the YAML: its key, the room of its files and what is registered under a `name`.
+/// A component of an experiment: its key, the room of its files, and the plugins that it may name.
 pub struct Component {
     /// The key in an experiment.
     pub key: &'static str,
-    /// The folder below `configs/`.
+    /// The folder of its files below `configs/`.
     pub room: &'static str,
-    /// What is registered; none for the runner's own.
+    /// The kind of plugin that its `name` selects; none for what the runner itself defines.
     pub plugins: Option<PluginKind>,
 }
 
@@ -47,8 +47,8 @@ pub const COMPONENTS: [Component; 5] = [
     },
 ];
 
-/// One component of a YAML, resolved: of an experiment, of a file with that key alone, or of a file
-/// of its room.
+/// One component, resolved, and where it was found. `config` is an experiment, a file that holds this
+/// component alone, or the name of a file of its room.
 pub fn part_value(
     component: &Component,
     config: &str,
@@ -91,25 +91,25 @@ pub fn typed_part<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// Takes the facts out of a data set's configuration: they are for readers and for checks.
+/// Takes the facts about a data set out of its configuration: they are for readers and for checks.
 pub fn take_about(dataset: &mut Value) -> Option<Value> {
     dataset.as_mapping_mut()?.remove("about")
 }
 
-/// `--set path.to.field=value`, the value in YAML.
+/// Applies `--set path.to.field=value` to a document. The value is YAML.
 pub fn set(document: &mut Value, text: &str) -> Result<(), Failure> {
     let Some((path, value)) = text.split_once('=') else {
         return Err(config_error(format!("--set {text}: expected field=value")));
     };
     let new: Value = serde_yaml::from_str(value)
-        .map_err(|e| config_error(format!("--set {text}: the value is no YAML: {e}")))?;
+        .map_err(|e| config_error(format!("--set {text}: the value is not valid YAML: {e}")))?;
     assign(document, path, new).map_err(|failure| failure.within(&format!("--set {text}")))
 }
 
 /// Sets the field at a dotted path. A component that is given by name is looked up first.
 ///
 /// # Errors
-/// If there is no such place.
+/// If the path leads through something that is neither a mapping nor a list.
 pub fn assign(document: &mut Value, path: &str, new: Value) -> Result<(), Failure> {
     let keys: Vec<&str> = path.split('.').collect();
     let mut place = &mut *document;
@@ -137,7 +137,7 @@ pub fn assign(document: &mut Value, path: &str, new: Value) -> Result<(), Failur
                     config_error(message)
                 })?
             }
-            _ => return Err(config_error(format!("{at} is no mapping"))),
+            _ => return Err(config_error(format!("{at} is not a mapping"))),
         };
     }
     *place = new;
@@ -158,8 +158,8 @@ pub fn resolve_all(document: &mut Value) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Replaces a name by the file's content, and `extends: name` by that content under the other
-/// fields.
+/// Replaces a name by the content of its file, and `extends: name` by that content with the other fields
+/// written over it.
 fn resolve(value: &mut Value, component: &Component) -> Result<(), Failure> {
     match value {
         Value::String(name) => *value = named(name, component)?,
@@ -187,7 +187,7 @@ fn named(name: &str, component: &Component) -> Result<Value, Failure> {
     let Component { key, room, .. } = component;
     if let Some(found) = find::in_room(room, name) {
         let mut value = found?.value;
-        // A whole experiment lends its component of that key.
+        // The file may be a whole experiment: its component of that key is meant.
         if let Some(part) = value.get(*key) {
             value = part.clone();
         }
@@ -209,7 +209,7 @@ fn plugin_names(component: &Component) -> Vec<String> {
     }
 }
 
-/// What a component can be called: the shipped files of its room and the plugins.
+/// The names that a component may have: the shipped files of its room, and the plugins.
 pub fn known_names(component: &Component) -> Vec<String> {
     let prefix = format!("{}/", component.room);
     let mut known: Vec<String> = find::names(&prefix)
@@ -235,7 +235,8 @@ fn unknown(name: &str, component: &Component) -> Failure {
     ))
 }
 
-/// The `name:` of a plugin, checked before its fields so that the message offers the nearest.
+/// Checks the `name:` of a plugin before its fields are read, so that the message can offer the nearest
+/// name.
 fn check_name(value: &Value, component: &Component) -> Result<(), Failure> {
     let known = plugin_names(component);
     if known.is_empty() {
@@ -270,7 +271,7 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// The nearest field for serde's message about an unknown one.
+/// A hint at the nearest field, for serde's message about an unknown field.
 pub fn unknown_field_hint(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     if !message.starts_with("unknown field") {

@@ -10,20 +10,20 @@ use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
 
-/// The configuration of a run folder.
+/// The file of a run folder that holds its configuration.
 pub const RESOLVED: &str = "config.resolved.yaml";
-/// What a run trained.
+/// The file of a run folder that holds what was trained.
 pub const ADAPTER: &str = "adapter.safetensors";
 
-/// What was trained, and of which methods it is.
+/// Trained values, and the methods that they belong to.
 pub struct Adapter {
-    /// Where it was read from.
+    /// The file or folder that it was read from.
     path: PathBuf,
-    /// How the backbone is adapted.
+    /// The methods, in the order in which they act.
     pub methods: Vec<Box<dyn AdaptationMethod>>,
-    /// The classes' names, if the folder says them.
+    /// The classes' names, if the folder has them.
     pub classes: Option<Vec<String>>,
-    /// What the user should know.
+    /// Remarks for the user, for example about modules that were left out.
     pub remarks: Vec<String>,
     values: Tensors,
 }
@@ -32,7 +32,7 @@ impl Adapter {
     /// Reads a folder for this backbone.
     ///
     /// # Errors
-    /// If it is neither kind of folder, not whole, or of another backbone.
+    /// If it is neither kind of folder, is not complete, or belongs to another backbone.
     pub fn read(folder: &Path, base: &Base) -> Result<Self, Failure> {
         let at = |e: &dyn std::fmt::Display| config_error(format!("{}: {e}", folder.display()));
         if HfPeft::is_at(folder) {
@@ -60,18 +60,18 @@ impl Adapter {
         })
     }
 
-    /// The classes of its head; none if it has no head.
+    /// The number of classes of its head; none if it has no head.
     pub fn outputs(&self) -> Option<usize> {
         self.values.get("head.bias").map(|bias| bias.shape()[0])
     }
 
-    /// Forgets the head: the data are other ones.
+    /// Drops the head, because the data set has other classes.
     pub fn drop_head(&mut self) {
         self.values.retain(|name, _| !name.starts_with("head."));
         self.classes = None;
     }
 
-    /// Hash of the values.
+    /// A hash of the values.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (name, data) in &self.values {
@@ -84,7 +84,7 @@ impl Adapter {
     /// Writes the values into a model that was assembled from its methods.
     ///
     /// # Errors
-    /// Names that match nothing, and shapes that differ, both sets listed.
+    /// If names or shapes do not match; both sets are listed.
     pub fn fill(&self, model: Model) -> Result<Model, Failure> {
         Ok(adapter_file::fill(model, self.values.clone(), &self.path)?)
     }
@@ -93,7 +93,7 @@ impl Adapter {
 /// The experiment of a run folder.
 ///
 /// # Errors
-/// If the folder is none.
+/// If the folder is not a run folder.
 pub fn resolved(folder: &Path) -> Result<Experiment, Failure> {
     let at = |message: String| config_error(format_args!("{}: {message}", folder.display()));
     let text = std::fs::read_to_string(folder.join(RESOLVED)).map_err(|e| {

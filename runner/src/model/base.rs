@@ -1,5 +1,4 @@
-//! A backbone with its weights, loaded once: trials and adapters are overlays on it that share its
-//! tensors.
+//! A backbone with its weights, loaded once. Trials and adapters are overlays on it that share its tensors.
 
 use peft_core::backbone::BoxedBackbone;
 use peft_core::checkpoint::{CheckpointHead, load_backbone};
@@ -12,7 +11,7 @@ use crate::exit::{Failure, config_error};
 
 /// A backbone, filled from its weights file or at random.
 pub struct Base {
-    /// What the YAML said, and what came with the weights.
+    /// The configuration: the YAML's, completed by what came with the weights.
     pub config: Box<dyn BackboneConfig>,
     /// The backbone, on the plain device.
     pub backbone: BoxedBackbone,
@@ -20,7 +19,7 @@ pub struct Base {
     pub head: Option<CheckpointHead>,
     /// Hash of the weights file; absent for random weights.
     pub weights_hash: Option<String>,
-    /// Said once before a run.
+    /// Remarks that are printed once before a run.
     pub remarks: Vec<String>,
 }
 
@@ -28,7 +27,7 @@ impl Base {
     /// Builds and fills it; random values come from `seed`.
     ///
     /// # Errors
-    /// What is wrong with the configuration or the weights file.
+    /// If the configuration or the weights file is wrong, with the field or the path.
     pub fn open(
         mut config: Box<dyn BackboneConfig>,
         seed: u64,

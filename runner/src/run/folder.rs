@@ -1,4 +1,4 @@
-//! A run folder: every file in it is whole, and `summary.json` is written last.
+//! A run folder: every file in it is complete at any time, and `summary.json` is written last.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder, or opens it again; writes the resolved configuration and the environment.
+    /// Makes the folder, or opens it again, and writes the resolved configuration and the environment.
     ///
     /// # Errors
     /// If it cannot be written or another process works in it.
@@ -56,17 +56,17 @@ impl RunFolder {
         Ok(Some(folder))
     }
 
-    /// A file of the folder.
+    /// The path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its name.
+    /// The name of the folder.
     pub fn name(&self) -> String {
         let name = self.path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
@@ -90,13 +90,14 @@ impl RunFolder {
         self.write(name, format!("{json}\n").as_bytes())
     }
 
-    /// The summary of a finished run, if it is one.
+    /// The summary, if the run is finished.
     pub fn finished(&self) -> Option<Summary> {
         finished(&self.path)
     }
 }
 
-/// The summary in a folder, if the run is finished: there, whole, and `status: done`.
+/// The summary in a folder, if the run is finished: if the file exists, is complete, and has
+/// `status: done`.
 pub fn finished(folder: &Path) -> Option<Summary> {
     match outcome(folder)? {
         Outcome::Done(summary) => Some(*summary),
@@ -104,13 +105,13 @@ pub fn finished(folder: &Path) -> Option<Summary> {
     }
 }
 
-/// How the run of a folder ended, if it did.
+/// How the run in a folder ended, if it has ended.
 pub fn outcome(folder: &Path) -> Option<Outcome> {
     let text = std::fs::read_to_string(folder.join("summary.json")).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-/// What a run ran on.
+/// The environment of a run: program, machine and command.
 #[derive(Serialize)]
 pub struct Environment {
     runner: &'static str,
@@ -124,7 +125,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// This machine.
+    /// The environment of this process.
     pub fn here(device: &str) -> Self {
         Self {
             runner: env!("CARGO_PKG_VERSION"),

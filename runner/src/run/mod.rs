@@ -1,4 +1,4 @@
-//! A trial from its first step to its summary: trains, tests once, and fills the run folder.
+//! A trial from its first step to its summary: it is trained, tested once, and its run folder filled.
 
 pub mod folder;
 pub mod plan;
@@ -34,18 +34,18 @@ use crate::train::{Trained, Trainer};
 /// Batches of images on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;
 
-/// The checkpoint of a run folder.
+/// The file of a run folder from which training resumes.
 pub const CHECKPOINT: &str = "checkpoints/last.safetensors";
 
-/// What a trial shares with others, and its part in a comparison.
+/// What a trial shares with others, and its place in a comparison.
 pub struct Part<'a> {
     /// Where frozen work is kept.
     pub caches: &'a Caches,
-    /// Set by a signal.
+    /// A flag that a signal sets, to stop after the current step.
     pub interrupt: Arc<AtomicBool>,
     /// Its place in the comparison.
     pub cell: Option<Cell>,
-    /// The search that chose what was tuned.
+    /// The search that chose its tuned settings.
     pub tuning: Option<Tuning>,
     /// Who is told how it goes.
     pub reporter: Reporter,

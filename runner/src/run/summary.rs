@@ -1,5 +1,5 @@
-//! `summary.json`: what a run reports, whole in itself: reports of comparisons are made of these
-//! files only.
+//! `summary.json`: what a run reports. It needs no other file: reports of comparisons are made of
+//! summaries only.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use crate::data::held_out::Settled;
 use crate::train::checkpoint::EpochRecord;
 use crate::train::metrics::{Metric, Metrics};
 
-/// How a run ended. The file is written last, so that its presence means that it did.
+/// How a run ended. The file is written last, so that its presence means that the run has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum Outcome {
     /// It finished.
     Done(Box<Summary>),
-    /// Of a comparison: it cannot finish.
+    /// It failed for good; only trials of a comparison are marked so.
     Failed(Failed),
 }
 
@@ -33,12 +33,12 @@ pub struct Summary {
     pub cell: Option<Cell>,
     /// The methods' names.
     pub methods: Vec<String>,
-    /// What chose the epoch and what is reported.
+    /// The metric that chose the epoch and is reported.
     #[serde(default)]
     pub metric: Metric,
-    /// On the test split, once, with the selected epoch.
+    /// Metrics on the test split, read once, with the selected epoch.
     pub test: Metrics,
-    /// On the validation split, at the selected epoch; none where validation was trained on.
+    /// Metrics on the validation split at the selected epoch; none if the run trained on it.
     pub validation: Option<Metrics>,
     /// Images of all splits that could not be read and were left out.
     #[serde(default)]
@@ -64,16 +64,16 @@ pub struct Summary {
     /// The classes' names, in the order of the metrics.
     #[serde(default)]
     pub classes: Vec<String>,
-    /// One entry an epoch, as in `metrics.jsonl`.
+    /// One entry per epoch, as in `metrics.jsonl`.
     #[serde(default)]
     pub history: Vec<EpochRecord>,
-    /// The search that chose what was tuned.
+    /// The search that chose the tuned settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuning: Option<Tuning>,
     /// The resolved experiment, as in `config.resolved.yaml`.
     #[serde(default)]
     pub config: Value,
-    /// What it ran on, as in `env.json`.
+    /// The environment, as in `env.json`.
     #[serde(default)]
     pub environment: Value,
 }
@@ -84,11 +84,11 @@ impl Settled for Summary {}
 /// A trial of a comparison that cannot finish.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failed {
-    /// Its place.
+    /// Its place in the comparison.
     pub cell: Cell,
     /// The seed.
     pub seed: u64,
-    /// The exit code that it would have had alone.
+    /// The exit code that it would have ended with on its own.
     pub exit: u8,
     /// What is wrong.
     pub error: String,
@@ -106,36 +106,36 @@ pub struct Cell {
     /// The group of data sets that it belongs to (natural, specialised, structured, ..).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// What this method sets otherwise than the others, as YAML by dotted path.
+    /// The settings in which this method differs from the others, as YAML by dotted path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub overrides: BTreeMap<String, String>,
 }
 
-/// How what was tuned was chosen, on validation only.
+/// The search that chose the tuned settings, on validation images only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tuning {
     /// `grid`, `random` or `halving`.
     pub search: String,
     /// The seed of all candidates.
     pub seed: u64,
-    /// All of them, in the order of the search.
+    /// All candidates, in the order of the search.
     pub candidates: Vec<Candidate>,
-    /// The best one, an index.
+    /// The index of the best candidate.
     pub chosen: usize,
-    /// Seconds of all candidates.
+    /// Seconds that all candidates took together.
     pub seconds: f64,
 }
 
-/// A choice that was tried.
+/// A candidate of a search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// What it sets, as YAML by dotted path.
+    /// The settings, as YAML by dotted path.
     pub set: BTreeMap<String, String>,
     /// Epochs that it ran.
     pub epochs: usize,
     /// Its best epoch, from 1, by validation.
     pub best_epoch: usize,
-    /// On validation, at its best epoch; none if it failed.
+    /// Metrics on validation at its best epoch; none if it failed.
     pub validation: Option<Metrics>,
     /// The metric of the comparison at that epoch.
     pub score: Option<f64>,
@@ -149,22 +149,22 @@ pub struct Candidate {
 /// Parameters of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Params {
-    /// All that train, head included.
+    /// Parameters that train, the head's included.
     pub trainable: usize,
-    /// All, frozen ones included.
+    /// All parameters, frozen ones included.
     pub total: usize,
-    /// Of the adapters.
+    /// Parameters in the adapters.
     pub adapter: usize,
-    /// The backbone's own that train.
+    /// The backbone's own parameters that train.
     pub tuned: usize,
-    /// Of the head.
+    /// Parameters in the head.
     pub head: usize,
-    /// By the methods' formulas, without the head.
+    /// Trainable parameters by the methods' formulas, without the head.
     pub formula: usize,
 }
 
 impl Params {
-    /// From counts and formula.
+    /// The parameters of a model, beside the formula's count.
     pub fn new(counts: Counts, formula: usize) -> Self {
         Self {
             trainable: counts.trainable,
@@ -180,10 +180,10 @@ impl Params {
 /// Memory of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Most bytes live at once while training, weights included and caches excluded; on CUDA the
-    /// device's pool.
+    /// The most bytes in use at once while training, weights included and caches excluded; on CUDA the
+    /// size of the device's pool.
     pub peak_bytes: usize,
-    /// What the cached prefix or images take in memory or on disk.
+    /// Bytes of the cached prefix or images, in memory or on disk.
     #[serde(default)]
     pub cache_bytes: usize,
 }

@@ -1,4 +1,4 @@
-//! Where a run stands: one file, written atomically, from which it goes on to the bit.
+//! The state of an unfinished run: one file, written atomically, from which training resumes to the bit.
 //!
 //! It holds what trains, the optimiser's state, the best epoch's values, and the progress. Step
 //! and epoch determine all random numbers, so no generator needs saving.
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::train::metrics::Metrics;
 use crate::train::slot::Slot;
 
-/// How far a run has come, and what it has seen.
+/// How far a run has come, and its history.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Hash of the experiment it belongs to.
@@ -37,12 +37,12 @@ pub struct Progress {
     pub epoch_seconds: f64,
     /// Seconds since the start, interruptions excluded.
     pub total_seconds: f64,
-    /// Most bytes live at once in earlier parts of an interrupted run.
+    /// The most bytes in use at once in earlier parts of an interrupted run.
     pub peak_bytes: usize,
     /// Images that could not be read, and why.
     #[serde(default)]
     pub left_out: Vec<(Split, usize, String)>,
-    /// One entry an epoch.
+    /// One entry per epoch.
     pub history: Vec<EpochRecord>,
     /// Index into `history` of the best epoch so far.
     pub best: Option<usize>,
@@ -57,9 +57,9 @@ pub struct EpochRecord {
     pub step: u64,
     /// Mean training loss, with label smoothing.
     pub train_loss: f64,
-    /// On validation; none where it is trained on.
+    /// Metrics on validation; none if the run trains on it.
     pub validation: Option<Metrics>,
-    /// The metric that chooses, on validation.
+    /// The value of the metric that chooses the epoch, on validation.
     #[serde(default)]
     pub score: Option<f64>,
     /// The learning rate of its last step.
@@ -69,8 +69,8 @@ pub struct EpochRecord {
 }
 
 impl EpochRecord {
-    /// Whether it is the better epoch on validation: a higher score, or an equal one with a lower
-    /// loss.
+    /// Whether this epoch is better than another on validation: its score is higher, or equal with a
+    /// lower loss.
     pub fn beats(&self, other: &Self) -> bool {
         let rank = |record: &Self| {
             let loss = record.validation.as_ref().map_or(f64::INFINITY, |v| v.loss);
@@ -89,7 +89,7 @@ pub struct State {
     pub optimizer: ModuleOptimizer,
     /// How far it has come.
     pub progress: Progress,
-    /// What trains, at the best epoch.
+    /// The trained values at the best epoch.
     pub best: Option<Tensors>,
 }
 
@@ -120,10 +120,10 @@ pub fn save(path: &Path, state: &State) -> Result<(), Error> {
     weights::write(path, &tensors, metadata)
 }
 
-/// Goes on from a checkpoint.
+/// Resumes from a checkpoint.
 ///
 /// # Errors
-/// If the file is not whole, or belongs to another experiment or model.
+/// If the file is not complete, or belongs to another experiment or model.
 pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, Error> {
     let file = Checkpoint::open(path)?;
     let metadata = file.metadata();

@@ -13,11 +13,11 @@ use crate::device::Chosen;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::{Metrics, Tally};
 
-/// Metrics of a model on a loader's images, and the seconds that its forward passes took: from where
-/// the batches are.
+/// Metrics of a model on a loader's images, and the seconds that its forward passes took, which start at
+/// the cut at which the loader's batches are.
 ///
 /// # Errors
-/// If a record cannot be read and that is not forgiven, or none can.
+/// If an image cannot be read and `on_error` is not `skip`, or none of them can.
 pub fn evaluate(
     model: &Model,
     loader: &Loader,

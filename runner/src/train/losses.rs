@@ -5,8 +5,8 @@ use peft_core::params::floats;
 
 use crate::train::checkpoint::Progress;
 
-/// Losses on their way to the host: read at once on the CPU, sixteen at a time elsewhere, so that
-/// a queue is not waited for at every step.
+/// Losses that are read at once on the CPU and sixteen at a time elsewhere, so that a step does not wait
+/// for the device's queue.
 pub struct Losses {
     pending: Vec<(Tensor<1>, usize, u64)>,
     limit: usize,

@@ -1,20 +1,20 @@
-//! Loss, top-1, top-5, per class, per group and confusion, counted on the host.
+//! Loss, top-1 and top-5 accuracy, accuracy per class and per group, and the confusion matrix.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What an epoch is chosen by and what is reported of a data set: larger is better.
+/// The metric that chooses an epoch and is reported. Larger is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Share of the images that are right.
+    /// The share of images that are classified correctly.
     #[default]
     Top1,
-    /// The mean over classes of that share.
+    /// The mean of that share over classes.
     MeanPerClass,
-    /// The least over groups of that share.
+    /// The smallest of that share over groups.
     WorstGroup,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Display for Metric {
     }
 }
 
-/// What a split scored.
+/// Metrics of a model on one split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Images that were read.
@@ -58,7 +58,7 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Metrics {
-    /// The value of `metric`, in `[0, 1]`; none without what it is a mean or a least of.
+    /// The value of `metric`, in `[0, 1]`; none if there are no images, classes or groups to take it over.
     pub fn score(&self, metric: Metric) -> Option<f64> {
         match metric {
             Metric::Top1 => (self.images > 0).then_some(self.top1),
@@ -70,7 +70,7 @@ impl Metrics {
         }
     }
 
-    /// Without what grows with the number of classes.
+    /// The metrics without the fields that grow with the number of classes.
     pub fn brief(self) -> Self {
         Self {
             per_class: Vec::new(),
@@ -80,10 +80,10 @@ impl Metrics {
     }
 }
 
-/// Counts until the split is through.
+/// Counts of a split that is still being read.
 pub struct Tally {
     classes: usize,
-    /// Name, right ones and all of each group.
+    /// Of each group its name, its correct images and all its images.
     groups: Vec<(String, usize, usize)>,
     images: usize,
     loss: f64,
@@ -92,7 +92,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Nothing counted yet, of so many classes and of these groups.
+    /// Counts of zero, for this number of classes and for these groups.
     pub fn new(classes: usize, groups: &[String]) -> Self {
         Self {
             classes,
@@ -131,7 +131,7 @@ impl Tally {
         }
     }
 
-    /// The result.
+    /// The metrics of what was counted.
     pub fn finish(self) -> Metrics {
         let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
         let correct = (0..self.classes).map(|c| self.confusion[c][c]).sum();

@@ -37,51 +37,51 @@ use crate::train::rates::Rates;
 use crate::train::slot::Slot;
 use crate::train::step::{Part, Phase, PhaseEnded, Stepper};
 
-/// A trained model and how it went.
+/// A trained model, and how its training went.
 pub struct Trained {
     /// The model of the selected epoch, on the plain device.
     pub model: Model,
-    /// What trains of it.
+    /// The values that were trained, by name.
     pub tensors: Tensors,
-    /// The way there.
+    /// How training went, epoch by epoch.
     pub progress: Progress,
     /// The selected epoch, an index into the history.
     pub selected: usize,
-    /// What caching the prefix took.
+    /// Time and memory that the prefix cache took.
     pub cache: Cost,
 }
 
 /// The epoch is selected. Candidates of a search yield their progress only.
 impl Settled for Trained {}
 
-/// How a batch failed.
+/// Why an epoch ended early.
 enum Stop {
     Interrupted,
     Diverged(u64),
 }
 
-/// A trial in training.
+/// Trains one trial.
 pub struct Trainer<'a> {
     trial: &'a Trial,
     device: &'a Chosen,
-    /// Where progress is saved; none where nothing is to be resumed.
+    /// Where progress is saved; none if nothing is saved.
     checkpoint: Option<PathBuf>,
     interrupt: Arc<AtomicBool>,
     reporter: &'a Reporter,
     stepper: Stepper<'a>,
-    /// What gradients see.
+    /// The images that gradients are computed from.
     training: Loader<'a>,
-    /// What choices see; none where it is trained on.
+    /// The images that choices are made on; none if they are trained on.
     validation: Option<Loader<'a>>,
     cache: Cost,
     state: State,
 }
 
 impl<'a> Trainer<'a> {
-    /// Starts, or goes on from the checkpoint if there is one. Without a path nothing is saved.
+    /// Starts, or resumes from the checkpoint if it exists. Without a path nothing is saved.
     ///
     /// # Errors
-    /// If the checkpoint is there and cannot be used.
+    /// If the checkpoint exists and cannot be used.
     pub fn new(
         trial: &'a Trial,
         model: Model,
@@ -134,8 +134,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Lets the frozen prefix be computed once: from now on, batches are read from a cache where the
-    /// trial allows it and it pays.
+    /// Computes the frozen prefix once, if the trial allows it and it pays: from then on batches are read
+    /// from the cache.
     ///
     /// # Errors
     /// If an image cannot be read, or the run is interrupted.
@@ -189,11 +189,11 @@ impl<'a> Trainer<'a> {
         &self.trial.experiment.recipe
     }
 
-    /// Trains to the end of the recipe or of patience.
+    /// Trains until the recipe ends or its patience does.
     ///
     /// # Errors
-    /// [`Exit::Interrupted`] after saving, [`Exit::Diverged`] with the step, or what a record or
-    /// the disk failed with.
+    /// [`Exit::Interrupted`] after saving, [`Exit::Diverged`] with the step, an image that cannot be read,
+    /// or a disk that cannot be written.
     pub fn run(mut self) -> Result<Trained, Failure> {
         self.train_to(self.recipe().last_epoch())?;
         let progress = self.state.progress;
@@ -220,9 +220,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Trains as a candidate of a search, to the end of `epochs` or of patience, and gives no model:
-    /// how it did on validation is all that is seen of it. It goes on from there when it is called for
-    /// more epochs.
+    /// Trains a candidate of a search for `epochs`, or until its patience ends. It returns no model: a
+    /// search sees only how the candidate did on validation. A later call with more epochs resumes.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -262,7 +261,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn epoch(&mut self) -> Result<(), Failure> {
-        // Lent to the loop, which changes the rest of the trainer.
+        // Cloned so that `self` can be borrowed mutably in the loop.
         let loader = self.training.clone();
         let (batches, epoch) = (loader.batches(), self.state.progress.epoch);
         let pass = Pass::Training(self.random(epoch));
@@ -283,7 +282,7 @@ impl<'a> Trainer<'a> {
             let loss = self.batch(index, batches, batch, &mut accumulator, &mut |_| ());
             let step = self.state.progress.step;
             self.state.progress.batch = index + 1;
-            // Progress is known only at a step: accumulated gradients are not saved.
+            // Training resumes at steps only, because accumulated gradients are not saved.
             let whole = (index + 1) % self.recipe().accumulate == 0 || index + 1 == batches;
             if let Some(loss) = loss
                 && let Err(step) = losses.push(loss, images, step, whole && index + 1 == batches)
@@ -340,17 +339,17 @@ impl<'a> Trainer<'a> {
         progress.peak_bytes = progress.peak_bytes.max(peak);
     }
 
-    /// A whole step on one batch, as an epoch takes it; `ended` hears of each part: for benchmarks.
+    /// One whole step on one batch, as in an epoch; `ended` is called after each phase. For benchmarks.
     pub(crate) fn step(&mut self, batch: Batch, ended: PhaseEnded) -> Option<Tensor<1>> {
         self.batch(0, 1, Some(batch), &mut GradientsAccumulator::new(), ended)
     }
 
-    /// The images that gradients see: for benchmarks.
+    /// The images that gradients are computed from. For benchmarks.
     pub(crate) fn training(&self) -> &Loader<'a> {
         &self.training
     }
 
-    /// The model as it is now, on the plain device: for benchmarks.
+    /// The model in its current state, on the plain device. For benchmarks.
     pub(crate) fn model(&self) -> Model {
         self.state.model.valid()
     }
@@ -393,7 +392,7 @@ impl<'a> Trainer<'a> {
         value
     }
 
-    /// Validates, keeps the best, saves.
+    /// Validates, remembers the epoch if it is the best so far, and saves.
     fn finish_epoch(&mut self) -> Result<(), Failure> {
         let recipe = self.recipe();
         let start = Instant::now();

@@ -7,7 +7,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use peft_core::{Model, params};
 
-/// What the learning rates of some parameters are multiplied by: of all where it is not 1.
+/// Factors of the learning rate by parameter. Parameters that are not listed have the factor 1.
 pub struct Rates(BTreeMap<ParamId, f64>);
 
 impl Rates {
@@ -17,8 +17,8 @@ impl Rates {
         Self(rates.filter(|(_, rate)| *rate != 1.0).collect())
     }
 
-    /// A step in which every parameter has its own learning rate, and AdamW's weight decay follows
-    /// it, as in PyTorch's parameter groups.
+    /// One step of the optimiser in which every parameter has its own learning rate. AdamW's weight decay
+    /// follows the learning rate, as in PyTorch's parameter groups.
     pub fn step(
         &self,
         optimizer: &mut ModuleOptimizer,
@@ -29,14 +29,14 @@ impl Rates {
         if self.0.is_empty() {
             return optimizer.step(lr, model, gradients);
         }
-        // The optimiser touches only what has a gradient.
+        // The optimiser touches only parameters that have a gradient, so that one call per factor is one step.
         let groups = self.split(&model, gradients);
         groups.into_iter().fold(model, |model, (rate, gradients)| {
             optimizer.step(lr * rate, model, gradients)
         })
     }
 
-    /// The gradients by factor.
+    /// The gradients, grouped by the factor of their parameter.
     fn split(&self, model: &Model, gradients: GradientsParams) -> Vec<(f64, GradientsParams)> {
         struct Split<'a> {
             rates: &'a BTreeMap<ParamId, f64>,

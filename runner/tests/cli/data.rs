@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::adapters::refused;
-use crate::{assert_same, run, succeeded, summary, until_a_checkpoint};
+use crate::adapters::{refused, runner};
+use crate::{assert_same, folder, run, succeeded, summary, until_a_checkpoint};
 
 fn data(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
@@ -184,6 +184,39 @@ fn the_worst_group_chooses_and_is_reported() {
     assert_eq!(summary["best_epoch"], best.unwrap() + 1);
 }
 
+/// A model can be handed to somebody who does not have its training images.
+#[test]
+fn a_trained_model_is_used_without_its_data_set() {
+    let data = tempfile::tempdir().unwrap();
+    tree(data.path());
+    let yaml = format!("{{name: folder, root: {}}}", data.path().display());
+    let runs = tempfile::tempdir().unwrap();
+    let lora = ["--set", "method=lora-r10"];
+    succeeded(train(&yaml, &lora, runs.path()));
+    let run = folder(runs.path());
+    let image = runs.path().join("image.png");
+    std::fs::copy(data.path().join("test/bee/0.png"), &image).unwrap();
+    let predict = || runner(&[&"predict", &run, &image]);
+    let with_data = succeeded(predict());
+    assert!(with_data.contains("  bee  "), "{with_data}");
+    let gone = data.path().to_owned();
+    data.close().unwrap();
+    assert!(!gone.exists());
+
+    assert_eq!(succeeded(predict()), with_data);
+    let (exported, merged) = (runs.path().join("exported"), runs.path().join("merged"));
+    succeeded(runner(&[&"export", &run, &"--out", &exported]));
+    let merged = merged.with_extension("safetensors");
+    let said = succeeded(runner(&[&"merge", &run, &"--out", &merged]));
+    assert!(said.contains("8 random images"), "{said}");
+    // An adapter that does not name its classes takes the run's names.
+    let adapter = format!("own={}", exported.display());
+    let said = succeeded(runner(&[&"predict", &run, &image, &"--adapter", &adapter]));
+    assert!(said.contains("  bee  "), "{said}");
+    // Metrics do need images.
+    refused(runner(&[&"eval", &run]), "dataset: ");
+}
+
 #[test]
 fn a_corrupt_image_ends_the_run_or_is_left_out_counted_and_reported() {
     let data = tempfile::tempdir().unwrap();
@@ -347,7 +380,7 @@ fn every_bad_record_and_image_is_one_message_that_names_it() {
                 let whole = std::fs::read(&path).unwrap();
                 std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
             }),
-            &["images/ant/train 0.png`", "a damaged or unsupported one"],
+            &["images/ant/train 0.png`", "a damaged or unsupported image"],
         ),
     ];
     for (what, damage, parts) in cases {

@@ -186,6 +186,28 @@ fn the_commands_of_the_front_page_run() {
     assert!(commands >= 12, "{commands} commands");
 }
 
+#[test]
+fn the_first_run_of_the_front_page_is_planned_so() {
+    let place = tempfile::tempdir().unwrap();
+    let args = ["--config", "quickstart", "--device", "cpu", "--dry-run"];
+    let plan = succeeded(runner_in(place.path(), &args.map(str::to_owned)));
+    let page = read("README.md");
+    let shown = blocks(&page, "text").next().unwrap();
+    let (planned, results) = shown.split_once("...\n").unwrap();
+    for line in planned.lines() {
+        assert!(plan.contains(line), "{line:?} is not in\n{plan}");
+    }
+    let run = results.lines().last().unwrap();
+    let slug = run.rsplit('/').next().unwrap();
+    assert!(plan.contains(slug), "{slug:?} is not in\n{plan}");
+    let (_, result) = header("quickstart");
+    let (top1, _) = result.split_once(" % test top-1").unwrap();
+    assert!(
+        results.contains(&format!("{top1} %\n")),
+        "{top1} % is not in\n{results}"
+    );
+}
+
 /// The lines of `docs/troubleshooting.md` after a `$ runner ..` are what that command prints; `...` stands for what
 /// is left out.
 #[test]

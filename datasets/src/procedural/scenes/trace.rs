@@ -1,8 +1,8 @@
-//! Rays, solids and light: what a camera sees of spheres, cubes and cylinders on the plane `z = 0`.
+//! A small ray tracer: a camera that sees spheres, cubes and cylinders on the plane `z = 0`.
 
 use crate::procedural::colour::{Colour, mix, shade};
 
-/// In units; `z` is up.
+/// A point or a direction, in units; `z` is up.
 pub(super) type Vector = [f32; 3];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,16 +22,16 @@ pub(super) struct Object {
     /// Cosine and sine of a cube's angle around the vertical.
     pub facing: [f32; 2],
     pub colour: Colour,
-    /// Shiny, not matte.
+    /// Shiny rather than matte.
     pub metal: bool,
 }
 
 /// Where a ray meets a surface.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Hit {
-    /// From the ray's start, in lengths of its direction.
+    /// The distance from the ray's start, in lengths of its direction.
     pub distance: f32,
-    /// Of length 1, outwards.
+    /// Outwards, of length 1.
     pub normal: Vector,
 }
 
@@ -57,7 +57,7 @@ fn unit(a: Vector) -> Vector {
     a.map(|value| value / length)
 }
 
-/// A pinhole that looks at the origin.
+/// A pinhole camera that looks at the origin.
 pub(super) struct Camera {
     pub at: Vector,
     forward: Vector,
@@ -81,17 +81,17 @@ impl Camera {
         }
     }
 
-    /// Along the camera's axis, in units.
+    /// The depth of a point along the camera's axis, in units.
     pub fn depth(&self, point: Vector) -> f32 {
         dot(along(point, -1.0, self.at), self.forward)
     }
 
-    /// What one unit at this depth measures in the image, as a part of its side.
+    /// The length of one unit at this depth, as a part of the image's side.
     pub fn scale(&self, depth: f32) -> f32 {
         0.5 / (Self::HALF * depth)
     }
 
-    /// Where a point is seen: 0..1, to the right and down.
+    /// Where a point appears in the image: 0..1, to the right and down.
     pub fn project(&self, point: Vector) -> [f32; 2] {
         let (offset, scale) = (along(point, -1.0, self.at), self.scale(self.depth(point)));
         [
@@ -100,7 +100,7 @@ impl Camera {
         ]
     }
 
-    /// The direction, of length 1, in which a place of the image is seen.
+    /// The direction of the ray through a place of the image, of length 1.
     pub fn ray(&self, x: f32, y: f32) -> Vector {
         let [x, y] = [x, y].map(|at| Self::HALF * (2.0 * at - 1.0));
         unit(along(along(self.forward, x, self.right), -y, self.up))
@@ -108,7 +108,7 @@ impl Camera {
 }
 
 impl Object {
-    /// Of the circle around it on the plane.
+    /// The radius of the circle around it on the plane.
     pub fn radius(&self) -> f32 {
         match self.solid {
             Solid::Cube => self.extent * std::f32::consts::SQRT_2,
@@ -116,7 +116,7 @@ impl Object {
         }
     }
 
-    /// Where a ray from outside enters it.
+    /// Where a ray from outside enters the solid.
     pub fn hit(&self, start: Vector, ray: Vector) -> Option<Hit> {
         let start = along(start, -1.0, self.centre);
         let nearest = -dot(start, ray);
@@ -127,6 +127,7 @@ impl Object {
             Solid::Cube => 3.0,
         } * self.extent
             * self.extent;
+        // Most rays pass far from most objects: the sphere around a solid decides quickly.
         if gap > reach {
             return None;
         }
@@ -160,12 +161,15 @@ impl Object {
     }
 }
 
-/// The part of a ray between two faces: where it enters, where it leaves, the normal it enters by.
+/// The part of a ray between two faces: where it enters, where it leaves, and the normal where it
+/// enters.
 type Span = (f32, f32, Vector);
 
 /// The spans between the three pairs of faces of a cube around the origin.
 fn slabs(start: Vector, ray: Vector, half: f32) -> [Span; 3] {
     [0, 1, 2].map(|axis| {
+        // A ray that is parallel to a face divides by 0; the infinite span is right for the
+        // comparisons.
         let [one, other] = [half, -half].map(|face| (face - start[axis]) / ray[axis]);
         let mut normal = [0.0; 3];
         normal[axis] = if ray[axis] > 0.0 { -1.0 } else { 1.0 };
@@ -173,7 +177,7 @@ fn slabs(start: Vector, ray: Vector, half: f32) -> [Span; 3] {
     })
 }
 
-/// The span within an endless upright cylinder around the origin; its normal is left to the caller.
+/// The span within an infinite upright cylinder around the origin. The caller sets the normal.
 fn wall(start: Vector, ray: Vector, radius: f32) -> Option<Span> {
     let a = ray[0] * ray[0] + ray[1] * ray[1];
     let b = start[0] * ray[0] + start[1] * ray[1];
@@ -188,7 +192,7 @@ fn wall(start: Vector, ray: Vector, radius: f32) -> Option<Span> {
     })
 }
 
-/// The first point that lies in all spans.
+/// The first point that is in all spans.
 fn enter<const N: usize>(spans: [Span; N]) -> Option<Hit> {
     let mut hit = Hit {
         distance: f32::NEG_INFINITY,
@@ -221,16 +225,16 @@ pub(super) struct Light {
 }
 
 impl Light {
-    /// Brightness of what the lamp does not reach.
+    /// The brightness of a surface that the lamp does not reach.
     const SKY: f32 = 0.42;
 
-    /// A lamp in the direction `lamp`, above a plane of the colour `floor`.
+    /// A lamp in the direction `lamp` above a plane with the colour `floor`.
     pub fn new(lamp: Vector, floor: Colour) -> Self {
         let lamp = unit(lamp);
         Self { lamp, floor }
     }
 
-    /// What is seen along a ray.
+    /// The colour that is seen along a ray.
     pub fn colour(&self, objects: &[Object], start: Vector, ray: Vector) -> Colour {
         if let Some((index, hit)) = first(objects, start, ray) {
             let object = &objects[index];
@@ -247,9 +251,10 @@ impl Light {
         shade(self.floor, fall * self.brightness(objects, point, up))
     }
 
-    /// The sky's light and, where nothing stands between, the lamp's: 0..=1.
+    /// The sky's light, and the lamp's where no object is between: 0..=1.
     fn brightness(&self, objects: &[Object], point: Vector, normal: Vector) -> f32 {
         let facing = dot(normal, self.lamp);
+        // A little off the surface, so that rounding does not let it shade itself.
         let outside = along(point, 1e-3, normal);
         let lit = facing > 0.0 && first(objects, outside, self.lamp).is_none();
         let lamp = if lit { facing } else { 0.0 };

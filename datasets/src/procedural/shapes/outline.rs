@@ -1,6 +1,6 @@
-//! The sixteen shapes, as a table of lines, curves and arcs, and how they become polylines.
+//! The sixteen shapes as a table of lines, curves and arcs, and their polylines.
 //!
-//! Coordinates are those of a unit square, x to the right and y down, each from -1 to 1.
+//! Coordinates run from -1 to 1, x to the right and y down.
 
 use crate::procedural::geometry::{Point, Segment, turn};
 
@@ -14,10 +14,10 @@ pub(super) struct Shape {
 /// How an outline is painted.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Body {
-    /// What it encloses.
+    /// The area that it encloses is filled.
     Area,
-    /// A stroke along it, with the widest pen, as a part of the shape's size, at which it stays
-    /// legible.
+    /// A pen follows it. `widest` is the widest pen at which the shape stays legible, as a part of
+    /// its size.
     Stroke { widest: f32 },
 }
 
@@ -26,7 +26,7 @@ enum Piece {
     Line(&'static [Point]),
     /// A smooth curve through the points (uniform Catmull-Rom).
     Curve(&'static [Point]),
-    /// Part of a circle, counted in turns, clockwise from the right.
+    /// A part of a circle, in turns clockwise from the right.
     Arc {
         centre: Point,
         radius: f32,
@@ -43,8 +43,8 @@ const CIRCLE: Piece = Arc {
     to: 1.0,
 };
 
-/// Seven areas and nine strokes; a stroke's turns and ends are those from which digits and letters
-/// are made.
+/// Five areas and eleven strokes. The strokes have the turns and ends that digits and letters are
+/// made of.
 #[rustfmt::skip]
 pub(super) const SHAPES: [Shape; 16] = [
     Shape { name: "disc", body: Body::Area, pieces: &[CIRCLE] },
@@ -93,7 +93,7 @@ pub(super) const SHAPES: [Shape; 16] = [
 ];
 
 impl Shape {
-    /// The outline, each point moved by `place`.
+    /// The outline, with each point moved by `place`.
     pub fn segments(&self, place: impl Fn(Point) -> Point) -> Vec<Segment> {
         let mut segments = Vec::new();
         for piece in self.pieces {
@@ -105,7 +105,7 @@ impl Shape {
 }
 
 impl Piece {
-    /// Points close enough to each other for straight segments between them.
+    /// Points that are close enough to be joined by straight segments.
     fn points(&self) -> Vec<Point> {
         match *self {
             Line(corners) => subdivide(corners, 3, |[_, a, b, _], t| lerp(a, b, t)),
@@ -128,8 +128,8 @@ impl Piece {
     }
 }
 
-/// `parts` points a span of `knots`; `at` sees the span's ends with their outer neighbours, the
-/// first and last repeated.
+/// `parts` points for each span between `knots`. `at` gets the ends of the span and their outer
+/// neighbours, where the first and the last knot are their own.
 fn subdivide(knots: &[Point], parts: usize, at: impl Fn([Point; 4], f32) -> Point) -> Vec<Point> {
     let last = knots.len() - 1;
     let mut points = vec![knots[0]];

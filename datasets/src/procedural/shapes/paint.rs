@@ -1,10 +1,10 @@
-//! What fills a scene: the palette, the background behind the shape and the texture within it.
+//! The paint of a scene: its palette, the background behind the shape, and the texture in it.
 
 use crate::procedural::colour::{Colour, mix, tint};
 use crate::procedural::geometry::turn;
 use crate::procedural::random::Random;
 
-/// How a shape is filled; with the shape's name, its class.
+/// How a shape is filled. Shape and fill together are the class.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Fill {
     Solid,
@@ -26,14 +26,14 @@ impl Fill {
     }
 }
 
-/// The colours of a scene; half of all scenes are grey.
+/// The colours of a scene. Half of all scenes are grey.
 pub(super) struct Palette {
     pub background: Colour,
     pub clutter: Colour,
     pub ink: Colour,
     /// The second tone of a texture, between the ink and the background.
     pub second: Colour,
-    /// Difference in luma between ink and background: 0.4..0.95.
+    /// The difference in luma between ink and background: 0.4..0.95.
     pub contrast: f32,
     pub grey: bool,
 }
@@ -48,6 +48,7 @@ impl Palette {
             (dark + contrast, dark)
         };
         let grey = random.chance(0.5);
+        // All tones are placed by their luma, so that colours contrast as much as greys do.
         let mut between = |part: f32| tint(random, background + part * (ink - background), grey);
         let (back, front) = (between(0.0), between(1.0));
         let part = random.uniform(0.1, 0.4);
@@ -65,8 +66,8 @@ impl Palette {
     }
 }
 
-/// What is added to the background's brightness: nothing, a gradient or smooth noise, `[side,
-/// side]`, within +-`most`.
+/// What is added to the background's brightness, `[side, side]`, within +-`most`: nothing, a
+/// gradient or smooth noise.
 pub(super) fn background(random: &mut Random, side: usize, most: f32) -> Vec<f32> {
     let amplitude = random.uniform(0.3 * most, most);
     match random.below(3) {
@@ -83,7 +84,7 @@ pub(super) fn background(random: &mut Random, side: usize, most: f32) -> Vec<f32
     }
 }
 
-/// Random values on a lattice of 2 to 8 cells a side, interpolated.
+/// Random values on a lattice of 2 to 8 cells per side, interpolated.
 fn value_noise(random: &mut Random, side: usize, amplitude: f32) -> Vec<f32> {
     let cells = 2 + random.below(7);
     let lattice: Vec<f32> = (0..(cells + 1) * (cells + 1))
@@ -111,7 +112,7 @@ pub(super) struct Texture {
     /// Cosine and sine of the pattern's direction.
     direction: [f32; 2],
     phase: [f32; 2],
-    /// In pixels.
+    /// The length of a period, in pixels.
     period: f32,
 }
 
@@ -132,7 +133,7 @@ impl Texture {
         }
     }
 
-    /// How much of the second tone there is at a point of the image, in pixels: 0..=1.
+    /// The amount of the second tone, 0..=1, at a point of the image in pixels.
     pub fn second(&self, x: f32, y: f32) -> f32 {
         let [cos, sin] = self.direction;
         let u = (cos * x + sin * y) / self.period + self.phase[0];

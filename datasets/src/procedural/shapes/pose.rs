@@ -1,5 +1,4 @@
-//! Where a shape stands in an image and how it is bent: random size, place, rotation, aspect,
-//! shear, wobble and pen.
+//! The pose of a shape in an image: a random size, place, rotation, aspect, shear, wobble and pen.
 
 use super::outline::{Body, Shape};
 use crate::procedural::geometry::{Point, Segment, turn};
@@ -38,6 +37,7 @@ pub(super) fn pose(random: &mut Random, size: f32, shape: &Shape, textured: bool
     let [low, high] = bounds(&segments);
     let extent = [high[0] - low[0], high[1] - low[1]];
     let margin = pen.unwrap_or(0.0);
+    // The pen has its full width whatever the scale, so the outline gets what it leaves.
     let scale = (target - 2.0 * margin) / extent[0].max(extent[1]);
     let offset = [0, 1].map(|axis| {
         let room = size - scale * extent[axis] - 2.0 * margin;
@@ -53,11 +53,11 @@ pub(super) fn pose(random: &mut Random, size: f32, shape: &Shape, textured: bool
     }
 }
 
-/// A smooth displacement of the plane by at most a tenth of the shape: lines bend and still meet
-/// where they met.
+/// A smooth displacement of the plane by at most a tenth of the shape. Lines bend, and those that
+/// met still meet.
 fn wobble(random: &mut Random) -> impl Fn(Point) -> Point + use<> {
     let amplitude = random.uniform(0.0, 0.1);
-    let [fx, fy] = [0, 1].map(|_| random.uniform(0.2, 0.55)); // turns a unit
+    let [fx, fy] = [0, 1].map(|_| random.uniform(0.2, 0.55)); // turns per unit
     let [px, py] = [0, 1].map(|_| random.uniform(0.0, 1.0)); // turns
     move |[x, y]| {
         [

@@ -1,5 +1,5 @@
-//! One image: background, clutter behind, the shape, noise over all. The order of the draws is part
-//! of the data set.
+//! One image: the background, the clutter, the shape on top, and noise over everything. The order
+//! of the draws is part of the data set.
 
 use peft_core::data::Image;
 
@@ -42,7 +42,7 @@ pub(super) fn render(random: &mut Random, side: usize, shape: &Shape, fill: Fill
     canvas.noisy(random, strength, palette.grey).develop()
 }
 
-/// A small blob or a piece of a line, anywhere: its segment and half its width, in pixels.
+/// A small blob or a piece of a line at a random place: its segment and half its width, in pixels.
 fn distractor(random: &mut Random, size: f32) -> (Segment, f32) {
     let start = [0; 2].map(|_| random.uniform(0.0, size));
     if random.chance(0.5) {

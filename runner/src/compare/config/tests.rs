@@ -11,9 +11,9 @@ datasets:
 methods:
   - linear-probe
   - use: {name: ap}
-label: AP
-set: {recipe.optimizer.lr: 0.1}
-on: {resnet-micro: {method.boundaries: [-3]}, count: {recipe.epochs: 2}}
+    label: AP
+    set: {recipe.optimizer.lr: 0.1}
+    on: {resnet-micro: {method.boundaries: [-3]}, count: {recipe.epochs: 2}}
 ";
 
 fn parse(text: &str) -> Result<Comparison, String> {

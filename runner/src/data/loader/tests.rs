@@ -198,7 +198,7 @@ fn a_consumer_may_stop_or_fail_at_any_batch() {
     }
 }
 
-/// Counts the lines and keeps them.
+/// Keeps the lines.
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
 

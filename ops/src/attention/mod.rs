@@ -1,6 +1,12 @@
-//! Softmax attention on packed queries, keys and values (Vaswani et al. 2017), with a backward pass
-//! that keeps the packed input and two numbers a row: the largest score and the inverse of the sum of
-//! exponentials. Their logarithm in one number would lose what large scores differ by.
+//! Softmax attention on packed queries, keys and values (Vaswani et al. 2017).
+//!
+//! The scores of a head, `[n, n]`, live only in the work space of the thread that computes it. The
+//! backward pass computes them again from the packed input and two numbers per row: the largest score
+//! and the inverse of the sum of exponentials. Their logarithm as one number would lose the digits in
+//! which large scores differ.
+
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +17,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
-use crate::bridge::{CpuOp, apply, tensor, values};
+use crate::bridge::{Operation, apply, or_absent, tensor, values};
 use crate::buffer::{Scratch, Shared, written};
 use crate::math::{add_rows, add_scaled, exp, largest, sum_of};
 use crate::matmul::{Matrix, Product};
@@ -22,24 +28,31 @@ use crate::simd::multiversion;
 /// # Shapes
 /// `qkv [b, n, 3 d]` (all queries, then keys, then values) `-> [b, n, d]`.
 pub fn attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
-    match apply(Attention { heads }, [qkv.into_dispatch()]) {
+    let op = Attention {
+        heads,
+        windows: None,
+    };
+    let qkv = qkv.into_dispatch();
+    let bias = or_absent::<4>(None, &qkv);
+    match apply(op, [qkv, bias]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([qkv]) => crate::composed::attention(heads, qkv)
+        Err([qkv, _]) => crate::composed::attention(heads, qkv)
             .unwrap_or_else(|qkv| composed(Tensor::from_dispatch(qkv), heads, None)),
     }
 }
 
-/// `softmax(q k^T / sqrt(w) + bias) v`: with a bias of each of the windows that an image is cut into,
-/// sequence `i` having that of window `i mod windows` (Liu et al. 2021).
+/// `softmax(q k^T / sqrt(w) + bias) v`, with a bias for each of the windows that an image is cut into:
+/// sequence `i` has that of window `i mod windows` (Liu et al. 2021).
 ///
 /// # Shapes
 /// `qkv [b, n, 3 d]`, `bias [windows, heads, n, n]` with `b` a multiple of `windows` `-> [b, n, d]`.
 pub fn attention_with_bias(qkv: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
     let [windows, heads, ..] = bias.dims();
-    match apply(
-        BiasedAttention { windows, heads },
-        [qkv.into_dispatch(), bias.into_dispatch()],
-    ) {
+    let op = Attention {
+        heads,
+        windows: Some(windows),
+    };
+    match apply(op, [qkv.into_dispatch(), bias.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
         Err([qkv, bias]) => {
             let bias = Tensor::from_dispatch(bias);
@@ -48,7 +61,7 @@ pub fn attention_with_bias(qkv: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
     }
 }
 
-/// The same of Burn's operations.
+/// Attention as Burn's operations.
 pub(crate) fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
     let [b, n, d3] = qkv.dims();
     let (d, width) = (d3 / 3, d3 / 3 / heads);
@@ -70,12 +83,14 @@ pub(crate) fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) ->
 #[derive(Clone, Debug)]
 struct Attention {
     heads: usize,
+    /// Windows of an image, if they have a bias.
+    windows: Option<usize>,
 }
 
-#[derive(Clone, Debug)]
-struct BiasedAttention {
-    windows: usize,
-    heads: usize,
+impl Attention {
+    fn bias<'a>(&self, bias: &'a FlexTensor) -> Option<&'a [f32]> {
+        self.windows.map(|_| values(bias))
+    }
 }
 
 /// Sizes of one call.
@@ -85,17 +100,18 @@ struct Sizes {
     tokens: usize,
     heads: usize,
     width: usize,
-    /// Of which each has a bias; 1 without one.
+    /// Windows of an image, each with a bias; 1 without a bias.
     windows: usize,
 }
 
 impl Sizes {
-    fn new(packed: &FlexTensor, heads: usize, windows: usize) -> Self {
+    fn new(op: &Attention, packed: &FlexTensor) -> Self {
+        let (heads, windows) = (op.heads, op.windows.unwrap_or(1));
         let shape = packed.shape();
         let (batch, tokens) = (shape[0], shape[1]);
         assert!(
             batch.is_multiple_of(windows),
-            "{batch} sequences of {windows} windows"
+            "expected a multiple of {windows} sequences, one for each window, got {batch}"
         );
         Self {
             batch,
@@ -105,20 +121,26 @@ impl Sizes {
             windows,
         }
     }
+
     fn scale(self) -> f32 {
         (self.width as f32).powf(-0.5)
     }
+
     fn channels(self) -> usize {
         self.heads * self.width
     }
+
     /// Offset of head `head` of sequence `image` in a packed tensor; part 0 is q, 1 k, 2 v.
     fn packed(self, image: usize, head: usize, part: usize) -> usize {
         image * self.tokens * 3 * self.channels() + part * self.channels() + head * self.width
     }
+
+    /// Offset of head `head` of sequence `image` in the output.
     fn output(self, image: usize, head: usize) -> usize {
         image * self.tokens * self.channels() + head * self.width
     }
-    /// Scores of one head.
+
+    /// Number of scores of one head.
     fn area(self) -> usize {
         self.tokens * self.tokens
     }
@@ -135,86 +157,58 @@ struct Work {
 }
 
 thread_local! {
-    /// Kept because every head needs it.
+    // Kept from call to call: every head needs as much, and fresh memory costs page faults.
     static WORK: RefCell<Work> = RefCell::default();
 }
 
-/// What backward needs beside the bias: the packed input, and for each row of scores `[b, h, n]` what
-/// [`softmax_rows`] says of it.
-type Saved = (FlexTensor, Arc<Vec<f32>>);
-
-impl CpuOp<1> for Attention {
-    type Saved = Saved;
-
-    fn forward(
-        &self,
-        [packed]: [FlexTensor; 1],
-        [wanted]: [bool; 1],
-    ) -> (FlexTensor, Option<Saved>) {
-        let sizes = Sizes::new(&packed, self.heads, 1);
-        let (y, statistics) = forward(sizes, values(&packed), None);
-        (y, wanted.then(|| (packed, Arc::new(statistics))))
-    }
-
-    fn backward(
-        &self,
-        (packed, statistics): Saved,
-        gradient: FlexTensor,
-        _: [bool; 1],
-    ) -> [Option<FlexTensor>; 1] {
-        let sizes = Sizes::new(&packed, self.heads, 1);
-        let (dx, _) = backward(
-            sizes,
-            values(&packed),
-            None,
-            &statistics,
-            values(&gradient),
-            false,
-        );
-        [Some(tensor(dx, packed.shape()))]
-    }
+/// What backward needs.
+#[derive(Clone, Debug)]
+struct Saved {
+    packed: FlexTensor,
+    bias: FlexTensor,
+    /// For each row of scores `[b, h, n]`, the two numbers of [`softmax_rows`].
+    statistics: Arc<Vec<f32>>,
 }
 
-impl CpuOp<2> for BiasedAttention {
-    type Saved = (Saved, FlexTensor);
+/// The packed input and the bias, which may be absent.
+impl Operation<FlexTensor, 2> for Attention {
+    type Saved = Saved;
 
-    fn forward(
-        &self,
-        [packed, bias]: [FlexTensor; 2],
-        wants: [bool; 2],
-    ) -> (FlexTensor, Option<Self::Saved>) {
-        let sizes = Sizes::new(&packed, self.heads, self.windows);
-        let (y, statistics) = forward(sizes, values(&packed), Some(values(&bias)));
-        let wanted = wants.contains(&true);
-        (y, wanted.then(|| ((packed, Arc::new(statistics)), bias)))
+    fn forward(&self, [packed, bias]: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, Saved) {
+        let sizes = Sizes::new(self, &packed);
+        let (y, statistics) = forward(sizes, values(&packed), self.bias(&bias));
+        let saved = Saved {
+            packed,
+            bias,
+            statistics: Arc::new(statistics),
+        };
+        (y, saved)
     }
 
     fn backward(
         &self,
-        ((packed, statistics), bias): Self::Saved,
+        saved: Saved,
         gradient: FlexTensor,
-        [of_packed, of_bias]: [bool; 2],
+        [packed_wanted, bias_wanted]: [bool; 2],
     ) -> [Option<FlexTensor>; 2] {
-        let sizes = Sizes::new(&packed, self.heads, self.windows);
-        let of_values = Some(values(&bias));
-        let gradient = values(&gradient);
+        let (packed, bias) = (&saved.packed, &saved.bias);
         let (dx, dbias) = backward(
-            sizes,
-            values(&packed),
-            of_values,
-            &statistics,
-            gradient,
-            of_bias,
+            Sizes::new(self, packed),
+            values(packed),
+            self.bias(bias),
+            &saved.statistics,
+            values(&gradient),
+            bias_wanted,
         );
         [
-            of_packed.then(|| tensor(dx, packed.shape())),
-            of_bias.then(|| tensor(dbias, bias.shape())),
+            packed_wanted.then(|| tensor(dx, packed.shape())),
+            bias_wanted.then(|| tensor(dbias, bias.shape())),
         ]
     }
 }
 
-/// `q k^T` of one head into `out`, with the bias of its window if there is one; the factor that is
-/// left.
+/// Writes `q k^T` of one head to `out`, with the bias of its window if there is one, and returns the
+/// factor that the scores have yet to be multiplied by.
 fn scores(
     sizes: Sizes,
     [q, k]: [Matrix; 2],
@@ -225,9 +219,10 @@ fn scores(
 ) -> f32 {
     let (n, area) = (sizes.tokens, sizes.area());
     let product = Product::new([n, sizes.width, n], q, k.transposed());
-    // SAFETY: `out` has n rows of n values.
+    // SAFETY: `out` has n rows of n values, borrowed mutably by this function.
     unsafe { product.run_here(products, Shared::new(out), n) };
     match bias {
+        // The softmax multiplies by the scale anyway, in the exponent.
         None => sizes.scale(),
         Some(bias) => {
             let bias = &bias[(window * sizes.heads + head) * area..][..area];
@@ -237,7 +232,7 @@ fn scores(
     }
 }
 
-/// The output, and what [`softmax_rows`] says of each row of scores.
+/// The output, and the statistics of each row of scores from [`softmax_rows`].
 fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Vec<f32>) {
     let Sizes {
         batch,
@@ -248,6 +243,8 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
     } = sizes;
     let d = sizes.channels();
     let mut statistics = vec![0.0; 2 * batch * heads * n];
+    // A task has one head of one sequence. Its products are too small for several threads, and its scores
+    // stay in the second cache between them.
     let head = |task: usize, statistics: &mut [f32], out: Shared| {
         let (image, head) = (task / heads, task % heads);
         let part = |i| Matrix::new(&input[sizes.packed(image, head, i)..], 3 * d);
@@ -263,16 +260,18 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
                 p,
             );
             softmax_rows(p, n, scale, statistics);
+            // The heads are read and written where they lie in the packed tensors, so nothing is permuted.
             let product = Product::new([n, n, w], Matrix::new(p, n), part(2));
-            // SAFETY: the n rows of w values of this image and head lie inside the output, and only
-            // this task writes them.
+            // SAFETY: the n rows of w values of this image and head lie inside the output, d values
+            // apart, and no other task has this image and head.
             unsafe {
                 let place = out.from(sizes.output(image, head));
                 product.run_here(&mut work.products, place, d);
             }
         });
     };
-    // SAFETY: images and heads cover the output, and each writes all of its own.
+    // SAFETY: every value of the output belongs to one image and head, there is a task for each, and its
+    // product writes all of its rows.
     let y = unsafe {
         written(batch * n * d, |y| {
             let out = Shared::unset(y);
@@ -283,19 +282,20 @@ fn forward(sizes: Sizes, input: &[f32], bias: Option<&[f32]>) -> (FlexTensor, Ve
     (tensor(y, [batch, n, d]), statistics)
 }
 
-/// Tasks of a backward pass, or a few more: enough for every processor.
+/// About as many tasks as a backward pass has: enough for every processor, and not a function of their
+/// number, because each task's part of the gradient of the bias is summed on its own.
 const TASKS: usize = 256;
 
-/// The gradients of the packed input and, if it is wanted, of the bias. A task has one head of one
-/// window and sums the gradient of its bias over a part of the images, so that the sum does not
-/// depend on who runs it.
+/// The gradients of the packed input and, if `bias_wanted`, of the bias. A task has one head of one
+/// window and a part of the images, over which it sums the gradient of its bias in order, so that the
+/// sum does not depend on which thread runs it.
 fn backward(
     sizes: Sizes,
     input: &[f32],
     bias: Option<&[f32]>,
     statistics: &[f32],
     gradient: &[f32],
-    of_bias: bool,
+    bias_wanted: bool,
 ) -> (Vec<f32>, Vec<f32>) {
     let Sizes {
         batch,
@@ -306,13 +306,15 @@ fn backward(
     } = sizes;
     let (d, scale) = (sizes.channels(), sizes.scale());
     let (images, groups) = (batch / windows, windows * heads);
+    // Swin has many windows, each with few images; other models have one window and many images.
     let parts = (TASKS / groups.max(1)).clamp(1, images.max(1));
-    let area = if of_bias { sizes.area() } else { 0 };
+    let area = if bias_wanted { sizes.area() } else { 0 };
     let mut dbias = vec![0.0; parts * groups * area];
     let sums = Shared::new(&mut dbias);
     let head = |task: usize, out: Shared| {
         let (window, head) = (task % groups / heads, task % heads);
-        // SAFETY: `dbias` has that many values for each task.
+        // SAFETY: `dbias` has `area` values for each of the `parts * groups` tasks, and this is the only
+        // one with this number.
         let sum = unsafe { sums.part(task * area, area) };
         for image in (task / groups..images).step_by(parts) {
             let image = image * windows + window;
@@ -327,17 +329,19 @@ fn backward(
                 softmax_again(p, n, left, statistics);
                 let ds = work.slopes.take(sizes.area());
                 let product = Product::new([n, w, n], dy, v.transposed());
-                // SAFETY: there are n rows of n slopes.
+                // SAFETY: `ds` has n rows of n values, borrowed mutably here.
                 unsafe { product.run_here(products, Shared::new(ds), n) };
                 softmax_backward(p, ds, n, scale);
-                if of_bias {
+                if bias_wanted {
+                    // The bias is added after the scores are scaled.
                     add_scaled(sum, ds, 1.0 / scale);
                 }
                 let (p, ds) = (Matrix::new(p, n), Matrix::new(ds, n));
+                // The gradients of q, k and v, which lie in the gradient as they do in the input.
                 let parts = [(ds, k), (ds.transposed(), q), (p.transposed(), dy)];
                 for (i, (a, b)) in parts.into_iter().enumerate() {
                     // SAFETY: the n rows of w values of this image, head and part lie inside the
-                    // gradient, and only this task writes them.
+                    // gradient, 3 d values apart, and no other task has this image and head.
                     unsafe {
                         let place = out.from(sizes.packed(image, head, i));
                         Product::new([n, n, w], a, b).run_here(products, place, 3 * d);
@@ -346,7 +350,8 @@ fn backward(
             });
         }
     };
-    // SAFETY: images, heads and parts cover the gradient, and each writes all of its own.
+    // SAFETY: every value of the gradient belongs to one image, head and part. The tasks have every
+    // image and head between them, and their products write all rows of the three parts.
     let dx = unsafe {
         written(input.len(), |dx| {
             let out = Shared::unset(dx);
@@ -363,14 +368,15 @@ fn backward(
 }
 
 multiversion! {
-    /// Each row of `n` becomes `softmax(scale row)`. Of each, `-scale` times the largest value and the
-    /// inverse of the sum of exponentials go to `statistics`.
+    /// Each row of `n` values becomes `softmax(scale row)`. For each row, `-scale` times its largest value
+    /// and the inverse of its sum of exponentials go to `statistics`.
     fn softmax_rows<S>(rows: &mut [f32], n: usize, scale: f32, statistics: &mut [f32]) {
         for (row, statistics) in rows.chunks_exact_mut(n).zip(statistics.chunks_exact_mut(2)) {
             let offset = -largest(row) * scale;
             for value in row.iter_mut() {
                 *value = exp::<S>(S::fma(*value, scale, offset));
             }
+            // In `f64`: the error of this one number would be in every probability of the row.
             let inverse = (1.0 / sum_of([row], |sum: f64, [value]| sum + value)) as f32;
             for value in row.iter_mut() {
                 *value *= inverse;
@@ -386,7 +392,7 @@ multiversion! {
         }
     }
 
-    /// Scores become probabilities again, from what [`softmax_rows`] said of them.
+    /// Scores become probabilities again, with the statistics of [`softmax_rows`].
     fn softmax_again<S>(rows: &mut [f32], n: usize, scale: f32, statistics: &[f32]) {
         for (row, statistics) in rows.chunks_exact_mut(n).zip(statistics.chunks_exact(2)) {
             let (offset, inverse) = (statistics[0], statistics[1]);
@@ -399,110 +405,11 @@ multiversion! {
     /// `dp <- scale p (dp - <p, dp>)` row by row: the gradient of the scores.
     fn softmax_backward<S>(p: &[f32], dp: &mut [f32], n: usize, scale: f32) {
         for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
+            // In `f64`: the slopes are what is left of `dp` after this is subtracted.
             let inner = sum_of([p, dp], |sum: f64, [p, dp]| sum + p * dp) as f32;
             for (dp, p) in dp.iter_mut().zip(p) {
                 *dp = scale * p * (*dp - inner);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{
-        Case, Tensors, View, compare, noise, results, same_on_any_threads, same_where_not_finite,
-        views,
-    };
-
-    /// `[b, n, 3 h w]`.
-    fn case([b, n, h, w]: [usize; 4], view: View, seed: u32) -> Case {
-        Case::new(seed).with(&[b, n, 3 * h * w], view)
-    }
-
-    /// With a bias for each of the windows, in which some pairs are masked.
-    fn biased([images, windows, n, h, w]: [usize; 5], view: View, seed: u32) -> Case {
-        let mut bias = noise(windows * h * n * n, seed + 7);
-        for masked in bias.iter_mut().skip(1).step_by(5) {
-            *masked = -100.0;
-        }
-        let case = case([images * windows, n, h, w], view, seed);
-        case.with_values(&[windows, h, n, n], bias, View::Plain)
-    }
-
-    fn op(heads: usize) -> impl Fn(&Tensors) -> Tensor<3> + Sync {
-        move |t| attention(t.get(0), heads)
-    }
-
-    fn burns(heads: usize) -> impl Fn(&Tensors) -> Tensor<3> {
-        move |t| composed(t.get(0), heads, None)
-    }
-
-    fn op_with_bias(t: &Tensors) -> Tensor<3> {
-        attention_with_bias(t.get(0), t.get(1))
-    }
-
-    fn burns_with_bias(t: &Tensors) -> Tensor<3> {
-        let bias = t.get::<4>(1);
-        let heads = bias.dims()[1];
-        composed(t.get(0), heads, Some(bias))
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        #[test]
-        fn values_and_gradients_agree_with_f64(
-            b in 1usize..4, n in 1usize..70, h in 1usize..4, w in 1usize..20, wanted in 0u32..2,
-            view in views(), seed in 1u32..1000,
-        ) {
-            compare(&case([b, n, h, w], view, seed).wanting(wanted), op(h), burns(h));
-        }
-
-        #[test]
-        fn with_a_bias_values_and_gradients_agree_with_f64(
-            images in 1usize..4, windows in 1usize..4, n in 1usize..50, h in 1usize..4,
-            w in 1usize..20, wanted in 0u32..4, view in views(), seed in 1u32..1000,
-        ) {
-            let case = biased([images, windows, n, h, w], view, seed).wanting(wanted);
-            compare(&case, op_with_bias, burns_with_bias);
-        }
-    }
-
-    #[test]
-    fn several_images_share_a_task() {
-        let (windows, heads) = (40, 3);
-        assert_eq!(TASKS / (windows * heads), 2);
-        let case = biased([5, windows, 3, heads, 2], View::Plain, 7);
-        compare(&case, op_with_bias, burns_with_bias);
-    }
-
-    #[test]
-    fn large_scores_are_as_close() {
-        let case = case([2, 9, 2, 8], View::Plain, 3).times(30.0);
-        compare(&case, op(2), burns(2));
-    }
-
-    #[test]
-    fn what_is_empty_or_not_finite_stays_so() {
-        for size in [[0, 5, 2, 3], [2, 0, 2, 3]] {
-            let case = case(size, View::Plain, 1).wanting(0);
-            assert!(results(&case, op(2))[0].1.is_empty());
-        }
-        for value in [f32::NAN, f32::INFINITY] {
-            let mut values = noise(2 * 6 * 12, 1);
-            values[30] = value;
-            let case = Case::new(1).with_values(&[2, 6, 12], values, View::Plain);
-            same_where_not_finite(&case, op(2), burns(2));
-        }
-    }
-
-    #[test]
-    fn the_number_of_threads_changes_nothing() {
-        let case = case([3, 40, 2, 8], View::Plain, 5);
-        same_on_any_threads(|| results(&case, op(2)));
-        let case = biased([9, 4, 10, 2, 8], View::Plain, 5);
-        same_on_any_threads(|| results(&case, op_with_bias));
     }
 }

@@ -1,6 +1,9 @@
-//! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and SGD with momentum, each a step in
-//! one pass over memory. They compute what Burn's optimisers do, operation by operation, so that values
-//! are the same to the bit; state and records are Burn's too.
+//! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and SGD with momentum, each step in one
+//! pass over memory. They compute what Burn's optimisers compute, operation by operation, so that values
+//! are the same to the bit. State and records are Burn's too.
+
+#[cfg(test)]
+mod tests;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -22,9 +25,9 @@ use crate::simd::multiversion;
 pub struct AdamOptions {
     /// Decay of the first and of the second moment, in `[0, 1)`.
     pub betas: [f32; 2],
-    /// What is added to the root of the second moment.
+    /// Added to the root of the second moment.
     pub epsilon: f32,
-    /// Weight decay: of the gradient in Adam, of the parameter in AdamW.
+    /// Weight decay: Adam adds it to the gradient, AdamW takes it off the parameter.
     pub weight_decay: f32,
 }
 
@@ -65,11 +68,11 @@ pub fn adam_w(options: AdamOptions) -> ModuleOptimizer {
 /// The constants of SGD.
 #[derive(Clone, Copy, Debug)]
 pub struct SgdOptions {
-    /// Of the velocity; 0 for none.
+    /// How much of the velocity a step keeps, in `[0, 1)`; 0 for none.
     pub momentum: f64,
-    /// Whether a step looks ahead (Nesterov).
+    /// Whether a step looks ahead, as Nesterov's does.
     pub nesterov: bool,
-    /// Weight decay of the gradient.
+    /// Weight decay, which is added to the gradient.
     pub weight_decay: f32,
 }
 
@@ -108,6 +111,7 @@ impl Optimizer for FusedAdamW {
         let options = &self.options;
         let decay_rate = lr * f64::from(options.weight_decay);
         let (param, momentum) = match state.map(|state| state.momentum) {
+            // The first step makes the moments, which is left to Burn.
             Some(state) if fit(&[&param, &gradient, &state.moment_1, &state.moment_2]) => {
                 let by = Constants {
                     betas: options.betas,
@@ -147,6 +151,7 @@ impl Optimizer for FusedAdam {
         let (param, momentum) = match state.map(|state| state.momentum) {
             Some(state) if fit(&[&param, &gradient, &state.moment_1, &state.moment_2]) => {
                 let [correction_1, correction_2] = corrections(options, state.time + 1);
+                // Burn's Adam folds both corrections into the step, and epsilon with them.
                 let root = correction_2.sqrt();
                 let by = Constants {
                     betas: options.betas,
@@ -235,9 +240,10 @@ impl Optimizer for FusedSgd {
             }
             velocity => velocity,
         };
-        let gradient = match weight_decay {
-            0.0 => gradient,
-            decay => param.clone().mul_scalar(decay).add(gradient),
+        let gradient = if weight_decay == 0.0 {
+            gradient
+        } else {
+            param.clone().mul_scalar(weight_decay).add(gradient)
         };
         if momentum == 0.0 {
             let velocity = None;
@@ -248,9 +254,10 @@ impl Optimizer for FusedSgd {
             Some(velocity) => gradient.clone().add(velocity.mul_scalar(momentum)),
             None => gradient.clone(),
         };
-        let along = match nesterov {
-            true => velocity.clone().mul_scalar(momentum).add(gradient),
-            false => velocity.clone(),
+        let along = if nesterov {
+            velocity.clone().mul_scalar(momentum).add(gradient)
+        } else {
+            velocity.clone()
         };
         let velocity = Some(velocity);
         (param - along.mul_scalar(lr), Some(SgdState { velocity }))
@@ -263,13 +270,14 @@ impl Optimizer for FusedSgd {
     }
 }
 
-/// Whether a step can run in one pass: all are `f32` on the CPU backend, and kernels are not off.
+/// Whether a step can run in one pass: all tensors are `f32` on the CPU backend, and kernels are not
+/// switched off.
 fn fit<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
     let fits = |x: &&Tensor<D>| !x.is_autodiff() && on_cpu(&(*x).clone().into_dispatch());
     level::current() != Level::Off && tensors.iter().all(fits)
 }
 
-/// The values of a tensor that fits, for writing: without a copy if nobody else holds it.
+/// A tensor that fits, to write to. [`values_mut`] copies it if somebody else holds it too.
 fn owned<const D: usize>(x: Tensor<D>) -> FlexTensor {
     match x.try_into_primitive::<Flex>() {
         Ok(x) if x.is_contiguous() => x,
@@ -283,7 +291,8 @@ fn corrections(options: &AdamOptions, time: usize) -> [f32; 2] {
     options.betas.map(|beta| 1.0 - beta.powi(time as i32))
 }
 
-/// A step of parameter and moments, chunk by chunk.
+/// A step of parameter and moments, chunk by chunk: values are independent of each other, so the number of
+/// threads changes nothing.
 fn adaptive<const D: usize>(
     param: Tensor<D>,
     gradient: Tensor<D>,
@@ -308,18 +317,18 @@ fn adaptive<const D: usize>(
     (param, state)
 }
 
-/// What a step of Adam or AdamW multiplies by.
+/// The factors of a step of Adam or AdamW.
 #[derive(Clone, Copy)]
 struct Constants {
     betas: [f32; 2],
     epsilon: f32,
     corrections: [f32; 2],
     lr: f32,
-    /// AdamW: what is left of a parameter; Adam: the decay that joins the gradient.
+    /// AdamW: the factor that the parameter keeps. Adam: the decay that is added to the gradient.
     decay: f32,
 }
 
-// Products and sums are apart, as in Burn: fused ones would round otherwise.
+// Products and sums are not fused: Burn rounds them one by one.
 multiversion! {
     fn adam_w_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Constants) {
         let rest = by.betas.map(|beta| 1.0 - beta);
@@ -350,153 +359,5 @@ multiversion! {
             let along = if by.nesterov { *v * momentum + g } else { *v };
             *p -= along * lr;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::module::{Module, Param, ParamId};
-    use burn::optim::decay::WeightDecayConfig;
-    use burn::optim::momentum::MomentumConfig;
-    use burn::optim::{GradientsParams, SgdConfig};
-    use burn::tensor::Bytes;
-
-    use super::*;
-    use crate::testing::noise;
-
-    const OPTIONS: AdamOptions = AdamOptions {
-        betas: [0.9, 0.99],
-        epsilon: 1e-8,
-        weight_decay: 0.05,
-    };
-
-    /// A parameter of several chunks and one of a single value.
-    #[derive(Module, Debug)]
-    struct Params {
-        large: Param<Tensor<2>>,
-        small: Param<Tensor<1>>,
-    }
-
-    impl Params {
-        fn new() -> Self {
-            let device = Device::flex().autodiff();
-            let large = Tensor::<1>::from_data(&noise(300 * 101, 1)[..], &device);
-            Self {
-                large: Param::initialized(ParamId::from(1), large.reshape([300, 101])),
-                small: Param::initialized(ParamId::from(2), Tensor::from_data([0.5], &device)),
-            }
-        }
-
-        fn values(&self) -> Vec<f32> {
-            let values = self.large.val().into_data().iter().collect::<Vec<f32>>();
-            [values, self.small.val().into_data().iter().collect()].concat()
-        }
-    }
-
-    /// Steps `steps` with gradients of their own.
-    fn train(
-        mut params: Params,
-        optimizer: &mut ModuleOptimizer,
-        steps: std::ops::Range<u32>,
-    ) -> Params {
-        for step in steps {
-            let mut gradients = GradientsParams::new();
-            let large = Tensor::<1>::from_data(&noise(300 * 101, 7 + step)[..], &Device::flex());
-            gradients.register(params.large.id, large.reshape([300, 101]));
-            let small = Tensor::<1>::from_data([step as f32 - 2.0], &Device::flex());
-            gradients.register(params.small.id, small);
-            let lr = 0.01 / f64::from(step + 1);
-            params = optimizer.step(lr, params, gradients);
-        }
-        params
-    }
-
-    /// The same values as Burn's to the bit, from the start and going on from Burn's record.
-    fn check(ours: impl Fn() -> ModuleOptimizer, burns: impl Fn() -> ModuleOptimizer) {
-        let mut burn = burns();
-        let early = train(Params::new(), &mut burn, 0..3);
-        let record: Vec<u8> = burn.into_bytes().unwrap().to_vec();
-        let expected = train(early.clone(), &mut burn, 3..7).values();
-        assert_ne!(early.values(), expected);
-
-        let mut own = ours();
-        let got = train(Params::new(), &mut own, 0..7).values();
-        assert!(got == expected, "from the start");
-
-        let read = |optimizer: ModuleOptimizer, record: Vec<u8>| {
-            optimizer.from_bytes(Bytes::from_bytes_vec(record)).unwrap()
-        };
-        let mut resumed = read(ours(), record);
-        let got = train(early, &mut resumed, 3..5);
-        let record: Vec<u8> = resumed.into_bytes().unwrap().to_vec();
-        let got = train(got, &mut read(burns(), record), 5..7);
-        assert!(
-            got.values() == expected,
-            "with Burn's record, and Burn with ours"
-        );
-    }
-
-    #[test]
-    fn adam_w_is_burns_to_the_bit() {
-        let decays = [OPTIONS.weight_decay, 0.0];
-        for weight_decay in decays {
-            let options = AdamOptions {
-                weight_decay,
-                ..OPTIONS
-            };
-            let burns = AdamWConfig::new()
-                .with_beta_2(0.99)
-                .with_epsilon(1e-8)
-                .with_weight_decay(weight_decay);
-            check(|| adam_w(options), || burns.init());
-        }
-    }
-
-    #[test]
-    fn adam_is_burns_to_the_bit() {
-        for decay in [None, Some(WeightDecayConfig::new(OPTIONS.weight_decay))] {
-            let options = AdamOptions {
-                weight_decay: decay.as_ref().map_or(0.0, |decay| decay.penalty),
-                ..OPTIONS
-            };
-            let burns = AdamConfig::new()
-                .with_beta_2(0.99)
-                .with_epsilon(1e-8)
-                .with_weight_decay(decay);
-            check(|| adam(options), || burns.init());
-        }
-    }
-
-    #[test]
-    fn sgd_is_burns_to_the_bit() {
-        for (momentum, nesterov) in [(0.0, false), (0.9, false), (0.9, true)] {
-            for decay in [None, Some(WeightDecayConfig::new(0.05))] {
-                let options = SgdOptions {
-                    momentum,
-                    nesterov,
-                    weight_decay: decay.as_ref().map_or(0.0, |decay| decay.penalty),
-                };
-                let with_momentum = (momentum > 0.0).then_some(MomentumConfig {
-                    momentum,
-                    dampening: 0.0,
-                    nesterov,
-                });
-                let burns = SgdConfig::new()
-                    .with_momentum(with_momentum)
-                    .with_weight_decay(decay);
-                check(|| sgd(options), || burns.init());
-            }
-        }
-    }
-
-    #[test]
-    fn a_parameter_that_others_hold_is_copied() {
-        let mut optimizer = adam_w(OPTIONS);
-        let params = train(Params::new(), &mut optimizer, 0..2);
-        let held = params.clone();
-        let before = held.values();
-        let after = train(params, &mut optimizer, 2..3).values();
-        assert_ne!(after, before);
-        assert_eq!(held.values(), before);
     }
 }

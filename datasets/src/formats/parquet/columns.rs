@@ -1,0 +1,159 @@
+//! Columns of a parquet file: which one holds what, how many rows its pages have, and its values.
+
+use std::path::Path;
+
+use ::parquet::column::page::PageReader;
+use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use ::parquet::data_type::{ByteArray, ByteArrayType, DataType};
+use ::parquet::errors::ParquetError;
+use ::parquet::file::metadata::ColumnChunkMetaData;
+use ::parquet::file::reader::{FileReader, RowGroupReader};
+use ::parquet::file::serialized_reader::SerializedFileReader;
+use bytes::Bytes;
+use peft_core::error::listed;
+
+use crate::error::Error;
+
+/// The leaf column with one of these names; not one inside a list, of which a row may have many.
+pub(super) fn leaf(
+    reader: &SerializedFileReader<Bytes>,
+    path: &Path,
+    names: &[String],
+) -> Result<usize, Error> {
+    let columns = reader.metadata().file_metadata().schema_descr().columns();
+    let found = names.iter().find_map(|name| {
+        columns
+            .iter()
+            .position(|c| c.path().string() == *name && c.max_rep_level() == 0)
+    });
+    found.ok_or_else(|| {
+        let known: Vec<String> = columns
+            .iter()
+            .map(|column| column.path().string())
+            .collect();
+        let expected = format!("a column `{}`", names.join("` or `"));
+        Error::layout(path, expected, listed(&known, 12))
+    })
+}
+
+/// The class names that the datasets library writes into the schema's metadata.
+pub(super) fn class_names(
+    reader: &SerializedFileReader<Bytes>,
+    label: &str,
+) -> Option<Vec<String>> {
+    let metadata = reader.metadata().file_metadata().key_value_metadata()?;
+    let text = metadata
+        .iter()
+        .find(|entry| entry.key == "huggingface")?
+        .value
+        .as_ref()?;
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    serde_json::from_value(value["info"]["features"][label]["names"].clone()).ok()
+}
+
+/// The number of rows in each data page; only headers are read.
+pub(super) fn rows_of_pages(mut pages: Box<dyn PageReader>) -> Result<Vec<usize>, ParquetError> {
+    let mut rows = Vec::new();
+    while let Some(page) = pages.peek_next_page()? {
+        // Version 1 of a page counts levels, not rows; without repetition there is one level per
+        // row.
+        if !page.is_dict {
+            let known = page.num_rows.or(page.num_levels);
+            rows.push(known.ok_or_else(|| ParquetError::General("a page without a count".into()))?);
+        }
+        pages.skip_next_page()?;
+    }
+    Ok(rows)
+}
+
+/// The labels of a row group as texts.
+pub(super) fn read_labels(
+    group: &dyn RowGroupReader,
+    column: usize,
+) -> Result<Vec<Option<String>>, ParquetError> {
+    let levels = max_level(group.metadata().column(column));
+    let rows = group.metadata().num_rows() as usize;
+    Ok(match group.get_column_reader(column)? {
+        ColumnReader::Int64ColumnReader(mut reader) => {
+            texts(read_values(&mut reader, levels, rows)?)
+        }
+        ColumnReader::Int32ColumnReader(mut reader) => {
+            texts(read_values(&mut reader, levels, rows)?)
+        }
+        ColumnReader::BoolColumnReader(mut reader) => {
+            let flags = read_values(&mut reader, levels, rows)?;
+            texts(flags.into_iter().map(|flag| flag.map(u8::from)).collect())
+        }
+        ColumnReader::ByteArrayColumnReader(mut reader) => {
+            let values = read_values(&mut reader, levels, rows)?.into_iter();
+            let text = |value: ByteArray| Ok(value.as_utf8()?.to_owned());
+            values
+                .map(|value| value.map(text).transpose())
+                .collect::<Result<_, ParquetError>>()?
+        }
+        _ => {
+            return Err(ParquetError::General(
+                "labels that are neither whole numbers nor texts".into(),
+            ));
+        }
+    })
+}
+
+/// `rows` images of a row group from row `first` on, encoded; `None` where a row has no image.
+pub(super) fn read_images(
+    group: &dyn RowGroupReader,
+    column: usize,
+    first: usize,
+    rows: usize,
+) -> Result<Vec<Option<ByteArray>>, ParquetError> {
+    let levels = max_level(group.metadata().column(column));
+    let ColumnReader::ByteArrayColumnReader(mut reader) = group.get_column_reader(column)? else {
+        return Err(ParquetError::General("expected a column of bytes".into()));
+    };
+    reader.skip_records(first)?;
+    read_values::<ByteArrayType>(&mut reader, levels, rows)
+}
+
+/// The definition level of a value that is not null.
+fn max_level(column: &ColumnChunkMetaData) -> i16 {
+    column.column_descr().max_def_level()
+}
+
+fn texts<T: ToString>(values: Vec<Option<T>>) -> Vec<Option<String>> {
+    values
+        .into_iter()
+        .map(|value| value.map(|value| value.to_string()))
+        .collect()
+}
+
+/// The next `rows` values of a column, with its nulls.
+fn read_values<T: DataType>(
+    reader: &mut ColumnReaderImpl<T>,
+    max_level: i16,
+    rows: usize,
+) -> Result<Vec<Option<T::T>>, ParquetError> {
+    let (mut values, mut levels) = (Vec::new(), Vec::new());
+    let mut read = 0;
+    // A call stops at the end of a page.
+    while read < rows {
+        let (records, ..) =
+            reader.read_records(rows - read, Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            return Err(ParquetError::EOF(format!("{read} of {rows} rows")));
+        }
+        read += records;
+    }
+    // A column that cannot be null has no levels.
+    if max_level == 0 {
+        return Ok(values.into_iter().map(Some).collect());
+    }
+    let mut values = values.into_iter();
+    let value = |level: i16| {
+        if level == max_level {
+            values.next()
+        } else {
+            None
+        }
+    };
+    Ok(levels.into_iter().map(value).collect())
+}

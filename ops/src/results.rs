@@ -1,0 +1,245 @@
+//! A number for what the kernels compute, to the bit.
+
+/// The version of the kernels' results.
+///
+/// It is raised whenever a kernel computes another output for the same input, be it by one bit, at any
+/// level. Activations that were computed under another number, or at another [`level`](crate::level()),
+/// must not be mixed with new ones: a cache of activations records both, and ignores what was made under
+/// others.
+pub const RESULTS: u32 = 4;
+
+#[cfg(all(test, target_arch = "x86_64", not(target_feature = "fma")))]
+mod tests {
+    use std::process::Command;
+
+    use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+    use burn::tensor::{Device, Tensor, TensorData};
+
+    use crate::testing::{noise, on_threads};
+    use crate::*;
+
+    const LEVELS: [Level; 3] = [Level::Baseline, Level::Avx2, Level::Avx512];
+
+    /// Hashes of each operation's outputs at each of [`LEVELS`], for this value of [`RESULTS`]. The inputs
+    /// are small, but some are cut into several blocks and some fill less than one.
+    #[rustfmt::skip]
+    const HASHES: [(&str, [u64; 3]); 20] = [
+        ("gelu", [0xaba6_eb28_1f83_84f1, 0xce26_5848_bf15_5d58, 0xce26_5848_bf15_5d58]),
+        ("quick_gelu", [0xcca6_53b9_1261_2920, 0xed0f_637b_7221_0cc2, 0xed0f_637b_7221_0cc2]),
+        ("relu", [0x2ebd_1fa8_f5e7_c117, 0x2ebd_1fa8_f5e7_c117, 0x2ebd_1fa8_f5e7_c117]),
+        ("add_relu", [0xe554_fc6a_7a3b_cfbc, 0xe554_fc6a_7a3b_cfbc, 0xe554_fc6a_7a3b_cfbc]),
+        ("scale_shift", [0xd638_1294_66d7_2f97, 0x6e0f_f91e_19aa_bf5f, 0x6e0f_f91e_19aa_bf5f]),
+        ("layer_norm", [0x6a74_8844_4af7_77c0, 0x6a74_8844_4af7_77c0, 0x6a74_8844_4af7_77c0]),
+        ("cross_entropy", [0x4b22_5267_a03f_5fa7, 0x4b22_5267_a03f_5fa7, 0x4b22_5267_a03f_5fa7]),
+        ("patches", [0x8804_59bc_231d_18cb, 0x8804_59bc_231d_18cb, 0x8804_59bc_231d_18cb]),
+        ("attention", [0xac95_0787_3d0e_0b7a, 0x27cd_5de4_8a25_0ea2, 0x27cd_5de4_8a25_0ea2]),
+        ("attention_with_bias", [0x85a4_aca8_af37_c276, 0x142c_ab5c_3279_ad9d, 0x142c_ab5c_3279_ad9d]),
+        ("linear", [0xa02b_049e_1339_1c8a, 0xe3bd_bf7a_4924_359b, 0xe3bd_bf7a_4924_359b]),
+        ("linear_residual", [0x39a5_db7a_cd18_84a8, 0x4e95_5de7_2f28_07e4, 0x4e95_5de7_2f28_07e4]),
+        ("linear_gelu", [0xebdd_5c79_76cf_3536, 0x6134_17b4_0160_5197, 0x6134_17b4_0160_5197]),
+        ("linear_low_rank", [0x832b_03bb_1a93_7650, 0x8f70_edf1_4d2a_6423, 0x8f70_edf1_4d2a_6423]),
+        ("conv2d", [0xedf4_1186_677a_d475, 0xe913_4260_aeed_7db8, 0xe913_4260_aeed_7db8]),
+        ("conv2d_residual", [0x0a86_0bb0_a343_95a2, 0x9407_5012_b3d9_5589, 0x9407_5012_b3d9_5589]),
+        ("conv2d_norm", [0xa150_61b7_2a27_d935, 0x7b49_36b9_192d_3296, 0x7b49_36b9_192d_3296]),
+        ("batch_norm", [0xf15b_c5d2_f079_ccd4, 0xf15b_c5d2_f079_ccd4, 0xf15b_c5d2_f079_ccd4]),
+        ("batch_norm_train", [0x8478_d71f_fb51_5671, 0x8478_d71f_fb51_5671, 0x8478_d71f_fb51_5671]),
+        ("max_pool2d", [0x5e6e_d183_f219_476e, 0x5e6e_d183_f219_476e, 0x5e6e_d183_f219_476e]),
+    ];
+
+    /// Noise of any shape; the same for the same seed.
+    fn noisy<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
+        let values = noise(shape.iter().product(), seed);
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    fn norm(channels: usize) -> FixedNorm {
+        FixedNorm {
+            gamma: noisy([channels], 21),
+            beta: noisy([channels], 22),
+            mean: noisy([channels], 23),
+            variance: noisy([channels], 24).abs() + 0.1,
+            epsilon: 1e-5,
+        }
+    }
+
+    /// Input, weight and options of convolutions with one window, several blocks of the inner
+    /// dimension, a stride, and groups.
+    fn convolutions() -> Vec<(Tensor<4>, Tensor<4>, ConvOptions<2>)> {
+        let conv = |x, weight, [stride, padding]: [usize; 2], groups| {
+            let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
+            (noisy(x, 31), noisy(weight, 32), options)
+        };
+        vec![
+            conv([2, 70, 1, 1], [9, 70, 1, 1], [1, 0], 1),
+            conv([2, 24, 9, 7], [13, 24, 3, 3], [1, 1], 1),
+            conv([1, 3, 19, 19], [20, 3, 7, 7], [2, 3], 1),
+            conv([2, 8, 6, 6], [8, 2, 3, 3], [1, 1], 4),
+        ]
+    }
+
+    /// The outputs of each operation for all of its inputs, one behind the other.
+    fn outputs() -> Vec<(&'static str, Vec<f32>)> {
+        let mut all: Vec<(&str, Vec<f32>)> = Vec::new();
+        let mut add = |name: &'static str, values: Vec<f32>| match all
+            .iter_mut()
+            .find(|(other, _)| *other == name)
+        {
+            Some((_, all)) => all.extend(values),
+            None => all.push((name, values)),
+        };
+        fn read<const D: usize>(y: Tensor<D>) -> Vec<f32> {
+            y.into_data().iter().collect()
+        }
+
+        let line = noisy([700], 1) * 4.0;
+        add("gelu", read(gelu(line.clone())));
+        add("quick_gelu", read(quick_gelu(line.clone())));
+        add("relu", read(relu(line.clone())));
+        add("add_relu", read(add_relu(line, noisy([700], 2))));
+
+        let rows = noisy([2, 5, 77], 3);
+        let [gamma, beta] = [4, 5].map(|seed| noisy([77], seed));
+        add(
+            "scale_shift",
+            read(scale_shift(rows.clone(), gamma.clone(), beta.clone())),
+        );
+        add("layer_norm", read(layer_norm(rows, gamma, beta, 1e-6)));
+        add(
+            "cross_entropy",
+            read(cross_entropy(noisy([9, 37], 6), noisy([9, 37], 7).abs())),
+        );
+        add("patches", read(patches(noisy([2, 3, 8, 12], 8), [4, 6])));
+
+        let packed = noisy([4, 19, 3 * 2 * 16], 9);
+        add("attention", read(attention(packed.clone(), 2)));
+        let bias = noisy([2, 2, 19, 19], 10);
+        add(
+            "attention_with_bias",
+            read(attention_with_bias(packed, bias)),
+        );
+
+        // Rows and columns that no tile divides, and sums in one piece and in three.
+        for [m, k, n] in [[9, 40, 50], [37, 500, 21]] {
+            let (x, weight) = (noisy([m, k], 11), noisy([n, k], 12));
+            let (bias, residual) = (noisy([n], 13), noisy([m, n], 14));
+            let y = linear(x.clone(), weight.clone(), Some(bias.clone()));
+            add("linear", read(y));
+            let y = linear_residual(
+                x.clone(),
+                weight.clone(),
+                Some(bias.clone()),
+                residual.clone(),
+            );
+            add("linear_residual", read(y));
+            for kind in [Gelu::Exact, Gelu::Quick] {
+                let (bias, residual) = (Some(bias.clone()), Some(residual.clone()));
+                let y = linear_gelu(x.clone(), kind, weight.clone(), bias, residual);
+                add("linear_gelu", read(y));
+            }
+            let factors = [noisy([4, k], 15), noisy([n, 4], 16)];
+            add(
+                "linear_low_rank",
+                read(linear_low_rank(x, weight, Some(bias), factors, 0.7)),
+            );
+        }
+
+        for (x, weight, options) in convolutions() {
+            let channels = weight.dims()[0];
+            let y = conv2d(
+                x.clone(),
+                weight.clone(),
+                Some(noisy([channels], 33)),
+                options.clone(),
+            );
+            let residual = noisy(y.dims(), 34);
+            add("conv2d", read(y));
+            let y = conv2d_residual(x.clone(), weight.clone(), residual.clone(), options.clone());
+            add("conv2d_residual", read(y));
+            for (residual, relu) in [(None, false), (Some(residual), true)] {
+                let (x, weight, options) = (x.clone(), weight.clone(), options.clone());
+                add(
+                    "conv2d_norm",
+                    read(conv2d_norm(
+                        x,
+                        weight,
+                        options,
+                        norm(channels),
+                        residual,
+                        relu,
+                    )),
+                );
+            }
+        }
+
+        // Maps that are short, so that those of all images are put side by side, and one that is not.
+        for shape in [[3, 6, 5, 7], [2, 4, 9, 11]] {
+            let (x, residual) = (noisy(shape, 41), noisy(shape, 42));
+            let y = batch_norm(x.clone(), norm(shape[1]), Some(residual.clone()), true);
+            add("batch_norm", read(y));
+            let affine = [43, 44].map(|seed| noisy([shape[1]], seed));
+            let y = batch_norm_train(x.clone(), affine, 1e-5, Some(residual), false);
+            add(
+                "batch_norm_train",
+                [read(y.output), read(y.mean), read(y.variance)].concat(),
+            );
+            let options = MaxPoolOptions::new([3, 3])
+                .with_stride([2, 2])
+                .with_padding([1, 1]);
+            add("max_pool2d", read(max_pool2d(x, options)));
+        }
+        all
+    }
+
+    /// FNV-1a of the bits.
+    fn hash(values: &[f32]) -> u64 {
+        let bytes = values
+            .iter()
+            .flat_map(|value| value.to_bits().to_le_bytes());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+
+    #[test]
+    fn the_current_level_computes_what_its_hashes_say() {
+        let level = level().unwrap();
+        // Nothing is pinned for Burn's own operations.
+        let Some(column) = LEVELS.iter().position(|other| *other == level) else {
+            return;
+        };
+        let hashes = |threads| -> Vec<(&str, u64)> {
+            let outputs = on_threads(threads, outputs).into_iter();
+            outputs
+                .map(|(name, values)| (name, hash(&values)))
+                .collect()
+        };
+        let got = hashes(1);
+        assert_eq!(got, hashes(3), "results depend on the number of threads");
+        let expected = HASHES.map(|(name, hashes)| (name, hashes[column]));
+        let row = |(name, hash): &(&str, u64)| format!("{name}: {hash:#018x}");
+        let changed = got.iter().filter(|got| !expected.contains(got)).map(row);
+        let changed: Vec<String> = changed.collect();
+        assert!(
+            got == expected,
+            "results of the kernels changed at level {}: raise RESULTS and write the new hash\n{}",
+            level.name(),
+            changed.join("\n")
+        );
+    }
+
+    /// A process has one level, so each runs the test above in a process of its own.
+    #[test]
+    fn each_level_computes_what_its_hashes_say() {
+        for level in LEVELS.into_iter().filter(|level| level.available()) {
+            let test = "results::tests::the_current_level_computes_what_its_hashes_say";
+            let run = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", test])
+                .env("PEFT_OPS", level.name())
+                .output()
+                .unwrap();
+            let output = String::from_utf8_lossy(&run.stdout);
+            assert!(run.status.success(), "{output}");
+            assert!(output.contains("1 passed"), "{output}");
+        }
+    }
+}
