@@ -1,4 +1,4 @@
-//! What flows through a backbone and what a boundary looks like.
+//! The values that flow through a backbone, and the shape of a boundary.
 
 use std::fmt;
 
@@ -19,8 +19,8 @@ pub enum Activation {
 
 /// Token sequences: the image's own tokens, then extra ones that adapters put behind them.
 ///
-/// Attention reads both, as does everything that works on each token alone. What acts at a boundary
-/// and what pools touch only the image's own.
+/// Attention and everything that works on each token alone see both. What acts at a boundary, and
+/// pooling, touch only the image's own.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// `[b, n + extras, d]`.
@@ -55,7 +55,7 @@ impl Tokens {
         self.x.dims()[1] - extras
     }
 
-    /// A function of the whole sequence that keeps its length.
+    /// Applies a function to the whole sequence; it must keep the length.
     ///
     /// # Shapes
     /// `f: [b, n + extras, d] -> [b, n + extras, d']`.
@@ -66,11 +66,12 @@ impl Tokens {
         }
     }
 
-    /// A function of the image's own tokens.
+    /// Applies a function to the image's own tokens; it must keep their number.
     ///
     /// # Shapes
     /// `f: [b, n, d] -> [b, n, d]`.
     pub(crate) fn map_own(self, f: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
+        // Without extras nothing has to be cut and joined.
         if self.extras.is_empty() {
             return self.map(f);
         }
@@ -81,7 +82,7 @@ impl Tokens {
         })
     }
 
-    /// Puts `tokens` behind the sequence, in the place of the owner's earlier ones if `replace`.
+    /// Appends `tokens` to the sequence; with `replace` the owner's earlier ones are removed.
     ///
     /// # Shapes
     /// `tokens: [b, p, d]`.
@@ -106,7 +107,7 @@ impl Tokens {
     }
 }
 
-/// Applies a tensor expression to whichever variant is there and wraps the result again.
+/// Applies a tensor expression to the value of any variant and wraps the result again.
 macro_rules! each {
     ($value:expr, $x:ident => $body:expr) => {
         match $value {
@@ -118,7 +119,7 @@ macro_rules! each {
     };
 }
 
-/// Reads something off whichever variant is there.
+/// Reads a property of the value of any variant.
 macro_rules! read {
     ($value:expr, $x:ident => $body:expr) => {
         match $value {
@@ -163,12 +164,13 @@ impl Activation {
         each!(self, x => x.cast(dtype))
     }
 
-    /// A constant on the autodiff device: the frozen prefix hands this to what trains.
+    /// The value as a constant on the autodiff device: this is what the frozen prefix hands to the
+    /// part that trains.
     pub fn into_autodiff(self) -> Self {
         each!(self, x => Tensor::from_inner(x))
     }
 
-    /// Every value times `factor`.
+    /// The activation with every value multiplied by `factor`.
     pub fn scaled(self, factor: f64) -> Self {
         if factor == 1.0 {
             return self;
@@ -176,22 +178,26 @@ impl Activation {
         each!(self, x => x * factor)
     }
 
-    /// The sum of two activations of one shape, or of one with batch 1 in `other`; extra tokens are
-    /// those of `self`.
+    /// The sum of two activations of the same shape, where `other` may have a batch of 1. The extra
+    /// tokens are those of `self`.
     ///
     /// # Panics
-    /// If one is a map and the other is not, and so on.
+    /// If the two are different variants.
     pub fn plus(self, other: Self) -> Self {
         match (self, other) {
             (Self::Map(x), Self::Map(y)) => Self::Map(x + y),
             (Self::Grid(x), Self::Grid(y)) => Self::Grid(x + y),
             (Self::Tokens(x), Self::Tokens(y)) => Self::Tokens(x.map(|x| x + y.x)),
             (Self::Features(x), Self::Features(y)) => Self::Features(x + y),
-            (x, y) => panic!("{:?} and {:?} have no sum", x.shape(), y.shape()),
+            (x, y) => panic!(
+                "expected activations of the same kind, got shapes {:?} and {:?}",
+                x.shape(),
+                y.shape()
+            ),
         }
     }
 
-    /// A function of the channels at every position.
+    /// Applies a function to the channels at every position.
     ///
     /// # Shapes
     /// `f: [positions, c] -> [positions, c']`.
@@ -214,7 +220,7 @@ impl Activation {
         }
     }
 
-    /// The features `[b, d]`, if it is those.
+    /// The features `[b, d]`; none for any other variant.
     pub fn features(self) -> Option<Tensor<2>> {
         match self {
             Self::Features(x) => Some(x),
@@ -249,7 +255,7 @@ pub enum BoundaryShape {
     Tokens {
         /// Tokens, class token included.
         count: usize,
-        /// Width of each.
+        /// Width of each token.
         width: usize,
     },
     /// Feature vector.
@@ -260,12 +266,12 @@ pub enum BoundaryShape {
 }
 
 impl BoundaryShape {
-    /// Values an image has here.
+    /// Number of values per image.
     pub fn elements(&self) -> usize {
         self.dims().iter().product()
     }
 
-    /// Channels of each position.
+    /// Number of channels at each position.
     pub fn channels(&self) -> usize {
         match *self {
             Self::Map { channels, .. } | Self::Grid { channels, .. } => channels,
@@ -273,7 +279,7 @@ impl BoundaryShape {
         }
     }
 
-    /// The sizes in the order of the activation's axes, without the batch.
+    /// The sizes of the activation's axes in order, without the batch.
     pub fn dims(&self) -> Vec<usize> {
         match *self {
             Self::Map {
@@ -291,7 +297,7 @@ impl BoundaryShape {
         }
     }
 
-    /// The same with one position, shared by all: `[1, d]`, `[c, 1, 1]`, `[1, 1, c]`.
+    /// The shape with a single position, to be broadcast: `[1, d]`, `[c, 1, 1]`, `[1, 1, c]`.
     pub fn shared(self) -> Self {
         match self {
             Self::Map { channels, .. } => Self::Map {
@@ -309,17 +315,17 @@ impl BoundaryShape {
         }
     }
 
-    /// An activation of this shape, from its values image by image.
+    /// Builds an activation of this shape from its values, image by image.
     ///
     /// # Shapes
-    /// `values`: as many as [`elements`](Self::elements) for each image.
+    /// `values`: [`elements`](Self::elements) per image.
     pub fn activation(&self, values: Vec<f32>, device: &Device) -> Activation {
         let batch = values.len() / self.elements();
         let data = TensorData::new(values, [batch, self.elements()]);
         self.of_rows(Tensor::from_data(data, device))
     }
 
-    /// An activation whose images are rows of values.
+    /// Builds an activation from a matrix with one image per row.
     ///
     /// # Shapes
     /// `[b, elements]`.
@@ -333,7 +339,7 @@ impl BoundaryShape {
         }
     }
 
-    /// The word for what it is.
+    /// The name of the variant, for messages.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Map { .. } => "map",

@@ -9,43 +9,47 @@ use crate::step::Draws;
 /// What an adapter does to the activation at a boundary.
 #[allow(
     clippy::large_enum_variant,
-    reason = "made once a boundary, never stored"
+    reason = "made once per boundary, never stored"
 )]
 pub enum BoundaryAct<'a> {
-    /// `z + delta`, the delta with batch 1, broadcast over the batch (and over positions, if it has
-    /// one only). Touches the image's own tokens.
+    /// `z + delta`, where the delta has a batch of 1 and is broadcast over the batch, and over the
+    /// positions if it has only one. Touches only the image's own tokens.
     Add(Activation),
-    /// `z * factor`, feature by feature, with the factor as the delta of [`BoundaryAct::Add`].
+    /// `z * factor`, element by element; the factor is broadcast like the delta of
+    /// [`BoundaryAct::Add`].
     Multiply(Activation),
-    /// Extra tokens behind the image's own.
+    /// Extra tokens appended to the image's own.
     Extras(Extras),
-    /// Anything else.
+    /// Any other function of the activation.
     Function(BoundaryFunction<'a>),
 }
 
-/// A function of the activation at a boundary.
+/// A function of the activation at a boundary, with the random numbers of the step.
 pub type BoundaryFunction<'a> = Box<dyn Fn(Activation, &Draws) -> Activation + 'a>;
-/// A function of a branch: its new output.
+/// A function that returns the new output of a branch, with the random numbers of the step.
 pub type BranchFunction<'a> = Box<dyn Fn(BranchValues, &Draws) -> Activation + 'a>;
 
 /// Extra tokens that join the sequence: prompts.
 pub struct Extras {
     /// `[p, d]`.
     pub tokens: Tensor<2>,
-    /// Probability of dropping an entry while training, drawn for each image.
+    /// Probability of dropping an entry while training, drawn separately for each image.
     pub dropout: f64,
-    /// Whether they take the place of what the same adapter put there before.
+    /// Whether they replace the tokens that the same adapter appended earlier.
     pub replace: bool,
 }
 
 /// What an adapter does at a site.
-#[allow(clippy::large_enum_variant, reason = "made once a site, never stored")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once per site, never stored"
+)]
 pub enum SiteAct<'a> {
     /// `y + scale * B A dropout(x)` beside a linear layer or a convolution.
     LowRank(LowRank),
     /// `scale * v + shift` per channel on the site's input or output.
     ScaleShift {
-        /// On what.
+        /// Which of the two.
         on: Side,
         /// Factor of each channel `[c]`; 1 if absent.
         scale: Option<Tensor<1>>,
@@ -59,18 +63,18 @@ pub enum SiteAct<'a> {
 /// The input or the output of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// What the site reads.
+    /// The value that the site reads.
     Input,
-    /// What the site writes.
+    /// The value that the site writes.
     Output,
 }
 
-/// What a branch site hands over.
+/// The values of a branch that an act can read.
 #[derive(Clone, Debug)]
 pub struct BranchValues {
     /// The stream before the norm, of the output's shape.
     pub residual: Activation,
-    /// The stream after the norm; the residual itself where there is none.
+    /// The stream after the norm; the residual itself where there is no norm.
     pub normed: Activation,
     /// The branch's output before LayerScale, drop path and the sum.
     pub output: Activation,

@@ -4,17 +4,19 @@ use crate::acts::{BoundaryAct, SiteAct};
 use crate::plug::{ErasedModule, Plug};
 use crate::site::Site;
 
-/// The trainable module of a method: it acts at boundaries and at sites.
+/// The trainable module of a method, which acts at boundaries and at sites.
 ///
-/// Where it does not act it answers nothing, so that backbones may fuse there.
+/// Where it does not act it returns nothing, so that backbones can fuse operations there. The places
+/// where it acts must not change after it was attached: core asks for them once, when the model is
+/// assembled.
 pub trait Adapter: ErasedModule + dyn_clone::DynClone {
-    /// What it does at boundary `index`.
+    /// The act at boundary `index`, if there is one.
     fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
         let _ = index;
         None
     }
 
-    /// What it does at a site, in order; empty where it does not act.
+    /// The acts at a site, in order; empty where it does not act.
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         let _ = site;
         Vec::new()
@@ -23,5 +25,5 @@ pub trait Adapter: ErasedModule + dyn_clone::DynClone {
 
 dyn_clone::clone_trait_object!(Adapter);
 
-/// An adapter in a box that is a Burn module.
+/// A boxed adapter that is a Burn module.
 pub type BoxedAdapter = Plug<dyn Adapter>;

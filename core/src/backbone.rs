@@ -22,7 +22,7 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
     /// Boundaries, sites and sizes, known before any forward.
     fn spec(&self) -> &BackboneSpec;
 
-    /// Runs the span from cut `span.start` to cut `span.end`, so that any part can run alone.
+    /// Runs the part between the cuts `span.start` and `span.end`; any part can run alone.
     ///
     /// The hooks at boundary `l` act when the span starts at or passes `l`, not when it ends
     /// there: running `0..l` and then `l..end` acts once.
@@ -32,33 +32,33 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
     /// front; a span that ends at [`BackboneSpec::features_cut`] gives `[b, features]`.
     fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation;
 
-    /// Spellings of other libraries than timm and torchvision.
+    /// The layouts of libraries other than timm and torchvision.
     fn layouts(&self) -> &'static [Layout] {
         &[]
     }
 
-    /// Takes over what the library of that layout does otherwise with the same weights, once they are
-    /// loaded: another epsilon in its norms, say.
+    /// Called after weights in that layout were loaded: adopts what the library does differently with
+    /// the same weights, another epsilon in its norms, for example.
     fn adopt(&mut self, layout: &str) {
         let _ = layout;
     }
 
-    /// Why a checkpoint with a tensor of this name cannot be one of this backbone, where more is to
-    /// be said than that nothing takes it.
+    /// A hint why a checkpoint with a tensor of this name cannot belong to this backbone, if there is
+    /// more to say than that the name is unknown.
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
         let _ = tensor;
         None
     }
 
-    /// A checkpoint's value of the parameter `name`, made for another resolution, at this one; none if
-    /// it does not depend on the resolution.
+    /// Converts a checkpoint's value of the parameter `name` from another resolution to this one; none
+    /// if the parameter does not depend on the resolution.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
         let _ = (name, value);
         None
     }
 
-    /// Parameters with which the backbone itself adds `delta` (batch 1) at a boundary: a prompt
-    /// folded into position embeddings or into a bias. None where nothing does that exactly.
+    /// Parameters with which the backbone itself adds `delta` (batch 1) at a boundary: the prompt is
+    /// folded into position embeddings or into a bias. None if no parameter can hold it exactly.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
         let _ = (boundary, delta);
         None
@@ -67,8 +67,12 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
 
 dyn_clone::clone_trait_object!(Backbone);
 
-/// Runs a span cut by cut: the hooks at each boundary that it passes, then `block(cut, x)`, which
-/// leads from `cut` to `cut + 1` (0 is the stem, `L + 1` the last norm and pooling).
+/// Runs a span cut by cut: applies the hooks at each boundary that it passes, then `block(cut, x)`,
+/// which computes the value at `cut + 1` from that at `cut` (0 is the stem, `L + 1` the last norm and
+/// pooling).
+///
+/// # Shapes
+/// As [`Backbone::forward`].
 pub fn run_span(
     x: Activation,
     span: Range<Cut>,
@@ -78,7 +82,7 @@ pub fn run_span(
     span.fold(x, |x, cut| block(cut, hooks.at_boundary(cut, x)))
 }
 
-/// A backbone in a box that is a Burn module.
+/// A boxed backbone that is a Burn module.
 pub type BoxedBackbone = Plug<dyn Backbone>;
 
 /// How a backbone is configured and built; the `backbone:` of a YAML.
@@ -102,11 +106,11 @@ pub trait BackboneConfig: HasSource + Debug + Send + Sync + dyn_clone::DynClone 
 
 dyn_clone::clone_trait_object!(BackboneConfig);
 
-/// The row of that name in a backbone's table of variants. A tag, as in timm's
-/// `resnet50.a1_in1k`, names weights of that variant and is left aside.
+/// Finds a variant in a backbone's table by its name. A tag, as in timm's `resnet50.a1_in1k`, names
+/// weights of that variant and is ignored.
 ///
 /// # Errors
-/// [`Error::Config`] for the field `variant`, with the nearest name and all of them.
+/// [`Error::Config`] for the field `variant`, with the nearest name and the list of all names.
 pub fn variant<'a, T>(table: &'a [(&'static str, T)], name: &str) -> Result<&'a T> {
     let names = || table.iter().map(|(name, _)| *name);
     let bare = name.split_once('.').map_or(name, |(bare, _)| bare);

@@ -1,11 +1,13 @@
-//! Tensors that meet an activation: in its element type, channel by channel.
+//! Operations between an activation and the tensors of adapters: casting, broadcasting, scaling.
 
 use burn::tensor::{DType, Tensor};
 
 use crate::activation::Activation;
 
-/// A parameter in the element type of the activation that it meets: a layer computes in its
-/// input's type.
+/// Casts a parameter to the element type of `x`: a layer computes in the type of its input.
+///
+/// # Shapes
+/// Any shape; the result has the same.
 pub fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
     let dtype: DType = x.dtype();
     if param.dtype() == dtype {
@@ -15,14 +17,14 @@ pub fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<E>) -> 
     }
 }
 
-/// How a value of batch 1 joins the activation at a boundary.
+/// How a value with a batch of 1 is combined with the activation at a boundary.
 #[derive(Clone, Copy)]
 pub(crate) enum Join {
     Sum,
     Product,
 }
 
-/// Joins a value to the image's own part of an activation.
+/// Combines a value with the image's own part of an activation.
 pub(crate) fn join(x: Activation, value: Activation, how: Join) -> Activation {
     fn tensors<const D: usize>(x: Tensor<D>, value: Tensor<D>, how: Join) -> Tensor<D> {
         let value = like(value, &x);
@@ -41,7 +43,7 @@ pub(crate) fn join(x: Activation, value: Activation, how: Join) -> Activation {
             Activation::Features(tensors(x, v, how))
         }
         (x, value) => panic!(
-            "a boundary of shape {:?} got a value of shape {:?}",
+            "expected a value for a boundary of shape {:?}, got one of shape {:?}",
             x.shape(),
             value.shape()
         ),
@@ -56,6 +58,7 @@ pub(crate) fn scale_shift<const D: usize>(
     shift: Option<Tensor<1>>,
 ) -> Tensor<D> {
     let (scale, shift) = match (scale, shift) {
+        // With the channels last the fused operation applies.
         (Some(scale), Some(shift)) if axis == D - 1 => {
             return peft_ops::scale_shift(x.clone(), like(scale, &x), like(shift, &x));
         }

@@ -10,19 +10,20 @@ use crate::input::InputSpec;
 /// How a data set is configured; the `dataset:` of a YAML.
 #[typetag::serde(tag = "name")]
 pub trait DatasetConfig: Debug + Send + Sync + dyn_clone::DynClone {
-    /// Opens it: classes, sizes and labels are known afterwards, images are read one by one.
+    /// Opens the data set: classes, sizes and labels are known afterwards, images are read one by
+    /// one.
     ///
     /// # Errors
-    /// A missing path, an empty split or class, a bad record, each by name.
+    /// A missing path, an empty split or class, or a bad record; the message names it.
     fn open(&self) -> Result<Box<dyn Dataset>>;
 
-    /// The images that the data set's protocol makes of what the backbone wants: VTAB-1k resizes
-    /// without a crop, say. Without one the backbone's own crop stands.
+    /// How the data set's protocol changes the input that the backbone expects: VTAB-1k resizes
+    /// without a crop, for example. By default the backbone's own crop is used.
     fn input(&self, backbone: InputSpec) -> InputSpec {
         backbone
     }
 
-    /// The paths that the YAML gives, so that the runner can resolve them.
+    /// The paths in the YAML, so that the runner can resolve them.
     fn paths_mut(&mut self) -> Vec<&mut std::path::PathBuf> {
         Vec::new()
     }
@@ -49,11 +50,11 @@ pub trait Dataset: Send + Sync {
     /// If there is no such record.
     fn label(&self, split: Split, index: usize) -> Result<usize>;
 
-    /// The image at `index < len(split)`. Any number of threads may ask, in any order.
+    /// The image at `index < len(split)`. Any number of threads may call this, in any order.
     ///
     /// # Errors
-    /// If this one image cannot be read; the message names its file, and its line or row. The others
-    /// are not affected, so that a caller may count it and go on without it.
+    /// If this one image cannot be read; the message names its file, and its line or row. The other
+    /// images are not affected, so a caller may count it and go on without it.
     fn image(&self, split: Split, index: usize) -> Result<Image>;
 
     /// The image and label at `index < len(split)`.
@@ -67,14 +68,14 @@ pub trait Dataset: Send + Sync {
         })
     }
 
-    /// The groups by which accuracy is reported too (class and background, say); empty where there
-    /// are none.
+    /// The groups by which accuracy is also reported (class and background, for example); empty if
+    /// the data set has none.
     fn groups(&self) -> &[String] {
         &[]
     }
 
-    /// The group at `index < len(split)`, an index into [`groups`](Self::groups); none where there
-    /// are none.
+    /// The group at `index < len(split)`, an index into [`groups`](Self::groups); none if the data
+    /// set has no groups.
     ///
     /// # Errors
     /// If there is no such record.
@@ -82,33 +83,33 @@ pub trait Dataset: Send + Sync {
         Ok(None)
     }
 
-    /// What a reader of the results should know: a class without training images, a split that is
-    /// part of another.
+    /// Facts that a reader of the results should know: a class without training images, a split that
+    /// is part of another.
     fn remarks(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// A hash of the content, so that a changed file is another experiment.
+    /// A hash of the content: with a changed file an experiment is a different one.
     ///
     /// # Errors
     /// If a file cannot be read.
     fn fingerprint(&self) -> Result<String>;
 }
 
-/// A part of a data set. Test is read once, after every choice was made.
+/// A part of a data set. The test split is read once, after every choice has been made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// What gradients see.
+    /// For gradients.
     Train,
-    /// What choices see.
+    /// For choices.
     Validation,
-    /// What the report sees.
+    /// For the final result.
     Test,
 }
 
 impl Split {
-    /// All three.
+    /// All three splits.
     pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
 }
 

@@ -1,17 +1,16 @@
-//! What can go wrong in the contracts, said in one line with the name, the shape and what would be
-//! right.
+//! The errors of the contracts, each a line with the name, the shape, and what was expected.
 
 use std::path::PathBuf;
 
 /// An error of `peft-core`, of a backbone, of a method or of a data set.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field of a configuration has a value that cannot be.
+    /// A field of a configuration has an invalid value.
     #[error("{field}: {message}")]
     Config {
         /// Dotted path of the field below its component, for example `rank`.
         field: String,
-        /// What was expected and what came.
+        /// What was expected and what was given.
         message: String,
     },
     /// A method cannot be attached to this backbone.
@@ -21,7 +20,7 @@ pub enum Error {
         method: String,
         /// The backbone's name.
         backbone: String,
-        /// What is lacking.
+        /// What the backbone lacks.
         reason: String,
     },
     /// A boundary outside `0..=L+1`.
@@ -30,7 +29,7 @@ pub enum Error {
          image, {last} = the output of the last block) or -{depth}..=-1 (counted from the end)"
     )]
     Boundary {
-        /// What was asked for.
+        /// The requested index.
         index: i64,
         /// The backbone's name.
         backbone: String,
@@ -49,12 +48,12 @@ pub enum Error {
         /// All sites that could have matched.
         sites: String,
     },
-    /// Two plugins of one name.
+    /// Two plugins have the same name.
     #[error("two {kind} plugins are named {name:?}: one in crate {first}, one in crate {second}")]
     Duplicate {
         /// `method`, `backbone` or `dataset`.
         kind: &'static str,
-        /// The name both carry.
+        /// Their name.
         name: String,
         /// The crate of the first.
         first: String,
@@ -66,15 +65,15 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// The content of a file is not as expected.
     #[error("{path}: {message}", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What was expected and what was found.
+        /// What was expected and what was found instead.
         message: String,
     },
     /// Weights and model do not fit each other.
@@ -82,30 +81,30 @@ pub enum Error {
     Weights {
         /// The weights file.
         path: PathBuf,
-        /// Both sets: what the file has and the model lacks, and the reverse.
+        /// What the file has and the model lacks, and the reverse.
         message: String,
     },
     /// A data set cannot be opened or one of its records is bad.
     #[error("{0}")]
     Data(String),
-    /// A library's spelling lacks a name.
+    /// A layout does not know a name.
     #[error("{layout} has no {what} {name}; it knows {known}")]
     Layout {
         /// The library.
         layout: &'static str,
-        /// What is lacking.
+        /// What kind of name it is.
         what: &'static str,
         /// The name.
         name: String,
-        /// Both spellings of all that is known.
+        /// Both spellings of every name that it knows.
         known: String,
     },
-    /// What a trained model cannot become: merged, or scaled.
+    /// A trained model cannot be merged or scaled.
     #[error("cannot {what}: {reason}")]
     Unfoldable {
         /// `merge` or `scale`.
         what: &'static str,
-        /// What has no exact equivalent, and why.
+        /// What has no exact equivalent, and why it has none.
         reason: String,
     },
     /// Two adapters, or an adapter and the backbone's own parameters, contradict each other.
@@ -122,7 +121,7 @@ impl Error {
         }
     }
 
-    /// The same error about another field, if it is about one.
+    /// The same error for another field; errors that are not about a field stay as they are.
     pub fn at(self, field: impl Into<String>) -> Self {
         match self {
             Self::Config { message, .. } => Self::config(field, message),
@@ -130,7 +129,7 @@ impl Error {
         }
     }
 
-    /// A file that is not what it should be.
+    /// A file whose content is not as expected.
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::File {
             path: path.into(),
@@ -138,7 +137,7 @@ impl Error {
         }
     }
 
-    /// A system error at a path.
+    /// An error of the operating system at a path.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
@@ -148,8 +147,8 @@ impl Error {
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The name of `names` that is nearest to `wanted` (Damerau-Levenshtein distance at most a third
-/// of its length, at least two), for messages that offer it.
+/// The name among `names` that is nearest to `wanted`, for a "did you mean": its Damerau-Levenshtein
+/// distance is at most a third of the length of `wanted`, or two.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (wanted.chars().count() / 3).max(2);
     names
@@ -160,7 +159,7 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
         .map(|(_, name)| name)
 }
 
-/// At most `limit` of `names`, separated by commas, with a count of the rest.
+/// The first `limit` of `names`, separated by commas, and how many more there are.
 pub fn listed<S: AsRef<str>>(names: &[S], limit: usize) -> String {
     let shown: Vec<_> = names.iter().take(limit).map(AsRef::as_ref).collect();
     match names.len().checked_sub(limit) {

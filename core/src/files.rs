@@ -1,4 +1,4 @@
-//! Files that are whole or absent.
+//! Files that are written completely or not at all.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,10 +7,10 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
-/// How the names of files begin that are being written.
+/// Prefix of the names of files that are still being written.
 const TEMPORARY: &str = ".writing-";
 
-/// Removes what a killed process left half-written in a folder that nobody else writes to.
+/// Removes files that a killed process left unfinished, in a folder that no other process writes to.
 ///
 /// # Errors
 /// [`Error::Io`] with the path.
@@ -24,8 +24,8 @@ pub fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file so that a reader sees the old content or the new, never a part: a temporary file
-/// in the same folder, synced and renamed.
+/// Writes a file atomically: a reader sees either the old content or the new one, never a part. The
+/// content goes to a temporary file in the same folder, which is synced and renamed.
 ///
 /// # Errors
 /// [`Error::Io`] with the path: a full disk, a folder that does not exist, missing rights.
@@ -39,7 +39,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
 pub(crate) fn begin(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
-    // As any other new file: temporary ones are private by default.
+    // Temporary files are private by default; this one becomes an ordinary file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
@@ -47,7 +47,7 @@ pub(crate) fn begin(path: &Path) -> Result<NamedTempFile> {
         .map_err(Error::io(path))
 }
 
-/// Makes it the file at `path`.
+/// Renames it to `path`.
 pub(crate) fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
     let io = || Error::io(path);
     file.as_file().sync_all().map_err(io())?;
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_is_swept() {
+    fn files_of_a_killed_process_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".writing-half"), b"x").unwrap();
         std::fs::write(folder.path().join("whole"), b"x").unwrap();

@@ -6,13 +6,13 @@
 //! A low-rank path and a bottleneck cost twice their parameters at each position; a scale, a shift or
 //! a prompt one operation for each value that it meets. Extra tokens lengthen the sequence.
 //!
-//! Backward: what lies above the first thing that trains hands a gradient down, which costs its
-//! forward once more (attention's products twice, because both factors are activations); a weight that
-//! trains gets a gradient, which costs the same again.
+//! Backward: every operation above the first trained parameter passes a gradient down, which costs as
+//! much as its forward pass (for attention's products twice as much, because both factors are
+//! activations). A trained weight also gets a gradient of its own, which costs the same again.
 //!
-//! Left out: norms, nonlinearities, softmax, pooling and sums; gradients of biases and norms; the loss
-//! and the optimiser; what a step does once, however large the batch (DoRA's row norms); and what an
-//! implementation computes twice to save memory.
+//! Not counted: norms, nonlinearities, softmax, pooling and sums; gradients of biases and norms; the
+//! loss and the optimiser; work that a step does once whatever the batch size (DoRA's row norms); and
+//! values that an implementation computes twice to save memory.
 
 use std::collections::BTreeSet;
 
@@ -28,23 +28,23 @@ use crate::params::{self, ParamInfo};
 use crate::site::{Branch, Site, SiteKind};
 use crate::spec::{BackboneSpec, Cut};
 
-/// Operations of one image by what they are for.
+/// Operations per image, by purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Flops {
-    /// Forward of the backbone below the first cut: what a cache of the prefix saves.
+    /// Forward pass of the backbone below the first cut: the work that a cache of the prefix saves.
     pub prefix: u64,
-    /// Forward of the backbone from the first cut, and of the head.
+    /// Forward pass of the backbone from the first cut, and of the head.
     pub suffix: u64,
-    /// Forward of what adapters do.
+    /// Forward pass of the adapters.
     pub adapter: u64,
     /// Gradients of activations.
     pub activations: u64,
-    /// Gradients of weights: of the head, of adapters, of what is tuned.
+    /// Gradients of trained weights: in the head, in adapters and in the backbone.
     pub weights: u64,
 }
 
 impl Flops {
-    /// What a training step, or inference without the backward pass, costs a model.
+    /// The operations of a training step of this model.
     pub fn of(model: &Model) -> Self {
         let infos = params::infos(model).into_iter();
         let own = |mut info: ParamInfo| {
@@ -57,17 +57,17 @@ impl Flops {
         walk.run(model.first_cut(), classes)
     }
 
-    /// From image to logits.
+    /// The forward pass, from image to logits.
     pub fn forward(&self) -> u64 {
         self.prefix + self.suffix + self.adapter
     }
 
-    /// From the loss to the gradients.
+    /// The backward pass, from the loss to the gradients.
     pub fn backward(&self) -> u64 {
         self.activations + self.weights
     }
 
-    /// A training step.
+    /// A training step: forward and backward.
     pub fn step(&self) -> u64 {
         self.forward() + self.backward()
     }
@@ -80,9 +80,9 @@ struct Walk<'a> {
     /// The backbone's own parameters, and those that train.
     parameters: Vec<ParamInfo>,
     tuned: BTreeSet<String>,
-    /// Whether something so far trains, so that what follows hands a gradient down.
+    /// Whether anything trains so far, so that later operations pass a gradient down.
     live: bool,
-    /// Extra tokens by the adapter's place.
+    /// Number of extra tokens of each adapter, by its place in the list.
     extras: Vec<usize>,
     flops: Flops,
 }
@@ -114,12 +114,13 @@ impl<'a> Walk<'a> {
     fn run(mut self, first_cut: Cut, classes: usize) -> Flops {
         for cut in 0..self.spec.features_cut() {
             if cut == first_cut {
-                // So far only the backbone ran.
+                // Up to here only the backbone ran, so all of it is prefix.
                 self.flops.prefix = std::mem::take(&mut self.flops.suffix);
             }
             self.boundary(cut);
             self.block(cut);
         }
+        // A linear probe: the whole backbone is prefix.
         if first_cut == self.spec.features_cut() {
             self.flops.prefix = std::mem::take(&mut self.flops.suffix);
         }
@@ -161,7 +162,7 @@ impl<'a> Walk<'a> {
                     self.extras[owner] = before + extras.tokens.dims()[0];
                     0
                 }
-                // It moves pixels.
+                // It only moves pixels.
                 Some(BoundaryAct::Function(_)) => 0,
             };
             self.flops.adapter += values;
@@ -183,7 +184,7 @@ impl<'a> Walk<'a> {
             }
             self.site(site, &mut map);
         }
-        // Of no site: the class token, the position embedding, LayerScale.
+        // Parameters that belong to no site: the class token, the position embedding, LayerScale.
         let of_no_site = |name: &&String| spec.site(parent(name)).is_none();
         let mut others = self.tuned.iter().filter(of_no_site);
         self.live |= others.any(|name| spec.block_of(name) == block);
@@ -237,7 +238,7 @@ impl<'a> Walk<'a> {
         for (_, act) in inputs {
             self.act(act, before, 0);
         }
-        // What a side path reads, it hands a gradient to if something before it trains.
+        // A side path passes a gradient to its input only if something before the site trains.
         let live = self.live;
         let positions = self.operation(site, map);
         self.live |= self.tuned.iter().any(|name| parent(name) == site.name);
@@ -254,13 +255,14 @@ impl<'a> Walk<'a> {
                 }
                 _ => 0,
             };
+            // Acts at one site stand side by side, so each is judged by what came before the site.
             let after = std::mem::replace(&mut self.live, live);
             self.act(act, positions, of_branch);
             self.live |= after;
         }
     }
 
-    /// The frozen or tuned layer itself; the positions that it writes.
+    /// Counts the frozen or tuned layer itself; returns the number of positions that it writes.
     fn operation(&mut self, site: &Site, map: &mut Option<Map>) -> usize {
         let (each, positions) = match site.kind {
             SiteKind::Linear { inputs, outputs } => (inputs * outputs, self.positions(site)),
@@ -274,7 +276,7 @@ impl<'a> Walk<'a> {
             } => {
                 let written = match stride {
                     [1, 1] => *map,
-                    // Two in one block stand side by side: a branch and its shortcut.
+                    // Strided convolutions in one block run in parallel: a branch and its shortcut.
                     _ => self.input_map(site.block),
                 };
                 *map = written.map(|map| map.after(kernel, stride, padding));
@@ -291,9 +293,9 @@ impl<'a> Walk<'a> {
         positions
     }
 
-    /// What an adapter does at a site, with `of_branch` parameters if it is a function of a branch.
+    /// Counts an act at a site; `of_branch` is the number of parameters of a function of a branch.
     fn act(&mut self, act: SiteAct, positions: usize, of_branch: usize) {
-        // Operations for each position: forward, of which those after the first trained layer.
+        // Operations per position: of the forward pass, and of its part above the first trained layer.
         let (forward, above) = match act {
             SiteAct::LowRank(path) => {
                 let [a, b] = match &path.factors {
@@ -323,9 +325,10 @@ impl<'a> Walk<'a> {
         self.spec.boundaries.get(boundary).map(|at| at.shape)
     }
 
-    /// Positions that a site outside a chain of convolutions writes, extra tokens included: those of
-    /// its block's output, and one after the last block. If a block merges patches at its end, what is
-    /// as wide as the block's input, by itself or by its branch, comes before that.
+    /// The number of positions that a site outside a chain of convolutions writes, extra tokens
+    /// included: that of its block's output, and 1 after the last block. In a block that merges patches
+    /// at its end, a site that is as wide as the block's input (itself or its branch) comes before the
+    /// merge.
     fn positions(&self, site: &Site) -> usize {
         if site.block > self.spec.depth {
             return 1;
@@ -347,7 +350,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What the convolutions of a block read, if it is a map.
+    /// The map that the convolutions of a block read, if the block reads a map.
     fn input_map(&self, block: Cut) -> Option<Map> {
         match self.shape(block)? {
             BoundaryShape::Map { height, width, .. } => Some(Map([height, width])),
@@ -356,9 +359,9 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Rows and columns on the way through a block of convolutions: one without stride reads what the one
-/// before it wrote, one with a stride what the block reads, so that a shortcut is counted right. The
-/// second of two strides in a row is not.
+/// Rows and columns on the way through a block of convolutions. A convolution without stride reads
+/// what the one before it wrote; one with a stride reads the block's input, so that a shortcut is
+/// counted correctly. The second of two strided convolutions in a row would be counted wrongly.
 #[derive(Clone, Copy)]
 struct Map([usize; 2]);
 
@@ -373,7 +376,8 @@ impl Map {
     }
 }
 
-/// Whether the attention of `branch` mixes just before site `i`: its last layer projects the result.
+/// Whether the products of the attention in `branch` run just before site `i`: the last layer of the
+/// branch projects their result.
 fn mixes_before(branch: &Site, i: usize, sites: &[&Site]) -> bool {
     let attention = Branch::Attention;
     if !matches!(branch.kind, SiteKind::Branch { branch, .. } if branch == attention) {
@@ -386,206 +390,10 @@ fn mixes_before(branch: &Site, i: usize, sites: &[&Site]) -> bool {
     }
 }
 
-/// The name of the module around a parameter or a site.
+/// The name of the module that contains a parameter or a site.
 fn parent(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
 #[cfg(test)]
-mod tests {
-    use burn::module::{Module, ParamId};
-    use burn::tensor::{Device, Tensor};
-
-    use super::*;
-    use crate::acts::Extras;
-    use crate::adapter::Adapter;
-    use crate::input::{CropMode, InputSpec, Interpolation};
-    use crate::low_rank::LowRank;
-    use crate::plug::Plug;
-
-    fn spec(shapes: &[BoundaryShape], sites: Vec<Site>) -> BackboneSpec {
-        let image = BoundaryShape::Map {
-            channels: 3,
-            height: 8,
-            width: 8,
-        };
-        let names: Vec<_> = (1..shapes.len()).map(|i| format!("blocks.{i}")).collect();
-        BackboneSpec {
-            name: "toy".to_owned(),
-            depth: names.len(),
-            boundaries: BackboneSpec::boundaries(image, &names, shapes),
-            sites,
-            input: InputSpec {
-                size: 8,
-                mean: [0.5; 3],
-                std: [0.5; 3],
-                interpolation: Interpolation::Bicubic,
-                crop_pct: 1.0,
-                crop_mode: CropMode::Center,
-            },
-            features: 8,
-            head_name: "head",
-        }
-    }
-
-    fn conv(
-        [inputs, outputs]: [usize; 2],
-        kernel: usize,
-        stride: usize,
-        groups: usize,
-    ) -> SiteKind {
-        SiteKind::Conv {
-            inputs,
-            outputs,
-            kernel: [kernel; 2],
-            stride: [stride; 2],
-            padding: [if stride == kernel { 0 } else { kernel / 2 }; 2],
-            groups,
-        }
-    }
-
-    /// Two blocks of width 8 with an MLP of 16 on 4 patches of 4 x 4 pixels and a class token.
-    fn vit() -> BackboneSpec {
-        let shape = BoundaryShape::Tokens { count: 5, width: 8 };
-        let mut sites = vec![Site::new("patch_embed.proj", 0, conv([3, 8], 4, 4, 1))];
-        for i in [0, 1] {
-            let branch = |branch| SiteKind::Branch { branch, width: 8 };
-            let linear = |inputs, outputs| SiteKind::Linear { inputs, outputs };
-            let parts = [
-                ("norm1", SiteKind::Norm { channels: 8 }),
-                ("attn.qkv", linear(8, 24)),
-                ("attn.proj", linear(8, 8)),
-                ("attn", branch(Branch::Attention)),
-                ("norm2", SiteKind::Norm { channels: 8 }),
-                ("mlp.fc1", linear(8, 16)),
-                ("mlp.fc2", linear(16, 8)),
-                ("mlp", branch(Branch::Mlp)),
-            ];
-            sites.extend(
-                parts.map(|(part, kind)| Site::new(format!("blocks.{i}.{part}"), i + 1, kind)),
-            );
-        }
-        spec(&[shape; 3], sites)
-    }
-
-    /// This many tokens before the second block; without, a path of rank 2 at its `attn.qkv`.
-    #[derive(Module, Debug)]
-    struct Toy {
-        tokens: usize,
-    }
-
-    impl Adapter for Toy {
-        fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
-            (index == 2 && self.tokens > 0).then(|| {
-                BoundaryAct::Extras(Extras {
-                    tokens: Tensor::zeros([self.tokens, 8], &Device::flex()),
-                    dropout: 0.0,
-                    replace: true,
-                })
-            })
-        }
-        fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-            if site.name != "blocks.1.attn.qkv" || self.tokens > 0 {
-                return Vec::new();
-            }
-            let matrix = |shape: [usize; 2]| Tensor::zeros(shape, &Device::flex());
-            let factors = Factors::Linear(matrix([2, 8]), matrix([24, 2]));
-            vec![SiteAct::LowRank(LowRank::new(factors, 1.0))]
-        }
-    }
-
-    fn count(spec: &BackboneSpec, toy: Option<Toy>, tuned: bool, first_cut: Cut) -> Flops {
-        let adapters: Named<String, BoxedAdapter> = toy
-            .map(|toy| {
-                (
-                    "toy".to_owned(),
-                    Plug::new(Box::new(toy) as Box<dyn Adapter>),
-                )
-            })
-            .into_iter()
-            .collect();
-        let weight = |site: &Site| ParamInfo {
-            name: format!("{}.weight", site.name),
-            shape: vec![],
-            bytes: 0,
-            id: ParamId::new(),
-            buffer: false,
-        };
-        let parameters = spec.sites.iter().map(|site| (weight(site), tuned));
-        Walk::new(spec, &adapters, parameters).run(first_cut, 3)
-    }
-
-    const STEM: u64 = 2 * 48 * 8 * 4;
-    const QKV: u64 = 2 * 8 * 24 * 5;
-    const MIX: u64 = 4 * 5 * 5 * 8;
-    const PROJ: u64 = 2 * 8 * 8 * 5;
-    const MLP: u64 = 2 * (2 * 8 * 16 * 5);
-    const BLOCK: u64 = QKV + MIX + PROJ + MLP;
-    const HEAD: u64 = 2 * 8 * 3;
-
-    #[test]
-    fn a_probe_pays_for_the_head_alone_and_full_tuning_three_times() {
-        let expected = Flops {
-            prefix: STEM + 2 * BLOCK,
-            suffix: HEAD,
-            weights: HEAD,
-            ..Flops::default()
-        };
-        assert_eq!(count(&vit(), None, false, 4), expected);
-        let expected = Flops {
-            suffix: STEM + 2 * BLOCK + HEAD,
-            // The image needs none; both factors of attention's products do.
-            activations: 2 * (BLOCK + MIX) + HEAD,
-            weights: STEM + 2 * (BLOCK - MIX) + HEAD,
-            ..Flops::default()
-        };
-        assert_eq!(count(&vit(), None, true, 0), expected);
-    }
-
-    #[test]
-    fn a_low_rank_path_pays_for_its_factors_and_for_what_lies_above() {
-        let path = Toy { tokens: 0 };
-        let expected = Flops {
-            prefix: STEM + BLOCK,
-            suffix: BLOCK + HEAD,
-            adapter: 2 * 2 * (8 + 24) * 5,
-            // Of the path only the upper factor; `qkv` itself stands beside it.
-            activations: 2 * 2 * 24 * 5 + 2 * MIX + PROJ + MLP + HEAD,
-            weights: 2 * 2 * (8 + 24) * 5 + HEAD,
-        };
-        assert_eq!(count(&vit(), Some(path), false, 2), expected);
-    }
-
-    #[test]
-    fn extra_tokens_lengthen_the_sequence() {
-        let tokens = Toy { tokens: 2 };
-        let (layers, mix) = ((QKV + PROJ + MLP) / 5 * 7, MIX / 25 * 49);
-        let expected = Flops {
-            prefix: STEM + BLOCK,
-            suffix: layers + mix + HEAD,
-            adapter: 0,
-            activations: layers + 2 * mix + HEAD,
-            weights: HEAD,
-        };
-        assert_eq!(count(&vit(), Some(tokens), false, 2), expected);
-    }
-
-    #[test]
-    fn a_strided_convolution_reads_what_its_block_reads() {
-        let map = |channels, side| BoundaryShape::Map {
-            channels,
-            height: side,
-            width: side,
-        };
-        let sites = [
-            ("conv1", conv([4, 2], 1, 1, 1)),
-            ("conv2", conv([2, 2], 3, 2, 2)),
-            ("conv3", conv([2, 8], 1, 1, 1)),
-            ("downsample.0", conv([4, 8], 1, 2, 1)),
-        ]
-        .map(|(name, kind)| Site::new(name, 1, kind));
-        let spec = spec(&[map(4, 8), map(8, 4)], sites.into());
-        let operations = 2 * (4 * 2 * 64 + 2 * 9 * 16 + 2 * 8 * 16 + 4 * 8 * 16);
-        assert_eq!(count(&spec, None, false, 3).prefix, operations);
-    }
-}
+mod tests;

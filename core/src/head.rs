@@ -1,4 +1,4 @@
-//! Heads: features to logits.
+//! Heads, which turn features into logits.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -10,7 +10,7 @@ use crate::layers::linear;
 use crate::params::floats;
 use crate::random::Distribution;
 
-/// Features to logits.
+/// Turns features into logits.
 #[derive(Module, Debug)]
 pub enum Head {
     /// A linear layer, trained in every row of a comparison.
@@ -33,7 +33,7 @@ impl Head {
         matches!(self, Self::Linear(_))
     }
 
-    /// Logits in f32, whatever the backbone computes in.
+    /// Logits in f32, whatever type the backbone computes in.
     ///
     /// # Shapes
     /// `[b, features] -> [b, classes]`.
@@ -45,7 +45,7 @@ impl Head {
     }
 }
 
-/// Features in f32, whatever the backbone computes in.
+/// Casts features to f32, whatever type the backbone computes in.
 fn wide(features: Tensor<2>) -> Tensor<2> {
     match features.dtype() {
         DType::F32 | DType::F64 => features,
@@ -99,7 +99,7 @@ impl LinearHead {
     }
 }
 
-/// `logits = scale cos(features, text)` with a text for each class: CLIP's zero-shot classifier
+/// `logits = scale cos(features, text)` with one text per class: CLIP's zero-shot classifier
 /// (Radford et al. 2021, Sec. 3.1).
 #[derive(Module, Debug)]
 pub struct TextHead {
@@ -108,17 +108,17 @@ pub struct TextHead {
     scale: f64,
 }
 
-/// The key of the classes' names, a JSON list in the order of the rows, in the metadata of a
-/// safetensors file of text embeddings.
+/// The metadata key under which a safetensors file of text embeddings holds the names of the classes:
+/// a JSON list in the order of the rows.
 pub const CLASSES: &str = "classes";
 
 impl TextHead {
-    /// Embeddings `[classes, features]` of a file, in the order of `classes`: by the names in its
-    /// metadata ([`CLASSES`]), or row by row if it has none. `tensor` names them; without it the
-    /// file holds that tensor alone.
+    /// Reads embeddings `[classes, features]` in the order of `classes`: by the names in the file's
+    /// metadata ([`CLASSES`]), or row by row if there are none. `tensor` names the tensor; without it
+    /// the file must hold a single one.
     ///
     /// # Errors
-    /// [`Error::File`] if the file lacks the tensor or a class, or the shape does not fit.
+    /// [`Error::File`] if the file lacks the tensor or a class, or the shape is wrong.
     pub fn read(
         file: &Checkpoint,
         tensor: Option<&str>,
@@ -178,14 +178,14 @@ impl TextHead {
 /// The row of each class.
 fn rows(file: &Checkpoint, classes: &[String], count: usize) -> Result<Vec<usize>, String> {
     let Some(text) = file.metadata().get(CLASSES) else {
-        return match count == classes.len() {
-            true => Ok((0..count).collect()),
-            false => Err(format!(
-                "expected a row for each of {} classes, got {count}; with names in the metadata \
-                 under {CLASSES:?} there may be more",
-                classes.len()
-            )),
-        };
+        if count == classes.len() {
+            return Ok((0..count).collect());
+        }
+        return Err(format!(
+            "expected a row for each of {} classes, got {count}; with names in the metadata under \
+             {CLASSES:?} there may be more",
+            classes.len()
+        ));
     };
     let names: Vec<String> = serde_json::from_str(text)
         .map_err(|e| format!("metadata {CLASSES:?}: expected a JSON list of names: {e}"))?;
@@ -201,14 +201,14 @@ fn rows(file: &Checkpoint, classes: &[String], count: usize) -> Result<Vec<usize
         .filter(|class| of(class).is_none())
         .cloned()
         .collect();
-    match missing.is_empty() {
-        true => Ok(classes.iter().filter_map(of).collect()),
-        false => Err(format!(
-            "no embedding of {}; there are {}",
-            listed(&missing, 6),
-            listed(&names, 12)
-        )),
+    if missing.is_empty() {
+        return Ok(classes.iter().filter_map(of).collect());
     }
+    Err(format!(
+        "no embedding of {}; there are {}",
+        listed(&missing, 6),
+        listed(&names, 12)
+    ))
 }
 
 #[cfg(test)]
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_a_class_needs_no_names_and_what_does_not_fit_is_said() {
+    fn one_row_per_class_needs_no_names_and_misfits_are_reported() {
         let rows = [[0.0, 2.0], [3.0, 4.0]];
         assert!(head(&rows, None, &["a", "b"]).is_ok());
         for (names, classes, expected) in [

@@ -42,6 +42,7 @@ impl Places {
         };
         let boundaries = (0..=spec.last_boundary())
             .map(|index| acting(&|adapter| adapter.at_boundary(index).is_some()));
+        // Blocks are 0 (the stem) to L + 1 (after the last block).
         let mut sites = vec![Vec::new(); spec.features_cut()];
         for site in &spec.sites {
             let places = acting(&|adapter| !adapter.at_site(site).is_empty());
@@ -175,6 +176,7 @@ impl<'a> Hooks<'a> {
     /// `x + strength * (f(x) - x)`.
     fn between(&self, x: Activation, f: impl FnOnce(Activation) -> Activation) -> Activation {
         match self.strength {
+            // The usual case must stay bit-identical and keep no copy of `x`.
             1.0 => f(x),
             strength => f(x.clone()).scaled(strength).plus(x.scaled(1.0 - strength)),
         }
@@ -328,6 +330,8 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     operation: impl FnOnce(Tensor<D>) -> Tensor<E>,
     layer: &impl Weighted<D, E>,
 ) -> Tensor<E> {
+    // Acts on the input come first, whatever their place in the list: they change what the layer and
+    // every side path read.
     let (mut input, mut outputs) = (x, Vec::new());
     for act in acts {
         match act {
@@ -342,7 +346,8 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     if outputs.is_empty() {
         return operation(input);
     }
-    // What the layer computes together with the act that comes first.
+    // A layer may compute its output together with the first act, which saves a pass over the output.
+    // A path that drops entries reads another input than the layer and cannot be joined.
     let together = match &outputs[0] {
         Act::LowRank(path) if !path.drops() => layer.with_low_rank(&input, path),
         Act::ScaleShift { scale, shift, .. } => layer.with_scale_shift(&input, scale, shift),

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Shape, Tensor, TensorData};
 
 use crate::random::{Distribution, Generator};
 
-/// Device and seeded source of initial values; every tensor's values depend on the seed and its
-/// own name only.
+/// A device and a seeded source of initial values. The values of a tensor depend only on the seed and
+/// on its name.
 #[derive(Clone, Debug)]
 pub struct Init {
     device: Device,
@@ -15,7 +15,7 @@ pub struct Init {
 }
 
 impl Init {
-    /// Random values from `seed`, on `device` without autodiff.
+    /// A source of random values from `seed`, on `device` without autodiff.
     pub fn seeded(device: &Device, seed: u64) -> Self {
         Self {
             device: device.clone(),
@@ -24,7 +24,7 @@ impl Init {
         }
     }
 
-    /// All zeros: for a model whose weights are loaded next.
+    /// A source of zeros, for a model whose weights are loaded next.
     pub fn empty(device: &Device) -> Self {
         Self {
             device: device.clone(),
@@ -33,7 +33,7 @@ impl Init {
         }
     }
 
-    /// The same source for parameters of another owner: equal names there get other values.
+    /// The same source for the parameters of another owner, where equal names get other values.
     pub fn scoped(&self, scope: impl Into<String>) -> Self {
         Self {
             scope: scope.into(),
@@ -47,6 +47,9 @@ impl Init {
     }
 
     /// A tensor of initial values for the parameter called `name`.
+    ///
+    /// # Shapes
+    /// `-> shape`.
     pub fn tensor<const D: usize>(
         &self,
         name: &str,
@@ -57,6 +60,7 @@ impl Init {
         let Some(seed) = self.seed else {
             return zeros();
         };
+        // A generator per name: adding a parameter does not change the values of the others.
         let mut generator = Generator::new(seed, &format!("{}{name}", self.scope));
         let count = shape.iter().product();
         let mut draw = |f: &dyn Fn(&mut Generator) -> f32| {
@@ -72,7 +76,10 @@ impl Init {
         }
     }
 
-    /// The same as a parameter.
+    /// Like [`tensor`](Self::tensor), as a parameter.
+    ///
+    /// # Shapes
+    /// `-> shape`.
     pub fn param<const D: usize>(
         &self,
         name: &str,
@@ -81,7 +88,7 @@ impl Init {
     ) -> Param<Tensor<D>> {
         match self.seed {
             Some(_) => Param::from_tensor(self.tensor(name, shape, distribution)),
-            // No memory is taken until it is asked for or written.
+            // Allocates nothing until the value is read or written: weights follow anyway.
             None => {
                 let zeros = move |device: &Device, _| Tensor::zeros(shape, device);
                 let device = self.device.clone();

@@ -1,5 +1,5 @@
-//! What images a checkpoint expects: it belongs to the weights, not to the architecture, and comes
-//! with them where a `config.json` beside the file says so.
+//! The input images that a checkpoint expects. They belong to the weights, not to the architecture,
+//! and are published beside them, for example in a `config.json`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,16 +14,16 @@ use crate::error::{Error, Result};
 pub struct InputSpec {
     /// Rows and columns in pixels.
     pub size: usize,
-    /// Mean of each channel (red, green, blue), of values in `[0, 1]`.
+    /// Mean of each channel (red, green, blue), for values in `[0, 1]`.
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
     pub std: [f32; 3],
     /// How images are resized.
     pub interpolation: Interpolation,
-    /// Part of the resized image that is kept, in `(0, 1]`: images are resized to `floor(size /
+    /// Fraction of the resized image that is kept, in `(0, 1]`: images are resized to `floor(size /
     /// crop_pct)` pixels and the centre is cut out.
     pub crop_pct: f32,
-    /// What is resized to that many pixels.
+    /// Which sides are resized to that many pixels.
     pub crop_mode: CropMode,
 }
 
@@ -52,7 +52,7 @@ impl std::fmt::Display for InputSpec {
     }
 }
 
-/// A resampling filter, antialiased as Pillow does.
+/// A resampling filter, antialiased like Pillow's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
@@ -63,14 +63,14 @@ pub enum Interpolation {
     Bicubic,
 }
 
-/// What of an image is resized before its centre is cut out (timm's words).
+/// Which sides of an image are resized before its centre is cut out, in timm's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CropMode {
-    /// The shorter side; the aspect stays.
+    /// The shorter side; the aspect ratio is kept.
     #[default]
     Center,
-    /// Both sides, whatever the aspect.
+    /// Both sides; the aspect ratio is lost.
     Squash,
 }
 
@@ -125,9 +125,10 @@ impl Published {
     fn or(self, other: Self, path: PathBuf) -> Self {
         let silent = Self::default();
         Self {
-            path: match self == silent && other != silent {
-                true => path,
-                false => self.path,
+            path: if self == silent && other != silent {
+                path
+            } else {
+                self.path
             },
             architecture: self.architecture.or(other.architecture),
             num_heads: self.num_heads.or(other.num_heads),
@@ -151,9 +152,10 @@ impl Published {
             num_heads: number(value, "num_attention_heads")?.map(|heads| heads as usize),
             ..Self::default()
         };
-        match own.get("image_mean").is_some() || own.get("do_resize").is_some() {
-            true => published.of_transformers(own)?,
-            false => published.of_timm(own)?,
+        if own.get("image_mean").is_some() || own.get("do_resize").is_some() {
+            published.of_transformers(own)?
+        } else {
+            published.of_timm(own)?
         }
         Ok(published)
     }

@@ -1,4 +1,4 @@
-//! How a library spells the names of the same modules: two-way tables of patterns.
+//! Two-way tables between our names of modules and parameters and those of other libraries.
 
 use burn::tensor::TensorData;
 
@@ -7,35 +7,35 @@ use crate::params::floats;
 use crate::site::Slice;
 use crate::spec::BackboneSpec;
 
-/// A library's spelling of the names of modules and parameters; `{i}`, `{s}` in a rule stand for
-/// numbers, `{s-1}` for the number before `{s}`.
+/// How a library names modules and parameters. In a rule `{i}` and `{s}` stand for numbers, and
+/// `{s-1}` for the number before `{s}`.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// The library, for example `transformers`.
     pub name: &'static str,
     /// Its name for the head.
     pub head: &'static str,
-    /// What may stand before all names; the first is what this program writes.
+    /// Prefixes that all names may have; this program writes the first.
     pub prefixes: &'static [&'static str],
-    /// Canonical name and the library's: of modules, of slices of a fused projection, or of whole
-    /// parameters.
+    /// Pairs of the canonical name and the library's: of modules, of slices of a fused projection, or
+    /// of whole parameters.
     pub rules: &'static [(&'static str, &'static str)],
-    /// Starts of names in its checkpoints that are of no backbone: text towers, poolers, indices;
-    /// with numbers as in a rule.
+    /// How names begin that belong to no backbone, such as text towers, poolers and indices; with
+    /// numbers as in a rule.
     pub ignored: &'static [&'static str],
-    /// What each of its values needs, given its canonical name.
+    /// How its values are converted, if they need to be.
     pub convert: Option<Convert>,
 }
 
-/// Brings a value of another library into ours, given its canonical name: transposed kernels, other
-/// axes. The last argument reads another value of the file by its canonical name, where two are
-/// one here.
+/// Converts a value of another library, given its canonical name: transposed kernels, other axes. The
+/// last argument reads another value of the file by its canonical name, for parameters that are two
+/// there and one here.
 pub type Convert = fn(&str, TensorData, Others) -> TensorData;
 
-/// Another value of the same file by its canonical name, as the file has it.
+/// Reads another value of the same file, unconverted, by its canonical name.
 pub type Others<'a> = &'a dyn Fn(&str) -> Option<TensorData>;
 
-/// A matrix of `rows` and `columns` the other way round.
+/// The transpose of a matrix with `rows` and `columns`.
 pub fn transposed(data: TensorData, rows: usize, columns: usize) -> TensorData {
     let values = floats(data);
     let turned: Vec<f32> = (0..columns)
@@ -58,9 +58,10 @@ impl Layout {
         }
     }
 
-    /// The layout under each prefix that names may have: its own, or what a training script wrapped
-    /// the model in.
+    /// The layout with each prefix that names may have: its own, or that of a wrapper from a training
+    /// script.
     pub fn readings(&self) -> impl Iterator<Item = (&Self, &'static str)> {
+        // `DataParallel` wraps a model as `module.`, Lightning and others as `model.`.
         let own = self.prefixes.iter().copied();
         own.chain(["module.", "model."])
             .map(move |prefix| (self, prefix))
@@ -69,14 +70,14 @@ impl Layout {
     /// The library's name of a module.
     ///
     /// # Errors
-    /// [`Error::Layout`] if it has none.
+    /// [`Error::Layout`] if the library does not have the module.
     pub fn theirs(&self, ours: &str) -> Result<String> {
         let prefix = self.prefixes.first().copied().unwrap_or_default();
         let translated = self.bare(ours).map(|theirs| format!("{prefix}{theirs}"));
-        translated.ok_or_else(|| self.unknown(ours, "name of its own for"))
+        translated.ok_or_else(|| self.unknown(ours, "name for"))
     }
 
-    /// The library's name without a prefix.
+    /// The library's name, without a prefix.
     fn bare(&self, ours: &str) -> Option<String> {
         self.rules
             .iter()
@@ -97,9 +98,9 @@ impl Layout {
         translated.ok_or_else(|| self.unknown(theirs, "module"))
     }
 
-    /// The tensors that make up the parameter called `ours`: the canonical name of each and the
-    /// library's, without a prefix. One, or one for each slice of a fused projection, to be joined
-    /// along the first axis.
+    /// The tensors that make up the parameter called `ours`, each with its canonical name and the
+    /// library's, without a prefix. There is one, or one per slice of a fused projection; slices are
+    /// concatenated along the first axis.
     pub fn sources(&self, ours: &str, spec: &BackboneSpec) -> Option<Vec<(String, String)>> {
         let one = |name: &str| {
             self.bare(name).or_else(|| {
@@ -110,6 +111,7 @@ impl Layout {
         if let Some(name) = one(ours) {
             return Some(vec![(ours.to_owned(), name)]);
         }
+        // The library has the slices of a fused projection as modules of their own.
         let (module, part) = ours.rsplit_once('.')?;
         let slices = &spec.site(module)?.slices;
         let of = |slice: &Slice| {
@@ -117,13 +119,14 @@ impl Layout {
             let theirs = one(&name)?;
             Some((name, theirs))
         };
-        match slices.is_empty() {
-            true => None,
-            false => slices.iter().map(of).collect(),
+        if slices.is_empty() {
+            None
+        } else {
+            slices.iter().map(of).collect()
         }
     }
 
-    /// The canonical name of a tensor that the library calls `theirs` behind a prefix; a slice of a
+    /// The canonical name of a tensor that the library calls `theirs` after the prefix; a slice of a
     /// fused projection has a name of its own.
     pub fn own(&self, theirs: &str) -> Option<String> {
         let one = |name: &str| {
@@ -136,20 +139,21 @@ impl Layout {
         })
     }
 
-    /// Which of the `ignored` starts a name, without a prefix, has; none if it may be of a backbone.
+    /// The entry of `ignored` with which a name (without a prefix) begins; none if it may belong to a
+    /// backbone.
     pub fn ignores(&self, bare: &str) -> Option<&'static str> {
         let mut starts = self.ignored.iter().copied();
         starts.find(|pattern| numbers(bare, pattern).is_some())
     }
 
     fn unknown(&self, name: &str, what: &'static str) -> Error {
-        let known = self
-            .rules
-            .iter()
-            .map(|(ours, theirs)| match ours == theirs {
-                true => (*ours).to_owned(),
-                false => format!("{ours} = {theirs}"),
-            });
+        let known = self.rules.iter().map(|(ours, theirs)| {
+            if ours == theirs {
+                (*ours).to_owned()
+            } else {
+                format!("{ours} = {theirs}")
+            }
+        });
         Error::Layout {
             layout: self.name,
             what,
@@ -159,8 +163,8 @@ impl Layout {
     }
 }
 
-/// `name` with the pattern `from` rewritten to `to`: `{i}` and `{s}` take a number each, `{s-1}` one
-/// less than `{s}`, `{*}` everything.
+/// Rewrites `name` from the pattern `from` to `to`: `{i}` and `{s}` each match a number, `{s-1}` one
+/// less than `{s}`, and `{*}` everything.
 fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     if from == "{*}" {
         return Some(to.replace("{*}", name));
@@ -178,14 +182,15 @@ fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     Some(result + pattern)
 }
 
-/// The numbers that the placeholders of `pattern` take at the start of `name`, and what is left of it.
+/// The numbers that the placeholders of `pattern` match at the start of `name`, and the rest of
+/// `name`.
 fn numbers<'a, 'b>(name: &'a str, pattern: &'b str) -> Option<(Vec<(&'b str, usize)>, &'a str)> {
     let (mut numbers, mut rest, mut pattern) = (Vec::new(), name, pattern);
     while let Some((literal, placeholder, after)) = cut(pattern) {
         rest = rest.strip_prefix(literal)?;
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let number: usize = rest[..digits].parse().ok()?;
-        // 007 is not how a library counts: it would not come back as it was.
+        // A number with leading zeros would not be written back as it was read.
         if number.to_string().len() != digits {
             return None;
         }
@@ -196,14 +201,14 @@ fn numbers<'a, 'b>(name: &'a str, pattern: &'b str) -> Option<(Vec<(&'b str, usi
     Some((numbers, rest.strip_prefix(pattern)?))
 }
 
-/// What stands before the first placeholder of a pattern, in it, and behind it.
+/// The text before the first placeholder of a pattern, the placeholder, and the text after it.
 fn cut(pattern: &str) -> Option<(&str, &str, &str)> {
     let (literal, behind) = pattern.split_once('{')?;
     let (placeholder, after) = behind.split_once('}')?;
     Some((literal, placeholder, after))
 }
 
-/// The letter of a placeholder and how much less than its number stands there.
+/// The letter of a placeholder, and by how much the written number is less than the letter's.
 fn offset(placeholder: &str) -> (&str, usize) {
     match placeholder.strip_suffix("-1") {
         Some(letter) => (letter, 1),
@@ -230,7 +235,7 @@ mod tests {
     };
 
     #[test]
-    fn names_go_there_and_back() {
+    fn names_are_translated_in_both_directions() {
         let theirs = LAYOUT.theirs("blocks.11.attn.query").unwrap();
         assert_eq!(theirs, "vit.layers.11.attention.q_proj");
         assert_eq!(LAYOUT.ours(&theirs).unwrap(), "blocks.11.attn.query");
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_no_backbone_is_known_by_how_it_starts() {
+    fn names_of_other_parts_are_ignored_by_their_prefix() {
         for name in ["pooler.dense.weight", "layers.3.index", "layers.3.index_0"] {
             assert!(LAYOUT.ignores(name).is_some(), "{name}");
         }

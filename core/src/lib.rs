@@ -1,9 +1,9 @@
-//! Parameter-efficient fine-tuning of vision models: the contracts.
+//! The contracts of parameter-efficient fine-tuning of vision models.
 //!
-//! A [`Backbone`] is cut into blocks with indexed boundaries and named sites. An
-//! [`AdaptationMethod`] attaches to it and yields an [`Adapter`] that acts there, and the
-//! backbone's own parameters that are tuned. [`Model`] puts them together with a head; core
-//! derives below which cut everything is constant. Plugins register through [`register!`].
+//! A [`Backbone`] is cut into blocks with indexed boundaries and named sites. An [`AdaptationMethod`]
+//! attaches to it and yields an [`Adapter`] that acts there, or names parameters of the backbone that
+//! are tuned. [`Model`] puts them together with a head and derives the cut below which everything is
+//! constant. Plugins register with [`register!`].
 
 pub mod activation;
 pub mod acts;

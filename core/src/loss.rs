@@ -58,7 +58,7 @@ mod tests {
 
     /// `fixtures/scripts/augment.py` made these with timm's `Mixup` and `SoftTargetCrossEntropy`.
     #[test]
-    fn mixed_targets_are_timms() {
+    fn mixed_targets_agree_with_timm() {
         #[derive(Deserialize)]
         struct Row {
             lambda: f32,

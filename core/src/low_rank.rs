@@ -10,17 +10,17 @@ use crate::channels::like;
 use crate::site::Site;
 use crate::step::Draws;
 
-/// `y + scale * B A dropout(x)`; with a magnitude `m`, `y` becomes
-/// `m / ||W + scale B A|| * (W + scale B A) x + b`, the norm of each row taken as a constant.
+/// A side path `y + scale * B A dropout(x)`. With a magnitude `m` the output is
+/// `m / ||W + scale B A|| * (W + scale B A) x + b`, with the norm of each row taken as a constant.
 #[derive(Clone, Debug)]
 pub struct LowRank {
     /// `A` and `B`.
     pub factors: Factors,
-    /// What the product is multiplied by.
+    /// Factor of the product.
     pub scale: f64,
     /// Probability of dropping an entry of the path's input while training.
     pub dropout: f64,
-    /// The rows of the output that it adds to; all if absent.
+    /// The rows of the output to which it adds; all if absent.
     pub rows: Option<Range<usize>>,
     /// DoRA's magnitude `m [rows]`. Such a path must be the first to act at its site.
     pub magnitude: Option<Tensor<1>>,
@@ -37,7 +37,7 @@ pub enum Factors {
 }
 
 impl LowRank {
-    /// A path without dropout over all rows.
+    /// A path over all rows without dropout or magnitude.
     pub fn new(factors: Factors, scale: f64) -> Self {
         Self {
             factors,
@@ -48,7 +48,7 @@ impl LowRank {
         }
     }
 
-    /// `A`, and `B` with zeros where the path adds nothing, for all `outputs` rows.
+    /// `A`, and `B` for all `outputs` rows, with zeros where the path adds nothing.
     fn whole_factors(&self, outputs: usize) -> Option<[Tensor<2>; 2]> {
         let Factors::Linear(a, b) = &self.factors else {
             return None;
@@ -56,7 +56,7 @@ impl LowRank {
         Some([a.clone(), self.among_all(b.clone(), outputs, 0.0)])
     }
 
-    /// The values of the path's rows among `outputs` that are otherwise `value`.
+    /// The values of the path's own rows, padded with `value` to all `outputs` rows.
     fn among_all<const D: usize>(&self, own: Tensor<D>, outputs: usize, value: f64) -> Tensor<D> {
         let Some(Range { start, end }) = self.rows.clone() else {
             return own;
@@ -69,17 +69,20 @@ impl LowRank {
         Tensor::cat(vec![around(start), own.clone(), around(outputs - end)], 0)
     }
 
-    /// [`row_norms`](Self::row_norms) on the device of the magnitude.
+    /// [`row_norms`](Self::row_norms) on the device of the magnitude, where they are constants too.
     fn constant_norms(&self, weight: Tensor<2>, magnitude: &Tensor<1>) -> Tensor<1> {
         let norms = self.row_norms(weight);
-        match magnitude.is_autodiff() {
-            true => Tensor::from_inner(norms),
-            false => norms,
+        if magnitude.is_autodiff() {
+            Tensor::from_inner(norms)
+        } else {
+            norms
         }
     }
 
-    /// The norm of each row of `W + scale B A`, as a constant, for `W` flattened to `[out, ..]`.
+    /// The norm of each row of `W + scale B A`, as a constant; `weight` is `W` flattened to
+    /// `[out, ..]`.
     fn row_norms(&self, weight: Tensor<2>) -> Tensor<1> {
+        // The paper (Sec. 4.3) takes the norm as a constant: no gradient flows through it.
         let product = self.factors.product().without_autodiff();
         let weight = like(self.own_rows(weight.without_autodiff(), 0), &product);
         (weight + product * self.scale)
@@ -89,7 +92,7 @@ impl LowRank {
             .squeeze_dim(1)
     }
 
-    /// Whether both add to some row.
+    /// Whether both add to the same row somewhere.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         match (&self.rows, &other.rows) {
             (Some(a), Some(b)) => a.start < b.end && b.start < a.end,
@@ -105,19 +108,19 @@ impl LowRank {
     }
 }
 
-/// A path in one forward pass.
+/// A [`LowRank`] as it acts in one forward pass.
 #[derive(Clone, Debug)]
 pub(crate) struct SidePath {
-    /// What it adds.
+    /// The path.
     pub path: LowRank,
     /// The random numbers of its adapter.
     pub draws: Draws,
-    /// How much of it acts, between absent (0) and as it is (1).
+    /// How much of the path acts, between nothing (0) and all (1).
     pub strength: f64,
 }
 
 impl SidePath {
-    /// `y` with what the path adds to it; `input` is the site's, `axis` the output's channels.
+    /// Adds the path to `y`. `input` is what the site reads, `axis` that of the output's channels.
     pub(crate) fn beside<const D: usize, const E: usize>(
         self,
         y: Tensor<E>,
@@ -130,11 +133,13 @@ impl SidePath {
         let x = (self.draws).dropout(input.clone(), path.dropout, &site.name);
         let Some(product) = layer.low_rank(x.clone(), &path.factors) else {
             panic!(
-                "{}: the factors are not those of a {}",
+                "{}: the factors do not belong to a {}",
                 site.name, site.kind
             )
         };
         let mut delta = product * path.scale;
+        // DoRA: f (W + s B A) x + b with f = m / ||W + s B A|| is y + (f - 1) W x + f s B A x, so what is
+        // added to y is (f - 1) W x + f s B A x.
         if let Some(magnitude) = &path.magnitude {
             let channels = |v: Tensor<1>| {
                 let mut shape = [1; E];
@@ -143,14 +148,14 @@ impl SidePath {
             };
             let norms = path.constant_norms(layer.matrix(), magnitude);
             let factor = channels(magnitude.clone() / norms);
-            let bare = match self.drops() {
-                true => path.own_rows(layer.bare(x), axis),
-                false => {
-                    let y = path.own_rows(y.clone(), axis);
-                    match layer.bias() {
-                        Some(bias) => y - channels(path.own_rows(bias, 0)),
-                        None => y,
-                    }
+            let bare = if self.drops() {
+                path.own_rows(layer.bare(x), axis)
+            } else {
+                // Without dropout W x is y without the bias, which saves a product.
+                let y = path.own_rows(y.clone(), axis);
+                match layer.bias() {
+                    Some(bias) => y - channels(path.own_rows(bias, 0)),
+                    None => y,
                 }
             };
             delta = bare * (factor.clone() - 1.0) + delta * factor;
@@ -161,8 +166,8 @@ impl SidePath {
         add_to_rows(y, delta, axis, self.path.rows)
     }
 
-    /// The layer's output with what the path adds to it, in one product: where it reads what the layer
-    /// reads.
+    /// The layer's output together with the path, in one operation; for paths that read the same input
+    /// as the layer. None where that operation cannot express the path.
     pub(crate) fn at_once<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -180,6 +185,7 @@ impl SidePath {
         let Some(magnitude) = &path.magnitude else {
             return Some(linear_low_rank(x, own, bias, factors, path.scale));
         };
+        // Rows outside the path keep the factor 1, and their factors of the product are zero.
         let norms = path.constant_norms(weight, magnitude);
         let factor = path.among_all(magnitude.clone() / norms, outputs, 1.0);
         let factor = like(factor, &x);
@@ -188,7 +194,7 @@ impl SidePath {
         Some(scale_shift(y, factor, bias))
     }
 
-    /// The weight `[out, ..]` that does alone what it does with this path beside it.
+    /// The weight `[out, ..]` that is equivalent to `weight` with this path beside it.
     pub(crate) fn folded(&self, weight: Tensor<2>) -> Tensor<2> {
         let path = &self.path;
         let product = path.factors.product();
@@ -204,7 +210,7 @@ impl SidePath {
         add_to_rows(weight, delta * self.strength, 0, path.rows.clone())
     }
 
-    /// On the CPU without autodiff, where weights are folded.
+    /// The same path on the CPU and without autodiff, where weights are folded.
     pub(crate) fn to_plain(&self) -> Self {
         let path = &self.path;
         let factors = match &path.factors {
@@ -222,23 +228,23 @@ impl SidePath {
         }
     }
 
-    /// What the product is multiplied by.
+    /// Factor of the product, with the strength.
     pub(crate) fn factor(&self) -> f64 {
         self.path.scale * self.strength
     }
 
-    /// The factors, if the path is a product of the whole output and nothing else.
+    /// The factors, if the path is nothing but a product over all rows.
     pub(crate) fn plain_factors(&self) -> Option<&Factors> {
         let path = &self.path;
         (path.rows.is_none() && path.magnitude.is_none()).then_some(&path.factors)
     }
 
-    /// Whether the path is such a product, and drops nothing.
+    /// Whether the path is nothing but a product over all rows, without dropout in this pass.
     pub(crate) fn is_plain(&self) -> bool {
         self.plain_factors().is_some() && !self.drops()
     }
 
-    /// Whether anything of the path's input is dropped.
+    /// Whether entries of the path's input are dropped in this pass.
     pub(crate) fn drops(&self) -> bool {
         self.draws.drops(self.path.dropout)
     }
@@ -262,7 +268,7 @@ impl Factors {
     }
 }
 
-/// `y` with `delta` added to those channels of it.
+/// Adds `delta` to some channels of `y`; to all if `rows` is absent.
 fn add_to_rows<const D: usize>(
     y: Tensor<D>,
     delta: Tensor<D>,
@@ -272,6 +278,7 @@ fn add_to_rows<const D: usize>(
     let Some(Range { start, end }) = rows else {
         return y + delta;
     };
+    // The other channels pass through unchanged.
     let channels = y.dims()[axis];
     let mut parts = Vec::with_capacity(3);
     if start > 0 {
@@ -286,7 +293,7 @@ fn add_to_rows<const D: usize>(
 
 /// A layer beside which a low-rank path can stand.
 pub(crate) trait Weighted<const D: usize, const E: usize> {
-    /// `B A x`; none if the factors are those of another kind of layer.
+    /// `B A x`; none if the factors belong to another kind of layer.
     fn low_rank(&self, x: Tensor<D>, factors: &Factors) -> Option<Tensor<E>>;
     /// `W x` without the bias.
     fn bare(&self, x: Tensor<D>) -> Tensor<E>;
@@ -294,12 +301,12 @@ pub(crate) trait Weighted<const D: usize, const E: usize> {
     fn matrix(&self) -> Tensor<2>;
     /// `b [out]`.
     fn bias(&self) -> Option<Tensor<1>>;
-    /// The output with what a path adds to it, where the layer computes both at once.
+    /// The output together with a path, if the layer can compute both at once.
     fn with_low_rank(&self, _: &Tensor<D>, _: &SidePath) -> Option<Tensor<E>> {
         None
     }
-    /// The output with a factor and an offset for each channel, where the layer has its own that they
-    /// join.
+    /// The output with a factor and an offset `[c]` per channel, if the layer can merge them with its
+    /// own.
     fn with_scale_shift(
         &self,
         _: &Tensor<D>,
@@ -310,7 +317,7 @@ pub(crate) trait Weighted<const D: usize, const E: usize> {
     }
 }
 
-/// A layer without a weight matrix: a norm.
+/// A layer without a weight matrix, which is a norm.
 pub(crate) struct Unweighted;
 
 impl<const D: usize> Weighted<D, D> for Unweighted {

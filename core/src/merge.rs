@@ -1,9 +1,9 @@
 //! Folding adapters into the weights, where that is exact.
 //!
-//! At a site what acts is folded in the order in which it acts: a low-rank path adds its product to
-//! the weight, a scale multiplies rows (or columns, on the input), a shift joins the bias. At a
-//! boundary an added prompt goes where the backbone can absorb it. Everything else is refused by
-//! name: no merge is almost right.
+//! At a site the acts are folded in their order: a low-rank path adds its product to the weight, a
+//! scale multiplies rows (or columns, on the input), a shift is added to the bias. At a boundary a
+//! prompt that is added goes where the backbone can absorb it. Everything else is refused with its
+//! name, because a merged model must compute the same.
 
 use std::collections::BTreeSet;
 
@@ -18,21 +18,23 @@ use crate::params::{self, Tensors};
 
 use crate::site::{Site, SiteKind};
 
-/// The backbone with what acts folded into its weights, all of them without autodiff.
+/// The backbone with everything that acts folded into its weights, without autodiff.
 ///
 /// # Errors
-/// [`Error::Unfoldable`] naming the first thing that has no exact fold.
+/// [`Error::Unfoldable`] for the first act that has no exact fold.
 pub(crate) fn fold(backbone: &BoxedBackbone, hooks: &Hooks) -> Result<BoxedBackbone> {
     let mut backbone = backbone.clone();
     let acting = |site: &&Site| hooks.acts_at(site);
     let sites: Vec<&Site> = backbone.spec().sites.iter().filter(acting).collect();
     let names: BTreeSet<String> = sites.iter().flat_map(|site| parts(site)).collect();
+    // Reading walks over all parameters, so it is done once for all sites.
     let mut values = params::read(&backbone, |info| names.contains(&info.name));
     let mut folded = Tensors::new();
     for site in sites {
         let [weight, bias] = parts(site).map(|name| values.remove(&name));
         folded.extend(fold_site(site, [weight, bias], hooks.at_site(site))?);
     }
+    // Sites first: a prompt is absorbed by parameters that a site may have changed.
     backbone = write(backbone, folded)?;
     for boundary in backbone.spec().boundaries.clone() {
         for (name, act, _) in hooks.boundary_acts(boundary.index) {
@@ -82,7 +84,7 @@ fn parts(site: &Site) -> [String; 2] {
     ["weight", "bias"].map(|part| format!("{}.{part}", site.name))
 }
 
-/// A layer's weight and bias with what acts at its site folded in.
+/// Folds the acts at a site into the layer's weight and bias.
 fn fold_site(
     site: &Site,
     [weight, bias]: [Option<TensorData>; 2],
@@ -109,7 +111,8 @@ fn fold_site(
         shape,
         bias: bias.map(|bias| Tensor::from_data(bias, &device)),
     };
-    // Input acts come first, whatever their place in the list: they are applied last.
+    // Acts on the input run before the layer, whatever their place in the list, so they are folded
+    // after the acts on the output.
     let on_input = |act: &Act| {
         matches!(
             act,
@@ -163,6 +166,7 @@ impl Folding<'_> {
             }
             Act::ScaleShift { scale, shift, .. } => {
                 if let Some(scale) = scale.as_ref().map(to_plain) {
+                    // The weight is [out, ..]; that of a norm is [1, c].
                     let axis = usize::from(!self.is_norm());
                     self.weight = self.weight.clone() * scale.clone().unsqueeze_dim(axis);
                     self.bias = self.bias.take().map(|bias| bias * scale);
@@ -195,7 +199,7 @@ impl Folding<'_> {
                 self.refuse("what acts on the input of a grouped convolution is not folded")
             );
         }
-        // Each channel owns as many columns as the kernel has taps.
+        // The flattened kernel has a column for each tap of each channel.
         let taps = |v: Tensor<1>, columns: usize| {
             let channels = v.dims()[0];
             let each = columns / channels;

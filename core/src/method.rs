@@ -15,25 +15,25 @@ pub use crate::adapter::{Adapter, BoxedAdapter};
 
 /// A way to adapt a backbone; the `method:` of a YAML.
 ///
-/// A method never asks which backbone it has. It asks for boundaries and sites, attaches to what
-/// it finds, or fails with what it lacks.
+/// A method never asks which backbone it has. It asks for boundaries and sites, attaches to those it
+/// finds, or fails and names what is missing.
 #[typetag::serde(tag = "name")]
 pub trait AdaptationMethod: Any + Debug + Send + Sync + dyn_clone::DynClone {
-    /// Attaches to a backbone: the adapter, and what is tuned of the backbone itself.
+    /// Attaches to a backbone: yields the adapter, and the backbone's own parameters that are tuned.
     ///
     /// # Errors
     /// [`Error::Unfit`], [`Error::Boundary`], [`Error::Target`] or [`Error::Config`].
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment>;
 
-    /// Trainable parameters by the method's formula, without the head. Reports print it beside the
-    /// count of what really trains.
+    /// The number of trainable parameters by the method's formula, without the head. Reports print it
+    /// beside the number of parameters that really train.
     ///
     /// # Errors
     /// As [`attach`](Self::attach).
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize>;
 
-    /// The images that it wants, given those that the backbone takes: a prompt that frames the image
-    /// asks for smaller ones.
+    /// The input images of the adapted model, given those of the backbone: a prompt that frames the
+    /// image needs smaller images.
     ///
     /// # Errors
     /// [`Error::Config`] if it cannot work with images of that size.
@@ -41,7 +41,7 @@ pub trait AdaptationMethod: Any + Debug + Send + Sync + dyn_clone::DynClone {
         Ok(backbone)
     }
 
-    /// Whether the adapted model starts with the backbone's own outputs.
+    /// Whether the adapted model starts with the outputs of the backbone.
     fn starts_as_backbone(&self) -> bool {
         true
     }
@@ -49,14 +49,14 @@ pub trait AdaptationMethod: Any + Debug + Send + Sync + dyn_clone::DynClone {
 
 dyn_clone::clone_trait_object!(AdaptationMethod);
 
-/// What a method becomes on a backbone.
+/// The result of attaching a method to a backbone.
 #[derive(Debug, Default)]
 pub struct Attachment {
     /// The module that acts, if the method adds one.
     pub adapter: Option<Box<dyn Adapter>>,
     /// The backbone's own parameters that train.
     pub tuned: Tuned,
-    /// What the user should know and is no error.
+    /// Facts that the user should know and that are not errors.
     pub remarks: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ impl Attachment {
         }
     }
 
-    /// The same with something to say.
+    /// Adds remarks.
     pub fn with_remarks(self, remarks: Vec<String>) -> Self {
         Self { remarks, ..self }
     }
@@ -90,11 +90,11 @@ pub struct Tuned {
     pub names: BTreeSet<String>,
     /// What tuned BatchNorm layers normalise with while training.
     pub statistics: Statistics,
-    /// What the learning rate is multiplied by, where it is not 1.
+    /// Factors of the learning rate by parameter, where they are not 1.
     pub rates: BTreeMap<String, f64>,
 }
 
-/// What a BatchNorm whose own parameters train normalises with.
+/// The statistics with which a BatchNorm normalises whose own parameters train.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
 )]
@@ -108,10 +108,10 @@ pub enum Statistics {
 }
 
 impl Tuned {
-    /// Unites what several methods tune.
+    /// Combines the parameters that several methods tune.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if two tune one parameter or want different statistics.
+    /// [`Error::Conflict`] if two methods tune the same parameter or ask for different statistics.
     pub fn unite(all: impl IntoIterator<Item = Self>) -> Result<Self> {
         let mut united = Self::default();
         for tuned in all.into_iter().filter(|tuned| !tuned.names.is_empty()) {

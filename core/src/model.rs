@@ -24,42 +24,42 @@ use crate::plug::Plug;
 use crate::spec::{BackboneSpec, Cut};
 use crate::step::Step;
 
-/// A frozen backbone, what adapts it, and a head.
+/// A frozen backbone, the adapters of its methods, and a head.
 #[derive(Module, Debug)]
 pub struct Model {
     /// The feature extractor.
     pub backbone: BoxedBackbone,
     /// Adapters by method name, in the order in which they act.
     pub adapters: Named<String, BoxedAdapter>,
-    /// Features to logits.
+    /// Turns features into logits.
     pub head: Head,
     #[module(skip)]
     assembly: Assembly,
 }
 
-/// What was decided when the model was put together.
+/// Everything that was decided when the model was assembled.
 #[derive(Clone, Debug)]
 struct Assembly {
-    /// Names of everything that trains.
+    /// Names of all parameters that train.
     trainable: BTreeSet<String>,
-    /// Which adapters act where.
+    /// The places where adapters act.
     places: Places,
     batch_statistics: bool,
     first_cut: Cut,
     /// Factors of the learning rate by name, where they are not 1.
     rates: BTreeMap<String, f64>,
     remarks: Vec<String>,
-    /// How much of the adapters acts: 1, unless it was scaled.
+    /// How much of the adapters acts: 1, unless the model was scaled.
     strength: f64,
     merged: bool,
 }
 
 impl Model {
-    /// Attaches `methods` to a backbone, in order, and puts a head on it. Everything that does not
-    /// train is frozen; a linear head trains.
+    /// Attaches `methods` to a backbone, in order, and adds a head. Everything that no method trains is
+    /// frozen; a linear head always trains.
     ///
     /// # Errors
-    /// What a method lacks, or [`Error::Conflict`] between two.
+    /// The error of a method that does not fit, or [`Error::Conflict`] if two contradict each other.
     pub fn assemble(
         backbone: BoxedBackbone,
         methods: &[Box<dyn AdaptationMethod>],
@@ -69,7 +69,8 @@ impl Model {
         let (mut tuned, mut remarks) = (Vec::new(), Vec::new());
         let mut adapters: Vec<(String, BoxedAdapter)> = Vec::new();
         for (place, method) in methods.iter().enumerate() {
-            // What a method starts with does not depend on what comes after it.
+            // The first method has no scope, so that its initial values are the same alone and in a
+            // list.
             let scope = if place == 0 {
                 String::new()
             } else {
@@ -80,7 +81,7 @@ impl Model {
             remarks.extend(attachment.remarks);
             if let Some(adapter) = attachment.adapter {
                 let name = name_of(&**method);
-                // A method that is listed twice has two adapters: `lora` and `lora-2`.
+                // A method that is listed twice has two adapters, `lora` and `lora-2`.
                 let taken = |name: &str| adapters.iter().any(|(other, _)| other == name);
                 let mut unique = name.clone();
                 let mut count = 1;
@@ -114,25 +115,27 @@ impl Model {
         model.check_image()?;
         model.check_sites()?;
         let names = model.trainable_names(&tuned)?;
+        // Identities follow from the names of the assembled model, so that optimiser state is found
+        // again after a restart.
         model = params::identify(params::train_only(model, &names));
         model.assembly.trainable = names;
         model.assembly.first_cut = model.derive_first_cut(&tuned);
         Ok(model)
     }
 
-    /// What sets the image inside a frame must be the first to see it.
+    /// A function of the image, such as a frame around it, must be the first act at boundary 0.
     fn check_image(&self) -> Result<()> {
         let later = self.hooks(None).boundary_acts(0).skip(1);
         let mut functions = later.filter(|(_, act, _)| matches!(act, BoundaryAct::Function(_)));
         match functions.next() {
             Some((name, ..)) => Err(Error::Conflict(format!(
-                "{name} makes a new image of the one it gets; put it first in the list, once"
+                "{name} replaces the image; it must be the first method in the list and occur once"
             ))),
             None => Ok(()),
         }
     }
 
-    /// A path that rescales the frozen weight (DoRA) must meet it as it is.
+    /// A path that rescales the frozen weight (DoRA) must come before every other act on its rows.
     fn check_sites(&self) -> Result<()> {
         let hooks = self.hooks(None);
         for site in &self.spec().sites {
@@ -180,11 +183,12 @@ impl Model {
             .collect())
     }
 
-    /// The first cut at which something trains: the least of the boundaries and the blocks of the
-    /// sites where an adapter acts, and of the blocks of tuned parameters; else the features.
+    /// The first cut at which something trains: the smallest boundary or block where an adapter acts or
+    /// a parameter is tuned; the features if there is none.
     fn derive_first_cut(&self, tuned: &Tuned) -> Cut {
         let spec = self.spec();
         let (boundaries, sites) = self.acts();
+        // A boundary `l` is the input of block `l`, so both are cuts.
         let tuned = tuned.names.iter().map(|name| spec.block_of(name));
         boundaries
             .into_iter()
@@ -198,7 +202,7 @@ impl Model {
             .unwrap_or(spec.features_cut())
     }
 
-    /// The boundaries and the sites at which an adapter acts.
+    /// The boundaries and the names of the sites at which an adapter acts.
     pub fn acts(&self) -> (Vec<usize>, Vec<String>) {
         let hooks = self.hooks(None);
         let sites = self.spec().sites.iter().filter(|site| hooks.acts_at(site));
@@ -211,12 +215,12 @@ impl Model {
         self.backbone.spec()
     }
 
-    /// The cut below which everything is constant while training: the prefix ends here.
+    /// The cut below which everything is constant while training: the end of the prefix.
     pub fn first_cut(&self) -> Cut {
         self.assembly.first_cut
     }
 
-    /// Runs a span of the backbone with what acts there.
+    /// Runs a span of the backbone with the adapters.
     ///
     /// # Shapes
     /// As [`crate::backbone::Backbone::forward`].
@@ -224,7 +228,7 @@ impl Model {
         self.backbone.forward(x, span, &self.hooks(step))
     }
 
-    /// What acts in a forward pass.
+    /// The hooks of a forward pass.
     pub(crate) fn hooks<'a>(&'a self, step: Option<&'a Step>) -> Hooks<'a> {
         let Assembly {
             places, strength, ..
@@ -239,7 +243,10 @@ impl Model {
     pub fn logits(&self, x: Activation, from: Cut, step: Option<&Step>) -> Tensor<2> {
         match self.span(x, from..self.spec().features_cut(), step) {
             Activation::Features(features) => self.head.forward(features),
-            other => panic!("a backbone gave {:?} for features", other.shape()),
+            other => panic!(
+                "expected features from the backbone, got shape {:?}",
+                other.shape()
+            ),
         }
     }
 
@@ -248,36 +255,36 @@ impl Model {
         Step::new(seed, number, part, self.assembly.batch_statistics)
     }
 
-    /// Takes over the buffers that a step updated.
+    /// The model with the buffers that a step updated.
     pub fn with_updates(self, step: Step) -> Self {
         let prefixed = |(name, value)| (format!("backbone.{name}"), value);
         let updates = step.into_updates().into_iter().map(prefixed).collect();
         params::update_buffers(self, updates)
     }
 
-    /// The same model with its frozen part in `dtype`; what trains stays as it is.
+    /// The model with its frozen part in `dtype`; trained parameters keep their type.
     pub fn with_compute_type(self, dtype: DType) -> Self {
         let trainable = self.assembly.trainable.clone();
         params::cast_except(self, &trainable, dtype)
     }
 
-    /// What the learning rate of the parameter of that name is multiplied by.
+    /// Factor of the learning rate for the parameter of that name.
     pub fn rate(&self, name: &str) -> f64 {
         self.assembly.rates.get(name).copied().unwrap_or(1.0)
     }
 
-    /// What the methods remarked when they were attached.
+    /// The remarks of the methods from when they were attached.
     pub fn remarks(&self) -> &[String] {
         &self.assembly.remarks
     }
 
-    /// The model between the frozen backbone (0) and as it was trained (1): what adapters do is
-    /// scaled, and tuned parameters lie on the line between `frozen`, their values before training
-    /// by canonical name, and their own (Wortsman et al. 2022). The head stays.
+    /// The model between the frozen backbone (0) and the trained model (1): the effect of adapters is
+    /// scaled, and tuned parameters are interpolated between `frozen`, their values before training by
+    /// canonical name, and their own (Wortsman et al. 2022). The head stays as it is.
     ///
     /// # Errors
-    /// [`Error::Unfoldable`] if a prompt of extra tokens or a function of the image acts, which
-    /// nothing lies half-way to; [`Error::Config`] for a scale that is not finite.
+    /// [`Error::Unfoldable`] if extra tokens or a function act at a boundary, which cannot be scaled;
+    /// [`Error::Config`] for a scale that is not finite.
     pub fn scaled(mut self, strength: f64, frozen: &Tensors) -> Result<Self> {
         check::finite("scale", strength)?;
         for boundary in &self.spec().boundaries {
@@ -285,7 +292,9 @@ impl Model {
                 if matches!(act, BoundaryAct::Extras(_) | BoundaryAct::Function(_)) {
                     return Err(Error::Unfoldable {
                         what: "scale",
-                        reason: format!("what {name} does at {boundary} is no sum or product"),
+                        reason: format!(
+                            "what {name} does at {boundary} is neither a sum nor a product"
+                        ),
                     });
                 }
             }
@@ -305,19 +314,20 @@ impl Model {
         Ok(self)
     }
 
-    /// The same model with everything that its adapters do folded into the backbone's weights.
+    /// The same model with its adapters folded into the backbone's weights.
     ///
     /// # Errors
-    /// [`Error::Unfoldable`] naming what has no exact fold, or if it was merged before.
+    /// [`Error::Unfoldable`] for an act that has no exact fold, or if the model was merged before.
     pub fn merged(&self) -> Result<Self> {
         if self.assembly.merged {
             return Err(Error::Unfoldable {
                 what: "merge",
-                reason: "the model is merged already".to_owned(),
+                reason: "the model is already merged".to_owned(),
             });
         }
         let mut merged = self.valid();
         merged.backbone = merge::fold(&merged.backbone, &merged.hooks(None))?;
+        // What was folded must not act again.
         merged.adapters = std::iter::empty().collect();
         merged.assembly.places = Places::default();
         merged.assembly.strength = 1.0;
@@ -330,12 +340,13 @@ impl Model {
         self.assembly.trainable.contains(name)
     }
 
-    /// What must be saved: everything that trains, and the buffers if training changes them.
+    /// Whether a parameter or buffer must be saved: everything that trains, and the buffers if training
+    /// changes them.
     pub fn saved(&self, info: &ParamInfo) -> bool {
         self.trains(&info.name) || (info.buffer && self.assembly.batch_statistics)
     }
 
-    /// Parameters by group.
+    /// Counts the parameters by group.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for info in params::infos(self).iter().filter(|info| !info.buffer) {
@@ -355,19 +366,19 @@ impl Model {
     }
 }
 
-/// How many parameters there are, and which train.
+/// Numbers of parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// All of them, frozen ones included; buffers are not parameters.
+    /// All parameters, including frozen ones; buffers are not parameters.
     pub total: usize,
-    /// Bytes of all of them.
+    /// Bytes of all parameters.
     pub total_bytes: usize,
-    /// Those that train: `adapter + tuned + head`.
+    /// Parameters that train: `adapter + tuned + head`.
     pub trainable: usize,
-    /// Of the adapters.
+    /// Parameters in the adapters.
     pub adapter: usize,
-    /// The backbone's own that train.
+    /// Parameters of the backbone that train.
     pub tuned: usize,
-    /// Of the head.
+    /// Parameters in the head.
     pub head: usize,
 }

@@ -1,4 +1,4 @@
-//! Containers of modules under names, and buffers.
+//! Containers of named modules, and buffers.
 
 use std::fmt::Debug;
 
@@ -8,8 +8,9 @@ use burn::module::{
 };
 use burn::tensor::{Device, Tensor};
 
-/// Implements [`Module`] for a container by handing every call to its parts: `$parts` yields
-/// `(name, module)` pairs and `$container` is the container type that visitors are told.
+/// Implements [`Module`] for a container by passing every call to its parts. The container has a
+/// method `parts`, which yields pairs of a name and a module, and `map_parts`; `$container` is the
+/// container type that visitors are told.
 macro_rules! container_module {
     (impl[$($generics:tt)*] $ty:ty, $container:expr) => {
         impl<$($generics)*> Module for $ty {
@@ -60,9 +61,9 @@ macro_rules! container_module {
     };
 }
 
-/// Modules under names: of sites ([`BySite`]), of boundaries ([`ByBoundary`]) or of methods.
+/// Modules by the name of a site ([`BySite`]), a boundary ([`ByBoundary`]) or a method.
 ///
-/// The field that holds it does not show in parameter names: `factors: BySite<..>` yields
+/// The field that holds the container does not appear in parameter names: `factors: BySite<..>` yields
 /// `blocks.0.attn.qkv.lora_A.weight`.
 #[derive(Clone, Debug)]
 pub struct Named<K, M>(Vec<(K, M)>);
@@ -108,7 +109,7 @@ impl<K, M> Named<K, M> {
     pub(crate) fn nth(&self, place: usize) -> Option<&(K, M)> {
         self.0.get(place)
     }
-    /// Whether there is none.
+    /// Whether it holds no module.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -127,21 +128,21 @@ impl<K: std::fmt::Display, M> Named<K, M> {
     }
 }
 
-/// The container type under which [`Named`] shows itself to visitors.
+/// The container type as which [`Named`] presents itself to visitors.
 pub(crate) const NAMED: &str = "Named";
-/// The container type under which [`Buffer`] shows itself to visitors.
+/// The container type as which [`Buffer`] presents itself to visitors.
 pub(crate) const BUFFER: &str = "Buffer";
 
 container_module!(impl[K: std::fmt::Display + Clone + Debug + Send, M: Module + ModuleDisplay] Named<K, M>, NAMED);
 
-/// A tensor that is neither trained nor constant: BatchNorm's running statistics.
+/// A tensor that is neither trained nor constant, such as BatchNorm's running statistics.
 ///
-/// Not counted as a parameter and never given a gradient; saved when it changed.
+/// It is not counted as a parameter and never gets a gradient; it is saved if it changed.
 #[derive(Clone, Debug)]
 pub struct Buffer<const D: usize>(Param<Tensor<D>>);
 
 impl<const D: usize> Buffer<D> {
-    /// A buffer with this value.
+    /// A buffer with this value, of any shape.
     pub fn new(value: Tensor<D>) -> Self {
         Self(Param::initialized(Default::default(), value))
     }

@@ -1,8 +1,10 @@
-//! Parameters by canonical name: one walk that records, files, counts and optimisers share.
+//! Parameters by canonical name: one walk over a module that records, files, counts and optimisers
+//! share.
 //!
-//! A name is the path of fields with three rules: a [`crate::named::Named`] container replaces its
-//! field's name by its own keys; a [`crate::named::Buffer`] adds nothing; nor does a variant of an
-//! enum. So a LoRA factor is `lora.blocks.0.attn.qkv.lora_A.weight`, in memory and on disk.
+//! A name is the path of fields, with three exceptions: a [`crate::named::Named`] container replaces
+//! the name of its field by its own keys; a [`crate::named::Buffer`] adds nothing, and neither does a
+//! variant of an enum. So a LoRA factor is called `lora.blocks.0.attn.qkv.lora_A.weight`, in memory
+//! and on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +18,7 @@ use crate::plug::{ErasedModule, VisitUp};
 /// Tensors by canonical name.
 pub type Tensors = BTreeMap<String, TensorData>;
 
-/// What is known of a parameter or a buffer without reading it.
+/// The properties of a parameter or buffer that are known without reading its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParamInfo {
     /// Canonical name.
@@ -41,11 +43,11 @@ impl ParamInfo {
 /// How Burn's derive announces the variants of an enum.
 const ENUM: &str = "Enum:";
 
-/// The path of the walk, with the three rules above.
+/// The path of the walk, with the three exceptions above.
 #[derive(Default)]
 struct Path {
     parts: Vec<String>,
-    /// The field names that [`NAMED`] keys replaced, to be put back on leaving.
+    /// The field names that the keys of [`NAMED`] replaced, to be restored on leaving.
     replaced: Vec<Option<String>>,
     buffers: usize,
 }
@@ -55,6 +57,7 @@ impl Path {
         match container {
             BUFFER => self.buffers += 1,
             NAMED => {
+                // The container is entered as a field first; its key takes the place of that name.
                 self.replaced.push(self.parts.pop());
                 self.parts.push(name.to_owned());
             }
@@ -86,14 +89,14 @@ impl Path {
     }
 }
 
-/// All parameters and buffers in the module's order.
+/// All parameters and buffers, in the module's order.
 pub fn infos(module: &impl Module) -> Vec<ParamInfo> {
     let mut walk = Walk::default();
     module.visit(&mut walk);
     walk.1
 }
 
-/// [`infos`] of a plugin.
+/// [`infos`] of a boxed plugin.
 pub fn infos_erased<T: ErasedModule + ?Sized>(module: &T) -> Vec<ParamInfo> {
     let mut walk = Walk::default();
     module.visit_erased(&mut VisitUp(&mut walk));
@@ -106,9 +109,11 @@ struct Walk(Path, Vec<ParamInfo>);
 impl ModuleVisitor for Walk {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
-        let width = match param.is_initialized() {
-            true => param.base().dtype().size(),
-            false => DType::F32.size(),
+        // Reading the type of a parameter without a value would allocate it.
+        let width = if param.is_initialized() {
+            param.base().dtype().size()
+        } else {
+            DType::F32.size()
         };
         self.1.push(ParamInfo {
             name: self.0.name(),
@@ -126,11 +131,12 @@ impl ModuleVisitor for Walk {
     }
 }
 
-/// The values of those parameters and buffers that `wanted` picks.
+/// The values of the parameters and buffers that `wanted` selects.
 pub fn read(module: &impl Module, wanted: impl Fn(&ParamInfo) -> bool) -> Tensors {
     struct Read(BTreeMap<ParamId, String>, Tensors);
     impl ModuleVisitor for Read {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            // The name is removed, so a parameter that is shared is read once.
             if let Some(name) = self.0.remove(&param.id) {
                 self.1.insert(name, param.val().into_data());
             }
@@ -145,7 +151,7 @@ pub fn read(module: &impl Module, wanted: impl Fn(&ParamInfo) -> bool) -> Tensor
     read.1
 }
 
-/// The value of a plugin's parameter, if it has one of that name.
+/// The value of a boxed plugin's parameter, if there is one of that name.
 pub fn value<T: ErasedModule + ?Sized>(module: &T, name: &str) -> Option<TensorData> {
     struct Value(ParamId, Option<TensorData>);
     impl ModuleVisitor for Value {
@@ -178,7 +184,7 @@ pub fn gradients(module: &impl Module, gradients: &GradientsParams) -> Tensors {
     read.2
 }
 
-/// Why tensors cannot be written into a module.
+/// The reason why tensors cannot be written into a module.
 #[derive(Debug, Default, PartialEq)]
 pub struct Mismatch {
     /// Names that the module does not have.
@@ -187,10 +193,10 @@ pub struct Mismatch {
     pub shapes: Vec<String>,
 }
 
-/// Replaces values by name. Nothing is written unless every name exists with that shape.
+/// Replaces values by name. Nothing is written unless every name exists with the same shape.
 ///
 /// # Errors
-/// [`Mismatch`].
+/// [`Mismatch`], which lists all names and shapes that do not fit.
 pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, Mismatch> {
     let known: BTreeMap<String, ParamInfo> = infos(&module)
         .into_iter()
@@ -218,19 +224,19 @@ pub fn write<M: Module>(module: M, mut tensors: Tensors) -> Result<M, Mismatch> 
     }))
 }
 
-/// Replaces the values for which `value` has another of the same shape, in one walk: what it gives
-/// is not needed any longer when the next one is asked for.
+/// Replaces values in one walk by those that `value` returns, which must have the same shape. Each is
+/// written before `value` is called again, so only one of them is in memory at a time.
 pub fn fill<M: Module>(module: M, mut value: impl FnMut(&str) -> Option<TensorData>) -> M {
     map_named(module, |name| value(name).map(Change::Value))
 }
 
-/// Lets exactly the parameters called `names` train; buffers never do.
+/// Makes exactly the parameters called `names` trainable; buffers never are.
 pub fn train_only<M: Module>(module: M, names: &BTreeSet<String>) -> M {
     map_named(module, |name| Some(Change::Trains(names.contains(name))))
 }
 
-/// Gives every parameter an identity that follows from its name, so that optimiser state saved by
-/// one process is found again by another.
+/// Derives the identity of every parameter from its name, so that another process finds saved
+/// optimiser state again.
 pub fn identify<M: Module>(module: M) -> M {
     map_named(module, |_| Some(Change::Identity))
 }
@@ -243,6 +249,9 @@ pub fn cast_except<M: Module>(module: M, except: &BTreeSet<String>, dtype: DType
 }
 
 /// Replaces buffers by name.
+///
+/// # Shapes
+/// Each value `[c]`, as many as the buffer has.
 pub fn update_buffers<M: Module>(module: M, updates: Vec<(String, Tensor<1>)>) -> M {
     if updates.is_empty() {
         return module;
@@ -286,6 +295,7 @@ fn apply<const D: usize>(
     buffer: bool,
 ) -> Param<Tensor<D>> {
     match change {
+        // A parameter without a value gets this one directly, without zeros before it.
         Change::Value(data) if !param.is_initialized() => {
             let mut new = Param::from_data(data, &param.lazy_device());
             new.id = param.id;
@@ -306,6 +316,7 @@ fn apply<const D: usize>(
         Change::Trains(trains) => param.set_require_grad(trains && !buffer),
         Change::Identity => {
             let mut param = param;
+            // 64 bits of a hash: names are few, so a collision is out of reach.
             let hash = blake3::hash(name.as_bytes());
             let (head, _) = hash.as_bytes().split_at(8);
             param.id = ParamId::from(head.iter().fold(0, |id, byte| id << 8 | u64::from(*byte)));
@@ -323,7 +334,7 @@ fn apply<const D: usize>(
     }
 }
 
-/// Values as `f32`, whatever the element type.
+/// The values as `f32`, whatever their element type.
 pub fn floats(data: TensorData) -> Vec<f32> {
     data.iter::<f32>().collect()
 }

@@ -342,7 +342,7 @@ macro_rules! map_down {
     ($self:ident, $d:ident, $param:ident, $map:ident) => {{
         let mut slot = Some($param);
         $self.0.$map($d, &mut slot);
-        // An erased mapper puts back what it takes: see `map_arm`.
+        // An erased mapper puts back what it takes, unless it panics: see `map_arm`.
         slot.unwrap_or_else(|| unreachable!("a mapper kept a parameter"))
     }};
 }

@@ -1,11 +1,11 @@
-//! Random numbers of our own: every value is a pure function of a seed and a path, never of a
-//! process-wide state, so that resuming and running in parallel change nothing.
+//! Our own random numbers. Every value is a pure function of a seed and a path, never of process-wide
+//! state, so that resuming and parallel runs do not change it.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// A stream of random numbers for one purpose (ChaCha with 8 rounds, keyed by BLAKE3 of seed and
-/// path; the same on every platform).
+/// A stream of random numbers for one purpose: ChaCha with 8 rounds, keyed by BLAKE3 of seed and
+/// path, the same on every platform.
 pub struct Generator(ChaCha8Rng);
 
 impl Generator {
@@ -34,13 +34,14 @@ impl Generator {
 
     /// Standard normal (Box and Muller, in f64).
     pub fn normal(&mut self) -> f32 {
+        // Half a step above zero, so that the logarithm is finite.
         let scale = 1.0 / (1u64 << 53) as f64;
         let u = ((self.bits() >> 11) as f64 + 0.5) * scale;
         let v = (self.bits() >> 11) as f64 * scale;
         ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
     }
 
-    /// Normal with standard deviation `std`, redrawn outside two standard deviations.
+    /// Normal with standard deviation `std`; values beyond two standard deviations are redrawn.
     pub fn truncated_normal(&mut self, std: f32) -> f32 {
         loop {
             let value = self.normal();
@@ -50,7 +51,7 @@ impl Generator {
         }
     }
 
-    /// Uniform in `0..n` without bias (Lemire's multiply and reject).
+    /// Uniform in `0..n` without bias (Lemire's multiplication with rejection).
     pub fn below(&mut self, n: usize) -> usize {
         let n = n as u64;
         let threshold = n.wrapping_neg() % n.max(1);
@@ -73,6 +74,7 @@ impl Generator {
 
     /// A dropout mask of `n` values: 0 with probability `p`, else `1 / (1 - p)`.
     pub fn dropout_mask(&mut self, n: usize, p: f64) -> Vec<f32> {
+        // Comparing integers keeps the mask the same on every platform.
         let threshold = (p * f64::from(u32::MAX)) as u32;
         let keep = (1.0 / (1.0 - p)) as f32;
         let mut draw = || {
@@ -86,7 +88,7 @@ impl Generator {
     }
 }
 
-/// How initial values are drawn.
+/// A distribution of initial values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Distribution {
     /// All zero.
@@ -95,7 +97,7 @@ pub enum Distribution {
     Ones,
     /// Uniform in `[-bound, bound)`.
     Uniform(f32),
-    /// Normal with this standard deviation, cut at two of them.
+    /// Normal with this standard deviation, truncated at two standard deviations.
     TruncatedNormal(f32),
     /// Normal with this mean and standard deviation.
     Normal(f32, f32),

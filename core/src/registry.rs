@@ -1,7 +1,8 @@
-//! What is linked: methods, backbones and data sets, under the names that a YAML uses.
+//! The linked plugins: methods, backbones and data sets, under the names that a YAML uses.
 //!
-//! `typetag` reads the YAML; this carries what people read. A crate registers itself with
-//! [`register!`](crate::register); linking it needs a `use crate_name as _;` in exactly one place.
+//! `typetag` reads the YAML; the registry holds what people read and what other code must look up. A
+//! crate registers its plugin with [`register!`](crate::register); to be linked it needs a
+//! `use crate_name as _;` in exactly one place.
 
 use crate::backbone::BackboneConfig;
 use crate::checkpoint::shapes::Shapes;
@@ -11,22 +12,22 @@ use crate::layout::Layout;
 
 /// A registered plugin.
 pub struct Plugin {
-    /// What it plugs into.
+    /// The kind of plugin.
     pub kind: PluginKind,
     /// The `name:` of its YAML.
     pub name: &'static str,
-    /// One line for lists.
+    /// A line for lists.
     pub summary: &'static str,
-    /// Title, authors and year of what it implements.
+    /// Title, authors and year of the publication that it implements.
     pub reference: &'static str,
-    /// A YAML of its component that parses, all fields at their defaults where there are some.
+    /// An example of its YAML, with fields at their defaults where they have one.
     pub example: &'static str,
-    /// YAMLs of backbones so small that tests train them in no time: one for each kind that a method
-    /// may meet.
+    /// YAMLs of backbones that are small enough to be trained in tests: one for each variety that a
+    /// method may meet. The golden values of methods were made on the first.
     pub tiny: &'static [&'static str],
-    /// How a family of backbones is found in checkpoints.
+    /// How checkpoints of a family of backbones are recognised.
     pub family: Option<Family>,
-    /// How a method is kept in HF PEFT's folders, if that library has it.
+    /// How a method is stored in HF PEFT's folders, if that library has it.
     pub hf_peft: Option<Format>,
     /// JSON Schema of its configuration.
     pub schema: fn() -> schemars::Schema,
@@ -36,19 +37,19 @@ pub struct Plugin {
 
 inventory::collect!(Plugin);
 
-/// The published members of a family of backbones, and how one is recognised.
+/// The published variants of a family of backbones, and how a checkpoint of one is recognised.
 #[derive(Clone, Copy)]
 pub struct Family {
     /// The names of its variants.
     pub variants: fn() -> Vec<&'static str>,
-    /// Spellings of other libraries than timm and torchvision.
+    /// The layouts of libraries other than timm and torchvision.
     pub layouts: &'static [Layout],
-    /// The configuration of a backbone with parameters of these shapes: a variant where its sizes are
-    /// one's.
+    /// The configuration of a backbone whose parameters have these shapes; none if it is not of this
+    /// family.
     pub recognise: fn(&Shapes) -> Option<Box<dyn BackboneConfig>>,
 }
 
-/// What a plugin plugs into.
+/// The kind of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PluginKind {
     /// An [`crate::AdaptationMethod`].
@@ -60,7 +61,7 @@ pub enum PluginKind {
 }
 
 impl PluginKind {
-    /// The word that a YAML uses.
+    /// The key that a YAML uses.
     pub fn word(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -71,8 +72,8 @@ impl PluginKind {
 }
 
 /// Registers a plugin: `register!(Method, Lora, name: "lora", summary: "..", reference: "..",
-/// example: "..")`. A method that HF PEFT has adds `hf_peft: { peft_type: "LORA", read: read, write:
-/// write }`, where `write` takes the method itself.
+/// example: "..")`. A method that HF PEFT also has adds `hf_peft: { peft_type: "LORA", read: read,
+/// write: write }`, where `write` takes a reference to the method itself.
 #[macro_export]
 macro_rules! register {
     ($kind:ident, $config:ty, name: $name:expr, summary: $summary:expr,
@@ -114,7 +115,7 @@ macro_rules! register {
     (@tiny $tiny:expr) => { $tiny };
 }
 
-/// The plugins of one kind by name.
+/// The plugins of one kind, sorted by name.
 pub fn plugins(kind: PluginKind) -> Vec<&'static Plugin> {
     let mut plugins: Vec<_> = inventory::iter::<Plugin>()
         .filter(|plugin| plugin.kind == kind)
@@ -123,10 +124,10 @@ pub fn plugins(kind: PluginKind) -> Vec<&'static Plugin> {
     plugins
 }
 
-/// Refuses two plugins of one kind and name; called once at start.
+/// Refuses two plugins with the same kind and name; called once at start.
 ///
 /// # Errors
-/// [`Error::Duplicate`] naming both crates.
+/// [`Error::Duplicate`] with the names of both crates.
 pub fn check() -> Result<()> {
     let mut all: Vec<_> = inventory::iter::<Plugin>().collect();
     check_names(&mut all)

@@ -1,4 +1,4 @@
-//! Named operations inside a backbone, and how a method picks some of them.
+//! Named operations inside a backbone, and how a method selects some of them.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A named operation inside the backbone with its block, its kind and its sizes.
+/// A named operation inside the backbone, with its block, its kind and its sizes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Site {
     /// Canonical name: timm's or torchvision's module path, for example `blocks.0.attn.qkv`.
     pub name: String,
-    /// The block it belongs to: 0 in the stem, `L+1` after the last block.
+    /// The block that it belongs to: 0 for the stem, `L+1` after the last block.
     pub block: usize,
-    /// What it computes and on which sizes.
+    /// The kind of operation with its sizes.
     pub kind: SiteKind,
     /// Named slices of the output of a fused projection: `query`, `key`, `value`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -30,7 +30,7 @@ pub struct Slice {
     pub rows: Range<usize>,
 }
 
-/// What a site computes.
+/// The kind of operation at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SiteKind {
@@ -63,14 +63,14 @@ pub enum SiteKind {
     },
     /// The branch of a residual block, before its sum.
     Branch {
-        /// Which one.
+        /// Which branch.
         branch: Branch,
         /// Width of the residual stream.
         width: usize,
     },
 }
 
-/// Which branch of a residual block.
+/// A branch of a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Branch {
@@ -93,7 +93,7 @@ impl Site {
         }
     }
 
-    /// The same site with its output cut into equal named slices.
+    /// The same site with its output divided into named slices of `rows` rows each.
     pub fn with_slices(mut self, names: &[&str], rows: usize) -> Self {
         let parent = self.name.rsplit_once('.').map_or("", |(parent, _)| parent);
         let slice = |(i, name): (usize, &&str)| Slice {
@@ -133,22 +133,22 @@ impl std::fmt::Display for SiteKind {
     }
 }
 
-/// Which sites a method acts at, as HF PEFT's `target_modules` has it.
+/// The sites at which a method acts, written like HF PEFT's `target_modules`.
 ///
-/// A string is a regular expression that must match the whole name. A list holds names or their
-/// suffixes at a dot: `qkv` matches `blocks.0.attn.qkv`, `proj` also matches `patch_embed.proj`.
-/// `query`, `key` and `value` match those rows of a fused `qkv`.
+/// A string is a regular expression that must match the whole name. A list holds names, or suffixes of
+/// names that begin after a dot: `qkv` matches `blocks.0.attn.qkv`, `proj` also matches
+/// `patch_embed.proj`. `query`, `key` and `value` match those rows of a fused `qkv`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "serde_yaml::Value", into = "serde_yaml::Value")]
 #[schemars(with = "TargetsSchema")]
 pub enum Targets {
-    /// A regular expression over whole names.
+    /// A regular expression that matches whole names.
     Regex(String),
     /// Names or suffixes.
     Suffixes(Vec<String>),
 }
 
-/// What the schema of [`Targets`] shows.
+/// The form of [`Targets`] in the JSON schema.
 #[derive(schemars::JsonSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its schema is used")]
@@ -166,7 +166,7 @@ impl TryFrom<serde_yaml::Value> for Targets {
                 .into_iter()
                 .map(|item| match item {
                     serde_yaml::Value::String(name) => Ok(name),
-                    other => Err(format!("expected a list of names, found {other:?} in it")),
+                    other => Err(format!("expected a list of names, got {other:?} in it")),
                 })
                 .collect::<Result<_, _>>()
                 .map(Self::Suffixes),
@@ -188,27 +188,27 @@ impl From<Targets> for serde_yaml::Value {
     }
 }
 
-/// A site, or one slice of it, that a target picked.
+/// A site, or one slice of it, that a target selected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picked<'a> {
     /// The site.
     pub site: &'a Site,
-    /// The slice of its output, if a slice's name matched.
+    /// The slice of its output, if the name of a slice matched.
     pub slice: Option<&'a Slice>,
 }
 
 impl Picked<'_> {
-    /// The name that matched: the slice's or the site's.
+    /// The name that matched: that of the slice or of the site.
     pub fn name(&self) -> &str {
         self.slice.map_or(&self.site.name, |slice| &slice.name)
     }
 }
 
 impl Targets {
-    /// Those of `names` that the targets name.
+    /// The `names` that match a target.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad pattern.
+    /// [`Error::Config`] for an invalid pattern.
     pub fn matching<'n>(&self, names: &[&'n str]) -> Result<Vec<&'n str>> {
         let matched: Box<dyn Fn(&str) -> bool> = match self {
             Self::Regex(pattern) => {
@@ -223,11 +223,11 @@ impl Targets {
         Ok(names.iter().copied().filter(|name| matched(name)).collect())
     }
 
-    /// The sites among `sites` that the targets name, in the sites' order.
+    /// The `sites` and slices that match a target, in the order of the sites.
     ///
     /// # Errors
-    /// [`Error::Target`] for every target that matches nothing (HF PEFT is silent about it as long
-    /// as another matches), and [`Error::Config`] for a bad pattern.
+    /// [`Error::Target`] for a target that matches nothing (HF PEFT ignores it as long as another one
+    /// matches), and [`Error::Config`] for an invalid pattern.
     pub fn pick<'a>(&self, sites: &'a [Site], backbone: &str) -> Result<Vec<Picked<'a>>> {
         let candidates: Vec<Picked<'a>> = sites
             .iter()
@@ -251,6 +251,7 @@ impl Targets {
             Self::Suffixes(targets) if targets.is_empty() => {
                 return Err(Error::config("targets", "expected at least one name"));
             }
+            // Each target of a list must match something: a misspelt one is not ignored.
             Self::Suffixes(targets) => {
                 let matches = |target: &&String| names.iter().any(|name| is_suffix(name, target));
                 if let Some(target) = targets.iter().find(|target| !matches(target)) {
@@ -268,7 +269,7 @@ impl Targets {
     }
 }
 
-/// Whether `target` is `name` or its end at a dot.
+/// Whether `target` is `name`, or a suffix of it after a dot.
 fn is_suffix(name: &str, target: &str) -> bool {
     let rest = name.strip_suffix(target);
     rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

@@ -1,4 +1,4 @@
-//! What is known of a backbone before any forward: its boundaries and sites.
+//! The description of a backbone that is known before any forward pass: boundaries, sites and sizes.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use crate::site::{Branch, Site, SiteKind};
 /// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
 pub type Cut = usize;
 
-/// What is known of a backbone before any forward.
+/// The description of a backbone, known before any forward pass.
 #[derive(Clone, Debug, Serialize)]
 pub struct BackboneSpec {
     /// The variant or family, for messages.
@@ -22,7 +22,7 @@ pub struct BackboneSpec {
     pub boundaries: Vec<BoundarySpec>,
     /// Named operations in the order of the forward pass.
     pub sites: Vec<Site>,
-    /// The images that it takes.
+    /// The input images.
     pub input: InputSpec,
     /// Width of the features that the head sees.
     pub features: usize,
@@ -35,7 +35,7 @@ pub struct BackboneSpec {
 pub struct BoundarySpec {
     /// Its index, `0..=L+1`.
     pub index: usize,
-    /// What lies there, for example `input of blocks.2`.
+    /// Its place, for example `input of blocks.2`.
     pub place: String,
     /// The activation's shape, without the batch.
     pub shape: BoundaryShape,
@@ -48,8 +48,8 @@ impl std::fmt::Display for BoundarySpec {
 }
 
 impl BackboneSpec {
-    /// The boundaries of a backbone whose blocks are called `block_names` and whose block inputs
-    /// have `shapes[0..L]`, the last output `shapes[L]`.
+    /// The boundaries of a backbone whose blocks are called `block_names`. `shapes[0..L]` are the shapes
+    /// of the blocks' inputs, `shapes[L]` is that of the last block's output.
     pub fn boundaries(
         image: BoundaryShape,
         block_names: &[String],
@@ -85,18 +85,19 @@ impl BackboneSpec {
         }
     }
 
-    /// The cut after the last norm and pooling: what the head sees.
+    /// The cut after the last norm and pooling, whose value the head reads.
     pub fn features_cut(&self) -> Cut {
         self.depth + 2
     }
 
-    /// The boundary that `index` means; negative counts blocks from the end, `-1` is the input of
+    /// The boundary with this index. Negative indices count blocks from the end: `-1` is the input of
     /// the last block.
     ///
     /// # Errors
-    /// [`Error::Boundary`] with the range.
+    /// [`Error::Boundary`] with the valid range.
     pub fn boundary(&self, index: i64) -> Result<&BoundarySpec> {
         let depth = self.depth as i64;
+        // -1 is the input of block L, so 0 is not reachable from the end: it has its own index.
         let absolute = if index < 0 { depth + 1 + index } else { index };
         let exists = absolute >= i64::from(index < 0) && absolute <= depth + 1;
         usize::try_from(absolute)
@@ -116,16 +117,18 @@ impl BackboneSpec {
         self.sites.iter().find(|site| site.name == name)
     }
 
-    /// Whether extra tokens can join at a boundary: at the input of a block with global attention.
+    /// Whether extra tokens can be appended at a boundary: at the input of a block with global attention.
     pub fn takes_extras(&self, boundary: Cut) -> bool {
         let shape = self.boundaries.get(boundary).map(|boundary| boundary.shape);
         boundary <= self.depth && matches!(shape, Some(BoundaryShape::Tokens { .. }))
     }
 
-    /// Why extra tokens cannot join there.
+    /// The reason why extra tokens cannot be appended at a boundary.
     pub fn why_no_extras(&self, boundary: Cut) -> String {
         match self.boundaries.get(boundary) {
-            Some(at) if boundary > self.depth => format!("no block reads what joins at {at}"),
+            Some(at) if boundary > self.depth => {
+                format!("no block follows that could read tokens at {at}")
+            }
             Some(at) => format!(
                 "extra tokens need a sequence under global attention; at {at} it has a {}",
                 at.shape
@@ -134,8 +137,8 @@ impl BackboneSpec {
         }
     }
 
-    /// How prompt tokens of `width` start: `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size (Jia
-    /// et al. 2022): Xavier's bound for the first convolution.
+    /// The distribution of initial prompt tokens of `width` `D`: `U(+-sqrt(6 / (3 P^2 + D)))` with `P`
+    /// the patch size (Jia et al. 2022), which is Xavier's bound for the first convolution.
     pub fn prompt_distribution(&self, width: usize) -> Distribution {
         let patch = self.sites.iter().find_map(|site| match site.kind {
             SiteKind::Conv {
@@ -149,7 +152,7 @@ impl BackboneSpec {
         Distribution::Uniform((6.0 / fans as f32).sqrt())
     }
 
-    /// The branch that a site lies in, by its name: `blocks.0.attn.qkv` lies in `blocks.0.attn`.
+    /// The branch that contains a site, by its name: `blocks.0.attn.qkv` is in `blocks.0.attn`.
     pub fn branch_of(&self, site: &Site) -> Option<Branch> {
         self.sites.iter().find_map(|outer| match outer.kind {
             SiteKind::Branch { branch, .. } => {
@@ -160,10 +163,11 @@ impl BackboneSpec {
         })
     }
 
-    /// The block of a parameter by its name: that of its site, or of the nearest module around it that
-    /// has sites; 0 for what belongs to none (class token, position embedding), which is never too
-    /// late.
+    /// The block of a parameter, by its name: that of its site, or of the nearest enclosing module that
+    /// has sites. It is 0 for a parameter without either, such as the class token or the position
+    /// embedding, which is safe: the prefix then ends before everything that could use it.
     pub fn block_of(&self, parameter: &str) -> usize {
+        // From the innermost module outwards.
         let around = parameter.match_indices('.').rev();
         let mut modules = around.map(|(end, _)| &parameter[..end]);
         let of = |module: &str| {

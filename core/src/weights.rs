@@ -1,5 +1,4 @@
-//! Writing safetensors, whole or not at all. Reading them, as any other checkpoint, is
-//! [`crate::checkpoint`]'s.
+//! Writes safetensors files atomically. [`crate::checkpoint`] reads them, like any other checkpoint.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Seek, SeekFrom, Write};
@@ -26,10 +25,10 @@ pub fn write(path: &Path, tensors: &Tensors, metadata: HashMap<String, String>) 
     )
 }
 
-/// Tensors and metadata as the bytes of a safetensors file.
+/// Encodes tensors and metadata as the bytes of a safetensors file.
 ///
 /// # Errors
-/// A message if a tensor has a type that the format lacks.
+/// A message if a tensor has an element type that is not supported.
 pub fn to_bytes(tensors: &Tensors, metadata: HashMap<String, String>) -> Result<Vec<u8>, String> {
     let views = tensors
         .iter()
@@ -50,17 +49,17 @@ pub fn to_bytes(tensors: &Tensors, metadata: HashMap<String, String>) -> Result<
     safetensors::serialize(views, Some(metadata)).map_err(|e| e.to_string())
 }
 
-/// A safetensors file whose tensors grow side by side, for more than memory holds: their shapes are
-/// known first, their values come piece by piece. It is there once it is whole.
+/// Writes a safetensors file that does not fit into memory: the shapes are known first, the values of
+/// all tensors are appended piece by piece. The file appears once it is complete.
 pub struct Writer {
     path: PathBuf,
     file: NamedTempFile,
-    /// Where each tensor goes on, and where it ends.
+    /// Offset of the next value of each tensor, and of its end.
     places: BTreeMap<String, (u64, u64)>,
 }
 
 impl Writer {
-    /// Begins a file of f32 tensors of these shapes, and of i64 ones.
+    /// Begins a file with f32 tensors and i64 tensors of these shapes.
     ///
     /// # Errors
     /// [`Error::Io`] with the path.
@@ -71,7 +70,7 @@ impl Writer {
     ) -> Result<Self> {
         let (mut header, mut places, mut end) = (serde_json::Map::new(), BTreeMap::new(), 0);
         let columns = [("F32", 4, floats), ("I64", 8, integers)];
-        // Wide elements first, so that all are aligned.
+        // The wider elements come first, so that all tensors are aligned.
         for (dtype, width, shapes) in columns.into_iter().rev() {
             for (name, shape) in shapes {
                 let start = end;
@@ -101,11 +100,11 @@ impl Writer {
         })
     }
 
-    /// The next values of a tensor, little-endian.
+    /// Appends values to a tensor, as little-endian bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path: a full disk; [`Error::File`] if there is no such tensor or it is
-    /// full.
+    /// [`Error::Io`] with the path, for a full disk, say; [`Error::File`] if there is no such tensor or
+    /// if it is full.
     pub fn append(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let length = bytes.len() as u64;
         let Some((next, _)) = self
@@ -113,7 +112,7 @@ impl Writer {
             .get_mut(name)
             .filter(|(next, end)| next.checked_add(length).is_some_and(|after| after <= *end))
         else {
-            let message = format!("{name}: {length} bytes more than were said");
+            let message = format!("{name}: {length} bytes exceed the size of the tensor");
             return Err(Error::file(&self.path, message));
         };
         let start = SeekFrom::Start(*next);
@@ -123,10 +122,10 @@ impl Writer {
         written.map_err(Error::io(&self.path))
     }
 
-    /// Makes the file appear.
+    /// Moves the finished file to its path.
     ///
     /// # Errors
-    /// [`Error::File`] if a tensor is not full, [`Error::Io`] with the path.
+    /// [`Error::File`] if a tensor is not complete, [`Error::Io`] with the path.
     pub fn finish(self) -> Result<()> {
         let short = self.places.iter().find(|(_, (next, end))| next < end);
         if let Some((name, (next, end))) = short {
@@ -143,7 +142,7 @@ mod tests {
     use crate::checkpoint::Checkpoint;
 
     #[test]
-    fn tensors_that_grow_side_by_side_are_a_file_once_they_are_whole() {
+    fn a_file_appears_once_all_its_tensors_are_complete() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("grown.safetensors");
         let floats = BTreeMap::from([("b".to_owned(), vec![2, 2]), ("a".to_owned(), vec![2])]);

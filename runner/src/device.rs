@@ -48,14 +48,14 @@ impl std::fmt::Display for DeviceChoice {
 
 /// A device and its name for reports.
 #[derive(Clone, Debug)]
-pub struct Chosen {
+pub struct ComputeDevice {
     /// The device, without autodiff.
     pub device: Device,
     /// `cpu` or `cuda:N`.
     pub name: String,
 }
 
-impl Chosen {
+impl ComputeDevice {
     /// The CPU.
     pub fn cpu() -> Self {
         Self {
@@ -85,9 +85,9 @@ impl Chosen {
 /// # Errors
 /// If CUDA was asked for by name and something that its first kernel needs is missing; the message lists
 /// what is missing.
-pub fn choose(choice: DeviceChoice) -> Result<Chosen, Failure> {
+pub fn choose(choice: DeviceChoice) -> Result<ComputeDevice, Failure> {
     match choice {
-        DeviceChoice::Cpu => Ok(Chosen::cpu()),
+        DeviceChoice::Cpu => Ok(ComputeDevice::cpu()),
         DeviceChoice::Cuda(index) => cuda(index).map_err(|missing| {
             config_error(format!(
                 "--device cuda:{index}: {missing}; or use --device cpu"
@@ -95,18 +95,18 @@ pub fn choose(choice: DeviceChoice) -> Result<Chosen, Failure> {
         }),
         DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|missing| {
             eprintln!("device: cpu ({missing})");
-            Chosen::cpu()
+            ComputeDevice::cpu()
         })),
     }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: usize) -> Result<Chosen, String> {
+fn cuda(_: usize) -> Result<ComputeDevice, String> {
     Err("this binary was built without the cuda feature".to_owned())
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(index: usize) -> Result<Chosen, String> {
+fn cuda(index: usize) -> Result<ComputeDevice, String> {
     let missing = missing();
     if !missing.is_empty() {
         return Err(format!("CUDA is not usable here: {}", missing.join("; ")));
@@ -115,7 +115,7 @@ fn cuda(index: usize) -> Result<Chosen, String> {
     if index >= count {
         return Err(format!("no such device: {count} found, counted from 0"));
     }
-    Ok(Chosen {
+    Ok(ComputeDevice {
         device: Device::cuda(index),
         name: format!("cuda:{index}"),
     })

@@ -35,7 +35,7 @@ pub mod comparison {
 use std::process::ExitCode;
 
 pub use config::experiment::Experiment;
-pub use device::Chosen as Device;
+pub use device::ComputeDevice as Device;
 pub use exit::{Exit, Failure};
 pub use model::assembled::Assembled;
 pub use peft_core::Split;

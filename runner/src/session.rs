@@ -13,7 +13,7 @@ use crate::compare::execute::root;
 use crate::compare::results::Results;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::{Choice, Data};
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::assembled::{Assembled, Source};
 use crate::model::trial::Trial;
@@ -30,7 +30,7 @@ use crate::train::metrics::Metrics;
 /// Training goes into run folders, as it does from the command line: a call that is made again resumes what
 /// was interrupted and reads what is finished.
 pub struct Session {
-    device: Chosen,
+    device: ComputeDevice,
     runs: PathBuf,
     interrupt: Arc<AtomicBool>,
 }
@@ -47,7 +47,7 @@ pub struct Run {
 impl Session {
     /// A session on a device. Run folders, and the prefix cache beside them, are made below `runs` when they
     /// are needed.
-    pub fn new(device: Chosen, runs: impl Into<PathBuf>) -> Self {
+    pub fn new(device: ComputeDevice, runs: impl Into<PathBuf>) -> Self {
         Self {
             device,
             runs: runs.into(),

@@ -1,4 +1,4 @@
-//! The conformance suite: what must hold of every method on every backbone that it accepts.
+//! The conformance suite: the properties of every method on every backbone that it accepts.
 
 use std::collections::BTreeSet;
 
@@ -11,40 +11,49 @@ use peft_core::adapter_file::{self, AdapterInfo};
 use peft_core::backbone::{BackboneConfig, BoxedBackbone, Cut, Init};
 use peft_core::error::Error;
 use peft_core::head::LinearHead;
-use peft_core::hooks::Hooks;
+use peft_core::hooks::{Hooks, Step};
 use peft_core::loss::cross_entropy;
-use peft_core::method::AdaptationMethod;
+use peft_core::method::{AdaptationMethod, Statistics};
 use peft_core::model::Model;
-use peft_core::params::{self, Tensors, floats};
+use peft_core::params::{self, ParamInfo, Tensors, floats};
 use peft_core::plug::Plug;
 use peft_core::random::Generator;
 
 use crate::golden::assert_close;
 use crate::tiny::tiny_backbones;
 
-/// What became of a method on one backbone.
+/// The result for a method on one backbone.
 #[derive(Clone, Debug)]
 pub enum Verdict {
-    /// It attached and everything held.
+    /// It attached, and everything holds.
     Conforms {
-        /// Whether it folds into the weights; if not, why.
+        /// Whether it folds into the weights, or the reason why not.
         merges: Result<(), String>,
     },
-    /// It cannot be attached there, for this reason.
+    /// It cannot be attached, for this reason.
     Refused(String),
 }
 
 /// Checks every method on every tiny backbone that is linked; each must accept at least one.
 ///
-/// What must hold: the configuration survives YAML; parameters are as many as the formula says; the
-/// model starts as the backbone where the method promises it; exactly what is declared has a
-/// gradient, an optimiser state and changes, and no other byte does; the first cut is the true one;
-/// an adapter file restores the model, and training goes on from it, to the bit; a step is a pure
-/// function of its number and evaluation drops nothing; merged equals unmerged and merges once;
-/// scaled by 0 it is the backbone and by 1 itself; bf16 stays finite; a refusal says why.
+/// These properties must hold:
+/// - the configuration survives YAML;
+/// - the number of parameters is that of the formula;
+/// - the model starts as the backbone, if the method promises it;
+/// - exactly the declared parameters have a gradient and optimiser state, and change; of the buffers
+///   only the statistics of BatchNorm layers change that are tuned with batch statistics; nothing else
+///   changes by a bit;
+/// - running from the first cut gives the losses and gradients of the whole model, and nothing less
+///   would do;
+/// - an adapter file restores the model to the bit, and training continues from it;
+/// - a step is a pure function of its number, and evaluation drops nothing;
+/// - a merged model gives the same logits, and merges only once;
+/// - scaled by 0 the model is the backbone, and by 1 itself;
+/// - in bf16 the logits are those of f32 up to rounding;
+/// - a refusal states what the backbone lacks.
 ///
 /// # Panics
-/// At the first thing that does not hold, naming method and backbone.
+/// At the first property that does not hold, with the method and the backbone.
 pub fn conforms(methods: &[Box<dyn AdaptationMethod>]) -> Vec<Verdict> {
     let backbones = tiny_backbones();
     let mut verdicts = Vec::new();
@@ -63,13 +72,22 @@ pub fn conforms(methods: &[Box<dyn AdaptationMethod>]) -> Vec<Verdict> {
     verdicts
 }
 
-/// A method on a backbone, with a batch.
+/// A method on a backbone, and a batch.
 struct Case<'a> {
     what: &'a str,
     method: &'a (dyn AdaptationMethod + 'static),
     backbone: BoxedBackbone,
     images: Tensor<4>,
     labels: Tensor<1, Int>,
+}
+
+/// The results of a training step before the optimiser.
+struct Gradients {
+    loss: f32,
+    /// By canonical name.
+    named: Tensors,
+    gradients: GradientsParams,
+    step: Step,
 }
 
 const CLASSES: usize = 5;
@@ -120,13 +138,13 @@ fn check(
     case.goes_on_to_the_bit();
     case.steps_are_pure();
     case.scales();
-    case.bf16_is_finite();
+    case.bf16_is_close();
     Verdict::Conforms {
         merges: case.merges(),
     }
 }
 
-/// Random values everywhere, so that nothing holds only because a bias is zero.
+/// The backbone with random values everywhere, so that no property holds only because a bias is zero.
 fn noisy_backbone(backbone: BoxedBackbone) -> BoxedBackbone {
     let buffers: BTreeSet<_> = params::infos(&backbone)
         .into_iter()
@@ -137,9 +155,12 @@ fn noisy_backbone(backbone: BoxedBackbone) -> BoxedBackbone {
     let noisy = values.into_iter().map(|(name, data)| {
         let mut generator = Generator::new(6, &name);
         // A variance stays positive.
-        let noise = |value: f32| match buffers.contains(&name) {
-            true => value + 0.1 * generator.normal().abs(),
-            false => value + 0.1 * generator.normal(),
+        let noise = |value: f32| {
+            if buffers.contains(&name) {
+                value + 0.1 * generator.normal().abs()
+            } else {
+                value + 0.1 * generator.normal()
+            }
         };
         let shape = data.shape().clone();
         let values: Vec<f32> = floats(data).into_iter().map(noise).collect();
@@ -168,7 +189,7 @@ fn adamw() -> ModuleOptimizer {
 }
 
 impl Case<'_> {
-    /// Assembled with initial values from `seed`, on the plain device.
+    /// The model with initial values from `seed`, on the device without autodiff.
     fn model(&self, seed: u64) -> Model {
         self.assemble(&[dyn_clone::clone_box(self.method)], seed)
     }
@@ -180,7 +201,7 @@ impl Case<'_> {
             .unwrap_or_else(|e| panic!("{}: {e}", self.what))
     }
 
-    /// With random values in everything that trains.
+    /// The model with random values in everything that trains.
     fn trained(&self) -> Model {
         let model = self.model(1);
         let values = params::read(&model, |info| model.trains(&info.name));
@@ -200,8 +221,8 @@ impl Case<'_> {
         floats(model.logits(images, 0, None).into_data())
     }
 
-    /// Loss and gradients of step `number`, the part below `cut` run on the plain device.
-    fn gradients(&self, model: &Model, cut: Cut, number: u64) -> (f32, GradientsParams, Tensors) {
+    /// Loss and gradients of step `number`; the part below `cut` runs without autodiff.
+    fn gradients(&self, model: &Model, cut: Cut, number: u64) -> Gradients {
         let prefix = model.backbone.valid();
         let x = Activation::Map(self.images.clone());
         let x = prefix.forward(x, 0..cut, &Hooks::none()).into_autodiff();
@@ -211,13 +232,20 @@ impl Case<'_> {
         let value = floats(loss.clone().into_data())[0];
         assert!(value.is_finite(), "{}: the loss is {value}", self.what);
         let gradients = GradientsParams::from_grads(loss.backward(), model);
-        let named = params::gradients(model, &gradients);
-        (value, gradients, named)
+        Gradients {
+            loss: value,
+            named: params::gradients(model, &gradients),
+            gradients,
+            step,
+        }
     }
 
+    /// A complete training step, with the updates of the optimiser and of buffers.
     fn step(&self, model: Model, optimizer: &mut ModuleOptimizer, number: u64) -> Model {
-        let (_, gradients, _) = self.gradients(&model, model.first_cut(), number);
-        optimizer.step(0.01, model, gradients)
+        let taken = self.gradients(&model, model.first_cut(), number);
+        optimizer
+            .step(0.01, model, taken.gradients)
+            .with_updates(taken.step)
     }
 
     fn names(&self, model: &Model) -> BTreeSet<String> {
@@ -251,19 +279,16 @@ impl Case<'_> {
     fn trains_what_it_declares(&self) {
         let model = self.model(1);
         let names = self.names(&model);
-        let buffers: BTreeSet<_> = params::infos(&model)
-            .into_iter()
-            .filter(|info| info.buffer)
-            .map(|info| info.name)
-            .collect();
+        let changing: BTreeSet<_> = names.union(&self.updated(&model)).cloned().collect();
         let before = params::read(&model, |_| true);
         let mut model = model.train();
         let mut optimizer = adamw();
         for number in 0..3 {
-            let (_, gradients, named) = self.gradients(&model, model.first_cut(), number);
-            let with_gradient: BTreeSet<_> = named.into_keys().collect();
+            let taken = self.gradients(&model, model.first_cut(), number);
+            let with_gradient: BTreeSet<_> = taken.named.into_keys().collect();
             assert_eq!(with_gradient, names, "{}: what has a gradient", self.what);
-            model = optimizer.step(0.01, model, gradients);
+            model = optimizer.step(0.01, model, taken.gradients);
+            model = model.with_updates(taken.step);
         }
         assert_eq!(
             optimizer.to_record().len(),
@@ -274,7 +299,7 @@ impl Case<'_> {
         for (name, after) in params::read(&model.valid(), |_| true) {
             let changed = before[&name] != after;
             assert!(
-                changed == names.contains(&name) || buffers.contains(&name),
+                changed == changing.contains(&name),
                 "{}: {name} {}",
                 self.what,
                 if changed {
@@ -286,25 +311,43 @@ impl Case<'_> {
         }
     }
 
+    /// The buffers that a step changes: the statistics of BatchNorm layers that are tuned, where the
+    /// method asks for the batch's. Those of every other layer stay as they are.
+    fn updated(&self, model: &Model) -> BTreeSet<String> {
+        let init = Init::seeded(&Device::flex(), 1);
+        let attachment = self.method.attach(&*self.backbone, &init);
+        let tuned = attachment.map(|attachment| attachment.tuned);
+        let tuned = tuned.unwrap_or_else(|e| panic!("{}: {e}", self.what));
+        let is_updated = |info: &ParamInfo| {
+            let layer = info.name.rsplit_once('.').map_or("", |(layer, _)| layer);
+            let parts = ["weight", "bias"].map(|part| format!("{layer}.{part}"));
+            info.buffer
+                && tuned.statistics == Statistics::Batch
+                && parts.iter().any(|part| model.trains(part))
+        };
+        let infos = params::infos(model).into_iter().filter(is_updated);
+        infos.map(|info| info.name).collect()
+    }
+
     fn first_cut_is_true(&self) {
         let model = self.trained().train();
         let cut = model.first_cut();
-        let (whole, _, expected) = self.gradients(&model, 0, 0);
-        let (split, _, got) = self.gradients(&model, cut, 0);
+        let whole = self.gradients(&model, 0, 0);
+        let split = self.gradients(&model, cut, 0);
         let what = format!("{}: loss from cut {cut}", self.what);
-        assert_close(&what, &[split], &[whole], 1e-6, None);
-        assert!(got.keys().eq(expected.keys()), "{what}");
-        for (name, gradient) in got {
+        assert_close(&what, &[split.loss], &[whole.loss], 1e-6, None);
+        assert!(split.named.keys().eq(whole.named.keys()), "{what}");
+        for (name, gradient) in split.named {
             let what = format!("{}: gradient of {name} from cut {cut}", self.what);
-            let expected = floats(expected[&name].clone());
+            let expected = floats(whole.named[&name].clone());
             assert_close(&what, &floats(gradient), &expected, 1e-5, None);
         }
-        // A backbone that is fed a framed image's inside cannot run past the frame without it.
+        // The inside of a framed image is too small for the backbone: the frame cannot be skipped.
         let fits = self.images.dims()[2] == model.spec().input.size;
         if fits && cut < model.spec().features_cut() {
-            let (_, _, late) = self.gradients(&model, cut + 1, 0);
+            let late = self.gradients(&model, cut + 1, 0);
             assert!(
-                late.len() < self.names(&model).len(),
+                late.named.len() < self.names(&model).len(),
                 "{}: nothing trains at the first cut, {cut}",
                 self.what
             );
@@ -318,7 +361,7 @@ impl Case<'_> {
         let info = AdapterInfo::of(&model, None, vec![]);
         let tensors = adapter_file::tensors(&model);
         adapter_file::write(&path, &tensors, &info).unwrap_or_else(|e| panic!("{e}"));
-        // Another seed: what the file does not restore would differ.
+        // With another seed, everything that the file does not restore would differ.
         let (again, _) = adapter_file::load(&path, self.model(2), None)
             .unwrap_or_else(|e| panic!("{}: {e}", self.what));
         assert!(
@@ -332,7 +375,7 @@ impl Case<'_> {
         let mut optimizer = adamw();
         let mut model = self.model(1).train();
         model = self.step(model, &mut optimizer, 0);
-        let saved = params::read(&model, |info| model.trains(&info.name));
+        let saved = adapter_file::tensors(&model);
         let state = optimizer.into_bytes().unwrap_or_else(|e| panic!("{e:?}"));
         model = self.step(model, &mut optimizer, 1);
         let again = written(self.model(2), saved).train();
@@ -340,9 +383,8 @@ impl Case<'_> {
             .from_bytes(state)
             .unwrap_or_else(|e| panic!("{e:?}"));
         let again = self.step(again, &mut optimizer, 1);
-        let own = |model: &Model| params::read(model, |info| model.trains(&info.name));
         assert!(
-            own(&model) == own(&again),
+            adapter_file::tensors(&model) == adapter_file::tensors(&again),
             "{}: it does not resume",
             self.what
         );
@@ -359,7 +401,7 @@ impl Case<'_> {
         let once = self.gradients(&model, 0, 4);
         let twice = self.gradients(&model, 0, 4);
         assert!(
-            once.0 == twice.0 && once.2 == twice.2,
+            once.loss == twice.loss && once.named == twice.named,
             "{}: a step is not a function of its number",
             self.what
         );
@@ -405,14 +447,33 @@ impl Case<'_> {
         Ok(())
     }
 
-    fn bf16_is_finite(&self) {
+    /// In bf16 the logits are those of f32 up to rounding.
+    ///
+    /// A bf16 has 8 significant bits, so rounding to it is off by at most `u = 2^-8` of a value, with a
+    /// standard deviation of at most `u / sqrt 3`. The image is rounded once, and each of `s` sites
+    /// rounds its weights and its output. To first order these `n = 2 s + 1` errors add up, and because
+    /// they are independent, three standard deviations of their sum are `sqrt(3 n) u`: as far may a
+    /// logit be off, relative to the largest.
+    fn bf16_is_close(&self) {
         if !Device::flex().supports_dtype(DType::BF16) {
             return;
         }
-        let model = self.trained().with_compute_type(DType::BF16);
+        let model = self.trained();
+        let expected = self.logits(&model);
+        let model = model.with_compute_type(DType::BF16);
         let images = Activation::Map(self.images.clone()).cast(DType::BF16);
         let logits = floats(model.logits(images, 0, None).into_data());
-        let finite = logits.iter().all(|value| value.is_finite());
-        assert!(finite, "{}: bf16 gives {logits:?}", self.what);
+        let roundings = 2 * self.backbone.spec().sites.len() + 1;
+        let bound = (3.0 * roundings as f32).sqrt() * 2.0f32.powi(-8);
+        let scale = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (got, expected) in logits.iter().zip(&expected) {
+            let error = (got - expected).abs() / scale;
+            assert!(
+                error <= bound,
+                "{}: bf16 gives {got}, f32 {expected}: off by {error:e} of the largest logit, \
+                 allowed {bound:e}",
+                self.what
+            );
+        }
     }
 }

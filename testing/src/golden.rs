@@ -10,17 +10,18 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use peft_core::activation::Activation;
 use peft_core::adapter_file;
-use peft_core::backbone::{BackboneConfig, Init};
+use peft_core::backbone::{BackboneConfig, BoxedBackbone, Init};
 use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::head::LinearHead;
 use peft_core::hf_peft::{self, HfPeft};
+use peft_core::hooks::Hooks;
 use peft_core::loss::cross_entropy;
 use peft_core::method::AdaptationMethod;
 use peft_core::model::Model;
 use peft_core::params::{self, Tensors, floats};
 use peft_core::plug::Plug;
 
-/// Where the reference keeps the values of one of our parameters.
+/// The place of one of our parameters in the reference.
 #[derive(Clone, Debug)]
 pub struct Reference {
     name: String,
@@ -35,7 +36,7 @@ impl<S: Into<String>> From<S> for Reference {
 }
 
 impl Reference {
-    /// A block of the reference's tensor, one range for each of its first axes; the rest is whole.
+    /// A block of the reference's tensor: a range for each of its first axes, all of the others.
     pub fn slice(name: impl Into<String>, ranges: &[Range<usize>]) -> Self {
         Self {
             name: name.into(),
@@ -78,7 +79,7 @@ impl Golden {
     /// Reads a folder.
     ///
     /// # Panics
-    /// If it is not there or not whole: a test cannot go on without it.
+    /// If it is missing or damaged: a test cannot continue without it.
     pub fn open(folder: impl AsRef<Path>) -> Self {
         let folder = folder.as_ref().to_owned();
         let read = |name: &str| {
@@ -106,7 +107,7 @@ impl Golden {
         &self.folder
     }
 
-    /// The tensors whose names start with `prefix`, without it.
+    /// The tensors whose names start with `prefix`, by the rest of the name.
     pub fn group(&self, prefix: &str) -> Tensors {
         self.io
             .iter()
@@ -129,135 +130,201 @@ impl Golden {
 impl Golden {
     /// Attaches `method` to the case's base with its head and checks, at the case's tolerances,
     /// logits, every gradient, the losses and the parameters after three AdamW steps. `rename`
-    /// says where the case keeps the parameter of a canonical name.
+    /// gives the place in the case of the parameter with a canonical name.
     ///
     /// # Panics
-    /// At the first value that is off.
+    /// At the first value outside the tolerance.
     pub fn check_training<R: Into<Reference>>(
         &self,
         backbone: &dyn BackboneConfig,
         method: Box<dyn AdaptationMethod>,
         rename: impl Fn(&str) -> R,
     ) {
-        let reference = |name: &str| -> Reference { rename(name).into() };
-        let expected = |group: &str, name: &str| {
-            let reference = reference(name);
-            let data = self.io.get(&format!("{group}.{}", reference.name));
-            data.map(|data| reference.pick(data))
+        let case = Case {
+            golden: self,
+            reference: &|name| rename(name).into(),
         };
-        let required = |group: &str, name: &str| {
-            let message = || panic!("{}: no {group}.{name}", self.folder.display());
-            expected(group, name).unwrap_or_else(message)
-        };
-        let device = Device::flex();
-        let init = Init::seeded(&device, 0);
-        let base = self.config["base"].as_str().unwrap_or_default();
-        let base = base.rsplit('/').next().unwrap_or_default();
-        let folder = self.folder.join("../..").join(base);
-        let file =
-            Checkpoint::open(&folder.join("weights.safetensors")).unwrap_or_else(|e| panic!("{e}"));
-        let built = backbone.build(&init).unwrap_or_else(|e| panic!("{e}"));
-        let loaded = load_backbone(Plug::new(built), &file, None);
-        let backbone = loaded.unwrap_or_else(|e| panic!("{e}")).backbone;
-        let classes = self.io["logits_after"].shape()[1];
-        let head = LinearHead::new(backbone.spec().features, classes, &init);
-        let formula = method.formula(&*backbone).unwrap_or_else(|e| panic!("{e}"));
-        let model =
-            Model::assemble(backbone, &[method], head, &init).unwrap_or_else(|e| panic!("{e}"));
-        let counts = model.counts();
-        assert_eq!(counts.trainable - counts.head, formula, "formula");
-        let trained: Vec<_> = params::infos(&model)
-            .into_iter()
-            .filter(|info| model.trains(&info.name))
-            .collect();
-        let names: Vec<&String> = trained.iter().map(|info| &info.name).collect();
-        let touched: BTreeSet<String> = names.iter().map(|name| reference(name).name).collect();
-        let size = |name: &String| self.io[&format!("param.{name}")].num_elements();
-        // A reference may hold a whole image behind a mask of which only a border is trained here.
-        if touched.iter().map(size).sum::<usize>() == counts.trainable {
-            let count = self.config["trainable_count"].as_u64();
-            assert_eq!(Some(counts.trainable as u64), count, "trainable");
-        }
-        let start = trained.iter().map(|info| {
-            let values = required("param", &info.name);
-            (
-                info.name.clone(),
-                TensorData::new(values, info.shape.clone()),
-            )
-        });
-        let model =
-            params::write(model, start.collect()).unwrap_or_else(|mismatch| panic!("{mismatch:?}"));
-
+        let model = case.assembled(backbone, method);
+        case.check_sizes(&model);
+        let model = case.at_start(model);
         let frozen = |model: &Model| params::read(model, |info| !model.trains(&info.name));
         let before = frozen(&model);
-        let mut model = model.train();
-        let images = Tensor::<4>::from_data(self.io["images"].clone(), &device);
-        let labels = Tensor::<1, Int>::from_data(self.io["labels"].clone(), &device.autodiff());
-        let optimizer = &self.config["optimizer"];
-        let number = |key: &str| optimizer[key].as_f64().unwrap_or(f64::NAN);
-        let mut adamw = AdamWConfig::new()
-            .with_weight_decay(number("weight_decay") as f32)
-            .with_epsilon(number("eps") as f32)
-            .init();
-        let mut logits = Vec::new();
-        let mut losses = Vec::new();
-        for number_of_step in 0..4 {
-            // The prefix alone, on the plain device, then what trains: as a run does it.
-            let cut = model.first_cut();
-            let prefix = model.backbone.valid();
-            let x = Activation::Map(images.clone());
-            let x = prefix
-                .forward(x, 0..cut, &peft_core::Hooks::none())
-                .into_autodiff();
-            let step = model.step(0, number_of_step, 0);
-            let output = model.logits(x, cut, Some(&step));
-            logits.push(floats(output.clone().into_data()));
-            let loss = cross_entropy(output, labels.clone(), 0.0);
-            losses.push(floats(loss.clone().into_data())[0]);
-            if number_of_step == 3 {
-                break;
-            }
-            let gradients = GradientsParams::from_grads(loss.backward(), &model);
-            if number_of_step == 0 {
-                let gradients = params::gradients(&model, &gradients);
-                let got: Vec<_> = gradients.keys().collect();
-                let mut sorted = names.clone();
-                sorted.sort();
-                assert_eq!(got, sorted, "what has a gradient");
-                for (name, gradient) in &gradients {
-                    let gradient = floats(gradient.clone());
-                    let what = format!("gradient of {name}");
-                    assert_close(&what, &gradient, &required("grad", name), 2e-5, None);
-                }
-            }
-            model = adamw.step(number("lr"), model, gradients);
-        }
-        // Frozen costs nothing: two moments for each trained tensor, and not a bit changed.
-        assert_eq!(adamw.to_record().len(), 2 * names.len(), "optimiser state");
+        let (model, run) = case.trained(model.train());
+        // Frozen parameters cost nothing: only trained tensors have moments, two each, and nothing else
+        // changed by a bit.
+        let trained = params::read(&model, |info| model.trains(&info.name));
+        assert_eq!(run.moments, 2 * trained.len(), "optimiser state");
         assert!(before == frozen(&model.valid()), "a frozen value changed");
-        assert_close("logits", &logits[0], &self.values("act.logits"), 1e-5, None);
-        assert_close("losses", &losses, &self.values("losses"), 1e-5, None);
-        for (name, data) in params::read(&model, |info| model.trains(&info.name)) {
-            let (noisy, after) = (expected("noisy", &name), required("after", &name));
+        let logits = self.values("act.logits");
+        assert_close("logits", &run.logits, &logits, 1e-5, None);
+        assert_close("losses", &run.losses, &self.values("losses"), 1e-5, None);
+        for (name, data) in trained {
+            let noisy = case.expected("noisy", &name);
             let what = format!("{name} after three steps");
+            let after = case.required("after", &name);
             assert_close(&what, &floats(data), &after, 1e-4, noisy.as_deref());
         }
     }
 }
 
-/// Checks a folder that HF PEFT wrote for the model in `base`: its values give the library's logits
-/// here, and what is written of them is the same folder again.
+/// A training case, with the places of our parameters in it.
+struct Case<'a> {
+    golden: &'a Golden,
+    reference: &'a dyn Fn(&str) -> Reference,
+}
+
+/// The results of three training steps.
+struct Run {
+    /// Logits before the first step.
+    logits: Vec<f32>,
+    /// The losses before each step, and after the last.
+    losses: Vec<f32>,
+    /// Tensors in the optimiser's state.
+    moments: usize,
+}
+
+impl Case<'_> {
+    /// The values of a parameter in a group of the case, if there are any.
+    fn expected(&self, group: &str, name: &str) -> Option<Vec<f32>> {
+        let reference = (self.reference)(name);
+        let data = self.golden.io.get(&format!("{group}.{}", reference.name))?;
+        Some(reference.pick(data))
+    }
+
+    fn required(&self, group: &str, name: &str) -> Vec<f32> {
+        let folder = self.golden.folder.display();
+        let values = self.expected(group, name);
+        values.unwrap_or_else(|| panic!("{folder}: no {group}.{name}"))
+    }
+
+    /// The base with its weights, adapted, with a new head.
+    fn assembled(&self, backbone: &dyn BackboneConfig, method: Box<dyn AdaptationMethod>) -> Model {
+        let init = Init::seeded(&Device::flex(), 0);
+        let base = self.golden.config["base"].as_str().unwrap_or_default();
+        let base = base.rsplit('/').next().unwrap_or_default();
+        let base = self.golden.folder.join("../..").join(base);
+        let backbone = loaded(&base, backbone, &init);
+        let classes = self.golden.io["logits_after"].shape()[1];
+        let head = LinearHead::new(backbone.spec().features, classes, &init);
+        let formula = method.formula(&*backbone).unwrap_or_else(|e| panic!("{e}"));
+        let model = Model::assemble(backbone, &[method], head, &init);
+        let model = model.unwrap_or_else(|e| panic!("{e}"));
+        let counts = model.counts();
+        assert_eq!(counts.trainable - counts.head, formula, "formula");
+        model
+    }
+
+    /// Checks the number of trained values.
+    fn check_sizes(&self, model: &Model) {
+        let names = trained_names(model);
+        let touched: BTreeSet<String> = (names.iter())
+            .map(|name| (self.reference)(name).name)
+            .collect();
+        let size = |name: &String| self.golden.io[&format!("param.{name}")].num_elements();
+        let trainable = model.counts().trainable;
+        // The reference may hold a whole image behind a mask, of which only the border is trained here.
+        if touched.iter().map(size).sum::<usize>() == trainable {
+            let count = self.golden.config["trainable_count"].as_u64();
+            assert_eq!(Some(trainable as u64), count, "trainable");
+        }
+    }
+
+    /// The model with the reference's initial values in everything that trains.
+    fn at_start(&self, model: Model) -> Model {
+        let trained = params::infos(&model).into_iter();
+        let trained = trained.filter(|info| model.trains(&info.name));
+        let start = trained.map(|info| {
+            let values = self.required("param", &info.name);
+            (info.name, TensorData::new(values, info.shape))
+        });
+        let start = start.collect();
+        params::write(model, start).unwrap_or_else(|mismatch| panic!("{mismatch:?}"))
+    }
+
+    /// Runs three steps of AdamW and checks the gradients of the first.
+    fn trained(&self, mut model: Model) -> (Model, Run) {
+        let device = Device::flex();
+        let images = Tensor::<4>::from_data(self.golden.io["images"].clone(), &device);
+        let labels = self.golden.io["labels"].clone();
+        let labels = Tensor::<1, Int>::from_data(labels, &device.autodiff());
+        let optimizer = &self.golden.config["optimizer"];
+        let number = |key: &str| optimizer[key].as_f64().unwrap_or(f64::NAN);
+        let mut adamw = AdamWConfig::new()
+            .with_weight_decay(number("weight_decay") as f32)
+            .with_epsilon(number("eps") as f32)
+            .init();
+        let (mut first, mut losses) = (None, Vec::new());
+        for step in 0..=3 {
+            let logits = logits(&model, &images, step);
+            first.get_or_insert_with(|| floats(logits.clone().into_data()));
+            let loss = cross_entropy(logits, labels.clone(), 0.0);
+            losses.push(floats(loss.clone().into_data())[0]);
+            if step == 3 {
+                break;
+            }
+            let gradients = GradientsParams::from_grads(loss.backward(), &model);
+            if step == 0 {
+                self.check_gradients(&model, &gradients);
+            }
+            model = adamw.step(number("lr"), model, gradients);
+        }
+        let run = Run {
+            logits: first.unwrap_or_default(),
+            losses,
+            moments: adamw.to_record().len(),
+        };
+        (model, run)
+    }
+
+    /// Checks that exactly the trained parameters have a gradient, and that it is the reference's.
+    fn check_gradients(&self, model: &Model, gradients: &GradientsParams) {
+        let gradients = params::gradients(model, gradients);
+        let mut names = trained_names(model);
+        names.sort();
+        let got: Vec<_> = gradients.keys().cloned().collect();
+        assert_eq!(got, names, "what has a gradient");
+        for (name, gradient) in gradients {
+            let what = format!("gradient of {name}");
+            let expected = self.required("grad", &name);
+            assert_close(&what, &floats(gradient), &expected, 2e-5, None);
+        }
+    }
+}
+
+fn trained_names(model: &Model) -> Vec<String> {
+    let infos = params::infos(model).into_iter();
+    let trained = infos.filter(|info| model.trains(&info.name));
+    trained.map(|info| info.name).collect()
+}
+
+/// The logits of a step. The prefix runs without autodiff, then the part that trains, as in a run.
+fn logits(model: &Model, images: &Tensor<4>, step: u64) -> Tensor<2> {
+    let cut = model.first_cut();
+    let x = Activation::Map(images.clone());
+    let x = model.backbone.valid().forward(x, 0..cut, &Hooks::none());
+    let step = model.step(0, step, 0);
+    model.logits(x.into_autodiff(), cut, Some(&step))
+}
+
+/// Builds a backbone with the weights in `folder`.
+fn loaded(folder: &Path, backbone: &dyn BackboneConfig, init: &Init) -> BoxedBackbone {
+    let unwrap = |e: peft_core::Error| -> ! { panic!("{}: {e}", folder.display()) };
+    let file = Checkpoint::open(&folder.join("weights.safetensors"));
+    let file = file.unwrap_or_else(|e| unwrap(e));
+    let built = backbone.build(init).unwrap_or_else(|e| unwrap(e));
+    let loaded = load_backbone(Plug::new(built), &file, None);
+    loaded.unwrap_or_else(|e| unwrap(e)).backbone
+}
+
+/// Checks a folder that HF PEFT wrote for the model in `base`: its values must give that library's
+/// logits here, and exporting them must give the same folder again.
 ///
 /// # Panics
 /// At the first difference.
 pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
     let init = Init::seeded(&Device::flex(), 0);
     let unwrap = |e: peft_core::Error| -> ! { panic!("{folder}: {e}") };
-    let file = Checkpoint::open(&Path::new(base).join("weights.safetensors"));
-    let file = file.unwrap_or_else(|e| unwrap(e));
-    let built = backbone.build(&init).unwrap_or_else(|e| unwrap(e));
-    let loaded = load_backbone(Plug::new(built), &file, None);
-    let backbone = loaded.unwrap_or_else(|e| unwrap(e)).backbone;
+    let backbone = loaded(Path::new(base), backbone, &init);
     let io = Checkpoint::open(&Path::new(folder).join("io.safetensors"));
     let io = io.and_then(|io| io.tensors()).unwrap_or_else(|e| unwrap(e));
 
@@ -279,10 +346,10 @@ pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
     let values = adapter_file::tensors(&model);
     let own = hf_peft::export(&*method, &*backbone, &layout, &values);
     let own = own.unwrap_or_else(|e| unwrap(e));
-    let own = own.unwrap_or_else(|| panic!("{folder}: it is not written"));
+    let own = own.unwrap_or_else(|| panic!("{folder}: the method is not exported"));
     assert!(
         own.tensors == given.tensors,
-        "{folder}: other tensors are written"
+        "{folder}: different tensors are exported"
     );
     let again = hf_peft::import(own, &*backbone).unwrap_or_else(|e| unwrap(e));
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Tools for tests of plugins: the conformance suite that every method passes on every backbone it
 //! accepts, golden values made with a reference library, and tiny models.
 //!
-//! A development dependency: nothing that is released contains it.
+//! It is a development dependency; no released crate contains it.
 
 mod conformance;
 mod golden;

@@ -1,4 +1,4 @@
-//! Tiny models: the backbones that each backbone crate registers as its `tiny` ones, by name.
+//! Tiny models: the backbones that backbone crates register as `tiny`, by name.
 
 use burn::tensor::Device;
 use peft_core::registry::{PluginKind, plugins};
@@ -18,7 +18,7 @@ pub fn tiny_backbones() -> Vec<(&'static str, Box<dyn BackboneConfig>)> {
     all
 }
 
-/// The first tiny backbone of a family, for which the golden values of methods were made.
+/// The first tiny backbone of a family, on which the golden values of methods were made.
 ///
 /// # Panics
 /// If the crate of that family is not linked.
@@ -55,7 +55,7 @@ pub fn config(yaml: &str) -> Box<dyn BackboneConfig> {
     serde_yaml::from_str(yaml).unwrap_or_else(|e| panic!("{yaml}: {e}"))
 }
 
-/// A backbone on the CPU whose parameters are zero: enough for names, shapes and formulas.
+/// Builds a backbone on the CPU with zeros for parameters, for names, shapes and formulas.
 ///
 /// # Panics
 /// If it cannot be built.

@@ -1,4 +1,4 @@
-//! Where the values of a checkpoint's tensors are, and what they become.
+//! Where the values of a checkpoint's tensors are stored, and how they are decoded.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use burn::tensor::TensorData;
 use half::{bf16, f16};
 
-/// Where a tensor's values are.
+/// The location of a tensor's values.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) element: Element,
     pub(super) shape: Vec<usize>,
-    /// In elements.
+    /// Strides in elements.
     pub(super) strides: Vec<usize>,
-    /// First element.
+    /// Index of the first element.
     pub(super) offset: usize,
     pub(super) bytes: Bytes,
 }
 
-/// Bytes of a file, or what was decompressed from it.
+/// A range of bytes of a file, or bytes that were decompressed from it.
 #[derive(Clone, Debug)]
 pub(super) enum Bytes {
     In(Range<usize>),
@@ -51,7 +51,7 @@ pub(super) enum Element {
 }
 
 impl Element {
-    /// Bytes of one.
+    /// Bytes per element.
     pub(super) fn width(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
@@ -87,6 +87,7 @@ impl Entry {
     fn decode<const N: usize, T>(&self, bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
         let (elements, _) = bytes.as_chunks::<N>();
         let count = self.shape.iter().product::<usize>();
+        // Strides of axes of size 1 are arbitrary; they do not matter.
         let mut dense = 1;
         let contiguous = self.shape.iter().zip(&self.strides).rev().all(|(n, s)| {
             let fits = *n == 1 || *s == dense;
@@ -97,6 +98,7 @@ impl Entry {
             let own = elements.iter().skip(self.offset).take(count);
             return own.map(|element| value(*element)).collect();
         }
+        // A view, such as a transposed matrix: count through the index like an odometer.
         let mut index = vec![0; self.shape.len()];
         (0..count)
             .map(|_| {

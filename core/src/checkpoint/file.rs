@@ -1,6 +1,6 @@
 //! A checkpoint of any known format.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +18,10 @@ pub struct Checkpoint {
     files: Vec<FileBytes>,
     entries: BTreeMap<String, (usize, Entry)>,
     metadata: HashMap<String, String>,
+    foreign: BTreeSet<String>,
 }
 
-/// Bytes that are hashed at once.
+/// Number of bytes that are hashed at once.
 const HASHED: usize = 16 << 20;
 
 /// A file's bytes: mapped into memory, or inside the binary.
@@ -33,6 +34,7 @@ impl FileBytes {
     /// Maps a file.
     fn map(path: &Path) -> Result<Self> {
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        // An empty file cannot be mapped.
         if file.metadata().map_err(Error::io(path))?.len() == 0 {
             return Err(Error::file(
                 path,
@@ -47,12 +49,13 @@ impl FileBytes {
 }
 
 impl FileBytes {
-    /// Says that these bytes are not needed soon: mapped pages that were read count as this
-    /// process's memory until then.
+    /// Tells the system that these bytes are not needed soon. Mapped pages that were read otherwise count
+    /// as memory of this process.
     fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Self::Map(map) = self {
-            // SAFETY: the map is of a file, never written: a page that is read again is the same.
+            // SAFETY: the map is backed by a file and never written, so a page that is dropped is read
+            // again with the same content.
             let advised = unsafe {
                 map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,
@@ -60,7 +63,7 @@ impl FileBytes {
                     range.len(),
                 )
             };
-            // Only memory is at stake, which stays as it is where the advice is not taken.
+            // Without effect if the system does not take the advice; the content is the same either way.
             drop(advised);
         }
     }
@@ -80,7 +83,8 @@ impl Checkpoint {
     /// Opens a file, or a sharded checkpoint by its `.index.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::File`] if it is not whole or of no known format.
+    /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is damaged or of an unknown
+    /// format.
     pub fn open(path: &Path) -> Result<Self> {
         if path.to_string_lossy().ends_with(".index.json") {
             return Self::sharded(path);
@@ -88,7 +92,7 @@ impl Checkpoint {
         Self::of(path, FileBytes::map(path)?)
     }
 
-    /// A file that is inside the binary.
+    /// Opens a file that is bundled in the binary.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -99,13 +103,16 @@ impl Checkpoint {
     fn of(path: &Path, file: FileBytes) -> Result<Self> {
         let bytes: &[u8] = &file;
         let at = |message: String| Error::file(path, message);
+        // The content decides; the ending only tells NumPy's zips from PyTorch's.
         let is_zip = bytes.starts_with(b"PK\x03\x04");
         let npz = path.extension().is_some_and(|ending| ending == "npz");
-        let mut metadata = HashMap::new();
+        let (mut metadata, mut foreign) = (HashMap::new(), BTreeSet::new());
         let (format, entries) = if is_zip && npz {
             ("npz", npz::entries(bytes).map_err(at)?)
         } else if is_zip || torch::is_legacy(bytes) {
-            ("pytorch", torch::entries(bytes).map_err(at)?)
+            let contents = torch::contents(bytes).map_err(at)?;
+            foreign = contents.foreign;
+            ("pytorch", contents.entries)
         } else {
             let (entries, own) = safetensors::contents(bytes).map_err(at)?;
             metadata = own;
@@ -118,10 +125,11 @@ impl Checkpoint {
             entries: entries.collect(),
             files: vec![file],
             metadata,
+            foreign,
         })
     }
 
-    /// The files that an index names, beside it.
+    /// Opens the files that an index names; they lie beside it.
     fn sharded(path: &Path) -> Result<Self> {
         let at = |message: String| Error::file(path, message);
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
@@ -132,6 +140,7 @@ impl Checkpoint {
         let mut shards: BTreeMap<&str, Self> = BTreeMap::new();
         for file in map.values() {
             let name = file.as_str().unwrap_or_default();
+            // An index must not lead to files elsewhere on the disk.
             let plain = Path::new(name).file_name().is_some_and(|own| own == name);
             if !plain {
                 return Err(at(format!(
@@ -143,12 +152,14 @@ impl Checkpoint {
             }
         }
         let (mut files, mut entries, mut format) = (Vec::new(), BTreeMap::new(), "safetensors");
+        let mut foreign = BTreeSet::new();
         for (file, shard) in shards {
             format = shard.format;
+            foreign.extend(shard.foreign);
             for (name, (_, entry)) in shard.entries {
                 if map.get(&name).and_then(|own| own.as_str()) != Some(file) {
                     return Err(at(format!(
-                        "{file} holds {name}, which the index does not say"
+                        "{file} holds {name}, which the index does not list"
                     )));
                 }
                 entries.insert(name, (files.len(), entry));
@@ -163,6 +174,7 @@ impl Checkpoint {
                 files,
                 entries,
                 metadata: HashMap::new(),
+                foreign,
             }),
         }
     }
@@ -184,15 +196,23 @@ impl Checkpoint {
             for start in (0..file.len()).step_by(HASHED) {
                 let range = start..file.len().min(start + HASHED);
                 hasher.update(&file[range.clone()]);
+                // Hashing touches every page; a file may be larger than memory.
                 file.release(range);
             }
         }
         hasher.finalize().to_hex().to_string()
     }
 
-    /// What a safetensors file says of itself; nothing for other formats.
+    /// The metadata of a safetensors file; empty for other formats.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata
+    }
+
+    /// The functions and classes that a pickle names and that have nothing to do with tensors, as
+    /// `module.name` in alphabetical order. None of them was called: no reader here calls anything.
+    /// Other formats name none.
+    pub fn named_functions(&self) -> impl Iterator<Item = &str> {
+        self.foreign.iter().map(String::as_str)
     }
 
     /// The names of the tensors.
@@ -200,12 +220,12 @@ impl Checkpoint {
         self.entries.keys().map(String::as_str)
     }
 
-    /// The shape of a tensor, if there is one of that name.
+    /// The shape of the tensor of that name, if there is one.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         Some(&self.entries.get(name)?.1.shape)
     }
 
-    /// Elements of a tensor, as safetensors calls them: `F32`, `BF16`, `I64`.
+    /// The element type of a tensor, as safetensors names it: `F32`, `BF16`, `I64`.
     pub fn dtype(&self, name: &str) -> Option<&'static str> {
         Some(match self.entries.get(name)?.1.element {
             Element::F64 => "F64",
@@ -221,15 +241,15 @@ impl Checkpoint {
         })
     }
 
-    /// Bytes of its files.
+    /// Total size of its files in bytes.
     pub fn bytes(&self) -> usize {
         self.files.iter().map(|file| file.len()).sum()
     }
 
-    /// One tensor, row-major: floats of any width become f32, integers i64.
+    /// The values of a tensor, row-major: floats of any width become f32, integers i64.
     ///
     /// # Errors
-    /// [`Error::File`] if it is not there.
+    /// [`Error::File`] if there is no tensor of that name.
     pub fn tensor(&self, name: &str) -> Result<TensorData> {
         let (file, entry) = self
             .entries
@@ -267,8 +287,35 @@ mod tests {
         Checkpoint::open(&path)
     }
 
+    /// `{"w": tensor, "x": posix.system("true")}` as `torch.save` would write it.
+    const NAMES_A_FUNCTION: &[u8] = b"}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(\
+        (X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x01tQ\
+        K\0K\x01\x85K\x01\x85\x89NtR\
+        X\x01\0\0\0xcposix\nsystem\nX\x04\0\0\0true\x85Ru.";
+
     #[test]
-    fn a_header_is_held_against_the_file() {
+    fn a_pickle_that_names_a_function_is_read_without_calling_it_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.pth");
+        let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        let stored = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored);
+        for (name, bytes) in [
+            ("model/data.pkl", NAMES_A_FUNCTION),
+            ("model/data/0", &2.5f32.to_le_bytes()),
+        ] {
+            archive.start_file(name, stored).unwrap();
+            std::io::Write::write_all(&mut archive, bytes).unwrap();
+        }
+        archive.finish().unwrap();
+        let file = Checkpoint::open(&path).unwrap();
+        assert_eq!(file.names().collect::<Vec<_>>(), ["w"]);
+        assert_eq!(crate::params::floats(file.tensor("w").unwrap()), [2.5]);
+        assert_eq!(file.named_functions().collect::<Vec<_>>(), ["posix.system"]);
+    }
+
+    #[test]
+    fn a_header_is_checked_against_the_file() {
         let entry = |start: usize, end: usize| {
             format!(r#"{{"dtype": "F32", "shape": [1], "data_offsets": [{start}, {end}]}}"#)
         };
@@ -280,8 +327,8 @@ mod tests {
         let huge = r#"{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}"#;
         for (header, expected) in [
             (twice.as_str(), "\"a\" twice"),
-            (&overlapping, "expected a whole safetensors file"),
-            (huge, "expected a whole safetensors file"),
+            (&overlapping, "expected a safetensors file"),
+            (huge, "expected a safetensors file"),
         ] {
             let error = opened(header, 8).err().unwrap().to_string();
             assert!(error.contains(expected), "{header}: {error}");

@@ -1,4 +1,4 @@
-//! Loading a checkpoint into a backbone, strictly: every key consumed, every parameter filled.
+//! Loads a checkpoint into a backbone strictly: every key must be used, every parameter filled.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,31 +22,31 @@ pub struct CheckpointHead {
     pub bias: TensorData,
 }
 
-/// A filled backbone and what was said on the way.
+/// A backbone with the values of a checkpoint.
 pub struct Loaded {
     /// The backbone.
     pub backbone: BoxedBackbone,
     /// The checkpoint's head, if it has one.
     pub head: Option<CheckpointHead>,
-    /// The library whose names the checkpoint has.
+    /// The library whose names the checkpoint uses.
     pub layout: &'static str,
-    /// What the user should know: another layout, resized embeddings, values that are not finite.
+    /// Facts that the user should know: another layout, resized embeddings, values that are not finite.
     pub remarks: Vec<String>,
 }
 
-/// How PyTorch ends the names of BatchNorm's counts of batches.
+/// Suffix of the names of BatchNorm's batch counters in PyTorch.
 const COUNTS: &str = ".num_batches_tracked";
 
-/// What a linear layer after the features is called that some backbones end with.
+/// The name of the linear layer with which some backbones end.
 const PROJECTION: &str = "projection.weight";
 
-/// A tensor of the file, and which parameter or slice of one it is.
+/// A tensor of the file, and the parameter or slice that it fills.
 struct Source {
     ours: String,
     theirs: String,
 }
 
-/// How the names of a checkpoint are read: a layout and the prefix that stands before them.
+/// A way to read the names of a checkpoint: a layout and a prefix.
 #[derive(Clone, Copy)]
 struct Reading {
     layout: Layout,
@@ -54,8 +54,8 @@ struct Reading {
 }
 
 impl Reading {
-    /// The tensors of the file that make up the parameter called `ours`, if all are there; one may
-    /// lie outside the prefix, or beside it, as a projection does.
+    /// The tensors of the file that make up the parameter called `ours`, if the file has all of them. A
+    /// tensor may also lie outside the prefix, or beside it, as a projection does.
     fn sources(
         &self,
         ours: &str,
@@ -64,6 +64,7 @@ impl Reading {
     ) -> Option<Vec<Source>> {
         let bare = self.layout.sources(ours, backbone.spec())?;
         let there = bare.into_iter().map(|(ours, theirs)| {
+            // The nearest place first: inside the backbone, beside it, at the top.
             let prefixes = [self.prefix, self.outer(), ""];
             let places = prefixes.map(|prefix| format!("{prefix}{theirs}"));
             let theirs = places.into_iter().find(|name| file.shape(name).is_some())?;
@@ -72,13 +73,13 @@ impl Reading {
         there.collect()
     }
 
-    /// The prefix of what lies beside the backbone: `clip.` of `clip.vision_model.`.
+    /// The prefix of modules beside the backbone: `clip.` for `clip.vision_model.`.
     fn outer(&self) -> &'static str {
         let inner = self.prefix.trim_end_matches('.');
         inner.rfind('.').map_or("", |dot| &self.prefix[..=dot])
     }
 
-    /// One of them, as it is here.
+    /// Reads one of these tensors and converts it.
     fn read(
         &self,
         file: &Checkpoint,
@@ -104,9 +105,9 @@ impl Reading {
         })
     }
 
-    /// How those names begin (or end) that nothing reads, if this is one; a text tower lies outside
-    /// the prefix. A file keeps buffers of the library that it was converted from: timm's Swins keep
-    /// Microsoft's.
+    /// The known prefix or suffix by which a name that nothing reads can be ignored, if it has one. A
+    /// text tower lies outside the prefix. The ignored names of all layouts count, because a converted
+    /// file may keep buffers of its origin: timm's Swins keep Microsoft's.
     fn ignored(&self, name: &str, backbone: &dyn Backbone) -> Option<&'static str> {
         if name.ends_with(COUNTS) {
             return Some(COUNTS);
@@ -119,7 +120,7 @@ impl Reading {
         })
     }
 
-    /// Where a part of the head may be: under a rule of its own, or beside the backbone.
+    /// The possible places of a part of the head: under a rule of its own, or beside the backbone.
     fn head(&self, part: &str) -> [Source; 3] {
         let ours = format!("head.{part}");
         let name = format!("{}.{part}", self.layout.head);
@@ -132,12 +133,12 @@ impl Reading {
     }
 }
 
-/// Loads a checkpoint into a backbone, one tensor at a time; its head is handed back. The layout is
-/// the one under which most parameters are found and fewest keys are left, or `forced`.
+/// Loads a checkpoint into a backbone, one tensor at a time, and returns its head. The layout is
+/// `forced`, or the one under which most parameters are found and fewest keys are left.
 ///
 /// # Errors
-/// [`Error::Weights`] with both sets: keys of the file that nothing takes, parameters that nothing
-/// fills, and shapes that differ; [`Error::Config`] for a layout that the backbone does not know.
+/// [`Error::Weights`] with all keys that nothing uses, all parameters that nothing fills and all
+/// shapes that differ; [`Error::Config`] for a layout that the backbone does not know.
 pub fn load_backbone(
     backbone: BoxedBackbone,
     file: &Checkpoint,
@@ -162,7 +163,7 @@ pub fn load_backbone(
         remarks.push(format!("backbone: keys that are not read: {names}"));
     }
     let (mut strange, mut failure) = (Vec::new(), None);
-    // Not yet filled, and without memory of its own: for names and sizes.
+    // A copy for names and sizes; its parameters are not initialised and take no memory.
     let empty = backbone.clone();
     let mut read = |name: &str| -> Result<TensorData> {
         let shape = &survey.expected[name];
@@ -183,6 +184,7 @@ pub fn load_backbone(
         }
         Ok(data)
     };
+    // `fill` cannot fail on the way; after the first error the rest is skipped.
     let mut backbone = params::fill(backbone, |name| match failure {
         Some(_) => None,
         None => read(name).map_err(|e| failure = Some(e)).ok(),
@@ -203,28 +205,28 @@ pub fn load_backbone(
     })
 }
 
-/// How far a checkpoint and a backbone fit each other.
+/// The result of comparing the names and shapes of a checkpoint with those of a backbone.
 pub struct Survey {
     reading: Reading,
     /// Shapes of the backbone's parameters and buffers.
     expected: Rc<BTreeMap<String, Vec<usize>>>,
-    /// The tensors that make up each of those that are there.
+    /// The tensors of the file that make up each parameter that was found.
     plan: BTreeMap<String, Vec<Source>>,
     /// Parameters that nothing fills.
     pub missing: Vec<String>,
-    /// Keys of the file that nothing takes.
+    /// Keys of the file that nothing uses.
     pub unused: Vec<String>,
-    /// Keys of the file that belong to no backbone (counters, indices, another tower), by how they
-    /// begin or end.
+    /// Keys of the file that belong to no backbone (counters, indices, another tower), by the prefix or
+    /// suffix by which they were recognised.
     pub ignored: BTreeMap<&'static str, Vec<String>>,
-    /// Parameters that are resized, as far as shapes are known before values are read.
+    /// Parameters that will be resized, as far as shapes are known before values are read.
     pub resized: Vec<String>,
-    /// `name: expected [..], got [..]`, of what nothing converts or resizes.
+    /// `name: expected [..], got [..]` for parameters that cannot be converted or resized.
     pub shapes: Vec<String>,
 }
 
 impl Survey {
-    /// Holds the names and shapes of a file against those of a backbone; no values are read.
+    /// Compares the names and shapes of a file with those of a backbone, without reading values.
     ///
     /// # Errors
     /// [`Error::Config`] for a layout that the backbone does not know.
@@ -283,6 +285,7 @@ impl Survey {
                 continue;
             };
             used.extend(sources.iter().map(|source| source.theirs.clone()));
+            // Shapes of joined or converted tensors are only known once they are read.
             if let ([source], None) = (&sources[..], reading.layout.convert)
                 && let Some(own) = file.shape(&source.theirs)
                 && own != shape
@@ -317,34 +320,34 @@ impl Survey {
         }
     }
 
-    /// Most parameters found, then fewest keys left.
+    /// A better reading finds more parameters, then leaves fewer keys.
     fn score(&self) -> (usize, Reverse<usize>) {
         (self.plan.len(), Reverse(self.unused.len()))
     }
 
-    /// The library whose names the file has.
+    /// The library whose names the file uses.
     pub fn layout(&self) -> &'static str {
         self.reading.layout.name
     }
 
-    /// Whether every key is taken and every parameter filled, as far as shapes are known before
-    /// values are read.
+    /// Whether every key is used and every parameter filled, as far as shapes are known before values are
+    /// read.
     pub fn fits(&self) -> bool {
         self.distance().0 == 0
     }
 
-    /// How far they are from fitting: what is wrong, then what is resized.
+    /// The distance from a perfect fit: number of mismatches, then of resized parameters.
     pub(super) fn distance(&self) -> (usize, usize) {
         let wrong = self.missing.len() + self.unused.len() + self.shapes.len();
         (wrong, self.resized.len())
     }
 
-    /// The file's head, if it has one; without a bias it has zeros. A projection that the backbone
-    /// does not end with is a head: timm keeps CLIP's there.
+    /// The file's head, if it has one; a missing bias is zero. A projection is read as a head if the
+    /// backbone does not end with one: timm stores CLIP's there.
     ///
     /// # Errors
-    /// [`Error::Weights`] for a bias beside what is read as a projection, which has none;
-    /// [`Error::File`] if the head is no matrix.
+    /// [`Error::Weights`] for a bias beside a projection, which has none; [`Error::File`] if the head is
+    /// not a matrix.
     pub fn head(
         &self,
         backbone: &dyn Backbone,
@@ -361,6 +364,7 @@ impl Survey {
         let bias = find("bias");
         let bias = bias.map(|bias| Ok((self.reading.read(file, &bias, backbone)?, bias.theirs)));
         let bias = bias.transpose()?;
+        // A tensor that fills a parameter of the backbone is not also a head.
         let mut taken = self.plan.values().flatten();
         if taken.any(|own| own.theirs == weight.theirs) {
             return match bias {
@@ -427,7 +431,7 @@ fn differing(
     }
 }
 
-/// The tensors one behind the other along the first axis.
+/// Concatenates tensors along the first axis.
 fn joined(
     backbone: &dyn Backbone,
     file: &Checkpoint,
@@ -443,6 +447,7 @@ fn joined(
     if sources.len() == 1 {
         return Ok(first);
     }
+    // Rows are contiguous, so joining along the first axis appends the values.
     let mut shape = first.shape().to_vec();
     let mut values = floats(first);
     for part in parts {

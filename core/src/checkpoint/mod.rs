@@ -1,9 +1,10 @@
-//! Checkpoints as they are published: safetensors (one file, or several with an index), PyTorch's
-//! `.pth`, `.pt` and `.bin`, NumPy's `.npz`.
+//! Published checkpoints: safetensors (one file, or several with an index), PyTorch's `.pth`, `.pt` and
+//! `.bin`, and NumPy's `.npz`.
 //!
-//! Files are mapped into memory and tensors decoded one at a time. Nothing in a file is run, and
-//! every size that it claims is held against the bytes that are there.
+//! Files are mapped into memory and tensors are decoded one at a time. Nothing in a file is executed,
+//! and every size that it claims is checked against the bytes that are there.
 
+mod archive;
 mod entry;
 mod file;
 mod load;

@@ -1,15 +1,15 @@
-//! NumPy's archives: a zip of `.npy` files, as Google publishes its Vision Transformers.
+//! NumPy's archives: zips of `.npy` files, in which Google publishes its Vision Transformers.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use super::archive::{member, names};
 use super::entry::{Bytes, Element, Entry};
-use super::torch::{member, names};
 
 /// The arrays of an `.npz` file.
 ///
 /// # Errors
-/// What is wrong with it, in one line.
+/// A line that says what is wrong with the file.
 pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     let mut archive =
         zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("its zip is damaged: {e}"))?;
@@ -26,12 +26,13 @@ pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     Ok(entries)
 }
 
-/// One `.npy`: magic, version, a header that is a Python dictionary, the values.
+/// Parses one `.npy`: magic number, version, a header that is a Python dictionary, and the values.
 fn array(content: &Bytes, file: &[u8]) -> Result<Entry, String> {
     let bytes = content.of(file);
     if bytes.get(..6) != Some(b"\x93NUMPY") {
         return Err("expected an array of NumPy".to_owned());
     }
+    // Version 1 has two bytes for the header's length, later versions have four.
     let cut_off = || "its header is cut off".to_owned();
     let (length, start) = match bytes.get(6).ok_or_else(cut_off)? {
         1 => {
@@ -46,7 +47,7 @@ fn array(content: &Bytes, file: &[u8]) -> Result<Entry, String> {
     };
     let end = start + length;
     let header = bytes.get(start..end).ok_or_else(cut_off)?;
-    let header = std::str::from_utf8(header).map_err(|_| "its header is no text")?;
+    let header = std::str::from_utf8(header).map_err(|_| "its header is not UTF-8")?;
     let field = |name: &str| {
         let rest = header.split_once(&format!("'{name}':"))?.1;
         Some(rest.trim_start())
@@ -62,19 +63,23 @@ fn array(content: &Bytes, file: &[u8]) -> Result<Entry, String> {
         "|i1" => Element::I8,
         "|u1" => Element::U8,
         "|b1" => Element::Bool,
-        other => return Err(format!("elements of type {other} are not read")),
+        other => return Err(format!("elements of type {other} are not supported")),
     };
     let shape = field("shape").and_then(|rest| rest.split(['(', ')']).nth(1));
     let sizes = shape.ok_or("its header names no shape")?.split(',');
     let shape: Vec<usize> = sizes
         .map(str::trim)
         .filter(|size| !size.is_empty())
-        .map(|size| size.parse().map_err(|_| format!("a size is {size}")))
+        .map(|size| {
+            size.parse()
+                .map_err(|_| format!("expected a size, got {size}"))
+        })
         .collect::<Result<_, _>>()?;
     let fortran = field("fortran_order").is_some_and(|rest| rest.starts_with("True"));
     let count = shape
         .iter()
         .try_fold(1usize, |n, size| n.checked_mul(*size));
+    // A damaged header may claim sizes that overflow.
     let needed = count.and_then(|count| count.checked_mul(element.width()));
     if needed != Some(bytes.len() - end) {
         return Err(format!(
@@ -82,10 +87,12 @@ fn array(content: &Bytes, file: &[u8]) -> Result<Entry, String> {
             bytes.len() - end
         ));
     }
+    // From the axis that varies fastest: the first in Fortran's order, the last in C's.
     let mut strides = vec![1; shape.len()];
-    let order: Vec<usize> = match fortran {
-        true => (0..shape.len()).collect(),
-        false => (0..shape.len()).rev().collect(),
+    let order: Vec<usize> = if fortran {
+        (0..shape.len()).collect()
+    } else {
+        (0..shape.len()).rev().collect()
     };
     for pair in order.windows(2) {
         strides[pair[1]] = strides[pair[0]] * shape[pair[0]];

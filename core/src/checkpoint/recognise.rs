@@ -1,4 +1,5 @@
-//! What a checkpoint is of: every linked family is asked for a configuration that its shapes fit.
+//! Recognises the backbone of a checkpoint: every linked family is asked for a configuration that
+//! fits its shapes.
 
 use burn::tensor::Device;
 use serde_json::json;
@@ -14,25 +15,25 @@ use crate::layout::Layout;
 use crate::params;
 use crate::registry::{Plugin, PluginKind, plugins};
 
-/// A family's answer.
+/// The configuration that a family found for a checkpoint.
 pub struct Recognised {
     /// The family.
     pub plugin: &'static Plugin,
-    /// A configuration that the checkpoint fills, or comes closest to.
+    /// The configuration that the checkpoint fills, or comes closest to filling.
     pub config: Box<dyn BackboneConfig>,
-    /// What is built from it, without values.
+    /// The backbone that is built from it, without values.
     pub backbone: Box<dyn Backbone>,
-    /// Values of its parameters, buffers not counted.
+    /// Number of values in its parameters, without buffers.
     pub parameters: usize,
-    /// How well they fit.
+    /// How well the checkpoint fits it.
     pub survey: Survey,
 }
 
-/// The linked family and the configuration that fit best, a published variant where one fits as well;
-/// none if no family knows the names.
+/// Finds the linked family and the configuration that fit best; a published variant is preferred if it
+/// fits equally well. None if no family knows the names.
 ///
 /// # Errors
-/// If a family gives a configuration that cannot be built, which is a defect of it.
+/// If a family returns a configuration that cannot be built, which is a defect of the family.
 pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Option<Recognised>> {
     let mut best: Option<Recognised> = None;
     for plugin in plugins(PluginKind::Backbone) {
@@ -86,8 +87,8 @@ impl Recognised {
         self.survey.distance() < other.survey.distance()
     }
 
-    /// The variant that fits as well: the one that a file beside the checkpoint names, or the first,
-    /// at the checkpoint's image size.
+    /// The published variant that fits equally well, if there is one: the one that a file beside the
+    /// checkpoint names, or else the first; at the image size of the checkpoint.
     fn into_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
         let size = self.config.input()?.size;
         let named = published.and_then(|published| published.architecture.as_deref());
@@ -95,6 +96,7 @@ impl Recognised {
             .plugin
             .family
             .map_or(Vec::new(), |family| (family.variants)());
+        // The sort is stable: the named variant first, then the order of the table.
         names.sort_by_key(|name| Some(*name) != named);
         for name in names {
             for size in [None, Some(size)] {
@@ -105,13 +107,14 @@ impl Recognised {
                 let Ok(config) = serde_json::from_value::<Box<dyn BackboneConfig>>(value) else {
                     continue;
                 };
-                // Not every size is one of a variant's: a multiple of its patches, say.
+                // Not every size is valid for a variant: it must be a multiple of the patch size, say.
                 let Ok(backbone) = config.build(&Init::empty(&Device::flex())) else {
                     continue;
                 };
                 let infos = params::infos_erased(&*backbone).into_iter();
                 let infos = infos.filter(|info| !info.buffer);
-                // Most are ruled out by their size; only bias tables and position embeddings differ.
+                // Surveying is slow and the number of parameters rules out most variants. It may differ
+                // a little, because bias tables and position embeddings depend on the image size.
                 let parameters: usize = infos.map(|info| info.count()).sum();
                 if parameters.abs_diff(self.parameters) * 20 > self.parameters {
                     continue;

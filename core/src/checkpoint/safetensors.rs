@@ -6,18 +6,18 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::entry::{Bytes, Element, Entry};
 
-/// Tensors by name, and what the file says of itself.
+/// Tensors by name, and the metadata.
 pub(super) type Contents = (BTreeMap<String, Entry>, HashMap<String, String>);
 
 pub(super) fn contents(bytes: &[u8]) -> Result<Contents, String> {
     if bytes.is_empty() {
         return Err("expected a checkpoint, the file is empty".to_owned());
     }
-    // Holds offsets and lengths against the bytes.
+    // This compares offsets and lengths with the bytes that are there.
     let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| {
         format!(
-            "expected a whole safetensors file, got {} bytes that are none ({e}): truncated, or \
-             another format",
+            "expected a safetensors file, got {} bytes that are not one ({e}): truncated, or another \
+             format",
             bytes.len()
         )
     })?;
@@ -37,13 +37,17 @@ pub(super) fn contents(bytes: &[u8]) -> Result<Contents, String> {
             Dtype::I8 => Element::I8,
             Dtype::U8 => Element::U8,
             Dtype::BOOL => Element::Bool,
-            other => return Err(format!("{name}: elements of type {other:?} are not read")),
+            other => {
+                return Err(format!(
+                    "{name}: elements of type {other:?} are not supported"
+                ));
+            }
         };
         let mut strides = vec![1; info.shape.len()];
         for axis in (1..strides.len()).rev() {
             strides[axis - 1] = strides[axis] * info.shape[axis];
         }
-        // Behind the header and its eight bytes of length.
+        // The values follow the header and its length of eight bytes.
         let base = header + 8;
         let (start, end) = info.data_offsets;
         let entry = Entry {
@@ -58,7 +62,7 @@ pub(super) fn contents(bytes: &[u8]) -> Result<Contents, String> {
     Ok((entries, metadata.metadata().clone().unwrap_or_default()))
 }
 
-/// A name that stands twice in a header, of which a map would keep the last.
+/// A name that occurs twice in a header: a map would silently keep the last.
 fn repeated(header: &[u8]) -> Option<String> {
     struct Names(Option<String>);
     impl<'de> serde::de::Visitor<'de> for Names {

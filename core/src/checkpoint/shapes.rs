@@ -1,4 +1,4 @@
-//! The shapes in a checkpoint, by which a family recognises its own.
+//! The shapes in a checkpoint, by which a family recognises its backbones.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use burn::tensor::TensorData;
 use super::file::Checkpoint;
 use crate::layout::Layout;
 
-/// The shapes in a checkpoint by canonical name, as one layout reads them.
+/// The shapes in a checkpoint by canonical name, as read under one layout.
 pub struct Shapes<'a> {
     pub(super) file: &'a Checkpoint,
     pub(super) layout: Layout,
     pub(super) keys: BTreeMap<String, String>,
-    /// Attention heads, where a file beside the checkpoint says how many: shapes do not tell.
+    /// Number of attention heads, if a file beside the checkpoint states it: shapes do not.
     pub num_heads: Option<usize>,
 }
 
@@ -35,7 +35,7 @@ impl Shapes<'_> {
         self.keys.contains_key(name)
     }
 
-    /// How many of `{}` = 0, 1, 2 .. there are in `pattern` before one is missing.
+    /// How many parameters match `pattern` with `{}` = 0, 1, 2 and so on before one is missing.
     pub fn count(&self, pattern: &str) -> usize {
         let there = |i: &usize| self.has(&pattern.replace("{}", &i.to_string()));
         (0..).take_while(there).count()

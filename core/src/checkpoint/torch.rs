@@ -1,18 +1,18 @@
-//! PyTorch's checkpoints: the zip of today, the sequence of pickles of before version 1.6, and
+//! PyTorch's checkpoints: today's zip, the sequence of pickles from before version 1.6, and
 //! TorchScript's archives, such as OpenAI's of CLIP.
 //!
-//! Only tensors are read; what else a file holds is never called (see [`super::pickle`]). In a
-//! TorchScript archive they are the fields of its modules, named by their path; its code is not
-//! looked at.
+//! Only tensors are read; nothing that a file names is ever called (see [`super::pickle`]). In a
+//! TorchScript archive the tensors are the fields of its modules, named by their path; its code is
+//! ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
-use std::sync::Arc;
 
+use super::archive::{member, names};
 use super::entry::{Bytes, Element, Entry};
-use super::pickle::{self, Object, Pickled, TensorRef, Value};
+use super::pickle::{self, Object, Pickled, SCRIPTED, TensorRef, Value};
 
-/// Under which key a file that holds more than the weights keeps them.
+/// The keys under which files that hold more than weights store the state dict.
 const STATES: [&str; 6] = [
     "state_dict",
     "model",
@@ -22,28 +22,38 @@ const STATES: [&str; 6] = [
     "net",
 ];
 
-/// The tensors of a `.pth`, `.pt` or `.bin` file.
+/// The content of a file of PyTorch.
+pub(super) struct Contents {
+    /// The tensors by name.
+    pub entries: BTreeMap<String, Entry>,
+    /// The functions and classes that its pickles name besides those of tensors.
+    pub foreign: BTreeSet<String>,
+}
+
+/// The contents of a `.pth`, `.pt` or `.bin` file.
 ///
 /// # Errors
-/// What is wrong with it, in one line.
-pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    match bytes.starts_with(b"PK\x03\x04") {
-        true => zipped(bytes),
-        false => legacy(bytes),
+/// A line that says what is wrong with the file.
+pub(super) fn contents(bytes: &[u8]) -> Result<Contents, String> {
+    if bytes.starts_with(b"PK\x03\x04") {
+        zipped(bytes)
+    } else {
+        legacy(bytes)
     }
 }
 
-/// Where the bytes of storages are.
+/// The bytes of storages, by key.
 struct Storages(BTreeMap<String, Bytes>);
 
-fn zipped(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+fn zipped(bytes: &[u8]) -> Result<Contents, String> {
     let mut archive =
         zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("its zip is damaged: {e}"))?;
     let names = names(&archive)?;
     let pickle = names
         .iter()
         .find(|name| name.ends_with("/data.pkl") || *name == "data.pkl");
-    let pickle = pickle.ok_or("its zip holds no data.pkl: not a file of torch.save")?;
+    let pickle =
+        pickle.ok_or("its zip does not contain data.pkl, so it is not a file of torch.save")?;
     let root = pickle.trim_end_matches("data.pkl");
     if let Some(order) = names
         .iter()
@@ -68,63 +78,37 @@ fn zipped(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
             storages.insert(key.to_owned(), member(&mut archive, name, bytes.len())?);
         }
     }
-    tensors(&pickled.value, &Storages(storages))
+    Ok(Contents {
+        entries: tensors(&pickled.value, &Storages(storages))?,
+        foreign: pickled.foreign,
+    })
 }
 
-/// The names of a zip's members.
-pub(super) fn names(archive: &zip::ZipArchive<Cursor<&[u8]>>) -> Result<Vec<String>, String> {
-    let named = archive
-        .file_names()
-        .map(|name| name.map(|name| name.into_owned()));
-    named.collect::<Result<_, _>>().map_err(|e| e.to_string())
-}
-
-/// A member of a zip: where it lies if it is stored, else its content.
-pub(super) fn member(
-    archive: &mut zip::ZipArchive<Cursor<&[u8]>>,
-    name: &str,
-    length: usize,
-) -> Result<Bytes, String> {
-    let mut file = archive.by_name(name).map_err(|e| format!("{name}: {e}"))?;
-    if file.compression() == zip::CompressionMethod::Stored {
-        let start = file
-            .data_start()
-            .ok_or_else(|| format!("{name}: no data"))? as usize;
-        let end = start
-            .checked_add(file.size() as usize)
-            .filter(|end| *end <= length);
-        let end = end.ok_or_else(|| format!("{name} is cut off"))?;
-        return Ok(Bytes::In(start..end));
-    }
-    // A header may claim terabytes: what comes out counts.
-    let mut content = Vec::new();
-    file.read_to_end(&mut content)
-        .map_err(|e| format!("{name}: {e}"))?;
-    Ok(Bytes::Own(Arc::from(content)))
-}
-
-/// The magic number that begins a file of before version 1.6.
+/// The magic number at the beginning of a file from before version 1.6.
 const MAGIC: &[u8] = &[0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Whether a file begins as `torch.save` wrote before version 1.6: behind the protocol a pickled
-/// integer of ten bytes, the magic number.
+/// Whether a file begins as `torch.save` wrote it before version 1.6: after the protocol comes the
+/// magic number, a pickled integer of ten bytes.
 pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     bytes.get(2..4) == Some(&[0x8a, 10]) && bytes.get(4..14) == Some(MAGIC)
 }
 
-fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    let mut at = 0;
+fn legacy(bytes: &[u8]) -> Result<Contents, String> {
+    let (mut at, mut foreign) = (0, BTreeSet::new());
     let mut next = || -> Result<Pickled, String> {
-        let pickled = pickle::run(&bytes[at..])?;
+        let mut pickled = pickle::run(&bytes[at..])?;
         at += pickled.taken;
+        foreign.append(&mut pickled.foreign);
         Ok(pickled)
     };
+    // Magic number, protocol and system information come first.
     let (_, _, _, pickled) = (next()?, next()?, next()?, next()?);
     let (value, keys) = (&pickled.value, next()?);
     let Value::List(keys) = &keys.value else {
-        return Err("it lists no storages".to_owned());
+        return Err("it does not list its storages".to_owned());
     };
-    // Storages follow in that order, each behind its number of elements; types are in the tensors.
+    // The storages follow in that order, each after its number of elements. Their element types are
+    // known only from the tensors.
     let mut types = BTreeMap::new();
     visit(value, &mut |_, tensor| {
         if let [_, Value::Global(kind), Value::Text(key), ..] = &tensor.storage[..] {
@@ -133,7 +117,7 @@ fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     });
     let mut storages = BTreeMap::new();
     for key in keys.borrow().iter() {
-        let key = key.text().ok_or("a storage's key is no text")?;
+        let key = key.text().ok_or("a storage's key is not a string")?;
         let Some(header) = bytes.get(at..at + 8) else {
             return Err(format!("storage {key} is cut off"));
         };
@@ -152,10 +136,13 @@ fn legacy(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
         storages.insert(key.to_owned(), Bytes::In(start..end));
         at = end;
     }
-    tensors(value, &Storages(storages))
+    Ok(Contents {
+        entries: tensors(value, &Storages(storages))?,
+        foreign,
+    })
 }
 
-/// Every tensor of the state dict: the whole file's, or that under one of the usual keys.
+/// The tensors of the state dict, which is the whole file or lies under one of the usual keys.
 fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>, String> {
     let state = |value: &Value| {
         let mut any = false;
@@ -175,7 +162,7 @@ fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>,
     let mut found = |name: &str, tensor: &TensorRef| match entry(tensor, storages) {
         Ok(entry) => {
             if entries.insert(name.to_owned(), entry).is_some() {
-                failure.get_or_insert(format!("{name} is there twice"));
+                failure.get_or_insert(format!("{name} occurs twice"));
             }
         }
         Err(e) => {
@@ -197,7 +184,7 @@ fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>,
     }
     match failure {
         Some(failure) => Err(failure),
-        None if entries.is_empty() => Err("it holds no state dict of tensors".to_owned()),
+        None if entries.is_empty() => Err("it does not contain a state dict of tensors".to_owned()),
         None => Ok(entries),
     }
 }
@@ -212,14 +199,11 @@ fn visit(value: &Value, found: &mut impl FnMut(&str, &TensorRef)) {
     }
 }
 
-/// How TorchScript begins the names of its classes.
-const SCRIPTED: &str = "__torch__.";
-
-/// Modules may lie in each other this deep and be this many: a file may nest one in itself.
+/// Limits for the nesting and the number of modules: a file may nest a module in itself.
 const DEPTH: usize = 64;
 const MODULES: usize = 100_000;
 
-/// Every tensor below a TorchScript module, `prefix` before its field's name.
+/// Visits every tensor below a TorchScript module; names begin with `prefix`.
 fn visit_module(
     module: &Object,
     prefix: &str,
@@ -261,7 +245,7 @@ fn element(kind: &str) -> Result<Element, String> {
             "CharStorage" => Element::I8,
             "ByteStorage" => Element::U8,
             "BoolStorage" => Element::Bool,
-            other => return Err(format!("elements of type {other} are not read")),
+            other => return Err(format!("elements of type {other} are not supported")),
         },
     )
 }
@@ -271,8 +255,8 @@ fn entry(tensor: &TensorRef, storages: &Storages) -> Result<Entry, String> {
         return Err("its storage is not described".to_owned());
     };
     let element = element(kind)?;
-    let storage = storages.0.get(key).ok_or("its storage is not there")?;
-    // The last element that the view reaches must lie in the storage.
+    let storage = storages.0.get(key).ok_or("its storage is missing")?;
+    // The last element of the view must lie in the storage.
     let mut reach = tensor.sizes.iter().zip(&tensor.strides);
     let reach = reach.try_fold(tensor.offset, |at, (size, stride)| {
         let last = size
@@ -281,6 +265,7 @@ fn entry(tensor: &TensorRef, storages: &Storages) -> Result<Entry, String> {
             .checked_mul(*stride)?;
         at.checked_add(last)
     });
+    // A view without elements reaches nothing, whatever its offset.
     let empty = tensor.sizes.contains(&0);
     let end = reach.and_then(|last| last.checked_add(1)?.checked_mul(element.width()));
     if !empty && end.is_none_or(|end| end > storage.len()) {

@@ -18,43 +18,44 @@ pub(super) const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
-/// A folder: the configuration, and the tensors by their names without the prefix.
+/// The content of a folder: the configuration, and the tensors by name without the prefix.
 #[derive(Clone, Debug, Default)]
 pub struct HfPeft {
     /// `adapter_config.json`.
     pub config: Map<String, Value>,
-    /// By module and parameter, for example `blocks.0.attn.qkv.lora_A.weight`.
+    /// Tensors by module and parameter, for example `blocks.0.attn.qkv.lora_A.weight`.
     pub tensors: Tensors,
 }
 
-/// How a method is kept in HF PEFT's folders, in both directions; made by
+/// How a method is stored in HF PEFT's folders, in both directions; made by
 /// [`register!`](crate::register).
 #[derive(Clone, Copy)]
 pub struct Format {
     /// HF PEFT's name of the method, for example `LORA`.
     pub peft_type: &'static str,
-    /// The method's YAML and its values by canonical name, from a folder without its head.
+    /// Reads a folder without its head: the method's YAML and its values by canonical name.
     pub read: fn(&HfPeft, &dyn Backbone, &Layout) -> Result<Imported>,
-    /// The folder without its head that HF PEFT would have written for values by canonical name.
+    /// Builds the folder, without a head, that HF PEFT would have written for these values (by
+    /// canonical name).
     pub write: Write,
 }
 
-/// Writes the method that registered it.
+/// The type of [`Format::write`]; it takes the method that registered the format.
 pub type Write = fn(&dyn AdaptationMethod, &dyn Backbone, &Layout, &Tensors) -> Result<HfPeft>;
 
-/// What a folder becomes here.
+/// A folder in terms of this project.
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// The method's YAML, with its name.
     pub method: Value,
-    /// Values by canonical name, the head's included.
+    /// Values by canonical name, including the head's.
     pub tensors: Tensors,
-    /// What the user should know.
+    /// Facts that the user should know.
     pub remarks: Vec<String>,
 }
 
 impl HfPeft {
-    /// Whether a folder looks like one.
+    /// Whether the folder looks like one of HF PEFT.
     pub fn is_at(folder: &Path) -> bool {
         folder.join(CONFIG).is_file()
     }
@@ -62,7 +63,7 @@ impl HfPeft {
     /// Reads a folder.
     ///
     /// # Errors
-    /// If a file is missing, not whole, or has names without the prefix.
+    /// If a file is missing or damaged, or holds names without the prefix.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -103,18 +104,19 @@ impl HfPeft {
         write_atomically(&path, format!("{text}\n").as_bytes())
     }
 
-    /// A field of the configuration; null if it is not there.
+    /// A field of the configuration; null if it is absent.
     pub fn field(&self, name: &str) -> &Value {
         self.config.get(name).unwrap_or(&Value::Null)
     }
 
-    /// Refuses fields that ask for what is not done here: each must be absent, null, false, empty or
-    /// one of the values given.
+    /// Refuses fields that ask for unsupported features: each field must be absent, null, false, empty
+    /// or one of the given values. An empty list of values allows any value.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field.
+    /// [`Error::Config`] that names the field.
     pub fn refuse_all_but(&self, known: &[(&str, &[Value])]) -> Result<()> {
         for (field, value) in &self.config {
+            // Library versions add fields; one that is switched off asks for nothing.
             let silent = match value {
                 Value::Null | Value::Bool(false) => true,
                 Value::Array(items) => items.is_empty(),
@@ -126,7 +128,7 @@ impl HfPeft {
                 .find(|(name, _)| name == field)
                 .is_some_and(|(_, values)| values.is_empty() || values.contains(value));
             if !silent && !allowed {
-                let message = format!("{value} is not supported here");
+                let message = format!("{value} is not supported");
                 return Err(Error::config(format!("{CONFIG}: {field}"), message));
             }
         }

@@ -1,8 +1,8 @@
-//! HF PEFT's folders, both ways: `adapter_config.json` and `adapter_model.safetensors`.
+//! Import and export of HF PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 //!
-//! Keys on disk are `base_model.model.` + module + parameter. What a method's values are called
-//! there, the method says; this reads, writes, and refuses what does not fit: PEFT itself loads
-//! adapters of which nothing matches without a word.
+//! Keys on disk are `base_model.model.` + module + parameter. The method that registered the format
+//! translates its own values; this module finds it, handles the head, and refuses everything that does
+//! not fit. PEFT itself silently loads adapters of which nothing matches.
 
 pub(crate) mod folder;
 
@@ -21,8 +21,8 @@ use crate::site::{Site, Targets};
 use folder::CONFIG;
 pub use folder::{Format, HfPeft, Imported, Write};
 
-/// The layout whose names of the backbone's modules the tensors have: the canonical one, or one of
-/// the backbone's others.
+/// The layout in which the tensors name the backbone's modules: the canonical one, or one of the
+/// backbone's others.
 pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
     let spec = backbone.spec();
     let canonical = Layout::canonical(spec.head_name);
@@ -32,7 +32,7 @@ pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
             .iter()
             .any(|site| site.name == name || slices(site))
     };
-    // A parameter's name goes on behind its module's: some prefix of it must be a module.
+    // A parameter's name extends its module's, so some prefix of it must be a module.
     let known = |layout: &Layout, name: &str| {
         let ends = name.match_indices('.').map(|(end, _)| &name[..end]);
         let mut modules = ends.chain([name]);
@@ -40,7 +40,7 @@ pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
             module == layout.head || layout.ours(module).is_ok_and(|ours| is_module(&ours))
         })
     };
-    // A layout that leaves most names as they are differs from the canonical one in weights only.
+    // A layout with a rule for every name differs from the canonical one in weights only.
     let own = |layout: &&Layout| layout.rules.iter().all(|(ours, _)| *ours != "{*}");
     let fits = |layout: &&Layout| given.tensors.keys().all(|name| known(layout, name));
     [canonical]
@@ -51,10 +51,10 @@ pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
         .unwrap_or(canonical)
 }
 
-/// The layout of that name.
+/// Finds a layout by its name.
 ///
 /// # Errors
-/// [`Error::Config`] listing those that the backbone has.
+/// [`Error::Config`] with the list of the layouts that the backbone has.
 pub fn layout(name: &str, backbone: &dyn Backbone) -> Result<Layout> {
     let canonical = Layout::canonical(backbone.spec().head_name);
     let mut all = vec![canonical];
@@ -71,7 +71,7 @@ pub fn layout(name: &str, backbone: &dyn Backbone) -> Result<Layout> {
 /// Translates a folder for this backbone.
 ///
 /// # Errors
-/// An unknown `peft_type`, a field that is not supported, a name that matches nothing.
+/// For an unknown `peft_type`, an unsupported field, or a name that matches nothing.
 pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     let layout = layout_of(&given, backbone);
     let peft_type = given.field("peft_type").as_str().unwrap_or("").to_owned();
@@ -94,8 +94,9 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     }
     let mut remarks = Vec::new();
     if saved.is_empty() {
-        remarks.push("the adapter's folder holds no head".to_owned());
+        remarks.push("the adapter's folder does not contain a head".to_owned());
     }
+    // The head has the library's name there, so it must be taken out before modules are translated.
     let mut head = Tensors::new();
     for part in ["weight", "bias"] {
         if let Some(data) = given.tensors.remove(&format!("{}.{part}", layout.head)) {
@@ -117,12 +118,12 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     Ok(imported)
 }
 
-/// The folder that HF PEFT would have written for a method's values, by canonical name and with the
-/// head; none if the library does not have this method.
+/// Builds the folder that HF PEFT would have written for a method's values (by canonical name,
+/// including the head); none if that library does not have the method.
 ///
 /// # Errors
-/// [`Error::Layout`] for a site that the library has no name for, [`Error::Unfit`] for what it cannot
-/// do.
+/// [`Error::Layout`] for a site that the layout has no name for, [`Error::Unfit`] for something that
+/// HF PEFT cannot express.
 pub fn export(
     method: &dyn AdaptationMethod,
     backbone: &dyn Backbone,
@@ -139,7 +140,8 @@ pub fn export(
     Ok(Some(with_head(own, layout, values)))
 }
 
-/// Adds what every configuration has, and the head, to what a method wrote.
+/// Completes the folder that a method wrote with the head and the fields that every configuration
+/// has.
 fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
     for part in ["weight", "bias"] {
         if let Some(data) = tensors.get(&format!("head.{part}")) {
@@ -161,7 +163,7 @@ fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
     own
 }
 
-/// `target_modules` as a regular expression that matches exactly these modules.
+/// A regular expression for `target_modules` that matches exactly these modules.
 pub fn exactly<'a>(modules: impl IntoIterator<Item = &'a String>) -> String {
     let escaped: Vec<String> = modules
         .into_iter()
@@ -170,7 +172,7 @@ pub fn exactly<'a>(modules: impl IntoIterator<Item = &'a String>) -> String {
     escaped.join("|")
 }
 
-/// Checks that `target_modules` names just the `modules` of which the file has tensors.
+/// Checks that `target_modules` selects exactly the `modules` for which the file has tensors.
 ///
 /// # Errors
 /// [`Error::Target`] for a target without a match, [`Error::Config`] for modules that only one side

@@ -1,7 +1,7 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) with buffers of our own.
 //!
 //! Burn keeps the biased running variance, PyTorch the unbiased one, and every checkpoint holds
-//! PyTorch's. A forward pass writes nothing: new running statistics are handed to the step.
+//! PyTorch's. A forward pass changes nothing: new running statistics are handed to the step.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -17,9 +17,9 @@ use crate::site::{Site, SiteKind};
 
 /// `gamma (x - mean) / sqrt(var + eps) + beta` over the channels of a map.
 ///
-/// Uses the running statistics, except while training a layer whose own parameters train and whose
-/// method asks for batch statistics; then they are updated with momentum 0.1 and the unbiased
-/// variance.
+/// It uses the running statistics, except while training if its own parameters train and the method
+/// asks for batch statistics. Then it normalises with the batch's, and updates the running ones with
+/// momentum 0.1 and the unbiased variance.
 #[derive(Module, Debug)]
 pub struct BatchNorm2d {
     /// `gamma [c]`.
@@ -34,13 +34,13 @@ pub struct BatchNorm2d {
     site: Site,
 }
 
-/// PyTorch's default.
+/// PyTorch's default, added to the variance.
 const EPSILON: f64 = 1e-5;
 /// PyTorch's default: the weight of the batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
 
 impl BatchNorm2d {
-    /// The layer at `site`, the identity at first.
+    /// A new layer at `site`, initially the identity.
     ///
     /// # Panics
     /// If the site is not a norm.
@@ -70,7 +70,7 @@ impl BatchNorm2d {
         self.forward_then(x, hooks, Then::default())
     }
 
-    /// The layer and what comes `then`, as one operation where nothing but factors and offsets act on
+    /// The layer and what follows it (`then`), as one operation where only factors and offsets act on
     /// the layer.
     ///
     /// # Shapes
@@ -79,7 +79,7 @@ impl BatchNorm2d {
         self.with_acts(hooks.at_site(&self.site), x, hooks, then)
     }
 
-    /// The layer with what acts at its site, already looked up, and what comes `then`.
+    /// [`forward_then`](Self::forward_then) with the acts at the site already looked up.
     pub(crate) fn with_acts(
         &self,
         acts: Vec<Act>,
@@ -103,7 +103,7 @@ impl BatchNorm2d {
         self.weight.is_require_grad() || self.bias.is_require_grad()
     }
 
-    /// Whether the statistics are the batch's.
+    /// Whether it normalises with the statistics of the batch.
     pub(crate) fn follows_batch(&self, hooks: &Hooks) -> bool {
         hooks.batch_statistics() && self.trains()
     }
@@ -113,7 +113,7 @@ impl BatchNorm2d {
         [&self.weight, &self.bias].map(|param| like(param.val(), x))
     }
 
-    /// With the running statistics, in the element type of `x`.
+    /// The layer with its running statistics, in the element type of `x`.
     pub(crate) fn fixed(&self, x: &Tensor<4>, [gamma, beta]: [Tensor<1>; 2]) -> FixedNorm {
         FixedNorm {
             gamma,
@@ -138,9 +138,11 @@ impl BatchNorm2d {
         let [b, _, h, w] = x.dims();
         let count = (b * h * w) as f64;
         let batch = batch_norm_train(x, affine, EPSILON, then.residual, then.relu);
+        // A batch with a single value per channel has no unbiased variance.
         let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
         let name = |part: &str| format!("{}.{part}", self.site.name);
         let blend = |running: &Buffer<1>, batch: Tensor<1>| {
+            // Statistics are constants: a gradient through them would keep the graph of every step.
             let running = running.val().without_autodiff();
             let batch = like(batch.without_autodiff(), &running);
             running * (1.0 - MOMENTUM) + batch * MOMENTUM
@@ -151,17 +153,17 @@ impl BatchNorm2d {
     }
 }
 
-/// What follows a norm in a residual network.
+/// The operations that follow a norm in a residual network.
 #[derive(Clone, Debug, Default)]
 pub struct Then {
-    /// A map that is added.
+    /// A map `[b, c, h, w]` to add.
     pub residual: Option<Tensor<4>>,
-    /// Whether what is negative then becomes zero.
+    /// Whether a ReLU comes last.
     pub relu: bool,
 }
 
 impl Then {
-    /// A ReLU.
+    /// Only a ReLU.
     pub fn relu() -> Self {
         Self {
             residual: None,
@@ -169,7 +171,7 @@ impl Then {
         }
     }
 
-    /// On its own.
+    /// Applies the operations to `x`.
     ///
     /// # Shapes
     /// `[b, c, h, w] -> [b, c, h, w]`.

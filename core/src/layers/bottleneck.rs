@@ -1,4 +1,4 @@
-//! The bottleneck of adapters: down, a nonlinearity, up, at every position.
+//! The bottleneck of adapters: two layers with a nonlinearity between them, at every position.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -16,8 +16,8 @@ use crate::step::Draws;
 
 use super::linear::linear;
 
-/// `up(dropout(f(down(x))))` over the channels; zero at first, because `up` is, while `down` is not
-/// (Houlsby et al. 2019; a `down` of zero would never learn).
+/// `up(dropout(f(down(x))))` over the channels (Houlsby et al. 2019). It starts as zero because `up`
+/// does; `down` must not, or only the bias of `up` would ever get a gradient.
 #[derive(Module, Debug)]
 pub struct Bottleneck {
     down: Dense,
@@ -61,8 +61,8 @@ impl Nonlinearity {
 }
 
 impl Bottleneck {
-    /// `width -> hidden -> width`, parameters called `<name>.down.weight` and so on; `down` is
-    /// drawn as PyTorch draws a linear layer, `up` is zero.
+    /// A new bottleneck `width -> hidden -> width` whose parameters are called `<name>.down.weight` and
+    /// so on. `down` is drawn as PyTorch draws a linear layer, `up` is zero.
     pub fn new(
         name: &str,
         [width, hidden]: [usize; 2],
@@ -93,8 +93,9 @@ impl Bottleneck {
     }
 
     /// # Shapes
-    /// Any activation with `width` channels; the result has the same.
+    /// Any activation with `width` channels; the result has the same shape.
     pub fn forward(&self, x: Activation, draws: &Draws) -> Activation {
+        // A 1x1 convolution avoids moving the channels of a map to the end and back.
         if let Activation::Map(x) = x {
             return Activation::Map(self.between(x, draws, Dense::on_map));
         }
@@ -120,7 +121,7 @@ impl Dense {
         linear(x, self.weight.val(), Some(self.bias.val()))
     }
 
-    /// At each position of a map, which keeps its layout.
+    /// Like [`on_rows`](Self::on_rows) at each position of a map, which keeps its layout.
     ///
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h, w]`.

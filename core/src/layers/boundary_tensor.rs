@@ -1,4 +1,4 @@
-//! A trained tensor of a boundary's shape: the parameter of prompts.
+//! A trained tensor with the shape of a boundary: the parameter of prompts.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -7,8 +7,8 @@ use crate::activation::{Activation, BoundaryShape};
 use crate::init::Init;
 use crate::random::Distribution;
 
-/// `[n, d]` on tokens, `[c, h, w]` on maps, `[h, w, c]` on grids; with one position it is shared by
-/// all of them.
+/// A tensor `[n, d]` for tokens, `[c, h, w]` for maps or `[h, w, c]` for grids. With a single position
+/// it is shared by all positions.
 #[derive(Module, Debug)]
 pub enum BoundaryTensor {
     /// `[n, d]`.
@@ -20,10 +20,10 @@ pub enum BoundaryTensor {
 }
 
 impl BoundaryTensor {
-    /// Initial values for the parameter called `name`.
+    /// A new parameter called `name` with these initial values.
     ///
     /// # Panics
-    /// If the shape is that of features: no boundary has them.
+    /// If the shape is that of features, which no boundary has.
     pub fn new(name: &str, shape: BoundaryShape, values: Distribution, init: &Init) -> Self {
         match (shape, &shape.dims()[..]) {
             (BoundaryShape::Tokens { .. }, &[n, d]) => {
@@ -39,7 +39,10 @@ impl BoundaryTensor {
         }
     }
 
-    /// As an activation with a batch of one.
+    /// The value as an activation with a batch of 1.
+    ///
+    /// # Shapes
+    /// `-> [1, n, d]`, `[1, c, h, w]` or `[1, h, w, c]`.
     pub fn value(&self) -> Activation {
         match self {
             Self::Tokens(x) => Activation::Tokens(x.val().unsqueeze::<3>().into()),

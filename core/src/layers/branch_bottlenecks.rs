@@ -47,7 +47,7 @@ pub enum Reads {
 }
 
 impl BranchBottlenecks {
-    /// Makes one for each branch.
+    /// Makes a bottleneck for each branch.
     ///
     /// # Errors
     /// [`Error::Config`] for a value out of range, [`Error::Unfit`] if the backbone has no branch.
@@ -90,17 +90,17 @@ impl BranchBottlenecks {
             _ => None,
         };
         let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
-        match places.is_empty() {
-            false => Ok(places),
-            true => Err(Error::Unfit {
+        if places.is_empty() {
+            return Err(Error::Unfit {
                 method: self.method.to_owned(),
                 backbone: spec.name.clone(),
                 reason: "it has neither an mlp nor a residual branch".to_owned(),
-            }),
+            });
         }
+        Ok(places)
     }
 
-    /// A hidden width that is larger than a branch's is allowed, and rarely meant.
+    /// Warns if the hidden width exceeds that of a branch: allowed, but rarely intended.
     fn remarks(&self, places: &[(&Site, usize)]) -> Vec<String> {
         let Self { method, hidden, .. } = self;
         let narrower = places.iter().find(|(_, width)| width < hidden);

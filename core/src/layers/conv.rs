@@ -42,12 +42,12 @@ pub struct Conv2dSizes {
 }
 
 impl Conv2dSizes {
-    /// As the kind of a site, without groups.
+    /// The kind of a site with these sizes, without groups.
     pub fn kind(self) -> SiteKind {
         self.grouped(1)
     }
 
-    /// As the kind of a site whose channels fall into `groups`.
+    /// The kind of a site with these sizes whose channels are divided into `groups`.
     pub fn grouped(self, groups: usize) -> SiteKind {
         SiteKind::Conv {
             inputs: self.inputs,
@@ -59,14 +59,14 @@ impl Conv2dSizes {
         }
     }
 
-    /// Rows (or columns) of the output for `size` of them in the input.
+    /// Number of rows (or columns) of the output for an input with `size` of them.
     pub fn output(self, size: usize) -> usize {
         (size + 2 * self.padding - self.kernel) / self.stride + 1
     }
 }
 
 impl Conv2d {
-    /// The layer at `site`; weights drawn with He et al.'s deviation `sqrt(2 / fan_out)`.
+    /// A new layer at `site`; weights are drawn with He et al.'s deviation `sqrt(2 / fan_out)`.
     ///
     /// # Panics
     /// If the site is not a convolution.
@@ -111,13 +111,14 @@ impl Conv2d {
         run_site(acts, &self.site, x, [1, 1], operation, self)
     }
 
-    /// The layer, `norm` behind it and what comes `then`, in as few passes as what acts between them
-    /// allows: in one where nothing does and the norm is frozen.
+    /// The layer, the `norm` after it and what follows that (`then`), in as few passes as the acts
+    /// between them allow: in one if nothing acts and the norm is frozen.
     ///
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn normed(&self, norm: &BatchNorm2d, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
         let (acts, behind) = (hooks.at_site(&self.site), hooks.at_site(norm.site()));
+        // One operation needs a norm that is constant, and no bias in between.
         let frozen = !norm.trains() && behind.is_empty() && self.bias.is_none();
         match &acts[..] {
             [] if frozen => {
@@ -141,7 +142,8 @@ impl Conv2d {
         norm.with_acts(behind, self.with_acts(acts, x), hooks, then)
     }
 
-    /// `n(W x + B A x) + r` is `n(W x) + r`, to which `B A x` times the norm's factors is added.
+    /// The layer with a side path before a frozen norm `n`: `n(W x + B A x) + r` equals `n(W x) + r`
+    /// plus `B A x` times the norm's factors, which saves a pass over the sum.
     fn normed_beside(
         &self,
         path: &SidePath,
@@ -167,6 +169,7 @@ impl Conv2d {
             then.residual,
             false,
         );
+        // The path gets the factors of the norm without its offset, which `own` already has.
         let factors = FixedNorm {
             beta: fixed.beta.zeros_like(),
             mean: fixed.mean.zeros_like(),
@@ -175,8 +178,9 @@ impl Conv2d {
         conv2d_norm(hidden, b, self.pointwise(), factors, Some(own), then.relu)
     }
 
-    /// Factors and offsets between the layer and a norm with fixed statistics become the norm's:
-    /// `n(s y + t)` is the norm of `y` around 0 with `gamma s` and `beta + gamma (t - mean) / sqrt(..)`.
+    /// Moves factors `s` and offsets `t` between the layer and a norm with fixed statistics into the
+    /// norm: `n(s y + t)` is the norm of `y` around 0 with `gamma s` and `beta + gamma (t - mean) /
+    /// sqrt(..)`.
     fn scaled_into(
         &self,
         norm: &BatchNorm2d,
@@ -220,7 +224,7 @@ impl Conv2d {
         }
     }
 
-    /// With this layer's stride and padding.
+    /// A convolution with this layer's stride and padding.
     fn convolve(
         &self,
         x: Tensor<4>,
@@ -283,6 +287,7 @@ impl Weighted<4, 4> for Conv2d {
         scale: &Option<Tensor<1>>,
         shift: &Option<Tensor<1>>,
     ) -> Option<Tensor<4>> {
+        // s (W x + b) + t is a norm around 0 with variance 1: one pass instead of two.
         let y = self.bare(x.clone());
         let zeros = Tensor::zeros([y.dims()[1]], &x.device());
         let zeros = like(zeros, x);
@@ -317,7 +322,7 @@ fn patches(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4
     let (gh, gw) = (h / p, w / q);
     let columns = peft_ops::patches(x, [p, q]); // [b, gh * gw, c * p * q]
     let y = linear(columns, weight.reshape([o, c * p * q]), bias); // [b, gh * gw, o]
-    // A view: tokens and grids have the channels last again.
+    // Only a view: token sequences and grids move the channels to the end again.
     y.reshape([b, gh, gw, o]).permute([0, 3, 1, 2])
 }
 

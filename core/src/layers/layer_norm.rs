@@ -23,7 +23,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// The layer at `site`, gamma one and beta zero.
+    /// A new layer at `site` with gamma one and beta zero.
     ///
     /// # Panics
     /// If the site is not a norm.
@@ -40,7 +40,7 @@ impl LayerNorm {
         }
     }
 
-    /// Adds another epsilon to variances from now on.
+    /// Changes the epsilon that is added to variances.
     pub fn set_epsilon(&mut self, epsilon: f64) {
         self.epsilon = epsilon;
     }
@@ -83,7 +83,7 @@ impl<const D: usize> Weighted<D, D> for LayerNorm {
     fn bias(&self) -> Option<Tensor<1>> {
         None
     }
-    /// `s (gamma n + beta) + t` is the norm with `s gamma` and `s beta + t`.
+    /// `s (gamma n + beta) + t` is again a norm, with `s gamma` and `s beta + t`.
     fn with_scale_shift(
         &self,
         x: &Tensor<D>,

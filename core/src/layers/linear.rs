@@ -23,10 +23,10 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The layer at `site`; weights drawn as timm does, truncated normal with deviation 0.02.
+    /// A new layer at `site`; weights are drawn as in timm, truncated normal with deviation 0.02.
     ///
     /// # Panics
-    /// If the site is not linear: sites and layers are written side by side in a backbone.
+    /// If the site is not linear, which is a defect of the backbone that declares both.
     pub fn new(site: Site, bias: bool, init: &Init) -> Self {
         let SiteKind::Linear { inputs, outputs } = site.kind else {
             panic!("{}: expected a linear site, got {}", site.name, site.kind)
@@ -67,6 +67,7 @@ impl Linear {
         x: Tensor<D>,
         hooks: &Hooks,
     ) -> Tensor<D> {
+        // An act needs the output on its own, before the sum.
         let acts = hooks.at_site(&self.site);
         if !acts.is_empty() {
             return residual + self.with_acts(acts, x);
@@ -75,8 +76,8 @@ impl Linear {
         peft_ops::linear_residual(x, weight, bias, residual)
     }
 
-    /// `residual + forward(gelu(x))`, the residual if there is one; in one pass where nothing acts at the
-    /// site.
+    /// `residual + forward(gelu(x))`, or without the residual if there is none; in one pass where
+    /// nothing acts at the site.
     ///
     /// # Shapes
     /// As [`forward_onto`](Self::forward_onto).

@@ -1,5 +1,5 @@
-//! Layers that carry their site, of which backbones are built, and the trained layers that methods
-//! share. What acts at a site acts here.
+//! Layers that know their site, of which backbones are built, and the trained layers that methods
+//! share. The acts at a site are applied here.
 //!
 //! Weights have PyTorch's orientation, so that names and shapes in memory, in files and in HF PEFT
 //! are the same. A layer computes in the element type of its input.

@@ -7,8 +7,8 @@
 //! outputs of the sites. `l` starts at one, so that an adapted model starts as the backbone.
 //!
 //! Departure: the paper rescales keys, values and the MLP's hidden activation after its
-//! nonlinearity. Here `qkv` is rescaled whole, the queries too, and `fc1` before the nonlinearity;
-//! where a backbone lacks one of them, every convolution is.
+//! nonlinearity. Here the whole of `qkv` is rescaled, including the queries, and `fc1` before the
+//! nonlinearity; on a backbone that lacks either, every convolution is.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -66,7 +66,7 @@ fn default_sites(spec: &BackboneSpec) -> Vec<Picked<'_>> {
         .unwrap_or_else(|_| spec.sites.iter().filter(is_conv).map(whole).collect())
 }
 
-/// The channels that a picked site writes, or why it cannot be rescaled.
+/// The number of channels that a selected site writes, or why it cannot be rescaled.
 fn outputs(picked: &Picked) -> Result<usize, String> {
     let (name, site) = (picked.name(), picked.site);
     match (picked.slice, site.kind) {

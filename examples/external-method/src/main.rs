@@ -1,4 +1,4 @@
-//! The runner with one method more.
+//! The runner with an additional method.
 
 use external_method as _;
 

@@ -1,4 +1,4 @@
-//! What (IA)^3 must keep, and that the tutorial quotes the files of this crate.
+//! Tests of (IA)^3, and that the tutorial quotes the files of this crate.
 
 use burn::tensor::Device;
 use external_method::Ia3;
@@ -23,7 +23,7 @@ fn targets(names: &[&str]) -> Ia3 {
     }
 }
 
-/// The suite of core, on every backbone that the runner links; a scale always folds.
+/// The conformance suite on every backbone that the runner links; a scale always folds.
 #[test]
 fn it_conforms_and_merges_everywhere() {
     let verdicts = conforms(&[Box::new(Ia3::default())]);
@@ -38,7 +38,7 @@ fn the_count_is_the_papers() {
 }
 
 #[test]
-fn what_is_no_whole_layer_is_refused_with_the_reason() {
+fn a_norm_and_a_part_of_a_layer_are_refused_with_the_reason() {
     let backbone = vit();
     let error = |names: &[&str]| targets(names).formula(&*backbone).unwrap_err().to_string();
     let norm = "ia3 cannot be attached to vit: blocks.0.norm1 is a norm 48; \

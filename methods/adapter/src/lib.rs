@@ -11,9 +11,9 @@
 //! start at zero, so that an adapted model starts as the backbone; `W_down` does not, or only
 //! `b_up` would ever learn.
 //!
-//! Departures: no norm is trained along. Before LayerScale, where a backbone has it. A residual
-//! block of convolutions is one branch: Pfeiffer and Houlsby act after it, parallel reads its
-//! shortcut.
+//! Departures: the norms of the backbone are not trained along. Where a backbone has LayerScale, the
+//! bottleneck acts before it. A residual block of convolutions counts as one branch: Pfeiffer and
+//! Houlsby act after it, and parallel reads its shortcut.
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::Result;
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterMethod {
-    /// Where they stand and what they read. Default `pfeiffer`.
+    /// Where the bottlenecks are placed and what they read. Default `pfeiffer`.
     pub kind: Kind,
     /// Hidden width `d`, at least 1. Default 64.
     pub bottleneck: usize,
@@ -36,7 +36,7 @@ pub struct AdapterMethod {
     pub scale: f64,
 }
 
-/// Where bottlenecks stand and what they read.
+/// Where bottlenecks are placed and what they read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -121,7 +121,7 @@ mod tests {
                           num_heads: 3, mlp_ratio: 2.0, reg_tokens: 3, no_embed_class: true, \
                           init_values: 1.0e-5}";
 
-    /// `mlp` is what the reference calls a bottleneck at the MLP.
+    /// `mlp` is the name of a bottleneck at the MLP in the reference.
     fn check(name: &str, vit: &dyn BackboneConfig, kind: Kind, mlp: &str) {
         let rename = |name: &str| {
             let name = name.trim_start_matches("adapter.");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bottleneck_wider_than_its_layer_is_remarked_once() {
+    fn a_bottleneck_wider_than_its_layer_gives_one_remark() {
         let init = Init::seeded(&Device::flex(), 0);
         let backbone = vit().build(&init).unwrap();
         let remarks = |method: AdapterMethod| method.attach(&*backbone, &init).unwrap().remarks;

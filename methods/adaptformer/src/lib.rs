@@ -8,10 +8,10 @@
 //! an adapted model starts as the backbone. Parameters: `2 D d + d + D` per branch, so
 //! `L (2 D d + d + D)` on a Transformer.
 //!
-//! Departures: paper and official code disagree on what `B` reads. The code's default is the stream
-//! before the norm, as here; the paper's Eq. 2 is `input: normed`. The code's learned `s` is left
-//! out. Before LayerScale, where a backbone has it. A residual block of convolutions is one branch,
-//! and its shortcut is what `B` reads either way.
+//! Departures: the paper and the official code disagree on what `B` reads. The default here is the
+//! code's, the stream before the norm; the paper's Eq. 2 is `input: normed`. The code's learned `s` is
+//! not implemented. Where a backbone has LayerScale, the bottleneck acts before it. A residual block of
+//! convolutions counts as one branch, and `B` reads its shortcut in both cases.
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::Result;
@@ -30,18 +30,18 @@ pub struct AdaptFormer {
     pub scale: f64,
     /// Probability in `[0, 1)` of dropping a hidden value while training. Default 0.1.
     pub dropout: f64,
-    /// What the bottleneck reads. Default `residual`.
+    /// The value that the bottleneck reads. Default `residual`.
     pub input: Input,
 }
 
-/// What the bottleneck reads.
+/// The value that the bottleneck reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Input {
     /// The residual stream before the norm (the official code).
     #[default]
     Residual,
-    /// What the MLP reads, after the norm (the paper).
+    /// The input of the MLP, after the norm (the paper).
     Normed,
 }
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bottleneck_wider_than_its_layer_is_remarked_once() {
+    fn a_bottleneck_wider_than_its_layer_gives_one_remark() {
         let init = Init::seeded(&Device::flex(), 0);
         let backbone = vit().build(&init).unwrap();
         let remarks = |method: AdaptFormer| method.attach(&*backbone, &init).unwrap().remarks;

@@ -4,8 +4,8 @@
 //! (arXiv 2604.06440), Eq. 2 and Tab. A6.
 //!
 //! `z(l) <- z(l) + delta(l)`, one `delta` for all inputs, of the activation's full shape; `l = 0`
-//! is additive visual prompting. `product` multiplies feature by feature, `concat` puts `p` trained
-//! tokens behind the sequence. Parameters: `N D` on tokens (the class token included), `C H W` on
+//! is additive visual prompting. `product` multiplies element by element, `concat` appends `p` trained
+//! tokens to the sequence. Parameters: `N D` on tokens (the class token included), `C H W` on
 //! maps, per boundary; `D` or `C` if shared over positions; `p D` for `concat`. A delta starts at
 //! zero and a factor at one, so that an adapted model starts as the backbone; concatenated tokens
 //! start as VPT's prompts do.
@@ -39,29 +39,30 @@ pub struct Ap {
     /// The inputs of the first `k` blocks instead of `boundaries` (the paper's AP-3 and AP-5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<usize>,
-    /// How the prompt meets the activation. Default `additive`.
+    /// How the prompt is combined with the activation. Default `additive`.
     pub kind: Kind,
-    /// One value for each channel, shared over all positions. Not with `concat`.
+    /// Whether there is one value per channel, shared over all positions. Not with `concat`. Default
+    /// false.
     pub shared: bool,
     /// Number of tokens of `concat`, at least 1. Default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
 }
 
-/// How a prompt meets the activation.
+/// How a prompt is combined with the activation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// `z + delta`.
     #[default]
     Additive,
-    /// `z * factor`, feature by feature.
+    /// `z * factor`, element by element.
     Product,
     /// `[z; prompt]`, along the tokens.
     Concat,
 }
 
-/// Tokens of `concat`, as many as the paper's VPT has.
+/// Number of tokens of `concat`, as in the paper's VPT.
 const LENGTH: usize = 10;
 
 impl Ap {
@@ -185,7 +186,7 @@ struct AtBoundary {
 /// A delta, a factor or tokens.
 #[derive(Module, Debug)]
 enum Prompt {
-    /// Of the boundary's shape, or shared over its positions.
+    /// A tensor with the boundary's shape, or shared over its positions.
     Tensor(BoundaryTensor),
     /// `[p, d]`.
     Tokens(Param<Tensor<2>>),

@@ -1,4 +1,4 @@
-//! Golden values made with timm, and what is refused.
+//! Golden values made with timm, the conformance suite, and refusals.
 
 use burn::tensor::Device;
 use peft_backbone_clip as _;
@@ -32,7 +32,7 @@ fn a_prompt_at_the_last_block_of_a_resnet_agrees_with_timm() {
 }
 
 #[test]
-fn products_shared_prompts_and_concatenated_tokens_agree_with_torch() {
+fn every_other_kind_agrees_with_torch() {
     let at_block_2 = Ap {
         boundaries: vec![3],
         ..Ap::default()
@@ -122,7 +122,7 @@ fn exclusive_options_are_refused_by_field() {
         boundaries: vec![5],
         ..concat
     };
-    assert!(error(late).contains("no block reads what joins at boundary 5"));
+    assert!(error(late).contains("no block follows that could read tokens at boundary 5"));
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Bias-tuning, BitFit: the backbone's biases train, nothing else of it.
+//! Bias tuning (BitFit): only the biases of the backbone train.
 //!
 //! Reference: "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
 //! Language-models", Ben Zaken, Goldberg and Ravfogel, 2022.
 //!
 //! `y = W x + b` with only `b` trained, in place, in linear layers, convolutions and norms.
-//! Parameters: all biases, `(11 L + 2) D` on a ViT; of some parts only those. BatchNorm layers keep
-//! their running statistics, unless told otherwise.
+//! Parameters: all biases, `(11 L + 2) D` on a ViT, or those of the chosen parts. BatchNorm layers keep
+//! their running statistics, unless configured otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,11 +24,12 @@ pub struct Bias {
     /// Parts of the blocks whose biases train. Default: every bias, in whichever part it is.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub parts: BTreeSet<Part>,
-    /// What BatchNorm layers whose bias trains normalise with while training. Default `running`.
+    /// The statistics with which BatchNorm layers normalise, while training, if their bias trains.
+    /// Default `running`.
     pub statistics: Statistics,
 }
 
-/// Some of the layers that have biases.
+/// A group of layers that have biases.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -90,11 +91,12 @@ impl Bias {
                 .map(|p| p.word())
                 .collect();
             return Err(unfit(format!(
-                "parts: nothing in part {} has a bias; parts that have some: {}",
+                "parts: nothing in part {} has a bias; parts with a bias: {}",
                 part.word(),
-                match others.is_empty() {
-                    true => "none".to_owned(),
-                    false => others.join(", "),
+                if others.is_empty() {
+                    "none".to_owned()
+                } else {
+                    others.join(", ")
                 }
             )));
         }

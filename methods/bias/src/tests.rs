@@ -1,4 +1,4 @@
-//! Golden values made with timm, the conformance suite, and what is refused.
+//! Golden values made with timm, the conformance suite, and refusals.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -40,7 +40,7 @@ fn all_and_some_conform() {
 }
 
 #[test]
-fn parts_are_counted_apart() {
+fn parts_are_counted_separately() {
     let backbone = built(&*vit());
     let count = |parts: &[Part]| of(parts).formula(&*backbone).unwrap();
     let (d, depth) = (48, 4);
@@ -49,7 +49,7 @@ fn parts_are_counted_apart() {
     assert_eq!(count(&[Part::Mlp]), 5 * d * depth);
     // The norms of the blocks and the last one.
     assert_eq!(count(&[Part::Norm]), (2 * depth + 1) * d);
-    // What is left is the patch embedding's.
+    // The bias of the patch embedding remains.
     let parts: usize = Part::ALL.iter().map(|part| count(&[*part])).sum();
     assert_eq!(count(&[]) - parts, d);
 }
@@ -62,12 +62,12 @@ fn a_part_without_a_bias_is_refused() {
         .unwrap_err();
     let error = error.to_string();
     assert!(
-        error.ends_with("nothing in part attention has a bias; parts that have some: norm"),
+        error.ends_with("nothing in part attention has a bias; parts with a bias: norm"),
         "{error}"
     );
 }
 
-/// Although no weight of a BatchNorm trains.
+/// The bias of a BatchNorm is enough: its weight does not train here.
 #[test]
 fn batch_statistics_update_the_running_ones() {
     let init = Init::seeded(&Device::flex(), 0);

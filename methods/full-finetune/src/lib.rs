@@ -1,10 +1,11 @@
-//! Full fine-tuning: every parameter of the backbone trains, and the head.
+//! Full fine-tuning: every parameter of the backbone and the head train.
 //!
-//! The baseline of every comparison. Parameters: all of the backbone's. BatchNorm layers use and
-//! update batch statistics, as in ordinary training, unless told otherwise.
+//! A baseline of every comparison. Parameters: all of the backbone's. BatchNorm layers use and update
+//! batch statistics, as in ordinary training, unless configured otherwise.
 //!
-//! With `layer_decay` block `i` of `L` learns at `decay^(L + 1 - i)` of the learning rate, the stem,
-//! class token and position embedding as block 0, the last norm and the head at all of it: "BEiT:
+//! With `layer_decay` the learning rate of block `i` of `L` is multiplied by `decay^(L + 1 - i)`. The
+//! stem, class token and position embedding count as block 0; the last norm and the head learn at the
+//! full rate: "BEiT:
 //! BERT Pre-Training of Image Transformers", Bao et al., 2022, and "Masked Autoencoders Are Scalable
 //! Vision Learners", He et al., 2022, App. A.
 
@@ -21,10 +22,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FullFinetune {
-    /// What BatchNorm layers normalise with while training. Default `batch`.
+    /// The statistics with which BatchNorm layers normalise while training. Default `batch`.
     pub statistics: Statistics,
-    /// Factor in `(0, 1]` between the learning rates of a block and the one above it. Default: none,
-    /// one learning rate for all.
+    /// Factor in `(0, 1]` between the learning rate of a block and that of the block above it. Default:
+    /// none, which gives all the same learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_decay: Option<f64>,
 }
@@ -39,7 +40,7 @@ impl Default for FullFinetune {
 }
 
 impl FullFinetune {
-    /// What the learning rate of each parameter is multiplied by, where it is not 1.
+    /// Factors of the learning rate by parameter, where they are not 1.
     fn rates(&self, backbone: &dyn Backbone, names: &BTreeSet<String>) -> BTreeMap<String, f64> {
         let spec = backbone.spec();
         let decay = self.layer_decay.unwrap_or(1.0);

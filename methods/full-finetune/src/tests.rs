@@ -1,4 +1,4 @@
-//! Golden values made with timm, the conformance suite, learning rates by block, and what is refused.
+//! Golden values made with timm, the conformance suite, learning rates by block, and refusals.
 
 use burn::tensor::Device;
 use peft_backbone_clip as _;

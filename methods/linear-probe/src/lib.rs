@@ -1,6 +1,7 @@
 //! Linear probe: the backbone stays frozen and only the head trains.
 //!
-//! The baseline of every comparison. Parameters: none of its own; the head has `D C + C`.
+//! A baseline of every comparison. Parameters: none besides the head, which has `D C + C` for `C`
+//! classes.
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::Result;

@@ -1,4 +1,4 @@
-//! LoRA and DoRA in HF PEFT's folders.
+//! Reads and writes LoRA and DoRA in HF PEFT's folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ use peft_core::params::Tensors;
 use peft_core::site::{Site, SiteKind};
 use serde_json::{Map, Value, json};
 
-use crate::Lora;
+use crate::config::Lora;
 
-/// What follows the module in a tensor's name.
+/// The parts of a tensor's name that follow the module.
 const PARTS: [&str; 3] = ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"];
 
 pub(crate) fn write(
@@ -32,14 +32,14 @@ pub(crate) fn write(
                 method: "lora in HF PEFT's form".to_owned(),
                 backbone: backbone.spec().name.clone(),
                 reason: format!(
-                    "{name} is a part of {}, which {} adapts whole; another layout may have it \
-                     apart",
+                    "{name} is a part of {}, which {} adapts whole; another layout may have it as \
+                     a module",
                     place.picked.site.name, layout.name
                 ),
             });
         }
         let module = layout.theirs(name)?;
-        // PEFT matches patterns at the end of a name at a dot; `^` makes them whole.
+        // PEFT matches patterns at the end of a name; `^` makes them match the whole name.
         let whole = || format!("^{}", exactly([&module]));
         if place.rank != lora.rank {
             ranks.insert(whole(), place.rank.into());
@@ -84,7 +84,7 @@ fn floats(data: &TensorData) -> Vec<f32> {
     peft_core::params::floats(data.clone())
 }
 
-/// Fields that are understood, with the values that are, if not all.
+/// The supported fields, each with its supported values; an empty list stands for any value.
 fn known() -> Vec<(&'static str, Vec<Value>)> {
     let any = |field| (field, Vec::new());
     vec![
@@ -106,9 +106,9 @@ fn known() -> Vec<(&'static str, Vec<Value>)> {
         any("rank_pattern"),
         any("alpha_pattern"),
         ("bias", vec!["none".into()]),
-        // How the factors started; what changes the base weights as well is not read.
+        // How the factors were initialised. Methods that also change the base weights are refused.
         ("init_lora_weights", vec![true.into(), "gaussian".into()]),
-        // Defaults of features that are off.
+        // Fields of features that are switched off.
         any("megatron_core"),
         any("qalora_group_size"),
         any("ensure_weight_tying"),
@@ -166,10 +166,11 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
             }
             names.push(name.clone());
         }
-        // A convolution's magnitude is `[1, out, 1, 1]` there.
-        let data = match *part == PARTS[2] {
-            true => TensorData::new(floats(data), [data.num_elements()]),
-            false => data.clone(),
+        // HF PEFT stores the magnitude of a convolution as `[1, out, 1, 1]`.
+        let data = if *part == PARTS[2] {
+            TensorData::new(floats(data), [data.num_elements()])
+        } else {
+            data.clone()
         };
         tensors.insert(format!("lora.{name}.{part}"), data);
         modules.insert(module);
@@ -198,7 +199,8 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
     })
 }
 
-/// What the first pattern that matches gives a module: `(.*\.)?(pattern)$` in the file's order.
+/// The value of the first pattern that matches a module, in the order of the file; a pattern is matched
+/// as `(.*\.)?(pattern)$`.
 fn pattern(patterns: &Value, module: &str) -> Result<Option<f64>> {
     let Value::Object(patterns) = patterns else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Golden values made with HF PEFT, and what is refused.
+//! Golden values made with HF PEFT, the conformance suite, and refusals.
 
 use std::path::Path;
 
@@ -156,8 +156,8 @@ fn bad_values_are_refused_by_field() {
     assert!(error(lora(&["conv1"])).contains("\"conv1\" matches no site"));
 }
 
-/// The side path on the rows of `value` does what adding `s B A` to those rows of the fused weight
-/// does.
+/// The side path on the rows of `value` is equivalent to adding `s B A` to those rows of the fused
+/// weight.
 #[test]
 fn a_slice_equals_the_weight_with_the_product_in_its_rows() {
     let init = Init::seeded(&Device::flex(), 3);
@@ -213,7 +213,7 @@ fn a_slice_equals_the_weight_with_the_product_in_its_rows() {
     assert_close("logits", &got, &expected, 1e-5, None);
 }
 
-/// Values of deviation 0.3 that follow from a name.
+/// Random values with deviation 0.3, determined by a name.
 fn noise(count: usize, name: &str) -> Vec<f32> {
     let mut generator = Generator::new(0, name);
     (0..count).map(|_| 0.3 * generator.normal()).collect()
@@ -243,7 +243,7 @@ fn every_form_conforms_and_merges() {
         Box::new(patterns),
     ]);
     for verdict in verdicts {
-        // Beside groups no path merges, and DoRA does not attach.
+        // Beside a grouped convolution no path merges, and DoRA does not attach.
         let expected = match &verdict {
             Verdict::Conforms { merges: Ok(()) } => true,
             Verdict::Conforms {
@@ -324,7 +324,7 @@ fn folders_of_hf_peft_are_read_and_written() {
     for name in ["lora_resnet", "dora_resnet"] {
         check(name, "resnet_bottleneck", &*resnet());
     }
-    // transformers' Swin, whose downsamplings have the number of the stage before.
+    // The Swin of transformers, which numbers each downsampling by the stage before it.
     let swin = config(
         "{name: swin, img_size: 32, patch_size: 2, embed_dim: 8, depths: [2, 2, 1], \
          num_heads: [2, 2, 4], window_size: 4}",
@@ -333,7 +333,7 @@ fn folders_of_hf_peft_are_read_and_written() {
 }
 
 #[test]
-fn what_does_not_fit_of_a_folder_is_refused_and_listed() {
+fn a_folder_that_does_not_fit_is_refused_with_the_reason() {
     let given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft/lora")).unwrap();
     let backbone = built(&*vit());
     let error = |change: &dyn Fn(&mut HfPeft)| {

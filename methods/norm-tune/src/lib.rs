@@ -1,11 +1,11 @@
-//! Norm-tuning: weight and bias of the normalisation layers train, nothing else of the backbone.
+//! Norm tuning: of the backbone only the weights and biases of the normalisation layers train.
 //!
 //! References: "Training BatchNorm and Only BatchNorm", Frankle, Schwab and Morcos, 2021; norm-tuning
 //! of "Visual Prompting Reimagined: The Power of Activation Prompts", 2026 (arXiv 2604.06440).
 //!
 //! `y = gamma (x - mean) / sqrt(var + eps) + beta` with `gamma` and `beta` trained in place.
 //! Parameters: twice the channels of every norm, `(4 L + 2) D` on a ViT. BatchNorm layers whose
-//! `gamma` and `beta` train use and update batch statistics, unless told otherwise.
+//! `gamma` and `beta` train use and update batch statistics, unless configured otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ pub struct NormTune {
     /// Norms by suffix (a list) or regular expression over the whole name (a string). Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sites: Option<Targets>,
-    /// What tuned BatchNorm layers normalise with while training. Default `batch`.
+    /// The statistics with which tuned BatchNorm layers normalise while training. Default `batch`.
     pub statistics: Statistics,
 }
 
@@ -56,9 +56,10 @@ impl NormTune {
         let Some(targets) = &self.sites else {
             let norms = spec.sites.iter().filter_map(|s| Some((s, channels(s)?)));
             let norms: Vec<_> = norms.collect();
-            return match norms.is_empty() {
-                true => Err(unfit("it has no norm".to_owned())),
-                false => Ok(norms),
+            return if norms.is_empty() {
+                Err(unfit("it has no norm".to_owned()))
+            } else {
+                Ok(norms)
             };
         };
         let picked = targets
@@ -96,7 +97,7 @@ impl AdaptationMethod for NormTune {
     }
 }
 
-/// The part of HF PEFT's names that says what trains.
+/// The part of HF PEFT's names that marks tuned parameters.
 const LN_TUNING: &str = "ln_tuning_layers";
 
 fn write(

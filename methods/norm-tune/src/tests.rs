@@ -1,4 +1,4 @@
-//! Golden values made with timm and torchvision, the conformance suite, and what is refused.
+//! Golden values made with timm and torchvision, the conformance suite, and refusals.
 
 use peft_backbone_clip as _;
 use peft_backbone_resnet as _;
@@ -53,7 +53,7 @@ fn both_statistics_and_some_sites_conform() {
 }
 
 #[test]
-fn sites_are_some_of_the_norms() {
+fn sites_select_some_of_the_norms() {
     let backbone = built(&*vit());
     let count = |method: NormTune| method.formula(&*backbone).unwrap();
     assert_eq!(count(NormTune::default()), (4 * 4 + 2) * 48);
@@ -61,7 +61,7 @@ fn sites_are_some_of_the_norms() {
 }
 
 #[test]
-fn a_target_that_is_no_norm_is_refused() {
+fn a_target_that_is_not_a_norm_is_refused() {
     let backbone = built(&*vit());
     let error = |sites: &str| of(sites).formula(&*backbone).unwrap_err().to_string();
     let linear = error(r"blocks\.0\.(norm1|mlp\.fc1)");

@@ -3,12 +3,12 @@
 //! Reference: "Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning", Lian
 //! et al., 2022, Eqs. 3 and 5.
 //!
-//! `y = gamma * x + beta` per channel on what a layer writes: every linear layer, convolution and
-//! norm, on a ViT the patch embedding, `norm1`, `qkv`, `proj`, `norm2`, `fc1`, `fc2` and the last
+//! `y = gamma * x + beta` per channel on the output of every linear layer, convolution and norm: on a
+//! ViT the patch embedding, `norm1`, `qkv`, `proj`, `norm2`, `fc1`, `fc2` and the last
 //! norm. Parameters: twice the sum of the sites' output channels, `2 (11 L + 2) D` on a ViT whose
-//! MLP is four times as wide. Both fold into the layer, `W' = diag(gamma) W`, `b' = gamma * b +
-//! beta`, if it has a bias. `gamma ~ N(1, 0.02)` and `beta ~ N(0, 0.02)`, deviations, so that an
-//! adapted model starts near the backbone but not as it.
+//! MLP is four times as wide. Both fold into a layer that has a bias: `W' = diag(gamma) W`, `b' = gamma
+//! * b + beta`. They start as `gamma ~ N(1, 0.02)` and `beta ~ N(0, 0.02)` (standard deviations), so
+//! that an adapted model starts near the backbone but not as the backbone.
 //!
 //! Departure: `init: identity`, which starts as the backbone, is not in the reference.
 
@@ -24,7 +24,7 @@ use peft_core::site::{Picked, Site, SiteKind, Targets};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Scale and shift what layers write, channel by channel.
+/// Scale and shift the outputs of layers, channel by channel.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ssf {
@@ -43,7 +43,7 @@ pub enum Start {
     /// Normal with deviation 0.02 around one and zero, as in the reference code.
     #[default]
     Random,
-    /// One and zero: the backbone's own outputs.
+    /// One and zero, which keeps the backbone's outputs.
     Identity,
 }
 
@@ -59,9 +59,10 @@ impl Ssf {
         let Some(targets) = &self.sites else {
             let place = |site: &'a Site| Some((site, channels(site)?));
             let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
-            return match places.is_empty() {
-                true => Err(unfit("it has no linear layer, convolution or norm".into())),
-                false => Ok(places),
+            return if places.is_empty() {
+                Err(unfit("it has no linear layer, convolution or norm".into()))
+            } else {
+                Ok(places)
             };
         };
         let picked = targets.pick(&spec.sites, &spec.name);
@@ -81,7 +82,7 @@ impl Ssf {
     }
 }
 
-/// The channels that a layer writes; none for a branch.
+/// The number of channels that a layer writes; none for a branch.
 fn channels(site: &Site) -> Option<usize> {
     match site.kind {
         SiteKind::Linear { outputs, .. } | SiteKind::Conv { outputs, .. } => Some(outputs),
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_norms_it_conforms_and_merges_everywhere() {
+    fn after_norms_it_conforms_and_merges_everywhere() {
         for verdict in conforms(&[Box::new(at(r".*(norm|bn)\d?"))]) {
             let merges = matches!(verdict, Verdict::Conforms { merges: Ok(()) });
             assert!(merges, "{verdict:?}");
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_layer_is_refused() {
+    fn a_part_of_a_layer_and_a_branch_are_refused() {
         let backbone = built(&*vit());
         let error = |method: Ssf| method.formula(&*backbone).unwrap_err().to_string();
         let slice = error(at(r"blocks\.1\.attn\.query"));

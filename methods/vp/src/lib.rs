@@ -1,5 +1,5 @@
-//! Visual prompts: a trained perturbation of the image, over all of it, on its border, or as a frame
-//! around a smaller copy of it.
+//! Visual prompts: a trained perturbation of the whole image, of its border, or a frame around a
+//! smaller copy of it.
 //!
 //! References: "Exploring Visual Prompts for Adapting Large-Scale Models", Bahng et al., 2022 (`full`
 //! and `border`); "Understanding and Improving Visual Prompting: A Label-Mapping Perspective", Chen
@@ -8,12 +8,12 @@
 //! `full`, `border`: `x <- x + delta` on the normalised image, `delta` zero inside the border.
 //! `frame`: the image is loaded at `inner` pixels and set into a frame whose pixels are `sigmoid(v)`
 //! (or `v`), normalised as the backbone's images are: `(sigmoid(v) - mean) / std`. Parameters at `S`
-//! pixels: `3 S^2`; `12 w (S - w)`; `3 (S^2 - inner^2)`: of a border and a frame only the four strips
-//! are kept, as in Bahng's code. If `S - inner` is odd, the lower and the right strip are a pixel
+//! pixels: `3 S^2`; `12 w (S - w)`; `3 (S^2 - inner^2)`. A border and a frame are stored as four strips,
+//! as in Bahng's code. If `S - inner` is odd, the lower and the right strip are a pixel
 //! wider.
 //!
-//! Departure: a delta starts at zero, where Bahng's code draws it from a normal distribution, so that
-//! an adapted model starts as the backbone; a frame cannot.
+//! Departure: a delta starts at zero, so that an adapted model starts as the backbone; Bahng's code
+//! draws it from a normal distribution. With a frame the model cannot start as the backbone.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -32,23 +32,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vp {
-    /// Where the prompt lies. Default `full`.
+    /// Where the prompt is. Default `full`.
     pub kind: Kind,
     /// Width of the border of kind `border` in pixels, at least 1 and less than half of the image.
     /// Default 30.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
-    /// Rows and columns in pixels to which kind `frame` shrinks the image, at least 1 and less than
-    /// the backbone's. Default 128.
+    /// Rows and columns in pixels to which kind `frame` shrinks the image, at least 1 and less than the
+    /// size of the backbone's input. Default 128.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inner: Option<usize>,
-    /// Whether the pixels of kind `frame` are a sigmoid of what trains, and so stay in `(0, 1)`.
+    /// Whether the pixels of kind `frame` are a sigmoid of the trained values, and so stay in `(0, 1)`.
     /// Default true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigmoid: Option<bool>,
 }
 
-/// Where a prompt lies.
+/// Where a prompt is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -83,9 +83,10 @@ impl Vp {
                 format!("only kind {owner} has this field"),
             ));
         }
-        let within = |field: &str, value: usize, limit: usize| match (1..=limit).contains(&value) {
-            true => Ok(value),
-            false => {
+        let within = |field: &str, value: usize, limit: usize| {
+            if (1..=limit).contains(&value) {
+                Ok(value)
+            } else {
                 let message =
                     format!("expected 1 to {limit} pixels on images of {size} pixels, got {value}");
                 Err(Error::config(field, message))
@@ -153,10 +154,7 @@ impl AdaptationMethod for Vp {
 }
 
 /// The prompt of a [`Vp`].
-#[allow(
-    clippy::large_enum_variant,
-    reason = "made once a model, never stored in numbers"
-)]
+#[allow(clippy::large_enum_variant, reason = "made once per model")]
 #[derive(Module, Debug)]
 pub enum VpAdapter {
     /// Over the whole image.
@@ -165,13 +163,13 @@ pub enum VpAdapter {
     Strips(Strips),
 }
 
-/// A delta of the image's shape.
+/// A delta with the shape of the image.
 #[derive(Module, Debug)]
 pub struct Full {
     prompt: BoundaryTensor,
 }
 
-/// Four strips around a square: a border that is added, or a frame that is set.
+/// Four strips around a square: a border that is added, or a frame that replaces the pixels.
 #[derive(Module, Debug)]
 pub struct Strips {
     /// `[3, w, S]`.
@@ -182,12 +180,12 @@ pub struct Strips {
     left: Param<Tensor<3>>,
     /// `[3, S - w - w', w']`.
     right: Param<Tensor<3>>,
-    /// How a frame's values become pixels; none for a border.
+    /// How the values of a frame become pixels; none for a border.
     #[module(skip)]
     pixels: Option<Pixels>,
 }
 
-/// From what trains to normalised pixels.
+/// Turns trained values into normalised pixels.
 #[derive(Clone, Debug)]
 struct Pixels {
     mean: [f32; CHANNELS],
@@ -222,6 +220,8 @@ impl Strips {
         }
     }
 
+    /// Puts the strips around a square.
+    ///
     /// # Shapes
     /// `[b, 3, inner, inner] -> [b, 3, S, S]`.
     fn around(&self, inner: Tensor<4>) -> Tensor<4> {

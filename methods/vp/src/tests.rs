@@ -1,4 +1,4 @@
-//! Golden values made with timm and PyTorch, the conformance suite, sizes, and what is refused.
+//! Golden values made with timm and PyTorch, the conformance suite, sizes, and refusals.
 
 use burn::tensor::{Device, Tensor};
 use peft_backbone_clip as _;
@@ -43,7 +43,7 @@ fn a_full_prompt_agrees_with_timm() {
     Golden::fixture("peft/vp_full").check_training(&*vit(), Box::new(Vp::default()), rename);
 }
 
-/// The reference holds the whole image behind a mask.
+/// The reference trains the whole image behind a mask.
 #[test]
 fn a_border_agrees_with_timm() {
     let rename = |name: &str| {
@@ -91,7 +91,7 @@ fn parameters_are_those_of_the_papers() {
 
 /// At 0.5 a pixel is the mean of this backbone; a pixel of 0 is one deviation below it.
 #[test]
-fn a_frame_is_pixels_normalised_as_the_image_is() {
+fn the_pixels_of_a_frame_are_normalised_like_the_image() {
     let backbone = at(32);
     let init = Init::empty(&Device::flex());
     for (sigmoid, outside) in [(true, 0.0), (false, -1.0)] {

@@ -1,17 +1,17 @@
-//! Visual prompt tuning: trained tokens that join the sequence before frozen blocks.
+//! Visual prompt tuning: trained tokens that are appended to the sequence before frozen blocks.
 //!
 //! Reference: "Visual Prompt Tuning", Jia et al., 2022, Eqs. 4 to 6.
 //!
 //! Shallow: `[x_1, Z_1, E_1] = B_1([x_0, P, E_0])`, and the prompts' outputs `Z` stay in the
-//! sequence. Deep: `[x_l, _, E_l] = B_l([x_{l-1}, P_{l-1}, E_{l-1}])`, new prompts in the place of
-//! `Z` before every block. Parameters: `p D` shallow, `p D L` deep, `p D` for each boundary of a
-//! list. Prompts start as `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size, so that an adapted
-//! model does not start as the backbone; they never merge.
+//! sequence. Deep: `[x_l, _, E_l] = B_l([x_{l-1}, P_{l-1}, E_{l-1}])`, where new prompts replace `Z`
+//! before every block. Parameters: `p D` shallow, `p D L` deep, `p D` for each boundary of a
+//! list. Prompts start as `U(+-sqrt(6 / (3 P^2 + D)))` with `P` the patch size, so an adapted model
+//! does not start as the backbone. Prompts never merge.
 //!
-//! Departures: prompts stand behind the patches and not between the class token and them, which
-//! changes nothing, because they have no position embedding and attention has no order of its own.
-//! The reference code's projection of narrower prompts is left out. The default length is that of
-//! the comparisons in "Visual Prompting Reimagined" (2026), where the paper searches it.
+//! Departures: prompts come after the patches, not between them and the class token. This changes
+//! nothing, because prompts have no position embedding and attention does not depend on the order. The
+//! reference code's projection of narrower prompts is not implemented. The paper searches for the
+//! length; the default here is that of the comparisons in "Visual Prompting Reimagined" (2026).
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -24,16 +24,16 @@ use peft_core::plug::{Boundary, ByBoundary};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Put trained tokens into the sequence.
+/// Append trained tokens to the sequence.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vpt {
-    /// Before which blocks. Default `shallow`. Not with `boundaries`.
+    /// The blocks before which prompts are appended. Default `shallow`. Not with `boundaries`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// Boundaries instead of a mode: `l` is the input of block `l`, `1..=L`, `-1` that of the last
-    /// block. The prompts of each take the place of those before and stay afterwards; one boundary
-    /// is the paper's single-layer prompt.
+    /// block. The prompts of each replace those of the one before; a single boundary is the paper's
+    /// single-layer prompt.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub boundaries: Vec<i64>,
     /// Number of prompts `p` at each boundary, at least 1. Default 10.
@@ -43,13 +43,13 @@ pub struct Vpt {
     pub dropout: f64,
 }
 
-/// Before which blocks prompts join.
+/// The blocks before which prompts are appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Before the first block; they stay in the sequence.
     Shallow,
-    /// Before every block, in the place of those before.
+    /// Before every block, where they replace those of the block before.
     Deep,
 }
 
@@ -279,6 +279,6 @@ mod tests {
         assert!(at(&[4, -1]).contains("boundary 4 (input of blocks.3) is named twice"));
         assert!(at(&[6]).contains("expected 0..=5"));
         assert!(at(&[0]).contains("boundary 0 (normalised image) it has a map"));
-        assert!(at(&[5]).contains("no block reads what joins at boundary 5"));
+        assert!(at(&[5]).contains("no block follows that could read tokens at boundary 5"));
     }
 }

@@ -8,7 +8,7 @@ use crate::cache::prefix::Prefix;
 use crate::data::loader::Loader;
 use crate::data::random::EpochRandom;
 use crate::data::table::Shape;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 
 /// Raise it whenever a decoder or a transform changes a pixel: old cache files are then ignored.
 /// [`RESULTS`] does the same for the kernels.
@@ -89,7 +89,7 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
 }
 
 /// The code that computes rows on a device: other code may round the last bit another way.
-fn code(device: &Chosen) -> String {
+fn code(device: &ComputeDevice) -> String {
     if !device.is_cpu() {
         let off = std::env::var_os("PEFT_OPS_CUDA").is_some_and(|value| value == "off");
         return format!("{}{}", device.model(), if off { " off" } else { "" });
@@ -154,6 +154,9 @@ mod tests {
     #[test]
     fn the_level_in_force_is_in_the_code_of_the_cpu() {
         let level = peft_ops::level().unwrap();
-        assert_eq!(code(&Chosen::cpu()), code_of_cpu(instructions(), level));
+        assert_eq!(
+            code(&ComputeDevice::cpu()),
+            code_of_cpu(instructions(), level)
+        );
     }
 }

@@ -7,7 +7,7 @@ use peft_core::backbone::{BoxedBackbone, Cut};
 use crate::config::cache::{Store, ValueType};
 use crate::data::random::EpochRandom;
 use crate::data::rows::Encoding;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
 
 /// What runs below the first cut of a trial.
@@ -20,7 +20,7 @@ pub struct Prefix<'a> {
     /// The first cut.
     pub cut: Cut,
     /// The device.
-    pub device: &'a Chosen,
+    pub device: &'a ComputeDevice,
 }
 
 impl Prefix<'_> {

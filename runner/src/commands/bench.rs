@@ -12,7 +12,7 @@ use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
 use crate::commands::print::{json_line, row};
 use crate::commands::{at_least_one, experiment, methods, on_pool};
 use crate::config::recipe::Precision;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::Failure;
 use crate::measure::memory;
 use crate::measure::{self, Repeats, median};
@@ -104,7 +104,12 @@ pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
 }
 
 /// Times a trial and prints each round.
-fn time(trial: &Trial, model: Model, device: &Chosen, args: &BenchArgs) -> Result<(), Failure> {
+fn time(
+    trial: &Trial,
+    model: Model,
+    device: &ComputeDevice,
+    args: &BenchArgs,
+) -> Result<(), Failure> {
     let mut repeats = Repeats {
         warmup: args.warmup,
         steps: args.steps,

@@ -21,7 +21,7 @@ use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{At, Failure, config_error};
 use crate::measure;
 use crate::model::adapter::Adapter;
@@ -105,7 +105,7 @@ fn model(
     base: &Base,
     adapter: Option<&Adapter>,
     seed: u64,
-    device: &Chosen,
+    device: &ComputeDevice,
 ) -> Result<(Model, bool), Failure> {
     let init = Init::seeded(&device.device, seed);
     let features = base.backbone.spec().features;
@@ -147,7 +147,7 @@ struct Output<'a> {
     wanted: BTreeSet<Cut>,
     /// Whether there are logits to write.
     has_head: bool,
-    device: &'a Chosen,
+    device: &'a ComputeDevice,
     /// None before the first batch, which shows the shapes.
     writer: Option<Writer>,
 }

@@ -13,7 +13,7 @@ use crate::commands::print::row;
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::Data;
 use crate::data::random::Pass;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};
 use crate::model::export::checkpoint_tensors;
@@ -90,7 +90,7 @@ impl<'a> Check<'a> {
 
     /// Checks two batches of the validation split, or of random images where the data set is not on this
     /// machine. Says which.
-    fn run(&mut self, source: &Source, device: &Chosen) -> Result<&'static str, Failure> {
+    fn run(&mut self, source: &Source, device: &ComputeDevice) -> Result<&'static str, Failure> {
         let Self { assembled, .. } = *self;
         let experiment = &source.experiment;
         let data = match Data::open(&*experiment.dataset, experiment.on_error) {
@@ -111,7 +111,7 @@ impl<'a> Check<'a> {
     }
 
     /// Two batches of normally distributed pixels, which have the mean and deviation of normalised images.
-    fn random(&mut self, device: &Chosen) {
+    fn random(&mut self, device: &ComputeDevice) {
         let (size, batch) = (self.assembled.input.size, self.assembled.batch_size);
         let mut generator = Generator::new(0, "merge");
         for _ in 0..2 {

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::args::{ConfigArgs, PlaceArgs, TrainedArgs};
 use crate::config::experiment::Experiment;
-use crate::device::{self, Chosen};
+use crate::device::{self, ComputeDevice};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};
 use crate::model::trial::Trial;
@@ -59,7 +59,7 @@ fn cache_folder(asked: Option<&Path>, results: &Path) -> PathBuf {
 /// Chooses the device and the number of threads, and runs `work` on one of these.
 fn on_pool<T: Send>(
     place: &PlaceArgs,
-    work: impl FnOnce(Chosen) -> Result<T, Failure> + Send,
+    work: impl FnOnce(ComputeDevice) -> Result<T, Failure> + Send,
 ) -> Result<T, Failure> {
     let device = device::choose(place.device)?;
     rayon::ThreadPoolBuilder::new()
@@ -70,7 +70,7 @@ fn on_pool<T: Send>(
 }
 
 /// The model that `which` names, its source, and what people should know printed to stderr.
-fn assemble(which: &TrainedArgs, device: &Chosen) -> Result<(Source, Assembled), Failure> {
+fn assemble(which: &TrainedArgs, device: &ComputeDevice) -> Result<(Source, Assembled), Failure> {
     let source = Source::open(&which.run, which.adapter.is_some(), device)?;
     let model = source.assemble(which.adapter.as_deref(), which.scale)?;
     remark(&model);

@@ -13,7 +13,7 @@ use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
 use crate::commands::print::json;
 use crate::commands::{at_least_one, experiment, methods, on_pool};
 use crate::config::recipe::Precision;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::{self, Repeats, StepMemory, median, memory, peak};
 use crate::model::trial::Trial;
@@ -152,7 +152,7 @@ impl Profile {
     fn of(
         trial: &Trial,
         model: Model,
-        device: &Chosen,
+        device: &ComputeDevice,
         args: &ProfileArgs,
     ) -> Result<Self, Failure> {
         let (counts, flops) = (model.counts(), Flops::of(&model));
@@ -226,7 +226,7 @@ impl Measured {
     fn of(
         trial: &Trial,
         model: Model,
-        device: &Chosen,
+        device: &ComputeDevice,
         args: &ProfileArgs,
     ) -> Result<Self, Failure> {
         let repeats = Repeats {

@@ -343,14 +343,14 @@ fn report(refused: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Chosen;
+    use crate::device::ComputeDevice;
 
     fn planned(text: &str) -> Result<Plan, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.yaml");
         std::fs::write(&path, text).unwrap();
         let comparison = Comparison::read(path.to_str().unwrap(), &[]);
-        let device = Chosen::cpu();
+        let device = ComputeDevice::cpu();
         let plan = |comparison| plan(&comparison, &mut Workshop::new(&device, folder.path()));
         comparison.and_then(plan).map_err(|f| f.to_string())
     }
@@ -380,7 +380,7 @@ methods: [linear-probe, {use: vpt-deep, backbones: [vit-micro]}]
         assert_eq!(ids.len(), 6);
         // The id is the hash that the trial has when it runs alone.
         let alone = Experiment::read("peft/linear-probe.yaml", &["recipe=micro".to_owned()]);
-        let alone = alone.and_then(|e| crate::model::trial::Trial::open(e, &Chosen::cpu()));
+        let alone = alone.and_then(|e| crate::model::trial::Trial::open(e, &ComputeDevice::cpu()));
         let alone = alone.map_err(|f| f.error).unwrap().0;
         assert_eq!(alone.hash, plan.tasks[0].id);
         assert_eq!(plan.results.missing.len(), 6);

@@ -11,7 +11,7 @@ use super::execute::Executor;
 use super::manifest::collect;
 use super::plan::{Plan, plan};
 use super::results::Results;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::Failure;
 use crate::model::workshop::Workshop;
 
@@ -29,7 +29,7 @@ use crate::model::workshop::Workshop;
 pub fn run(
     comparison: &Comparison,
     folder: &Path,
-    device: &Chosen,
+    device: &ComputeDevice,
     interrupt: Arc<AtomicBool>,
 ) -> Result<Results, Failure> {
     let mut workshop = Workshop::new(device, &folder.join(".cache"));

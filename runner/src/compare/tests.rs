@@ -20,7 +20,7 @@ use super::plan::{Plan, plan};
 use super::report::Report;
 use super::results::Results;
 use super::run::run;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::Exit;
 use crate::model::workshop::Workshop;
 
@@ -50,8 +50,10 @@ fn a_comparison_is_a_call_that_returns_values() {
     let folder = tempfile::tempdir().unwrap();
     let comparison = comparison(folder.path());
     let out = folder.path().join("out");
-    let results =
-        || run(&comparison, &out, &Chosen::cpu(), Arc::default()).map_err(|failure| failure.error);
+    let results = || {
+        run(&comparison, &out, &ComputeDevice::cpu(), Arc::default())
+            .map_err(|failure| failure.error)
+    };
     let first = results().unwrap();
     assert_eq!((first.done.len(), first.planned()), (4, 4));
     let report = Report::of(&first);
@@ -167,7 +169,7 @@ impl Adapter for PanicsAdapter {
 fn with_a_panic(forward: bool) -> Results {
     let folder = tempfile::tempdir().unwrap();
     let comparison = comparison(folder.path());
-    let device = Chosen::cpu();
+    let device = ComputeDevice::cpu();
     let mut executor = Executor {
         root: folder.path(),
         workshop: Workshop::new(&device, folder.path()),

@@ -11,7 +11,7 @@ use peft_core::{Activation, Model, params};
 
 use crate::data::batch::Batch;
 use crate::data::random::Pass;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::trial::Trial;
 use crate::train::Trainer;
@@ -43,7 +43,7 @@ pub struct StepMemory {
 ///
 /// # Errors
 /// If the device failed.
-pub fn sync(device: &Chosen) -> Result<(), Failure> {
+pub fn sync(device: &ComputeDevice) -> Result<(), Failure> {
     let synced = device.device.sync();
     synced.map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e:?}", device.name)))
 }
@@ -54,7 +54,7 @@ pub fn sync(device: &Chosen) -> Result<(), Failure> {
 /// # Errors
 /// If the device failed.
 pub fn repeat(
-    device: &Chosen,
+    device: &ComputeDevice,
     repeats: Repeats,
     mut step: impl FnMut(),
 ) -> Result<Vec<f64>, Failure> {
@@ -83,7 +83,7 @@ pub fn repeat(
 pub fn step_memory(
     trainer: &mut Trainer,
     batch: &Batch,
-    device: &Chosen,
+    device: &ComputeDevice,
 ) -> Result<StepMemory, Failure> {
     let live = || memory::live(&device.device);
     let model = trainer.model();
@@ -138,7 +138,7 @@ pub struct Parts {
 pub fn parts(
     trainer: &mut Trainer,
     batch: &Batch,
-    device: &Chosen,
+    device: &ComputeDevice,
     repeats: Repeats,
 ) -> Result<Parts, Failure> {
     let (mut parts, mut failed) = (Parts::default(), None);
@@ -172,7 +172,7 @@ pub fn parts(
 /// If an image cannot be read and `on_error` is `fail`.
 pub fn data(
     trainer: &Trainer,
-    device: &Chosen,
+    device: &ComputeDevice,
     repeats: Repeats,
 ) -> Result<(Batch, Vec<f64>), Failure> {
     let (loader, pass) = (trainer.training(), Pass::Training(trainer.random(0)));
@@ -201,7 +201,7 @@ pub fn inference(
     model: &Model,
     trial: &Trial,
     batch: &Batch,
-    device: &Chosen,
+    device: &ComputeDevice,
     repeats: Repeats,
 ) -> Result<Vec<f64>, Failure> {
     let compute = trial.compute_type();
@@ -211,7 +211,7 @@ pub fn inference(
 }
 
 /// Random images, uniform in `[-1, 1)`, and labels, from the experiment's seed.
-pub fn random_batch(trial: &Trial, device: &Chosen) -> Batch {
+pub fn random_batch(trial: &Trial, device: &ComputeDevice) -> Batch {
     let (rows, size) = (trial.experiment.recipe.batch_size, trial.input.size);
     let mut generator = Generator::new(trial.experiment.seed, "bench");
     let pixels: Vec<f32> = (0..rows * 3 * size * size)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Tensor, TensorData};
 use peft_core::random::Generator;
 
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 
 /// The side of the square matrices.
 pub const SIDE: usize = 1024;
@@ -14,7 +14,7 @@ pub const SIDE: usize = 1024;
 ///
 /// # Errors
 /// If the device failed.
-pub fn matmul(device: &Chosen, dtype: DType) -> Result<f64, String> {
+pub fn matmul(device: &ComputeDevice, dtype: DType) -> Result<f64, String> {
     let sync = || device.device.sync().map_err(|e| format!("{e:?}"));
     let scale = 1.0 / (SIDE as f32).sqrt();
     let mut generator = Generator::new(0, "matmul");

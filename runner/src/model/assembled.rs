@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
 use crate::data::held_out::Settled;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::{Adapter, resolved};
 use crate::model::base::Base;
@@ -39,7 +39,7 @@ pub struct Assembled {
     pub compute: DType,
     /// What its user should know: modules of an adapter that were passed over, classes without names.
     pub remarks: Vec<String>,
-    device: Chosen,
+    device: ComputeDevice,
 }
 
 /// Its values are what they are: nothing chooses between it and another.
@@ -97,7 +97,7 @@ pub struct Source {
     base: Base,
     /// The run's folder; none for a configuration.
     folder: Option<PathBuf>,
-    device: Chosen,
+    device: ComputeDevice,
 }
 
 impl Source {
@@ -107,7 +107,7 @@ impl Source {
     /// # Errors
     /// If it is neither a run nor a configuration, the run is not finished, or a configuration has
     /// nothing that is trained already.
-    pub fn open(run: &Path, adapted: bool, device: &Chosen) -> Result<Self, Failure> {
+    pub fn open(run: &Path, adapted: bool, device: &ComputeDevice) -> Result<Self, Failure> {
         let mut experiment = experiment_of(run, adapted)?;
         // The values from which it started are part of the values that it trained.
         experiment.adapter = None;

@@ -6,7 +6,7 @@ use peft_core::input::Published;
 use peft_core::{BackboneConfig, Init, Plug};
 
 use crate::config::find;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 
 /// A backbone, filled from its weights file or at random.
@@ -31,7 +31,7 @@ impl Base {
     pub fn open(
         mut config: Box<dyn BackboneConfig>,
         seed: u64,
-        device: &Chosen,
+        device: &ComputeDevice,
     ) -> Result<Self, Failure> {
         let at =
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));

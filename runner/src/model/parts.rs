@@ -5,7 +5,7 @@ use peft_core::input::InputSpec;
 use peft_core::{AdaptationMethod, BackboneConfig, DatasetConfig, Head, Init, Model};
 
 use crate::config::recipe::Precision;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
 
@@ -42,7 +42,7 @@ pub fn assemble(
     head: Head,
     init: &Init,
     precision: Precision,
-    device: &Chosen,
+    device: &ComputeDevice,
 ) -> Result<Model, Failure> {
     let model =
         Model::assemble(base.backbone.clone(), methods, head, init).map_err(at("method"))?;

@@ -12,7 +12,7 @@ use peft_datasets::Preprocess;
 use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
 use crate::data::held_out::Data;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
@@ -51,7 +51,7 @@ impl Trial {
     ///
     /// # Errors
     /// What is wrong with a path, a file, a shape or a target, with the component's name.
-    pub fn open(experiment: Experiment, device: &Chosen) -> Result<(Self, Model), Failure> {
+    pub fn open(experiment: Experiment, device: &ComputeDevice) -> Result<(Self, Model), Failure> {
         let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
         let data = Data::open(&*experiment.dataset, experiment.on_error)?;
         Self::on(&base, data, experiment, device)
@@ -65,7 +65,7 @@ impl Trial {
         base: &Base,
         data: Arc<Data>,
         mut experiment: Experiment,
-        device: &Chosen,
+        device: &ComputeDevice,
     ) -> Result<(Self, Model), Failure> {
         if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
             return Err(config_error(
@@ -237,7 +237,7 @@ mod tests {
     fn open(config: &str, overrides: &[&str]) -> Result<(Trial, Model), String> {
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
         Experiment::read(config, &overrides)
-            .and_then(|experiment| Trial::open(experiment, &Chosen::cpu()))
+            .and_then(|experiment| Trial::open(experiment, &ComputeDevice::cpu()))
             .map_err(|failure| failure.error.to_string())
     }
 
@@ -247,7 +247,7 @@ mod tests {
             let (trial, model) = open(config, &[]).unwrap();
             assert_eq!((trial.input.size, model.spec().input.size), (size, 32));
             let loader = trial.data.validation(trial.preprocess(), 64);
-            let device = Chosen::cpu();
+            let device = ComputeDevice::cpu();
             let (metrics, _) = evaluate(&model, &loader, &device, DType::F32).unwrap();
             assert!(metrics.loss.is_finite());
         }

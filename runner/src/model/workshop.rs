@@ -10,7 +10,7 @@ use crate::cache::Caches;
 use crate::config::cache::Store;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::Data;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::Failure;
 use crate::model::base::Base;
 use crate::model::trial::Trial;
@@ -23,7 +23,7 @@ use crate::model::trial::Trial;
 /// do, because the peak memory of a trial is read from the device's pool, in which other backbones
 /// would count. The last two data sets stay open.
 pub struct Workshop<'a> {
-    device: &'a Chosen,
+    device: &'a ComputeDevice,
     caches: Caches,
     /// Whether `prefix_cache: auto` means files, which other processes share.
     in_files: bool,
@@ -39,7 +39,7 @@ const KEPT: usize = 2;
 
 impl<'a> Workshop<'a> {
     /// A workshop in which nothing is open yet; cache files are below `folder`.
-    pub fn new(device: &'a Chosen, folder: &Path) -> Self {
+    pub fn new(device: &'a ComputeDevice, folder: &Path) -> Self {
         let weights = if device.is_cpu() { WEIGHTS } else { 0 };
         Self {
             device,
@@ -59,7 +59,7 @@ impl<'a> Workshop<'a> {
     }
 
     /// The device of all trials.
-    pub fn device(&self) -> &'a Chosen {
+    pub fn device(&self) -> &'a ComputeDevice {
         self.device
     }
 

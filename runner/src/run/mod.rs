@@ -19,7 +19,7 @@ use crate::cache::{Caches, Prefix};
 use crate::data::held_out::Choice;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, failure};
 use crate::model::export::checkpoint_tensors;
 use crate::model::trial::Trial;
@@ -73,7 +73,7 @@ pub fn run(
     trial: &Trial,
     model: Model,
     folder: &RunFolder,
-    device: &Chosen,
+    device: &ComputeDevice,
     part: Part,
 ) -> Result<Summary, Failure> {
     let reporter = &part.reporter;
@@ -202,7 +202,7 @@ fn inference(
     model: &Model,
     loader: &Loader,
     trial: &Trial,
-    device: &Chosen,
+    device: &ComputeDevice,
 ) -> Result<f64, Failure> {
     let mut speeds = Vec::new();
     let batches = loader.batches().min(TIMED_BATCHES + 1);

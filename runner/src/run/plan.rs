@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use peft_core::{BackboneSpec, Model, params};
 
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
 use crate::report::numbers::mebibytes;
 
@@ -13,7 +13,7 @@ use crate::report::numbers::mebibytes;
 const PLACES: usize = 12;
 
 /// The plan in words.
-pub fn plan(trial: &Trial, model: &Model, device: &Chosen) -> String {
+pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     let (spec, counts) = (&trial.spec, model.counts());
     let mut text = String::new();
     let mut line = |key: &str, value: String| {

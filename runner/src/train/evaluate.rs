@@ -9,7 +9,7 @@ use peft_core::params::floats;
 use crate::data::images::names;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::{Metrics, Tally};
 
@@ -21,7 +21,7 @@ use crate::train::metrics::{Metrics, Tally};
 pub fn evaluate(
     model: &Model,
     loader: &Loader,
-    device: &Chosen,
+    device: &ComputeDevice,
     compute: DType,
 ) -> Result<(Metrics, f64), Failure> {
     let groups = loader.images().dataset().groups();

@@ -25,7 +25,7 @@ use crate::data::batch::Batch;
 use crate::data::held_out::Settled;
 use crate::data::loader::Loader;
 use crate::data::random::{EpochRandom, Pass};
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::memory;
 use crate::model::trial::Trial;
@@ -63,7 +63,7 @@ enum Stop {
 /// Trains one trial.
 pub struct Trainer<'a> {
     trial: &'a Trial,
-    device: &'a Chosen,
+    device: &'a ComputeDevice,
     /// Where progress is saved; none if nothing is saved.
     checkpoint: Option<PathBuf>,
     interrupt: Arc<AtomicBool>,
@@ -85,7 +85,7 @@ impl<'a> Trainer<'a> {
     pub fn new(
         trial: &'a Trial,
         model: Model,
-        device: &'a Chosen,
+        device: &'a ComputeDevice,
         checkpoint: Option<PathBuf>,
         interrupt: Arc<AtomicBool>,
         reporter: &'a Reporter,

@@ -209,7 +209,7 @@ fn methods_that_contradict_each_other_are_refused() {
         ),
         (
             "[{name: ap, boundaries: [0]}, {name: vp, kind: frame, inner: 8}]",
-            "vp makes a new image of the one it gets; put it first",
+            "vp replaces the image; it must be the first method",
         ),
         (
             "[{name: lora}, {name: vp, kind: border, width: 40}]",

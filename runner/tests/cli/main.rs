@@ -410,11 +410,11 @@ fn every_wrong_input_is_one_message_and_exit_code_2() {
         ),
         (
             vec![weights(&truncated)],
-            vec!["truncated.safetensors", "expected a whole safetensors"],
+            vec!["truncated.safetensors", "expected a safetensors file"],
         ),
         (
             vec![weights(&garbage)],
-            vec!["garbage.safetensors", "expected a whole safetensors"],
+            vec!["garbage.safetensors", "expected a safetensors file"],
         ),
         (
             vec![weights(&empty)],

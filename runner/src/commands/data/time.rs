@@ -15,7 +15,7 @@ use crate::config::experiment::Experiment;
 use crate::data::held_out::Data;
 use crate::data::loader::Loader;
 use crate::data::random::{EpochRandom, Pass};
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, failure};
 use crate::model::base::Base;
 use crate::model::trial::Trial;
@@ -76,7 +76,11 @@ pub fn time(args: &TimeArgs) -> Result<(), Failure> {
     })
 }
 
-fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Timing, Failure> {
+fn timed(
+    experiment: Experiment,
+    device: &ComputeDevice,
+    args: &TimeArgs,
+) -> Result<Timing, Failure> {
     let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
     let start = Instant::now();
     let data = Data::open(&*experiment.dataset, experiment.on_error)?;
@@ -130,7 +134,7 @@ fn timed(experiment: Experiment, device: &Chosen, args: &TimeArgs) -> Result<Tim
 }
 
 /// Reads one epoch, every batch onto the device; images per second.
-fn read(loader: &Loader, random: EpochRandom, device: &Chosen) -> Result<f64, Failure> {
+fn read(loader: &Loader, random: EpochRandom, device: &ComputeDevice) -> Result<f64, Failure> {
     let (batches, mut images) = (loader.batches(), 0);
     let start = Instant::now();
     loader.each(

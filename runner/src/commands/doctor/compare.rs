@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 
 /// The largest relative error of `f32` that passes on the CPU.
 pub const TOLERANCE: f32 = 1e-4;
@@ -11,7 +11,7 @@ pub const TOLERANCE: f32 = 1e-4;
 const TOLERANCE_TF32: f32 = 1e-2;
 
 /// The largest relative error that passes on a device.
-pub fn tolerance(device: &Chosen) -> f32 {
+pub fn tolerance(device: &ComputeDevice) -> f32 {
     if device.is_cpu() {
         TOLERANCE
     } else {

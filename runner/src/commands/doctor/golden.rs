@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::compare::{Outcome, Pair, judge, tolerance};
 use super::{guarded, tell};
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 
 /// A model and its values.
 struct Case {
@@ -88,7 +88,7 @@ pub struct GoldenTest {
 }
 
 /// Tests the wanted backbones, of those that are linked and have bundled values.
-pub fn test(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Vec<GoldenTest> {
+pub fn test(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Vec<GoldenTest> {
     let linked = plugins(PluginKind::Backbone);
     let is_linked = |case: &&Case| linked.iter().any(|plugin| plugin.name == case.backbone);
     let cases = CASES.iter().filter(is_linked);
@@ -117,7 +117,7 @@ pub fn test(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Vec<GoldenTest> {
 
 impl Case {
     /// The output and its gradients beside the bundled ones.
-    fn compute(&self, device: &Chosen) -> Result<Vec<Pair>, String> {
+    fn compute(&self, device: &ComputeDevice) -> Result<Vec<Pair>, String> {
         let text = |e: peft_core::Error| e.to_string();
         let config: Box<dyn BackboneConfig> =
             serde_yaml::from_str(self.config).map_err(|e| e.to_string())?;
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_bundled_model_agrees_with_its_library() {
-        let tests = test(&Chosen::cpu(), &|_| true);
+        let tests = test(&ComputeDevice::cpu(), &|_| true);
         assert_eq!(tests.len(), CASES.len());
         for GoldenTest {
             backbone, result, ..
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_wrong_gradient_is_found() {
         let vit = CASES.iter().find(|case| case.backbone == "vit").unwrap();
-        let mut pairs = vit.compute(&Chosen::cpu()).unwrap();
+        let mut pairs = vit.compute(&ComputeDevice::cpu()).unwrap();
         let qkv = "gradient of blocks.1.attn.qkv.weight";
         let pair = pairs.iter_mut().find(|pair| pair.name == qkv).unwrap();
         pair.got.iter_mut().for_each(|value| *value *= 1.001);

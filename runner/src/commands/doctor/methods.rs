@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::compare::{Named, Outcome, Pair, judge, pair, tolerance};
 use super::{guarded, tell};
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 
 const CLASSES: usize = 5;
 const IMAGES: usize = 2;
@@ -37,7 +37,7 @@ pub struct Test {
 }
 
 /// Tests the wanted pairs of backbone and method, of all that are registered.
-pub fn test(device: &Chosen, wanted: &dyn Fn(&str, &str) -> bool) -> Vec<Test> {
+pub fn test(device: &ComputeDevice, wanted: &dyn Fn(&str, &str) -> bool) -> Vec<Test> {
     let mut tests = Vec::new();
     for backbone in plugins(PluginKind::Backbone) {
         let methods = plugins(PluginKind::Method).into_iter();
@@ -65,7 +65,7 @@ pub fn test(device: &Chosen, wanted: &dyn Fn(&str, &str) -> bool) -> Vec<Test> {
 }
 
 /// One method on one tiny backbone, both as YAML.
-fn of_pair(backbone: &str, method: &str, device: &Chosen) -> Result<Outcome, String> {
+fn of_pair(backbone: &str, method: &str, device: &ComputeDevice) -> Result<Outcome, String> {
     let reference = match assemble(backbone, method, &Device::flex())? {
         Ok(model) => model,
         Err(reason) => return Ok(Outcome::Refused { reason }),
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn every_method_passes_on_the_cpu_beside_another_computation() {
-        let tests = test(&Chosen::cpu(), &|_, _| true);
+        let tests = test(&ComputeDevice::cpu(), &|_, _| true);
         for plugin in plugins(PluginKind::Backbone) {
             let of_backbone = tests.iter().filter(|test| test.backbone == plugin.name);
             let errors: Vec<f32> = of_backbone

@@ -26,7 +26,7 @@ use self::operations::Operations;
 use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::commands::print::json;
-use crate::device::{self, Chosen, DeviceChoice};
+use crate::device::{self, ComputeDevice, DeviceChoice};
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::peak;
 use crate::run::folder::BURN;
@@ -183,7 +183,7 @@ fn cpu_features() -> Vec<&'static str> {
 }
 
 /// Runs the tests of one device whose name holds `only`.
-fn examine(device: &Chosen, only: &str) -> DeviceReport {
+fn examine(device: &ComputeDevice, only: &str) -> DeviceReport {
     let wanted = |name: String| name.contains(only);
     DeviceReport {
         name: device.name.clone(),
@@ -198,7 +198,7 @@ fn examine(device: &Chosen, only: &str) -> DeviceReport {
 }
 
 /// The peak in every element type that the device computes in.
-fn peaks(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
+fn peaks(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
     let types = [("f32", DType::F32), ("bf16", DType::BF16)].into_iter();
     let types = types.filter(|(name, dtype)| {
         let supported = *dtype == DType::F32 || device.device.supports_dtype(*dtype);
@@ -217,7 +217,7 @@ fn peaks(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
 }
 
 /// Prints on stderr that a test has ended, where tests take long: a GPU compiles kernels first.
-fn tell(device: &Chosen, start: Instant, what: std::fmt::Arguments) {
+fn tell(device: &ComputeDevice, start: Instant, what: std::fmt::Arguments) {
     if !device.is_cpu() {
         let seconds = start.elapsed().as_secs_f64();
         eprintln!("{}: {what} ({seconds:.1} s)", device.name);
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_test_that_fails_is_named() {
-        let mut device = examine(&Chosen::cpu(), "nothing is called this");
+        let mut device = examine(&ComputeDevice::cpu(), "nothing is called this");
         device.golden.push(GoldenTest {
             backbone: "vit",
             library: "timm",

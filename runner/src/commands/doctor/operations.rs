@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{guarded, tell};
-use crate::device::Chosen;
+use crate::device::ComputeDevice;
 
 /// The results, and the panic that ended the tests early if there was one.
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ pub struct OperationTest {
 }
 
 /// Tests the operations whose name is wanted.
-pub fn test(device: &Chosen, wanted: &dyn Fn(&str) -> bool) -> Operations {
+pub fn test(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Operations {
     let mut operations = Operations {
         checks: Vec::new(),
         error: None,

@@ -1,0 +1,121 @@
+//! The adapter of LoRA: factors by site.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, TensorData};
+use peft_core::backbone::{Backbone, Init};
+use peft_core::hooks::SiteAct;
+use peft_core::low_rank::{Factors, LowRank};
+use peft_core::method::Adapter;
+use peft_core::params;
+use peft_core::plug::BySite;
+use peft_core::random::Distribution;
+use peft_core::site::{Picked, Site, SiteKind};
+
+use crate::config::{Place, sizes};
+
+/// The factors of a [`Lora`](crate::Lora).
+#[derive(Module, Debug)]
+pub struct LoraAdapter {
+    pub(crate) factors: BySite<SiteFactors>,
+    pub(crate) dropout: f64,
+}
+
+impl Adapter for LoraAdapter {
+    fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+        let whole = std::iter::once((&site.name, None));
+        let slices = site.slices.iter().map(|s| (&s.name, Some(s.rows.clone())));
+        whole
+            .chain(slices)
+            .filter_map(|(name, rows)| {
+                let at = self.factors.get(name.as_str())?;
+                let mut path = LowRank::new(at.factors(), at.scale);
+                path.dropout = self.dropout;
+                path.rows = rows;
+                path.magnitude = at.lora_magnitude_vector.as_ref().map(Param::val);
+                Some(SiteAct::LowRank(path))
+            })
+            .collect()
+    }
+}
+
+/// `A`, `B` and DoRA's magnitude at one site, under HF PEFT's names.
+#[derive(Module, Debug)]
+pub(crate) struct SiteFactors {
+    lora_A: Factor,
+    lora_B: Factor,
+    lora_magnitude_vector: Option<Param<Tensor<1>>>,
+    scale: f64,
+}
+
+/// A matrix, or a convolution's kernel.
+#[derive(Module, Debug)]
+struct Factor {
+    weight: Weight,
+}
+
+#[derive(Module, Debug)]
+enum Weight {
+    Matrix(Param<Tensor<2>>),
+    Kernel(Param<Tensor<4>>),
+}
+
+impl SiteFactors {
+    pub(crate) fn new(place: &Place, magnitude: Option<Param<Tensor<1>>>, init: &Init) -> Self {
+        let Place {
+            picked,
+            rank,
+            scale,
+            ..
+        } = place;
+        let name = |part: &str| format!("{}.{part}.weight", picked.name());
+        let [fan_in, rows, groups] = sizes(picked);
+        let (a, b) = (Distribution::kaiming(fan_in), Distribution::Zeros);
+        let [lora_A, lora_B] = match picked.site.kind {
+            SiteKind::Conv {
+                inputs,
+                kernel: [kh, kw],
+                ..
+            } => {
+                let shapes = [[*rank, inputs, kh, kw], [rows, rank / groups, 1, 1]];
+                [
+                    Weight::Kernel(init.param(&name("lora_A"), shapes[0], a)),
+                    Weight::Kernel(init.param(&name("lora_B"), shapes[1], b)),
+                ]
+            }
+            _ => [
+                Weight::Matrix(init.param(&name("lora_A"), [*rank, fan_in], a)),
+                Weight::Matrix(init.param(&name("lora_B"), [rows, *rank], b)),
+            ],
+        }
+        .map(|weight| Factor { weight });
+        Self {
+            lora_A,
+            lora_B,
+            lora_magnitude_vector: magnitude,
+            scale: *scale,
+        }
+    }
+
+    fn factors(&self) -> Factors {
+        match (&self.lora_A.weight, &self.lora_B.weight) {
+            (Weight::Matrix(a), Weight::Matrix(b)) => Factors::Linear(a.val(), b.val()),
+            (Weight::Kernel(a), Weight::Kernel(b)) => Factors::Conv(a.val(), b.val()),
+            _ => unreachable!("both are made together"),
+        }
+    }
+}
+
+/// The norm of each row of the frozen weight, where DoRA's magnitude starts.
+pub(crate) fn row_norms(backbone: &dyn Backbone, picked: &Picked, init: &Init) -> Param<Tensor<1>> {
+    let weight = params::value(backbone, &format!("{}.weight", picked.site.name));
+    let weight = params::floats(weight.unwrap_or_else(|| TensorData::from([0.0f32; 0])));
+    let [fan_in, rows, groups] = sizes(picked);
+    let first = picked.slice.map_or(0, |slice| slice.rows.start);
+    let norms: Vec<f32> = weight
+        .chunks(fan_in / groups)
+        .skip(first)
+        .take(rows)
+        .map(|row| row.iter().map(|w| w * w).sum::<f32>().sqrt())
+        .collect();
+    Param::from_tensor(Tensor::from_data(&norms[..], init.device()))
+}

@@ -1,0 +1,202 @@
+//! The configuration of LoRA, and the sites that it selects.
+
+use std::collections::BTreeMap;
+
+use peft_core::backbone::Backbone;
+use peft_core::check;
+use peft_core::error::{Error, Result};
+use peft_core::site::{Picked, Site, SiteKind, Targets};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Low-rank side paths at linear layers and convolutions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lora {
+    /// Rank `r` of the product, at least 1. Default 8.
+    pub rank: usize,
+    /// Scale: the side path is multiplied by `alpha / rank`. Default: the rank of the site, which gives
+    /// a factor of 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Probability in `[0, 1)` of dropping an entry of the side path's input while training.
+    pub dropout: f64,
+    /// Sites by suffix (a list) or regular expression over the whole name (a string); `query`,
+    /// `key` and `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else every
+    /// convolution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Targets>,
+    /// Ranks of some sites, by regular expression over the end of the name after a dot.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Alphas of some sites, likewise.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Multiply by `alpha / sqrt(rank)` (rsLoRA). Default false.
+    pub rslora: bool,
+    /// Train the norm of each row separately (DoRA). Default false.
+    pub dora: bool,
+}
+
+impl Default for Lora {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: None,
+            dropout: 0.0,
+            targets: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            rslora: false,
+            dora: false,
+        }
+    }
+}
+
+/// A site that is adapted, with its rank and scale.
+pub(crate) struct Place<'a> {
+    pub(crate) picked: Picked<'a>,
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
+    pub(crate) scale: f64,
+}
+
+impl Lora {
+    fn check(&self) -> Result<()> {
+        check::at_least_one("rank", self.rank)?;
+        for (pattern, rank) in &self.rank_pattern {
+            check::at_least_one(format!("rank_pattern.{pattern}"), *rank)?;
+        }
+        check::dropout("dropout", self.dropout)?;
+        for (pattern, alpha) in &self.alpha_pattern {
+            check::finite(format!("alpha_pattern.{pattern}"), *alpha)?;
+        }
+        match self.alpha {
+            Some(alpha) => check::finite("alpha", alpha),
+            None => Ok(()),
+        }
+    }
+
+    /// The sites, all of which can carry a low-rank path.
+    pub(crate) fn picked<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<Picked<'a>>> {
+        let spec = backbone.spec();
+        let Some(targets) = &self.targets else {
+            let qkv = Targets::Suffixes(vec!["qkv".to_owned()]);
+            let convolutions = || {
+                let is_conv = |site: &&Site| matches!(site.kind, SiteKind::Conv { .. });
+                let sites = spec.sites.iter().filter(is_conv);
+                sites.map(|site| Picked { site, slice: None }).collect()
+            };
+            return Ok(qkv
+                .pick(&spec.sites, &spec.name)
+                .unwrap_or_else(|_| convolutions()));
+        };
+        let picked = targets.pick(&spec.sites, &spec.name)?;
+        let is_layer = |picked: &&Picked| {
+            let kind = picked.site.kind;
+            matches!(kind, SiteKind::Linear { .. } | SiteKind::Conv { .. })
+        };
+        match picked.iter().find(|picked| !is_layer(picked)) {
+            None => Ok(picked),
+            Some(other) => Err(unfit(
+                backbone,
+                other,
+                "expected a linear layer or a convolution",
+            )),
+        }
+    }
+
+    pub(crate) fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<Place<'a>>> {
+        self.check()?;
+        let picked = self.picked(backbone)?;
+        let names: Vec<&str> = picked.iter().map(Picked::name).collect();
+        let ranks = matches("rank_pattern", &self.rank_pattern, &names)?;
+        let alphas = matches("alpha_pattern", &self.alpha_pattern, &names)?;
+        picked
+            .iter()
+            .map(|picked| {
+                let rank = *ranks.get(picked.name()).unwrap_or(&&self.rank);
+                let alpha = alphas.get(picked.name()).copied().copied().or(self.alpha);
+                let divisor = if self.rslora {
+                    (*rank as f64).sqrt()
+                } else {
+                    *rank as f64
+                };
+                if let SiteKind::Conv { groups, .. } = picked.site.kind
+                    && groups > 1
+                {
+                    if self.dora {
+                        let reason = "DoRA needs a convolution without groups";
+                        return Err(unfit(backbone, picked, reason));
+                    }
+                    if rank % groups != 0 {
+                        let message = format!(
+                            "expected a multiple of the {groups} groups of {}, got {rank}",
+                            picked.name()
+                        );
+                        return Err(Error::config("rank", message));
+                    }
+                }
+                let alpha = alpha.unwrap_or(*rank as f64);
+                Ok(Place {
+                    picked: picked.clone(),
+                    rank: *rank,
+                    alpha,
+                    scale: alpha / divisor,
+                })
+            })
+            .collect()
+    }
+}
+
+fn unfit(backbone: &dyn Backbone, picked: &Picked, expected: &str) -> Error {
+    Error::Unfit {
+        method: "lora".to_owned(),
+        backbone: backbone.spec().name.clone(),
+        reason: format!("{} is a {}; {expected}", picked.name(), picked.site.kind),
+    }
+}
+
+/// The value that a pattern assigns to each of `names`; matched as in HF PEFT: `(.*\.)?(pattern)$`.
+fn matches<'a, 'n, T: PartialEq>(
+    field: &str,
+    patterns: &'a BTreeMap<String, T>,
+    names: &[&'n str],
+) -> Result<BTreeMap<&'n str, &'a T>> {
+    let mut found = BTreeMap::new();
+    for (pattern, value) in patterns {
+        let targets = Targets::Regex(format!("(.*\\.)?({pattern})"));
+        let matched = targets.matching(names).map_err(|e| e.at(field))?;
+        if matched.is_empty() {
+            let message = "matches no site that is adapted";
+            return Err(Error::config(format!("{field}.{pattern}"), message));
+        }
+        for name in matched {
+            if found
+                .insert(name, value)
+                .is_some_and(|other| other != value)
+            {
+                let message = format!("another pattern gives {name} another value");
+                return Err(Error::config(format!("{field}.{pattern}"), message));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Fan-in, rows and groups of a picked site.
+pub(crate) fn sizes(picked: &Picked) -> [usize; 3] {
+    let [fan_in, outputs, groups] = match picked.site.kind {
+        SiteKind::Linear { inputs, outputs } => [inputs, outputs, 1],
+        SiteKind::Conv {
+            inputs,
+            outputs,
+            kernel: [kh, kw],
+            groups,
+            ..
+        } => [inputs * kh * kw, outputs, groups],
+        _ => unreachable!("only layers are picked"),
+    };
+    let rows = picked.slice.map_or(outputs, |slice| slice.rows.len());
+    [fan_in, rows, groups]
+}
