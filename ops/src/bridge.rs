@@ -238,3 +238,86 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     let layout = Layout::contiguous(shape.into());
     FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// `x + y`, or `x` where `y` is absent.
+    #[derive(Clone, Debug)]
+    struct Sum;
+
+    impl Operation<FlexTensor, 2> for Sum {
+        type Saved = ();
+
+        fn forward(&self, [x, y]: [FlexTensor; 2], _: [bool; 2]) -> (FlexTensor, ()) {
+            let y = values(&y).iter().chain(std::iter::repeat(&0.0));
+            let sums = values(&x).iter().zip(y).map(|(x, y)| x + y);
+            (tensor(sums.collect(), x.shape()), ())
+        }
+
+        fn backward(&self, (): (), gradient: FlexTensor, _: [bool; 2]) -> [Option<FlexTensor>; 2] {
+            [Some(gradient.clone()), Some(gradient)]
+        }
+    }
+
+    /// The CPU in the context of a graph, with both strategies.
+    fn graphs() -> [Device; 2] {
+        let device = Device::flex().autodiff();
+        [device.clone(), device.gradient_checkpointing()]
+    }
+
+    fn line(values: [f32; 2], device: &Device) -> Tensor<1> {
+        Tensor::from_data(values, device)
+    }
+
+    fn read(x: Tensor<1>) -> Vec<f32> {
+        x.into_data().iter().collect()
+    }
+
+    /// Nothing runs at level `off`.
+    fn sum(inputs: [DispatchTensor; 2]) -> Option<Tensor<1>> {
+        let sum = apply(Sum, inputs);
+        assert_eq!(sum.is_err(), level::current() == Level::Off);
+        sum.ok().map(Tensor::from_dispatch)
+    }
+
+    #[test]
+    fn an_input_may_be_absent_in_every_context() {
+        let [graph, checkpointing] = graphs();
+        for device in [Device::flex(), graph, checkpointing] {
+            let x = line([1.0, 2.0], &device).into_dispatch();
+            let absent = or_absent::<1>(None, &x);
+            if let Some(y) = sum([x, absent]) {
+                assert_eq!(read(y), [1.0, 2.0]);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_reach_the_inputs_that_want_them() {
+        for device in graphs() {
+            let x = line([1.0, 2.0], &device).require_grad();
+            let constant = line([3.0, 4.0], &device);
+            let inputs = [x.clone(), constant.clone()].map(Tensor::into_dispatch);
+            if let Some(y) = sum(inputs) {
+                assert_eq!(read(y.clone()), [4.0, 6.0]);
+                let gradients = (y * line([5.0, 6.0], &device)).sum().backward();
+                assert_eq!(read(x.grad(&gradients).unwrap()), [5.0, 6.0]);
+                assert!(constant.grad(&gradients).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn other_types_and_mixed_contexts_are_handed_back() {
+        let x = line([1.0, 2.0], &Device::flex());
+        let wide = x.clone().cast(DType::F64).into_dispatch();
+        assert!(apply(Sum, [wide.clone(), wide]).is_err());
+        let [graph, _] = graphs();
+        let tracked = line([1.0, 2.0], &graph).into_dispatch();
+        assert!(apply(Sum, [x.into_dispatch(), tracked]).is_err());
+    }
+}

@@ -298,7 +298,8 @@ pub(crate) fn compare<const D: usize>(
     for turn in 0.. {
         let case = case.clone().again(turn);
         let expected = run(&case, DType::F64, &composed);
-        if turn == 0 && !case.kinks {
+        // Holds Burn's `f64` to account, not a kernel: short tests do without.
+        if turn == 0 && !case.kinks && !short() {
             differentiate(&case, &composed, &expected);
         }
         let burns = run(&case, DType::F32, &composed);

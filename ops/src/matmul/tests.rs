@@ -81,6 +81,12 @@ fn products_agree_with_f64() {
     }
 }
 
+/// Panels so large that the next one is prefetched, and rows so far apart that they are copied.
+#[test]
+fn large_products_agree_with_f64() {
+    check([9, 260], [1024, 0], [false, false], [true, true]);
+}
+
 #[test]
 fn a_sum_of_nothing_is_zero_and_an_empty_result_is_empty() {
     check([3, 5], [0, 0], [false, false], [false, false]);
