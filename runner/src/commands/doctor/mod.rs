@@ -45,7 +45,12 @@ pub struct DoctorArgs {
     /// Only the tests whose name holds this text, such as ops/gelu, golden/swin, vit/lora or peak/f32.
     /// A GPU compiles and tunes a kernel at its first use, so that all tests together take minutes
     /// there.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub only: String,
     /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
