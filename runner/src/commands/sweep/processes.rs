@@ -1,13 +1,15 @@
 //! Trials in processes of their own, which a signal asks to save and stop. Only Unix can ask so.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::run::RunArgs;
+use crate::cli::args::PlaceArgs;
 use crate::compare::execute::write_failed;
 use crate::compare::plan::Plan;
 use crate::exit::{Exit, Failure, failure};
@@ -16,12 +18,24 @@ use crate::run::interrupt;
 /// The index of a trial, and the way in which its process ended.
 type Ended = (usize, ExitStatus);
 
-/// Carries out every trial in a process of its own, `--jobs` of them at a time: memory is measured by
-/// process.
+/// How the processes of the trials are started. Memory is measured by process, so that trials which run at
+/// the same time need one each.
+pub struct Processes<'a> {
+    /// The folder of the manifest.
+    pub sweep: &'a Path,
+    /// The folder of the prefix cache's files.
+    pub cache: &'a Path,
+    /// The device and the threads of each process; 0 threads share the cores among the processes.
+    pub place: &'a PlaceArgs,
+    /// Processes at a time.
+    pub jobs: NonZeroUsize,
+}
+
+/// Carries out every trial in a process of its own.
 ///
 /// # Errors
 /// If trials failed, a signal came, or a process cannot be started.
-pub fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
+pub fn in_processes(args: &Processes, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
     let stop = interrupt()?;
     let count = indices.len();
     let ended = run_all(args, indices, &stop)?;
@@ -52,7 +66,11 @@ pub fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<
 }
 
 /// Runs the trials from one queue until it is empty or a signal comes.
-fn run_all(args: &RunArgs, indices: Vec<usize>, stop: &AtomicBool) -> Result<Vec<Ended>, Failure> {
+fn run_all(
+    args: &Processes,
+    indices: Vec<usize>,
+    stop: &AtomicBool,
+) -> Result<Vec<Ended>, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match args.place.threads {
         0 => (cores / args.jobs).max(1),
@@ -84,13 +102,13 @@ fn run_all(args: &RunArgs, indices: Vec<usize>, stop: &AtomicBool) -> Result<Vec
 }
 
 /// Starts the process of one trial.
-fn start(args: &RunArgs, index: usize, threads: usize) -> Result<Child, Failure> {
+fn start(args: &Processes, index: usize, threads: usize) -> Result<Child, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["sweep", "run"]).arg(&args.sweep);
+    command.args(["sweep", "run"]).arg(args.sweep);
     command.args(["--index", &index.to_string()]);
     command.args(["--threads", &threads.to_string()]);
     command.args(["--device", &args.place.device.to_string()]);
-    command.arg("--cache").arg(args.cache());
+    command.arg("--cache").arg(args.cache);
     // In a group of its own, so that a terminal's Ctrl-C reaches this process alone, which passes it on
     // once: a second signal would end the child without saving.
     Ok(command.process_group(0).spawn()?)

@@ -7,13 +7,13 @@ use std::str::FromStr;
 use clap::Args;
 
 #[cfg(unix)]
-use super::processes::in_processes;
+use super::processes::{self, Processes};
 use crate::cli::args::PlaceArgs;
 use crate::commands::compare::carry_out;
 use crate::commands::{cache_folder, on_pool};
 use crate::compare::execute::Executor;
 use crate::compare::manifest;
-use crate::compare::plan::Task;
+use crate::compare::plan::{Plan, Task};
 use crate::compare::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
@@ -113,9 +113,21 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     })
 }
 
+/// Carries out every trial in a process of its own.
+#[cfg(unix)]
+fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
+    let processes = Processes {
+        sweep: &args.sweep,
+        cache: &args.cache(),
+        place: &args.place,
+        jobs: args.jobs,
+    };
+    processes::in_processes(&processes, plan, indices)
+}
+
 /// Other systems cannot ask a process to save and stop.
 #[cfg(not(unix))]
-fn in_processes(_: &RunArgs, _: &crate::compare::plan::Plan, _: Vec<usize>) -> Result<(), Failure> {
+fn in_processes(_: &RunArgs, _: &Plan, _: Vec<usize>) -> Result<(), Failure> {
     Err(config_error(
         "--jobs: expected 1 on this system; start `runner sweep run` several times instead",
     ))
