@@ -25,7 +25,7 @@ use crate::commands::sweep::{self, SweepCommand};
 use crate::commands::train::{self, TrainArgs};
 use crate::exit::Failure;
 
-/// Parameter-efficient fine-tuning of vision models: a YAML in, a trained and measured adapter out.
+/// Parameter-efficient fine-tuning of vision models: from a YAML to an adapted and measured model.
 #[derive(Parser)]
 #[command(name = "runner", version, arg_required_else_help = true)]
 pub struct Cli {

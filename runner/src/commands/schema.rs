@@ -116,9 +116,13 @@ fn experiment_schema() -> Value {
         own["description"] = property["description"].clone();
         *property = own;
     }
-    // The file's name takes the place of a missing name.
+    // The file's name takes the place of a missing name, and the data set's metric that of a missing
+    // metric: neither is what the type alone says.
     if let Some(required) = schema["required"].as_array_mut() {
         required.retain(|field| field != "name");
+    }
+    if let Some(metric) = schema["properties"]["metric"].as_object_mut() {
+        metric.remove("default");
     }
     schema["$defs"] = definitions.into();
     schema
@@ -339,6 +343,17 @@ mod tests {
         let experiment = serde_json::to_value(experiment.map_err(|f| f.error).unwrap()).unwrap();
         let fields: Vec<_> = experiment.as_object().unwrap().keys().collect();
         assert!(known.keys().eq(fields.iter().copied()), "{fields:?}");
+    }
+
+    #[test]
+    fn defaults_are_those_that_hold() {
+        let schema = experiment_schema();
+        let default = |field: &str| &schema["properties"][field]["default"];
+        assert_eq!(*default("seed"), 0);
+        assert_eq!(*default("prefix_cache"), "auto");
+        assert!(default("metric").is_null(), "it is the data set's");
+        let required = ["backbone", "method", "dataset", "recipe"];
+        assert_eq!(schema["required"], json!(required));
     }
 
     #[test]

@@ -603,6 +603,13 @@ fn predictions_name_classes_and_a_bad_image_is_named() {
     let predictions = json[0]["predictions"].as_array().unwrap();
     assert_eq!(predictions.len(), 3);
     assert!(predictions[0]["class"].as_str().unwrap().contains('/'));
+    let probabilities = predictions
+        .iter()
+        .map(|p| p["probability"].as_f64().unwrap());
+    let probabilities: Vec<f64> = probabilities.collect();
+    assert!(probabilities.is_sorted_by(|a, b| a >= b), "{json}");
+    assert!(probabilities.iter().sum::<f64>() < 1.0, "{json}");
+    assert!(probabilities[2] > 0.0, "{json}");
     let bad = runs.path().join("bad.png");
     std::fs::write(&bad, b"no image").unwrap();
     let output = predict(&bad, &[]);

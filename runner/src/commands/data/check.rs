@@ -7,7 +7,7 @@ use peft_core::data::{Dataset, Image, Split};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{read, unopened};
+use super::open::{read, unopened};
 use crate::cli::args::{DatasetArgs, Format};
 use crate::commands::print::json;
 use crate::config::about::About;

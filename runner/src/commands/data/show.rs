@@ -7,7 +7,8 @@ use peft_core::random::Generator;
 use peft_datasets::Preprocess;
 
 use super::check::{found, print};
-use super::{read, sheet, unopened};
+use super::open::{read, unopened};
+use super::sheet;
 use crate::cli::args::{DatasetArgs, SplitChoice};
 use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};

@@ -14,7 +14,7 @@ use peft_core::{Activation, BackboneConfig, Hooks, Init, LinearHead, Plug};
 use serde::Serialize;
 
 use super::compare::{Outcome, Pair, judge, tolerance};
-use super::{guarded, tell};
+use super::guard::{guarded, tell};
 use crate::device::ComputeDevice;
 
 /// A model and its values.

@@ -21,7 +21,7 @@ use peft_core::{
 use serde::Serialize;
 
 use super::compare::{Named, Outcome, Pair, judge, pair, tolerance};
-use super::{guarded, tell};
+use super::guard::{guarded, tell};
 use crate::device::ComputeDevice;
 
 const CLASSES: usize = 5;

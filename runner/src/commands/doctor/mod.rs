@@ -7,22 +7,18 @@
 
 mod compare;
 mod golden;
+mod guard;
 mod methods;
 mod operations;
 mod print;
-
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+mod report;
 
 use burn::tensor::DType;
 use clap::Args;
-use serde::Serialize;
 
-use self::compare::{Outcome, tolerance};
-use self::golden::GoldenTest;
-use self::methods::Test;
-use self::operations::Operations;
+use self::compare::tolerance;
+use self::guard::guarded;
+use self::report::{Cuda, DeviceReport, Peak, Report};
 use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::commands::print::json;
@@ -45,55 +41,16 @@ pub struct DoctorArgs {
     /// Only the tests whose name holds this text, such as ops/gelu, golden/swin, vit/lora or peak/f32.
     /// A GPU compiles and tunes a kernel at its first use, so that all tests together take minutes
     /// there.
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub only: String,
     /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
-}
-
-/// Everything that is printed.
-#[derive(Serialize)]
-struct Report {
-    runner: &'static str,
-    burn: &'static str,
-    os: &'static str,
-    arch: &'static str,
-    cpu_features: Vec<&'static str>,
-    cpus: usize,
-    threads: usize,
-    cuda: Cuda,
-    devices: Vec<DeviceReport>,
-}
-
-/// Whether CUDA can be used.
-#[derive(Serialize)]
-struct Cuda {
-    built_in: bool,
-    missing: Vec<String>,
-}
-
-/// The results of one device.
-#[derive(Serialize)]
-struct DeviceReport {
-    name: String,
-    /// The largest relative error that passes, but for operations, each of which has its own.
-    tolerance: f32,
-    operations: Operations,
-    golden: Vec<GoldenTest>,
-    #[serde(rename = "tests")]
-    methods: Vec<Test>,
-    peaks: Vec<Peak>,
-}
-
-/// The fastest matrix product.
-#[derive(Serialize)]
-struct Peak {
-    dtype: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gflops: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
 }
 
 /// Runs the tests and prints the report.
@@ -141,27 +98,6 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
         let message = format_args!("the self-test failed: {}", failed.join(", "));
         Err(failure(Exit::Unexpected, message))
     })
-}
-
-impl Report {
-    /// The device and name of every test that failed.
-    fn failed(&self) -> Vec<String> {
-        let failed = |result: &Outcome| matches!(result, Outcome::Fail { .. });
-        let mut all = Vec::new();
-        for device in &self.devices {
-            let mut names = Vec::new();
-            let operations = &device.operations;
-            names.extend(operations.error.iter().map(|_| "operations".to_owned()));
-            let checks = operations.checks.iter().filter(|check| !check.passed);
-            names.extend(checks.map(|check| check.operation.to_owned()));
-            let golden = device.golden.iter().filter(|test| failed(&test.result));
-            names.extend(golden.map(|test| format!("golden/{}", test.backbone)));
-            let methods = device.methods.iter().filter(|test| failed(&test.result));
-            names.extend(methods.map(|test| format!("{}/{}", test.backbone, test.method)));
-            all.extend(names.iter().map(|name| format!("{} {name}", device.name)));
-        }
-        all
-    }
 }
 
 /// The vector instructions that this processor has.
@@ -216,26 +152,6 @@ fn peaks(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
         .collect()
 }
 
-/// Prints on stderr that a test has ended, where tests take long: a GPU compiles kernels first.
-fn tell(device: &ComputeDevice, start: Instant, what: std::fmt::Arguments) {
-    if !device.is_cpu() {
-        let seconds = start.elapsed().as_secs_f64();
-        eprintln!("{}: {what} ({seconds:.1} s)", device.name);
-    }
-}
-
-/// Runs a test. A panic, which a kernel that cannot be compiled raises, is a result too.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let message = |payload: Box<dyn Any + Send>| match payload.downcast::<String>() {
-        Ok(text) => *text,
-        Err(payload) => match payload.downcast::<&str>() {
-            Ok(text) => (*text).to_owned(),
-            Err(_) => "a panic".to_owned(),
-        },
-    };
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(message(payload)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,41 +161,5 @@ mod tests {
         let manifest = include_str!("../../../../Cargo.toml");
         let pinned = format!("burn = {{ version = \"={BURN}\"");
         assert!(manifest.contains(&pinned), "{BURN}");
-    }
-
-    #[test]
-    fn a_panic_is_a_reason() {
-        let result: Result<(), _> = guarded(|| panic!("no kernel"));
-        assert_eq!(result, Err("no kernel".to_owned()));
-        let number = 3;
-        let result: Result<(), _> = guarded(|| panic!("no kernel {number}"));
-        assert_eq!(result, Err("no kernel 3".to_owned()));
-    }
-
-    #[test]
-    fn a_test_that_fails_is_named() {
-        let mut device = examine(&ComputeDevice::cpu(), "nothing is called this");
-        device.golden.push(GoldenTest {
-            backbone: "vit",
-            library: "timm",
-            result: Outcome::Fail {
-                reason: "logits: not finite".to_owned(),
-            },
-        });
-        let report = Report {
-            runner: "",
-            burn: "",
-            os: "",
-            arch: "",
-            cpu_features: Vec::new(),
-            cpus: 1,
-            threads: 1,
-            cuda: Cuda {
-                built_in: false,
-                missing: Vec::new(),
-            },
-            devices: vec![device],
-        };
-        assert_eq!(report.failed(), ["cpu golden/vit"]);
     }
 }

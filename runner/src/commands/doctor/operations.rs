@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{guarded, tell};
+use super::guard::{guarded, tell};
 use crate::device::ComputeDevice;
 
 /// The results, and the panic that ended the tests early if there was one.

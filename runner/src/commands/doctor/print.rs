@@ -5,7 +5,7 @@ use comfy_table::{ContentArrangement, Table};
 
 use super::compare::Outcome;
 use super::operations::Operations;
-use super::{DeviceReport, Report};
+use super::report::{DeviceReport, Report};
 use crate::commands::print::row;
 use crate::measure::peak;
 

@@ -1,7 +1,7 @@
 #!/bin/bash
-# One trial a task of a HyperQueue array, within {time}. A task whose worker goes away is started again
-# by HyperQueue and goes on from its checkpoint; one that reaches its own limit is saved by USR1 and
-# goes on at once.
+# One trial per task of a HyperQueue array, within {time}. HyperQueue restarts a task whose worker is lost,
+# and the trial resumes from its checkpoint. A trial that reaches its own limit gets USR1, saves a
+# checkpoint and is resumed at once.
 hq submit --name "{name}" --array 0-{last} --cpus 4 --crash-limit unlimited -- bash -c '
     seconds=$(awk -F: "{ print \$1 * 3600 + \$2 * 60 + \$3 }" <<<"{time}")
     while :; do

@@ -1,6 +1,6 @@
 #!/bin/bash
-# One trial a task of a job array. Two minutes before the time limit Slurm sends USR1 to the step: the
-# trial is saved and ends with 75, and the task goes back into the queue to go on from there.
+# One trial per task of a job array. Two minutes before the time limit Slurm sends USR1 to the step: the
+# trial saves a checkpoint and exits with 75, and the task is queued again to resume from there.
 #   sbatch FILE
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}

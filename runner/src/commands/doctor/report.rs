@@ -1,0 +1,115 @@
+//! The doctor's report: what it found out about the program and about each device.
+
+use serde::Serialize;
+
+use super::compare::Outcome;
+use super::golden::GoldenTest;
+use super::methods::Test;
+use super::operations::Operations;
+
+/// Everything that is printed.
+#[derive(Serialize)]
+pub struct Report {
+    pub runner: &'static str,
+    pub burn: &'static str,
+    pub os: &'static str,
+    pub arch: &'static str,
+    pub cpu_features: Vec<&'static str>,
+    pub cpus: usize,
+    pub threads: usize,
+    pub cuda: Cuda,
+    pub devices: Vec<DeviceReport>,
+}
+
+/// Whether CUDA can be used.
+#[derive(Serialize)]
+pub struct Cuda {
+    pub built_in: bool,
+    pub missing: Vec<String>,
+}
+
+/// The results of one device.
+#[derive(Serialize)]
+pub struct DeviceReport {
+    pub name: String,
+    /// The largest relative error that passes, but for operations, each of which has its own.
+    pub tolerance: f32,
+    pub operations: Operations,
+    pub golden: Vec<GoldenTest>,
+    #[serde(rename = "tests")]
+    pub methods: Vec<Test>,
+    pub peaks: Vec<Peak>,
+}
+
+/// The fastest matrix product.
+#[derive(Serialize)]
+pub struct Peak {
+    pub dtype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gflops: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// The device and name of every test that failed.
+    pub fn failed(&self) -> Vec<String> {
+        let failed = |result: &Outcome| matches!(result, Outcome::Fail { .. });
+        let mut all = Vec::new();
+        for device in &self.devices {
+            let mut names = Vec::new();
+            let operations = &device.operations;
+            names.extend(operations.error.iter().map(|_| "operations".to_owned()));
+            let checks = operations.checks.iter().filter(|check| !check.passed);
+            names.extend(checks.map(|check| check.operation.to_owned()));
+            let golden = device.golden.iter().filter(|test| failed(&test.result));
+            names.extend(golden.map(|test| format!("golden/{}", test.backbone)));
+            let methods = device.methods.iter().filter(|test| failed(&test.result));
+            names.extend(methods.map(|test| format!("{}/{}", test.backbone, test.method)));
+            all.extend(names.iter().map(|name| format!("{} {name}", device.name)));
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_fails_is_named() {
+        let golden = GoldenTest {
+            backbone: "vit",
+            library: "timm",
+            result: Outcome::Fail {
+                reason: "logits: not finite".to_owned(),
+            },
+        };
+        let device = DeviceReport {
+            name: "cpu".to_owned(),
+            tolerance: 1e-4,
+            operations: Operations {
+                checks: Vec::new(),
+                error: None,
+            },
+            golden: vec![golden],
+            methods: Vec::new(),
+            peaks: Vec::new(),
+        };
+        let report = Report {
+            runner: "",
+            burn: "",
+            os: "",
+            arch: "",
+            cpu_features: Vec::new(),
+            cpus: 1,
+            threads: 1,
+            cuda: Cuda {
+                built_in: false,
+                missing: Vec::new(),
+            },
+            devices: vec![device],
+        };
+        assert_eq!(report.failed(), ["cpu golden/vit"]);
+    }
+}
