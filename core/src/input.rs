@@ -83,6 +83,9 @@ pub struct Published {
     pub architecture: Option<String>,
     /// Attention heads (transformers' `config.json`).
     pub num_heads: Option<usize>,
+    /// The names of the head's classes, in the order of its rows: transformers' `id2label`, timm's
+    /// `label_names`.
+    pub classes: Option<Vec<String>>,
     pub(crate) mean: Option<[f32; 3]>,
     pub(crate) std: Option<[f32; 3]>,
     pub(crate) interpolation: Option<Interpolation>,
@@ -132,6 +135,7 @@ impl Published {
             },
             architecture: self.architecture.or(other.architecture),
             num_heads: self.num_heads.or(other.num_heads),
+            classes: self.classes.or(other.classes),
             mean: self.mean.or(other.mean),
             std: self.std.or(other.std),
             interpolation: self.interpolation.or(other.interpolation),
@@ -150,6 +154,7 @@ impl Published {
         let mut published = Self {
             architecture: value["architecture"].as_str().map(str::to_owned),
             num_heads: number(value, "num_attention_heads")?.map(|heads| heads as usize),
+            classes: classes(value)?,
             ..Self::default()
         };
         if own.get("image_mean").is_some() || own.get("do_resize").is_some() {
@@ -259,6 +264,36 @@ fn part(value: &Value, name: &str) -> Result<Option<f32>, String> {
     }
 }
 
+/// The classes' names. transformers writes `LABEL_0`, `LABEL_1`, .. where it was given none.
+fn classes(value: &Value) -> Result<Option<Vec<String>>, String> {
+    if let Value::Object(labels) = &value["id2label"] {
+        let mut names = labels
+            .iter()
+            .map(|(row, name)| Some((row.parse::<usize>().ok()?, name.as_str()?.to_owned())))
+            .collect::<Option<Vec<_>>>()
+            .ok_or("id2label: expected names by row")?;
+        names.sort();
+        if names.iter().enumerate().any(|(i, (row, _))| i != *row) {
+            let rows = names.len();
+            return Err(format!("id2label: expected the rows 0 to {}", rows - 1));
+        }
+        let given = |(row, name): &(usize, String)| *name != format!("LABEL_{row}");
+        return Ok(names
+            .iter()
+            .any(given)
+            .then(|| names.into_iter().map(|(_, name)| name).collect()));
+    }
+    let own = &value["pretrained_cfg"]["label_names"];
+    let names = own.as_array().or(value["label_names"].as_array());
+    let names = names.map(|names| {
+        let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+        names
+            .collect::<Option<Vec<_>>>()
+            .ok_or("label_names: expected a list of names")
+    });
+    Ok(names.transpose()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,6 +376,48 @@ mod tests {
                 error.contains(expected) && error.contains("config.json"),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn the_classes_of_a_head_are_named_beside_it() {
+        let names = |json: &str| beside(&[("config.json", json)]).unwrap().map(|p| p.classes);
+        let list = |names: &[&str]| Some(Some(names.iter().map(|n| (*n).to_owned()).collect()));
+        for (json, expected) in [
+            (
+                r#"{"id2label": {"1": "bee", "0": "ant"}}"#,
+                list(&["ant", "bee"]),
+            ),
+            (
+                r#"{"id2label": {"10": "k", "0": "a", "1": "b", "2": "c", "3": "d", "4": "e", "5": "f",
+                    "6": "g", "7": "h", "8": "i", "9": "j"}}"#,
+                list(&["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"]),
+            ),
+            (r#"{"label_names": ["cat", "ant"]}"#, list(&["cat", "ant"])),
+            (
+                r#"{"architecture": "x", "pretrained_cfg": {"label_names": ["cat"]}}"#,
+                list(&["cat"]),
+            ),
+            (r#"{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}"#, None),
+        ] {
+            assert_eq!(names(json), expected, "{json}");
+        }
+        for (json, expected) in [
+            (
+                r#"{"id2label": {"0": "a", "2": "b"}}"#,
+                "id2label: expected the rows 0 to 1",
+            ),
+            (
+                r#"{"id2label": {"a": "0"}}"#,
+                "id2label: expected names by row",
+            ),
+            (
+                r#"{"label_names": [1, 2]}"#,
+                "label_names: expected a list of names",
+            ),
+        ] {
+            let error = beside(&[("config.json", json)]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

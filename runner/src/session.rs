@@ -14,7 +14,7 @@ use crate::compare::results::Results;
 use crate::config::experiment::Experiment;
 use crate::data::held_out::{Choice, Data};
 use crate::device::ComputeDevice;
-use crate::exit::{Failure, config_error};
+use crate::exit::Failure;
 use crate::model::assembled::{Assembled, Source};
 use crate::model::trial::Trial;
 use crate::pool::on_worker;
@@ -133,10 +133,11 @@ impl Session {
         on_worker(|| compare::run::run(comparison, &folder, &self.device, self.interrupt()))
     }
 
-    /// Scores a model on a split of an experiment's data set.
+    /// Scores a model on a split of an experiment's data set, whose classes are joined with the model's by
+    /// name.
     ///
     /// # Errors
-    /// If the data set cannot be opened, or has another number of classes than the model.
+    /// If the data set cannot be opened, or the model lacks one of its classes.
     pub fn evaluate(
         &self,
         model: &Assembled,
@@ -145,18 +146,14 @@ impl Session {
     ) -> Result<Metrics, Failure> {
         on_worker(|| {
             let data = Data::open(&*experiment.dataset, experiment.on_error)?;
-            let (own, of_data) = (model.classes.len(), data.classes().len());
-            if own != of_data {
-                return Err(config_error(format!(
-                    "the model has {own} classes, the data set {of_data}"
-                )));
-            }
+            let join = model.join(data.classes())?;
             let (images, size) = (model.preprocess(), model.batch_size);
             let loader = match split {
                 Split::Train => data.train(images, size),
                 Split::Validation => data.validation(images, size),
                 Split::Test => data.test(&Choice::after(model), images, size),
             };
+            let loader = join.apply(loader);
             Ok(evaluate(&model.model, &loader, &self.device, model.compute)?.0)
         })
     }

@@ -7,7 +7,7 @@ use crate::cli::args::{Format, PlaceArgs, TrainedArgs};
 use crate::commands::print::row;
 use crate::commands::{assemble, on_pool};
 use crate::data::held_out::{Choice, Data};
-use crate::exit::{Failure, config_error};
+use crate::exit::Failure;
 use crate::report::numbers::{percent, speed};
 use crate::train::evaluate::evaluate;
 use crate::train::metrics::Metrics;
@@ -31,14 +31,13 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     on_pool(&args.place, |device| {
         let (source, assembled) = assemble(&args.trained, &device)?;
         let data = Data::open(&*source.experiment.dataset, source.experiment.on_error)?;
-        let (own, of_data) = (assembled.classes.len(), data.classes().len());
-        if own != of_data {
-            return Err(config_error(format!(
-                "the adapter's head has {own} classes, the data set {of_data}"
-            )));
+        let join = assembled.join(data.classes())?;
+        if let Some(remark) = join.remark(assembled.classes.len()) {
+            eprintln!("{remark}");
         }
         let choice = Choice::after(&assembled);
         let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
+        let loader = join.apply(loader);
         let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
         let images_per_second = metrics.images as f64 / seconds;
         match args.format {

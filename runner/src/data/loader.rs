@@ -1,6 +1,7 @@
 //! From images, or the rows of a cache, to batches on the device, prepared beside the computation.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::Activation;
@@ -26,6 +27,8 @@ pub struct Loader<'a> {
     preprocess: Preprocess,
     batch_size: usize,
     rows: Option<Rows>,
+    /// What each label becomes, if labels are rows of a head with other classes.
+    labels: Option<Arc<[usize]>>,
     warn: &'a dyn Warn,
 }
 
@@ -43,6 +46,7 @@ impl<'a> Loader<'a> {
             preprocess,
             batch_size,
             rows: None,
+            labels: None,
             warn: &ToStderr,
         }
     }
@@ -50,6 +54,13 @@ impl<'a> Loader<'a> {
     /// The same batches, with warnings of images that are left out going to `warn`.
     pub fn with_warnings(self, warn: &'a dyn Warn) -> Self {
         Self { warn, ..self }
+    }
+
+    /// The same batches with label `i` turned into `rows[i]`: the row of class `i` in a head whose classes
+    /// are others, or in another order, than the data set's.
+    pub fn relabelled(self, rows: Vec<usize>) -> Self {
+        let labels = Some(rows.into());
+        Self { labels, ..self }
     }
 
     /// The same batches from the rows of a cache.
@@ -329,10 +340,14 @@ impl<'a> Loader<'a> {
     /// Writes the image at `place`, or its row, to `out` and returns its label; `None` if it is left out.
     fn image(&self, place: usize, pass: Pass, out: &mut [f32]) -> Result<Option<usize>, Failure> {
         let (which, index) = self.at(place);
-        match &self.rows {
+        let label = match &self.rows {
             Some(rows) => self.read_row(rows, which, index, pass, out),
             None => self.read_image(self.splits[which], index, pass, out),
-        }
+        }?;
+        Ok(match &self.labels {
+            Some(rows) => label.map(|label| rows[label]),
+            None => label,
+        })
     }
 
     fn read_row(

@@ -9,6 +9,7 @@ use peft_core::{AdaptationMethod, Model, adapter_file};
 use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
+use crate::model::classes::select;
 
 /// The file of a run folder that holds its configuration.
 pub const RESOLVED: &str = "config.resolved.yaml";
@@ -69,6 +70,18 @@ impl Adapter {
     pub fn drop_head(&mut self) {
         self.values.retain(|name, _| !name.starts_with("head."));
         self.classes = None;
+    }
+
+    /// Keeps these rows of the head, in this order.
+    pub fn select_classes(&mut self, rows: &[usize]) {
+        for (name, data) in &mut self.values {
+            if name.starts_with("head.") {
+                *data = select(data, rows);
+            }
+        }
+        if let Some(classes) = &mut self.classes {
+            *classes = rows.iter().map(|&row| classes[row].clone()).collect();
+        }
     }
 
     /// A hash of the values.

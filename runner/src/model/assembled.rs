@@ -19,6 +19,7 @@ use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::{Adapter, resolved};
 use crate::model::base::Base;
+use crate::model::classes::{Join, lacking};
 use crate::model::head::{head, text_classes};
 use crate::model::parts;
 use crate::run::folder::finished;
@@ -31,6 +32,8 @@ pub struct Assembled {
     pub methods: Vec<Box<dyn AdaptationMethod>>,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
+    /// Whether these names are known to be those of the logits. Otherwise their order had to be assumed.
+    pub named: bool,
     /// The images that the model takes.
     pub input: InputSpec,
     /// Images of a forward pass.
@@ -49,6 +52,25 @@ impl Assembled {
     /// How images become tensors.
     pub fn preprocess(&self) -> Preprocess {
         Preprocess::new(&self.input)
+    }
+
+    /// The row of the logits for each class of a data set, joined by name.
+    ///
+    /// # Errors
+    /// If the model lacks a class of the data set, or the names of its classes are unknown and their number
+    /// is another.
+    pub fn join(&self, data: &[String]) -> Result<Join, Failure> {
+        if self.named {
+            let joined = Join::by_name(&self.classes, data);
+            return joined.map_err(|missing| config_error(lacking(&self.classes, &missing)));
+        }
+        let (own, of_data) = (self.classes.len(), data.len());
+        if own != of_data {
+            return Err(config_error(format!(
+                "the model's head has {own} classes, the data set {of_data}"
+            )));
+        }
+        Ok(Join::Same)
     }
 
     /// Logits `[images, classes]`, row by row.
@@ -145,14 +167,21 @@ impl Source {
             let own = adapter.remarks.iter();
             remarks.extend(own.map(|remark| format!("adapter: {remark}")));
         }
-        let classes = self.classes(adapter.as_ref(), &mut remarks)?;
+        let (classes, named) = self.classes(adapter.as_ref(), &mut remarks)?;
         let methods = match &adapter {
             Some(adapter) => adapter.methods.clone(),
             None => experiment.method.clone(),
         };
         let input = parts::input(&*experiment.backbone, &*experiment.dataset, &methods)?;
         let init = Init::seeded(&device.device, experiment.seed);
-        let head = head(&experiment.head, base, &classes, &init, &device.device)?;
+        let head = head(
+            &experiment.head,
+            base,
+            &classes,
+            &init,
+            &device.device,
+            &mut remarks,
+        )?;
         let recipe = &experiment.recipe;
         let model = parts::assemble(base, &methods, head, &init, recipe.precision, device)?;
         let of_backbone = |info: &ParamInfo| info.name.starts_with("backbone.");
@@ -169,6 +198,7 @@ impl Source {
             model,
             methods,
             classes,
+            named,
             input,
             batch_size: recipe.batch_size,
             compute: recipe.precision.dtype(),
@@ -177,63 +207,66 @@ impl Source {
         })
     }
 
-    /// The classes' names in the order of the logits: the adapter's own, else the names of the run, of the
-    /// text embeddings or of the data set if these are as many. Without any they are numbers, with a
-    /// remark.
+    /// The classes' names in the order of the logits, and whether they are known to be in that order: the
+    /// adapter's own, those beside the checkpoint's head, or those of the text embeddings. Failing that the
+    /// names of the run or of the data set are assumed, or numbers, with a remark.
     fn classes(
         &self,
         adapter: Option<&Adapter>,
         remarks: &mut Vec<String>,
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Result<(Vec<String>, bool), Failure> {
         if let Some(classes) = adapter.and_then(|adapter| adapter.classes.clone()) {
-            return Ok(classes);
+            return Ok((classes, true));
         }
+        let known = self.known_classes();
         let outputs = match (&self.experiment.head, adapter.and_then(Adapter::outputs)) {
-            (_, Some(outputs)) => Some(outputs),
-            (HeadConfig::Text { .. }, None) => None,
-            (head @ HeadConfig::Linear { .. }, None) if head.is_new() => {
+            (_, Some(outputs)) => outputs,
+            (HeadConfig::Text { embeddings, .. }, None) => {
+                // The head is made for these classes, whatever their order.
+                return match (known, text_classes(embeddings)?) {
+                    (Ok(names), _) | (Err(_), Some(names)) => Ok((names, true)),
+                    (Err(why), None) => Err(config_error(format!(
+                        "the classes have no names: the embeddings hold none, and the data set cannot be \
+                         opened: {why}"
+                    ))),
+                };
+            }
+            (HeadConfig::Linear { .. }, None) if self.experiment.head.is_new() => {
                 return Err(config_error(
                     "adapter: its folder holds no head; the checkpoint's is taken with \
                      head.from=checkpoint",
                 ));
             }
-            (HeadConfig::Linear { .. }, None) => {
-                let head = self.base.head.as_ref();
-                head.map(|head| head.bias.shape()[0])
-            }
+            (HeadConfig::Linear { .. }, None) => match (&self.base.classes, &self.base.head) {
+                (Some(classes), Some(_)) => return Ok((classes.clone(), true)),
+                (_, Some(head)) => head.bias.shape()[0],
+                (_, None) => return Err(config_error("head.from: the checkpoint has no head")),
+            },
         };
-        let known = self.known_classes();
-        match (known, outputs) {
-            (Ok(names), None) => Ok(names),
-            (Ok(names), Some(outputs)) if names.len() == outputs => Ok(names),
-            // Which of the two is wrong is known where the head is built.
-            (Ok(names), Some(_)) if adapter.is_none() => Ok(names),
-            (Ok(names), Some(outputs)) => {
-                remarks.push(format!(
-                    "classes: the adapter's head has {outputs} classes and the data set {}: they are \
-                     numbered",
-                    names.len()
-                ));
-                Ok(numbers(outputs))
+        let (classes, why) = match known {
+            Ok(names) if names.len() == outputs => {
+                remarks.push(
+                    "classes: the head has no class names: its rows are taken in the data set's order"
+                        .to_owned(),
+                );
+                return Ok((names, false));
             }
-            (Err(why), outputs) => {
-                let named = match (&self.experiment.head, outputs) {
-                    (HeadConfig::Text { embeddings, .. }, None) => text_classes(embeddings)?,
-                    (_, outputs) => outputs.map(numbers),
-                };
-                let classes = named.ok_or_else(|| {
-                    config_error(format!(
-                        "the classes have no names: the head's file holds none, and the data set \
-                         cannot be opened: {why}"
-                    ))
-                })?;
-                remarks.push(format!(
-                    "classes: the data set cannot be opened, so that their names are those of the head, \
-                     or numbers: {why}"
-                ));
-                Ok(classes)
+            Ok(names) => {
+                let names = names.len();
+                (
+                    numbers(outputs),
+                    format!("the data set has {names} classes"),
+                )
             }
-        }
+            Err(why) => (
+                numbers(outputs),
+                format!("the data set cannot be opened: {why}"),
+            ),
+        };
+        remarks.push(format!(
+            "classes: the head has {outputs} classes without names, and {why}: they are numbered"
+        ));
+        Ok((classes, false))
     }
 
     /// The names in the run's adapter file, else in the data set; why there are none otherwise.

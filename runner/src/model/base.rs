@@ -17,6 +17,8 @@ pub struct Base {
     pub backbone: BoxedBackbone,
     /// The head that came with the checkpoint.
     pub head: Option<CheckpointHead>,
+    /// The names of its classes, in the order of its rows, if the file beside the weights has them.
+    pub classes: Option<Vec<String>>,
     /// Hash of the weights file; absent for random weights.
     pub weights_hash: Option<String>,
     /// Remarks that are printed once before a run.
@@ -45,6 +47,7 @@ impl Base {
         };
         let published = weights.as_ref().map(|file| Published::beside(file.path()));
         let published = published.transpose().map_err(at("backbone.weights"))?;
+        let mut classes = None;
         if let Some(published) = published.flatten() {
             let path = published.path.display();
             let unknown = published.remarks.iter();
@@ -52,6 +55,7 @@ impl Base {
             let taken = source.take(&published);
             remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
             config.set_source(source.clone());
+            classes = published.classes;
         }
         let init = match weights {
             Some(_) => Init::empty(&device.device),
@@ -65,6 +69,7 @@ impl Base {
                 config,
                 backbone,
                 head: None,
+                classes: None,
                 weights_hash: None,
                 remarks,
             });
@@ -75,10 +80,22 @@ impl Base {
                 e => at("backbone.weights")(e),
             })?;
         remarks.extend(loaded.remarks);
+        let rows = loaded.head.as_ref().map(|head| head.bias.shape()[0]);
+        if let (Some(rows), Some(names)) = (rows, &classes)
+            && rows != names.len()
+        {
+            let names = names.len();
+            remarks.push(format!(
+                "backbone: the file beside the weights names {names} classes and their head has {rows}: the \
+                 names are not used"
+            ));
+            classes = None;
+        }
         Ok(Self {
             config,
             backbone: loaded.backbone,
             head: loaded.head,
+            classes,
             weights_hash: Some(file.hash()),
             remarks,
         })

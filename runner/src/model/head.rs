@@ -10,19 +10,22 @@ use peft_core::{Head, Init, LinearHead, TextHead};
 use crate::config::head::{HeadConfig, HeadFrom};
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
+use crate::model::classes::{Join, lacking, reordered};
 use crate::model::parts::at;
 
 /// The head that `config` describes, on the features of `base`, for these classes. New values are drawn
-/// from `init`.
+/// from `init`; others are joined with the classes by name. `remarks` hears of an order that had to be
+/// assumed or changed.
 ///
 /// # Errors
-/// If the checkpoint has no head or one of another size, or an embedding is missing.
+/// If the checkpoint has no head, its head lacks a class, or an embedding is missing.
 pub fn head(
     config: &HeadConfig,
     base: &Base,
     classes: &[String],
     init: &Init,
     device: &Device,
+    remarks: &mut Vec<String>,
 ) -> Result<Head, Failure> {
     let features = base.backbone.spec().features;
     match config {
@@ -33,7 +36,10 @@ pub fn head(
             from: HeadFrom::Checkpoint,
         } => match &base.head {
             None => Err(config_error("head.from: the checkpoint has no head")),
-            Some(head) => Ok(of_checkpoint(head, classes.len(), device)?.into()),
+            Some(head) => {
+                let head = of_checkpoint(head, base.classes.as_deref(), classes, remarks)?;
+                Ok(LinearHead::from_checkpoint(head, device).into())
+            }
         },
         HeadConfig::Text {
             embeddings,
@@ -41,6 +47,12 @@ pub fn head(
             scale,
         } => {
             let file = text_embeddings(embeddings)?;
+            if !file.metadata().contains_key(CLASSES) {
+                remarks.push(format!(
+                    "head: {} has no class names: its rows are taken in the data set's order",
+                    embeddings.display()
+                ));
+            }
             let rows = (classes, features);
             let head = TextHead::read(&file, tensor.as_deref(), rows, *scale, device);
             Ok(head.map_err(at("head.embeddings"))?.into())
@@ -48,18 +60,35 @@ pub fn head(
     }
 }
 
+/// The rows of a checkpoint's head for these classes.
 fn of_checkpoint(
     head: &CheckpointHead,
-    classes: usize,
-    device: &Device,
-) -> Result<LinearHead, Failure> {
+    names: Option<&[String]>,
+    classes: &[String],
+    remarks: &mut Vec<String>,
+) -> Result<CheckpointHead, Failure> {
     let outputs = head.bias.shape()[0];
-    if outputs != classes {
-        return Err(config_error(format!(
-            "head.from: the checkpoint's head has {outputs} classes, the data set {classes}"
-        )));
-    }
-    Ok(LinearHead::from_checkpoint(head.clone(), device))
+    let Some(names) = names else {
+        if outputs != classes.len() {
+            let classes = classes.len();
+            return Err(config_error(format!(
+                "head.from: the checkpoint's head has {outputs} classes, the data set {classes}"
+            )));
+        }
+        remarks.push(
+            "head: the checkpoint has no class names (id2label or label_names in its config.json): its \
+             rows are taken in the data set's order"
+                .to_owned(),
+        );
+        return Ok(head.clone());
+    };
+    let join = Join::by_name(names, classes)
+        .map_err(|missing| config_error(format!("head.from: {}", lacking(names, &missing))))?;
+    remarks.extend(join.remark(outputs).map(|remark| format!("head: {remark}")));
+    Ok(match join {
+        Join::Same | Join::Assumed => head.clone(),
+        Join::Rows(rows) => reordered(head, &rows),
+    })
 }
 
 /// Opens a file of text embeddings.

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod assembled;
 pub mod base;
+pub mod classes;
 pub mod export;
 mod hash;
 pub mod head;

@@ -16,6 +16,7 @@ use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
+use crate::model::classes::{Join, lacking};
 use crate::model::hash::Content;
 use crate::model::head::head;
 use crate::model::parts::{self, at};
@@ -89,7 +90,14 @@ impl Trial {
                 "head: the checkpoint's ({outputs} outputs) is dropped for a new one"
             ));
         }
-        let head = head(&experiment.head, base, &classes, &init, &device.device)?;
+        let head = head(
+            &experiment.head,
+            base,
+            &classes,
+            &init,
+            &device.device,
+            &mut remarks,
+        )?;
         let formulas = methods.iter().map(|method| method.formula(&*base.backbone));
         let formula = formulas
             .sum::<peft_core::Result<usize>>()
@@ -188,7 +196,8 @@ impl Trial {
 }
 
 /// Reads the adapter that the experiment starts from, if it names one. Its methods take the place of the
-/// YAML's; its head stays if it has as many classes as the data set.
+/// YAML's. Its head stays if it has all classes of the data set, joined by name; otherwise a new head is
+/// drawn.
 fn start(
     experiment: &mut Experiment,
     base: &Base,
@@ -202,15 +211,38 @@ fn start(
     let own = adapter.remarks.iter();
     remarks.extend(own.map(|remark| format!("adapter: {remark}")));
     experiment.method = adapter.methods.clone();
-    if let Some(outputs) = adapter.outputs()
-        && outputs != classes.len()
-    {
-        adapter.drop_head();
-        remarks.push(format!(
-            "adapter: its head ({outputs} classes) is dropped for a new one"
-        ));
+    if let Some(outputs) = adapter.outputs() {
+        let remark = start_head(&mut adapter, outputs, classes);
+        remarks.extend(remark.map(|remark| format!("adapter: {remark}")));
     }
     Ok(Some(adapter))
+}
+
+/// Brings the head of an adapter into the order of the data set's classes, or drops it. Returns what its user
+/// should know.
+fn start_head(adapter: &mut Adapter, outputs: usize, classes: &[String]) -> Option<String> {
+    let dropped = format!("its head ({outputs} classes) is dropped for a new one");
+    let Some(names) = adapter.classes.clone() else {
+        if outputs == classes.len() {
+            let assumed = "its head has no class names: its rows are taken in the data set's order";
+            return Some(assumed.to_owned());
+        }
+        adapter.drop_head();
+        return Some(dropped);
+    };
+    match Join::by_name(&names, classes) {
+        Ok(join) => {
+            let remark = join.remark(outputs);
+            if let Join::Rows(rows) = join {
+                adapter.select_classes(&rows);
+            }
+            remark
+        }
+        Err(missing) => {
+            adapter.drop_head();
+            Some(format!("{dropped}: {}", lacking(&names, &missing)))
+        }
+    }
 }
 
 /// Refuses what cannot be trained, or not saved as asked.
