@@ -364,3 +364,92 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     }
     y
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use burn::module::Module;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::activation::BoundaryShape;
+    use crate::adapter::Adapter;
+    use crate::input::{CropMode, InputSpec, Interpolation};
+    use crate::plug::Plug;
+    use crate::site::SiteKind;
+
+    /// Doubles the output of the site `acts` and counts how often it is asked about sites.
+    #[derive(Module, Debug)]
+    struct Doubles {
+        #[module(skip)]
+        asked: Arc<AtomicUsize>,
+    }
+
+    impl Adapter for Doubles {
+        fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let double = SiteAct::ScaleShift {
+                on: Side::Output,
+                scale: Some(Tensor::full([4], 2.0, &Device::flex())),
+                shift: None,
+            };
+            if site.name == "acts" {
+                vec![double]
+            } else {
+                Vec::new()
+            }
+        }
+    }
+
+    fn spec() -> BackboneSpec {
+        let tokens = BoundaryShape::Tokens { count: 2, width: 4 };
+        let kind = SiteKind::Norm { channels: 4 };
+        let sites = [("acts", 1), ("rests", 1), ("rests_later", 2)];
+        BackboneSpec {
+            name: "two blocks".to_owned(),
+            depth: 2,
+            boundaries: BackboneSpec::boundaries(
+                tokens,
+                &["first".to_owned(), "second".to_owned()],
+                &[tokens; 3],
+            ),
+            sites: sites
+                .map(|(name, block)| Site::new(name, block, kind))
+                .into(),
+            input: InputSpec {
+                size: 8,
+                mean: [0.5; 3],
+                std: [0.5; 3],
+                interpolation: Interpolation::Bicubic,
+                crop_pct: 1.0,
+                crop_mode: CropMode::Center,
+            },
+            features: 4,
+            head_name: "head",
+        }
+    }
+
+    #[test]
+    fn an_adapter_is_asked_only_where_it_acts_and_only_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let doubles = Doubles {
+            asked: asked.clone(),
+        };
+        let adapter: BoxedAdapter = Plug::new(Box::new(doubles));
+        let adapters = [("doubles".to_owned(), adapter)].into_iter().collect();
+        let spec = spec();
+        let places = Places::of(&adapters, &spec);
+        let hooks = Hooks::new(&adapters, &places, None, 1.0);
+        let before = asked.load(Ordering::Relaxed);
+        let acts: Vec<bool> = spec.sites.iter().map(|site| hooks.acts_at(site)).collect();
+        assert_eq!(acts, [true, false, false]);
+        assert_eq!(asked.load(Ordering::Relaxed), before);
+        let counts: Vec<usize> = (spec.sites.iter())
+            .map(|site| hooks.at_site(site).len())
+            .collect();
+        assert_eq!(counts, [1, 0, 0]);
+        assert_eq!(asked.load(Ordering::Relaxed), before + 1);
+    }
+}
