@@ -4,6 +4,7 @@ mod adapters;
 mod backbones;
 mod cache;
 mod checkpoints;
+mod classes;
 mod compare;
 mod costs;
 mod data;
