@@ -269,6 +269,10 @@ fn differentiate<const D: usize>(
 /// of them may be tiny beside the terms that they are the sum of.
 const ENOUGH: usize = 512;
 
+/// Most times that small tensors are drawn again in short tests, which do not ask for the ratio of errors
+/// where that is not [`ENOUGH`].
+const SHORT: u32 = 3;
+
 /// An error, relative to the largest value, that is fine whatever Burn's is: four units in the last place.
 const UNITS: f64 = 4.0 * f32::EPSILON as f64;
 
@@ -330,11 +334,15 @@ pub(crate) fn compare<const D: usize>(
         }
         let random = case.inputs.iter().any(|input| input.drawn.is_some());
         let done = |errors: &Errors| errors.count == 0 || errors.count >= ENOUGH;
-        if !random || all.iter().all(|(_, errors)| done(errors)) {
+        let last = short() && turn >= SHORT;
+        if !random || last || all.iter().all(|(_, errors)| done(errors)) {
             break;
         }
     }
     for (name, errors) in all {
+        if short() && errors.count < ENOUGH {
+            continue;
+        }
         let [ours, burns] = [errors.ours, errors.burns].map(|e| e / errors.largest.max(1e-30));
         assert!(
             ours <= (2.0 * burns).max(UNITS) && (ours <= MOST || burns > MOST),
