@@ -46,6 +46,8 @@ struct Contents {
     /// Tensors with values that are not finite.
     not_finite: Vec<String>,
     metadata: BTreeMap<String, String>,
+    /// The functions and classes that a pickle names besides those of tensors. None of them was called.
+    named_functions: Vec<String>,
     /// None if no linked family knows the names.
     model: Option<Model>,
 }
@@ -112,6 +114,7 @@ fn contents(file: &Checkpoint) -> peft_core::Result<Contents> {
         dtypes,
         not_finite,
         metadata: file.metadata().clone().into_iter().collect(),
+        named_functions: file.named_functions().map(str::to_owned).collect(),
         model: model(file)?,
     })
 }
@@ -169,6 +172,13 @@ fn print(contents: &Contents) -> Result<(), Failure> {
     names("not finite", &contents.not_finite);
     for (key, value) in &contents.metadata {
         row("metadata", format_args!("{key}: {value}"));
+    }
+    if !contents.named_functions.is_empty() {
+        names("names functions", &contents.named_functions);
+        row(
+            "",
+            "none of them was called: reading a checkpoint runs no code",
+        );
     }
     match &contents.model {
         Some(model) => print_model(model),

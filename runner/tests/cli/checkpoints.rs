@@ -72,8 +72,37 @@ fn a_checkpoint_is_recognised_whatever_its_names() {
     assert_eq!(none["model"], Value::Null);
 }
 
+/// `evil.pth` calls `os.system` when Python unpickles it; `pickled.pth` holds a whole model of timm.
 #[test]
-fn what_is_no_checkpoint_is_named() {
+fn functions_that_a_pickle_names_are_listed_and_not_called() {
+    let place = tempfile::tempdir().unwrap();
+    let evil = root().join("fixtures/checkpoints/evil.pth");
+    let inspect = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        command.arg("inspect").arg(&evil).args(more);
+        succeeded(command.current_dir(place.path()).output().unwrap())
+    };
+    let json: Value = serde_json::from_str(&inspect(&["--format", "json"])).unwrap();
+    assert_eq!(json["named_functions"], serde_json::json!(["posix.system"]));
+    assert_eq!(json["model"]["loads"], true, "{json}");
+    let text = inspect(&[]);
+    assert!(text.contains("1: posix.system"), "{text}");
+    assert!(text.contains("none of them was called"), "{text}");
+    // The file that the call would make.
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+
+    let pickled = inspected("fixtures/checkpoints/pickled.pth");
+    let named = pickled["named_functions"].to_string();
+    assert!(
+        named.contains("timm.models.vision_transformer.Block"),
+        "{named}"
+    );
+    let plain = inspected("fixtures/checkpoints/vit.pth");
+    assert_eq!(plain["named_functions"], serde_json::json!([]));
+}
+
+#[test]
+fn a_file_that_is_not_a_checkpoint_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     refused(inspect(&[&path]), "no such file");
@@ -148,7 +177,7 @@ fn a_text_head_classifies_without_training() {
 }
 
 #[test]
-fn what_lies_beside_the_weights_says_how_images_are_prepared() {
+fn the_file_beside_the_weights_says_how_images_are_prepared() {
     let folder = tempfile::tempdir().unwrap();
     let weights = folder.path().join("model.safetensors");
     std::fs::copy(root().join("assets/vit-micro.safetensors"), &weights).unwrap();
