@@ -14,6 +14,8 @@ pub(crate) struct Sizes {
     pub window_sizes: Vec<usize>,
     pub mlp_ratio: f64,
     pub qkv_bias: bool,
+    /// What the norms add to a variance.
+    pub layer_norm_eps: f64,
 }
 
 /// The sizes of one stage.

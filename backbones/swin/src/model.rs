@@ -16,7 +16,7 @@ use crate::architecture::{Sizes, StageSizes};
 use crate::block::Block;
 use crate::downsample::Downsample;
 use crate::layouts::LAYOUTS;
-use crate::place::{EPSILON, Place};
+use crate::place::Place;
 use crate::position_bias::resized;
 
 /// A Swin Transformer whose fields are named like timm's.
@@ -43,10 +43,12 @@ struct Stage {
 
 impl SwinTransformer {
     pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
+        let epsilon = sizes.layer_norm_eps;
         let stem = Place {
             name: "patch_embed".to_owned(),
             block: 0,
             init,
+            epsilon,
         };
         let proj = Conv2dSizes {
             inputs: 3,
@@ -79,6 +81,7 @@ impl SwinTransformer {
                     name: format!("layers.{stage}.downsample"),
                     block: names.len(),
                     init,
+                    epsilon,
                 };
                 Downsample {
                     norm: place.norm("norm", 2 * width),
@@ -97,6 +100,7 @@ impl SwinTransformer {
                         name: format!("layers.{stage}.blocks.{index}"),
                         block: names.len() + 1,
                         init,
+                        epsilon,
                     };
                     let block = Block::new(&place, &of_stage, index % 2 == 1);
                     names.push(place.name);
@@ -110,7 +114,7 @@ impl SwinTransformer {
         shapes.push(shape);
         let width = shape.channels();
         let site = Site::new("norm", names.len() + 1, SiteKind::Norm { channels: width });
-        let norm = LayerNorm::new(site, EPSILON, init);
+        let norm = LayerNorm::new(site, epsilon, init);
         sites.push(norm.site().clone());
         Self {
             patch_embed,

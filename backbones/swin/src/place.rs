@@ -4,14 +4,13 @@ use peft_core::backbone::Init;
 use peft_core::layers::{LayerNorm, Linear};
 use peft_core::site::{Site, SiteKind};
 
-/// timm's LayerNorm epsilon.
-pub(crate) const EPSILON: f64 = 1e-5;
-
 /// Where the parts of a module sit.
 pub(crate) struct Place<'a> {
     pub name: String,
     pub block: usize,
     pub init: &'a Init,
+    /// What norms add to a variance.
+    pub epsilon: f64,
 }
 
 impl Place<'_> {
@@ -21,7 +20,7 @@ impl Place<'_> {
 
     pub fn norm(&self, part: &str, channels: usize) -> LayerNorm {
         let site = self.site(part, SiteKind::Norm { channels });
-        LayerNorm::new(site, EPSILON, self.init)
+        LayerNorm::new(site, self.epsilon, self.init)
     }
 
     pub fn linear(&self, part: &str, [inputs, outputs]: [usize; 2], bias: bool) -> Linear {

@@ -1,9 +1,14 @@
 //! What the network is built of: sizes, and the options in which its families differ.
 
+use peft_core::backbone::Facts;
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// timm's LayerNorm epsilon.
+const EPSILON: f64 = 1e-6;
 
 /// What a Vision Transformer is built of, complete and consistent.
 #[derive(Clone, Debug)]
@@ -37,8 +42,9 @@ pub struct Architecture {
     pub pre_norm: bool,
     /// What the MLPs apply.
     pub act_layer: MlpActivation,
-    /// What the norms add to a variance.
-    pub epsilon: f64,
+    /// What the norms add to a variance; without it timm's 1e-6, until weights of a library are loaded
+    /// that adds another number.
+    pub layer_norm_eps: Option<f64>,
     /// What the head sees.
     pub global_pool: GlobalPool,
     /// Whether the last norm stands after pooling (`fc_norm`) and not before it (`norm`).
@@ -105,11 +111,60 @@ impl Architecture {
             let message = "expected avg where there is no class token, got token";
             return Err(Error::config("global_pool", message));
         }
+        if let Some(value) = self
+            .layer_norm_eps
+            .filter(|eps| !(*eps > 0.0 && *eps < 1.0))
+        {
+            let message = format!("expected more than 0 and less than 1, got {value}");
+            return Err(Error::config("layer_norm_eps", message));
+        }
         if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
             let message = format!("expected a finite number, got {value}");
             return Err(Error::config("init_values", message));
         }
         Ok(self)
+    }
+
+    /// The facts of the network, for comparison with files beside its weights.
+    pub fn facts(&self) -> Facts {
+        let facts = json!({
+            "img_size": self.img_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias,
+            "class_token": self.class_token,
+            "reg_tokens": self.reg_tokens,
+            "no_embed_class": self.no_embed_class,
+            "init_values": self.init_values,
+            "pre_norm": self.pre_norm,
+            "act_layer": self.act_layer,
+            "global_pool": self.global_pool,
+            "fc_norm": self.fc_norm,
+            // The last have one value here.
+            "num_features": self.embed_dim,
+            "in_chans": 3,
+            "qk_norm": false,
+            "proj_bias": true,
+            "final_norm": true,
+            "pos_embed": "learn",
+            "use_swiglu_ffn": false,
+        });
+        let mut facts = facts.as_object().cloned().unwrap_or_default();
+        if let Some(projection) = self.projection {
+            facts.insert("projection_dim".to_owned(), projection.into());
+        }
+        if let Some(epsilon) = self.layer_norm_eps {
+            facts.insert("layer_norm_eps".to_owned(), epsilon.into());
+        }
+        facts
+    }
+
+    /// What the norms of a new network add to a variance.
+    pub(crate) fn epsilon(&self) -> f64 {
+        self.layer_norm_eps.unwrap_or(EPSILON)
     }
 
     /// Patches along one side.

@@ -39,6 +39,9 @@ pub struct VisionTransformer {
     global_pool: GlobalPool,
     #[module(skip)]
     spec: BackboneSpec,
+    /// Whether the configuration states what the norms add to a variance.
+    #[module(skip)]
+    own_epsilon: bool,
     #[module(skip)]
     layouts: &'static [Layout],
 }
@@ -74,7 +77,7 @@ impl VisionTransformer {
         let blocks: Vec<Block> = (0..depth).map(|i| Block::new(i, &sizes, init)).collect();
         let norm = |name: &str, block| {
             let site = Site::new(name, block, SiteKind::Norm { channels: d });
-            LayerNorm::new(site, sizes.epsilon, init)
+            LayerNorm::new(site, sizes.epsilon(), init)
         };
         let norm_pre = sizes.pre_norm.then(|| norm("norm_pre", 0));
         let (norm, fc_norm) = match sizes.fc_norm {
@@ -127,6 +130,7 @@ impl VisionTransformer {
             prefix_tokens: prefix,
             global_pool: sizes.global_pool,
             spec,
+            own_epsilon: sizes.layer_norm_eps.is_some(),
             layouts: sizes.layouts,
         }
     }
@@ -214,9 +218,10 @@ impl Backbone for VisionTransformer {
         self.layouts
     }
 
-    /// transformers' ViT and DeiT add less to a variance.
+    /// transformers' ViT and DeiT add less to a variance, unless the configuration states how much.
     fn adopt(&mut self, layout: &str) {
-        if !matches!(layout, "transformers" | "transformers-4") || self.norm_pre.is_some() {
+        let other = matches!(layout, "transformers" | "transformers-4");
+        if !other || self.norm_pre.is_some() || self.own_epsilon {
             return;
         }
         let blocks = self.blocks.iter_mut();
