@@ -2,7 +2,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::backbone::{Backbone, HasSource, Init, InputSpec};
+use crate::backbone::{Backbone, Init, InputSpec};
 
 crate::backbone_config! {
     /// A network with the facts that matter to the rule.
