@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::facts::{self, Fact};
+use crate::facts::{Fact, read};
 
 /// How an image becomes a backbone's input.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,7 +160,7 @@ impl Published {
             (_, Value::Object(_)) => &value["preprocess_cfg"],
             _ => value,
         };
-        let (facts, remarks) = facts::read(value, path)?;
+        let (facts, remarks) = read(value, path)?;
         let mut published = Self {
             architecture: value["architecture"].as_str().map(str::to_owned),
             facts,

@@ -102,9 +102,13 @@ impl Reader<'_> {
             .map(Vec::as_slice)
         {
             let field = "pretrained_cfg.input_size";
-            let size = square(field, &json!([height, width]))?;
-            self.state("img_size", field, &size);
             self.state("in_chans", field, channels);
+            match height == width {
+                true => self.state("img_size", field, height),
+                false => self.remarks.push(format!(
+                    "its {field}, {height} x {width}, is not followed: images are square here"
+                )),
+            }
         }
         Ok(())
     }
@@ -285,16 +289,18 @@ const IMAGES: [&str; 14] = [
 /// Whether a field leaves the results of a forward pass alone: what acts in training only, what starts
 /// values that the weights replace, what other outputs and other tasks use.
 fn harmless(name: &str) -> bool {
-    const PARTS: [&str; 7] = [
+    const PARTS: [&str; 6] = [
         "drop", // dropout, drop_path_rate, proj_drop_rate
         "initializer",
         "token_id",
         "beam",
-        "output_",
         "checkpointing",
         "length",
     ];
-    const NAMES: [&str; 50] = [
+    const NAMES: [&str; 55] = [
+        "output_hidden_states",
+        "output_attentions",
+        "output_scores",
         "architectures",
         "model_type",
         "dtype",
@@ -338,6 +344,8 @@ fn harmless(name: &str) -> bool {
         "use_mask_token",
         "encoder_stride",
         "pooler_act",
+        "pooler_output_size",
+        "path_norm",
         "out_features",
         "out_indices",
         "stage_names",

@@ -1,8 +1,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::*;
-use crate::backbone::{Backbone, Init, InputSpec};
+use crate::backbone::{Backbone, BackboneConfig, Init, InputSpec};
+use crate::error::{Error, Result};
+use crate::input::Published;
 
 crate::backbone_config! {
     /// A network with the facts that matter to the rule.
