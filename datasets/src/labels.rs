@@ -177,6 +177,12 @@ pub(crate) fn admit<A>(
     if names.is_some() {
         return Ok(records);
     }
+    // First, because a fraction in one split and a whole number in another would be two classes.
+    let labels = records.iter().flatten();
+    let labels: Vec<_> = labels
+        .map(|record| (record.label.as_str(), &record.place))
+        .collect();
+    no_fractions(&labels)?;
     let trained = records
         .train
         .iter()
@@ -327,13 +333,7 @@ fn classes_of(
         }
         (Some(names), _) => names,
         (None, None) => {
-            let is_number = |(text, _): &(&str, &Place)| text.parse::<f64>().is_ok();
-            let whole = |(text, _): &&(&str, &Place)| text.parse::<u64>().is_ok();
-            if let Some((text, place)) = labels.iter().find(|label| !whole(label))
-                && labels.iter().all(is_number)
-            {
-                return Err(fraction(place, text));
-            }
+            no_fractions(labels)?;
             let distinct: BTreeSet<&str> = labels.iter().map(|(text, _)| *text).collect();
             let mut names: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
             order(&mut names);
@@ -362,11 +362,21 @@ fn classes_of(
     Ok((names, indices))
 }
 
+/// Refuses labels that are all numbers, but not all whole ones.
+fn no_fractions(labels: &[(&str, &Place)]) -> Result<(), Error> {
+    let is_number = |(text, _): &(&str, &Place)| text.parse::<f64>().is_ok();
+    let is_whole = |(text, _): &(&str, &Place)| text.parse::<u64>().is_ok();
+    match labels.iter().find(|label| !is_whole(label)) {
+        Some((text, place)) if labels.iter().all(is_number) => Err(fraction(place, text)),
+        _ => Ok(()),
+    }
+}
+
 /// The error of a label that is a number, but not a whole one.
 pub(crate) fn fraction(place: impl ToString, label: &str) -> Error {
     let hint = match whole_number(label) {
         Some(number) => format!("write `{number}`"),
-        None => "it is a quantity and no class".into(),
+        None => "it is a quantity, not a class".into(),
     };
     let got = format!("`{label}`: {hint}, or list it in `names` if it is the name of a class");
     Error::record(place, "a label that is a whole number or a name", got)
@@ -482,7 +492,7 @@ mod tests {
             (
                 &["2.5"],
                 None,
-                "got `2.5`: it is a quantity and no class, or",
+                "got `2.5`: it is a quantity, not a class, or",
             ),
             (&["nan", "1"], None, "line 1: expected a label"),
             (

@@ -217,7 +217,8 @@ impl Header {
                 }
                 0x21 => {
                     // A control extension whose first flag says that one colour is transparent.
-                    self.alpha |= bytes.get(at + 1) == Some(&0xF9) && bytes.get(at + 3)? & 1 == 1;
+                    let of_first = frames == 0 && bytes.get(at + 1) == Some(&0xF9);
+                    self.alpha |= of_first && bytes.get(at + 3)? & 1 == 1;
                     at += 2;
                 }
                 _ => return Some(()),

@@ -1,8 +1,10 @@
 //! Lines of text files from any system: ended by LF, by CRLF, or by CR alone.
 
-/// The lines of a text, without their ends.
+/// The lines of a text, without their ends; an empty text has none.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.split('\n')
+    let text = (!text.is_empty()).then_some(text);
+    text.into_iter()
+        .flat_map(|text| text.split('\n'))
         .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
@@ -44,6 +46,7 @@ mod tests {
 
     #[test]
     fn lines_end_in_three_ways() {
+        assert_eq!(lines("").count(), 0);
         for text in ["a\nb\n\nc", "a\r\nb\r\n\r\nc", "a\rb\r\rc", "a\rb\n\r\nc"] {
             assert_eq!(lines(text).collect::<Vec<_>>(), ["a", "b", "", "c"]);
             let mut counter = LineCounter::new(text);
