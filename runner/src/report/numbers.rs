@@ -28,9 +28,12 @@ pub fn speed(images_per_second: f64) -> String {
     format!("{} images/s", significant(images_per_second))
 }
 
-/// A duration in three significant digits, for example `4.57 s`.
+/// A duration in three significant digits, but at most two decimals: `0.06 s`, `4.57 s`, `123 s`.
 pub fn seconds(seconds: f64) -> String {
-    format!("{} s", significant(seconds))
+    match seconds < 1.0 {
+        true => format!("{seconds:.2} s"),
+        false => format!("{} s", significant(seconds)),
+    }
 }
 
 /// A short duration, given in seconds, in three significant digits of milliseconds: `12.3 ms`.
@@ -97,7 +100,9 @@ mod tests {
     fn quantities_have_their_unit_and_no_idle_digits() {
         assert_eq!(speed(160.9992), "161 images/s");
         assert_eq!(speed(12_345.6), "12346 images/s");
-        assert_eq!(seconds(4.5678), "4.57 s");
+        for (duration, text) in [(0.064, "0.06 s"), (4.5678, "4.57 s"), (123.4, "123 s")] {
+            assert_eq!(seconds(duration), text);
+        }
         assert_eq!(milliseconds(0.012_345), "12.3 ms");
         assert_eq!(gigaflops(98.76), "98.8 GFLOP/s");
         assert_eq!(percent(0.777_77), "77.78 %");
