@@ -32,6 +32,7 @@ pub mod method;
 pub mod model;
 pub mod named;
 pub mod params;
+mod pattern;
 pub mod plug;
 pub mod random;
 pub mod registry;
