@@ -68,6 +68,15 @@ pub trait Dataset: Send + Sync {
         })
     }
 
+    /// What is special about how an image is stored, where that bears on its pixels; nothing for
+    /// plain 8-bit RGB. Reads the encoded image.
+    ///
+    /// # Errors
+    /// If the bytes of this image cannot be read.
+    fn storage(&self, _split: Split, _index: usize) -> Result<Vec<Storage>> {
+        Ok(Vec::new())
+    }
+
     /// The groups by which accuracy is also reported (class and background, for example); empty if
     /// the data set has none.
     fn groups(&self) -> &[String] {
@@ -121,6 +130,15 @@ impl std::fmt::Display for Split {
             Self::Test => "test",
         })
     }
+}
+
+/// A property of a stored image that is lost when it becomes 8-bit RGB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Storage {
+    /// The property: `16-bit greyscale`, for example.
+    pub what: &'static str,
+    /// What reading does with it.
+    pub done: &'static str,
 }
 
 /// An image and its label.

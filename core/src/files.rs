@@ -1,6 +1,6 @@
-//! Files that are written completely or not at all.
+//! Files that are written completely or not at all, and text that is read from anywhere.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -33,6 +33,37 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let mut file = begin(path)?;
     file.write_all(content).map_err(Error::io(path))?;
     finish(file, path)
+}
+
+/// The text of a file in UTF-8, without the byte-order mark that some editors write before it.
+///
+/// # Errors
+/// Those of the file system, and a text in another encoding; the message has the path.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = fs_err::read(path)?;
+    let text = text_of(&bytes).map(str::to_owned);
+    text.map_err(|got| {
+        let message = format!("{}: expected text in UTF-8, got {got}", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
+}
+
+/// The text in `bytes`, without a byte-order mark, or else what they hold.
+///
+/// # Errors
+/// Bytes that are not UTF-8. UTF-16 is recognised by its own mark.
+pub fn text_of(bytes: &[u8]) -> std::result::Result<&str, String> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("UTF-16: save it as UTF-8".into());
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        format!("another encoding from line {} on", line + 1)
+    })
 }
 
 /// A temporary file beside `path`, removed unless it is finished.
@@ -95,5 +126,34 @@ mod tests {
         let path = Path::new("no/such/folder/file");
         let error = write_atomically(path, b"x").unwrap_err().to_string();
         assert!(error.starts_with("no/such/folder/file: "), "{error}");
+    }
+
+    #[test]
+    fn a_mark_before_the_text_is_no_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("names.txt");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            read_text(&path).map_err(|error| error.to_string())
+        };
+        for (bytes, expected) in [
+            (&b"ant\nbee"[..], "ant\nbee"),
+            (b"\xef\xbb\xbfant\r\nbee", "ant\r\nbee"),
+            (b"\xef\xbb\xbf", ""),
+            (b"ant\xef\xbb\xbf", "ant\u{feff}"),
+        ] {
+            assert_eq!(read(bytes).unwrap(), expected);
+        }
+        for (bytes, part) in [
+            (
+                &b"\xff\xfea\0"[..],
+                "names.txt: expected text in UTF-8, got UTF-16",
+            ),
+            (b"\xfe\xff\0a", "got UTF-16: save it as UTF-8"),
+            (b"ant\nb\xe9\n", "got another encoding from line 2 on"),
+        ] {
+            let message = read(bytes).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
     }
 }

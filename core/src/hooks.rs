@@ -84,6 +84,10 @@ pub struct Hooks<'a> {
 }
 
 /// A [`SiteAct`] in one forward pass, as strong as the hooks are.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "made once per site and pass, never stored"
+)]
 pub(crate) enum Act<'a> {
     /// As [`SiteAct::LowRank`].
     LowRank(SidePath),
@@ -185,8 +189,8 @@ impl<'a> Hooks<'a> {
     /// Whether anything acts at a site: where nothing does, a backbone may compute its neighbours
     /// together with it.
     pub fn acts_at(&self, site: &Site) -> bool {
-        let mut acting = self.acting.into_iter();
-        acting.any(|(_, places)| !places.at_site(site).is_empty())
+        let acts = |(_, places): (_, &Places)| !places.at_site(site).is_empty();
+        self.acting.is_some_and(acts)
     }
 
     /// What acts at a site, in the adapters' order.

@@ -31,6 +31,7 @@ pub mod method;
 pub mod model;
 pub mod named;
 pub mod params;
+mod pattern;
 pub mod plug;
 pub mod random;
 pub mod registry;

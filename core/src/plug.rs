@@ -20,10 +20,9 @@ pub use crate::named::{Boundary, Buffer, ByBoundary, BySite, Named};
 
 /// The object-safe mirror of [`Module`].
 ///
-/// # Safety
-/// Burn's `self -> Self` works in place here: the module is moved out and what becomes of it is
-/// moved in. If that panics, the place is left without a value, and the caller of an `unsafe` method
-/// must neither use nor drop it.
+/// Burn's methods `self -> Self` work in place here: the module is moved out, and the result is moved
+/// in. If one panics in between, the place is left without a value. That is why they are `unsafe`:
+/// after a panic the caller must neither use the place nor drop it.
 pub trait ErasedModule: Debug + Send + Sync + Any {
     /// [`Module::visit`].
     fn visit_erased(&self, visitor: &mut dyn ErasedVisitor);
@@ -69,7 +68,7 @@ impl<M: Module + ModuleDisplay + Sync + 'static> ErasedModule for M {
         *self = self.valid();
     }
     unsafe fn map_erased(&mut self, mapper: &mut dyn ErasedMapper) {
-        // SAFETY: what `replace` asks for is what this method asks for; so below.
+        // SAFETY: `replace` has the same condition as this method.
         unsafe { replace(self, |module| module.map(&mut MapDown(mapper))) }
     }
     unsafe fn to_device_erased(&mut self, device: &Device) {
@@ -90,8 +89,9 @@ impl<M: Module + ModuleDisplay + Sync + 'static> ErasedModule for M {
     }
 }
 
-/// Moves a module out and puts what `change` makes of it in its place. A copy left behind meanwhile
-/// would share its tensors, and an optimiser could not update them in place.
+/// Moves a module out of its place and puts the result of `change` there. Leaving a copy in the place
+/// meanwhile would be safe, but the copy would share the tensors, and an optimiser could no longer
+/// update them in place.
 ///
 /// # Safety
 /// If `change` panics, the place is left without a value: it must neither be used nor dropped.
@@ -135,15 +135,15 @@ impl<T: ?Sized> std::ops::DerefMut for Plug<T> {
 }
 
 impl<T: ErasedModule + ?Sized> Plug<T> {
-    /// Lets `change` replace the module in its box. If it panics, the box gives its memory back and
-    /// drops nothing in it: what was there went with the panic.
+    /// Lets `change` replace the module in its box. If it panics, the box frees its memory without
+    /// dropping its content, which was already dropped while unwinding.
     fn changed(self, change: impl FnOnce(&mut T)) -> Self {
         let raw = Box::into_raw(self.0) as *mut ManuallyDrop<T>;
         // SAFETY: `ManuallyDrop<T>` has the layout of `T`, and the pointer comes from a box that was
         // given up.
         let mut place = unsafe { Box::from_raw(raw) };
         change(&mut **place);
-        // SAFETY: the same the other way round; `change` returned, so that there is a value again.
+        // SAFETY: the same cast in reverse; `change` returned, so there is a value again.
         Self(unsafe { Box::from_raw(Box::into_raw(place) as *mut T) })
     }
 }
@@ -157,7 +157,7 @@ where
         self.0.visit_erased(&mut VisitUp(visitor));
     }
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        // SAFETY: `changed` neither uses nor drops the module after a panic; so below.
+        // SAFETY: `changed` neither uses nor drops the module after a panic.
         self.changed(|module| unsafe { module.map_erased(&mut MapUp(mapper)) })
     }
     fn collect_devices(&self, devices: Devices) -> Devices {

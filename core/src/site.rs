@@ -6,6 +6,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::pattern::Pattern;
 
 /// A named operation inside the backbone, with its block, its kind and its sizes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -135,7 +136,8 @@ impl std::fmt::Display for SiteKind {
 
 /// The sites at which a method acts, written like HF PEFT's `target_modules`.
 ///
-/// A string is a regular expression that must match the whole name. A list holds names, or suffixes of
+/// A string is a regular expression that must match the whole name; look-around and backreferences
+/// are understood as in Python. A list holds names, or suffixes of
 /// names that begin after a dot: `qkv` matches `blocks.0.attn.qkv`, `proj` also matches
 /// `patch_embed.proj`. `query`, `key` and `value` match those rows of a fused `qkv`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -210,17 +212,17 @@ impl Targets {
     /// # Errors
     /// [`Error::Config`] for an invalid pattern.
     pub fn matching<'n>(&self, names: &[&'n str]) -> Result<Vec<&'n str>> {
-        let matched: Box<dyn Fn(&str) -> bool> = match self {
+        match self {
             Self::Regex(pattern) => {
-                let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|e| Error::config("targets", format!("{pattern:?}: {e}")))?;
-                Box::new(move |name| regex.is_match(name))
+                let whole = Pattern::new(&format!("^(?:{pattern})$"));
+                let matched = whole.and_then(|whole| whole.matching(names));
+                matched.map_err(|e| Error::config("targets", format!("{pattern:?}: {e}")))
             }
             Self::Suffixes(targets) => {
-                Box::new(|name| targets.iter().any(|target| is_suffix(name, target)))
+                let matched = |name: &&str| targets.iter().any(|target| is_suffix(name, target));
+                Ok(names.iter().copied().filter(matched).collect())
             }
-        };
-        Ok(names.iter().copied().filter(|name| matched(name)).collect())
+        }
     }
 
     /// The `sites` and slices that match a target, in the order of the sites.
@@ -270,7 +272,7 @@ impl Targets {
 }
 
 /// Whether `target` is `name`, or a suffix of it after a dot.
-fn is_suffix(name: &str, target: &str) -> bool {
+pub(crate) fn is_suffix(name: &str, target: &str) -> bool {
     let rest = name.strip_suffix(target);
     rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
@@ -309,6 +311,29 @@ mod tests {
         let regex = Targets::Regex(r"blocks\.\d+\.attn\.proj".into());
         assert_eq!(names(&regex), ["blocks.0.attn.proj"]);
         assert!(Targets::Regex("proj".into()).pick(&sites(), "vit").is_err());
+    }
+
+    #[test]
+    fn patterns_for_python_may_look_around_and_refer_back() {
+        for (pattern, expected) in [
+            (
+                r"blocks\.\d+\.attn\.(?!qkv)\w+",
+                &["blocks.0.attn.proj"][..],
+            ),
+            (r".*(?<!embed)\.proj", &["blocks.0.attn.proj"]),
+            (r"(?=.*proj).*", &["patch_embed.proj", "blocks.0.attn.proj"]),
+            (r"(?P<p>p)\w+_embed\.(?P=p)roj", &["patch_embed.proj"]),
+            (r"(?>patch_embed)\.proj\Z", &["patch_embed.proj"]),
+        ] {
+            assert_eq!(
+                names(&Targets::Regex(pattern.to_owned())),
+                expected,
+                "{pattern}"
+            );
+        }
+        let broken = Targets::Regex("(?!".to_owned());
+        let error = broken.pick(&sites(), "vit").unwrap_err().to_string();
+        assert!(error.starts_with("targets: \"(?!\": "), "{error}");
     }
 
     #[test]

@@ -255,9 +255,9 @@ macro_rules! backbone_config {
             )]
             pub weights: Option<$crate::source::WeightsFile>,
             #[doc = concat!(
-                "The library whose names the weights have: ",
+                "The library whose parameter names the checkpoint uses: ",
                 $layout,
-                ". Default: recognised by their keys."
+                ". Default: recognised by its keys."
             )]
             #[serde(skip_serializing_if = "Option::is_none")]
             pub layout: Option<String>,

@@ -13,19 +13,20 @@ use memchr::memchr;
 use peft_core::data::Image;
 
 use crate::error::Error;
+use crate::storage::{Exif, Header};
 
 /// The most pixels in an image: Pillow refuses more as a decompression bomb.
 const MAX_PIXELS: u64 = 2 * 89_478_485;
 /// The most memory that a decoder may take, in bytes: as many pixels with four 16-bit channels.
 const MAX_BYTES: u64 = 8 * MAX_PIXELS;
 
-/// Reads a png, jpeg, webp, bmp, gif or ppm file. The format is detected from the content and not
+/// Reads a png, jpeg, webp, bmp, gif, pnm or tiff file. The format is detected from the content and not
 /// from the name.
 ///
 /// The conversion follows Pillow: grey is repeated over the channels, palettes are looked up, CMYK
 /// is multiplied out, alpha is dropped without blending, and 16-bit channels keep their high byte,
-/// except that 16-bit grey without alpha is clipped at 255. EXIF orientation is not applied. An
-/// animation gives its first frame. Images with more than 178,956,970 pixels are refused before
+/// except that 16-bit grey without alpha is clipped at 255. EXIF orientation is not applied, except
+/// to a tiff, which Pillow turns when it reads it. An animation gives its first frame. Images with more than 178,956,970 pixels are refused before
 /// they are decoded.
 ///
 /// # Errors
@@ -33,14 +34,14 @@ const MAX_BYTES: u64 = 8 * MAX_PIXELS;
 pub fn decode(path: impl AsRef<Path>) -> Result<Image, Error> {
     let path = path.as_ref();
     let bytes = fs_err::read(path)?;
-    decode_bytes(&bytes).map_err(|got| Error::Decode {
+    decode_bytes(&bytes, Exif::Ignore).map_err(|got| Error::Decode {
         image: format!("`{}`", path.display()),
         got,
     })
 }
 
-/// The image in `bytes`, or else what they hold.
-pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<Image, String> {
+/// The image in `bytes`, turned as `exif` says, or else what they hold.
+pub(crate) fn decode_bytes(bytes: &[u8], exif: Exif) -> Result<Image, String> {
     if bytes.is_empty() {
         return Err("an empty file".into());
     }
@@ -53,6 +54,10 @@ pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<Image, String> {
             return Err("a jpeg that ends before its end marker".into());
         }
         Some(_) => {}
+    }
+    let header = Header::of(bytes);
+    if header.is_tiff_with_palette() {
+        return Err("a tiff with a palette, which is not supported: save it as RGB".into());
     }
     // The default limits are below Pillow's, and would refuse images that it reads.
     let mut limits = Limits::no_limits();
@@ -69,12 +74,14 @@ pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<Image, String> {
             "an image beyond the limits ({width} x {height}, more than {MAX_PIXELS} pixels)"
         ));
     }
-    DynamicImage::from_decoder(decoder)
-        .map(from_decoded)
-        .map_err(failed)
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    if let Some(turn) = header.turn(exif) {
+        decoded.apply_orientation(turn);
+    }
+    from_decoded(decoded)
 }
 
-fn from_decoded(decoded: DynamicImage) -> Image {
+fn from_decoded(decoded: DynamicImage) -> Result<Image, String> {
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
     let high_byte = |value: u16| (value >> 8) as u8;
     let rgb = match decoded {
@@ -92,9 +99,13 @@ fn from_decoded(decoded: DynamicImage) -> Image {
             .pixels()
             .flat_map(|pixel| [0, 1, 2].map(|channel| high_byte(pixel.0[channel])))
             .collect(),
+        // The range of such values is not known, so there is no right way to make bytes of them.
+        DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_) => {
+            return Err("an image of 32-bit floating-point values".into());
+        }
         other => other.into_rgb8().into_raw(),
     };
-    Image { width, height, rgb }
+    Ok(Image { width, height, rgb })
 }
 
 /// Whether a jpeg reaches its end marker. The decoder fills the missing part of a truncated file
@@ -212,9 +223,31 @@ mod tests {
         }
     }
 
+    /// `fixtures/scripts/data_kinds.py` made these with Pillow 13 and the datasets library 5.2.
+    #[test]
+    fn every_kind_is_read_as_by_pillow_and_turned_as_by_the_datasets_library() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/data");
+        let file = fs_err::read(format!("{folder}/kinds.safetensors")).unwrap();
+        let all = safetensors::SafeTensors::deserialize(&file).unwrap();
+        assert!(all.len() > 60);
+        for (name, expected) in all.iter() {
+            let (name, exif) = match name.strip_suffix(".upright") {
+                Some(name) => (name, Exif::Apply),
+                None => (name, Exif::Ignore),
+            };
+            let bytes = fs_err::read(format!("{folder}/kinds/{name}")).unwrap();
+            let image = decode_bytes(&bytes, exif).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(expected.shape(), [image.height, image.width, 3], "{name}");
+            let pairs = image.rgb.iter().zip(expected.data());
+            let off = pairs.map(|(got, expected)| got.abs_diff(*expected));
+            let allowed = if name.ends_with(".jpg") { 3 } else { 0 };
+            assert!(off.max() <= Some(allowed), "{name} with {exif:?}");
+        }
+    }
+
     #[test]
     fn a_jpeg_is_close_to_what_was_encoded() {
-        let image = decode_bytes(&encoded(ImageFormat::Jpeg)).unwrap();
+        let image = decode_bytes(&encoded(ImageFormat::Jpeg), Exif::Ignore).unwrap();
         let pixel = &image.rgb[3 * (16 * 32 + 8)..][..3];
         for (got, expected) in pixel.iter().zip([64u8, 128, 100]) {
             assert!(got.abs_diff(expected) <= 8, "{pixel:?}");
@@ -234,7 +267,7 @@ mod tests {
             ImageFormat::Bmp,
         ] {
             let whole = encoded(format);
-            assert!(decode_bytes(&whole).is_ok(), "{format:?}");
+            assert!(decode_bytes(&whole, Exif::Ignore).is_ok(), "{format:?}");
             for keep in [1, 10, whole.len() / 2, whole.len() * 9 / 10] {
                 error_of(&whole[..keep]);
             }

@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 
 use peft_core::Result;
-use peft_core::data::{Dataset, Image, Split};
+use peft_core::data::{Dataset, Image, Split, Storage};
 use peft_core::error::listed;
 use rayon::prelude::*;
 
 use crate::decode::decode_bytes;
 use crate::error::Error;
 use crate::split::BySplit;
+use crate::storage::{Exif, Header};
 
 /// Where the bytes of images come from.
 pub(crate) trait Source: Send + Sync {
@@ -23,9 +24,14 @@ pub(crate) trait Source: Send + Sync {
     /// The encoded image.
     fn bytes(&self, at: &Self::At) -> Result<Cow<'_, [u8]>, Error>;
 
-    /// The image in `bytes`, or else what they hold.
-    fn decode(&self, bytes: &[u8]) -> Result<Image, String> {
-        decode_bytes(bytes)
+    /// The image in `bytes`, turned as `exif` says, or else what they hold.
+    fn decode(&self, bytes: &[u8], exif: Exif) -> Result<Image, String> {
+        decode_bytes(bytes, exif)
+    }
+
+    /// The headers of the image in `bytes`.
+    fn header(&self, bytes: &[u8]) -> Header {
+        Header::of(bytes)
     }
 }
 
@@ -50,12 +56,14 @@ pub(crate) struct Indexed<S: Source> {
     pub groups: Vec<String>,
     pub splits: Items<S::At>,
     pub source: S,
+    /// Whether images are turned upright.
+    pub exif: Exif,
     /// What a reader of a plan should know of this set.
     pub remarks: Vec<String>,
 }
 
 impl<S: Source> Indexed<S> {
-    /// A set without groups. A class without training images is a remark and not an error: the 800
+    /// A set without groups, whose images are not turned. A class without training images is a remark and not an error: the 800
     /// images of some VTAB-1k sets leave classes out.
     ///
     /// Labels must be below the number of classes. The parsers check that, because they can name
@@ -85,6 +93,7 @@ impl<S: Source> Indexed<S> {
             groups: Vec::new(),
             splits,
             source,
+            exif: Exif::Ignore,
             remarks,
         }
     }
@@ -106,11 +115,19 @@ impl<S: Source> Dataset for Indexed<S> {
     fn image(&self, split: Split, index: usize) -> Result<Image> {
         let at = &self.splits.at(split, index)?.at;
         let bytes = self.source.bytes(at)?;
-        let image = self.source.decode(&bytes).map_err(|got| Error::Decode {
-            image: self.source.name(at),
-            got,
-        })?;
+        let image = self
+            .source
+            .decode(&bytes, self.exif)
+            .map_err(|got| Error::Decode {
+                image: self.source.name(at),
+                got,
+            })?;
         Ok(image)
+    }
+
+    fn storage(&self, split: Split, index: usize) -> Result<Vec<Storage>> {
+        let bytes = self.source.bytes(&self.splits.at(split, index)?.at)?;
+        Ok(self.source.header(&bytes).storage(self.exif))
     }
 
     fn groups(&self) -> &[String] {
@@ -128,7 +145,8 @@ impl<S: Source> Dataset for Indexed<S> {
     /// The blake3 hash of the classes, the groups and, split by split, the label, the group and the
     /// encoded image of every record. Reads every image once. The location of the files and the way
     /// they are packed make no difference. An image that cannot be read counts as absent here;
-    /// asking for it is an error.
+    /// asking for it is an error. An image
+    /// that is turned upright counts as another one than the same image as it is stored.
     fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?} {:?}\n", self.classes, self.groups).as_bytes());
@@ -136,12 +154,19 @@ impl<S: Source> Dataset for Indexed<S> {
             let items = self.splits.get(split);
             // Hashed image by image, so that threads can share the work; the order is that of the
             // records.
-            let hashes: Vec<Option<blake3::Hash>> = items
+            let hashes: Vec<Option<(blake3::Hash, String)>> = items
                 .par_iter()
-                .map(|item| Some(blake3::hash(&self.source.bytes(&item.at).ok()?)))
+                .map(|item| {
+                    let bytes = self.source.bytes(&item.at).ok()?;
+                    let turn = self.source.header(&bytes).turn(self.exif);
+                    let turn = turn.map(|turn| format!(" turned {}", turn.to_exif()));
+                    Some((blake3::hash(&bytes), turn.unwrap_or_default()))
+                })
                 .collect();
-            for (Item { label, group, .. }, hash) in items.iter().zip(hashes) {
-                hasher.update(format!("{split} {label} {group:?} {hash:?}\n").as_bytes());
+            for (Item { label, group, .. }, read) in items.iter().zip(hashes) {
+                let (hash, turn) = read.unzip();
+                let turn = turn.unwrap_or_default();
+                hasher.update(format!("{split} {label} {group:?} {hash:?}{turn}\n").as_bytes());
             }
         }
         Ok(hasher.finalize().to_hex().to_string())

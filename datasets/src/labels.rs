@@ -1,25 +1,62 @@
 //! The names of the classes, and the index of each record's class.
+//!
+//! Classes are ordered by one rule: as the format lists them, if it does (a `names` file, the
+//! schema of a parquet, CIFAR's text file); else as numbers, if all are whole numbers; else by name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 
-use peft_core::error::nearest;
+use peft_core::data::Split;
+use peft_core::error::{listed, nearest};
+use peft_core::files::read_text;
+use schemars::JsonSchema;
+use serde::de::{self, Deserializer, Unexpected, Visitor};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::files::Place;
 use crate::indexed::{Item, Items};
 use crate::split::BySplit;
+use crate::text::lines;
 
 /// More classes than this are taken for a mistake in the labels, not allocated.
 const MAX_CLASSES: usize = 1 << 20;
+
+/// What becomes of images that cannot be used as they are labelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStray {
+    /// The first one is an error.
+    #[default]
+    Fail,
+    /// They are left out, and a remark counts them.
+    Skip,
+}
+
+impl OnStray {
+    pub(crate) fn is_fail(&self) -> bool {
+        *self == Self::Fail
+    }
+}
+
+/// The two kinds of labels that name no class to be learned, and what becomes of their images.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Strays {
+    /// A negative number, which marks a label that is hidden or unknown, or no label at all.
+    pub unlabelled: OnStray,
+    /// A class that validation or test has and that `train` lacks, where nothing lists the classes.
+    pub unseen: OnStray,
+}
 
 /// The names in a text file, one per line.
 ///
 /// # Errors
 /// An empty line before the last name, a name that is listed twice, no name at all.
 pub(crate) fn read_names(path: &Path) -> Result<Vec<String>, Error> {
-    let text = fs_err::read_to_string(path)?;
-    let names: Vec<String> = text.trim_end().lines().map(|l| l.trim().into()).collect();
+    let text = read_text(path)?;
+    let names: Vec<String> = lines(text.trim_end()).map(|l| l.trim().into()).collect();
     let first = Place::first(path, "line");
     let mut seen = HashMap::new();
     for (index, name) in names.iter().enumerate() {
@@ -70,6 +107,22 @@ pub(crate) fn numbered<'a>(
     Ok(names.unwrap_or_else(|| (0..count).map(|label| label.to_string()).collect()))
 }
 
+/// Orders the names of classes that nothing lists: as numbers if all are whole numbers, else by
+/// name. (torchvision's `ImageFolder` orders numbers as texts: 0, 1, 10, 2.)
+pub(crate) fn order(names: &mut [String]) {
+    let number = |name: &String| name.parse::<u64>();
+    match names.iter().all(|name| number(name).is_ok()) {
+        // `7` and `07` are two names of one number.
+        true => names.sort_by_cached_key(|name| (number(name).ok(), name.clone())),
+        false => names.sort_unstable(),
+    }
+}
+
+/// Whether a label says that there is none: an empty text, or a negative number.
+pub(crate) fn is_hidden(label: &str) -> bool {
+    label.is_empty() || label.parse::<f64>().is_ok_and(|number| number < 0.0)
+}
+
 /// A record whose label is still a text.
 pub(crate) struct Labelled<A> {
     /// Where its image is.
@@ -80,14 +133,164 @@ pub(crate) struct Labelled<A> {
     pub place: Place,
 }
 
+/// Takes out the records that name no class to be learned, or refuses the first of them. Without
+/// `names`, the classes are those that the training split has.
+///
+/// # Errors
+/// Such a record, with its label, its place and its split, unless `strays` says to leave it out.
+pub(crate) fn admit<A>(
+    mut records: BySplit<Vec<Labelled<A>>>,
+    names: Option<&[String]>,
+    strays: Strays,
+    remarks: &mut Vec<String>,
+) -> Result<BySplit<Vec<Labelled<A>>>, Error> {
+    let named: HashSet<&str> = names
+        .iter()
+        .copied()
+        .flatten()
+        .map(|name| name.as_str())
+        .collect();
+    for split in Split::ALL {
+        let hidden = |record: &Labelled<A>| {
+            is_hidden(&record.label) && !named.contains(record.label.as_str())
+        };
+        leave_out(
+            records.get_mut(split),
+            hidden,
+            strays.unlabelled,
+            |labels| match labels {
+                Stray::Record(record) => {
+                    let label = shown(&record.label);
+                    let got = format!(
+                        "{label} in the {split} split, which marks a hidden or missing label; \
+                     `unlabelled: skip` leaves such images out"
+                    );
+                    Err(Error::record(&record.place, "the label of a class", got))
+                }
+                Stray::Count(count, labels) => {
+                    remarks.push(left_out(split, count, "their label is", &labels));
+                    Ok(())
+                }
+            },
+        )?;
+    }
+    if names.is_some() {
+        return Ok(records);
+    }
+    // First, because a fraction in one split and a whole number in another would be two classes.
+    let labels = records.iter().flatten();
+    let labels: Vec<_> = labels
+        .map(|record| (record.label.as_str(), &record.place))
+        .collect();
+    no_fractions(&labels)?;
+    let trained = records
+        .train
+        .iter()
+        .map(|record| key(&record.label).into_owned());
+    let classes: HashSet<String> = trained.collect();
+    let known = || {
+        let mut names: Vec<String> = classes.iter().cloned().collect();
+        order(&mut names);
+        listed(&names, 10)
+    };
+    for split in [Split::Validation, Split::Test] {
+        let unseen = |record: &Labelled<A>| !classes.contains(&*key(&record.label));
+        leave_out(
+            records.get_mut(split),
+            unseen,
+            strays.unseen,
+            |labels| match labels {
+                Stray::Record(record) => {
+                    let expected = format!("a class of `train` ({})", known());
+                    let got = format!(
+                        "`{}` in the {split} split; list the classes if it is one of them, or leave \
+                     such images out by `unseen: skip`",
+                        record.label
+                    );
+                    Err(Error::record(&record.place, expected, got))
+                }
+                Stray::Count(count, labels) => {
+                    let why = "`train` lacks their class,";
+                    remarks.push(left_out(split, count, why, &labels));
+                    Ok(())
+                }
+            },
+        )?;
+    }
+    Ok(records)
+}
+
+/// The remark about images that are left out.
+pub(crate) fn left_out(split: Split, count: usize, why: &str, labels: &[String]) -> String {
+    format!(
+        "images of {split} that are left out: {count} ({why} {})",
+        listed(labels, 10)
+    )
+}
+
+/// What [`leave_out`] reports.
+enum Stray<'a, A> {
+    /// The first record, which is refused.
+    Record(&'a Labelled<A>),
+    /// The number of records that were taken out, and their labels.
+    Count(usize, Vec<String>),
+}
+
+/// Takes out the records that are `stray`, and reports them.
+fn leave_out<A>(
+    records: &mut Vec<Labelled<A>>,
+    stray: impl Fn(&Labelled<A>) -> bool,
+    on: OnStray,
+    report: impl FnOnce(Stray<A>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Some(first) = records.iter().find(|record| stray(record)) else {
+        return Ok(());
+    };
+    if on.is_fail() {
+        return report(Stray::Record(first));
+    }
+    let before = records.len();
+    let mut labels = BTreeSet::new();
+    records.retain(|record| {
+        let stray = stray(record);
+        if stray {
+            labels.insert(shown(&record.label).into_owned());
+        }
+        !stray
+    });
+    report(Stray::Count(
+        before - records.len(),
+        labels.into_iter().collect(),
+    ))
+}
+
+/// A label in a message.
+fn shown(label: &str) -> Cow<'_, str> {
+    match label {
+        "" => "none".into(),
+        label => format!("`{label}`").into(),
+    }
+}
+
+/// A label as classes are told apart by it: `07` and `7` are one number.
+fn key(label: &str) -> Cow<'_, str> {
+    match label.parse::<u64>() {
+        Ok(number) => number.to_string().into(),
+        Err(_) => label.into(),
+    }
+}
+
 /// The classes of records in three splits, and the records with the index of theirs.
 ///
 /// # Errors
-/// Those of [`classes_of`].
+/// Those of [`admit`] and [`classes_of`].
 pub(crate) fn resolve<A>(
     records: BySplit<Vec<Labelled<A>>>,
     names: Option<Vec<String>>,
+    strays: Strays,
+    remarks: &mut Vec<String>,
 ) -> Result<(Vec<String>, Items<A>), Error> {
+    let records = admit(records, names.as_deref(), strays, remarks)?;
     let labels: Vec<_> = records
         .iter()
         .flatten()
@@ -112,10 +315,11 @@ pub(crate) fn resolve<A>(
 /// The classes of `labels`, which are texts, and each label's index.
 ///
 /// With `names`, a label is one of them or an index into them. Without, labels that are all whole
-/// numbers count from 0; others are names, sorted.
+/// numbers count from 0; others are names, in their [`order`].
 ///
 /// # Errors
-/// A label that is neither, with its place.
+/// A label that is neither, with its place: labels that are all numbers, but not whole ones, are
+/// not taken for names.
 fn classes_of(
     labels: &[(&str, &Place)],
     names: Option<Vec<String>>,
@@ -129,8 +333,11 @@ fn classes_of(
         }
         (Some(names), _) => names,
         (None, None) => {
+            no_fractions(labels)?;
             let distinct: BTreeSet<&str> = labels.iter().map(|(text, _)| *text).collect();
-            distinct.into_iter().map(str::to_owned).collect()
+            let mut names: Vec<String> = distinct.into_iter().map(str::to_owned).collect();
+            order(&mut names);
+            names
         }
     };
     let by_name: HashMap<&str, usize> = names
@@ -145,6 +352,7 @@ fn classes_of(
         known.ok_or_else(|| {
             let hint = nearest(text, by_name.keys().copied())
                 .map(|near| format!(" (did you mean `{near}`?)"))
+                .or_else(|| whole_number(text).map(|number| format!(" (write `{number}`)")))
                 .unwrap_or_default();
             let expected = format!("one of {0} class names, or an index below {0}", names.len());
             Error::record(place, expected, format!("`{text}`{hint}"))
@@ -152,6 +360,72 @@ fn classes_of(
     };
     let indices = labels.iter().map(index_of).collect::<Result<_, _>>()?;
     Ok((names, indices))
+}
+
+/// Refuses labels that are all numbers, but not all whole ones.
+fn no_fractions(labels: &[(&str, &Place)]) -> Result<(), Error> {
+    let is_number = |(text, _): &(&str, &Place)| text.parse::<f64>().is_ok();
+    let is_whole = |(text, _): &(&str, &Place)| text.parse::<u64>().is_ok();
+    match labels.iter().find(|label| !is_whole(label)) {
+        Some((text, place)) if labels.iter().all(is_number) => Err(fraction(place, text)),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a label that is a number, but not a whole one.
+pub(crate) fn fraction(place: impl ToString, label: &str) -> Error {
+    let hint = match whole_number(label) {
+        Some(number) => format!("write `{number}`"),
+        None => "it is a quantity, not a class".into(),
+    };
+    let got = format!("`{label}`: {hint}, or list it in `names` if it is the name of a class");
+    Error::record(place, "a label that is a whole number or a name", got)
+}
+
+/// The id of a class in a list in JSON. A fraction is refused with what to write instead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Id(pub i64);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Id;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("i64")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Id, E> {
+                Ok(Id(number))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Id, E> {
+                let id = i64::try_from(number);
+                id.map(Id)
+                    .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Id, E> {
+                let got = format!("{number:?}");
+                let hint = whole_number(&got).map(|number| format!(" (write `{number}`)"));
+                let hint = hint.unwrap_or_default();
+                Err(E::custom(format!(
+                    "expected a whole number, got `{got}`{hint}"
+                )))
+            }
+        }
+
+        deserializer.deserialize_any(Number)
+    }
+}
+
+/// The whole number that a label such as `3.0` spells as a fraction.
+fn whole_number(label: &str) -> Option<u64> {
+    let number: f64 = label.parse().ok()?;
+    let whole = number.fract() == 0.0 && (0.0..MAX_CLASSES as f64).contains(&number);
+    (whole && label.parse::<u64>().is_err()).then_some(number as u64)
 }
 
 #[cfg(test)]
@@ -207,6 +481,134 @@ mod tests {
     }
 
     #[test]
+    fn fractions_lead_to_whole_numbers_or_names() {
+        for (labels, names, part) in [
+            (
+                &["0", "1.0"][..],
+                None,
+                "line 2: expected a label that is a whole number or a name, got `1.0`: write `1`, or",
+            ),
+            (&["3.0", "2.5"], None, "line 1: expected a label that is"),
+            (
+                &["2.5"],
+                None,
+                "got `2.5`: it is a quantity, not a class, or",
+            ),
+            (&["nan", "1"], None, "line 1: expected a label"),
+            (
+                &["a", "1.0"],
+                Some(&["a", "b"][..]),
+                "got `1.0` (write `1`)",
+            ),
+        ] {
+            let message = resolved(labels, names).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(
+            resolved(&["v1.0", "2.5"], None),
+            Ok(("2.5 v1.0".into(), vec![1, 0])),
+            "names"
+        );
+        let named = resolved(&["1.0", "0.5"], Some(&["0.5", "1.0"]));
+        assert_eq!(named, Ok(("0.5 1.0".into(), vec![1, 0])));
+    }
+
+    /// The classes, the sizes of the splits, and the remarks.
+    type Admitted = (Vec<String>, [usize; 3], Vec<String>);
+
+    /// The labels of three splits, one letter or number per image.
+    fn admitted(
+        splits: [&str; 3],
+        names: Option<&[&str]>,
+        on: OnStray,
+    ) -> Result<Admitted, String> {
+        let first = Place::first(Path::new("list.csv"), "line");
+        let records = |text: &str| {
+            let labels = text.split(' ').enumerate();
+            let record = |(index, label): (usize, &str)| Labelled {
+                at: (),
+                label: label.to_owned(),
+                place: first.at(index + 1),
+            };
+            labels.map(record).collect::<Vec<_>>()
+        };
+        let [train, validation, test] = splits.map(records);
+        let splits = BySplit {
+            train,
+            validation,
+            test,
+        };
+        let names = names.map(|names| names.iter().map(ToString::to_string).collect());
+        let strays = Strays {
+            unlabelled: on,
+            unseen: on,
+        };
+        let mut remarks = Vec::new();
+        let (classes, splits) =
+            resolve(splits, names, strays, &mut remarks).map_err(|e| e.to_string())?;
+        Ok((
+            classes,
+            Split::ALL.map(|split| splits.get(split).len()),
+            remarks,
+        ))
+    }
+
+    #[test]
+    fn hidden_labels_and_unknown_classes_are_errors_or_left_out_and_counted() {
+        let names = Some(&["a", "-1"][..]);
+        for (splits, names, part) in [
+            (
+                ["0 1", "0", "1 -1"],
+                None,
+                "line 2: expected the label of a class, got `-1` in the test",
+            ),
+            (
+                ["0 -100", "0", "1"],
+                None,
+                "line 2: expected the label of a class, got `-100` in the train",
+            ),
+            (["a b", "-1", "a"], None, "got `-1` in the validation split"),
+            (["a b", "a", ""], None, "got none in the test split"),
+            (
+                ["0 1", "-1.0", "1"],
+                None,
+                "got `-1.0` in the validation split",
+            ),
+            (["a b", "a", "-2"], names, "got `-2` in the test split"),
+            (
+                ["a b", "a", "c"],
+                None,
+                "expected a class of `train` (a, b), got `c` in the test split",
+            ),
+            (
+                ["0 2 10", "0", "11"],
+                None,
+                "expected a class of `train` (0, 2, 10), got `11`",
+            ),
+        ] {
+            let message = admitted(splits, names, OnStray::Fail).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+        let known = admitted(["a a", "a", "-1"], names, OnStray::Fail).unwrap();
+        assert_eq!(known.1, [2, 1, 1], "names may be numbers");
+        let known = admitted(["7 0", "07", "0"], None, OnStray::Fail).unwrap();
+        assert_eq!(known.1, [2, 1, 1]);
+        let (classes, sizes, remarks) =
+            admitted(["b a -1", "a c", "-1 -1 d"], None, OnStray::Skip).unwrap();
+        assert_eq!(classes, ["a", "b"]);
+        assert_eq!(sizes, [2, 1, 0]);
+        assert_eq!(
+            remarks,
+            [
+                "images of train that are left out: 1 (their label is `-1`)",
+                "images of test that are left out: 2 (their label is `-1`)",
+                "images of validation that are left out: 1 (`train` lacks their class, `c`)",
+                "images of test that are left out: 1 (`train` lacks their class, `d`)",
+            ]
+        );
+    }
+
+    #[test]
     fn names_are_read_one_per_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("classes.txt");
@@ -215,6 +617,8 @@ mod tests {
             read_names(&path).map_err(|e| e.to_string())
         };
         assert_eq!(read("a\nb c\r\n\n").unwrap(), ["a", "b c"]);
+        assert_eq!(read("\u{feff}a\r\nb\r\n").unwrap(), ["a", "b"]);
+        assert_eq!(read("a\rb\r").unwrap(), ["a", "b"]);
         assert!(
             read("a\n\nb\n")
                 .unwrap_err()

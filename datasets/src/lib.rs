@@ -19,6 +19,8 @@ mod procedural;
 mod python_random;
 mod shards;
 mod split;
+mod storage;
+mod text;
 mod transform;
 
 pub use crate::augment::Augment;
@@ -26,7 +28,9 @@ pub use crate::decode::decode;
 pub use crate::digits::Digits;
 pub use crate::error::Error;
 pub use crate::formats::*;
+pub use crate::labels::OnStray;
 pub use crate::procedural::{
     Fundus, Scenes, ScenesTask, Shapes, Sprites, SpritesTask, Terrain, Textures,
 };
+pub use crate::storage::Exif;
 pub use crate::transform::Preprocess;

@@ -13,7 +13,7 @@ use peft_core::adapter_file;
 use peft_core::backbone::{BackboneConfig, BoxedBackbone, Init};
 use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::head::LinearHead;
-use peft_core::hf_peft::{self, HfPeft};
+use peft_core::hf_peft::{self, HfPeft, Imported};
 use peft_core::hooks::Hooks;
 use peft_core::loss::cross_entropy;
 use peft_core::method::AdaptationMethod;
@@ -316,12 +316,26 @@ fn loaded(folder: &Path, backbone: &dyn BackboneConfig, init: &Init) -> BoxedBac
     loaded.unwrap_or_else(|e| unwrap(e)).backbone
 }
 
-/// Checks a folder that HF PEFT wrote for the model in `base`: its values must give that library's
-/// logits here, and exporting them must give the same folder again.
+/// A folder that HF PEFT wrote, on the model for which it was written.
+pub struct HfPeftCase {
+    /// The folder's content.
+    pub given: HfPeft,
+    /// What was made of it.
+    pub imported: Imported,
+    /// The backbone without it.
+    pub backbone: BoxedBackbone,
+    /// Its methods.
+    pub methods: Vec<Box<dyn AdaptationMethod>>,
+    /// The adapted model.
+    pub model: Model,
+}
+
+/// Reads a folder that HF PEFT wrote for the model in `base`: its values must give that library's logits
+/// here, or its features where the model has no head.
 ///
 /// # Panics
 /// At the first difference.
-pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
+pub fn read_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) -> HfPeftCase {
     let init = Init::seeded(&Device::flex(), 0);
     let unwrap = |e: peft_core::Error| -> ! { panic!("{folder}: {e}") };
     let backbone = loaded(Path::new(base), backbone, &init);
@@ -330,33 +344,74 @@ pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) {
 
     let given = HfPeft::read(Path::new(folder)).unwrap_or_else(|e| unwrap(e));
     let imported = hf_peft::import(given.clone(), &*backbone).unwrap_or_else(|e| unwrap(e));
-    let method: Box<dyn AdaptationMethod> =
-        serde_json::from_value(imported.method.clone()).unwrap_or_else(|e| panic!("{folder}: {e}"));
-    let classes = io["logits"].shape()[1];
-    let head = LinearHead::new(backbone.spec().features, classes, &init);
-    let model = Model::assemble(backbone.clone(), std::slice::from_ref(&method), head, &init);
+    let methods = serde_json::Value::Array(imported.methods.clone());
+    let methods: Vec<Box<dyn AdaptationMethod>> =
+        serde_json::from_value(methods).unwrap_or_else(|e| panic!("{folder}: {e}"));
+    let outputs = io.get("logits").unwrap_or_else(|| &io["features"]);
+    let head = LinearHead::new(backbone.spec().features, outputs.shape()[1], &init);
+    let model = Model::assemble(backbone.clone(), &methods, head, &init);
     let model = model.unwrap_or_else(|e| unwrap(e));
     let model = adapter_file::fill(model, imported.tensors.clone(), Path::new(folder));
     let model = model.unwrap_or_else(|e| unwrap(e));
     let images = Activation::Map(Tensor::from_data(io["images"].clone(), init.device()));
-    let logits = floats(model.logits(images, 0, None).into_data());
-    assert_close(folder, &logits, &floats(io["logits"].clone()), 1e-5, None);
+    let got = match io.contains_key("logits") {
+        true => floats(model.logits(images, 0, None).into_data()),
+        false => {
+            let last = model.spec().features_cut();
+            model.span(images, 0..last, None).to_vec()
+        }
+    };
+    assert_close(folder, &got, &floats(outputs.clone()), 1e-5, None);
+    HfPeftCase {
+        given,
+        imported,
+        backbone,
+        methods,
+        model,
+    }
+}
 
-    let layout = hf_peft::layout_of(&given, &*backbone);
-    let values = adapter_file::tensors(&model);
-    let own = hf_peft::export(&*method, &*backbone, &layout, &values);
-    let own = own.unwrap_or_else(|e| unwrap(e));
-    let own = own.unwrap_or_else(|| panic!("{folder}: the method is not exported"));
+/// [`read_hf_peft`], after which exporting must give the same folder again.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) -> HfPeftCase {
+    let case = read_hf_peft(folder, base, backbone);
+    let own = exported(folder, &case);
+    let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&own.tensors), names(&case.given.tensors), "{folder}");
     assert!(
-        own.tensors == given.tensors,
+        own.tensors == case.given.tensors,
         "{folder}: different tensors are exported"
     );
-    let again = hf_peft::import(own, &*backbone).unwrap_or_else(|e| unwrap(e));
+    case
+}
+
+/// Exports a folder again and checks that reading that gives the same methods and values.
+///
+/// # Panics
+/// At the first difference.
+pub fn exported(folder: &str, case: &HfPeftCase) -> HfPeft {
+    let unwrap = |e: peft_core::Error| -> ! { panic!("{folder}: {e}") };
+    let HfPeftCase {
+        given,
+        imported,
+        backbone,
+        methods,
+        model,
+    } = case;
+    let layout = hf_peft::layout_of(given, &**backbone);
+    let values = adapter_file::tensors(model);
+    let own = hf_peft::export(methods, &**backbone, &layout, &values);
+    let own = own.unwrap_or_else(|e| unwrap(e));
+    let own = own.unwrap_or_else(|| panic!("{folder}: the methods are not exported"));
+    let again = hf_peft::import(own.clone(), &**backbone).unwrap_or_else(|e| unwrap(e));
     assert_eq!(
-        again.method, imported.method,
+        again.methods, imported.methods,
         "{folder}: another method is written"
     );
-    assert!(again.tensors == imported.tensors);
+    assert!(again.tensors == imported.tensors, "{folder}: other values");
+    own
 }
 
 /// Panics unless `|got - expected| <= tolerance * max(1, max |expected|)` everywhere outside

@@ -8,5 +8,7 @@ mod golden;
 mod tiny;
 
 pub use conformance::{Verdict, conforms};
-pub use golden::{FIXTURES, Golden, Reference, assert_close, check_hf_peft};
+pub use golden::{
+    FIXTURES, Golden, HfPeftCase, Reference, assert_close, check_hf_peft, exported, read_hf_peft,
+};
 pub use tiny::{built, config, resnet, tiny, tiny_backbones, vit};

@@ -1,4 +1,4 @@
-//! The configuration and the table of variants.
+//! The configuration of the family and the table of its variants.
 
 use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 use peft_core::backbone::{
@@ -17,14 +17,14 @@ const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 peft_core::backbone_config! {
-    /// CLIP's image encoder: a variant of the table, or sizes of its own; a field that is given
-    /// overrides the variant's.
+    /// CLIP's image encoder: a variant of the table or your own sizes. A field that is given overrides
+    /// the variant's.
     #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     pub struct Clip {
         /// timm's name, for example `vit_base_patch32_clip_quickgelu_224`. OpenAI's weights need the
-        /// names with `quickgelu`, those without it apply GELU. What stands behind a dot names weights
-        /// and changes nothing here.
+        /// variants with `quickgelu`; the others apply GELU. A tag behind a dot names weights and is
+        /// ignored.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
         /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
@@ -48,9 +48,9 @@ peft_core::backbone_config! {
         /// Width of the projected features; used with `features: after`. Default the variant's.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub projection_dim: Option<usize>,
-        /// What the head sees. Default `before`.
+        /// Whether the head sees the features before or after the projection. Default `before`.
         pub features: Features,
-        /// What the MLPs apply. Default the variant's, else `quick_gelu`.
+        /// Activation of the MLPs. Default the variant's, else `quick_gelu`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub act_layer: Option<MlpActivation>,
     }
@@ -65,14 +65,14 @@ peft_core::backbone_config! {
     }
 }
 
-/// What the head sees of the normed class token.
+/// Whether the head sees the normed class token before or after its projection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Features {
-    /// The token itself, as in the paper's linear probes; there is no projection then.
+    /// The token itself, as in the paper's linear probes; the network then has no projection.
     #[default]
     Before,
-    /// Its projection into the space shared with texts, what a text head compares.
+    /// Its projection into the space that images share with texts, which a text head needs.
     After,
 }
 
@@ -183,7 +183,7 @@ pub(crate) fn variants() -> Vec<&'static str> {
 }
 
 impl Clip {
-    /// The variant's row; without a variant CLIP's defaults, and no sizes.
+    /// The variant's row and its sizes; without a variant OpenAI's defaults, and no sizes.
     fn row(&self) -> Result<(Row, Option<[usize; 4]>)> {
         let Some(name) = &self.variant else {
             return Ok((quick(clip(224, 32, [0; 4])), None));
@@ -217,6 +217,7 @@ impl Clip {
             epsilon: EPSILON,
             global_pool: GlobalPool::Token,
             fc_norm: false,
+            // Its width is needed only where there is a projection, so that own sizes may leave it out.
             projection: match self.features {
                 Features::Before => None,
                 Features::After => Some(needed("projection_dim", self.projection_dim, 3)?),

@@ -1,16 +1,17 @@
-//! How libraries spell a CLIP image encoder's weights.
+//! The names that libraries give the parameters of a CLIP image encoder.
 
 use burn::tensor::TensorData;
 use peft_core::layout::{Layout, Others, transposed};
 use peft_core::params::floats;
 
-/// timm, where the projection is a classifier; OpenAI, whose names open_clip keeps; HF transformers,
-/// with and without the prefix that older files have.
+/// timm, which keeps the projection in the place of a classifier; OpenAI, whose names open_clip uses
+/// too; HF transformers, with and without the prefix of older files.
 pub(crate) const LAYOUTS: [Layout; 3] = [
     Layout {
         name: "timm",
         head: "head",
         prefixes: &[""],
+        // The first rule that matches counts; the second leaves all other names as they are.
         rules: &[("projection.weight", "head.weight"), ("{*}", "{*}")],
         ignored: &[],
         convert: None,
@@ -49,7 +50,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
             ("norm", "visual.ln_post"),
             ("projection.weight", "visual.proj"),
         ],
-        // The text tower, and the projection where features before it are asked for.
+        // The text tower, and the projection if the features are those before it.
         ignored: &[
             "transformer.",
             "token_embedding.",
@@ -93,7 +94,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
             ("norm", "post_layernorm"),
             ("projection", "visual_projection"),
         ],
-        // The text tower, and the projection where features before it are asked for.
+        // The text tower, and the projection if the features are those before it.
         ignored: &[
             "text_model.",
             "text_projection.",
@@ -105,7 +106,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
     },
 ];
 
-/// Embeddings have no axis for the batch there.
+/// OpenAI and transformers keep embeddings without an axis for the batch.
 fn with_axes(name: &str, data: TensorData, _: Others) -> TensorData {
     match (name, &data.shape().to_vec()[..]) {
         ("cls_token", &[d]) => TensorData::new(floats(data), [1, 1, d]),
@@ -114,7 +115,7 @@ fn with_axes(name: &str, data: TensorData, _: Others) -> TensorData {
     }
 }
 
-/// The projection stands the other way round there.
+/// OpenAI keeps the projection transposed, besides embeddings without an axis for the batch.
 fn from_openai(name: &str, data: TensorData, others: Others) -> TensorData {
     match (name, &data.shape().to_vec()[..]) {
         ("projection.weight", &[width, projected]) => transposed(data, width, projected),

@@ -1,4 +1,4 @@
-//! Which of CLIP's image encoders a checkpoint's shapes are of.
+//! Recognises CLIP's image encoder by the shapes in a checkpoint.
 
 use peft_backbone_vit::Recognised;
 use peft_core::BackboneConfig;
@@ -6,9 +6,11 @@ use peft_core::checkpoint::Shapes;
 
 use crate::config::Clip;
 
-/// The configuration that the shapes tell. Whether the MLPs apply QuickGELU or GELU is none of it.
+/// The configuration of the encoder with these shapes. They do not reveal whether its MLPs apply
+/// QuickGELU or GELU, which stays at the default.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let found = Recognised::of(shapes)?;
+    // These two features distinguish CLIP from other Vision Transformers.
     if !shapes.has("norm_pre.weight") || shapes.has("patch_embed.proj.bias") {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Golden values made with transformers and timm.
+//! Agreement with golden values made with transformers and timm, and what is refused.
 
 use std::path::Path;
 
@@ -96,7 +96,10 @@ fn features_after_the_projection_agree_under_every_spelling() {
     ] {
         let loaded = loaded(file, Features::After).unwrap();
         assert_eq!(loaded.layout, layout, "{file}");
-        assert!(loaded.head.is_none(), "{file}: the projection is a head");
+        assert!(
+            loaded.head.is_none(),
+            "{file}: the projection was read as a head"
+        );
         let last = loaded.backbone.spec().features_cut();
         let x = images(&golden, &init);
         let got = loaded.backbone.forward(x, 0..last, &Hooks::none());
@@ -113,7 +116,8 @@ fn features_after_the_projection_agree_under_every_spelling() {
     }
 }
 
-/// What features before it do not end with is a head: logits are the projected embedding.
+/// If the features are those before the projection, it becomes the head: the logits are the projected
+/// embedding.
 #[test]
 fn the_projection_is_the_head_of_features_before_it() {
     let (golden, init) = (fixture("clip_projection"), Init::empty(&Device::flex()));
@@ -135,7 +139,7 @@ fn the_projection_is_the_head_of_features_before_it() {
     }
 }
 
-/// A classifier in timm's names is a head, and no projection.
+/// A classifier under timm's names is read as a head, not as the projection.
 #[test]
 fn a_classifier_is_told_from_a_projection_by_its_bias() {
     let folder = tempfile::tempdir().unwrap();
@@ -157,7 +161,8 @@ fn a_classifier_is_told_from_a_projection_by_its_bias() {
     assert!(error.contains(expected), "{error}");
 }
 
-/// Every block of the image tower is read or refused: the text tower's names are part of its own.
+/// OpenAI's names of the text tower begin like those of the image tower. Ignoring the former must not
+/// let blocks of the latter pass.
 #[test]
 fn a_deeper_checkpoint_of_openai_is_refused() {
     let shallow = Clip {
@@ -230,8 +235,8 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
     assert!(message(typo).contains(hint));
 }
 
-/// A prompt on the image passes the norm before the blocks as positions do; behind the norm only
-/// one that is shared has a bias to join.
+/// Positions join before the norm that precedes the blocks, so they cannot absorb a prompt behind it;
+/// a prompt that all tokens share is absorbed by the norm's bias.
 #[test]
 fn prompts_are_absorbed_where_that_is_exact() {
     let init = Init::seeded(&Device::flex(), 5);

@@ -1,4 +1,4 @@
-//! The sizes of the network, and which fit each other.
+//! The sizes of the network and its kinds of blocks and stems.
 
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::layouts::LAYOUTS;
 
-/// Width of the stem of one convolution, whatever the stages' widths.
+/// Width of a stem of one convolution, whatever the stages' widths.
 pub(crate) const STEM: usize = 64;
-/// The stage's width of which `base_width` is a part.
+/// The stage's width that `base_width` refers to.
 pub(crate) const WIDTH: usize = 64;
 
-/// The residual branch.
+/// The layers of the residual branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BlockKind {
-    /// 3x3, 3x3.
+    /// Two convolutions of 3x3.
     Basic,
-    /// 1x1, 3x3, 1x1 with four times the stage's width at its end.
+    /// Convolutions of 1x1, 3x3 and 1x1; the output is four times as wide as the stage.
     Bottleneck,
 }
 
@@ -32,22 +32,24 @@ impl BlockKind {
     }
 }
 
-/// The convolutions before the first pooling.
+/// The convolutions before the pooling of the stem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StemType {
-    /// One of 7x7.
+    /// One convolution of 7x7.
     #[serde(rename = "")]
     Plain,
-    /// Three of 3x3.
+    /// Three convolutions of 3x3.
     Deep,
-    /// Three of 3x3, the first narrower.
+    /// Three convolutions of 3x3, the first of them narrower.
     DeepTiered,
 }
 
-/// The sizes of a residual network, complete and consistent.
+/// The sizes of a residual network, under the names of the configuration's fields;
+/// [`Architecture::checked`] makes sure that they fit each other.
 #[derive(Clone, Debug)]
-pub(crate) struct Sizes {
+pub(crate) struct Architecture {
+    /// The variant or family, for messages.
     pub name: String,
     pub img_size: usize,
     pub block: BlockKind,
@@ -60,18 +62,18 @@ pub(crate) struct Sizes {
     pub avg_down: bool,
 }
 
-impl Sizes {
-    /// Width of the 3x3 convolutions in a stage.
+impl Architecture {
+    /// Channels of the 3x3 convolutions in a stage, all groups together.
     pub(crate) fn width(&self, stage: usize) -> usize {
         self.channels[stage] * self.base_width / WIDTH * self.cardinality
     }
 
-    /// Channels of a block's output in a stage.
+    /// Channels of a block's output in a stage, counted from 0.
     pub(crate) fn outputs(&self, stage: usize) -> usize {
         self.channels[stage] * self.block.expansion()
     }
 
-    /// Widths of the convolutions of a deep stem.
+    /// Channels of the three convolutions of a deep stem.
     pub(crate) fn stem_widths(&self) -> [usize; 3] {
         let width = self.stem_width;
         match self.stem_type {
@@ -80,7 +82,7 @@ impl Sizes {
         }
     }
 
-    /// Other libraries' spellings of its weights; transformers has He et al.'s network alone.
+    /// The parameter names of other libraries; transformers implements only He et al.'s network.
     pub(crate) fn layouts(&self) -> &'static [Layout] {
         let original = !self.avg_down
             && self.stem_type == StemType::Plain
@@ -88,6 +90,10 @@ impl Sizes {
         if original { &LAYOUTS } else { &[] }
     }
 
+    /// Returns the architecture if its sizes fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field that does not fit.
     pub(crate) fn checked(self) -> Result<Self> {
         let Self {
             cardinality,
@@ -117,6 +123,7 @@ impl Sizes {
         if cardinality == 0 {
             return Err(Error::config("cardinality", "expected at least 1, got 0"));
         }
+        // The width is rounded down, so a narrow stage could be left without channels.
         if let Some(stage) = (0..4).find(|&stage| self.width(stage) == 0) {
             let channels = self.channels[stage];
             let least = WIDTH.div_ceil(channels);

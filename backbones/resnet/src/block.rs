@@ -1,4 +1,4 @@
-//! A residual block: its convolutions, its shortcut, and what joins them.
+//! A residual block: its branch of convolutions, its shortcut, and their sum.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -8,11 +8,11 @@ use peft_core::hooks::{BranchValues, Hooks};
 use peft_core::layers::{BatchNorm2d, Conv2d, Then};
 use peft_core::site::{Branch, Site, SiteKind};
 
-use crate::architecture::{BlockKind, Sizes};
+use crate::architecture::{Architecture, BlockKind};
 use crate::convolutions::{pointwise, spatial};
 use crate::sequence::{self, Average, Layer, Sequence};
 
-/// `relu(shortcut(x) + branch(x))`; a basic block has no third convolution.
+/// `relu(shortcut(x) + branch(x))`. Basic blocks lack the third convolution.
 #[derive(Module, Debug)]
 pub(crate) struct Block {
     conv1: Conv2d,
@@ -26,14 +26,18 @@ pub(crate) struct Block {
     site: Site,
 }
 
-/// Where a block sits and what it maps.
+/// Where a block sits, and the sizes that it maps between.
 pub(crate) struct Place<'a> {
+    /// The name that its layers' names begin with.
     pub name: String,
+    /// Its number of `1..=L`, counted across stages.
     pub block: usize,
+    /// Its stage, counted from 0.
     pub stage: usize,
+    /// Channels of its input.
     pub inputs: usize,
     pub stride: usize,
-    pub sizes: &'a Sizes,
+    pub sizes: &'a Architecture,
     pub init: &'a Init,
 }
 
@@ -51,7 +55,7 @@ impl Place<'_> {
         BatchNorm2d::new(site, self.init)
     }
 
-    /// What brings the block's input to the shape of its output.
+    /// The shortcut of a block whose output has another shape than its input.
     fn downsample(&self, outputs: usize) -> Sequence {
         let conv = |part, stride| {
             let sizes = pointwise(self.inputs, outputs, stride);
@@ -59,6 +63,8 @@ impl Place<'_> {
         };
         let norm = |part| Layer::Norm(self.norm(part, outputs));
         if self.sizes.avg_down {
+            // timm keeps the averaging layer in all such shortcuts, so that it counts in the names of the
+            // layers behind it; with a stride of 1 it does nothing.
             let average = Average { side: self.stride };
             let average = Layer::Average(average);
             vec![average, conv("downsample.1", 1), norm("downsample.2")]
@@ -69,6 +75,7 @@ impl Place<'_> {
 }
 
 impl Block {
+    /// The block at `place`.
     pub fn new(place: &Place) -> Self {
         let Place { inputs, stride, .. } = *place;
         let width = place.sizes.width(place.stage);
@@ -101,6 +108,7 @@ impl Block {
         }
     }
 
+    /// Its sites in the order of the forward pass.
     pub fn sites(&self) -> Vec<Site> {
         let mut sites = vec![self.conv1.site(), self.bn1.site()];
         sites.extend([self.conv2.site(), self.bn2.site()]);
@@ -119,6 +127,8 @@ impl Block {
             None => x.clone(),
         };
         let y = self.conv1.normed(&self.bn1, x, hooks, Then::relu());
+        // The last convolution and its norm also add the shortcut, unless an adapter acts on the branch
+        // before the sum.
         let (conv, norm, y) = match (&self.conv3, &self.bn3) {
             (Some(conv3), Some(bn3)) => {
                 let y = self.conv2.normed(&self.bn2, y, hooks, Then::relu());

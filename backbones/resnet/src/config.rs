@@ -1,4 +1,4 @@
-//! The configuration and the table of variants.
+//! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
@@ -7,23 +7,23 @@ use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{BlockKind, STEM, Sizes, StemType, WIDTH};
+use crate::architecture::{Architecture, BlockKind, STEM, StemType, WIDTH};
 use crate::model::ResidualNetwork;
 
 peft_core::backbone_config! {
-    /// A residual network: a variant of the table, or sizes of its own; a field that is given overrides
-    /// the variant's.
+    /// A residual network: a variant of the table or your own sizes. A field that is given overrides the
+    /// variant's.
     #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     pub struct ResNet {
-        /// timm's name, which is torchvision's for `resnet50` and its like: `resnet50d`,
-        /// `resnext50_32x4d`. A tag of weights (`resnet50.a1_in1k`) is left aside.
+        /// timm's name, for example `resnet50d`; torchvision has the same names where it has the network.
+        /// A tag of weights (`resnet50.a1_in1k`) is ignored: `weights` says where they are.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
         /// Rows and columns of the image in pixels, at least 32. Default 224.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub img_size: Option<usize>,
-        /// Two 3x3 convolutions (`basic`) or 1x1, 3x3, 1x1 (`bottleneck`).
+        /// The layers of a block: two convolutions of 3x3 (`basic`), or 1x1, 3x3 and 1x1 (`bottleneck`).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub block: Option<BlockKind>,
         /// Blocks in each of the four stages.
@@ -35,18 +35,20 @@ peft_core::backbone_config! {
         /// Groups of a bottleneck's 3x3 convolution (ResNeXt). Default 1.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub cardinality: Option<usize>,
-        /// Width of each of these groups in a stage 64 wide, in proportion elsewhere. Default 64.
+        /// Width of each of these groups in a stage of width 64, in proportion elsewhere. Default 64.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub base_width: Option<usize>,
-        /// One 7x7 convolution (an empty text) or three 3x3 (`deep`, `deep_tiered`). Default the first.
+        /// One convolution of 7x7 (an empty string) or three of 3x3 (`deep`, `deep_tiered`). Default the
+        /// variant's, else one.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub stem_type: Option<StemType>,
         /// Width of the second of three convolutions; the third is twice as wide, the first as wide
-        /// (`deep`) or three quarters of it (`deep_tiered`). Default 64; one convolution has 64 always.
+        /// (`deep`) or three quarters as wide (`deep_tiered`). Default the variant's, else 64, which a
+        /// stem of one convolution always has.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub stem_width: Option<usize>,
-        /// Whether a shortcut to a smaller map averages before its convolution, which has no stride
-        /// then. Default false.
+        /// Whether a shortcut to a smaller map averages neighbours before its convolution, which then has
+        /// no stride. Default the variant's, else false.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub avg_down: Option<bool>,
     }
@@ -60,7 +62,8 @@ peft_core::backbone_config! {
     }
 }
 
-/// What a variant consists of; its stages are 64, 128, 256 and 512 wide.
+/// A row of the table, under the names of the configuration's fields; all stages have the default
+/// widths.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     block: BlockKind,
@@ -72,7 +75,7 @@ struct Row {
     avg_down: bool,
 }
 
-/// He et al.'s network.
+/// The original network of He et al.
 const fn row(block: BlockKind, layers: [usize; 4]) -> Row {
     Row {
         block,
@@ -102,22 +105,22 @@ impl Row {
         }
     }
 
-    /// With a deep stem.
+    /// The variant with a deep stem.
     const fn c(self) -> Self {
         self.stem(StemType::Deep, 32)
     }
 
-    /// With a deep stem and averaging shortcuts.
+    /// The variant with a deep stem and averaging shortcuts.
     const fn d(self) -> Self {
         self.c().averaging()
     }
 
-    /// With a wide deep stem.
+    /// The variant with a wide deep stem.
     const fn s(self) -> Self {
         self.stem(StemType::Deep, 64)
     }
 
-    /// With a tiered stem and averaging shortcuts.
+    /// The variant with a tiered stem and averaging shortcuts.
     const fn t(self) -> Self {
         self.stem(StemType::DeepTiered, 32).averaging()
     }
@@ -138,7 +141,7 @@ impl Row {
     }
 }
 
-/// timm's variants of which a letter at the end of the number means what it means for [`Row`].
+/// timm's variants. A letter behind the number stands for the method of [`Row`] with that name.
 #[rustfmt::skip]
 const VARIANTS: [(&str, Row); 33] = [
     ("resnet10t", basic([1, 1, 1, 1]).t()),
@@ -182,7 +185,7 @@ pub(crate) fn variants() -> Vec<&'static str> {
 }
 
 impl ResNet {
-    pub(crate) fn sizes(&self) -> Result<Sizes> {
+    fn architecture(&self) -> Result<Architecture> {
         let of_variant = match &self.variant {
             None => None,
             Some(name) => Some(variant(&VARIANTS, name)?),
@@ -199,7 +202,7 @@ impl ResNet {
             StemType::Plain => STEM,
             StemType::Deep | StemType::DeepTiered => of_variant.stem_width,
         };
-        Sizes {
+        Architecture {
             name: self.variant.clone().unwrap_or_else(|| "resnet".to_owned()),
             img_size: self.img_size.unwrap_or(224),
             block,
@@ -218,13 +221,13 @@ impl ResNet {
 #[typetag::serde(name = "resnet")]
 impl BackboneConfig for ResNet {
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
-        let (sizes, input) = (self.sizes()?, self.input()?);
-        Ok(Box::new(ResidualNetwork::new(sizes, input, init)))
+        let (architecture, input) = (self.architecture()?, self.input()?);
+        Ok(Box::new(ResidualNetwork::new(architecture, input, init)))
     }
 
     fn input(&self) -> Result<InputSpec> {
         Ok(self.source().input(InputSpec {
-            size: self.sizes()?.img_size,
+            size: self.architecture()?.img_size,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             interpolation: Interpolation::Bilinear,

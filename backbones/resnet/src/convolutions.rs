@@ -1,10 +1,10 @@
-//! The convolutions that a residual network is built of, and the norm behind each.
+//! The convolutions of a residual network, and the norm that follows each.
 
 use peft_core::backbone::Init;
 use peft_core::layers::{BatchNorm2d, Conv2dSizes};
 use peft_core::site::{Site, SiteKind};
 
-/// A 3x3 convolution that keeps the map, or halves it.
+/// A 3x3 convolution, padded so that only the stride changes the size of the map.
 pub(crate) fn spatial(inputs: usize, outputs: usize, stride: usize) -> Conv2dSizes {
     Conv2dSizes {
         inputs,
@@ -15,6 +15,7 @@ pub(crate) fn spatial(inputs: usize, outputs: usize, stride: usize) -> Conv2dSiz
     }
 }
 
+/// A 1x1 convolution.
 pub(crate) fn pointwise(inputs: usize, outputs: usize, stride: usize) -> Conv2dSizes {
     Conv2dSizes {
         inputs,
@@ -25,6 +26,7 @@ pub(crate) fn pointwise(inputs: usize, outputs: usize, stride: usize) -> Conv2dS
     }
 }
 
+/// A BatchNorm of that name in `block`.
 pub(crate) fn norm(name: &str, block: usize, channels: usize, init: &Init) -> BatchNorm2d {
     BatchNorm2d::new(Site::new(name, block, SiteKind::Norm { channels }), init)
 }

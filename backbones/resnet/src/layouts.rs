@@ -1,8 +1,8 @@
-//! How HF transformers spells a residual network's weights.
+//! The names that HF transformers gives the parameters of a residual network.
 
 use peft_core::layout::Layout;
 
-/// The rules of all stages, whose numbers count from 1 here and from 0 there.
+/// The rules of all stages: the first one is `layer1` in timm and `stages.0` in transformers.
 macro_rules! stages {
     ($(($ours:literal, $theirs:literal)),*) => {
         &[

@@ -5,8 +5,8 @@
 //! those of "Aggregated Residual Transformations for Deep Neural Networks", Xie, Girshick, Dollar,
 //! Tu and He, 2017; deep stems and averaging shortcuts those of "Bag of Tricks for Image
 //! Classification with Convolutional Neural Networks", He et al., 2019. Blocks are counted across
-//! stages: `layer1.0`, `layer1.1`, .. `layer4.2`; boundary `l` is the input of block `l`, a map
-//! `[c, h, w]`.
+//! stages: `layer1.0`, `layer1.1`, and so on to `layer4.2`. Boundary `l` is the input of block `l`, a
+//! map `[c, h, w]`.
 
 mod architecture;
 mod block;

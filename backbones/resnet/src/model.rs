@@ -13,12 +13,12 @@ use peft_core::layout::Layout;
 use peft_core::site::Site;
 use peft_ops::max_pool2d;
 
-use crate::architecture::Sizes;
+use crate::architecture::Architecture;
 use crate::block::{Block, Place};
 use crate::convolutions::norm;
 use crate::stem::Stem;
 
-/// A residual network whose fields are named like timm's.
+/// A residual network whose fields have timm's names.
 #[derive(Module, Debug)]
 pub struct ResidualNetwork {
     conv1: Stem,
@@ -34,54 +34,23 @@ pub struct ResidualNetwork {
 }
 
 impl ResidualNetwork {
-    pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
-        let (conv1, mut inputs) = Stem::new(&sizes, init);
-        let bn1 = norm("bn1", 0, inputs, init);
+    /// The network with initial values from `init`.
+    pub(crate) fn new(sizes: Architecture, input: InputSpec, init: &Init) -> Self {
+        let (conv1, width) = Stem::new(&sizes, init);
+        let bn1 = norm("bn1", 0, width, init);
+        let places = places(&sizes, width, init);
+        let blocks: Vec<Block> = places.iter().map(Block::new).collect();
+
+        // Messages and tables list the sites in the order of the forward pass.
         let mut sites: Vec<Site> = conv1.sites().cloned().collect();
         sites.push(bn1.site().clone());
+        sites.extend(blocks.iter().flat_map(Block::sites));
+        let (layouts, layers) = (sizes.layouts(), sizes.layers);
+        let spec = spec(&sizes, &places, width, sites, input);
 
-        let map = |channels: usize, size: usize| BoundaryShape::Map {
-            channels,
-            height: size,
-            width: size,
-        };
-        // Whatever has a stride leaves half of the map, rounded up.
-        let mut size = sizes.img_size.div_ceil(2).div_ceil(2);
-        let (mut names, mut shapes) = (Vec::new(), vec![map(inputs, size)]);
-        let mut stages = [0, 1, 2, 3].map(|stage: usize| {
-            let blocks = 0..sizes.layers[stage];
-            blocks
-                .map(|index| {
-                    let place = Place {
-                        name: format!("layer{}.{index}", stage + 1),
-                        block: names.len() + 1,
-                        stage,
-                        inputs,
-                        stride: if stage > 0 && index == 0 { 2 } else { 1 },
-                        sizes: &sizes,
-                        init,
-                    };
-                    let block = Block::new(&place);
-                    inputs = sizes.outputs(stage);
-                    size = size.div_ceil(place.stride);
-                    names.push(place.name);
-                    shapes.push(map(inputs, size));
-                    sites.extend(block.sites());
-                    block
-                })
-                .collect::<Vec<_>>()
-        });
-        let layouts = sizes.layouts();
-        let spec = BackboneSpec {
-            name: sizes.name,
-            depth: names.len(),
-            boundaries: BackboneSpec::boundaries(map(3, sizes.img_size), &names, &shapes),
-            sites,
-            input,
-            features: inputs,
-            head_name: "fc",
-        };
-        let mut stage = |i: usize| std::mem::take(&mut stages[i]);
+        // Checkpoints number the stages in the fields' names, so they cannot be one list.
+        let mut blocks = blocks.into_iter();
+        let mut stage = |stage: usize| blocks.by_ref().take(layers[stage]).collect();
         Self {
             conv1,
             bn1,
@@ -94,7 +63,7 @@ impl ResidualNetwork {
         }
     }
 
-    /// Block `index = 1..=L`, counted across stages.
+    /// Block `index` of `1..=L`, counted across stages.
     fn block(&self, index: usize) -> &Block {
         let mut index = index - 1;
         for stage in [&self.layer1, &self.layer2, &self.layer3, &self.layer4] {
@@ -106,12 +75,65 @@ impl ResidualNetwork {
         panic!("block {} of {}", index + 1, self.spec.depth)
     }
 
+    /// The stem with its norm and pooling.
+    ///
     /// # Shapes
     /// `[b, 3, h, w] -> [b, c, h / 4, w / 4]`.
     fn stem(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
         let x = self.conv1.forward(&self.bn1, image, hooks);
         let window = MaxPoolOptions::new([3, 3]).with_stride([2, 2]);
         max_pool2d(x, window.with_padding([1, 1]))
+    }
+}
+
+/// Where the blocks sit and what they map, behind a stem with `inputs` channels.
+fn places<'a>(sizes: &'a Architecture, mut inputs: usize, init: &'a Init) -> Vec<Place<'a>> {
+    let stages = sizes.layers.into_iter().enumerate();
+    let blocks = stages.flat_map(|(stage, blocks)| (0..blocks).map(move |index| (stage, index)));
+    blocks
+        .enumerate()
+        .map(|(before, (stage, index))| Place {
+            name: format!("layer{}.{index}", stage + 1),
+            block: before + 1,
+            stage,
+            inputs: std::mem::replace(&mut inputs, sizes.outputs(stage)),
+            stride: if stage > 0 && index == 0 { 2 } else { 1 },
+            sizes,
+            init,
+        })
+        .collect()
+}
+
+/// Boundaries, sites and sizes of the network with these blocks, behind a stem of `width` channels.
+fn spec(
+    sizes: &Architecture,
+    blocks: &[Place],
+    width: usize,
+    sites: Vec<Site>,
+    input: InputSpec,
+) -> BackboneSpec {
+    let map = |channels: usize, size: usize| BoundaryShape::Map {
+        channels,
+        height: size,
+        width: size,
+    };
+    // Every layer with a stride of 2 leaves half of the map, rounded up: here the stem's convolution and
+    // its pooling.
+    let mut size = sizes.img_size.div_ceil(2).div_ceil(2);
+    let mut shapes = vec![map(width, size)];
+    for block in blocks {
+        size = size.div_ceil(block.stride);
+        shapes.push(map(sizes.outputs(block.stage), size));
+    }
+    let names: Vec<String> = blocks.iter().map(|block| block.name.clone()).collect();
+    BackboneSpec {
+        name: sizes.name.clone(),
+        depth: names.len(),
+        boundaries: BackboneSpec::boundaries(map(3, sizes.img_size), &names, &shapes),
+        sites,
+        input,
+        features: sizes.outputs(3),
+        head_name: "fc",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which residual network a checkpoint's shapes are of.
+//! Recognises a residual network by the shapes in a checkpoint.
 
 use peft_core::BackboneConfig;
 use peft_core::checkpoint::Shapes;
@@ -6,7 +6,8 @@ use peft_core::checkpoint::Shapes;
 use crate::architecture::{BlockKind, STEM, StemType, WIDTH};
 use crate::config::ResNet;
 
-/// The sizes that the shapes tell; the image's is none of them.
+/// The configuration of the network with these shapes. They do not reveal the image's size, which
+/// stays at its default.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let outputs = |name: &str| Some(*shapes.get(name)?.first()?);
     let block = match shapes.has("layer1.0.conv3.weight") {
@@ -27,17 +28,21 @@ pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let (width, of_group) = (*inner.first()?, *inner.get(1)?);
     let cardinality = width.checked_div(of_group)?;
     let base_width = (width * WIDTH).checked_div(cardinality * channels[0])?;
+    // A stem of one convolution has no numbered layers.
     let (first, second) = (outputs("conv1.0.weight"), outputs("conv1.3.weight"));
     let stem_type = match (first, second) {
         (Some(first), Some(second)) if first == second => StemType::Deep,
         (Some(_), _) => StemType::DeepTiered,
         (None, _) => StemType::Plain,
     };
+    // Behind an averaging layer the convolution is the second layer of the shortcut; otherwise that is
+    // a norm, whose weight has one dimension.
     let averages = |stage: usize| {
         let convolution = shapes.get(&format!("layer{stage}.0.downsample.1.weight"));
         convolution.is_some_and(|shape| shape.len() == 4)
     };
     let unless = |default: usize, value: usize| (value != default).then_some(value);
+    // Defaults are left out, which keeps the YAML short.
     Some(Box::new(ResNet {
         block: Some(block),
         layers: Some(layers),

@@ -1,4 +1,4 @@
-//! Layers one behind the other, numbered as in torch's `Sequential`: one without weights counts too.
+//! Layers in a row, numbered as in torch's `Sequential`: layers without weights count too.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -9,7 +9,7 @@ use peft_core::layers::{BatchNorm2d, Conv2d, Then};
 use peft_core::site::Site;
 use peft_ops::relu;
 
-/// Layers in their order.
+/// Layers in the order in which they are applied.
 pub(crate) type Sequence = Vec<Layer>;
 
 /// One layer of a [`Sequence`].
@@ -25,13 +25,14 @@ pub(crate) enum Layer {
 #[derive(Module, Debug)]
 pub(crate) struct Relu;
 
-/// The mean of each window of `side x side`, of what is there of it at an odd map's end.
+/// The mean of each window of `side x side`; at the end of an odd map, of the part inside the map.
 #[derive(Module, Debug)]
 pub(crate) struct Average {
     pub side: usize,
 }
 
 impl Layer {
+    /// Its site, if it has weights.
     pub(crate) fn site(&self) -> Option<&Site> {
         match self {
             Self::Conv(conv) => Some(conv.site()),
@@ -57,6 +58,7 @@ impl Average {
         if self.side == 1 {
             return x;
         }
+        // As in timm: a window that reaches beyond the map averages only what lies inside.
         let options = AvgPoolOptions::new([self.side; 2]);
         avg_pool2d(
             x,
@@ -65,7 +67,11 @@ impl Average {
     }
 }
 
-/// Applies them one after the other; a norm and a ReLU together with the layer before them.
+/// Applies layers one after the other; a convolution, its norm and its ReLU in one pass if nothing acts
+/// between them.
+///
+/// # Shapes
+/// `[b, c, h, w] -> [b, c', h', w']`.
 pub(crate) fn forward(layers: &[Layer], x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
     let (mut x, mut layers) = (x, layers);
     loop {

@@ -1,4 +1,4 @@
-//! What stands before the blocks, without its pooling: one convolution or three.
+//! The convolutions before the blocks: one, or three with norms between them.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -7,11 +7,11 @@ use peft_core::hooks::Hooks;
 use peft_core::layers::{BatchNorm2d, Conv2d, Conv2dSizes, Then};
 use peft_core::site::Site;
 
-use crate::architecture::{STEM, Sizes, StemType};
+use crate::architecture::{Architecture, STEM, StemType};
 use crate::convolutions::{norm, spatial};
 use crate::sequence::{self, Layer, Relu, Sequence};
 
-/// What stands before the first norm: one convolution, or three.
+/// The convolutions before `bn1`: one, or a sequence that ends with one.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a network has one")]
 pub(crate) enum Stem {
@@ -20,8 +20,8 @@ pub(crate) enum Stem {
 }
 
 impl Stem {
-    /// With the channels of its output.
-    pub fn new(sizes: &Sizes, init: &Init) -> (Self, usize) {
+    /// The stem, and the channels of its output.
+    pub fn new(sizes: &Architecture, init: &Init) -> (Self, usize) {
         let conv = |name: &str, sizes: Conv2dSizes| {
             Conv2d::new(Site::new(name, 0, sizes.kind()), false, init)
         };
@@ -48,6 +48,7 @@ impl Stem {
         (Self::Deep(layers), third)
     }
 
+    /// Its sites in the order of the forward pass.
     pub fn sites(&self) -> impl Iterator<Item = &Site> {
         let (plain, deep) = match self {
             Self::Plain(conv) => (Some(conv.site()), &[][..]),
@@ -56,11 +57,12 @@ impl Stem {
         plain.into_iter().chain(deep.iter().filter_map(Layer::site))
     }
 
-    /// With the norm behind it and a ReLU.
+    /// The convolutions, then `norm` and a ReLU.
     ///
     /// # Shapes
     /// `[b, 3, h, w] -> [b, c, h / 2, w / 2]`.
     pub fn forward(&self, norm: &BatchNorm2d, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
+        // The last convolution runs together with the norm behind it.
         let (before, last) = match self {
             Self::Plain(conv) => (&[][..], Some(conv)),
             Self::Deep(layers) => match layers.split_last() {

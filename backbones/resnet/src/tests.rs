@@ -1,4 +1,4 @@
-//! Golden values made with timm, torchvision and transformers.
+//! Agreement with golden values made with timm, torchvision and transformers, and what is refused.
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
@@ -283,7 +283,7 @@ fn basic_blocks_are_read_under_the_names_of_transformers() {
     }
 }
 
-/// What `config` is refused for when the weights of `folder` are loaded.
+/// The error when these weights are loaded into `config`.
 fn refusal(config: &ResNet, weights: &str) -> String {
     let file = Checkpoint::open(format!("{FIXTURES}/{weights}").as_ref()).unwrap();
     let loaded = load_backbone(built(config), &file, config.layout.as_deref());
@@ -316,7 +316,7 @@ fn weights_of_another_network_are_refused_with_both_sets_of_names() {
 }
 
 #[test]
-fn sizes_that_make_no_network_are_refused_by_the_field() {
+fn sizes_that_do_not_fit_are_refused_by_field() {
     let refused = [
         (
             "{variant: resnet18, cardinality: 32}",

@@ -1,16 +1,19 @@
-//! The sizes of the network, and which fit each other.
+//! The sizes of the network.
 
 use peft_core::error::{Error, Result};
 
-/// The sizes of a Swin Transformer, complete and consistent.
+/// The sizes of a Swin Transformer, under the names of the configuration's fields;
+/// [`Architecture::checked`] makes sure that they fit each other.
 #[derive(Clone, Debug)]
-pub(crate) struct Sizes {
+pub(crate) struct Architecture {
+    /// The variant or family, for messages.
     pub name: String,
     pub img_size: usize,
     pub patch_size: usize,
     pub embed_dim: usize,
     pub depths: Vec<usize>,
     pub num_heads: Vec<usize>,
+    /// Rows and columns of a window in each stage.
     pub window_sizes: Vec<usize>,
     pub mlp_ratio: f64,
     pub qkv_bias: bool,
@@ -18,15 +21,24 @@ pub(crate) struct Sizes {
 
 /// The sizes of one stage.
 pub(crate) struct StageSizes {
+    /// Channels.
     pub width: usize,
+    /// Hidden width of the MLPs.
     pub hidden: usize,
+    /// Attention heads.
     pub heads: usize,
+    /// Rows and columns of the map.
     pub grid: usize,
+    /// Rows and columns of a window; a smaller map is one window.
     pub window: usize,
     pub qkv_bias: bool,
 }
 
-impl Sizes {
+impl Architecture {
+    /// Returns the architecture if its sizes fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the field that does not fit.
     pub fn checked(self) -> Result<Self> {
         let positive = [
             ("img_size", self.img_size),
@@ -47,7 +59,7 @@ impl Sizes {
             );
             return Err(Error::config("img_size", message));
         }
-        // Channels double from stage to stage.
+        // Channels double from stage to stage, so their number would overflow after many stages.
         let (stages, most) = (self.depths.len(), 16);
         if stages == 0 || stages > most || self.depths.contains(&0) {
             let message = format!(
@@ -73,15 +85,21 @@ impl Sizes {
         Ok(self)
     }
 
+    /// The sizes of the stage with that index from 0.
     pub fn stage(&self, stage: usize) -> StageSizes {
         let width = self.embed_dim << stage;
         StageSizes {
             width,
             hidden: (width as f64 * self.mlp_ratio) as usize,
             heads: self.num_heads[stage],
+            // Each downsampling halves the map, rounded up: it pads an odd one.
             grid: (self.img_size / self.patch_size).div_ceil(1 << stage),
             window: self.window_sizes[stage],
             qkv_bias: self.qkv_bias,
         }
+    }
+    /// Channels of the last stage, which are the features.
+    pub fn features(&self) -> usize {
+        self.embed_dim << (self.depths.len() - 1)
     }
 }

@@ -1,12 +1,11 @@
-//! A pre-norm block: attention inside windows, then an MLP, each beside the stream.
+//! A pre-norm block: attention inside windows, then an MLP, each added to the stream.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use peft_core::activation::Activation;
 use peft_core::hooks::{BranchValues, Hooks};
-use peft_core::layers::{LayerNorm, Linear};
-use peft_core::random::Distribution;
-use peft_core::site::{Branch, Site, SiteKind};
+use peft_core::layers::LayerNorm;
+use peft_core::site::{Branch, Site};
 
 use crate::architecture::StageSizes;
 use crate::attention::WindowAttention;
@@ -24,43 +23,23 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// A block whose windows are shifted by half their size if `shifted`.
     pub fn new(place: &Place, sizes: &StageSizes, shifted: bool) -> Self {
-        let (init, d, heads) = (place.init, sizes.width, sizes.heads);
-        let branch = |part: &str, branch| place.site(part, SiteKind::Branch { branch, width: d });
-        let qkv = SiteKind::Linear {
-            inputs: d,
-            outputs: 3 * d,
-        };
-        let qkv = place.site("attn.qkv", qkv);
-        let qkv = qkv.with_slices(&["query", "key", "value"], d);
+        let d = sizes.width;
         let windows = Windows::new(sizes.grid, sizes.window, shifted);
-        let table = format!("{}.attn.relative_position_bias_table", place.name);
-        let normal = Distribution::TruncatedNormal(0.02);
         Self {
             norm1: place.norm("norm1", d),
-            attn: WindowAttention {
-                qkv: Linear::new(qkv, sizes.qkv_bias, init),
-                proj: place.linear("attn.proj", [d, d], true),
-                relative_position_bias_table: init.param(
-                    &table,
-                    [windows.offsets(), heads],
-                    normal,
-                ),
-                index: windows.index(init.device()),
-                mask: windows.mask(init.device()),
-                heads,
-                windows,
-                site: branch("attn", Branch::Attention),
-            },
+            attn: WindowAttention::new(place, sizes, windows),
             norm2: place.norm("norm2", d),
             mlp: Mlp {
                 fc1: place.linear("mlp.fc1", [d, sizes.hidden], true),
                 fc2: place.linear("mlp.fc2", [sizes.hidden, d], true),
-                site: branch("mlp", Branch::Mlp),
+                site: place.branch("mlp", Branch::Mlp, d),
             },
         }
     }
 
+    /// Its sites in the order of the forward pass.
     pub fn sites(&self) -> [Site; 8] {
         [
             self.norm1.site(),
@@ -82,6 +61,7 @@ impl Block {
         let output = self.attn.forward(normed.clone(), hooks);
         let x = x.clone() + branch(&self.attn.site, [x, normed, output], hooks);
         let normed = self.norm2.forward(x.clone(), hooks);
+        // With nothing between the last layer and the sum, both happen in one pass.
         if !hooks.acts_at(&self.mlp.site) {
             return self.mlp.forward(Some(x), normed, hooks);
         }
@@ -90,7 +70,10 @@ impl Block {
     }
 }
 
-/// The output of a branch after what acts there.
+/// The output of a branch after the adapters at `site` have acted.
+///
+/// # Shapes
+/// `[b, h, w, c]`, all three and the result.
 fn branch(site: &Site, values: [Tensor<4>; 3], hooks: &Hooks) -> Tensor<4> {
     let [residual, normed, output] = values.map(Activation::Grid);
     let values = BranchValues {

@@ -1,4 +1,4 @@
-//! The configuration and the table of variants.
+//! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
@@ -7,12 +7,12 @@ use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::Sizes;
+use crate::architecture::Architecture;
 use crate::model::SwinTransformer;
 
 peft_core::backbone_config! {
-    /// A Swin Transformer: a variant of the table, or sizes of its own; a field that is given overrides
-    /// the variant's.
+    /// A Swin Transformer: a variant of the table or your own sizes. A field that is given overrides the
+    /// variant's.
     #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     pub struct Swin {
@@ -25,17 +25,17 @@ peft_core::backbone_config! {
         /// Rows and columns of a patch in pixels. Default 4.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub patch_size: Option<usize>,
-        /// Channels `C` of the first stage; each later one has twice those of the one before.
+        /// Channels `C` of the first stage; each later stage has twice as many as the one before.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub embed_dim: Option<usize>,
         /// Blocks in each stage, one or more stages.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub depths: Option<Vec<usize>>,
-        /// Attention heads in each stage, divisors of its channels.
+        /// Attention heads in each stage; each number must divide the stage's channels.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub num_heads: Option<Vec<usize>>,
-        /// Rows and columns of a window in positions, in all stages. Default 7. A smaller map is one
-        /// window; bias tables of a checkpoint with other windows are resized.
+        /// Rows and columns of a window in positions, for all stages. Default the variant's, else 7. A
+        /// smaller map is one window; bias tables of a checkpoint with other windows are resized.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub window_size: Option<usize>,
         /// Hidden width of the MLP over the channels. Default 4.
@@ -55,7 +55,7 @@ peft_core::backbone_config! {
     }
 }
 
-/// A row of the table: image size and channels; windows, blocks and heads of the stages.
+/// A row of the table: image size and channels, then windows, blocks and heads of the stages.
 type Row = ([usize; 2], [usize; 4], [usize; 4], [usize; 4]);
 
 /// timm's variants; all with patches of 4 and `mlp_ratio` 4.
@@ -71,7 +71,7 @@ const VARIANTS: [(&str, Row); 9] = {
     const BASE_384: Row = ([384, 128], [12; 4], DEEP, BASE);
     const LARGE_224: Row = ([224, 192], [7; 4], DEEP, LARGE);
     const LARGE_384: Row = ([384, 192], [12; 4], DEEP, LARGE);
-    // Searched by Chen et al., 2021 ("Searching the Search Space of Vision Transformer").
+    // Found by the search of Chen et al., 2021 ("Searching the Search Space of Vision Transformer").
     const S3_TINY: Row = ([224, 96], [7, 7, 14, 7], SHALLOW, NARROW);
     const S3_SMALL: Row = ([224, 96], [14, 14, 14, 7], DEEP, NARROW);
     const S3_BASE: Row = ([224, 96], [7, 7, 14, 7], [2, 2, 30, 2], NARROW);
@@ -94,7 +94,7 @@ pub(crate) fn variants() -> Vec<&'static str> {
 }
 
 impl Swin {
-    pub(crate) fn sizes(&self) -> Result<Sizes> {
+    fn architecture(&self) -> Result<Architecture> {
         let row = match &self.variant {
             None => None,
             Some(name) => Some(variant(&VARIANTS, name)?),
@@ -110,7 +110,7 @@ impl Swin {
         let depths = own_or(&self.depths, row.map(|(_, _, depths, _)| *depths), "depths")?;
         let windows = row.map_or([7; 4], |(_, windows, ..)| *windows);
         let window = |stage: usize| self.window_size.unwrap_or(windows[stage.min(3)]);
-        Sizes {
+        Architecture {
             name: self.variant.clone().unwrap_or_else(|| "swin".to_owned()),
             img_size: self.img_size.or(of_variant(0)).unwrap_or(224),
             patch_size: self.patch_size.unwrap_or(4),
@@ -128,13 +128,13 @@ impl Swin {
 #[typetag::serde(name = "swin")]
 impl BackboneConfig for Swin {
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>> {
-        let (sizes, input) = (self.sizes()?, self.input()?);
-        Ok(Box::new(SwinTransformer::new(sizes, input, init)))
+        let (architecture, input) = (self.architecture()?, self.input()?);
+        Ok(Box::new(SwinTransformer::new(architecture, input, init)))
     }
 
     fn input(&self) -> Result<InputSpec> {
         Ok(self.source().input(InputSpec {
-            size: self.sizes()?.img_size,
+            size: self.architecture()?.img_size,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             interpolation: Interpolation::Bicubic,

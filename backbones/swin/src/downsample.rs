@@ -1,4 +1,4 @@
-//! What stands between two stages: half the map, twice the width.
+//! The downsampling between two stages: half the map, twice the channels.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -6,21 +6,32 @@ use peft_core::hooks::Hooks;
 use peft_core::layers::{LayerNorm, Linear};
 use peft_core::site::Site;
 
+use crate::place::Place;
 use crate::windows::padded;
 
-/// Four neighbours to one position of twice the width: `reduction(norm([x00, x10, x01, x11]))`.
+/// Merges four neighbours into one position with twice the channels:
+/// `reduction(norm([x00, x10, x01, x11]))`.
 #[derive(Module, Debug)]
 pub(crate) struct Downsample {
-    pub norm: LayerNorm,
-    pub reduction: Linear,
+    norm: LayerNorm,
+    reduction: Linear,
 }
 
 impl Downsample {
+    /// A downsampling to `width` channels, from half as many.
+    pub fn new(place: &Place, width: usize) -> Self {
+        Self {
+            norm: place.norm("norm", 2 * width),
+            reduction: place.linear("reduction", [2 * width, width], false),
+        }
+    }
+
+    /// Its sites in the order of the forward pass.
     pub fn sites(&self) -> [Site; 2] {
         [self.norm.site().clone(), self.reduction.site().clone()]
     }
 
-    /// An odd side gets a row or a column of zeros.
+    /// Pads a map of odd sides with a row and a column of zeros.
     ///
     /// # Shapes
     /// `[b, h, w, c] -> [b, h / 2, w / 2, 2 c]`.

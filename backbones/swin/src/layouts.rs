@@ -1,9 +1,10 @@
-//! How other libraries spell a Swin Transformer's weights.
+//! The names that other libraries give the parameters of a Swin Transformer.
 
 use peft_core::layout::Layout;
 
 /// Microsoft's repository and timm before 0.9; HF transformers, the modules since version 5 and the
-/// files of all versions; these three have a downsampling at the end of the stage before. torchvision.
+/// files of all versions. In these three a downsampling ends the stage before it, whereas in timm it
+/// begins the next one. torchvision.
 pub(crate) const LAYOUTS: [Layout; 4] = [
     Layout {
         name: "microsoft",
@@ -41,7 +42,7 @@ pub(crate) const LAYOUTS: [Layout; 4] = [
             ),
             ("norm", "norm"),
         ],
-        // They follow from the sizes.
+        // Buffers that follow from the sizes.
         ignored: &[
             "layers.{s}.blocks.{i}.attn.relative_position_index",
             "layers.{s}.blocks.{i}.attn_mask",
@@ -157,7 +158,7 @@ pub(crate) const LAYOUTS: [Layout; 4] = [
             ),
             ("norm", "layernorm"),
         ],
-        // The index follows from the sizes.
+        // A buffer that follows from the sizes.
         ignored: &["encoder.layers.{s}.blocks.{i}.attention.self.relative_position_index"],
         convert: None,
     },

@@ -1,4 +1,4 @@
-//! Two layers with GELU between them.
+//! The MLP of a block.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -7,6 +7,7 @@ use peft_core::layers::Linear;
 use peft_core::site::Site;
 use peft_ops::Gelu;
 
+/// Two linear layers with GELU between them.
 #[derive(Module, Debug)]
 pub(crate) struct Mlp {
     pub fc1: Linear,
@@ -16,7 +17,7 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// With a residual added if there is one.
+    /// The MLP's output, added to `residual` if there is one.
     ///
     /// # Shapes
     /// `[b, h, w, c] -> [b, h, w, c]`.

@@ -12,14 +12,14 @@ use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::site::{Site, SiteKind};
 
-use crate::architecture::{Sizes, StageSizes};
+use crate::architecture::{Architecture, StageSizes};
 use crate::block::Block;
 use crate::downsample::Downsample;
 use crate::layouts::LAYOUTS;
 use crate::place::{EPSILON, Place};
 use crate::position_bias::resized;
 
-/// A Swin Transformer whose fields are named like timm's.
+/// A Swin Transformer whose fields have timm's names.
 #[derive(Module, Debug)]
 pub struct SwinTransformer {
     patch_embed: PatchEmbed,
@@ -35,6 +35,7 @@ struct PatchEmbed {
     norm: LayerNorm,
 }
 
+/// Blocks at one resolution, and the downsampling that leads to it in all stages but the first.
 #[derive(Module, Debug)]
 struct Stage {
     downsample: Option<Downsample>,
@@ -42,98 +43,44 @@ struct Stage {
 }
 
 impl SwinTransformer {
-    pub(crate) fn new(sizes: Sizes, input: InputSpec, init: &Init) -> Self {
-        let stem = Place {
-            name: "patch_embed".to_owned(),
-            block: 0,
-            init,
+    /// The network with initial values from `init`.
+    pub(crate) fn new(sizes: Architecture, input: InputSpec, init: &Init) -> Self {
+        let patch_embed = PatchEmbed::new(&sizes, init);
+        let mut depth = 0;
+        let layers: Vec<Stage> = (sizes.depths.iter().enumerate())
+            .map(|(stage, blocks)| {
+                let layer = Stage::new(stage, depth, &sizes, init);
+                depth += blocks;
+                layer
+            })
+            .collect();
+        let kind = SiteKind::Norm {
+            channels: sizes.features(),
         };
-        let proj = Conv2dSizes {
-            inputs: 3,
-            outputs: sizes.embed_dim,
-            kernel: sizes.patch_size,
-            stride: sizes.patch_size,
-            padding: 0,
-        };
-        let patch_embed = PatchEmbed {
-            proj: Conv2d::new(stem.site("proj", proj.kind()), true, init),
-            norm: stem.norm("norm", sizes.embed_dim),
-        };
+        let norm = LayerNorm::new(Site::new("norm", depth + 1, kind), EPSILON, init);
+
+        // Messages and tables list the sites in the order of the forward pass.
         let mut sites = vec![
             patch_embed.proj.site().clone(),
             patch_embed.norm.site().clone(),
         ];
-
-        let (mut names, mut shapes, mut layers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut shape = BoundaryShape::Map {
-            channels: 3,
-            height: sizes.img_size,
-            width: sizes.img_size,
-        };
-        let image = shape;
-        for (stage, &depth) in sizes.depths.iter().enumerate() {
-            let of_stage = sizes.stage(stage);
-            let StageSizes { width, grid, .. } = of_stage;
-            let downsample = (stage > 0).then(|| {
-                let place = Place {
-                    name: format!("layers.{stage}.downsample"),
-                    block: names.len(),
-                    init,
-                };
-                Downsample {
-                    norm: place.norm("norm", 2 * width),
-                    reduction: place.linear("reduction", [2 * width, width], false),
-                }
-            });
-            sites.extend(downsample.iter().flat_map(Downsample::sites));
-            shape = BoundaryShape::Grid {
-                height: grid,
-                width: grid,
-                channels: width,
-            };
-            let blocks: Vec<Block> = (0..depth)
-                .map(|index| {
-                    let place = Place {
-                        name: format!("layers.{stage}.blocks.{index}"),
-                        block: names.len() + 1,
-                        init,
-                    };
-                    let block = Block::new(&place, &of_stage, index % 2 == 1);
-                    names.push(place.name);
-                    shapes.push(shape);
-                    sites.extend(block.sites());
-                    block
-                })
-                .collect();
-            layers.push(Stage { downsample, blocks });
-        }
-        shapes.push(shape);
-        let width = shape.channels();
-        let site = Site::new("norm", names.len() + 1, SiteKind::Norm { channels: width });
-        let norm = LayerNorm::new(site, EPSILON, init);
+        sites.extend(layers.iter().flat_map(Stage::sites));
         sites.push(norm.site().clone());
         Self {
             patch_embed,
             layers,
             norm,
-            spec: BackboneSpec {
-                name: sizes.name,
-                depth: names.len(),
-                boundaries: BackboneSpec::boundaries(image, &names, &shapes),
-                sites,
-                input,
-                features: width,
-                head_name: "head.fc",
-            },
+            spec: spec(sizes, sites, input),
         }
     }
 
-    /// Block `index = 1..=L`, counted across stages, and the downsampling behind it.
+    /// Block `index` of `1..=L`, counted across stages, and the downsampling that follows it, if any.
     fn block(&self, index: usize) -> (&Block, Option<&Downsample>) {
         let mut index = index - 1;
         for (stage, Stage { blocks, .. }) in self.layers.iter().enumerate() {
             match blocks.get(index) {
                 Some(block) => {
+                    // Only the last block of a stage is followed by a downsampling: the next stage's.
                     let next = self
                         .layers
                         .get(stage + 1)
@@ -146,6 +93,8 @@ impl SwinTransformer {
         panic!("block {} of {}", index + 1, self.spec.depth)
     }
 
+    /// Turns an image into a grid of normed patches.
+    ///
     /// # Shapes
     /// `[b, 3, h, w] -> [b, gh, gw, c]`.
     fn embed(&self, image: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
@@ -154,11 +103,104 @@ impl SwinTransformer {
         self.patch_embed.norm.forward(patches, hooks)
     }
 
+    /// The mean of the normed grid.
+    ///
     /// # Shapes
     /// `[b, h, w, c] -> [b, c]`.
     fn pool(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<2> {
         let normed = self.norm.forward(x, hooks);
         normed.flatten::<3>(1, 2).mean_dim(1).squeeze_dim(1)
+    }
+}
+
+/// Boundaries, sites and sizes of the network.
+fn spec(sizes: Architecture, sites: Vec<Site>, input: InputSpec) -> BackboneSpec {
+    let image = BoundaryShape::Map {
+        channels: 3,
+        height: sizes.img_size,
+        width: sizes.img_size,
+    };
+    let (mut names, mut shapes) = (Vec::new(), Vec::new());
+    for (stage, &blocks) in sizes.depths.iter().enumerate() {
+        let StageSizes { width, grid, .. } = sizes.stage(stage);
+        let shape = BoundaryShape::Grid {
+            height: grid,
+            width: grid,
+            channels: width,
+        };
+        names.extend((0..blocks).map(|index| block_name(stage, index)));
+        shapes.extend((0..blocks).map(|_| shape));
+    }
+    // The output of the last block has the shape of its input.
+    shapes.extend(shapes.last().copied());
+    BackboneSpec {
+        depth: names.len(),
+        boundaries: BackboneSpec::boundaries(image, &names, &shapes),
+        sites,
+        input,
+        features: sizes.features(),
+        head_name: "head.fc",
+        name: sizes.name,
+    }
+}
+
+/// timm's name of a block, which counts in each stage from 0.
+fn block_name(stage: usize, index: usize) -> String {
+    format!("layers.{stage}.blocks.{index}")
+}
+
+impl PatchEmbed {
+    fn new(sizes: &Architecture, init: &Init) -> Self {
+        let place = Place {
+            name: "patch_embed".to_owned(),
+            block: 0,
+            init,
+        };
+        let proj = Conv2dSizes {
+            inputs: 3,
+            outputs: sizes.embed_dim,
+            kernel: sizes.patch_size,
+            stride: sizes.patch_size,
+            padding: 0,
+        };
+        Self {
+            proj: Conv2d::new(place.site("proj", proj.kind()), true, init),
+            norm: place.norm("norm", sizes.embed_dim),
+        }
+    }
+}
+
+impl Stage {
+    /// The stage behind `before` blocks of earlier stages.
+    fn new(stage: usize, before: usize, sizes: &Architecture, init: &Init) -> Self {
+        let own = sizes.stage(stage);
+        let downsample = (stage > 0).then(|| {
+            let place = Place {
+                name: format!("layers.{stage}.downsample"),
+                block: before,
+                init,
+            };
+            Downsample::new(&place, own.width)
+        });
+        let block = |index| {
+            let place = Place {
+                name: block_name(stage, index),
+                block: before + index + 1,
+                init,
+            };
+            // Every second block shifts its windows, which connects neighbours across their borders.
+            Block::new(&place, &own, index % 2 == 1)
+        };
+        Self {
+            downsample,
+            blocks: (0..sizes.depths[stage]).map(block).collect(),
+        }
+    }
+
+    /// Its sites in the order of the forward pass.
+    fn sites(&self) -> impl Iterator<Item = Site> {
+        let downsample = self.downsample.iter().flat_map(Downsample::sites);
+        downsample.chain(self.blocks.iter().flat_map(Block::sites))
     }
 }
 
@@ -187,8 +229,8 @@ impl Backbone for SwinTransformer {
         &LAYOUTS
     }
 
-    /// Bias tables of another window, as timm resizes them: where `window_size` differs, or a map is
-    /// smaller than it.
+    /// Resizes bias tables as timm does where the window differs from the checkpoint's: because
+    /// `window_size` does, or because a map is smaller than it.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
         let attention = name.strip_suffix(".relative_position_bias_table")?;
         let mut blocks = self.layers.iter().flat_map(|stage| &stage.blocks);
@@ -196,8 +238,8 @@ impl Backbone for SwinTransformer {
         resized(value, block.attn.windows.size())
     }
 
-    /// A prompt that is shared over positions joins the bias that is added last before it; behind a
-    /// downsampling there is none.
+    /// A prompt that all positions share joins the bias that is added last before it. A downsampling
+    /// ends without a bias, so a prompt behind one cannot be absorbed.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
         let (site, bias) = match boundary {
             0 => return None,

@@ -1,15 +1,19 @@
-//! Bias tables at another window size than that of the checkpoint.
+//! Resizes bias tables when the window size differs from the checkpoint's.
 
 use burn::tensor::TensorData;
 use peft_core::params::floats;
 
-/// A bias table `[(2 old - 1)^2, heads]` for windows of `size`, as timm resizes it: known at offsets
-/// whose distances grow as a geometric series until they fill the new window, linear in between and
-/// constant beyond.
+/// Resizes a bias table to windows of `size` as timm does. The old values are placed at offsets whose
+/// distances grow as a geometric series until they fill the new window; between them the table is
+/// linear, beyond them constant. `None` if the value is not a bias table.
+///
+/// # Shapes
+/// `[(2 old - 1)^2, heads] -> [(2 size - 1)^2, heads]`.
 pub(crate) fn resized(table: TensorData, size: usize) -> Option<TensorData> {
     let &[rows, heads] = &table.shape()[..] else {
         return None;
     };
+    // A table covers as many offsets up as down, and 0 between them: its side is odd.
     let side = (rows as f64).sqrt().round() as usize;
     if side.is_multiple_of(2) || side * side != rows {
         return None;
@@ -32,10 +36,11 @@ pub(crate) fn resized(table: TensorData, size: usize) -> Option<TensorData> {
     Some(TensorData::new(resized, [between.len().pow(2), heads]))
 }
 
-/// For each offset from `-new` to `new` the two places around it among those of the offsets from
-/// `-old` to `old`, and how far it lies on the way from one to the other.
+/// For each offset from `-new` to `new`: the indices of the two old values around it, and how far it
+/// lies on the way from the first to the second, in `[0, 1]`.
 fn between(old: usize, new: usize) -> Vec<([usize; 2], f32)> {
-    // The distances are 1, 1 + q, 1 + q + q^2, ..: q such that the last of them is `new`.
+    // The distances are 1, 1 + q, 1 + q + q^2, ..; bisection finds the q whose last distance is `new`.
+    // Its bounds and precision are timm's, so that the tables agree.
     let (mut low, mut high, mut q) = (1.01_f64, 1.5, 1.255);
     while high - low > 1e-6 {
         q = (low + high) / 2.0;

@@ -1,11 +1,12 @@
-//! Which Swin Transformer a checkpoint's shapes are of.
+//! Recognises a Swin Transformer by the shapes in a checkpoint.
 
 use peft_core::BackboneConfig;
 use peft_core::checkpoint::Shapes;
 
 use crate::config::Swin;
 
-/// The sizes that the shapes tell; the image's is none of them.
+/// The configuration of the network with these shapes. They do not reveal the image's size, which
+/// stays at its default.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let &[embed_dim, _, patch_size, _] = &shapes.get("patch_embed.proj.weight")?[..] else {
         return None;
@@ -20,7 +21,8 @@ pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
         };
         depths.push(depth);
         num_heads.push(heads);
-        // (2 w - 1)^2 offsets; maps smaller than a window are one.
+        // A table has (2 w - 1)^2 rows. Maps smaller than a window have smaller tables, so the largest
+        // one shows the window.
         window_size = window_size.max(offsets.isqrt().div_ceil(2));
     }
     if depths.is_empty() {
@@ -30,6 +32,7 @@ pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let hidden = *shapes.get(&format!("{first}.mlp.fc1.weight"))?.first()?;
     let mlp_ratio = hidden as f64 / embed_dim as f64;
     let has = |name: &str| shapes.has(&format!("{first}.attn.{name}.bias"));
+    // Defaults are left out, which keeps the YAML short.
     Some(Box::new(Swin {
         patch_size: (patch_size != 4).then_some(patch_size),
         embed_dim: Some(embed_dim),

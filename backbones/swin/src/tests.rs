@@ -1,4 +1,4 @@
-//! Golden values made with timm and transformers.
+//! Agreement with golden values made with timm and transformers, and what is refused.
 
 use std::path::Path;
 
@@ -64,7 +64,7 @@ fn images(golden: &Golden) -> Tensor<4> {
     Tensor::from_data(golden.io["images"].clone(), &Device::flex())
 }
 
-/// Compares what each span of one cut leads to.
+/// Compares the activation after each cut, and the logits.
 fn check(golden: &Golden, config: &Swin, names: &[&str]) {
     let (backbone, head) = loaded(golden, config);
     assert_eq!(backbone.spec().features_cut(), names.len());
@@ -312,7 +312,7 @@ fn is_branch(kind: &SiteKind) -> bool {
 }
 
 #[test]
-fn an_adapter_that_could_be_of_two_layouts_has_the_canonical_names() {
+fn an_adapter_that_fits_two_layouts_is_read_under_the_canonical_one() {
     let backbone = built(&spelled());
     let layout = |names: &[&str]| {
         let mut given = HfPeft::default();
@@ -377,18 +377,18 @@ fn bias_tables_of_other_windows_are_resized_as_timm_does() {
 }
 
 #[test]
-fn a_checkpoint_of_another_window_or_resolution_is_resized_aloud() {
+fn a_checkpoint_of_another_window_or_resolution_is_resized_with_a_remark() {
     let wide = Swin {
         img_size: Some(64),
         window_size: Some(6),
         ..spelled()
     };
-    let said = |config: &Swin, name: &str| {
+    let resizings = |config: &Swin, name: &str| {
         let mut remarks = read(config, name, None).unwrap().remarks;
         remarks.retain(|remark| remark.contains("is resized"));
         remarks
     };
-    let tables = said(&wide, "microsoft.pth");
+    let tables = resizings(&wide, "microsoft.pth");
     assert_eq!(tables.len(), 5);
     let table = "layers.0.blocks.1.attn.relative_position_bias_table";
     let expected = format!("backbone: {table} is resized from [49, 2] to [121, 2]");
@@ -400,7 +400,7 @@ fn a_checkpoint_of_another_window_or_resolution_is_resized_aloud() {
     };
     let table = "layers.2.blocks.0.attn.relative_position_bias_table";
     let expected = format!("backbone: {table} is resized from [49, 4] to [9, 4]");
-    assert_eq!(said(&small, "weights.safetensors"), [expected]);
+    assert_eq!(resizings(&small, "weights.safetensors"), [expected]);
 }
 
 #[test]

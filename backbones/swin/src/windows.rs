@@ -1,10 +1,10 @@
-//! Windows: how a grid is shifted, padded and cut for local attention, which position of a window
-//! stands where to which, and which must not see each other.
+//! Windows for local attention: how a grid is shifted, padded and cut, which row of the bias table
+//! belongs to a pair of positions, and which pairs are masked.
 
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// What is added to the score of two positions that must not see each other (timm's value).
+/// Added to the score of two positions that must not attend to each other (timm's value).
 const MASKED: f32 = -100.0;
 
 /// A square grid cut into square windows, after a cyclic shift if there is one.
@@ -19,8 +19,8 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// Windows of `size`, shifted by half of it if asked. A grid no larger than a window is one
-    /// window that is not shifted.
+    /// Windows of `size`, shifted by half of it if `shifted`. A grid no larger than a window becomes
+    /// one window without a shift.
     pub fn new(grid: usize, size: usize, shifted: bool) -> Self {
         Self {
             grid,
@@ -34,20 +34,23 @@ impl Windows {
         self.size
     }
 
-    /// Windows along one side, the last one padded if it must be.
+    /// Number of windows along one side, the last of which may be padded.
     fn count(&self) -> usize {
         self.grid.div_ceil(self.size)
     }
 
-    /// Relative positions of two positions in a window: the rows of the bias table.
+    /// Number of relative positions in a window, which is that of the bias table's rows.
     pub fn offsets(&self) -> usize {
         (2 * self.size - 1).pow(2)
     }
 
+    /// Shifts, pads and cuts a grid.
+    ///
     /// # Shapes
     /// `[b, grid, grid, c] -> [b * windows, size * size, c]`.
     pub fn cut(&self, x: Tensor<4>) -> Tensor<3> {
         let (n, s) = (self.count(), self.size);
+        // Padding comes after the shift, as in timm; the other order would mix zeros into the middle.
         let x = rolled(x, -(self.shift as i64));
         let x = padded(x, n * s - self.grid);
         let [b, _, _, c] = x.dims();
@@ -75,7 +78,7 @@ impl Windows {
         rolled(x, self.shift as i64)
     }
 
-    /// For each pair of positions in a window the row of the bias table.
+    /// The row of the bias table for each pair of positions in a window.
     ///
     /// # Shapes
     /// `[size^4]`, the second position of a pair fastest.
@@ -84,6 +87,7 @@ impl Windows {
         let positions = || (0..size).flat_map(|row| (0..size).map(move |column| (row, column)));
         let rows: Vec<i64> = positions()
             .flat_map(|(r, c)| {
+                // Offsets lie between -(size - 1) and size - 1; rows count them from 0.
                 let row = move |(other_r, other_c)| {
                     ((r + size - 1 - other_r) * side + c + size - 1 - other_c) as i64
                 };
@@ -93,8 +97,8 @@ impl Windows {
         Tensor::from_data(&rows[..], device)
     }
 
-    /// What is added to the scores where a shifted grid is cut: windows at its end hold parts from
-    /// both ends of the image, which must not see each other. None without a shift.
+    /// The mask of a shifted grid, to be added to the scores; `None` without a shift. Windows at the end
+    /// of a shifted grid hold parts from both ends of the image, which must not attend to each other.
     ///
     /// # Shapes
     /// `[windows, size * size, size * size]`.
@@ -104,7 +108,8 @@ impl Windows {
         }
         let (n, s) = (self.count(), self.size);
         let end = n * s;
-        // The part of the image that a row or a column of the padded grid comes from.
+        // The part of the image that a row or a column of the padded grid comes from: 0 before the
+        // last window, then 1, and 2 for those that were shifted in from the other end.
         let part = |at: usize| usize::from(at >= end - s) + usize::from(at >= end - self.shift);
         let mut values = Vec::with_capacity(n * n * s.pow(4));
         for window in 0..n * n {
@@ -122,7 +127,7 @@ impl Windows {
     }
 }
 
-/// Zeros below and to the right.
+/// Pads with zeros below and to the right.
 ///
 /// # Shapes
 /// `[b, h, w, c] -> [b, h + by, w + by, c]`.
@@ -133,7 +138,7 @@ pub(crate) fn padded(x: Tensor<4>, by: usize) -> Tensor<4> {
     }
 }
 
-/// Moved down and right by as many positions, those that leave come in on the other side.
+/// Moves all positions down and right by `by`; those that leave come in on the other side.
 fn rolled(x: Tensor<4>, by: i64) -> Tensor<4> {
     match by {
         0 => x,
@@ -146,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_cut_joins_again() {
+    fn joining_windows_undoes_cutting_them() {
         let device = Device::flex();
         for (grid, size, shifted) in [(8, 4, true), (7, 3, true), (10, 4, false), (3, 7, true)] {
             let values = Tensor::<1, Int>::arange(0..(2 * grid * grid * 3) as i64, &device);

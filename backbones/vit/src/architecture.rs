@@ -1,11 +1,12 @@
-//! What the network is built of: sizes, and the options in which its families differ.
+//! The sizes of the network and the options in which the members of the family differ.
 
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a Vision Transformer is built of, complete and consistent.
+/// The sizes and options of a Vision Transformer; [`Architecture::checked`] makes sure that they fit
+/// each other.
 #[derive(Clone, Debug)]
 pub struct Architecture {
     /// The variant or family, for messages.
@@ -24,57 +25,58 @@ pub struct Architecture {
     pub mlp_ratio: f64,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Whether a class token stands first.
+    /// Whether a class token comes first.
     pub class_token: bool,
-    /// Register tokens behind it, before the patches.
+    /// Number of register tokens between the class token and the patches.
     pub reg_tokens: usize,
-    /// Whether only patches have a position embedding.
+    /// Whether only the patches have a position embedding.
     pub no_embed_class: bool,
-    /// What LayerScale starts with; without it there is none.
+    /// Initial value of LayerScale; `None` builds the blocks without it.
     pub init_values: Option<f64>,
-    /// Whether a norm stands before the first block (`norm_pre`); the patch embedding then has no
-    /// bias.
+    /// Whether the tokens are normed before the first block (`norm_pre`); the patch embedding then
+    /// has no bias.
     pub pre_norm: bool,
-    /// What the MLPs apply.
+    /// Activation of the MLPs.
     pub act_layer: MlpActivation,
-    /// What the norms add to a variance.
+    /// Epsilon that the norms add to the variance.
     pub epsilon: f64,
-    /// What the head sees.
+    /// How the tokens become the features that the head sees.
     pub global_pool: GlobalPool,
-    /// Whether the last norm stands after pooling (`fc_norm`) and not before it (`norm`).
+    /// Whether the last norm comes after pooling (`fc_norm`) instead of before it (`norm`).
     pub fc_norm: bool,
-    /// Width of a linear layer without bias after the last norm (`projection`), if there is one.
+    /// Output width of a linear layer without bias after the last norm (`projection`), if there is
+    /// one.
     pub projection: Option<usize>,
-    /// Spellings of other libraries.
+    /// The parameter names of other libraries.
     pub layouts: &'static [Layout],
 }
 
-/// What the head sees of the tokens.
+/// How the tokens become the features that the head sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GlobalPool {
     /// The class token.
     #[default]
     Token,
-    /// The mean of the patch tokens; class and register tokens are left out.
+    /// The mean of the patch tokens, without class and register tokens.
     Avg,
 }
 
-/// What the MLPs apply between their two layers.
+/// The activation between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MlpActivation {
-    /// `x cdf(x)`, exact.
+    /// The exact GELU, `x cdf(x)`.
     Gelu,
-    /// `x sigmoid(1.702 x)`.
+    /// OpenAI's approximation, `x sigmoid(1.702 x)`.
     QuickGelu,
 }
 
 impl Architecture {
-    /// The same, if its sizes fit each other.
+    /// Returns the architecture if its sizes fit each other.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field that does not.
+    /// [`Error::Config`] naming the field that does not fit.
     pub fn checked(self) -> Result<Self> {
         let positive = [
             ("patch_size", self.patch_size),
@@ -113,15 +115,21 @@ impl Architecture {
     }
 
     /// Patches along one side.
-    pub(crate) fn grid(&self) -> usize {
+    fn grid(&self) -> usize {
         self.img_size / self.patch_size
     }
 
-    /// Tokens before the patches: the class token, then registers.
+    /// Number of tokens in the image: one for each patch.
+    pub(crate) fn patches(&self) -> usize {
+        self.grid().pow(2)
+    }
+
+    /// Number of tokens before the patches: the class token, then the registers.
     pub(crate) fn prefix_tokens(&self) -> usize {
         usize::from(self.class_token) + self.reg_tokens
     }
 
+    /// Hidden width of the MLPs, rounded down as timm does.
     pub(crate) fn mlp_hidden(&self) -> usize {
         (self.embed_dim as f64 * self.mlp_ratio) as usize
     }

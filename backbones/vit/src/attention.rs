@@ -7,8 +7,10 @@ use peft_core::layers::Linear;
 use peft_core::site::Site;
 use peft_ops::attention;
 
+/// Softmax attention between all tokens, with heads of `d / heads` contiguous channels.
 #[derive(Module, Debug)]
 pub(crate) struct Attention {
+    /// Queries, keys and values in one product.
     pub qkv: Linear,
     pub proj: Linear,
     pub heads: usize,
@@ -17,7 +19,7 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// Softmax attention with heads of `d / heads` contiguous channels, before the last projection.
+    /// The mixed values, before the last projection: the caller may fuse that one with the sum.
     ///
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.

@@ -1,4 +1,4 @@
-//! A pre-norm block: attention, then an MLP, each beside the stream and scaled if there is a LayerScale.
+//! A pre-norm block: attention, then an MLP, each added to the stream.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -13,7 +13,8 @@ use crate::architecture::Architecture;
 use crate::attention::Attention;
 use crate::mlp::Mlp;
 
-/// `x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`.
+/// `x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`; `ls1` and `ls2` are missing in most
+/// variants.
 #[derive(Module, Debug)]
 pub(crate) struct Block {
     pub norm1: LayerNorm,
@@ -24,14 +25,16 @@ pub(crate) struct Block {
     pub ls2: Option<LayerScale>,
 }
 
-/// `gamma x`, channel by channel (Touvron et al. 2021). What acts on a branch acts before it.
+/// `gamma x`, channel by channel (Touvron et al., 2021). An adapter of the branch acts before it.
 #[derive(Module, Debug)]
 pub(crate) struct LayerScale {
     pub gamma: Param<Tensor<1>>,
 }
 
 impl Block {
+    /// The block `blocks.{index}` with initial values from `init`.
     pub fn new(index: usize, sizes: &Architecture, init: &Init) -> Self {
+        // Names count blocks from 0, boundaries and sites from 1.
         let (d, block) = (sizes.embed_dim, index + 1);
         let name = |part: &str| format!("blocks.{index}.{part}");
         let norm = |part: &str| {
@@ -72,6 +75,7 @@ impl Block {
         }
     }
 
+    /// Its sites in the order of the forward pass.
     pub fn sites(&self) -> Vec<Site> {
         [
             self.norm1.site(),
@@ -91,6 +95,7 @@ impl Block {
     /// `[b, n, d] -> [b, n, d]`, extra tokens included.
     pub fn forward(&self, tokens: Tokens, hooks: &Hooks) -> Tokens {
         tokens.map(|x| {
+            // With nothing between a branch's last layer and the sum, both happen in one pass.
             let bare = |site, scale: &Option<LayerScale>| scale.is_none() && !hooks.acts_at(site);
             let normed = self.norm1.forward(x.clone(), hooks);
             let mixed = self.attn.mixed(normed.clone(), hooks);
@@ -113,7 +118,10 @@ impl Block {
     }
 }
 
-/// The output of a branch after what acts there.
+/// The output of a branch after the adapters at `site` have acted.
+///
+/// # Shapes
+/// `[b, n, d]`, all three and the result.
 fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks) -> Tensor<3> {
     let values = BranchValues {
         residual: residual.into(),
@@ -126,6 +134,8 @@ fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks
     }
 }
 
+/// `x` after a LayerScale, if there is one.
+///
 /// # Shapes
 /// `[b, n, d] -> [b, n, d]`.
 fn scaled(x: Tensor<3>, scale: &Option<LayerScale>) -> Tensor<3> {

@@ -20,9 +20,9 @@ peft_core::backbone_config! {
     #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     pub struct Vit {
-        /// timm's name, for example `vit_base_patch16_224`. What stands behind a dot
-        /// (`vit_base_patch16_224.dino`) names weights and changes nothing here: `weights` says where
-        /// they are, and `mean` and `std` which images they saw, where that is not the variant's.
+        /// timm's name, for example `vit_base_patch16_224`. A tag behind a dot
+        /// (`vit_base_patch16_224.dino`) names weights and is ignored: `weights` says where they are, and
+        /// `mean` and `std` how their images were normalised, if not as the variant's.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
         /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default the variant's,
@@ -47,32 +47,32 @@ peft_core::backbone_config! {
         /// Whether queries, keys and values have a bias. Default the variant's, else true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub qkv_bias: Option<bool>,
-        /// Whether a class token stands first. Default the variant's, else true.
+        /// Whether a class token comes first. Default the variant's, else true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub class_token: Option<bool>,
-        /// Register tokens behind the class token. Default the variant's, else 0.
+        /// Number of register tokens behind the class token. Default the variant's, else 0.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub reg_tokens: Option<usize>,
-        /// Whether only patches have a position embedding, class token and registers none. Default the
-        /// variant's, else false.
+        /// Whether only the patches have a position embedding, and not the class token and the registers.
+        /// Default the variant's, else false.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub no_embed_class: Option<bool>,
-        /// What LayerScale starts with; a checkpoint replaces it. Default the variant's, else there is
-        /// no LayerScale.
+        /// Initial value of LayerScale; a checkpoint replaces it. Default the variant's, else the blocks
+        /// have no LayerScale.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub init_values: Option<f64>,
-        /// Whether a norm stands before the first block; the patch embedding then has no bias. Default
-        /// false.
+        /// Whether the tokens are normed before the first block; the patch embedding then has no bias.
+        /// Default false.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub pre_norm: Option<bool>,
-        /// What the MLPs apply. Default `gelu`.
+        /// Activation of the MLPs. Default `gelu`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub act_layer: Option<MlpActivation>,
-        /// What the head sees. Default the variant's, else `token`.
+        /// How tokens become the features that the head sees. Default the variant's, else `token`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub global_pool: Option<GlobalPool>,
-        /// Whether the last norm stands behind the pooling, under the name `fc_norm`, and not before
-        /// it. Default the variant's, else true with `global_pool: avg`.
+        /// Whether the last norm comes after the pooling, under the name `fc_norm`, instead of before it.
+        /// Default the variant's, else true with `global_pool: avg`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub fc_norm: Option<bool>,
     }
@@ -81,7 +81,8 @@ peft_core::backbone_config! {
         std: "the variant's, else 0.5",
         interpolation: "bicubic",
         crop_pct: "0.9",
-        weights: "(safetensors, `.pth`, `.bin`, `.npz`) under timm's, torchvision's, transformers', Google's or DINO's names",
+        weights: "(safetensors, `.pth`, `.bin`, `.npz`) under timm's, torchvision's, transformers', \
+                  Google's or DINO's names",
         layout: "`timm`, `transformers`, `transformers-4` (also `transformers-dinov2`, \
                  `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit` (DeiT III's own), \
                  `google`, `torchvision` or `torchvision-0.13` (its names until then, and in the files \
@@ -135,7 +136,7 @@ const fn vit(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
     }
 }
 
-/// On ImageNet's mean and deviation.
+/// DeiT's images are normalised with ImageNet's mean and standard deviation.
 const fn deit(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
     Row {
         mean: [0.485, 0.456, 0.406],
@@ -161,7 +162,7 @@ const fn dinov2(reg_tokens: usize, size: [usize; 3]) -> Row {
     }
 }
 
-/// The mean of normed patches, without a class token.
+/// Global average pooling of normed patches, without a class token.
 const fn gap(row: Row) -> Row {
     Row {
         class_token: false,
@@ -179,7 +180,7 @@ const fn medium_gap(img_size: usize, size: [usize; 3]) -> Row {
     }
 }
 
-/// The mean of patches, normed afterwards, beside registers.
+/// Global average pooling of patches with a norm afterwards, beside registers.
 const fn reg_gap(img_size: usize, reg_tokens: usize, size: [usize; 3]) -> Row {
     Row {
         reg_tokens,
@@ -198,7 +199,7 @@ const VARIANTS: [(&str, Row); 53] = [
     ("vit_small_patch32_384", vit(384, 32, SMALL)),
     ("vit_small_patch16_224", vit(224, 16, SMALL)),
     ("vit_small_patch16_384", vit(384, 16, SMALL)),
-    // DINO's; there are no others.
+    // DINO published the only weights of this variant, hence its normalisation.
     ("vit_small_patch8_224", deit(224, 8, SMALL)),
     ("vit_base_patch32_224", vit(224, 32, BASE)),
     ("vit_base_patch32_384", vit(384, 32, BASE)),
@@ -229,7 +230,7 @@ const VARIANTS: [(&str, Row); 53] = [
     ("vit_medium_patch16_gap_256", medium_gap(256, MEDIUM)),
     ("vit_medium_patch16_gap_384", medium_gap(384, MEDIUM)),
     ("vit_betwixt_patch16_gap_256", medium_gap(256, BETWIXT)),
-    // I-JEPA's.
+    // The next three are I-JEPA's.
     (
         "vit_base_patch16_gap_224",
         gap(deit(224, 16, [768, 12, 16])),
@@ -282,7 +283,7 @@ pub(crate) fn variants() -> Vec<&'static str> {
 }
 
 impl Vit {
-    /// The variant's row; without a variant none, and timm's defaults.
+    /// The variant's row and its sizes; without a variant timm's defaults, and no sizes.
     fn row(&self) -> Result<(Row, Option<[usize; 3]>)> {
         let Some(name) = &self.variant else {
             return Ok((vit(224, 16, [0; 3]), None));

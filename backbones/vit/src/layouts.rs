@@ -1,11 +1,11 @@
-//! How other libraries spell a Vision Transformer's weights.
+//! The names that other libraries give the parameters of a Vision Transformer.
 
 use burn::tensor::TensorData;
 use peft_core::layout::{Layout, Others, transposed};
 use peft_core::params::floats;
 
-/// HF transformers since version 5, transformers before, both again for DINOv2; Google's archives;
-/// what DINO, DINOv2 and DeiT III publish themselves.
+/// HF transformers since version 5 and before, both again for DINOv2; the files that DINO, DINOv2 and
+/// DeiT III publish; Google's archives; torchvision.
 pub(crate) const LAYOUTS: [Layout; 9] = [
     Layout {
         name: "transformers",
@@ -144,7 +144,7 @@ pub(crate) const LAYOUTS: [Layout; 9] = [
         head: "head",
         prefixes: &["", "backbone.", "module.backbone."],
         rules: &[("reg_token", "register_tokens"), ("{*}", "{*}")],
-        // The token that hides patches, and heads of the training without labels.
+        // The token that replaces hidden patches, and the heads of the self-supervised training.
         ignored: &[
             "mask_token",
             "head.mlp.",
@@ -243,7 +243,7 @@ pub(crate) const LAYOUTS: [Layout; 9] = [
             ("head.weight", "head/kernel"),
             ("head.bias", "head/bias"),
         ],
-        // The hidden layer of heads on ImageNet-21k, which timm leaves out as well.
+        // The hidden layer of heads for ImageNet-21k, which timm leaves out too.
         ignored: &["pre_logits/"],
         convert: Some(from_google),
     },
@@ -320,8 +320,8 @@ pub(crate) const LAYOUTS: [Layout; 9] = [
     },
 ];
 
-/// Where there are registers the class token has a position there and registers have none; here
-/// neither has: the class token takes its position itself.
+/// DINOv2 with registers has a position for the class token but none for the registers, whereas
+/// timm has positions for the patches only: the class token's position is added to the token itself.
 fn from_dinov2(name: &str, data: TensorData, others: Others) -> TensorData {
     if others("reg_token").is_none() {
         return data;
@@ -339,8 +339,8 @@ fn from_dinov2(name: &str, data: TensorData, others: Others) -> TensorData {
     }
 }
 
-/// Kernels stand the other way round there, and attention keeps its heads apart: `[d, heads, c]` to
-/// the heads, `[heads, c, d]` back.
+/// JAX keeps kernels as `[h, w, inputs, outputs]` and `[inputs, outputs]`, and attention with its heads
+/// apart: `[d, heads, c]` for queries, keys and values, `[heads, c, d]` for the projection.
 fn from_google(name: &str, data: TensorData, _: Others) -> TensorData {
     let shape = data.shape().to_vec();
     match (name.ends_with(".weight"), &shape[..]) {
@@ -349,6 +349,7 @@ fn from_google(name: &str, data: TensorData, _: Others) -> TensorData {
             let at = |o: usize, i: usize, y: usize, x: usize| {
                 values[((y * w + x) * inputs + i) * outputs + o]
             };
+            // To `[outputs, inputs, h, w]`.
             let mut turned = Vec::with_capacity(values.len());
             for o in 0..outputs {
                 for i in 0..inputs {

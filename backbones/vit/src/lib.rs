@@ -5,9 +5,9 @@
 //! Blocks are `blocks.0` .. `blocks.{L-1}`; boundary `l` is the input of `blocks.{l-1}`, tokens
 //! `[prefix + N, D]`: class token, register tokens, patches.
 //!
-//! DeiT ("Training data-efficient image transformers", Touvron et al., 2021, without distillation),
-//! DeiT III (Touvron et al., 2022), DINO (Caron et al., 2021), DINOv2 (Oquab et al., 2023) and its
-//! registers ("Vision Transformers Need Registers", Darcet et al., 2024) are options of it.
+//! The options cover DeiT ("Training data-efficient image transformers", Touvron et al., 2021, without
+//! distillation), DeiT III (Touvron et al., 2022), DINO (Caron et al., 2021), DINOv2 (Oquab et al.,
+//! 2023) and its registers ("Vision Transformers Need Registers", Darcet et al., 2024).
 
 mod architecture;
 mod attention;

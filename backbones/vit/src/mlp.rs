@@ -1,4 +1,4 @@
-//! Two layers with an activation between them.
+//! The MLP of a block.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -9,6 +9,7 @@ use peft_ops::Gelu;
 
 use crate::architecture::MlpActivation;
 
+/// Two linear layers with an activation between them.
 #[derive(Module, Debug)]
 pub(crate) struct Mlp {
     pub fc1: Linear,
@@ -20,7 +21,7 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// With a residual added if there is one.
+    /// The MLP's output, added to `residual` if there is one.
     ///
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.

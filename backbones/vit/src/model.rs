@@ -1,5 +1,4 @@
-//! The network: patch embedding, pre-norm blocks, last norm and pooling; and the options in which
-//! its families differ.
+//! The network: patch embedding, pre-norm blocks, last norm and pooling.
 
 use std::ops::Range;
 
@@ -18,10 +17,10 @@ use crate::architecture::{Architecture, GlobalPool};
 use crate::block::Block;
 use crate::positions::resampled;
 
-/// What the norms of transformers' ViT and DeiT add to a variance.
+/// Epsilon of the norms in transformers' ViT and DeiT; timm's is larger.
 const TRANSFORMERS_EPSILON: f64 = 1e-12;
 
-/// A Vision Transformer whose fields are named like timm's.
+/// A Vision Transformer whose fields have timm's names.
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
     cls_token: Option<Param<Tensor<3>>>,
@@ -33,7 +32,7 @@ pub struct VisionTransformer {
     norm: Option<LayerNorm>,
     fc_norm: Option<LayerNorm>,
     projection: Option<Linear>,
-    /// Tokens before the patches.
+    /// Number of tokens before the patches.
     prefix_tokens: usize,
     #[module(skip)]
     global_pool: GlobalPool,
@@ -51,63 +50,36 @@ struct PatchEmbed {
 impl VisionTransformer {
     /// The network with initial values from `init`.
     pub fn new(sizes: Architecture, input: InputSpec, init: &Init) -> Self {
-        let (d, depth, grid) = (sizes.embed_dim, sizes.depth, sizes.grid());
-        let (prefix, patches) = (sizes.prefix_tokens(), grid * grid);
-        let embedded = match sizes.no_embed_class {
-            true => patches,
-            false => prefix + patches,
-        };
-        let proj = Conv2dSizes {
-            inputs: 3,
-            outputs: d,
-            kernel: sizes.patch_size,
-            stride: sizes.patch_size,
-            padding: 0,
-        };
-        let patch_embed = PatchEmbed {
-            proj: Conv2d::new(
-                Site::new("patch_embed.proj", 0, proj.kind()),
-                !sizes.pre_norm,
-                init,
-            ),
-        };
-        let blocks: Vec<Block> = (0..depth).map(|i| Block::new(i, &sizes, init)).collect();
+        let (d, last) = (sizes.embed_dim, sizes.depth + 1);
         let norm = |name: &str, block| {
             let site = Site::new(name, block, SiteKind::Norm { channels: d });
             LayerNorm::new(site, sizes.epsilon, init)
         };
+        let patch_embed = PatchEmbed::new(&sizes, init);
         let norm_pre = sizes.pre_norm.then(|| norm("norm_pre", 0));
+        let blocks: Vec<Block> = (0..sizes.depth)
+            .map(|index| Block::new(index, &sizes, init))
+            .collect();
         let (norm, fc_norm) = match sizes.fc_norm {
-            false => (Some(norm("norm", depth + 1)), None),
-            true => (None, Some(norm("fc_norm", depth + 1))),
+            false => (Some(norm("norm", last)), None),
+            true => (None, Some(norm("fc_norm", last))),
         };
         let projection = sizes.projection.map(|outputs| {
             let kind = SiteKind::Linear { inputs: d, outputs };
-            Linear::new(Site::new("projection", depth + 1, kind), false, init)
+            Linear::new(Site::new("projection", last, kind), false, init)
         });
-        let image = BoundaryShape::Map {
-            channels: 3,
-            height: sizes.img_size,
-            width: sizes.img_size,
-        };
-        let shape = BoundaryShape::Tokens {
-            count: prefix + patches,
-            width: d,
-        };
-        let names: Vec<_> = (0..depth).map(|i| format!("blocks.{i}")).collect();
+
+        // Messages and tables list the sites in the order of the forward pass.
         let mut sites = vec![patch_embed.proj.site().clone()];
-        sites.extend(norm_pre.iter().map(|n| n.site().clone()));
+        sites.extend(norm_pre.iter().map(|norm| norm.site().clone()));
         sites.extend(blocks.iter().flat_map(Block::sites));
-        sites.extend(norm.iter().chain(&fc_norm).map(|n| n.site().clone()));
-        sites.extend(projection.iter().map(|p| p.site().clone()));
-        let spec = BackboneSpec {
-            name: sizes.name,
-            depth,
-            boundaries: BackboneSpec::boundaries(image, &names, &vec![shape; depth + 1]),
-            sites,
-            input,
-            features: sizes.projection.unwrap_or(d),
-            head_name: "head",
+        sites.extend(norm.iter().chain(&fc_norm).map(|norm| norm.site().clone()));
+        sites.extend(projection.iter().map(|layer| layer.site().clone()));
+
+        let (prefix_tokens, patches) = (sizes.prefix_tokens(), sizes.patches());
+        let embedded = match sizes.no_embed_class {
+            true => patches,
+            false => prefix_tokens + patches,
         };
         let tokens = |name: &str, count, std| {
             let values = Distribution::TruncatedNormal(std);
@@ -124,20 +96,20 @@ impl VisionTransformer {
             norm,
             fc_norm,
             projection,
-            prefix_tokens: prefix,
+            prefix_tokens,
             global_pool: sizes.global_pool,
-            spec,
             layouts: sizes.layouts,
+            spec: spec(sizes, sites, input),
         }
     }
 
-    /// Prefix tokens that have a position embedding.
+    /// Number of prefix tokens that have a position embedding: all of them or none.
     fn embedded_prefix_tokens(&self) -> usize {
         let patches = self.spec.boundaries[1].shape.dims()[0] - self.prefix_tokens;
         self.pos_embed.dims()[1] - patches
     }
 
-    /// Image to tokens, positions added, normed if the family does.
+    /// Turns an image into tokens with their positions, normed if the architecture says so.
     ///
     /// # Shapes
     /// `[b, 3, h, w] -> [b, prefix + n, d]`.
@@ -155,6 +127,7 @@ impl VisionTransformer {
             let parts = prefix.chain([patches.clone()]).collect();
             Tensor::cat(parts, 1) // [b, prefix + n, d]
         };
+        // Prefix tokens without positions join after these were added.
         let tokens = match self.embedded_prefix_tokens() {
             0 => with_prefix(patches + positions),
             _ => with_prefix(patches) + positions,
@@ -165,13 +138,13 @@ impl VisionTransformer {
         }
     }
 
-    /// Of the image's own tokens.
+    /// Pools the image's own tokens; extra tokens behind them are left out.
     ///
     /// # Shapes
     /// `[b, prefix + n, d] -> [b, features]`.
     fn pool(&self, tokens: Tokens, hooks: &Hooks) -> Tensor<2> {
         let own = tokens.own();
-        // The norm works on each token alone, so only those that count are normed.
+        // The norm works on each token alone, so only the tokens that are pooled need it.
         let x = match self.global_pool {
             GlobalPool::Token => tokens.x.narrow(1, 0, 1),
             GlobalPool::Avg => tokens
@@ -190,6 +163,134 @@ impl VisionTransformer {
         match &self.projection {
             Some(projection) => projection.forward(pooled, hooks),
             None => pooled,
+        }
+    }
+
+    /// The position embedding that has the effect of adding `delta` to the normalised image: the
+    /// patch embedding is affine, so its linear part maps the prompt to tokens.
+    ///
+    /// # Shapes
+    /// `delta` is `[1, 3, h, w]`, or can be expanded to it.
+    fn absorb_in_patches(&self, delta: Tensor<4>) -> Tensors {
+        let size = self.spec.input.size;
+        let image = delta.expand([1, 3, size, size]);
+        // The difference of two outputs is free of the bias.
+        let nothing = Hooks::none();
+        let with = self.patch_embed.proj.forward(image.clone(), &nothing);
+        let without = self.patch_embed.proj.forward(image.zeros_like(), &nothing);
+        let patches = (with - without).flatten::<3>(2, 3).swap_dims(1, 2); // [1, n, d]
+        let [_, _, d] = patches.dims();
+        let positions = match self.embedded_prefix_tokens() {
+            0 => patches,
+            prefix => {
+                // The image does not reach the prefix tokens.
+                let zeros = Tensor::zeros([1, prefix, d], &patches.device());
+                Tensor::cat(vec![zeros, patches], 1)
+            }
+        };
+        Tensors::from([sum("pos_embed", &self.pos_embed, positions)])
+    }
+
+    /// The tokens and position embeddings that have the effect of adding `delta` before the first
+    /// block. Prefix tokens without a position embedding take their part themselves.
+    ///
+    /// # Shapes
+    /// `delta` is `[1, prefix + n, d]` or `[1, 1, d]`.
+    fn absorb_in_tokens(&self, delta: Tensor<3>) -> Tensors {
+        let [_, _, d] = delta.dims();
+        let count = self.spec.boundaries[1].shape.dims()[0];
+        let delta = delta.expand([1, count, d]);
+        if self.embedded_prefix_tokens() == self.prefix_tokens {
+            return Tensors::from([sum("pos_embed", &self.pos_embed, delta)]);
+        }
+        let parts = [
+            ("cls_token", self.cls_token.as_ref()),
+            ("reg_token", self.reg_token.as_ref()),
+            ("pos_embed", Some(&self.pos_embed)),
+        ];
+        let mut start = 0;
+        let parts = parts.into_iter().filter_map(|(name, param)| {
+            let count = param?.dims()[1];
+            start += count;
+            let own = delta.clone().narrow(1, start - count, count);
+            Some(sum(name, param?, own))
+        });
+        parts.collect()
+    }
+
+    /// The bias that has the effect of adding the same `delta` to every token at `boundary`: the
+    /// one that is added last before it. `None` where LayerScale lets nothing through.
+    ///
+    /// # Shapes
+    /// `delta` is `[d]`.
+    fn absorb_in_bias(&self, boundary: Cut, delta: Tensor<1>) -> Option<Tensors> {
+        let (site, bias, delta) = match boundary {
+            1 => {
+                let norm = self.norm_pre.as_ref()?;
+                (norm.site(), &norm.bias, delta)
+            }
+            boundary => {
+                let block = &self.blocks[boundary - 2];
+                let last = &block.mlp.fc2;
+                let delta = match &block.ls2 {
+                    Some(scale) => delta / scale.gamma.val(),
+                    None => delta,
+                };
+                (last.site(), last.bias.as_ref()?, delta)
+            }
+        };
+        let value = (bias.val() + delta).into_data();
+        // A gamma of zero has divided the prompt to infinity or to no number at all.
+        if !floats(value.clone()).iter().all(|value| value.is_finite()) {
+            return None;
+        }
+        Some(Tensors::from([(format!("{}.bias", site.name), value)]))
+    }
+}
+
+/// Boundaries, sites and sizes of the network.
+fn spec(sizes: Architecture, sites: Vec<Site>, input: InputSpec) -> BackboneSpec {
+    let image = BoundaryShape::Map {
+        channels: 3,
+        height: sizes.img_size,
+        width: sizes.img_size,
+    };
+    let tokens = BoundaryShape::Tokens {
+        count: sizes.prefix_tokens() + sizes.patches(),
+        width: sizes.embed_dim,
+    };
+    let depth = sizes.depth;
+    let names: Vec<_> = (0..depth).map(|i| format!("blocks.{i}")).collect();
+    BackboneSpec {
+        name: sizes.name,
+        depth,
+        boundaries: BackboneSpec::boundaries(image, &names, &vec![tokens; depth + 1]),
+        sites,
+        input,
+        features: sizes.projection.unwrap_or(sizes.embed_dim),
+        head_name: "head",
+    }
+}
+
+/// A parameter's name, and its value with `delta` added.
+fn sum(name: &str, param: &Param<Tensor<3>>, delta: Tensor<3>) -> (String, TensorData) {
+    (name.to_owned(), (param.val() + delta).into_data())
+}
+
+impl PatchEmbed {
+    fn new(sizes: &Architecture, init: &Init) -> Self {
+        let proj = Conv2dSizes {
+            inputs: 3,
+            outputs: sizes.embed_dim,
+            kernel: sizes.patch_size,
+            stride: sizes.patch_size,
+            padding: 0,
+        };
+        let site = Site::new("patch_embed.proj", 0, proj.kind());
+        // As in timm: CLIP, which norms its tokens first, has no bias here.
+        let bias = !sizes.pre_norm;
+        Self {
+            proj: Conv2d::new(site, bias, init),
         }
     }
 }
@@ -214,8 +315,9 @@ impl Backbone for VisionTransformer {
         self.layouts
     }
 
-    /// transformers' ViT and DeiT add less to a variance.
+    /// Takes over the smaller epsilon of transformers' ViT and DeiT.
     fn adopt(&mut self, layout: &str) {
+        // CLIP, which norms its tokens first, has the same epsilon in all libraries.
         if !matches!(layout, "transformers" | "transformers-4") || self.norm_pre.is_some() {
             return;
         }
@@ -231,20 +333,20 @@ impl Backbone for VisionTransformer {
         let ends = |names: &[&str]| names.iter().any(|name| tensor.ends_with(name));
         if ends(&["dist_token", "distillation_token"]) {
             return Some(
-                "a distilled DeiT has a token for what its teacher says, which this backbone has \
-                 not; expected a checkpoint without distillation",
+                "a distilled DeiT has a second token for its teacher's predictions, which this \
+                 backbone does not support; expected a checkpoint without distillation",
             );
         }
         if ends(&["reg_token", "register_tokens"]) {
-            return Some("it has register tokens; expected their number as reg_tokens");
+            return Some("the checkpoint has register tokens; expected their number as reg_tokens");
         }
         if tensor.contains(".mlp.w12.") || tensor.contains(".mlp.weights_in.") {
-            return Some("its MLPs are SwiGLU, which this backbone has not");
+            return Some("its MLPs are SwiGLU, which this backbone does not support");
         }
         None
     }
 
-    /// Position embeddings of another resolution, as timm resamples them.
+    /// Resamples position embeddings of another resolution as timm does.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
         let prefix = self.embedded_prefix_tokens();
         let patches = self.pos_embed.dims()[1] - prefix;
@@ -254,79 +356,19 @@ impl Backbone for VisionTransformer {
         }
     }
 
-    /// A prompt on the image joins the position embedding, as does one before the first block,
-    /// unless a norm stands between; class and register tokens without a position take their
-    /// part themselves. A prompt that is shared over positions joins the bias that is added last
-    /// before it.
+    /// A prompt on the image joins the position embedding, as does one before the first block
+    /// unless a norm comes between. Elsewhere only a prompt that all tokens share can be absorbed,
+    /// by a bias.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
-        let added = |name: &str, param: &Param<Tensor<3>>, delta: Tensor<3>| {
-            (name.to_owned(), (param.val() + delta).into_data())
-        };
-        let (name, value) = match (boundary, delta.clone()) {
-            (0, Activation::Map(image)) => {
-                let size = self.spec.input.size;
-                let image = image.expand([1, 3, size, size]);
-                let nothing = Hooks::none();
-                let with = self.patch_embed.proj.forward(image.clone(), &nothing);
-                let without = self.patch_embed.proj.forward(image.zeros_like(), &nothing);
-                let patches = (with - without).flatten::<3>(2, 3).swap_dims(1, 2); // [1, n, d]
-                let [_, _, d] = patches.dims();
-                let positions = match self.embedded_prefix_tokens() {
-                    0 => patches,
-                    prefix => {
-                        let none = Tensor::zeros([1, prefix, d], &patches.device());
-                        Tensor::cat(vec![none, patches], 1)
-                    }
-                };
-                added("pos_embed", &self.pos_embed, positions)
-            }
+        match (boundary, delta.clone()) {
+            (0, Activation::Map(delta)) => Some(self.absorb_in_patches(delta)),
             (1, Activation::Tokens(delta)) if self.norm_pre.is_none() => {
-                let [_, _, d] = delta.x.dims();
-                let count = self.spec.boundaries[1].shape.dims()[0];
-                let delta = delta.x.expand([1, count, d]);
-                if self.embedded_prefix_tokens() == self.prefix_tokens {
-                    return Some([added("pos_embed", &self.pos_embed, delta)].into());
-                }
-                let parts = [
-                    ("cls_token", self.cls_token.as_ref()),
-                    ("reg_token", self.reg_token.as_ref()),
-                    ("pos_embed", Some(&self.pos_embed)),
-                ];
-                let mut start = 0;
-                let parts = parts.into_iter().filter_map(|(name, param)| {
-                    let count = param?.dims()[1];
-                    start += count;
-                    let own = delta.clone().narrow(1, start - count, count);
-                    Some(added(name, param?, own))
-                });
-                return Some(parts.collect());
+                Some(self.absorb_in_tokens(delta.x))
             }
             (boundary, Activation::Tokens(delta)) if delta.x.dims()[1] == 1 => {
-                let delta = delta.x.flatten::<1>(0, 2);
-                let (site, bias, delta) = match boundary {
-                    1 => {
-                        let norm = self.norm_pre.as_ref()?;
-                        (norm.site(), &norm.bias, delta)
-                    }
-                    boundary => {
-                        let block = &self.blocks[boundary - 2];
-                        let last = &block.mlp.fc2;
-                        let delta = match &block.ls2 {
-                            Some(scale) => delta / scale.gamma.val(),
-                            None => delta,
-                        };
-                        (last.site(), last.bias.as_ref()?, delta)
-                    }
-                };
-                let value = (bias.val() + delta).into_data();
-                // Where LayerScale is zero nothing passes it.
-                if !floats(value.clone()).iter().all(|value| value.is_finite()) {
-                    return None;
-                }
-                (format!("{}.bias", site.name), value)
+                self.absorb_in_bias(boundary, delta.x.flatten(0, 2))
             }
-            _ => return None,
-        };
-        Some(Tensors::from([(name, value)]))
+            _ => None,
+        }
     }
 }

@@ -1,10 +1,14 @@
-//! Position embeddings at another resolution than that of the checkpoint.
+//! Resamples position embeddings when the image size differs from the checkpoint's.
 
 use burn::tensor::TensorData;
 use peft_core::params::floats;
 
-/// A position embedding `[1, prefix + o * o, d]` at a grid of `side`, as timm resamples it: bicubic
-/// with a = -0.5 and antialiasing (Pillow's), the prefix tokens as they are.
+/// Resamples a position embedding to a grid of `side` patches as timm does: bicubic with a = -0.5 and
+/// antialiasing (Pillow's). The positions of prefix tokens stay as they are. `None` if the value is
+/// not that of a square grid.
+///
+/// # Shapes
+/// `[1, prefix + old * old, d] -> [1, prefix + side * side, d]`.
 pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option<TensorData> {
     let &[1, tokens, d] = &value.shape()[..] else {
         return None;
@@ -16,7 +20,7 @@ pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option
     let values = floats(value);
     let (kept, grid) = values.split_at(prefix * d);
     let filter = filter(old, side);
-    // Columns, then rows.
+    // The filter is separable: columns first, then rows.
     let mut wide = vec![0.0f32; old * side * d];
     for y in 0..old {
         for (x, (first, weights)) in filter.iter().enumerate() {
@@ -42,7 +46,8 @@ pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option
     Some(TensorData::new(all, [1, prefix + side * side, d]))
 }
 
-/// For each of `new` positions the first of `old` and the weights from there on.
+/// For each of `new` positions the first of the `old` positions that it depends on, and the weights
+/// of that one and those after it.
 fn filter(old: usize, new: usize) -> Vec<(usize, Vec<f32>)> {
     let cubic = |x: f64| {
         let (a, x) = (-0.5, x.abs());
@@ -53,16 +58,19 @@ fn filter(old: usize, new: usize) -> Vec<(usize, Vec<f32>)> {
         }
     };
     let scale = old as f64 / new as f64;
+    // Antialiasing: where the grid shrinks the filter covers more of the old positions.
     let stretch = scale.max(1.0);
     let support = 2.0 * stretch;
     (0..new)
         .map(|i| {
             let centre = scale * (i as f64 + 0.5);
+            // Pillow's bounds: rounded to the nearest position and cut at the edges.
             let first = (centre - support + 0.5).max(0.0) as usize;
             let end = ((centre + support + 0.5) as usize).min(old);
             let raw: Vec<f64> = (first..end)
                 .map(|j| cubic((j as f64 - centre + 0.5) / stretch))
                 .collect();
+            // At the edges part of the filter is missing, the rest still has to sum to one.
             let sum: f64 = raw.iter().sum();
             (first, raw.iter().map(|w| (w / sum) as f32).collect())
         })

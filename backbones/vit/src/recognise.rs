@@ -1,4 +1,4 @@
-//! Which Vision Transformer a checkpoint's shapes are of.
+//! Recognises a Vision Transformer by the shapes in a checkpoint.
 
 use peft_core::BackboneConfig;
 use peft_core::checkpoint::Shapes;
@@ -6,7 +6,7 @@ use peft_core::checkpoint::Shapes;
 use crate::architecture::GlobalPool;
 use crate::config::Vit;
 
-/// What the shapes tell of any Vision Transformer.
+/// The sizes that the shapes of any Vision Transformer reveal.
 #[derive(Clone, Copy, Debug)]
 pub struct Recognised {
     /// Rows and columns of the image in pixels.
@@ -17,16 +17,16 @@ pub struct Recognised {
     pub embed_dim: usize,
     /// Number of blocks.
     pub depth: usize,
-    /// Attention heads: as a file beside the checkpoint says, else heads of 64 channels.
+    /// Attention heads: from a file beside the checkpoint, else as many as have 64 channels.
     pub num_heads: usize,
     /// Hidden width of the MLP over `embed_dim`.
     pub mlp_ratio: f64,
-    /// Whether class token and registers have no position.
+    /// Whether class token and registers have no position embedding.
     pub no_embed_class: bool,
 }
 
 impl Recognised {
-    /// The sizes, if there is an image patch embedding and a block.
+    /// The sizes, if the shapes include a patch embedding of images and a block.
     pub fn of(shapes: &Shapes) -> Option<Self> {
         let &[embed_dim, 3, patch_size, _] = &shapes.get("patch_embed.proj.weight")?[..] else {
             return None;
@@ -40,10 +40,11 @@ impl Recognised {
         let registers = shapes.get("reg_token").map_or(0, |shape| shape[1]);
         let prefix = usize::from(shapes.has("cls_token")) + registers;
         let square = |count: usize| count > 0 && count.isqrt().pow(2) == count;
-        // A grid of patches alone, or behind the tokens that have a position as well.
+        // Positions belong to a square grid of patches alone, or to one behind the prefix tokens.
         let with_prefix = positions.checked_sub(prefix).filter(|grid| square(*grid));
         let no_embed_class = prefix > 0 && with_prefix.is_none();
         let grid = with_prefix.unwrap_or(positions);
+        // Shapes do not reveal the heads: most networks have heads of 64 channels.
         let guess = (1..=embed_dim.div_ceil(64))
             .rev()
             .find(|n| embed_dim % n == 0);
@@ -59,8 +60,8 @@ impl Recognised {
     }
 }
 
-/// The configuration that the shapes tell; CLIP's encoders, which begin with a norm and have no bias
-/// in the patch embedding, are another family's.
+/// The configuration of the network with these shapes. CLIP's encoders, which norm their tokens first,
+/// are left to their own family.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let found = Recognised::of(shapes)?;
     if shapes.has("norm_pre.weight") {
@@ -68,6 +69,8 @@ pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     }
     let has_bias = |part: &str| shapes.has(&format!("blocks.0.attn.{part}.bias"));
     let (class_token, fc_norm) = (shapes.has("cls_token"), shapes.has("fc_norm.weight"));
+    // A norm after the pooling or a missing class token shows that patches are averaged. A network that
+    // averages otherwise looks like one that takes the class token, which is far more common.
     let averages = fc_norm || !class_token;
     Some(Box::new(Vit {
         img_size: Some(found.img_size),
@@ -80,6 +83,7 @@ pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
         class_token: (!class_token).then_some(false),
         reg_tokens: shapes.get("reg_token").map(|shape| shape[1]),
         no_embed_class: found.no_embed_class.then_some(true),
+        // Any value will do, the checkpoint replaces it.
         init_values: shapes.has("blocks.0.ls1.gamma").then_some(1e-5),
         global_pool: averages.then_some(GlobalPool::Avg),
         fc_norm: (averages && !fc_norm).then_some(false),

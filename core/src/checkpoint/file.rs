@@ -462,7 +462,7 @@ mod tests {
 
     /// `{"w": tensor, "x": posix.system("true")}` as `torch.save` would write it.
     const NAMES_A_FUNCTION: &[u8] = b"}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(\
-        (X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x01tQ\
+        (X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ\
         K\0K\x01\x85K\x01\x85\x89NtR\
         X\x01\0\0\0xcposix\nsystem\nX\x04\0\0\0true\x85Ru.";
 

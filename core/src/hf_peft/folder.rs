@@ -1,8 +1,11 @@
 //! HF PEFT's folder on disk: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
+use burn::tensor::TensorData;
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::backbone::Backbone;
@@ -15,7 +18,9 @@ use crate::params::Tensors;
 use crate::weights;
 
 pub(super) const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
+/// The file of tensors up to version 0.3, pickled by PyTorch.
+const PICKLED: &str = "adapter_model.bin";
 const PREFIX: &str = "base_model.model.";
 
 /// The content of a folder: the configuration, and the tensors by name without the prefix.
@@ -25,6 +30,9 @@ pub struct HfPeft {
     pub config: Map<String, Value>,
     /// Tensors by module and parameter, for example `blocks.0.attn.qkv.lora_A.weight`.
     pub tensors: Tensors,
+    /// The names in each object of the configuration in the order of the file, where the first
+    /// pattern that matches counts; a [`Map`] sorts them.
+    order: BTreeMap<String, Vec<String>>,
 }
 
 /// How a method is stored in HF PEFT's folders, in both directions; made by
@@ -46,18 +54,53 @@ pub type Write = fn(&dyn AdaptationMethod, &dyn Backbone, &Layout, &Tensors) -> 
 /// A folder in terms of this project.
 #[derive(Clone, Debug)]
 pub struct Imported {
-    /// The method's YAML, with its name.
-    pub method: Value,
+    /// The YAML of each method, with its name, in the order in which they act: the folder's own, and
+    /// one that tunes what the folder holds of the backbone.
+    pub methods: Vec<Value>,
     /// Values by canonical name, including the head's.
     pub tensors: Tensors,
+    /// Low-rank factors beside the head's weight, already scaled and multiplied, `[classes, features]`.
+    /// The backbone does not know the head, so that whoever has it must add them.
+    pub head_delta: Option<TensorData>,
     /// Facts that the user should know.
     pub remarks: Vec<String>,
 }
 
 impl HfPeft {
-    /// Whether the folder looks like one of HF PEFT.
-    pub fn is_at(folder: &Path) -> bool {
-        folder.join(CONFIG).is_file()
+    /// The folder of an adapter: this one, or the only one a level below, where the library puts
+    /// adapters that have a name. None if there is no adapter.
+    ///
+    /// # Errors
+    /// [`Error::File`] that lists the adapters if there are several, or that names what is missing
+    /// beside the tensors.
+    pub fn find(folder: &Path) -> Result<Option<PathBuf>> {
+        if folder.join(CONFIG).is_file() {
+            return Ok(Some(folder.to_owned()));
+        }
+        if let Some(tensors) = [TENSORS, PICKLED].iter().find(|n| folder.join(n).is_file()) {
+            let message = format!("{tensors} is there, but {CONFIG} is not; expected both");
+            return Err(Error::file(folder, message));
+        }
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Ok(None);
+        };
+        let below = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut named: Vec<PathBuf> = below.filter(|path| path.join(CONFIG).is_file()).collect();
+        named.sort();
+        match &named[..] {
+            [] => Ok(None),
+            [only] => Ok(Some(only.clone())),
+            several => {
+                let names = several.iter().filter_map(|path| path.file_name());
+                let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+                let message = format!(
+                    "expected one adapter, got {}: {}; give the folder of one",
+                    several.len(),
+                    names.join(", ")
+                );
+                Err(Error::file(folder, message))
+            }
+        }
     }
 
     /// Reads a folder.
@@ -67,12 +110,21 @@ impl HfPeft {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config = match serde_json::from_str(&text) {
+        // Editors on Windows put a byte order mark in front.
+        let text = text.trim_start_matches('\u{feff}');
+        let config = match serde_json::from_str(text) {
             Ok(Value::Object(config)) => config,
             Ok(_) => return Err(Error::file(path, "expected a JSON object")),
             Err(e) => return Err(Error::file(path, format!("expected JSON: {e}"))),
         };
-        let path = folder.join(TENSORS);
+        let order: BTreeMap<String, Names> = serde_json::from_str(text)
+            .map_err(|e| Error::file(&path, format!("expected JSON: {e}")))?;
+        // The library too prefers the first.
+        let Some(tensors) = [TENSORS, PICKLED].iter().find(|n| folder.join(n).is_file()) else {
+            let message = format!("expected {TENSORS} or {PICKLED} beside {CONFIG}, got neither");
+            return Err(Error::file(folder, message));
+        };
+        let path = folder.join(tensors);
         let all = Checkpoint::open(&path)?.tensors()?;
         let mut tensors = Tensors::new();
         for (name, data) in all {
@@ -84,7 +136,11 @@ impl HfPeft {
                 }
             };
         }
-        Ok(Self { config, tensors })
+        Ok(Self {
+            config,
+            tensors,
+            order: order.into_iter().map(|(k, names)| (k, names.0)).collect(),
+        })
     }
 
     /// Writes a folder, each file atomically.
@@ -109,6 +165,19 @@ impl HfPeft {
         self.config.get(name).unwrap_or(&Value::Null)
     }
 
+    /// The entries of an object in the configuration, in the order of the file; none if the field is
+    /// absent or no object.
+    pub fn entries(&self, field: &str) -> Vec<(&str, &Value)> {
+        let Value::Object(object) = self.field(field) else {
+            return Vec::new();
+        };
+        let mut entries: Vec<_> = object.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        let order = self.order.get(field).map_or(&[][..], Vec::as_slice);
+        // Stable: without an order the entries stay as they are.
+        entries.sort_by_key(|(name, _)| order.iter().position(|other| other == name));
+        entries
+    }
+
     /// Refuses fields that ask for unsupported features: each field must be absent, null, false, empty
     /// or one of the given values. An empty list of values allows any value.
     ///
@@ -116,22 +185,85 @@ impl HfPeft {
     /// [`Error::Config`] that names the field.
     pub fn refuse_all_but(&self, known: &[(&str, &[Value])]) -> Result<()> {
         for (field, value) in &self.config {
-            // Library versions add fields; one that is switched off asks for nothing.
-            let silent = match value {
-                Value::Null | Value::Bool(false) => true,
-                Value::Array(items) => items.is_empty(),
-                Value::Object(items) => items.is_empty(),
-                _ => false,
-            };
             let allowed = known
                 .iter()
                 .find(|(name, _)| name == field)
                 .is_some_and(|(_, values)| values.is_empty() || values.contains(value));
-            if !silent && !allowed {
+            // Library versions add fields; one that is switched off asks for nothing.
+            if !is_off(value) && !allowed {
                 let message = format!("{value} is not supported");
                 return Err(Error::config(format!("{CONFIG}: {field}"), message));
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a value asks for nothing.
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(items) => items.values().all(is_off),
+        _ => false,
+    }
+}
+
+/// The names in an object in the order of the file; no names for any other value.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NamesOf)
+    }
+}
+
+struct NamesOf;
+
+impl<'de> Visitor<'de> for NamesOf {
+    type Value = Names;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+        let mut names = Vec::new();
+        while let Some((name, IgnoredAny)) = map.next_entry()? {
+            // Python keeps the place of the first of two equal names.
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(Names(names))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Names, A::Error> {
+        while let Some(IgnoredAny) = items.next_element()? {}
+        Ok(Names(Vec::new()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Names, E> {
+        Ok(Names(Vec::new()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Names, E> {
+        Ok(Names(Vec::new()))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Names, E> {
+        Ok(Names(Vec::new()))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Names, E> {
+        Ok(Names(Vec::new()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Names, E> {
+        Ok(Names(Vec::new()))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Names, E> {
+        Ok(Names(Vec::new()))
     }
 }

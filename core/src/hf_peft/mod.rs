@@ -5,6 +5,8 @@
 //! not fit. PEFT itself silently loads adapters of which nothing matches.
 
 pub(crate) mod folder;
+mod saved;
+mod targets;
 
 use std::collections::BTreeSet;
 
@@ -14,41 +16,75 @@ use crate::backbone::Backbone;
 use crate::error::{Error, Result, listed};
 use crate::layout::Layout;
 use crate::method::{AdaptationMethod, name_of};
-use crate::params::Tensors;
-use crate::registry::{PluginKind, plugins};
-use crate::site::{Site, Targets};
+use crate::params::{self, Tensors};
+use crate::registry::{Plugin, PluginKind, plugins};
+use crate::site::Site;
 
-use folder::CONFIG;
+use folder::{CONFIG, TENSORS};
 pub use folder::{Format, HfPeft, Imported, Write};
+pub use targets::{check_targets, exactly};
 
-/// The layout in which the tensors name the backbone's modules: the canonical one, or one of the
-/// backbone's others.
+/// The layout in which the tensors name the backbone's modules: the canonical one, or the one of the
+/// backbone's others that knows most of them.
 pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
     let spec = backbone.spec();
     let canonical = Layout::canonical(spec.head_name);
-    let is_module = |name: &str| {
-        let slices = |site: &Site| site.slices.iter().any(|slice| slice.name == name);
-        spec.sites
-            .iter()
-            .any(|site| site.name == name || slices(site))
-    };
-    // A parameter's name extends its module's, so some prefix of it must be a module.
-    let known = |layout: &Layout, name: &str| {
-        let ends = name.match_indices('.').map(|(end, _)| &name[..end]);
-        let mut modules = ends.chain([name]);
-        modules.any(|module| {
-            module == layout.head || layout.ours(module).is_ok_and(|ours| is_module(&ours))
-        })
-    };
     // A layout with a rule for every name differs from the canonical one in weights only.
     let own = |layout: &&Layout| layout.rules.iter().all(|(ours, _)| *ours != "{*}");
-    let fits = |layout: &&Layout| given.tensors.keys().all(|name| known(layout, name));
-    [canonical]
-        .iter()
-        .chain(backbone.layouts().iter().filter(own))
-        .find(fits)
-        .copied()
-        .unwrap_or(canonical)
+    let modules = modules(backbone);
+    let known = |layout: &Layout| {
+        let names = given.tensors.keys();
+        let known = |name: &&String| {
+            knows(layout, &modules, name) || ignored(layout, &modules, name).is_some()
+        };
+        names.filter(known).count()
+    };
+    let others = backbone.layouts().iter().filter(own);
+    let mut best = (known(&canonical), canonical);
+    for layout in others {
+        let count = known(layout);
+        if count > best.0 {
+            best = (count, *layout);
+        }
+    }
+    best.1
+}
+
+/// The names of the backbone's sites, slices and parameters.
+fn modules(backbone: &dyn Backbone) -> BTreeSet<String> {
+    let sites = backbone.spec().sites.iter();
+    let named = |site: &Site| {
+        let slices = site.slices.iter().map(|slice| slice.name.clone());
+        slices.chain([site.name.clone()]).collect::<Vec<_>>()
+    };
+    let parameters = params::infos_erased(backbone).into_iter();
+    sites
+        .flat_map(named)
+        .chain(parameters.map(|info| info.name))
+        .collect()
+}
+
+/// Whether a tensor belongs to a module of the backbone or to its head. Its name extends the module's, so
+/// that some prefix of it must be one.
+fn knows(layout: &Layout, modules: &BTreeSet<String>, name: &str) -> bool {
+    let ends = name.match_indices('.').map(|(end, _)| &name[..end]);
+    let mut around = ends.chain([name]);
+    around.any(|module| {
+        module == layout.head
+            || layout
+                .ours(module)
+                .is_ok_and(|ours| modules.contains(&ours))
+    })
+}
+
+/// The entry of the layout's list of other parts, such as a text tower, that a tensor belongs to.
+fn ignored(layout: &Layout, modules: &BTreeSet<String>, name: &str) -> Option<&'static str> {
+    if knows(layout, modules, name) {
+        return None;
+    }
+    let prefixes = layout.prefixes.iter();
+    let mut bare = prefixes.filter_map(|prefix| name.strip_prefix(prefix));
+    bare.find_map(|bare| layout.ignores(bare))
 }
 
 /// Finds a layout by its name.
@@ -84,26 +120,8 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
         let message = format!("expected one of {}, got {peft_type:?}", known.join(", "));
         return Err(Error::config(format!("{CONFIG}: peft_type"), message));
     };
-    let saved: BTreeSet<&str> = match given.field("modules_to_save") {
-        Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
-        _ => BTreeSet::new(),
-    };
-    if let Some(other) = saved.iter().find(|name| **name != layout.head) {
-        let message = format!("expected only the head ({}), got {other}", layout.head);
-        return Err(Error::config(format!("{CONFIG}: modules_to_save"), message));
-    }
-    let mut remarks = Vec::new();
-    if saved.is_empty() {
-        remarks.push("the adapter's folder does not contain a head".to_owned());
-    }
-    // The head has the library's name there, so it must be taken out before modules are translated.
-    let mut head = Tensors::new();
-    for part in ["weight", "bias"] {
-        if let Some(data) = given.tensors.remove(&format!("{}.{part}", layout.head)) {
-            head.insert(format!("head.{part}"), data);
-        }
-    }
     let name = &backbone.spec().name;
+    let mut remarks = Vec::new();
     match given.field("base_model_name_or_path").as_str() {
         Some(base) if base != name => {
             remarks.push(format!(
@@ -112,37 +130,101 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
         }
         _ => {}
     }
+    remarks.extend(leave_alone(&mut given, backbone, &layout)?);
+    // The head has the library's name there, so it must be taken out before modules are translated.
+    let saved = saved::take(&mut given, backbone, &layout)?;
+    remarks.splice(0..0, saved.remarks);
+
     let mut imported = (format.read)(&given, backbone, &layout)?;
-    imported.tensors.extend(head);
+    let (tuning, values) = saved::tuning(saved.own, backbone);
+    imported.methods.extend(tuning);
+    imported.tensors.extend(values);
+    imported.tensors.extend(saved.head);
     imported.remarks.splice(0..0, remarks);
     Ok(imported)
 }
 
-/// Builds the folder that HF PEFT would have written for a method's values (by canonical name,
-/// including the head); none if that library does not have the method.
+/// Drops the tensors of other parts than the backbone, for example those of CLIP's text tower, and says
+/// which.
+fn leave_alone(
+    given: &mut HfPeft,
+    backbone: &dyn Backbone,
+    layout: &Layout,
+) -> Result<Option<String>> {
+    let modules = modules(backbone);
+    let all = given.tensors.len();
+    let mut parts = BTreeSet::new();
+    given
+        .tensors
+        .retain(|name, _| match ignored(layout, &modules, name) {
+            Some(part) => {
+                parts.insert(part.trim_end_matches('.'));
+                false
+            }
+            None => true,
+        });
+    let left = all - given.tensors.len();
+    if left == 0 {
+        return Ok(None);
+    }
+    let parts: Vec<_> = parts.into_iter().collect();
+    let parts = listed(&parts, 12);
+    let name = &backbone.spec().name;
+    if left == all {
+        let message = format!("expected tensors of {name}, got only those of {parts}");
+        return Err(Error::config(TENSORS, message));
+    }
+    Ok(Some(format!(
+        "{left} of {all} tensors belong to {parts}, which are no part of {name}, and are left alone"
+    )))
+}
+
+/// Builds the folder that HF PEFT would have written for the values of methods (by canonical name,
+/// including the head); none if that library does not have the methods. One of them has a form there;
+/// the others may tune the backbone's own parameters, which are saved beside it.
 ///
 /// # Errors
 /// [`Error::Layout`] for a site that the layout has no name for, [`Error::Unfit`] for something that
 /// HF PEFT cannot express.
 pub fn export(
-    method: &dyn AdaptationMethod,
+    methods: &[Box<dyn AdaptationMethod>],
     backbone: &dyn Backbone,
     layout: &Layout,
     values: &Tensors,
 ) -> Result<Option<HfPeft>> {
-    let name = name_of(method);
-    let mut methods = plugins(PluginKind::Method).into_iter();
-    let plugin = methods.find(|plugin| plugin.name == name);
-    let Some(format) = plugin.and_then(|plugin| plugin.hf_peft) else {
+    let known = plugins(PluginKind::Method);
+    let format = |method: &dyn AdaptationMethod| {
+        let name = name_of(method);
+        let plugin: Option<&&Plugin> = known.iter().find(|plugin| plugin.name == name);
+        plugin.and_then(|plugin| plugin.hf_peft)
+    };
+    let with_values = |method: &dyn AdaptationMethod| {
+        let start = format!("{}.", name_of(method));
+        values.keys().any(|name| name.starts_with(&start))
+    };
+    // A method with values of its own comes first: tuned norms can be saved beside it.
+    let mut chosen = methods.iter().filter(|m| with_values(&***m));
+    let chosen = match (chosen.next(), chosen.next(), methods) {
+        (Some(only), None, _) | (None, None, [only]) => only,
+        _ => return Ok(None),
+    };
+    let Some(own_format) = format(&**chosen) else {
         return Ok(None);
     };
-    let own = (format.write)(method, backbone, layout, values)?;
-    Ok(Some(with_head(own, layout, values)))
+    let mut own = (own_format.write)(&**chosen, backbone, layout, values)?;
+    let mut modules = vec![layout.head.to_owned()];
+    if methods.len() > 1 {
+        let tuned = values.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix("backbone.")?.to_owned(), value.clone()))
+        });
+        modules.extend(saved::put(&mut own, &tuned.collect(), backbone, layout)?);
+    }
+    Ok(Some(with_head(own, modules, layout, values)))
 }
 
 /// Completes the folder that a method wrote with the head and the fields that every configuration
 /// has.
-fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
+fn with_head(mut own: HfPeft, modules: Vec<String>, layout: &Layout, tensors: &Tensors) -> HfPeft {
     for part in ["weight", "bias"] {
         if let Some(data) = tensors.get(&format!("head.{part}")) {
             own.tensors
@@ -153,7 +235,7 @@ fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", Value::Null),
         ("inference_mode", true.into()),
-        ("modules_to_save", vec![layout.head].into()),
+        ("modules_to_save", modules.into()),
         ("revision", Value::Null),
         ("task_type", Value::Null),
     ];
@@ -161,68 +243,4 @@ fn with_head(mut own: HfPeft, layout: &Layout, tensors: &Tensors) -> HfPeft {
         own.config.entry(field).or_insert(value);
     }
     own
-}
-
-/// A regular expression for `target_modules` that matches exactly these modules.
-pub fn exactly<'a>(modules: impl IntoIterator<Item = &'a String>) -> String {
-    let escaped: Vec<String> = modules
-        .into_iter()
-        .map(|name| regex::escape(name))
-        .collect();
-    escaped.join("|")
-}
-
-/// Checks that `target_modules` selects exactly the `modules` for which the file has tensors.
-///
-/// # Errors
-/// [`Error::Target`] for a target without a match, [`Error::Config`] for modules that only one side
-/// has.
-pub fn check_targets(
-    given: &HfPeft,
-    modules: &BTreeSet<String>,
-    all: &[String],
-    backbone: &str,
-) -> Result<()> {
-    let targets = match given.field("target_modules") {
-        Value::String(special) if special == "all-linear" => return Ok(()),
-        Value::String(pattern) => vec![Targets::Regex(pattern.clone())],
-        Value::Array(names) => {
-            let names = names.iter().filter_map(Value::as_str);
-            names
-                .map(|name| Targets::Suffixes(vec![name.to_owned()]))
-                .collect()
-        }
-        Value::Null => return Ok(()),
-        other => {
-            let message = format!("expected a string or a list, got {other}");
-            return Err(Error::config(format!("{CONFIG}: target_modules"), message));
-        }
-    };
-    let names: Vec<&str> = all.iter().map(String::as_str).collect();
-    let mut matched = BTreeSet::new();
-    for target in &targets {
-        let found = target.matching(&names)?;
-        if found.is_empty() {
-            return Err(Error::Target {
-                target: match target {
-                    Targets::Regex(pattern) => pattern.clone(),
-                    Targets::Suffixes(names) => names.join(", "),
-                },
-                backbone: backbone.to_owned(),
-                sites: listed(&names, 60),
-            });
-        }
-        matched.extend(found.into_iter().map(str::to_owned));
-    }
-    let missing: Vec<_> = matched.difference(modules).collect();
-    let extra: Vec<_> = modules.difference(&matched).collect();
-    if missing.is_empty() && extra.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "it does not match the tensors\n  targets without tensors: {}\n  tensors of no target: {}",
-        listed(&missing, 12),
-        listed(&extra, 12)
-    );
-    Err(Error::config(format!("{CONFIG}: target_modules"), message))
 }

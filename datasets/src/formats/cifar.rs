@@ -17,6 +17,7 @@ use crate::indexed::{Indexed, Item, Source};
 use crate::labels::read_names;
 use crate::shards::Mapped;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::storage::{Exif, Header};
 
 /// Side of an image, in pixels.
 const SIDE: usize = 32;
@@ -213,13 +214,18 @@ impl Source for Records {
     }
 
     /// Turns three planes into pixels.
-    fn decode(&self, planes: &[u8]) -> Result<Image, String> {
+    fn decode(&self, planes: &[u8], _: Exif) -> Result<Image, String> {
         let rgb = (0..PLANE).flat_map(|i| [0, 1, 2].map(|channel| planes[channel * PLANE + i]));
         Ok(Image {
             width: SIDE,
             height: SIDE,
             rgb: rgb.collect(),
         })
+    }
+
+    /// Planes have no header.
+    fn header(&self, _: &[u8]) -> Header {
+        Header::default()
     }
 }
 

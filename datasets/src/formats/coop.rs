@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use peft_core::data::Split;
+use peft_core::files::read_text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +16,10 @@ use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
-use crate::labels::numbered;
+use crate::labels::{Id, Labelled, OnStray, Strays, admit, numbered};
 use crate::python_random::PythonRandom;
 use crate::split::BySplit;
+use crate::storage::Exif;
 
 /// A list in CoOp's format: `split_zhou_<Dataset>.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +42,17 @@ pub struct Coop {
     /// mean over the seeds 1, 2 and 3.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// What becomes of an image without a label, or with a negative one, which marks a label that
+    /// is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of an image of a class that the training split lacks.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is not, as CoOp
+    /// reads the images by Pillow.
+    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+    pub exif: Exif,
 }
 
 fn default_seed() -> u64 {
@@ -59,23 +72,21 @@ file_format! {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Lists {
-    train: Vec<(String, usize, String)>,
-    val: Vec<(String, usize, String)>,
-    test: Vec<(String, usize, String)>,
+    train: Vec<(String, Id, String)>,
+    val: Vec<(String, Id, String)>,
+    test: Vec<(String, Id, String)>,
 }
 
 impl Coop {
     fn read(&self) -> Result<Indexed<Files>, Error> {
         let files = Files::below(&self.root)?;
         let list = files.root().join(&self.list);
-        let text = fs_err::read_to_string(&list)?;
+        let text = read_text(&list)?;
         let lists: Lists = serde_json::from_str(&text).map_err(|error| {
             let expected = "`train`, `val` and `test`, each a list of `[path, label, class name]`";
             Error::layout(&list, expected, error.to_string())
         })?;
-        // The name of each class, and the first record that gives it.
-        let mut names: Vec<Option<(String, Place)>> = Vec::new();
-        let mut splits = BySplit::try_from_fn(|split| {
+        let records = BySplit::try_from_fn(|split| {
             let (key, records) = match split {
                 Split::Train => ("train", &lists.train),
                 Split::Validation => ("val", &lists.val),
@@ -85,35 +96,55 @@ impl Coop {
                 return Err(Error::layout(&list, format!("an entry in `{key}`"), "none"));
             }
             let first = Place::first(&list, &format!("{key} entry"));
-            let mut items = Vec::with_capacity(records.len());
-            for (index, (path, label, name)) in records.iter().enumerate() {
-                let place = first.at(index + 1);
+            let records = records.iter().enumerate();
+            records
+                .map(|(index, (path, Id(label), name))| {
+                    let place = first.at(index + 1);
+                    let file = File::listed(&self.images, path, place.clone())?;
+                    let at = (usize::try_from(*label).unwrap_or(0), name, file);
+                    let label = label.to_string();
+                    Ok(Labelled { at, label, place })
+                })
+                .collect()
+        })?;
+        let strays = Strays {
+            unlabelled: self.unlabelled,
+            unseen: self.unseen,
+        };
+        let mut remarks = Vec::new();
+        let records = admit(records, None, strays, &mut remarks)?;
+        // The name of each class, and the first record that gives it.
+        let mut names: Vec<Option<(&String, Place)>> = Vec::new();
+        let mut splits = BySplit::<Vec<Item<File>>>::default();
+        for split in Split::ALL {
+            for record in records.get(split) {
+                let (label, name, file) = &record.at;
+                let place = &record.place;
                 // Labels are checked before `names` grows to hold them: a stray one would take all
                 // memory.
-                numbered([(*label, &place)].into_iter(), None)?;
+                numbered([(*label, place)].into_iter(), None)?;
                 names.resize(names.len().max(label + 1), None);
                 match &names[*label] {
-                    None => names[*label] = Some((name.clone(), place.clone())),
+                    None => names[*label] = Some((*name, place.clone())),
                     Some((known, _)) if known == name => {}
                     Some((known, first)) => {
                         let expected = format!("class {label} to be `{known}`, as in {first}");
                         return Err(Error::record(place, expected, format!("`{name}`")));
                     }
                 }
-                items.push(Item {
+                splits.get_mut(split).push(Item {
                     label: *label,
                     group: None,
-                    at: File::listed(&self.images, path, place)?,
+                    at: file.clone(),
                 });
             }
-            Ok(items)
-        })?;
+        }
         distinct(&[&splits.train, &splits.validation, &splits.test])?;
         let names = names.into_iter().enumerate();
         // The lists may skip a label; a number then stands for its name, so that later ones keep
         // theirs.
         let classes = names
-            .map(|(label, name)| name.map_or_else(|| label.to_string(), |(name, _)| name))
+            .map(|(label, name)| name.map_or_else(|| label.to_string(), |(name, _)| name.clone()))
             .collect();
         if let Some(shots) = self.shots {
             if shots == 0 {
@@ -124,7 +155,10 @@ impl Coop {
             splits.train = few(splits.train, shots, &mut random);
             splits.validation = few(splits.validation, shots.min(VALIDATION_SHOTS), &mut random);
         }
-        Ok(Indexed::new(classes, splits, files))
+        let mut data = Indexed::new(classes, splits, files);
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
+        Ok(data)
     }
 }
 
@@ -177,6 +211,9 @@ mod tests {
             images: "images".into(),
             shots,
             seed,
+            unlabelled: OnStray::Fail,
+            unseen: OnStray::Fail,
+            exif: Exif::Ignore,
         };
         config.read().map_err(|error| error.to_string())
     }
@@ -184,18 +221,15 @@ mod tests {
     #[test]
     fn entries_name_their_classes() {
         let data = read(
-            r#"{"train": [["cat/a b.jpg", 1, "cat"], ["b.jpg", 0, "ant"]],
-                "val": [["c.jpg", 0, "ant"]], "test": [["d.jpg", 3, "eel"]]}"#,
+            r#"{"train": [["cat/a b.jpg", 1, "cat"], ["b.jpg", 0, "ant"], ["e.jpg", 3, "eel"]],
+                "val": [["c.jpg", 0, "ant"]], "test": [["d.jpg", 1, "cat"]]}"#,
         )
         .unwrap();
         assert_eq!(data.classes(), ["ant", "cat", "2", "eel"]);
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [2, 1, 1]);
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [3, 1, 1]);
         assert_eq!(&*data.splits.train[0].at.path, "images/cat/a b.jpg");
-        assert_eq!(data.label(Split::Test, 0).unwrap(), 3);
-        assert_eq!(
-            data.remarks(),
-            ["2 of 4 classes have no training image: 2, eel"]
-        );
+        assert_eq!(data.label(Split::Train, 2).unwrap(), 3);
+        assert_eq!(data.remarks(), ["class `2` has no training image"]);
     }
 
     /// Entries of classes 1, 0 and 2 in turn, as long as a class has some left.
@@ -277,17 +311,28 @@ mod tests {
             (r#"["c", 0]"#, ["split_zhou_Pets.json", "line 1"]),
             (
                 r#"["c", -1, "ant"]"#,
-                ["split_zhou_Pets.json", "expected usize"],
+                ["test entry 1", "got `-1` in the test split"],
+            ),
+            (
+                r#"["c", 0.5, "ant"]"#,
+                [
+                    "split_zhou_Pets.json",
+                    "a whole number, got `0.5` at line 1",
+                ],
             ),
             (
                 r#"["c", 9000000, "ant"]"#,
-                ["test entry 1", "a label in 0..1048576"],
+                ["test entry 1", "a class of `train` (0), got `9000000`"],
             ),
             ("", ["split_zhou_Pets.json", "an entry in `test`, got none"]),
         ] {
             let message = with(test).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
+        let many = r#"{"train": [["a", 9000000, "ant"]], "val": [["b", 9000000, "ant"]],
+                       "test": [["c", 9000000, "ant"]]}"#;
+        let message = read(many).unwrap_err();
+        assert!(message.contains("a label in 0..1048576"), "{message}");
         assert!(
             read(r#"{"train": []}"#)
                 .unwrap_err()

@@ -9,9 +9,10 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
+use ::csv::{ErrorKind, Position, ReaderBuilder, StringRecord, Trim};
 use peft_core::data::Split;
 use peft_core::error::listed;
+use peft_core::files::read_text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +20,11 @@ use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item, Items};
-use crate::labels::{Labelled, read_names, resolve};
+use crate::labels::{Labelled, OnStray, Strays, read_names, resolve};
 use crate::shards::expand;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::storage::Exif;
+use crate::text::LineCounter;
 
 /// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +65,17 @@ pub struct Csv {
     /// in (0, 1). The order is that of the blake3 hash of an image's path below the root.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
+    /// What becomes of an image without a label, or with a negative one, which marks a label that
+    /// is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of an image of a class that the training split lacks, where no `names` list it.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is not, as the code
+    /// for these tables reads images by Pillow.
+    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+    pub exif: Exif,
 }
 
 fn default_delimiter() -> char {
@@ -140,7 +154,13 @@ impl Csv {
         };
         // All three splits together, so that a label has the same class in each.
         let names = self.names.as_deref().map(read_names).transpose()?;
-        let (classes, rows) = resolve(rows, names)?;
+        let strays = Strays {
+            unlabelled: self.unlabelled,
+            unseen: self.unseen,
+        };
+        let lacks_validation = rows.validation.is_empty();
+        let mut remarks = Vec::new();
+        let (classes, rows) = resolve(rows, names, strays, &mut remarks)?;
         let groups = self.groups(&rows);
         let mut splits = rows.map(|rows| -> Vec<Item<File>> {
             let items = rows.into_iter().map(|row| {
@@ -154,7 +174,7 @@ impl Csv {
             items.collect()
         });
         distinct(&[&splits.train, &splits.validation, &splits.test])?;
-        if splits.validation.is_empty() {
+        if lacks_validation {
             splits.validation = set_aside(
                 &mut splits.train,
                 self.validation_fraction,
@@ -164,6 +184,8 @@ impl Csv {
         }
         let mut data = Indexed::new(classes, splits, files);
         data.groups = groups;
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
         Ok(data)
     }
 
@@ -258,13 +280,15 @@ impl Csv {
                 (None, Some(parent)) => relative(files.root(), parent),
                 (None, None) => "".into(),
             };
+            let text = read_text(&path)?;
+            let mut lines = LineCounter::new(&text);
             let mut reader = ReaderBuilder::new()
                 .delimiter(delimiter)
                 .trim(Trim::All)
-                .from_reader(fs_err::File::open(&path)?);
+                .from_reader(text.as_bytes());
             let header = reader
                 .headers()
-                .map_err(|error| unreadable(&path, &error))?
+                .map_err(|error| unreadable(&path, 1, &error))?
                 .clone();
             let column = |name: &str| {
                 header
@@ -282,10 +306,14 @@ impl Csv {
             let split = split.map(column).transpose()?;
             let first = Place::first(&path, "line");
             for record in reader.records() {
-                let record: StringRecord = record.map_err(|error| unreadable(&path, &error))?;
-                // A quoted field may hold line breaks, so lines are not counted by records.
-                let line = record.position().map_or(0, Position::line);
-                let place = first.at(line as usize);
+                // A quoted field may hold line breaks, and the reader's own count leaves out empty
+                // lines and differs where lines end in CRLF, so lines are counted in the text.
+                let mut line_of = |position: Option<&Position>| {
+                    lines.line_of(position.map_or(0, |position| position.byte() as usize))
+                };
+                let record: StringRecord =
+                    record.map_err(|error| unreadable(&path, line_of(error.position()), &error))?;
+                let place = first.at(line_of(record.position()));
                 // The reader refuses records that are not as long as the header, so no index is out
                 // of range.
                 let group = groups.iter().zip(&self.group);
@@ -312,13 +340,18 @@ fn relative(root: &Path, path: &Path) -> Cow<'static, str> {
     names.join("/").into()
 }
 
-/// The reader's error, which names the line, with the path.
-fn unreadable(path: &Path, error: &::csv::Error) -> Error {
-    Error::layout(
-        path,
-        "rows as long as the header, in UTF-8",
-        error.to_string(),
-    )
+/// The reader's error, with the path and the line.
+fn unreadable(path: &Path, line: usize, error: &::csv::Error) -> Error {
+    let (expected, got) = match error.kind() {
+        ErrorKind::UnequalLengths {
+            expected_len, len, ..
+        } => (
+            format!("as many fields as the header has ({expected_len})"),
+            len.to_string(),
+        ),
+        _ => ("a row of the table".into(), error.to_string()),
+    };
+    Error::record(Place::first(path, "line").at(line), expected, got)
 }
 
 #[cfg(test)]
@@ -417,7 +450,10 @@ validation_fraction: 0.5
                 "4,4.jpg,0,7,0,x\n",
                 ["line 5", "one of 0, 1, 2 in `split`, got `7`"],
             ),
-            ("4,4.jpg,0\n", ["metadata.csv", "line: 5"]),
+            (
+                "4,4.jpg,0\n",
+                ["metadata.csv` line 5", "header has (6), got 3"],
+            ),
             ("4,../4.jpg,0,0,0,x\n", ["line 5", "inside the root"]),
             ("4,3.jpg,0,0,0,x\n", ["line 5 and at", "line 4"]),
             ("4,,0,0,0,x\n", ["line 5", "got none"]),
@@ -430,6 +466,47 @@ validation_fraction: 0.5
             message.contains("a row of the test split, got none"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn lines_are_counted_as_an_editor_does() {
+        let rows = [
+            "img_filename,y,split,place",
+            "1.jpg,a,0,x",
+            "",
+            "\"2\n.jpg\",a,1,x",
+            "3.jpg,a,2,x",
+            "",
+            "4.jpg,a,0",
+        ];
+        for (mark, end) in [
+            ("", "\n"),
+            ("", "\r\n"),
+            ("\u{feff}", "\r\n"),
+            ("\u{feff}", "\r"),
+        ] {
+            let text = |last: &str| {
+                let text = [&rows[..6], &[last]].concat().join("\n");
+                format!("{mark}{}{end}", text.replace('\n', end))
+            };
+            let read = |last: &str| read(&[("metadata.csv", &text(last))], BIRDS);
+            assert!(read("4.jpg,a,0,y").is_ok());
+            for (last, part) in [
+                ("4.jpg,a,0", "metadata.csv` line 8: expected as many fields"),
+                (
+                    "4.jpg,a,7,x",
+                    "metadata.csv` line 8: expected one of 0, 1, 2",
+                ),
+                ("3.jpg,a,0,x", "metadata.csv` line 6"),
+                (
+                    "4.jpg,-1,0,x",
+                    "metadata.csv` line 8: expected the label of a class, got `-1`",
+                ),
+            ] {
+                let message = read(last).unwrap_err();
+                assert!(message.contains(part), "{end:?}: {message}");
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use peft_core::data::Split;
+use peft_core::files::read_text;
 use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -19,7 +20,9 @@ use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
+use crate::labels::{Id, Labelled, OnStray, Strays, admit};
 use crate::split::BySplit;
+use crate::storage::Exif;
 
 /// VPT's lists of an FGVC data set: `train.json`, `val.json`, `test.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +34,17 @@ pub struct Fgvc {
     /// NABirds, `Images` for Stanford Dogs, the root itself for Stanford Cars and Oxford Flowers.
     #[serde(default)]
     pub images: String,
+    /// What becomes of an image without a label, or with a negative one, which marks a label that
+    /// is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of an image of a class that the training split lacks.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is not, as VPT
+    /// reads the images by torchvision.
+    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+    pub exif: Exif,
 }
 
 file_format! {
@@ -55,23 +69,32 @@ impl Fgvc {
             };
             self.read_list(&files.root().join(name))
         })?;
-        let ids: BTreeSet<i64> = lists.iter().flatten().map(|(id, _)| *id).collect();
-        let ids: Vec<i64> = ids.into_iter().collect();
+        let strays = Strays {
+            unlabelled: self.unlabelled,
+            unseen: self.unseen,
+        };
+        let mut remarks = Vec::new();
+        let lists = admit(lists, None, strays, &mut remarks)?;
+        let ids: BTreeSet<u64> = lists.iter().flatten().map(|record| record.at.0).collect();
+        let ids: Vec<u64> = ids.into_iter().collect();
         // `ids` is sorted and holds every id, so the partition point is the id's own index.
-        let item = |(id, at)| Item {
-            label: ids.partition_point(|&other| other < id),
+        let item = |record: Labelled<(u64, File)>| Item {
+            label: ids.partition_point(|&other| other < record.at.0),
             group: None,
-            at,
+            at: record.at.1,
         };
         let splits = lists.map(|list| list.into_iter().map(item).collect::<Vec<_>>());
         distinct(&[&splits.train, &splits.validation, &splits.test])?;
         let classes = ids.iter().map(ToString::to_string).collect();
-        Ok(Indexed::new(classes, splits, files))
+        let mut data = Indexed::new(classes, splits, files);
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
+        Ok(data)
     }
 
-    /// The class ids and files of one list.
-    fn read_list(&self, list: &Path) -> Result<Vec<(i64, File)>, Error> {
-        let text = fs_err::read_to_string(list)?;
+    /// The class ids and files of one list; the id of a record that is not admitted is 0.
+    fn read_list(&self, list: &Path) -> Result<Vec<Labelled<(u64, File)>>, Error> {
+        let text = read_text(list)?;
         let expected = "an object of `\"path\": class id`";
         let Entries(entries) = serde_json::from_str(&text)
             .map_err(|error| Error::layout(list, expected, error.to_string()))?;
@@ -81,8 +104,12 @@ impl Fgvc {
         let first = Place::first(list, "entry");
         let entries = entries.into_iter().enumerate();
         entries
-            .map(|(index, (path, id))| {
-                Ok((id, File::listed(&self.images, &path, first.at(index + 1))?))
+            .map(|(index, (path, Id(id)))| {
+                let place = first.at(index + 1);
+                let file = File::listed(&self.images, &path, place.clone())?;
+                let at = (u64::try_from(id).unwrap_or(0), file);
+                let label = id.to_string();
+                Ok(Labelled { at, label, place })
             })
             .collect()
     }
@@ -90,7 +117,7 @@ impl Fgvc {
 
 /// The entries of an object in their order. Unlike a map, it keeps a key that is listed twice, so
 /// that this can be refused.
-struct Entries(Vec<(String, i64)>);
+struct Entries(Vec<(String, Id)>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -136,6 +163,9 @@ mod tests {
         let config = Fgvc {
             root: folder.path().into(),
             images: "images".into(),
+            unlabelled: OnStray::Fail,
+            unseen: OnStray::Fail,
+            exif: Exif::Ignore,
         };
         config.read().map_err(|error| error.to_string())
     }
@@ -143,7 +173,7 @@ mod tests {
     #[test]
     fn ids_become_labels_in_ascending_order() {
         let data = read([
-            r#"{"z/a.jpg": 11, "b.jpg": 1}"#,
+            r#"{"z/a.jpg": 11, "b.jpg": 1, "e.jpg": 5}"#,
             r#"{"c.jpg": 5}"#,
             r#"{"d.jpg": 11}"#,
         ])
@@ -151,9 +181,8 @@ mod tests {
         assert_eq!(data.classes(), ["1", "5", "11"]);
         let seen: Vec<_> = data.splits.iter().flatten().collect();
         let labels: Vec<usize> = seen.iter().map(|item| item.label).collect();
-        assert_eq!(labels, [2, 0, 1, 2]);
+        assert_eq!(labels, [2, 0, 1, 1, 2]);
         assert_eq!(&*seen[0].at.path, "images/z/a.jpg");
-        assert_eq!(data.remarks(), ["class `5` has no training image"]);
     }
 
     #[test]
@@ -176,6 +205,24 @@ mod tests {
             (
                 "{\"d\": 2,\n\"e\": \"f\"}",
                 ["test.json", "expected i64 at line 2"],
+            ),
+            (
+                r#"{"e": 2.0}"#,
+                [
+                    "test.json",
+                    "a whole number, got `2.0` (write `2`) at line 1",
+                ],
+            ),
+            (
+                r#"{"e": 2, "f": -1}"#,
+                ["test.json` entry 2", "got `-1` in the test split"],
+            ),
+            (
+                r#"{"e": 2, "f": 7}"#,
+                [
+                    "test.json` entry 2",
+                    "a class of `train` (1, 2), got `7` in the test split",
+                ],
             ),
             (r#"["d"]"#, ["test.json", "expected an object"]),
             ("{}", ["test.json", "no entries"]),

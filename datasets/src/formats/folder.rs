@@ -2,17 +2,20 @@
 //!
 //! - `root/train` and `root/test` are required. `root/val` (or `root/validation`, but not both) is
 //!   optional; without it, a part of `train` is set aside.
-//! - The classes are the folders in `train`, sorted by name. Another split may lack a class but may
-//!   not add one.
-//! - The images of a class are the png, jpg, jpeg, webp, bmp, gif and ppm files (in upper or lower
-//!   case) directly in its folder, sorted by name.
-//! - Skipped are names that start with a dot, other kinds of files, folders within a class folder,
-//!   files beside the class folders, and symbolic links that lead out of `root`. Links within
-//!   `root` are followed; broken links are errors.
+//! - The classes are the folders in `train`, ordered as numbers if all are whole numbers (0, 1, 2,
+//!   .., 10), else by name. torchvision orders numbers as texts: 0, 1, 10, 2. Another split may lack
+//!   a class but may not add one.
+//! - The images of a class are the files with the extension of an image (in upper or lower case) in
+//!   its folder and in the folders within, ordered by folder, then by name, as in torchvision.
+//! - Passed over, and counted in a remark, are names that start with a dot, other kinds of files,
+//!   files beside the class folders, and symbolic links that lead out of `root` or back to a folder
+//!   that they are in. Other links are followed; broken links are errors.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use peft_core::data::Split;
 use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +25,9 @@ use crate::error::Error;
 use crate::files::{File, Files};
 use crate::indexed::{Indexed, Item};
 use crate::kinds::{EXTENSIONS, KINDS};
+use crate::labels::{OnStray, is_hidden, left_out, order};
 use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::storage::Exif;
 
 /// A folder of images: `root/train/<class>/*`, `root/val/<class>/*` (optional),
 /// `root/test/<class>/*`.
@@ -35,6 +40,16 @@ pub struct Folder {
     /// The order is that of the blake3 hash of `<class>/<file>`.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
+    /// What becomes of the images in a class folder whose name is a negative number, which marks a
+    /// label that is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of the images of a class that the training split lacks.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is not, as in torchvision's loader.
+    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+    pub exif: Exif,
 }
 
 file_format! {
@@ -51,17 +66,17 @@ impl Folder {
     fn read(&self) -> Result<Indexed<Files>, Error> {
         let files = Files::below(&self.root)?;
         let root = files.root();
-        let train_path = root.join("train");
-        let classes = list(&files, &train_path, Kind::Folder)?;
-        if classes.is_empty() {
-            return Err(Error::layout(train_path, "one folder per class", "none"));
-        }
-        let mut train = read_split(&files, "train", &classes)?;
+        let mut remarks = Vec::new();
+        let mut read = |split, name: &str, classes: &mut Option<Vec<String>>| {
+            self.read_split(&files, split, name, classes, &mut remarks)
+        };
+        let mut classes = None;
+        let mut train = read(Split::Train, "train", &mut classes)?;
         let validation = match ["val", "validation"].map(|name| (name, root.join(name).exists())) {
             [(_, true), (_, true)] => {
                 return Err(Error::layout(root, "`val` or `validation`", "both"));
             }
-            [(name, true), _] | [_, (name, true)] => read_split(&files, name, &classes)?,
+            [(name, true), _] | [_, (name, true)] => read(Split::Validation, name, &mut classes)?,
             _ => set_aside(
                 &mut train,
                 self.validation_fraction,
@@ -76,50 +91,170 @@ impl Folder {
         let splits = BySplit {
             train,
             validation,
-            test: read_split(&files, "test", &classes)?,
+            test: read(Split::Test, "test", &mut classes)?,
         };
-        Ok(Indexed::new(classes, splits, files))
+        let mut data = Indexed::new(classes.unwrap_or_default(), splits, files);
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
+        Ok(data)
     }
-}
 
-/// The images of `root/name`, by class, then by name.
-fn read_split(files: &Files, name: &str, classes: &[String]) -> Result<Vec<Item<File>>, Error> {
-    let split = files.root().join(name);
-    let mut items = Vec::new();
-    for class in list(files, &split, Kind::Folder)? {
-        let folder = split.join(&class);
-        let Ok(label) = classes.binary_search(&class) else {
-            let expected = format!("a class of `train` ({})", listed(classes, 10));
-            return Err(Error::layout(folder, expected, format!("`{class}`")));
-        };
-        let images = list(files, &folder, Kind::Image)?;
-        if images.is_empty() {
-            let expected = format!("at least one {KINDS}");
-            return Err(Error::layout(folder, expected, "none"));
+    /// The images of `root/name`, by class, then by folder and name. The first split that is read,
+    /// which is `train`, decides the `classes`.
+    fn read_split(
+        &self,
+        files: &Files,
+        split: Split,
+        name: &str,
+        classes: &mut Option<Vec<String>>,
+        remarks: &mut Vec<String>,
+    ) -> Result<Vec<Item<File>>, Error> {
+        let folder = files.root().join(name);
+        let mut passed_over = PassedOver::default();
+        let (mut folders, beside) = entries(files, &folder, &mut passed_over)?;
+        beside
+            .iter()
+            .for_each(|_| passed_over.note("beside the class folders"));
+        order(&mut folders);
+        let mut hidden = Vec::new();
+        folders.retain(|class| {
+            let is_hidden = is_hidden(class);
+            if is_hidden {
+                hidden.push(class.clone());
+            }
+            !is_hidden
+        });
+        if let (Some(class), true) = (hidden.first(), self.unlabelled.is_fail()) {
+            let got = format!(
+                "`{class}` in the {split} split, which marks a hidden label; \
+                 `unlabelled: skip` leaves such images out"
+            );
+            return Err(Error::layout(
+                folder.join(class),
+                "the name of a class",
+                got,
+            ));
         }
-        items.extend(images.into_iter().map(|image| Item {
-            label,
-            group: None,
-            at: File {
-                path: format!("{name}/{class}/{image}").into(),
-                place: None,
-            },
-        }));
+        if folders.is_empty() && split == Split::Train {
+            return Err(Error::layout(folder, "one folder per class", "none"));
+        }
+        let classes = classes.get_or_insert_with(|| folders.clone());
+        let (mut items, mut unseen) = (Vec::new(), Vec::new());
+        for class in folders {
+            let Some(label) = classes.iter().position(|known| *known == class) else {
+                unseen.push(class);
+                continue;
+            };
+            let images = images(files, &folder.join(&class), &mut passed_over)?;
+            items.extend(images.into_iter().map(|image| Item {
+                label,
+                group: None,
+                at: File {
+                    path: format!("{name}/{class}/{image}").into(),
+                    place: None,
+                },
+            }));
+        }
+        if let (Some(class), true) = (unseen.first(), self.unseen.is_fail()) {
+            let expected = format!("a class of `train` ({})", listed(classes, 10));
+            let got = format!("`{class}`; `unseen: skip` leaves such images out");
+            return Err(Error::layout(folder.join(class), expected, got));
+        }
+        let strays = [
+            (hidden, "their label is"),
+            (unseen, "`train` lacks their class,"),
+        ];
+        let any = strays.iter().any(|(strays, _)| !strays.is_empty());
+        for (strays, why) in strays {
+            let mut count = 0;
+            for class in &strays {
+                count += images(files, &folder.join(class), &mut passed_over)?.len();
+            }
+            if count > 0 {
+                let names: Vec<_> = strays.iter().map(|class| format!("`{class}`")).collect();
+                remarks.push(left_out(split, count, why, &names));
+            }
+        }
+        if items.is_empty() && !any {
+            return Err(Error::layout(folder, "at least one class folder", "none"));
+        }
+        remarks.extend(passed_over.remark(name));
+        Ok(items)
     }
-    if items.is_empty() {
-        return Err(Error::layout(split, "at least one class folder", "none"));
-    }
-    Ok(items)
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Folder,
-    Image,
+/// What lies in a split and is no image of it, by the reason.
+#[derive(Default)]
+struct PassedOver(BTreeMap<String, usize>);
+
+impl PassedOver {
+    fn note(&mut self, why: &str) {
+        *self.0.entry(why.to_owned()).or_default() += 1;
+    }
+
+    fn remark(&self, split: &str) -> Option<String> {
+        let count: usize = self.0.values().sum();
+        let kinds: Vec<String> = self
+            .0
+            .iter()
+            .map(|(why, count)| format!("{count} {why}"))
+            .collect();
+        let kinds = listed(&kinds, 10);
+        (count > 0).then(|| format!("files in `{split}` that are passed over: {count} ({kinds})"))
+    }
 }
 
-/// The sorted names of the entries of `folder` that are of this kind and are not skipped.
-fn list(files: &Files, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> {
+/// The images in the folder of a class and the folders within: their paths below it, ordered by
+/// folder, then by name.
+///
+/// # Errors
+/// Those of [`entries`], and a class without images.
+fn images(files: &Files, class: &Path, passed_over: &mut PassedOver) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(below) = folders.pop() {
+        let (inner, names) = entries(files, &class.join(&below), passed_over)?;
+        let path = |name: &str| match below.is_empty() {
+            true => name.to_owned(),
+            false => format!("{below}/{name}"),
+        };
+        folders.extend(inner.iter().map(|name| path(name)));
+        for name in names {
+            let extension = extension(Path::new(&name));
+            if EXTENSIONS.contains(&&*extension) {
+                found.push((below.clone(), name));
+            } else if extension.is_empty() {
+                passed_over.note("without an extension");
+            } else {
+                passed_over.note(&format!(".{extension}"));
+            }
+        }
+    }
+    if found.is_empty() {
+        let expected = format!("at least one {KINDS}");
+        return Err(Error::layout(class, expected, "none"));
+    }
+    found.sort_unstable();
+    let path = |(below, name): (String, String)| match below.is_empty() {
+        true => name,
+        false => format!("{below}/{name}"),
+    };
+    Ok(found.into_iter().map(path).collect())
+}
+
+/// The extension of a file's name in lower case; empty if it has none.
+fn extension(path: &Path) -> String {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.unwrap_or_default().to_lowercase()
+}
+
+/// The names of the folders and of the files in `folder`, in no order, without those that are
+/// passed over.
+fn entries(
+    files: &Files,
+    folder: &Path,
+    passed_over: &mut PassedOver,
+) -> Result<(Vec<String>, Vec<String>), Error> {
     let leaves = |path: &Path| {
         let leaves = files.leaves(path);
         leaves.map_err(|error| Error::layout(path, "a file or folder", error.to_string()))
@@ -132,39 +267,48 @@ fn list(files: &Files, folder: &Path, kind: Kind) -> Result<Vec<String>, Error> 
             "a link that leads out of it",
         ));
     }
-    let mut names = Vec::new();
+    let (mut folders, mut names) = (Vec::new(), Vec::new());
     for entry in fs_err::read_dir(folder)? {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
-        if name.as_encoded_bytes().starts_with(b".")
-            || (kind == Kind::Image && !has_image_extension(&path))
-        {
+        if name.as_encoded_bytes().starts_with(b".") {
+            passed_over.note("hidden");
             continue;
         }
+        let extension = extension(&path);
+        let is_other = !extension.is_empty() && !EXTENSIONS.contains(&&*extension);
         // Only links can lead out, and resolving every path would be slow on a network file system.
         let is_link = entry.file_type()?.is_symlink();
+        if is_link && is_other && !path.exists() {
+            passed_over.note(&format!(".{extension}"));
+            continue;
+        }
         if is_link && leaves(&path)? {
+            passed_over.note("links out of the root");
             continue;
         }
         // `fs_err::metadata` follows links, unlike the type of the entry.
         let is_folder = fs_err::metadata(&path)?.is_dir();
-        if is_folder == (kind == Kind::Folder) {
-            // Lists, adapters and results name classes in UTF-8.
-            let name = name
-                .into_string()
-                .map_err(|_| Error::layout(path, "a name in UTF-8", "another encoding"))?;
-            names.push(name);
+        // A link to a folder above would be followed without end.
+        let is_above = || {
+            let target = fs_err::canonicalize(&path)?;
+            Ok::<_, Error>(fs_err::canonicalize(folder)?.starts_with(target))
+        };
+        if is_link && is_folder && is_above()? {
+            passed_over.note("links to a folder above");
+            continue;
         }
+        if !is_folder && is_other && name.to_str().is_none() {
+            passed_over.note(&format!(".{extension}"));
+            continue;
+        }
+        // Lists, adapters and results name classes in UTF-8.
+        let name = name
+            .into_string()
+            .map_err(|_| Error::layout(path, "a name in UTF-8", "another encoding"))?;
+        if is_folder { &mut folders } else { &mut names }.push(name);
     }
-    names.sort_unstable();
-    Ok(names)
-}
-
-fn has_image_extension(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-    EXTENSIONS
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(extension))
+    Ok((folders, names))
 }
 
 #[cfg(test)]
@@ -193,13 +337,17 @@ mod tests {
     }
 
     fn open(folder: &TempDir) -> Result<Indexed<Files>, Error> {
-        let root = folder.path().to_owned();
-        let validation_fraction = default_validation_fraction();
+        config(folder.path()).read()
+    }
+
+    fn config(root: &Path) -> Folder {
         Folder {
-            root,
-            validation_fraction,
+            root: root.into(),
+            validation_fraction: default_validation_fraction(),
+            unlabelled: OnStray::Fail,
+            unseen: OnStray::Fail,
+            exif: Exif::Ignore,
         }
-        .read()
     }
 
     fn message(files: &[&str]) -> String {
@@ -238,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_hidden_files_and_outside_links_are_skipped() {
+    fn other_files_hidden_files_and_outside_links_are_counted() {
         let folder = tree(&[
             "train/a/1.png",
             "validation/a/1.png",
@@ -257,15 +405,113 @@ mod tests {
             symlink(outside.path().join("image.png"), train.join("a/out.png")).unwrap();
             symlink(outside.path(), train.join("b")).unwrap();
             symlink("1.png", train.join("a/in.png")).unwrap();
+            symlink("..", train.join("a/nested/up")).unwrap();
+            symlink("gone", train.join("a/gone.txt")).unwrap();
+            let data = open(&folder).unwrap();
+            assert_eq!(data.len(Split::Train), 3, "the link inside is followed");
             assert_eq!(
-                open(&folder).unwrap().len(Split::Train),
-                2,
-                "the link inside is followed"
+                data.remarks(),
+                [
+                    "files in `train` that are passed over: 8 (1 .db, 1 .txt, 1 beside the class \
+                     folders, 2 hidden, 2 links out of the root, 1 links to a folder above)"
+                ]
             );
-            fs_err::remove_file(train.join("a/in.png")).unwrap();
+            for link in ["a/in.png", "a/out.png", "b", "a/nested/up", "a/gone.txt"] {
+                fs_err::remove_file(train.join(link)).unwrap();
+            }
         }
         let data = open(&folder).unwrap();
-        assert_eq!((data.classes().len(), data.len(Split::Train)), (1, 1));
+        assert_eq!((data.classes().len(), data.len(Split::Train)), (1, 2));
+        let remark = "files in `train` that are passed over: 4 (1 .db, 1 beside the class folders, \
+                      2 hidden)";
+        assert_eq!(data.remarks(), [remark]);
+    }
+
+    /// torchvision's `ImageFolder` finds the same files in this order, except for the jfif.
+    #[test]
+    fn folders_within_a_class_and_every_kind_of_image_are_read() {
+        let data = open(&tree(&[
+            "train/a/z.png",
+            "train/a/b/2.tif",
+            "train/a/b/1.PGM",
+            "train/a/b c/3.jpeg",
+            "train/a/b/d/0.tiff",
+            "train/a/y.ppm",
+            "val/a/1.png",
+            "test/a/1.png",
+        ]));
+        let data = data.unwrap();
+        let paths: Vec<_> = data.splits.train.iter().map(|i| &*i.at.path).collect();
+        let expected = [
+            "y.ppm",
+            "z.png",
+            "b/1.PGM",
+            "b/2.tif",
+            "b c/3.jpeg",
+            "b/d/0.tiff",
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|name| format!("train/a/{name}"))
+            .collect();
+        assert_eq!(paths, expected);
+        assert!((0..6).all(|index| data.image(Split::Train, index).is_ok()));
+    }
+
+    #[test]
+    fn numbers_are_ordered_as_numbers_and_all_else_by_name() {
+        for (names, expected) in [
+            (&["0", "1", "10", "2"][..], &["0", "1", "2", "10"][..]),
+            (&["02", "10", "1"], &["1", "02", "10"]),
+            (&["0", "1", "10", "2", "a"], &["0", "1", "10", "2", "a"]),
+            (&["c10", "c2"], &["c10", "c2"]),
+        ] {
+            let files: Vec<String> = ["train", "val", "test"]
+                .iter()
+                .flat_map(|split| {
+                    names
+                        .iter()
+                        .map(move |name| format!("{split}/{name}/x.png"))
+                })
+                .collect();
+            let files: Vec<&str> = files.iter().map(String::as_str).collect();
+            let data = open(&tree(&files)).unwrap();
+            assert_eq!(data.classes(), expected);
+            let paths = data.splits.test.iter().map(|item| &*item.at.path);
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|name| format!("test/{name}/x.png"))
+                .collect();
+            assert_eq!(paths.collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn strays_are_left_out_and_counted_where_the_configuration_says_so() {
+        let folder = tree(&[
+            "train/a/1.png",
+            "train/-1/1.png",
+            "val/a/1.png",
+            "val/b/1.png",
+            "test/-1/1.png",
+            "test/-1/2.png",
+        ]);
+        let skip = Folder {
+            unlabelled: OnStray::Skip,
+            unseen: OnStray::Skip,
+            ..config(folder.path())
+        };
+        let data = skip.read().unwrap();
+        assert_eq!(data.classes(), ["a"]);
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [1, 1, 0]);
+        assert_eq!(
+            data.remarks(),
+            [
+                "images of train that are left out: 1 (their label is `-1`)",
+                "images of validation that are left out: 1 (`train` lacks their class, `b`)",
+                "images of test that are left out: 2 (their label is `-1`)",
+            ]
+        );
     }
 
     #[test]
@@ -280,10 +526,7 @@ mod tests {
 
     #[test]
     fn every_fault_of_the_layout_is_named() {
-        let missing = Folder {
-            root: "/nowhere/at/all".into(),
-            validation_fraction: 0.1,
-        };
+        let missing = config("/nowhere/at/all".as_ref());
         let missing = missing.read().unwrap_err().to_string();
         assert!(missing.contains("/nowhere/at/all"), "{missing}");
         for (files, parts) in [
@@ -310,8 +553,12 @@ mod tests {
                 ["test/b", "a class of `train` (a), got `b`"],
             ),
             (
-                &["train/a/1.png", "val/a/1.png", "test/a/deep/1.png"],
+                &["train/a/1.png", "val/a/1.png", "test/a/deep/.1.png"],
                 ["test/a", "at least one png"],
+            ),
+            (
+                &["train/a/1.png", "val/a/1.png", "test/-1/1.png"],
+                ["test/-1", "got `-1` in the test split"],
             ),
             (&["train/1.png"], ["train", "one folder per class"]),
             (

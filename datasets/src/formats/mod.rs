@@ -7,7 +7,10 @@
 //! - `train`, `validation`, `test`: the files of each split, as paths or patterns below the root.
 //! - `names`: a text file with the names of the classes, one per line. Labels are then these names
 //!   or indices into them. Without it, labels that are all whole numbers are indices and their own
-//!   names, and other labels are names, which are sorted.
+//!   names, and other labels are names, in the order of [`order`](crate::labels::order).
+//! - `unlabelled`, `unseen`: whether images without a label, and images of classes that `train`
+//!   lacks, are errors or left out.
+//! - `exif`: whether images are turned upright; the default is what the format's reference does.
 //! - `validation_fraction`: the part of each class of `train` that is set aside for validation
 //!   where the data have no validation split. Within a class the images are ordered by a blake3
 //!   hash and the first ones are taken: the fraction of them rounded to the nearest, at least one,

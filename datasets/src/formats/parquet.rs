@@ -20,9 +20,10 @@ use self::shards::Shards;
 use super::file_format::file_format;
 use crate::error::Error;
 use crate::indexed::Indexed;
-use crate::labels::{read_names, resolve};
+use crate::labels::{OnStray, Strays, read_names, resolve};
 use crate::shards::Patterns;
 use crate::split::{default_validation_fraction, set_aside};
+use crate::storage::Exif;
 
 /// Parquet shards in the layout of the Hugging Face hub: images and labels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,6 +55,17 @@ pub struct Parquet {
     /// (as a little-endian `u32`).
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
+    /// What becomes of an image without a label, or with a negative one, which marks a label that
+    /// is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of an image of a class that the training split lacks, where neither `names` nor the schema list it.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is, as in the
+    /// datasets library.
+    #[serde(default = "Exif::apply", skip_serializing_if = "Exif::is_apply")]
+    pub exif: Exif,
 }
 
 fn default_image() -> String {
@@ -89,8 +101,13 @@ impl Parquet {
             Some(path) => Some(read_names(path)?),
             None => shards.names.take(),
         };
-        let (classes, mut splits) = resolve(rows, names)?;
-        if splits.validation.is_empty() {
+        let strays = Strays {
+            unlabelled: self.unlabelled,
+            unseen: self.unseen,
+        };
+        let mut remarks = Vec::new();
+        let (classes, mut splits) = resolve(rows, names, strays, &mut remarks)?;
+        if self.validation.is_none() {
             splits.validation = set_aside(
                 &mut splits.train,
                 self.validation_fraction,
@@ -98,7 +115,10 @@ impl Parquet {
                 |index, _| (index as u32).to_le_bytes(),
             )?;
         }
-        Ok(Indexed::new(classes, splits, shards))
+        let mut data = Indexed::new(classes, splits, shards);
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
+        Ok(data)
     }
 }
 
@@ -120,6 +140,9 @@ mod tests {
             label: default_label(),
             names: None,
             validation_fraction: default_validation_fraction(),
+            unlabelled: OnStray::Fail,
+            unseen: OnStray::Fail,
+            exif: Exif::Apply,
         }
     }
 
@@ -187,6 +210,81 @@ mod tests {
         );
         assert!((0..12).all(|index| data.image(Split::Train, index).is_ok() == (index != 3)));
         assert!(data.fingerprint().is_ok());
+    }
+
+    /// `fixtures/scripts/data_kinds.py` made the shards with pyarrow.
+    #[test]
+    fn labels_of_other_types_and_codecs_are_read_or_named() {
+        let with = |train: &str| Parquet {
+            root: format!("{FOLDER}/../parquet_kinds").into(),
+            train: train.into(),
+            validation: None,
+            test: "test.parquet".into(),
+            ..config("")
+        };
+        let data = with("brotli.parquet")
+            .read()
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(data.len(Split::Train) + data.len(Split::Validation), 6);
+        assert!(data.image(Split::Train, 0).is_ok());
+        for (train, part) in [
+            (
+                "double.parquet",
+                "row 0: expected a label that is a whole number or a name, got `0.0`",
+            ),
+            (
+                "float.parquet",
+                "row 0: expected a label that is a whole number or a name, got `0.0`",
+            ),
+            (
+                "hidden.parquet",
+                "row 5: expected the label of a class, got `-1` in the train split",
+            ),
+            (
+                "null.parquet",
+                "row 5: expected the label of a class, got none in the train split",
+            ),
+            ("struct.parquet", "expected a column `label`"),
+            (
+                "bytes.parquet",
+                "expected a column of whole numbers or texts, got labels that",
+            ),
+        ] {
+            let message = message(&with(train));
+            assert!(message.contains(part), "{train}: {message}");
+            assert!(!message.contains("complete parquet"), "{message}");
+        }
+        for train in ["hidden.parquet", "null.parquet"] {
+            let config = Parquet {
+                unlabelled: OnStray::Skip,
+                ..with(train)
+            };
+            let data = config.read().unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(data.len(Split::Train) + data.len(Split::Validation), 5);
+            assert_eq!(data.remarks().len(), 1, "{:?}", data.remarks());
+        }
+    }
+
+    /// A set of images that are not upright is another set when they are turned; others are not.
+    #[test]
+    fn the_fingerprint_changes_where_images_are_turned() {
+        for (train, differs) in [("turned.parquet", true), ("brotli.parquet", false)] {
+            let [apply, ignore] = [Exif::Apply, Exif::Ignore].map(|exif| {
+                let config = Parquet {
+                    root: format!("{FOLDER}/../parquet_kinds").into(),
+                    train: train.into(),
+                    validation: None,
+                    test: "test.parquet".into(),
+                    exif,
+                    ..config("")
+                };
+                config.read().unwrap_or_else(|e| panic!("{e}"))
+            });
+            let prints = [&apply, &ignore].map(|data| data.fingerprint().unwrap());
+            assert_eq!(prints[0] != prints[1], differs, "{train}");
+            let images = [&apply, &ignore].map(|data| data.image(Split::Train, 0).unwrap());
+            assert_eq!(images[0] != images[1], differs, "{train}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use peft_core::data::Split;
+use peft_core::files::read_text;
 use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,10 @@ use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::{File, Files, Place, distinct};
 use crate::indexed::{Indexed, Item};
-use crate::labels::{numbered, read_names};
+use crate::labels::{Labelled, OnStray, Strays, admit, fraction, is_hidden, numbered, read_names};
 use crate::split::BySplit;
+use crate::storage::Exif;
+use crate::text::lines;
 
 /// The VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`,
 /// `test.txt`.
@@ -36,6 +39,18 @@ pub struct Vtab {
     /// their numbers.
     #[serde(default)]
     pub names: Option<PathBuf>,
+    /// What becomes of an image without a label, or with a negative one, which marks a label that
+    /// is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of an image of a class that the training split lacks, where neither `classes` nor
+    /// `names` list it.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is not, as
+    /// torchvision reads the images.
+    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+    pub exif: Exif,
 }
 
 /// The two steps of VTAB-1k.
@@ -70,7 +85,19 @@ impl Vtab {
             (Split::Validation, _) => "val200.txt",
             (Split::Test, _) => "test.txt",
         };
-        let splits = BySplit::try_from_fn(|split| read_list(&files.root().join(list(split))))?;
+        let records = BySplit::try_from_fn(|split| read_list(&files.root().join(list(split))))?;
+        let names = self.names()?;
+        let strays = Strays {
+            unlabelled: self.unlabelled,
+            unseen: self.unseen,
+        };
+        let mut remarks = Vec::new();
+        let records = admit(records, names.as_deref(), strays, &mut remarks)?;
+        let mut splits = BySplit::<Vec<Item<File>>>::default();
+        for split in Split::ALL {
+            let items = records.get(split).iter().map(item);
+            *splits.get_mut(split) = items.collect::<Result<_, _>>()?;
+        }
         let (train, validation, test) = (&splits.train, &splits.validation, &splits.test);
         // Under `final` the validation images are training images too, so only test must be apart.
         match self.protocol {
@@ -82,8 +109,10 @@ impl Vtab {
         }
         let labels = splits.iter().flatten();
         let labels = labels.filter_map(|item| Some((item.label, item.at.place.as_ref()?)));
-        let classes = numbered(labels, self.names()?)?;
+        let classes = numbered(labels, names)?;
         let mut data = Indexed::new(classes, splits, files);
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
         if self.protocol == Protocol::Final {
             let remark = "the validation split is part of the training split";
             data.remarks.push(remark.into());
@@ -106,27 +135,40 @@ impl Vtab {
     }
 }
 
+/// The record of a line, whose label is the index of a class.
+fn item(record: &Labelled<File>) -> Result<Item<File>, Error> {
+    let label = record.label.parse();
+    Ok(Item {
+        label: label.map_err(|_| Error::record(&record.place, "an index", &record.label))?,
+        group: None,
+        at: record.at.clone(),
+    })
+}
+
 /// The records of one list.
-fn read_list(list: &Path) -> Result<Vec<Item<File>>, Error> {
-    let text = fs_err::read_to_string(list)?;
+fn read_list(list: &Path) -> Result<Vec<Labelled<File>>, Error> {
+    let text = read_text(list)?;
     let first = Place::first(list, "line");
-    let lines = text.trim_end().lines().enumerate();
+    let lines = lines(text.trim_end()).enumerate();
     let items = lines.map(|(index, line)| {
         let place = first.at(index + 1);
         // From the right, because a path may contain spaces.
         let parts = line.rsplit_once([' ', '\t']);
-        let parsed = parts.and_then(|(path, label)| Some((path.trim(), label.parse().ok()?)));
-        let Some((path, label)) = parsed else {
-            return Err(Error::record(
-                place,
-                "`<path> <label>`",
-                format!("`{line}`"),
-            ));
+        let whole = |label: &str| label.parse::<u64>().is_ok() || is_hidden(label);
+        let (path, label) = match parts {
+            Some((path, label)) if whole(label) => (path.trim(), label.to_owned()),
+            Some((_, label)) if label.parse::<f64>().is_ok() => {
+                return Err(fraction(place, label));
+            }
+            _ => {
+                let expected = "`<path> <label>`";
+                return Err(Error::record(place, expected, format!("`{line}`")));
+            }
         };
-        Ok(Item {
+        Ok(Labelled {
+            at: File::listed("", path, place.clone())?,
             label,
-            group: None,
-            at: File::listed("", path, place)?,
+            place,
         })
     });
     let items = items.collect::<Result<Vec<_>, _>>()?;
@@ -169,6 +211,9 @@ mod tests {
             protocol: Protocol::Tune,
             classes: None,
             names: None,
+            unlabelled: OnStray::Fail,
+            unseen: OnStray::Fail,
+            exif: Exif::Ignore,
         }
     }
 
@@ -180,7 +225,11 @@ mod tests {
     #[test]
     fn tuning_takes_800_and_200_and_the_final_run_takes_all() {
         let folder = lists("", "");
-        let tune = config(&folder).read().unwrap();
+        let three = || Vtab {
+            classes: Some(3),
+            ..config(&folder)
+        };
+        let tune = three().read().unwrap();
         assert_eq!(
             paths(&tune, Split::Train),
             ["images/a b.png", "images/c.png"]
@@ -191,7 +240,7 @@ mod tests {
         assert_eq!(tune.remarks(), ["class `1` has no training image"]);
         let all = Vtab {
             protocol: Protocol::Final,
-            ..config(&folder)
+            ..three()
         };
         let all = all.read().unwrap();
         let expected = ["images/a b.png", "images/c.png", "images/d.png"];
@@ -257,7 +306,7 @@ mod tests {
             (
                 "val200.txt",
                 "a.png -1\n",
-                ["val200.txt` line 1", "`<path> <label>`"],
+                ["val200.txt` line 1", "got `-1` in the validation split"],
             ),
             (
                 "test.txt",
@@ -276,7 +325,12 @@ mod tests {
                 ["val200.txt` line 1 and at", "test.txt` line 1"],
             ),
         ] {
-            let message = config(&lists(list, text)).read().unwrap_err().to_string();
+            let folder = lists(list, text);
+            let config = Vtab {
+                classes: Some(3),
+                ..config(&folder)
+            };
+            let message = config.read().unwrap_err().to_string();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
         let folder = lists("", "");

@@ -1,16 +1,19 @@
 //! Tar shards in the format of WebDataset: the members of a sample share a name up to the first
-//! dot, `000017.jpg` and `000017.cls`.
+//! dot, `000017.jpg` and `000017.cls`. Members of other kinds are passed over and counted; a sample
+//! whose own name has a dot is an error, as the first dot would cut it.
 //!
 //! The headers are read once; images are then read from the mapped file, in any order, so shards
 //! must not be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
 //! Learning", 2019.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Cursor};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use peft_core::error::listed;
+use peft_core::files::text_of;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +22,10 @@ use crate::error::Error;
 use crate::files::Place;
 use crate::indexed::{Indexed, Source};
 use crate::kinds::EXTENSIONS;
-use crate::labels::{Labelled, read_names, resolve};
+use crate::labels::{Labelled, OnStray, Strays, read_names, resolve};
 use crate::shards::{Mapped, Patterns};
 use crate::split::{default_validation_fraction, set_aside};
+use crate::storage::Exif;
 
 /// Tar shards of a WebDataset, with an image and a label for each sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,6 +53,17 @@ pub struct WebDataset {
     /// in (0, 1). The order is that of the blake3 hash of `<shard's file name>/<key>`.
     #[serde(default = "default_validation_fraction")]
     pub validation_fraction: f32,
+    /// What becomes of an image without a label, or with a negative one, which marks a label that
+    /// is hidden.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unlabelled: OnStray,
+    /// What becomes of an image of a class that the training split lacks, where no `names` list it.
+    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+    pub unseen: OnStray,
+    /// Whether EXIF orientation is applied. By default it is not, as the
+    /// webdataset library reads images by Pillow.
+    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+    pub exif: Exif,
 }
 
 file_format! {
@@ -72,8 +87,13 @@ impl WebDataset {
         let field = self.label.as_deref();
         let samples = patterns.read(&self.root, |path| shards.add(path, field))?;
         let names = self.names.as_deref().map(read_names).transpose()?;
-        let (classes, mut splits) = resolve(samples, names)?;
-        if splits.validation.is_empty() {
+        let strays = Strays {
+            unlabelled: self.unlabelled,
+            unseen: self.unseen,
+        };
+        let mut remarks = Vec::new();
+        let (classes, mut splits) = resolve(samples, names, strays, &mut remarks)?;
+        if self.validation.is_none() {
             splits.validation = set_aside(
                 &mut splits.train,
                 self.validation_fraction,
@@ -81,7 +101,11 @@ impl WebDataset {
                 |_, item| shards.key(&item.at),
             )?;
         }
-        Ok(Indexed::new(classes, splits, shards))
+        remarks.extend(shards.passed_over());
+        let mut data = Indexed::new(classes, splits, shards);
+        data.exif = self.exif;
+        data.remarks.extend(remarks);
+        Ok(data)
     }
 }
 
@@ -89,7 +113,11 @@ impl WebDataset {
 #[derive(Debug, Default)]
 struct Shards {
     files: Vec<Mapped>,
+    passed_over: PassedOver,
 }
+
+/// Members that are no part of a sample, by their extension.
+type PassedOver = BTreeMap<String, usize>;
 
 /// An image in a shard.
 #[derive(Debug)]
@@ -129,13 +157,23 @@ impl Shards {
             let name = name.into();
             samples.take(Member { shard, name, bytes }, place, content)?;
         }
-        let whole = samples.finish()?;
+        let (whole, passed_over) = samples.finish()?;
         if whole.is_empty() {
             let expected = "a tar file with images and labels";
-            return Err(Error::layout(path, expected, "neither"));
+            return Err(Error::layout(path, expected, counted(&passed_over)));
+        }
+        for (extension, count) in passed_over {
+            *self.passed_over.entry(extension).or_default() += count;
         }
         self.files.push(file);
         Ok(whole)
+    }
+
+    /// The remark about members that are no part of a sample.
+    fn passed_over(&self) -> Option<String> {
+        let count: usize = self.passed_over.values().sum();
+        let kinds = counted(&self.passed_over);
+        (count > 0).then(|| format!("members that are passed over: {count} ({kinds})"))
     }
 
     /// `<shard's file name>/<key>`, which does not depend on where the shards are.
@@ -160,6 +198,18 @@ impl Source for Shards {
     }
 }
 
+/// `2 .json, 1 .txt`, or `neither`.
+fn counted(members: &PassedOver) -> String {
+    let kinds: Vec<String> = members
+        .iter()
+        .map(|(extension, count)| format!("{count} {extension}"))
+        .collect();
+    match kinds.is_empty() {
+        true => "neither".into(),
+        false => listed(&kinds, 10),
+    }
+}
+
 /// The samples of a shard, put together as their members come.
 struct Samples<'a> {
     /// The field of the `.json` that holds the label; without it, a `.cls` is the label.
@@ -167,12 +217,37 @@ struct Samples<'a> {
     /// The keys in the order in which they come in the shard: the map has none of its own.
     order: Vec<String>,
     parts: HashMap<String, Parts>,
+    /// Members with several dots that would be part of a sample if names were cut at the last one.
+    dotted: Vec<Dotted>,
+    passed_over: PassedOver,
+}
+
+/// A member such as `img.v1.png`.
+struct Dotted {
+    /// `img`.
+    key: String,
+    /// `img.v1`.
+    stem: String,
+    /// Whether the last extension is that of an image; else it is that of labels.
+    image: bool,
+    name: Box<str>,
+    place: Place,
+}
+
+/// The extensions that stand for an image only where a sample has no other.
+const LESS_USUAL: [&str; 6] = ["pgm", "pbm", "pnm", "tif", "tiff", "jfif"];
+
+struct Picture {
+    member: Member,
+    place: Place,
+    /// Not one of [`LESS_USUAL`].
+    usual: bool,
 }
 
 /// What a sample has so far, and where.
 #[derive(Default)]
 struct Parts {
-    image: Option<(Member, Place)>,
+    image: Option<Picture>,
     label: Option<(String, Place)>,
 }
 
@@ -182,6 +257,8 @@ impl<'a> Samples<'a> {
             field,
             order: Vec::new(),
             parts: HashMap::new(),
+            dotted: Vec::new(),
+            passed_over: PassedOver::new(),
         }
     }
 
@@ -195,6 +272,7 @@ impl<'a> Samples<'a> {
     fn take(&mut self, member: Member, place: Place, content: &[u8]) -> Result<(), Error> {
         let name = member.name.clone();
         let Some((key, extension)) = split_name(&name) else {
+            self.pass_over("without an extension");
             return Ok(());
         };
         // A shard whose copy was interrupted still has whole headers.
@@ -204,9 +282,44 @@ impl<'a> Samples<'a> {
             return Err(Error::record(place, expected, format!("{got} of them")));
         };
         let (kind, earlier) = if EXTENSIONS.contains(&extension.as_str()) {
-            let image = (member, place.clone());
-            let earlier = self.sample(key).image.replace(image);
-            ("image", earlier.map(|(_, place)| place))
+            let sample = self.sample(key);
+            let usual = !LESS_USUAL.contains(&extension.as_str());
+            let earlier = sample.image.take();
+            let (image, other) = match earlier {
+                // A mask beside the image, most likely.
+                Some(earlier) if earlier.usual && !usual => (earlier, Some(extension)),
+                Some(earlier) if !earlier.usual && usual => {
+                    let (_, other) = split_name(&earlier.member.name).unwrap_or_default();
+                    (
+                        Picture {
+                            member,
+                            place: place.clone(),
+                            usual,
+                        },
+                        Some(other),
+                    )
+                }
+                Some(earlier) => {
+                    return Err(Error::Twice {
+                        image: format!("the image of `{key}`"),
+                        first: earlier.place.to_string(),
+                        second: place.to_string(),
+                    });
+                }
+                None => (
+                    Picture {
+                        member,
+                        place: place.clone(),
+                        usual,
+                    },
+                    None,
+                ),
+            };
+            sample.image = Some(image);
+            if let Some(other) = other {
+                self.pass_over(&format!(".{other}"));
+            }
+            return Ok(());
         } else if extension == self.label_extension() {
             let text = label_of(value, self.field).map_err(|(expected, got)| {
                 Error::record(format!("{place} (`{name}`)"), expected, got)
@@ -214,6 +327,19 @@ impl<'a> Samples<'a> {
             let earlier = self.sample(key).label.replace((text, place.clone()));
             ("label", earlier.map(|(_, place)| place))
         } else {
+            self.pass_over(&format!(".{extension}"));
+            if let Some((stem, last)) = extension.rsplit_once('.') {
+                let image = EXTENSIONS.contains(&last);
+                if image || last == self.label_extension() {
+                    self.dotted.push(Dotted {
+                        key: key.to_owned(),
+                        stem: format!("{key}.{stem}"),
+                        image,
+                        name,
+                        place,
+                    });
+                }
+            }
             return Ok(());
         };
         match earlier {
@@ -234,18 +360,42 @@ impl<'a> Samples<'a> {
         })
     }
 
-    /// The samples in the order of the shard.
+    fn pass_over(&mut self, extension: &str) {
+        *self.passed_over.entry(extension.to_owned()).or_default() += 1;
+    }
+
+    /// The samples in the order of the shard, and what was passed over.
     ///
     /// # Errors
-    /// A sample that lacks its image or its label.
-    fn finish(mut self) -> Result<Vec<Labelled<Member>>, Error> {
+    /// A sample that lacks its image or its label, or whose name has a dot. An image such as
+    /// `a.seg.png` beside `a.png` is another part of one sample; but where there is no `a.png`, or
+    /// there is an `a.seg.cls`, the image is meant to be a sample.
+    fn finish(mut self) -> Result<(Vec<Labelled<Member>>, PassedOver), Error> {
+        let labels = self.dotted.iter().filter(|dotted| !dotted.image);
+        let labels: HashSet<&str> = labels.map(|dotted| dotted.stem.as_str()).collect();
+        let cut = self.dotted.iter().find(|dotted| {
+            let sample = self.parts.get(&dotted.key);
+            let whole = sample.is_some_and(|sample| sample.image.is_some());
+            dotted.image && (!whole || labels.contains(dotted.stem.as_str()))
+        });
+        if let Some(Dotted {
+            key, name, place, ..
+        }) = cut
+        {
+            let expected = "a name without a dot before its extension, as names are cut at the \
+                            first dot";
+            let got = format!("`{name}`, which would be a part of the sample `{key}`");
+            return Err(Error::record(place, expected, got));
+        }
         let extension = self.label_extension();
         let order = std::mem::take(&mut self.order).into_iter();
         let whole = order.map(|key| {
             let Parts { image, label } = self.parts.remove(&key).unwrap_or_default();
             match (image, label) {
-                (Some((at, _)), Some((label, place))) => Ok(Labelled { at, label, place }),
-                (Some((_, place)), None) => {
+                (Some(Picture { member: at, .. }), Some((label, place))) => {
+                    Ok(Labelled { at, label, place })
+                }
+                (Some(Picture { place, .. }), None) => {
                     let expected = format!("a `{key}.{extension}` beside the image");
                     Err(Error::record(place, expected, "none"))
                 }
@@ -256,7 +406,7 @@ impl<'a> Samples<'a> {
                 (None, None) => unreachable!("a key is noted with its first part"),
             }
         });
-        whole.collect()
+        Ok((whole.collect::<Result<_, _>>()?, self.passed_over))
     }
 }
 
@@ -272,7 +422,7 @@ fn split_name(name: &str) -> Option<(&str, String)> {
 /// was found.
 fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String)> {
     let Some(field) = field else {
-        let text = str::from_utf8(bytes).map(str::trim).unwrap_or_default();
+        let text = text_of(bytes).map(str::trim).unwrap_or_default();
         let got = || format!("{} bytes that are not text", bytes.len());
         return match text.is_empty() {
             true => Err(("the text of a label".into(), got())),
@@ -280,11 +430,14 @@ fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String
         };
     };
     let expected = || format!("an object with a number or a string in `{field}`");
+    let text = text_of(bytes).map_err(|got| (expected(), got))?;
     let value: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|error| (expected(), error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| (expected(), error.to_string()))?;
     match &value[field] {
         serde_json::Value::Number(number) => Ok(number.to_string()),
         serde_json::Value::String(text) => Ok(text.clone()),
+        // No label, which is refused or left out later.
+        serde_json::Value::Null if value.get(field).is_some() => Ok(String::new()),
         other => Err((expected(), other.to_string())),
     }
 }
@@ -312,9 +465,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let label_name = if label.is_some() { "0.json" } else { "0.cls" };
         let one: &[u8] = if label.is_some() {
-            br#"{"label": 1}"#
+            br#"{"label": 0}"#
         } else {
-            b"1"
+            b"0"
         };
         let test = tar(&[("0.png", b"test"), (label_name, one)]);
         fs_err::write(folder.path().join("train-000000.tar"), train).unwrap();
@@ -327,6 +480,9 @@ mod tests {
             label: label.map(Into::into),
             names: None,
             validation_fraction: 0.3,
+            unlabelled: OnStray::Fail,
+            unseen: OnStray::Fail,
+            exif: Exif::Ignore,
         };
         let data = config.read().map_err(|error| error.to_string())?;
         Ok((folder, data))
@@ -382,13 +538,94 @@ mod tests {
             ("b.json", br#"{"label": 0}"#),
         ]);
         let (_folder, data) = read(&train, Some("label")).unwrap();
-        assert_eq!(data.classes(), ["0", "1"]);
-        assert_eq!(data.remarks(), ["class `1` has no training image"]);
+        assert_eq!(data.classes(), ["0"]);
         let message = read(&train, Some("text")).unwrap_err();
         assert!(
             message.contains("member 4 (`b.json`): expected an object with"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_sample_whose_name_has_a_dot_is_an_error_and_other_members_are_counted() {
+        let fine: [(&str, &[u8]); 4] = [
+            ("a.png", b""),
+            ("a.cls", b"0"),
+            ("b.png", b""),
+            ("b.cls", b"0"),
+        ];
+        for members in [
+            &[("img.v1.00.png", &b""[..]), ("img.v1.00.cls", b"0")][..],
+            &[("d/img.v1.00.PNG", b"")],
+            &[("a.v1.cls", b"0"), ("a.v1.png", b"")],
+            &[("c.cls", b"0"), ("c.seg.tif", b"")],
+        ] {
+            for members in [members.to_vec(), [&fine, members].concat()] {
+                let message = read(&tar(&members), None).unwrap_err();
+                assert!(
+                    message.contains("names are cut at the first dot"),
+                    "{message}"
+                );
+                let name = members
+                    .iter()
+                    .find(|(name, _)| name.matches('.').count() > 1);
+                assert!(message.contains(&name.unwrap().0[..4]), "{message}");
+            }
+        }
+        let others: [(&str, &[u8]); 5] = [
+            ("a.seg.png", b""),
+            ("b.json", b"{}"),
+            ("b.txt", b""),
+            ("README", b""),
+            ("a.tif", b"a mask beside the image"),
+        ];
+        let (_folder, data) = read(&tar(&[&fine[..], &others].concat()), None).unwrap();
+        assert_eq!(
+            data.remarks(),
+            [
+                "members that are passed over: 5 (1 .json, 1 .seg.png, 1 .tif, 1 .txt, 1 without an \
+                 extension)"
+            ]
+        );
+    }
+
+    #[test]
+    fn labels_from_anywhere_are_read_or_named() {
+        let shard = |label: &str| {
+            tar(&[
+                ("a.png", b""),
+                ("a.json", label.as_bytes()),
+                ("b.png", b""),
+                ("b.json", br#"{"label": 0}"#),
+            ])
+        };
+        for text in [
+            "{\"label\": 0}",
+            "\u{feff}{\"label\":\r\n 0}\r\n",
+            "{\"label\": \"0\"}",
+        ] {
+            assert!(read(&shard(text), Some("label")).is_ok(), "{text:?}");
+        }
+        for (text, part) in [
+            (r#"{"label": 0.0}"#, "got `0.0`: write `0`"),
+            (r#"{"label": "3.0"}"#, "got `3.0`: write `3`"),
+            (r#"{"label": -1}"#, "got `-1` in the train split"),
+            (r#"{"label": null}"#, "got none in the train split"),
+            (
+                r#"{"text": 0}"#,
+                "a number or a string in `label`, got null",
+            ),
+        ] {
+            let message = read(&shard(text), Some("label")).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+        let cls = tar(&[
+            ("a.png", b""),
+            ("a.cls", b"\xef\xbb\xbf0\r\n"),
+            ("b.png", b""),
+            ("b.cls", b"0"),
+        ]);
+        assert_eq!(read(&cls, None).unwrap().1.classes(), ["0"]);
     }
 
     #[test]

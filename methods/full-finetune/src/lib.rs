@@ -1,6 +1,6 @@
-//! Full fine-tuning: every parameter of the backbone and the head train.
+//! Full fine-tuning: every parameter of the backbone and the head train, or those that are chosen.
 //!
-//! A baseline of every comparison. Parameters: all of the backbone's. BatchNorm layers use and update
+//! A baseline of every comparison. Parameters: all of the backbone's, or the chosen ones. BatchNorm layers use and update
 //! batch statistics, as in ordinary training, unless configured otherwise.
 //!
 //! With `layer_decay` the learning rate of block `i` of `L` is multiplied by `decay^(L + 1 - i)`. The
@@ -12,9 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use peft_core::backbone::{Backbone, Init};
-use peft_core::error::{Error, Result};
+use peft_core::error::{Error, Result, listed};
 use peft_core::method::{AdaptationMethod, Attachment, Statistics, Tuned};
-use peft_core::params;
+use peft_core::params::{self, ParamInfo};
+use peft_core::site::Targets;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,10 @@ pub struct FullFinetune {
     /// none, which gives all the same learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_decay: Option<f64>,
+    /// Parameters that train, by suffix (a list) or regular expression over the whole name (a string),
+    /// for example `norm.weight`; the others stay frozen. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Targets>,
 }
 
 impl Default for FullFinetune {
@@ -35,6 +40,7 @@ impl Default for FullFinetune {
         Self {
             statistics: Statistics::Batch,
             layer_decay: None,
+            parameters: None,
         }
     }
 }
@@ -55,6 +61,47 @@ impl FullFinetune {
             .collect()
     }
 
+    /// The parameters that train.
+    fn chosen(&self, backbone: &dyn Backbone) -> Result<Vec<ParamInfo>> {
+        self.check()?;
+        let mut all = params::infos_erased(backbone);
+        all.retain(|info| !info.buffer);
+        let Some(targets) = &self.parameters else {
+            return Ok(all);
+        };
+        let names: Vec<&str> = all.iter().map(|info| info.name.as_str()).collect();
+        // A misspelt entry of a list must not be passed over because another one matches.
+        let each: Vec<Targets> = match targets {
+            Targets::Regex(_) => vec![targets.clone()],
+            Targets::Suffixes(suffixes) => {
+                let one = |suffix: &String| Targets::Suffixes(vec![suffix.clone()]);
+                suffixes.iter().map(one).collect()
+            }
+        };
+        let mut chosen = BTreeSet::new();
+        for target in &each {
+            let matched = target.matching(&names).map_err(|e| e.at("parameters"))?;
+            if matched.is_empty() {
+                let target = match target {
+                    Targets::Regex(pattern) => pattern.clone(),
+                    Targets::Suffixes(names) => names.join(", "),
+                };
+                let message = format!(
+                    "{target:?} matches no parameter of {}; the parameters are: {}",
+                    backbone.spec().name,
+                    listed(&names, 60)
+                );
+                return Err(Error::config("parameters", message));
+            }
+            chosen.extend(matched.into_iter().map(str::to_owned));
+        }
+        if chosen.is_empty() {
+            return Err(Error::config("parameters", "expected at least one name"));
+        }
+        all.retain(|info| chosen.contains(&info.name));
+        Ok(all)
+    }
+
     fn check(&self) -> Result<()> {
         match self.layer_decay {
             Some(decay) if !(decay > 0.0 && decay <= 1.0) => {
@@ -69,9 +116,8 @@ impl FullFinetune {
 #[typetag::serde(name = "full-finetune")]
 impl AdaptationMethod for FullFinetune {
     fn attach(&self, backbone: &dyn Backbone, _: &Init) -> Result<Attachment> {
-        self.check()?;
-        let parameters = params::infos_erased(backbone).into_iter();
-        let names = parameters.filter(|i| !i.buffer).map(|i| i.name).collect();
+        let names = self.chosen(backbone)?.into_iter();
+        let names = names.map(|info| info.name).collect();
         Ok(Attachment::tuned(Tuned {
             rates: self.rates(backbone, &names),
             names,
@@ -80,18 +126,16 @@ impl AdaptationMethod for FullFinetune {
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
-        self.check()?;
-        let parameters = params::infos_erased(backbone).into_iter();
-        Ok(parameters.filter(|i| !i.buffer).map(|i| i.count()).sum())
+        Ok(self.chosen(backbone)?.iter().map(ParamInfo::count).sum())
     }
 }
 
 peft_core::register!(
     Method, FullFinetune,
     name: "full-finetune",
-    summary: "train every parameter",
+    summary: "train every parameter, or chosen ones",
     reference: "the ordinary baseline",
-    example: "name: full-finetune\nstatistics: batch\n# layer_decay: 0.75\n",
+    example: "name: full-finetune\nstatistics: batch\n# layer_decay: 0.75\n# parameters: [norm.weight, norm.bias]\n",
 );
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The adapter of LoRA: factors by site.
 
+use std::ops::Range;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::{Backbone, Init};
-use peft_core::hooks::SiteAct;
+use peft_core::hooks::{Side, SiteAct, like};
 use peft_core::low_rank::{Factors, LowRank};
 use peft_core::method::Adapter;
 use peft_core::params;
@@ -24,17 +26,24 @@ impl Adapter for LoraAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         let whole = std::iter::once((&site.name, None));
         let slices = site.slices.iter().map(|s| (&s.name, Some(s.rows.clone())));
-        whole
-            .chain(slices)
-            .filter_map(|(name, rows)| {
-                let at = self.factors.get(name.as_str())?;
-                let mut path = LowRank::new(at.factors(), at.scale);
-                path.dropout = self.dropout;
-                path.rows = rows;
-                path.magnitude = at.lora_magnitude_vector.as_ref().map(Param::val);
-                Some(SiteAct::LowRank(path))
-            })
-            .collect()
+        let mut acts = Vec::new();
+        for (name, rows) in whole.chain(slices) {
+            let Some(at) = self.factors.get(name.as_str()) else {
+                continue;
+            };
+            let shift = at.shift(site, rows.clone());
+            let mut path = LowRank::new(at.factors(), at.scale);
+            path.dropout = self.dropout;
+            path.rows = rows;
+            path.magnitude = at.lora_magnitude_vector.as_ref().map(Param::val);
+            acts.push(SiteAct::LowRank(path));
+            acts.extend(shift.map(|shift| SiteAct::ScaleShift {
+                on: Side::Output,
+                scale: None,
+                shift: Some(shift),
+            }));
+        }
+        acts
     }
 }
 
@@ -51,6 +60,7 @@ pub(crate) struct SiteFactors {
 #[derive(Module, Debug)]
 struct Factor {
     weight: Weight,
+    bias: Option<Param<Tensor<1>>>,
 }
 
 #[derive(Module, Debug)]
@@ -60,7 +70,12 @@ enum Weight {
 }
 
 impl SiteFactors {
-    pub(crate) fn new(place: &Place, magnitude: Option<Param<Tensor<1>>>, init: &Init) -> Self {
+    pub(crate) fn new(
+        place: &Place,
+        magnitude: Option<Param<Tensor<1>>>,
+        with_bias: bool,
+        init: &Init,
+    ) -> Self {
         let Place {
             picked,
             rank,
@@ -87,13 +102,33 @@ impl SiteFactors {
                 Weight::Matrix(init.param(&name("lora_B"), [rows, *rank], b)),
             ],
         }
-        .map(|weight| Factor { weight });
+        .map(|weight| Factor { weight, bias: None });
+        let bias = format!("{}.lora_B.bias", picked.name());
+        let lora_B = Factor {
+            bias: with_bias.then(|| init.param(&bias, [rows], Distribution::Zeros)),
+            ..lora_B
+        };
         Self {
             lora_A,
             lora_B,
             lora_magnitude_vector: magnitude,
             scale: *scale,
         }
+    }
+
+    /// The scaled bias of `B` among all outputs of the site.
+    fn shift(&self, site: &Site, rows: Option<Range<usize>>) -> Option<Tensor<1>> {
+        let own = self.lora_B.bias.as_ref()?.val() * self.scale;
+        let outputs = match site.kind {
+            SiteKind::Linear { outputs, .. } | SiteKind::Conv { outputs, .. } => outputs,
+            _ => unreachable!("only layers are picked"),
+        };
+        let Some(Range { start, end }) = rows else {
+            return Some(own);
+        };
+        let zeros = |count: usize| like(Tensor::<1>::zeros([count], &own.device()), &own);
+        let (before, after) = (zeros(start), zeros(outputs - end));
+        Some(Tensor::cat(vec![before, own, after], 0))
     }
 
     fn factors(&self) -> Factors {

@@ -36,6 +36,8 @@ pub struct Lora {
     pub rslora: bool,
     /// Train the norm of each row separately (DoRA). Default false.
     pub dora: bool,
+    /// Give `B` a bias of its own, scaled like the product; not with `dora`. Default false.
+    pub lora_bias: bool,
 }
 
 impl Default for Lora {
@@ -49,6 +51,7 @@ impl Default for Lora {
             alpha_pattern: BTreeMap::new(),
             rslora: false,
             dora: false,
+            lora_bias: false,
         }
     }
 }
@@ -68,6 +71,10 @@ impl Lora {
             check::at_least_one(format!("rank_pattern.{pattern}"), *rank)?;
         }
         check::dropout("dropout", self.dropout)?;
+        if self.dora && self.lora_bias {
+            let message = "expected false beside dora, got true";
+            return Err(Error::config("lora_bias", message));
+        }
         for (pattern, alpha) in &self.alpha_pattern {
             check::finite(format!("alpha_pattern.{pattern}"), *alpha)?;
         }

@@ -10,11 +10,13 @@
 //! where `m` starts at `||W||` and the norm in the denominator is a constant. On a convolution `A` has
 //! the site's kernel, stride and padding and reads all channels, and `B` is 1x1 in the site's groups.
 //! Parameters: `r (in + out)` per linear site and `r in kh kw + out r / groups` per convolution, where
-//! `query`, `key` and `value` count the rows of their slice; DoRA adds one per row.
+//! `query`, `key` and `value` count the rows of their slice; DoRA adds one per row,
+//! and so does the bias of `B` (`lora_bias`), which is scaled like the product.
 //!
 //! Departures: `query`, `key` and `value` adapt those rows of a fused projection, which HF PEFT can
 //! only do on models whose projections are separate. A pattern that matches nothing is an error here;
-//! HF PEFT ignores it.
+//! HF PEFT ignores it, and
+//! reading its folders says so.
 
 #![allow(non_snake_case, reason = "HF PEFT's names of the factors")]
 
@@ -37,7 +39,7 @@ impl AdaptationMethod for Lora {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
         let factors = self.places(backbone)?.into_iter().map(|place| {
             let magnitude = self.dora.then(|| row_norms(backbone, &place.picked, init));
-            let factors = SiteFactors::new(&place, magnitude, init);
+            let factors = SiteFactors::new(&place, magnitude, self.lora_bias, init);
             (place.picked.name().to_owned(), factors)
         });
         Ok(Attachment::adapter(LoraAdapter {
@@ -50,7 +52,8 @@ impl AdaptationMethod for Lora {
         let site = |place: &Place| {
             let [fan_in, rows, groups] = sizes(&place.picked);
             let magnitude = if self.dora { rows } else { 0 };
-            place.rank * fan_in + rows * place.rank / groups + magnitude
+            let bias = if self.lora_bias { rows } else { 0 };
+            place.rank * fan_in + rows * place.rank / groups + magnitude + bias
         };
         Ok(self.places(backbone)?.iter().map(site).sum())
     }

@@ -14,8 +14,10 @@ use peft_core::params::{self, Tensors, floats};
 use peft_core::random::Generator;
 use peft_core::site::Targets;
 use peft_core::{Activation, LinearHead, Model, Plug};
+use peft_full_finetune as _;
 use peft_testing::{
-    FIXTURES, Golden, Verdict, assert_close, built, check_hf_peft, config, conforms, resnet, vit,
+    FIXTURES, Golden, Verdict, assert_close, built, check_hf_peft, config, conforms, exported,
+    read_hf_peft, resnet, vit,
 };
 
 use crate::Lora;
@@ -348,12 +350,65 @@ fn a_folder_that_does_not_fit_is_refused_with_the_reason() {
     };
     assert!(error(&set("peft_type", "VERA".into())).contains("expected one of LORA, got \"VERA\""));
     assert!(error(&set("use_qalora", true.into())).contains("use_qalora: true is not supported"));
+    for start in [
+        "pissa",
+        "pissa_niter_4",
+        "olora",
+        "corda",
+        "loftq",
+        "lora_ga",
+    ] {
+        let changed = error(&set("init_lora_weights", start.into()));
+        assert!(
+            changed.contains(&format!("{start} also changes the weights of the base")),
+            "{changed}"
+        );
+    }
     assert!(
-        error(&set("init_lora_weights", "pissa".into())).contains("\"pissa\" is not supported")
+        error(&set("init_lora_weights", "spectral".into()))
+            .contains("init_lora_weights: \"spectral\" is not supported")
+    );
+    let bias = error(&set("bias", "some".into()));
+    assert!(
+        bias.contains("bias: expected none, all or lora_only, got \"some\""),
+        "{bias}"
+    );
+    let broken = error(&set("target_modules", "(?!qkv".into()));
+    assert!(
+        broken.contains("adapter_config.json: target_modules"),
+        "{broken}"
+    );
+    let layers = error(&|given| {
+        set("target_modules", vec!["qkv", "fc1"].into())(given);
+        set("layers_to_transform", "two".into())(given);
+    });
+    assert!(
+        layers.contains("layers_to_transform: expected the number"),
+        "{layers}"
+    );
+    let unnamed = error(&|given| {
+        let data = TensorData::new(vec![1.0f32; 48], [48]);
+        given.tensors.insert("norm.weight".to_owned(), data);
+    });
+    assert!(
+        unnamed.contains("norm.weight: a parameter of the backbone that neither modules_to_save"),
+        "{unnamed}"
+    );
+    let shape = error(&|given| {
+        set("modules_to_save", vec!["head", "norm"].into())(given);
+        let data = TensorData::new(vec![1.0f32; 47], [47]);
+        given.tensors.insert("norm.weight".to_owned(), data);
+    });
+    assert!(
+        shape.contains("norm.weight: expected the shape [48], got [47]"),
+        "{shape}"
     );
     assert!(error(&set("r", 5.into())).contains("expected rank 5, got 4"));
     let unmatched = error(&set("target_modules", vec!["qkv", "fc9"].into()));
-    assert!(unmatched.contains("\"fc9\" matches no site"), "{unmatched}");
+    assert!(
+        unmatched.contains("targets that match nothing: fc9"),
+        "{unmatched}"
+    );
     let fewer = error(&set("target_modules", vec!["qkv"].into()));
     assert!(
         fewer.contains("tensors of no target: blocks.0.mlp.fc1"),
@@ -368,4 +423,179 @@ fn a_folder_that_does_not_fit_is_refused_with_the_reason() {
         deeper.contains("vit has no module blocks.9.attn.qkv"),
         "{deeper}"
     );
+}
+
+/// The kinds of what HF PEFT's configurations can say, each with folders that the library wrote and its
+/// logits.
+#[test]
+fn every_field_of_hf_peft_gives_the_logits_of_the_library() {
+    let fixture = |name: &str| format!("{FIXTURES}/hf_peft/{name}");
+    let vit_tiny = format!("{FIXTURES}/vit_tiny");
+    for (kind, names) in [
+        (
+            "exclude_modules",
+            ["exclude_list", "exclude_regex", "exclude_saved"],
+        ),
+        (
+            "look-around",
+            ["lookahead", "lookbehind", "lookahead_transformers"],
+        ),
+        (
+            "layers",
+            ["layers_number", "layers_list", "layers_transformers"],
+        ),
+        (
+            "order",
+            ["alpha_order", "rank_order", "alpha_order_lookahead"],
+        ),
+        (
+            "initial values",
+            ["init_eva", "init_orthogonal", "init_false"],
+        ),
+        (
+            "lora_bias",
+            ["lora_bias", "lora_bias_transformers", "lora_bias_conv"],
+        ),
+        ("saved", ["saved_norm", "saved_linear", "all_linear"]),
+        (
+            "bias",
+            ["bias_all", "bias_all_transformers", "bias_lora_only"],
+        ),
+        (
+            "pickled",
+            ["old_bin", "old_lora_only", "old_lora_only_transformers"],
+        ),
+    ] {
+        for name in names {
+            println!("{kind}: {name}");
+            let folder = fixture(name);
+            // What PEFT 0.3 calls the bias of an adapted layer, later versions would not find.
+            if name.starts_with("old_lora_only") {
+                let case = read_hf_peft(&folder, &vit_tiny, &*vit());
+                assert_eq!(exported(&folder, &case).field("bias"), "lora_only");
+            } else {
+                check_hf_peft(&folder, &vit_tiny, &*vit());
+            }
+        }
+    }
+    // Parts of a fused projection, which are exported together with the part that was not saved.
+    read_hf_peft(&fixture("saved_transformers"), &vit_tiny, &*vit());
+    let resnet_bottleneck = format!("{FIXTURES}/resnet_bottleneck");
+    let folder = fixture("saved_batch_norm");
+    let case = read_hf_peft(&folder, &resnet_bottleneck, &*resnet());
+    assert_eq!(case.imported.methods[1]["statistics"], "batch");
+    let own = exported(&folder, &case);
+    assert!(own.tensors.contains_key("layer4.0.bn3.running_var"));
+}
+
+#[test]
+fn the_image_tower_of_a_whole_clip_is_read_and_the_rest_is_named() {
+    let clip = |features: &str| {
+        config(&format!(
+            "{{name: clip, img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 3, \
+             projection_dim: 12, features: {features}}}"
+        ))
+    };
+    let base = format!("{FIXTURES}/clip_projection");
+    for (name, expected) in [
+        ("clip_both_towers", "4 of 12 tensors belong to text_model"),
+        (
+            "clip_all_linear",
+            "belong to text_model, text_projection, which are no part of clip",
+        ),
+        ("clip_saved", "belong to text_model, text_projection"),
+    ] {
+        let folder = format!("{FIXTURES}/hf_peft/{name}");
+        let case = read_hf_peft(&folder, &base, &*clip("after"));
+        let remarks = case.imported.remarks.join("\n");
+        assert!(remarks.contains(expected), "{name}: {remarks}");
+        exported(&folder, &case);
+    }
+    // Without the projection its factors are no part of the backbone either.
+    let backbone = built(&*clip("before"));
+    let given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft/clip_all_linear")).unwrap();
+    let remarks = hf_peft::import(given.clone(), &*backbone).unwrap().remarks;
+    assert!(
+        remarks.join("\n").contains("visual_projection"),
+        "{remarks:?}"
+    );
+    let mut text = given;
+    text.tensors
+        .retain(|name, _| name.starts_with("text_model."));
+    let error = hf_peft::import(text, &*backbone).unwrap_err().to_string();
+    assert!(
+        error.contains("expected tensors of clip, got only those of text_model"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_hf_peft_passes_over_in_silence_is_said() {
+    let backbone = built(&*vit());
+    let remarks = |name: &str, change: &dyn Fn(&mut HfPeft)| {
+        let mut given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft").join(name)).unwrap();
+        change(&mut given);
+        hf_peft::import(given, &*backbone)
+            .unwrap()
+            .remarks
+            .join("\n")
+    };
+    let nothing = |_: &mut HfPeft| {};
+    let set = |field: &'static str, value: serde_json::Value| {
+        move |given: &mut HfPeft| {
+            given.config.insert(field.to_owned(), value.clone());
+        }
+    };
+    for (said, part) in [
+        (
+            remarks("alpha_order", &nothing),
+            "alpha_pattern: qkv and blocks.0.attn.qkv match the same modules; the first of the file \
+             counts, 32 and not 2",
+        ),
+        (
+            remarks("rank_order", &nothing),
+            "rank_pattern: fc1 and blocks.1.mlp.fc1 match the same modules",
+        ),
+        (
+            remarks("rank_order", &nothing),
+            "alpha_pattern: unused matches no adapted module of vit",
+        ),
+        (
+            remarks(
+                "lora",
+                &set("target_modules", vec!["qkv", "fc1", "q_proj"].into()),
+            ),
+            "target_modules: q_proj matches no module of vit",
+        ),
+        (
+            remarks(
+                "lora",
+                &set("modules_to_save", vec!["head", "score"].into()),
+            ),
+            "modules_to_save: the file holds nothing of score",
+        ),
+        (
+            remarks("bias_lora_only", &nothing),
+            "bias: lora_only, but the file holds no bias",
+        ),
+        (
+            remarks("lora", &set("fan_in_fan_out", true.into())),
+            "fan_in_fan_out: true means nothing at these layers",
+        ),
+    ] {
+        assert!(said.contains(part), "expected {part:?} in {said:?}");
+    }
+}
+
+#[test]
+fn the_factors_of_the_head_are_multiplied() {
+    let backbone = built(&*vit());
+    let given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft/head_factors")).unwrap();
+    let factor = |part: &str| floats(given.tensors[&format!("head.{part}.weight")].clone());
+    let (a, b) = (factor("lora_A"), factor("lora_B"));
+    let imported = hf_peft::import(given, &*backbone).unwrap();
+    let delta = imported.head_delta.unwrap();
+    assert_eq!(delta.shape()[..], [7, 48]);
+    let expected: f32 = (0..4).map(|k| 2.0 * b[6 * 4 + k] * a[k * 48 + 5]).sum();
+    assert!((floats(delta)[6 * 48 + 5] - expected).abs() < 1e-5);
 }

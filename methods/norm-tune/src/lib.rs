@@ -171,16 +171,17 @@ fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Impo
     let norms = spec.sites.iter();
     let norms = norms.filter(|site| matches!(site.kind, SiteKind::Norm { .. }));
     let all: Vec<String> = norms.filter_map(|s| layout.theirs(&s.name).ok()).collect();
-    check_targets(given, &modules, &all, &spec.name)?;
+    let remarks = check_targets(given, &modules, &all, &spec.name)?;
     let method = json!({
         "name": "norm-tune",
         "sites": exactly(&names),
         "statistics": "running",
     });
     Ok(Imported {
-        method,
+        methods: vec![method],
         tensors,
-        remarks: Vec::new(),
+        head_delta: None,
+        remarks,
     })
 }
 

@@ -4,11 +4,11 @@
 //! et al., 2022, Eqs. 3 and 5.
 //!
 //! `y = gamma * x + beta` per channel on the output of every linear layer, convolution and norm: on a
-//! ViT the patch embedding, `norm1`, `qkv`, `proj`, `norm2`, `fc1`, `fc2` and the last
-//! norm. Parameters: twice the sum of the sites' output channels, `2 (11 L + 2) D` on a ViT whose
-//! MLP is four times as wide. Both fold into a layer that has a bias: `W' = diag(gamma) W`, `b' = gamma
-//! * b + beta`. They start as `gamma ~ N(1, 0.02)` and `beta ~ N(0, 0.02)` (standard deviations), so
-//! that an adapted model starts near the backbone but not as the backbone.
+//! ViT the patch embedding, `norm1`, `qkv`, `proj`, `norm2`, `fc1`, `fc2` and the last norm.
+//! Parameters: twice the sum of the sites' output channels, `2 (11 L + 2) D` on a ViT whose MLP is four
+//! times as wide. Both fold into a layer that has a bias: `W' = diag(gamma) W` and
+//! `b' = gamma * b + beta`. They start as `gamma ~ N(1, 0.02)` and `beta ~ N(0, 0.02)` (standard
+//! deviations), so that an adapted model starts near the backbone but not as the backbone.
 //!
 //! Departure: `init: identity`, which starts as the backbone, is not in the reference.
 

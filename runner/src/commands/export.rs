@@ -58,15 +58,11 @@ pub fn export(args: &ExportArgs) -> Result<(), Failure> {
         let (_, Assembled { model, methods, .. }) = assemble(trained, &device)?;
         let backbone = &*model.backbone;
         let layout = hf_peft::layout(layout, backbone)?;
-        let [method] = &methods[..] else {
-            return Err(config_error(
-                "method: HF PEFT's folders hold one method, the run has several",
-            ));
-        };
         let values = adapter_file::tensors(&model);
-        let folder = hf_peft::export(&**method, backbone, &layout, &values)?;
+        let folder = hf_peft::export(&methods, backbone, &layout, &values)?;
         let folder = folder.ok_or_else(|| {
-            config_error(format!("method: HF PEFT has no {}", method.typetag_name()))
+            let names: Vec<_> = methods.iter().map(|method| method.typetag_name()).collect();
+            config_error(format!("method: HF PEFT has no {}", names.join(" with ")))
         })?;
         folder.write(&out)?;
         row("adapter", out.display());

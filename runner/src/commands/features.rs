@@ -77,6 +77,9 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
         let folder = args.adapter.as_deref();
         let adapter = folder.map(|folder| Adapter::read(folder, &base));
         let adapter = adapter.transpose()?;
+        for remark in adapter.iter().flat_map(|adapter| &adapter.remarks) {
+            eprintln!("adapter: {remark}");
+        }
         let methods = adapter.as_ref().map_or(&[][..], |adapter| &adapter.methods);
         let input = base.config.input()?;
         let input = methods.iter().try_fold(input, |input, m| m.input(input))?;

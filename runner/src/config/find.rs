@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 use peft_core::checkpoint::Checkpoint;
+use peft_core::files::read_text;
 use peft_core::source::WeightsFile;
 use serde_yaml::Value;
 
@@ -33,7 +34,7 @@ pub struct Found {
 pub fn find(name: &str) -> Result<Found, Failure> {
     let path = Path::new(name);
     if path.is_file() {
-        let text = fs_err::read_to_string(path).map_err(config_error)?;
+        let text = read_text(path).map_err(config_error)?;
         return parse(name, &text);
     }
     shipped(name).unwrap_or_else(|| {
@@ -55,7 +56,7 @@ pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
     let inner = format!("{room}/{name}.yaml");
     let local = Path::new("configs").join(&inner);
     if local.is_file() {
-        let text = fs_err::read_to_string(&local).map_err(config_error);
+        let text = read_text(&local).map_err(config_error);
         return Some(text.and_then(|text| parse(&local.to_string_lossy(), &text)));
     }
     shipped(&inner)

@@ -44,7 +44,11 @@ impl Data {
         // An empty split would be noticed only when it is needed, which for the test split is after training.
         for split in Split::ALL {
             if dataset.is_empty(split) {
-                return Err(config_error(format!("dataset: the {split} split is empty")));
+                // Images that were left out are among the remarks.
+                let remarks = dataset.remarks().join("; ");
+                let why = if remarks.is_empty() { "" } else { ": " };
+                let message = format!("dataset: the {split} split is empty{why}{remarks}");
+                return Err(config_error(message));
             }
         }
         let fingerprint = dataset.fingerprint().map_err(at)?;

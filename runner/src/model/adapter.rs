@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::TensorData;
 use peft_core::hf_peft::{self, HfPeft};
-use peft_core::params::Tensors;
+use peft_core::params::{self, Tensors};
 use peft_core::{AdaptationMethod, Model, adapter_file};
 
 use crate::config::experiment::Experiment;
@@ -35,18 +36,11 @@ impl Adapter {
     /// # Errors
     /// If it is neither kind of folder, is not complete, or belongs to another backbone.
     pub fn read(folder: &Path, base: &Base) -> Result<Self, Failure> {
-        let at = |e: &dyn std::fmt::Display| config_error(format!("{}: {e}", folder.display()));
-        if HfPeft::is_at(folder) {
-            let given = HfPeft::read(folder)?;
-            let imported = hf_peft::import(given, &*base.backbone).map_err(|e| at(&e))?;
-            let method = serde_json::from_value(imported.method).map_err(|e| at(&e))?;
-            return Ok(Self {
-                path: folder.to_owned(),
-                methods: vec![method],
-                classes: None,
-                remarks: imported.remarks,
-                values: imported.tensors,
-            });
+        // A run's folder may hold an exported adapter a level below.
+        if !folder.join(RESOLVED).is_file()
+            && let Some(found) = HfPeft::find(folder)?
+        {
+            return Self::imported(folder, &found, base);
         }
         let experiment = resolved(folder)?;
         let path = folder.join(ADAPTER);
@@ -57,6 +51,29 @@ impl Adapter {
             methods: experiment.method,
             classes: Some(info.classes),
             remarks: Vec::new(),
+            values,
+        })
+    }
+
+    /// Reads the adapter of HF PEFT at `found`, in `folder` or a level below.
+    fn imported(folder: &Path, found: &Path, base: &Base) -> Result<Self, Failure> {
+        let at = |e: &dyn std::fmt::Display| config_error(format!("{}: {e}", found.display()));
+        let imported =
+            hf_peft::import(HfPeft::read(found)?, &*base.backbone).map_err(|e| at(&e))?;
+        let methods = imported.methods.into_iter().map(serde_json::from_value);
+        let methods = methods.collect::<Result<_, _>>().map_err(|e| at(&e))?;
+        let mut remarks = imported.remarks;
+        if found != folder {
+            let path = found.display();
+            remarks.insert(0, format!("the only adapter of the folder is {path}"));
+        }
+        let mut values = imported.tensors;
+        complete_head(&mut values, imported.head_delta, base).map_err(|e| at(&e))?;
+        Ok(Self {
+            path: found.to_owned(),
+            methods,
+            classes: None,
+            remarks,
             values,
         })
     }
@@ -103,6 +120,55 @@ impl Adapter {
     }
 }
 
+/// Completes an adapter's head from that of the checkpoint: HF PEFT saves its bias alone where every bias
+/// was trained, and factors where it was adapted as any linear layer is.
+fn complete_head(
+    values: &mut Tensors,
+    delta: Option<TensorData>,
+    base: &Base,
+) -> Result<(), String> {
+    let parts = ["head.weight", "head.bias"];
+    let lacking = parts.iter().any(|part| !values.contains_key(*part));
+    let untouched = !parts.iter().any(|part| values.contains_key(*part));
+    if !lacking && delta.is_none() || untouched && delta.is_none() {
+        return Ok(());
+    }
+    let Some(head) = &base.head else {
+        return Err(
+            "its head changes that of the checkpoint, and the backbone's weights come without a head"
+                .to_owned(),
+        );
+    };
+    for (part, value) in parts.into_iter().zip([&head.weight, &head.bias]) {
+        let own = values.entry(part.to_owned()).or_insert(value.clone());
+        if own.shape() != value.shape() {
+            return Err(format!(
+                "{part}: expected the shape of the checkpoint's head, {:?}, got {:?}",
+                value.shape(),
+                own.shape()
+            ));
+        }
+    }
+    let Some(delta) = delta else {
+        return Ok(());
+    };
+    let Some(weight) = values.get_mut("head.weight") else {
+        return Ok(());
+    };
+    if delta.shape() != weight.shape() {
+        return Err(format!(
+            "factors of the head: expected the shape {:?}, got {:?}",
+            weight.shape(),
+            delta.shape()
+        ));
+    }
+    let shape = weight.shape().clone();
+    let (own, delta) = (params::floats(weight.clone()), params::floats(delta));
+    let sum: Vec<f32> = own.iter().zip(&delta).map(|(w, d)| w + d).collect();
+    *weight = TensorData::new(sum, shape);
+    Ok(())
+}
+
 /// The experiment of a run folder.
 ///
 /// # Errors
@@ -111,7 +177,8 @@ pub fn resolved(folder: &Path) -> Result<Experiment, Failure> {
     let at = |message: String| config_error(format_args!("{}: {message}", folder.display()));
     let text = std::fs::read_to_string(folder.join(RESOLVED)).map_err(|e| {
         at(format!(
-            "neither a run folder ({RESOLVED}: {e}) nor one of HF PEFT (adapter_config.json)"
+            "neither a run folder ({RESOLVED}: {e}) nor one of HF PEFT (adapter_config.json, here or a level \
+             below)"
         ))
     })?;
     let value = serde_yaml::from_str(&text).map_err(|e| at(e.to_string()))?;

@@ -282,3 +282,197 @@ fn features_are_those_of_the_library() {
     }
     refused(run("9"), "boundary 9 does not exist on vit: expected 0..=5");
 }
+
+/// The configuration of the ViT for which folders of HF PEFT are stored, with the checkpoint's head.
+fn of_vit_tiny(folder: &Path) -> PathBuf {
+    let config = folder.join("tiny.yaml");
+    let weights = fixture("vit_tiny/weights.safetensors");
+    let yaml = format!(
+        "backbone: {{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3, \
+         weights: {}}}\nhead: {{from: checkpoint}}\n",
+        weights.display()
+    );
+    std::fs::write(&config, yaml).unwrap();
+    config
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fixtures")
+        .join(name)
+}
+
+fn values(path: &Path, name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let data = file.tensor(name).unwrap().data().to_vec();
+    let (values, _) = data.as_chunks::<4>();
+    values.iter().map(|v| f32::from_le_bytes(*v)).collect()
+}
+
+/// Logits of an adapter on the images that are stored with `reference`; what was printed on stderr.
+fn agrees(config: &Path, adapter: &Path, reference: &str) -> String {
+    let io = fixture("hf_peft").join(reference).join("io.safetensors");
+    let out = config.with_file_name("out.safetensors");
+    let output = runner(&[
+        &"features",
+        &"--config",
+        &config,
+        &"--input",
+        &io,
+        &"--boundaries",
+        &"0",
+        &"--out",
+        &out,
+        &"--adapter",
+        &adapter,
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    succeeded(output);
+    let (got, expected) = (values(&out, "logits"), values(&io, "logits"));
+    assert_eq!(got.len(), expected.len());
+    let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    for (a, b) in got.iter().zip(&expected) {
+        assert!((a - b).abs() <= 1e-4 * scale, "{reference}: {a} and {b}");
+    }
+    said
+}
+
+#[test]
+fn a_named_adapter_is_found_a_level_below() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = of_vit_tiny(folder.path());
+    let copy = |from: &str, to: &str| {
+        let to = folder.path().join(to);
+        std::fs::create_dir_all(&to).unwrap();
+        for entry in std::fs::read_dir(fixture("hf_peft").join(from)).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    let at = |name: &str| folder.path().join(name);
+    for (name, from) in [
+        ("default", "lora"),
+        ("pets", "old_bin"),
+        ("checkpoint-20", "saved_norm"),
+    ] {
+        let parent = format!("of-{name}");
+        copy(from, &format!("{parent}/{name}"));
+        let said = agrees(&config, &at(&parent), from);
+        assert!(
+            said.contains("adapter: the only adapter of the folder is"),
+            "{said}"
+        );
+        assert!(said.contains(name), "{said}");
+    }
+
+    copy("lora", "two/default");
+    copy("dora", "two/other");
+    let io = fixture("hf_peft/lora/io.safetensors");
+    let out = at("out.safetensors");
+    let refused_at = |adapter: &str, part: &str| {
+        let output = runner(&[
+            &"features",
+            &"--config",
+            &config,
+            &"--input",
+            &io,
+            &"--out",
+            &out,
+            &"--adapter",
+            &at(adapter),
+        ]);
+        refused(output, part);
+    };
+    refused_at("two", "expected one adapter, got 2: default, other");
+    copy("lora", "bare");
+    std::fs::remove_file(at("bare/adapter_config.json")).unwrap();
+    refused_at(
+        "bare",
+        "adapter_model.safetensors is there, but adapter_config.json is not",
+    );
+    copy("lora", "empty");
+    std::fs::remove_file(at("empty/adapter_model.safetensors")).unwrap();
+    refused_at(
+        "empty",
+        "expected adapter_model.safetensors or adapter_model.bin",
+    );
+    std::fs::create_dir(at("nothing")).unwrap();
+    refused_at("nothing", "neither a run folder");
+}
+
+#[test]
+fn what_an_adapter_lacks_of_the_head_is_taken_from_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = of_vit_tiny(folder.path());
+    // The factors of the head, as `all-linear` gives it some where nothing says that it is one.
+    agrees(&config, &fixture("hf_peft/head_factors"), "head_factors");
+    // The bias of the head alone, as `bias: all` saves it where nothing names the head.
+    agrees(&config, &fixture("hf_peft/head_bias"), "head_bias");
+    // Both.
+    agrees(
+        &config,
+        &fixture("hf_peft/head_factors_bias"),
+        "head_factors_bias",
+    );
+
+    let io = fixture("hf_peft/head_bias/io.safetensors");
+    let headless = folder.path().join("headless.yaml");
+    let yaml = "backbone: {name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}\n";
+    std::fs::write(&headless, yaml).unwrap();
+    let out = folder.path().join("out.safetensors");
+    let output = runner(&[
+        &"features",
+        &"--config",
+        &headless,
+        &"--input",
+        &io,
+        &"--out",
+        &out,
+        &"--adapter",
+        &fixture("hf_peft/head_bias"),
+    ]);
+    refused(output, "its head changes that of the checkpoint");
+}
+
+/// Norms and biases that were trained beside LoRA go into HF PEFT's folder and come back.
+#[test]
+fn tuned_parameters_are_exported_beside_factors() {
+    for (method, field, value) in [
+        (
+            "[{name: lora}, {name: norm-tune, sites: [norm1, norm]}]",
+            "modules_to_save",
+            "blocks.0.norm1",
+        ),
+        ("[{name: lora}, bias]", "bias", "all"),
+        (
+            "[{name: lora}, {name: bias, parts: [attention]}]",
+            "bias",
+            "lora_only",
+        ),
+        (
+            "[{name: lora, lora_bias: true}, {name: bias, parts: [mlp]}]",
+            "modules_to_save",
+            "blocks.0.mlp.fc1",
+        ),
+    ] {
+        let runs = tempfile::tempdir().unwrap();
+        let run = trained(method, runs.path());
+        let exported = runs.path().join("peft");
+        succeeded(runner(&[&"export", &run, &"--out", &exported]));
+        let config = std::fs::read_to_string(exported.join("adapter_config.json")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        assert!(
+            config[field].to_string().contains(value),
+            "{method}: {config}"
+        );
+        let (own, again) = (
+            test_loss(&[&run]),
+            test_loss(&[&run, &"--adapter", &exported]),
+        );
+        assert!((own - again).abs() < 1e-6, "{method}: {own} and {again}");
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let run = trained("[{name: lora}, ssf]", runs.path());
+    refused(runner(&[&"export", &run]), "HF PEFT has no lora with ssf");
+}

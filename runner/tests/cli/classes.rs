@@ -38,8 +38,9 @@ fn table(root: &Path, names: &[&str]) -> String {
     std::fs::write(root.join("names.txt"), names.join("\n")).unwrap();
     format!(
         "{{name: csv, root: {}, all: {{file: table.csv}}, split: {{column: split, train: train, \
-         validation: validation, test: test}}, path: image, label: label, names: names.txt}}",
-        root.display()
+         validation: validation, test: test}}, path: image, label: label, names: {}}}",
+        root.display(),
+        root.join("names.txt").display()
     )
 }
 

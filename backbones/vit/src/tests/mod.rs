@@ -1,4 +1,4 @@
-//! Golden values made with timm; how other formats and spellings are read is in `checkpoints`.
+//! Agreement with golden values made with timm; `checkpoints` tests how files are read.
 
 use std::path::Path;
 
@@ -46,7 +46,7 @@ fn images(golden: &Golden) -> Tensor<4> {
     Tensor::from_data(golden.io["images"].clone(), &Device::flex())
 }
 
-/// Every boundary and the features, one cut at a time; the features.
+/// Compares every boundary and the features, one cut at a time; returns the features.
 fn check_cuts(golden: &Golden, loaded: &Loaded) -> Tensor<2> {
     let spec = loaded.backbone.spec();
     let blocks = (0..spec.depth).map(|i| format!("block.{i}"));
@@ -199,7 +199,7 @@ fn prompts_are_absorbed_exactly_under_every_option() {
     }
 }
 
-/// A branch behind a LayerScale of zero passes nothing on, so nothing before it can be a prompt.
+/// A LayerScale of zero lets nothing of its branch through, so no bias in it can stand for a prompt.
 #[test]
 fn a_prompt_behind_a_layer_scale_of_zero_is_not_absorbed() {
     let init = Init::seeded(&Device::flex(), 5);

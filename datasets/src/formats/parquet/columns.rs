@@ -1,5 +1,6 @@
 //! Columns of a parquet file: which one holds what, how many rows its pages have, and its values.
 
+use std::fmt::Debug;
 use std::path::Path;
 
 use ::parquet::column::page::PageReader;
@@ -91,10 +92,15 @@ pub(super) fn read_labels(
                 .map(|value| value.map(text).transpose())
                 .collect::<Result<_, ParquetError>>()?
         }
+        // Fractions are refused later, with the row.
+        ColumnReader::DoubleColumnReader(mut reader) => {
+            fractions(read_values(&mut reader, levels, rows)?)
+        }
+        ColumnReader::FloatColumnReader(mut reader) => {
+            fractions(read_values(&mut reader, levels, rows)?)
+        }
         _ => {
-            return Err(ParquetError::General(
-                "labels that are neither whole numbers nor texts".into(),
-            ));
+            return Err(ParquetError::General(NO_LABELS.into()));
         }
     })
 }
@@ -117,6 +123,17 @@ pub(super) fn read_images(
 /// The definition level of a value that is not null.
 fn max_level(column: &ColumnChunkMetaData) -> i16 {
     column.column_descr().max_def_level()
+}
+
+/// The message about a column of another type.
+pub(super) const NO_LABELS: &str = "labels that are neither whole numbers nor texts";
+
+/// The texts of fractions, which keep their point: `1.0`.
+fn fractions<T: Debug>(values: Vec<Option<T>>) -> Vec<Option<String>> {
+    values
+        .into_iter()
+        .map(|value| value.map(|value| format!("{value:?}")))
+        .collect()
 }
 
 fn texts<T: ToString>(values: Vec<Option<T>>) -> Vec<Option<String>> {

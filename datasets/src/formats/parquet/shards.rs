@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::parquet::data_type::ByteArray;
@@ -12,7 +12,7 @@ use ::parquet::file::serialized_reader::SerializedFileReader;
 use bytes::Bytes;
 use peft_core::error::listed;
 
-use super::columns::{class_names, leaf, read_images, read_labels, rows_of_pages};
+use super::columns::{NO_LABELS, class_names, leaf, read_images, read_labels, rows_of_pages};
 use crate::error::Error;
 use crate::files::Place;
 use crate::indexed::Source;
@@ -85,9 +85,7 @@ impl Shards {
         image: &str,
         label: &str,
     ) -> Result<Vec<Labelled<At>>, Error> {
-        let damaged = |error: ParquetError| {
-            Error::layout(&path, "a complete parquet file", error.to_string())
-        };
+        let damaged = |error: ParquetError| unreadable(&path, &error);
         let content = Bytes::from_owner(Mapped::open(&path)?);
         let reader = SerializedFileReader::new(content).map_err(damaged)?;
         let column = leaf(&reader, &path, &[format!("{image}.bytes"), image.into()])?;
@@ -114,9 +112,8 @@ impl Shards {
             for label in read_labels(&*row_group, labels).map_err(damaged)? {
                 let row = rows.len();
                 let place = first.at(row);
-                let Some(label) = label else {
-                    return Err(Error::record(place, "a label", "null"));
-                };
+                // No label, which is refused or left out later.
+                let label = label.unwrap_or_default();
                 let at = At { shard, row };
                 rows.push(Labelled { at, label, place });
             }
@@ -182,6 +179,22 @@ impl Shards {
         }
         Ok(images)
     }
+}
+
+/// The error of a file whose content cannot be read, which is not always an incomplete file.
+fn unreadable(path: &Path, error: &ParquetError) -> Error {
+    let expected = match error {
+        ParquetError::General(message) if message == NO_LABELS => {
+            return Error::layout(path, "a column of whole numbers or texts", NO_LABELS);
+        }
+        // A codec, an encoding or an encryption.
+        ParquetError::NYI(_) => "a parquet file without parts that are not supported",
+        ParquetError::General(message) if message.contains("feature") => {
+            "a parquet file without parts that are not supported"
+        }
+        _ => "a complete parquet file",
+    };
+    Error::layout(path, expected, error.to_string())
 }
 
 impl Shard {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use clap::Args;
-use peft_core::data::{Dataset, Image, Split};
+use peft_core::data::{Dataset, Image, Split, Storage};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -13,7 +13,8 @@ use crate::commands::print::json;
 use crate::config::about::About;
 use crate::exit::{Failure, config_error};
 
-/// Check a data set on disk: counts, classes, unreadable images, equal images in two splits.
+/// Check a data set on disk: counts, classes, how images are stored, unreadable images, equal images in
+/// two splits.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner data check vtab-1k/caltech101 --root data/caltech101")]
@@ -42,6 +43,8 @@ pub struct Found {
     histogram: Vec<Histogram>,
     groups: Vec<String>,
     remarks: Vec<String>,
+    /// Images that are more than 8-bit RGB, and what is done with them.
+    storage: Vec<Stored>,
     /// Counts and classes that differ from the known ones.
     differences: Vec<String>,
     /// Images that cannot be read, with the reason.
@@ -56,6 +59,16 @@ pub struct Found {
 #[derive(Debug, Serialize)]
 struct Histogram {
     class: String,
+    train: usize,
+    validation: usize,
+    test: usize,
+}
+
+/// A property of stored images, and how many have it.
+#[derive(Debug, Serialize)]
+struct Stored {
+    #[serde(flatten)]
+    property: Storage,
     train: usize,
     validation: usize,
     test: usize,
@@ -112,10 +125,13 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
             }
         }
     }
-    let (unreadable, duplicates) = if read {
-        images(dataset)
-    } else {
-        (Vec::new(), Vec::new())
+    let Images {
+        storage,
+        unreadable,
+        duplicates,
+    } = match read {
+        true => images(dataset),
+        false => Images::default(),
     };
     Ok(Found {
         title: about.map(|about| about.title.clone()),
@@ -126,6 +142,7 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
         histogram,
         groups: dataset.groups().to_vec(),
         remarks: dataset.remarks(),
+        storage,
         differences: about.map_or(Vec::new(), |about| about.differences(dataset)),
         unreadable,
         duplicates,
@@ -133,18 +150,38 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
     })
 }
 
-/// Reads every image. Returns those that cannot be read, and those that are equal to another one in
-/// another split or with another label.
-fn images(dataset: &dyn Dataset) -> (Vec<String>, Vec<String>) {
+/// What reading every image shows.
+#[derive(Default)]
+struct Images {
+    storage: Vec<Stored>,
+    /// Those that cannot be read.
+    unreadable: Vec<String>,
+    /// Those that are equal to another one in another split or with another label.
+    duplicates: Vec<String>,
+}
+
+/// Reads every image.
+fn images(dataset: &dyn Dataset) -> Images {
     let (mut unreadable, mut duplicates) = (Vec::new(), Vec::new());
+    let mut stored: BTreeMap<Storage, BTreeMap<Split, usize>> = BTreeMap::new();
     let mut seen: HashMap<blake3::Hash, (Split, usize, usize)> = HashMap::new();
     for split in Split::ALL {
         let read = |index| {
             let sample = dataset.sample(split, index);
-            sample.map(|sample| (hash(&sample.image), sample.label))
+            // An image whose bytes cannot be read is reported with its pixels.
+            let storage = dataset.storage(split, index).unwrap_or_default();
+            let sample = sample.map(|sample| (hash(&sample.image), sample.label));
+            (sample, storage)
         };
         let all: Vec<_> = (0..dataset.len(split)).into_par_iter().map(read).collect();
-        for (index, sample) in all.into_iter().enumerate() {
+        for (index, (sample, storage)) in all.into_iter().enumerate() {
+            for property in storage {
+                *stored
+                    .entry(property)
+                    .or_default()
+                    .entry(split)
+                    .or_default() += 1;
+            }
             let (hash, label) = match sample {
                 Ok(sample) => sample,
                 Err(e) => {
@@ -161,7 +198,20 @@ fn images(dataset: &dyn Dataset) -> (Vec<String>, Vec<String>) {
             }
         }
     }
-    (unreadable, duplicates)
+    let stored = stored.into_iter().map(|(property, counts)| {
+        let [train, validation, test] = Split::ALL.map(|split| counts.get(&split).copied());
+        Stored {
+            property,
+            train: train.unwrap_or_default(),
+            validation: validation.unwrap_or_default(),
+            test: test.unwrap_or_default(),
+        }
+    });
+    Images {
+        storage: stored.collect(),
+        unreadable,
+        duplicates,
+    }
 }
 
 fn hash(image: &Image) -> blake3::Hash {
@@ -193,6 +243,15 @@ pub fn print(found: &Found) {
     };
     list("groups", &found.groups);
     list("remarks", &found.remarks);
+    for Stored {
+        property: Storage { what, done },
+        train,
+        validation,
+        test,
+    } in &found.storage
+    {
+        println!("{what} images: {train} train, {validation} validation, {test} test; {done}");
+    }
     list("differences from what is known", &found.differences);
     list("cannot be read", &found.unreadable);
     list(
