@@ -7,8 +7,8 @@ use crate::params::floats;
 use crate::site::Slice;
 use crate::spec::BackboneSpec;
 
-/// How a library names modules and parameters. In a rule `{i}` and `{s}` stand for numbers, and
-/// `{s-1}` for the number before `{s}`.
+/// How a library names modules and parameters. In a rule `{i}` and `{s}` stand for numbers, `{s-1}` for
+/// the number before `{s}`, `{2s}` for twice `{s}` and `{2s+1}` for the number after that.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// The library, for example `transformers`.
@@ -56,15 +56,6 @@ impl Layout {
             ignored: &[],
             convert: None,
         }
-    }
-
-    /// The layout with each prefix that names may have: its own, or that of a wrapper from a training
-    /// script.
-    pub fn readings(&self) -> impl Iterator<Item = (&Self, &'static str)> {
-        // `DataParallel` wraps a model as `module.`, Lightning and others as `model.`.
-        let own = self.prefixes.iter().copied();
-        own.chain(["module.", "model."])
-            .map(move |prefix| (self, prefix))
     }
 
     /// The library's name of a module.
@@ -164,7 +155,7 @@ impl Layout {
 }
 
 /// Rewrites `name` from the pattern `from` to `to`: `{i}` and `{s}` each match a number, `{s-1}` one
-/// less than `{s}`, and `{*}` everything.
+/// less than `{s}`, `{2s}` twice as much, `{2s+1}` one more than that, and `{*}` everything.
 fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     if from == "{*}" {
         return Some(to.replace("{*}", name));
@@ -174,9 +165,9 @@ fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     };
     let (mut result, mut pattern) = (String::new(), to);
     while let Some((literal, placeholder, after)) = cut(pattern) {
-        let (letter, less) = offset(placeholder);
-        let (_, number) = numbers.iter().find(|(of, _)| *of == letter)?;
-        result = format!("{result}{literal}{}", number.checked_sub(less)?);
+        let placeholder = Placeholder::of(placeholder);
+        let (_, number) = numbers.iter().find(|(of, _)| *of == placeholder.letter)?;
+        result = format!("{result}{literal}{}", placeholder.written(*number)?);
         pattern = after;
     }
     Some(result + pattern)
@@ -194,8 +185,8 @@ fn numbers<'a, 'b>(name: &'a str, pattern: &'b str) -> Option<(Vec<(&'b str, usi
         if number.to_string().len() != digits {
             return None;
         }
-        let (letter, less) = offset(placeholder);
-        numbers.push((letter, number.checked_add(less)?));
+        let placeholder = Placeholder::of(placeholder);
+        numbers.push((placeholder.letter, placeholder.read(number)?));
         (rest, pattern) = (&rest[digits..], after);
     }
     Some((numbers, rest.strip_prefix(pattern)?))
@@ -208,11 +199,44 @@ fn cut(pattern: &str) -> Option<(&str, &str, &str)> {
     Some((literal, placeholder, after))
 }
 
-/// The letter of a placeholder, and by how much the written number is less than the letter's.
-fn offset(placeholder: &str) -> (&str, usize) {
-    match placeholder.strip_suffix("-1") {
-        Some(letter) => (letter, 1),
-        None => (placeholder, 0),
+/// What a placeholder writes for the number of its letter: `{2s+1}` writes `2 s + 1`, `{s-1}` writes
+/// `s - 1`.
+#[derive(Clone, Copy)]
+struct Placeholder<'a> {
+    letter: &'a str,
+    factor: usize,
+    plus: usize,
+    minus: usize,
+}
+
+impl<'a> Placeholder<'a> {
+    fn of(text: &'a str) -> Self {
+        let letter = text.trim_start_matches("2");
+        let factor = if letter.len() < text.len() { 2 } else { 1 };
+        let (letter, plus, minus) = match (letter.strip_suffix("+1"), letter.strip_suffix("-1")) {
+            (Some(letter), _) => (letter, 1, 0),
+            (None, Some(letter)) => (letter, 0, 1),
+            (None, None) => (letter, 0, 0),
+        };
+        Self {
+            letter,
+            factor,
+            plus,
+            minus,
+        }
+    }
+
+    /// The number that it writes.
+    fn written(self, number: usize) -> Option<usize> {
+        let product = number.checked_mul(self.factor)?;
+        product.checked_add(self.plus)?.checked_sub(self.minus)
+    }
+
+    /// The number of which it writes `written`.
+    fn read(self, written: usize) -> Option<usize> {
+        let product = written.checked_add(self.minus)?.checked_sub(self.plus)?;
+        let divides = product.is_multiple_of(self.factor);
+        divides.then_some(product / self.factor)
     }
 }
 
@@ -228,6 +252,8 @@ mod tests {
             ("blocks.{i}.attn.query", "layers.{i}.attention.q_proj"),
             ("blocks.{i}.mlp.{s}", "layers.{i}.mlp_{s}"),
             ("stages.{s}.merge", "layers.{s-1}.downsample"),
+            ("stages.{s}.norm", "sequence.{2s}.norm"),
+            ("stages.{s}.fc.{i}", "sequence.{2s+1}.{i}.fc"),
             ("norm", "layernorm"),
         ],
         ignored: &["pooler.", "layers.{i}.index"],
@@ -248,6 +274,16 @@ mod tests {
         let theirs = LAYOUT.theirs("stages.10.merge").unwrap();
         assert_eq!(theirs, "vit.layers.9.downsample");
         assert_eq!(LAYOUT.ours(&theirs).unwrap(), "stages.10.merge");
+        for (ours, theirs) in [
+            ("stages.3.norm", "vit.sequence.6.norm"),
+            ("stages.0.fc.2", "vit.sequence.1.2.fc"),
+            ("stages.3.fc.11", "vit.sequence.7.11.fc"),
+        ] {
+            assert_eq!(LAYOUT.theirs(ours).unwrap(), theirs);
+            assert_eq!(LAYOUT.ours(theirs).unwrap(), ours);
+        }
+        assert!(LAYOUT.ours("sequence.7.norm").is_err());
+        assert!(LAYOUT.ours("sequence.6.0.fc").is_err());
         let canonical = Layout::canonical("head");
         assert_eq!(canonical.ours("blocks.0.attn").unwrap(), "blocks.0.attn");
     }

@@ -1,7 +1,10 @@
 //! Where a backbone's weights come from and which images they were trained on: the part that the
 //! configurations of all families share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::input::{CropMode, InputSpec, Interpolation, Published};
 
@@ -12,7 +15,7 @@ use crate::input::{CropMode, InputSpec, Interpolation, Published};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Source {
     /// The checkpoint; without one the values are random.
-    pub weights: Option<PathBuf>,
+    pub weights: Option<WeightsFile>,
     /// The library whose parameter names the checkpoint uses, if they are not to be recognised.
     pub layout: Option<String>,
     /// Mean of each channel.
@@ -25,6 +28,100 @@ pub struct Source {
     pub crop_pct: Option<f32>,
     /// What is resized.
     pub crop_mode: Option<CropMode>,
+}
+
+/// A file of weights: its path, or the path and which part of the file to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum WeightsFile {
+    /// The path alone: of several sets of weights the averaged one is read, then `state_dict`, `model`.
+    Path(PathBuf),
+    /// The path and the part.
+    Part(WeightsPart),
+}
+
+/// A part of a file of weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsPart {
+    /// The file.
+    pub path: PathBuf,
+    /// The key of a set of weights, for example `state_dict`; keys of nested dictionaries are joined by
+    /// dots. Default: the averaged weights, as timm chooses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What the names of the backbone's weights begin with, for example `teacher.backbone.`; other names
+    /// are not read. Default: found from the names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+}
+
+impl WeightsFile {
+    /// The path.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) => path,
+            Self::Part(part) => &part.path,
+        }
+    }
+
+    /// The key of a set of weights, if one is chosen.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Path(_) => None,
+            Self::Part(part) => part.key.as_deref(),
+        }
+    }
+
+    /// The prefix of the names, if one is chosen.
+    pub fn prefix(&self) -> Option<&str> {
+        match self {
+            Self::Path(_) => None,
+            Self::Part(part) => part.prefix.as_deref(),
+        }
+    }
+}
+
+impl From<PathBuf> for WeightsFile {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&Path> for WeightsFile {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<&str> for WeightsFile {
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+// Not derived: for an untagged enum serde would answer a misspelt field without naming it.
+impl<'de> Deserialize<'de> for WeightsFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = WeightsFile;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a path, or a mapping of path, key and prefix")
+            }
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<WeightsFile, E> {
+                Ok(path.into())
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<WeightsFile, A::Error> {
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                WeightsPart::deserialize(map).map(WeightsFile::Part)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }
 
 impl Source {
@@ -158,9 +255,10 @@ macro_rules! backbone_config {
             #[serde(skip_serializing_if = "Option::is_none")]
             pub crop_mode: Option<$crate::input::CropMode>,
             #[doc = concat!(
-                "A checkpoint ", $weights, "; without one the values are random."
+                "A checkpoint ", $weights, ": its path, or `{path, key, prefix}` to choose one of \
+                 several sets of weights; without one the values are random."
             )]
-            pub weights: Option<::std::path::PathBuf>,
+            pub weights: Option<$crate::source::WeightsFile>,
             #[doc = concat!(
                 "The library whose parameter names the checkpoint uses: ",
                 $layout,
@@ -272,11 +370,54 @@ mod tests {
     }
 
     #[test]
+    fn weights_are_a_path_or_a_part_of_a_file() {
+        for (json, key, prefix) in [
+            (r#"{"weights":"a.pth"}"#, None, None),
+            (
+                r#"{"weights":{"path":"a.pth","key":"model"}}"#,
+                Some("model"),
+                None,
+            ),
+            (
+                r#"{"weights":{"path":"a.pth","prefix":"net."}}"#,
+                None,
+                Some("net."),
+            ),
+            (
+                r#"{"weights":{"path":"a.pth","key":"model","prefix":"net."}}"#,
+                Some("model"),
+                Some("net."),
+            ),
+        ] {
+            let tiny: Tiny = serde_json::from_str(json).unwrap();
+            let weights = tiny.weights.as_ref().unwrap();
+            assert_eq!(weights.path(), Path::new("a.pth"));
+            assert_eq!((weights.key(), weights.prefix()), (key, prefix));
+            assert_eq!(serde_json::to_string(&tiny).unwrap(), json);
+        }
+        for (json, expected) in [
+            (
+                r#"{"weights":{"path":"a","kye":"b"}}"#,
+                "unknown field `kye`, expected one of `path`",
+            ),
+            (r#"{"weights":{"key":"b"}}"#, "missing field `path`"),
+            (
+                r#"{"weights":5}"#,
+                "a path, or a mapping of path, key and prefix",
+            ),
+        ] {
+            let error = serde_json::from_str::<Tiny>(json).unwrap_err().to_string();
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
     fn the_schema_documents_a_familys_defaults() {
         let schema = serde_json::to_value(schemars::schema_for!(Tiny)).unwrap();
         let about = |field: &str| schema["properties"][field]["description"].clone();
-        let expected = "A checkpoint (safetensors) under timm's names; without one the values are \
-                        random.";
+        let expected = "A checkpoint (safetensors) under timm's names: its path, or \
+                        `{path, key, prefix}` to choose one of several sets of weights; without one \
+                        the values are random.";
         assert_eq!(about("weights"), expected);
         assert_eq!(
             about("interpolation"),

@@ -57,8 +57,8 @@ peft_core::backbone_config! {
         std: "ImageNet's",
         interpolation: "bicubic",
         crop_pct: "0.9",
-        weights: "(safetensors, `.pth`, `.bin`) under timm's, Microsoft's or transformers' names",
-        layout: "`timm`, `microsoft`, `transformers` or `transformers-4`",
+        weights: "(safetensors, `.pth`, `.bin`) under timm's, torchvision's, Microsoft's or transformers' names",
+        layout: "`timm`, `microsoft`, `transformers`, `transformers-4` or `torchvision`",
     }
 }
 

@@ -3,9 +3,9 @@
 use peft_core::layout::Layout;
 
 /// Microsoft's repository and timm before 0.9; HF transformers, the modules since version 5 and the
-/// files of all versions. In all three a downsampling ends the stage before it, whereas in timm it
-/// begins the next one.
-pub(crate) const LAYOUTS: [Layout; 3] = [
+/// files of all versions. In these three a downsampling ends the stage before it, whereas in timm it
+/// begins the next one. torchvision.
+pub(crate) const LAYOUTS: [Layout; 4] = [
     Layout {
         name: "microsoft",
         head: "head",
@@ -160,6 +160,39 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
         ],
         // A buffer that follows from the sizes.
         ignored: &["encoder.layers.{s}.blocks.{i}.attention.self.relative_position_index"],
+        convert: None,
+    },
+    // Stages and downsamplings take turns in one sequence there: after the embedding at 0 come the blocks
+    // of stage 0 at 1, the downsampling before stage 1 at 2, and so on.
+    Layout {
+        name: "torchvision",
+        head: "head",
+        prefixes: &[""],
+        rules: &[
+            ("patch_embed.proj", "features.0.0"),
+            ("patch_embed.norm", "features.0.2"),
+            ("layers.{s}.downsample.norm", "features.{2s}.norm"),
+            ("layers.{s}.downsample.reduction", "features.{2s}.reduction"),
+            ("layers.{s}.blocks.{i}.norm1", "features.{2s+1}.{i}.norm1"),
+            (
+                "layers.{s}.blocks.{i}.attn.qkv",
+                "features.{2s+1}.{i}.attn.qkv",
+            ),
+            (
+                "layers.{s}.blocks.{i}.attn.relative_position_bias_table",
+                "features.{2s+1}.{i}.attn.relative_position_bias_table",
+            ),
+            (
+                "layers.{s}.blocks.{i}.attn.proj",
+                "features.{2s+1}.{i}.attn.proj",
+            ),
+            ("layers.{s}.blocks.{i}.norm2", "features.{2s+1}.{i}.norm2"),
+            ("layers.{s}.blocks.{i}.mlp.fc1", "features.{2s+1}.{i}.mlp.0"),
+            ("layers.{s}.blocks.{i}.mlp.fc2", "features.{2s+1}.{i}.mlp.3"),
+            ("norm", "norm"),
+        ],
+        // The index follows from the sizes.
+        ignored: &["features.{2s+1}.{i}.attn.relative_position_index"],
         convert: None,
     },
 ];

@@ -82,11 +82,12 @@ peft_core::backbone_config! {
         std: "the variant's, else 0.5",
         interpolation: "bicubic",
         crop_pct: "0.9",
-        weights: "(safetensors, `.pth`, `.bin`, `.npz`) under timm's, transformers', Google's or \
-                  DINO's names",
+        weights: "(safetensors, `.pth`, `.bin`, `.npz`) under timm's, torchvision's, transformers', \
+                  Google's or DINO's names",
         layout: "`timm`, `transformers`, `transformers-4` (also `transformers-dinov2`, \
-                 `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit` (DeiT III's own) or \
-                 `google`",
+                 `transformers-4-dinov2`), `dino` (DINO's and DINOv2's own), `deit` (DeiT III's own), \
+                 `google`, `torchvision` or `torchvision-0.13` (its names until then, and in the files \
+                 that it publishes)",
     }
 }
 

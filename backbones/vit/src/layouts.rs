@@ -5,8 +5,8 @@ use peft_core::layout::{Layout, Others, transposed};
 use peft_core::params::floats;
 
 /// HF transformers since version 5 and before, both again for DINOv2; the files that DINO, DINOv2 and
-/// DeiT III publish; Google's archives.
-pub(crate) const LAYOUTS: [Layout; 7] = [
+/// DeiT III publish; Google's archives; torchvision.
+pub(crate) const LAYOUTS: [Layout; 9] = [
     Layout {
         name: "transformers",
         head: "classifier",
@@ -246,6 +246,77 @@ pub(crate) const LAYOUTS: [Layout; 7] = [
         // The hidden layer of heads for ImageNet-21k, which timm leaves out too.
         ignored: &["pre_logits/"],
         convert: Some(from_google),
+    },
+    Layout {
+        name: "torchvision",
+        head: "heads.head",
+        prefixes: &[""],
+        rules: &[
+            ("cls_token", "class_token"),
+            ("pos_embed", "encoder.pos_embedding"),
+            ("patch_embed.proj", "conv_proj"),
+            ("blocks.{i}.norm1", "encoder.layers.encoder_layer_{i}.ln_1"),
+            (
+                "blocks.{i}.attn.qkv.weight",
+                "encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight",
+            ),
+            (
+                "blocks.{i}.attn.qkv.bias",
+                "encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias",
+            ),
+            (
+                "blocks.{i}.attn.proj",
+                "encoder.layers.encoder_layer_{i}.self_attention.out_proj",
+            ),
+            ("blocks.{i}.norm2", "encoder.layers.encoder_layer_{i}.ln_2"),
+            (
+                "blocks.{i}.mlp.fc1",
+                "encoder.layers.encoder_layer_{i}.mlp.0",
+            ),
+            (
+                "blocks.{i}.mlp.fc2",
+                "encoder.layers.encoder_layer_{i}.mlp.3",
+            ),
+            ("norm", "encoder.ln"),
+        ],
+        ignored: &[],
+        convert: None,
+    },
+    // Until torchvision 0.13, and in the files that it publishes to this day.
+    Layout {
+        name: "torchvision-0.13",
+        head: "heads.head",
+        prefixes: &[""],
+        rules: &[
+            ("cls_token", "class_token"),
+            ("pos_embed", "encoder.pos_embedding"),
+            ("patch_embed.proj", "conv_proj"),
+            ("blocks.{i}.norm1", "encoder.layers.encoder_layer_{i}.ln_1"),
+            (
+                "blocks.{i}.attn.qkv.weight",
+                "encoder.layers.encoder_layer_{i}.self_attention.in_proj_weight",
+            ),
+            (
+                "blocks.{i}.attn.qkv.bias",
+                "encoder.layers.encoder_layer_{i}.self_attention.in_proj_bias",
+            ),
+            (
+                "blocks.{i}.attn.proj",
+                "encoder.layers.encoder_layer_{i}.self_attention.out_proj",
+            ),
+            ("blocks.{i}.norm2", "encoder.layers.encoder_layer_{i}.ln_2"),
+            (
+                "blocks.{i}.mlp.fc1",
+                "encoder.layers.encoder_layer_{i}.mlp.linear_1",
+            ),
+            (
+                "blocks.{i}.mlp.fc2",
+                "encoder.layers.encoder_layer_{i}.mlp.linear_2",
+            ),
+            ("norm", "encoder.ln"),
+        ],
+        ignored: &[],
+        convert: None,
     },
 ];
 

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 
 use super::entry::{Bytes, Element, Entry};
+use super::sets::WeightsSet;
 use super::{npz, safetensors, torch};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, listed};
 use crate::params::Tensors;
 
 /// A checkpoint of any known format, open and checked.
@@ -19,6 +20,16 @@ pub struct Checkpoint {
     entries: BTreeMap<String, (usize, Entry)>,
     metadata: HashMap<String, String>,
     foreign: BTreeSet<String>,
+    /// The sets of weights that the file holds, the one that is read first; none if the format knows
+    /// one only.
+    sets: Vec<WeightsSet>,
+    /// Keys whose values are not tensors, with what they are.
+    others: BTreeMap<String, String>,
+    /// Keys of the file beside its sets of weights, with what they hold.
+    beside: BTreeMap<String, String>,
+    /// What was chosen of the file, if not all of it: part of its hash.
+    chosen: String,
+    remarks: Vec<String>,
 }
 
 /// Number of bytes that are hashed at once.
@@ -86,10 +97,60 @@ impl Checkpoint {
     /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is damaged or of an unknown
     /// format.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.to_string_lossy().ends_with(".index.json") {
-            return Self::sharded(path);
+        Self::open_set(path, None)
+    }
+
+    /// Opens the part of a file that a configuration names.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; [`Error::File`] with all keys if there is no set of weights under
+    /// `key`, or if no name begins with `prefix`.
+    pub fn open_part(path: &Path, key: Option<&str>, prefix: Option<&str>) -> Result<Self> {
+        Self::open_set(path, key)?.part(prefix)
+    }
+
+    fn part(self, prefix: Option<&str>) -> Result<Self> {
+        match prefix {
+            Some(prefix) => self.below(prefix),
+            None => Ok(self),
         }
-        Self::of(path, FileBytes::map(path)?)
+    }
+
+    fn open_set(path: &Path, key: Option<&str>) -> Result<Self> {
+        if !path.to_string_lossy().ends_with(".index.json") {
+            return Self::of(path, FileBytes::map(path)?, key);
+        }
+        match key {
+            Some(key) => Err(one_set(path, key)),
+            None => Self::sharded(path),
+        }
+    }
+
+    /// The tensors whose names begin with `prefix`, under the rest of their names.
+    fn below(mut self, prefix: &str) -> Result<Self> {
+        let outside = self.entries.keys().filter(|name| !name.starts_with(prefix));
+        let outside: Vec<_> = outside.cloned().collect();
+        if outside.len() == self.entries.len() {
+            let message = format!("no name begins with {prefix:?}: {}", listed(&outside, 6));
+            return Err(Error::file(&self.path, message));
+        }
+        if !outside.is_empty() {
+            let (count, names) = (outside.len(), listed(&outside, 6));
+            let left =
+                format!("{count} keys do not begin with {prefix:?} and are not read: {names}");
+            self.remarks.push(left);
+        }
+        let bare = |name: String| name.strip_prefix(prefix).map(str::to_owned);
+        let entries = self.entries.into_iter();
+        self.entries = entries
+            .filter_map(|(name, entry)| Some((bare(name)?, entry)))
+            .collect();
+        let others = self.others.into_iter();
+        self.others = others
+            .filter_map(|(name, what)| Some((bare(name)?, what)))
+            .collect();
+        self.chosen = format!("{}\n{prefix}", self.chosen);
+        Ok(self)
     }
 
     /// Opens a file that is bundled in the binary.
@@ -97,28 +158,64 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn bundled(name: &str, content: &'static [u8]) -> Result<Self> {
-        Self::of(Path::new(name), FileBytes::Static(content))
+        Self::bundled_part(name, content, None, None)
     }
 
-    fn of(path: &Path, file: FileBytes) -> Result<Self> {
+    /// Opens a part of a file that is bundled in the binary.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_part`].
+    pub fn bundled_part(
+        name: &str,
+        content: &'static [u8],
+        key: Option<&str>,
+        prefix: Option<&str>,
+    ) -> Result<Self> {
+        Self::of(Path::new(name), FileBytes::Static(content), key)?.part(prefix)
+    }
+
+    fn of(path: &Path, file: FileBytes, key: Option<&str>) -> Result<Self> {
         let bytes: &[u8] = &file;
         let at = |message: String| Error::file(path, message);
         // The content decides; the ending only tells NumPy's zips from PyTorch's.
         let is_zip = bytes.starts_with(b"PK\x03\x04");
         let npz = path.extension().is_some_and(|ending| ending == "npz");
         let (mut metadata, mut foreign) = (HashMap::new(), BTreeSet::new());
+        let (mut sets, mut others, mut beside) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (is_torch, key) = (!npz && is_zip || torch::is_legacy(bytes), key);
+        if let Some(key) = key.filter(|_| !is_torch) {
+            return Err(one_set(path, key));
+        }
         let (format, entries) = if is_zip && npz {
             ("npz", npz::entries(bytes).map_err(at)?)
-        } else if is_zip || torch::is_legacy(bytes) {
-            let contents = torch::contents(bytes).map_err(at)?;
-            foreign = contents.foreign;
+        } else if is_torch {
+            let contents = torch::contents(bytes, key).map_err(at)?;
+            (foreign, others) = (contents.foreign, contents.others);
+            beside = contents.beside;
+            sets = contents.sets.into_list();
             ("pytorch", contents.entries)
         } else {
             let (entries, own) = safetensors::contents(bytes).map_err(at)?;
             metadata = own;
             ("safetensors", entries)
         };
+        let (mut chosen, mut remarks) = (String::new(), Vec::new());
+        let (entries, unwrapped) = without_wrappers(entries);
+        if unwrapped > 0 {
+            let wrappers = WRAPPERS.join(", ");
+            remarks.push(format!("{wrappers} are left out of {unwrapped} names"));
+        }
         let entries = entries.into_iter().map(|(name, entry)| (name, (0, entry)));
+        if let [first, rest @ ..] = &sets[..]
+            && !rest.is_empty()
+        {
+            chosen = first.key.clone();
+            let rest: Vec<_> = rest.iter().map(WeightsSet::to_string).collect();
+            let rest = listed(&rest, 6);
+            remarks.push(format!(
+                "the weights are {first}; the file also holds {rest}: `weights: {{path: .., key: ..}}` chooses"
+            ));
+        }
         Ok(Self {
             path: path.to_owned(),
             format,
@@ -126,6 +223,11 @@ impl Checkpoint {
             files: vec![file],
             metadata,
             foreign,
+            sets,
+            others,
+            beside,
+            chosen,
+            remarks,
         })
     }
 
@@ -152,10 +254,11 @@ impl Checkpoint {
             }
         }
         let (mut files, mut entries, mut format) = (Vec::new(), BTreeMap::new(), "safetensors");
-        let mut foreign = BTreeSet::new();
+        let (mut foreign, mut others) = (BTreeSet::new(), BTreeMap::new());
         for (file, shard) in shards {
             format = shard.format;
             foreign.extend(shard.foreign);
+            others.extend(shard.others);
             for (name, (_, entry)) in shard.entries {
                 if map.get(&name).and_then(|own| own.as_str()) != Some(file) {
                     return Err(at(format!(
@@ -175,6 +278,11 @@ impl Checkpoint {
                 entries,
                 metadata: HashMap::new(),
                 foreign,
+                sets: Vec::new(),
+                others,
+                beside: BTreeMap::new(),
+                chosen: String::new(),
+                remarks: Vec::new(),
             }),
         }
     }
@@ -189,7 +297,8 @@ impl Checkpoint {
         self.format
     }
 
-    /// BLAKE3 of the content, in hex.
+    /// BLAKE3 of the content, in hex; also of the key or prefix if the file holds more than what is
+    /// read.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for file in &self.files {
@@ -200,6 +309,7 @@ impl Checkpoint {
                 file.release(range);
             }
         }
+        hasher.update(self.chosen.as_bytes());
         hasher.finalize().to_hex().to_string()
     }
 
@@ -213,6 +323,29 @@ impl Checkpoint {
     /// Other formats name none.
     pub fn named_functions(&self) -> impl Iterator<Item = &str> {
         self.foreign.iter().map(String::as_str)
+    }
+
+    /// The sets of weights that the file holds, the one that is read first. Empty if the format knows one
+    /// only.
+    pub fn sets(&self) -> &[WeightsSet] {
+        &self.sets
+    }
+
+    /// The keys beside the tensors whose values are not tensors, with what they are.
+    pub fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        let others = self.others.iter();
+        others.map(|(name, what)| (name.as_str(), what.as_str()))
+    }
+
+    /// The keys of the file beside its sets of weights, with what they hold.
+    pub fn beside(&self) -> impl Iterator<Item = (&str, &str)> {
+        let beside = self.beside.iter();
+        beside.map(|(name, what)| (name.as_str(), what.as_str()))
+    }
+
+    /// Facts about what is read that the user should know.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// The names of the tensors.
@@ -272,6 +405,46 @@ impl Checkpoint {
         all.map(|name| Ok((name.clone(), self.tensor(name)?)))
             .collect()
     }
+}
+
+/// The modules that PyTorch puts around others in the middle of a model: `torch.compile` of a block,
+/// sharding, activation checkpointing.
+const WRAPPERS: [&str; 3] = [
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+];
+
+/// The entries without wrappers in the middle of their names, and how many there were; unchanged if two
+/// names would be the same. At the beginning they are left for the search of a prefix.
+fn without_wrappers(entries: BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, usize) {
+    let bare = |name: &String| {
+        let mut bare = name.clone();
+        for wrapper in WRAPPERS {
+            bare = bare.replace(&format!(".{wrapper}"), ".");
+        }
+        bare
+    };
+    let wrapped = entries.keys().filter(|name| bare(name) != **name).count();
+    let renamed: BTreeMap<_, _> = entries
+        .iter()
+        .map(|(name, entry)| (bare(name), entry))
+        .collect();
+    if wrapped == 0 || renamed.len() < entries.len() {
+        return (entries, 0);
+    }
+    let renamed = renamed
+        .into_iter()
+        .map(|(name, entry)| (name, entry.clone()));
+    (renamed.collect(), wrapped)
+}
+
+/// The error for a key in a file whose format knows one set of weights.
+fn one_set(path: &Path, key: &str) -> Error {
+    let message = format!(
+        "expected no key, because only PyTorch's files hold several sets of weights under keys, got {key:?}"
+    );
+    Error::file(path, message)
 }
 
 #[cfg(test)]

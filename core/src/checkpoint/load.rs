@@ -7,6 +7,7 @@ use std::rc::Rc;
 use burn::tensor::{DType, TensorData};
 
 use super::file::Checkpoint;
+use super::prefix::{outer, wrappers};
 use crate::backbone::{Backbone, BoxedBackbone};
 use crate::error::{Error, Result, listed};
 use crate::layout::Layout;
@@ -37,6 +38,13 @@ pub struct Loaded {
 /// Suffix of the names of BatchNorm's batch counters in PyTorch.
 const COUNTS: &str = ".num_batches_tracked";
 
+/// Mean and deviation of ImageNet's channels, on which torchvision trains.
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// PyTorch's counter of the models in an average.
+const AVERAGES: &str = "n_averaged";
+
 /// The name of the linear layer with which some backbones end.
 const PROJECTION: &str = "projection.weight";
 
@@ -46,10 +54,11 @@ struct Source {
     theirs: String,
 }
 
-/// A way to read the names of a checkpoint: a layout and a prefix.
-#[derive(Clone, Copy)]
+/// A way to read the names of a checkpoint: a layout, one of its prefixes, and a wrapper's prefix before
+/// that.
 struct Reading {
     layout: Layout,
+    wrapper: String,
     prefix: &'static str,
 }
 
@@ -64,19 +73,27 @@ impl Reading {
     ) -> Option<Vec<Source>> {
         let bare = self.layout.sources(ours, backbone.spec())?;
         let there = bare.into_iter().map(|(ours, theirs)| {
-            // The nearest place first: inside the backbone, beside it, at the top.
-            let prefixes = [self.prefix, self.outer(), ""];
-            let places = prefixes.map(|prefix| format!("{prefix}{theirs}"));
+            // The nearest place first: inside the backbone, beside it, at the top; but never outside the
+            // wrapper, which is before every name of the backbone or is not one.
+            let prefixes = [self.prefix, outer(self.prefix), ""];
+            let places = prefixes.map(|prefix| format!("{}{prefix}{theirs}", self.wrapper));
             let theirs = places.into_iter().find(|name| file.shape(name).is_some())?;
             Some(Source { ours, theirs })
         });
         there.collect()
     }
 
-    /// The prefix of modules beside the backbone: `clip.` for `clip.vision_model.`.
-    fn outer(&self) -> &'static str {
-        let inner = self.prefix.trim_end_matches('.');
-        inner.rfind('.').map_or("", |dot| &self.prefix[..=dot])
+    /// What stands before the names inside the backbone.
+    fn whole_prefix(&self) -> String {
+        format!("{}{}", self.wrapper, self.prefix)
+    }
+
+    /// All prefixes from the backbone's to the empty one, each without the last part of the one before.
+    fn around(&self) -> impl Iterator<Item = String> {
+        let whole = self.whole_prefix();
+        std::iter::successors(Some(whole), |prefix| {
+            (!prefix.is_empty()).then(|| outer(prefix).to_owned())
+        })
     }
 
     /// Reads one of these tensors and converts it.
@@ -113,23 +130,30 @@ impl Reading {
             return Some(COUNTS);
         }
         let mut layouts = std::iter::once(&self.layout).chain(backbone.layouts());
-        layouts.find_map(|layout| {
-            let prefixes = [self.prefix, self.outer(), ""].into_iter();
-            let mut bare = prefixes.filter_map(|prefix| name.strip_prefix(prefix));
-            bare.find_map(|bare| layout.ignores(bare))
-        })
+        let known = layouts.find_map(|layout| {
+            let mut around = self.around();
+            around.find_map(|prefix| layout.ignores(name.strip_prefix(&prefix)?))
+        });
+        let averages = self
+            .around()
+            .any(|prefix| name.strip_prefix(&prefix) == Some(AVERAGES));
+        known.or(averages.then_some(AVERAGES))
     }
 
-    /// The possible places of a part of the head: under a rule of its own, or beside the backbone.
-    fn head(&self, part: &str) -> [Source; 3] {
+    /// The possible places of a part of the head: under a rule of its own, inside the backbone, or beside
+    /// it.
+    fn head(&self, part: &str) -> Vec<Source> {
         let ours = format!("head.{part}");
         let name = format!("{}.{part}", self.layout.head);
         let ruled = self.layout.rules.iter().find(|(own, _)| *own == ours);
-        let ruled = ruled.map_or(name.clone(), |(_, theirs)| (*theirs).to_owned());
-        [ruled, format!("{}{name}", self.prefix), name].map(|theirs| Source {
+        let ruled = ruled.map(|(_, theirs)| format!("{}{theirs}", self.wrapper));
+        let places = self.around().map(|prefix| format!("{prefix}{name}"));
+        let places = ruled.into_iter().chain(places);
+        let source = |theirs| Source {
             ours: ours.clone(),
             theirs,
-        })
+        };
+        places.map(source).collect()
     }
 }
 
@@ -149,10 +173,25 @@ pub fn load_backbone(
         return Err(survey.refusal(&*backbone, file));
     }
     let head = survey.head(&*backbone, file)?;
-    let mut remarks = Vec::new();
+    let own = file.remarks().iter();
+    let mut remarks: Vec<_> = own.map(|remark| format!("backbone: {remark}")).collect();
+    if !survey.reading.wrapper.is_empty() {
+        let wrapper = &survey.reading.wrapper;
+        remarks.push(format!(
+            "backbone: the names of the weights begin with {wrapper}, which is left out"
+        ));
+    }
     if survey.layout() != "timm" {
         let name = survey.layout();
         remarks.push(format!("backbone: the checkpoint has the names of {name}"));
+        let input = &backbone.spec().input;
+        if name.starts_with("torchvision") && input.mean != IMAGENET_MEAN {
+            remarks.push(format!(
+                "backbone: torchvision's own weights expect images with mean {IMAGENET_MEAN:?} and std \
+                 {IMAGENET_STD:?}, got mean {:?} and std {:?}",
+                input.mean, input.std
+            ));
+        }
     }
     let ignored = survey.ignored.iter().filter(|(start, _)| **start != COUNTS);
     let ignored: Vec<_> = ignored
@@ -167,7 +206,7 @@ pub fn load_backbone(
     let empty = backbone.clone();
     let mut read = |name: &str| -> Result<TensorData> {
         let shape = &survey.expected[name];
-        let mut data = joined(&*empty, file, survey.reading, &survey.plan[name])?;
+        let mut data = joined(&*empty, file, &survey.reading, &survey.plan[name])?;
         if data.shape()[..] != shape[..] {
             let was = data.shape().to_vec();
             data = match empty.resized(name, data) {
@@ -212,6 +251,8 @@ pub struct Survey {
     expected: Rc<BTreeMap<String, Vec<usize>>>,
     /// The tensors of the file that make up each parameter that was found.
     plan: BTreeMap<String, Vec<Source>>,
+    /// Prefixes under each of which the file holds the whole backbone, if there are several.
+    pub rivals: Vec<String>,
     /// Parameters that nothing fills.
     pub missing: Vec<String>,
     /// Keys of the file that nothing uses.
@@ -248,25 +289,56 @@ impl Survey {
         let expected: BTreeMap<_, _> = infos.map(|info| (info.name, info.shape)).collect();
         let expected = Rc::new(expected);
         let under = |reading| Self::under(reading, backbone, file, expected.clone());
+        let wrappers = wrappers(file);
         let mut best: Option<Self> = None;
-        for (layout, prefix) in layouts.iter().flat_map(|layout| layout.readings()) {
-            let reading = Reading {
-                layout: *layout,
-                prefix,
-            };
-            let survey = under(reading);
-            if best
-                .as_ref()
-                .is_none_or(|best| survey.score() > best.score())
-            {
-                best = Some(survey);
+        // The places of the whole backbone: different tensors for the same parameters.
+        let mut whole: Vec<(String, Vec<String>)> = Vec::new();
+        for layout in &layouts {
+            let names = expected.keys();
+            let sources = names.filter_map(|name| layout.sources(name, backbone.spec()));
+            let theirs: Vec<_> = sources.flatten().map(|(_, theirs)| theirs).collect();
+            // Long names occur in the backbone and hardly anywhere else, so one of them and another one
+            // tell which wrappers are worth comparing in full.
+            let longest = theirs.iter().max_by_key(|name| name.len());
+            let probes: Vec<_> = longest.into_iter().chain(theirs.last()).collect();
+            for prefix in layout.prefixes {
+                let is_there = |wrapper: &&String| {
+                    let there = |name: &&String| file.shape(&format!("{wrapper}{prefix}{name}"));
+                    wrapper.is_empty() || probes.iter().any(|name| there(name).is_some())
+                };
+                for wrapper in wrappers.iter().filter(is_there) {
+                    let survey = under(Reading {
+                        layout: *layout,
+                        wrapper: wrapper.clone(),
+                        prefix,
+                    });
+                    if survey.missing.is_empty() && survey.shapes.is_empty() {
+                        let sources = survey.plan.values().flatten();
+                        let tensors = sources.map(|source| source.theirs.clone()).collect();
+                        if whole.iter().all(|(_, others)| *others != tensors) {
+                            whole.push((survey.reading.whole_prefix(), tensors));
+                        }
+                    }
+                    if best
+                        .as_ref()
+                        .is_none_or(|best| survey.score() > best.score())
+                    {
+                        best = Some(survey);
+                    }
+                }
             }
         }
-        let plain = Reading {
-            layout: canonical,
-            prefix: "",
-        };
-        Ok(best.unwrap_or_else(|| under(plain)))
+        let mut best = best.unwrap_or_else(|| {
+            under(Reading {
+                layout: canonical,
+                wrapper: String::new(),
+                prefix: "",
+            })
+        });
+        if whole.len() > 1 {
+            best.rivals = whole.into_iter().map(|(prefix, _)| prefix).collect();
+        }
+        Ok(best)
     }
 
     fn under(
@@ -312,6 +384,7 @@ impl Survey {
             reading,
             expected,
             plan,
+            rivals: Vec::new(),
             missing,
             unused,
             ignored,
@@ -320,9 +393,20 @@ impl Survey {
         }
     }
 
-    /// A better reading finds more parameters, then leaves fewer keys.
-    fn score(&self) -> (usize, Reverse<usize>) {
-        (self.plan.len(), Reverse(self.unused.len()))
+    /// A better reading finds more parameters, then leaves fewer keys; of equal ones the layout's own
+    /// prefix is better than a wrapper's.
+    fn score(&self) -> (usize, Reverse<usize>, Reverse<usize>) {
+        let wrapper = self.reading.wrapper.len();
+        (
+            self.plan.len(),
+            Reverse(self.unused.len()),
+            Reverse(wrapper),
+        )
+    }
+
+    /// The prefix of a wrapper before every name of the backbone; empty if there is none.
+    pub fn wrapper(&self) -> &str {
+        &self.reading.wrapper
     }
 
     /// The library whose names the file uses.
@@ -338,7 +422,7 @@ impl Survey {
 
     /// The distance from a perfect fit: number of mismatches, then of resized parameters.
     pub(super) fn distance(&self) -> (usize, usize) {
-        let wrong = self.missing.len() + self.unused.len() + self.shapes.len();
+        let wrong = self.missing.len() + self.unused.len() + self.shapes.len() + self.rivals.len();
         (wrong, self.resized.len())
     }
 
@@ -401,19 +485,37 @@ impl Survey {
             n => format!("\n  {n} {title}: {}", listed(names, 12)),
         };
         let reason = |name: &String| Some(format!("\n  {name}: {}", backbone.why_not(name)?));
-        let message = format!(
-            "these are not the weights of {} (names read as {}){}{}{}{}",
-            backbone.spec().name,
+        let spec = &backbone.spec().name;
+        let refused = |message| Error::Weights {
+            path: file.path().to_owned(),
+            message,
+        };
+        if !self.rivals.is_empty() {
+            let quoted: Vec<_> = self
+                .rivals
+                .iter()
+                .map(|prefix| format!("{prefix:?}"))
+                .collect();
+            let prefixes = listed(&quoted, 12);
+            return refused(format!(
+                "the weights of {spec} are in it more than once, under the prefixes {prefixes}: \
+                 `weights: {{path: .., prefix: ..}}` chooses"
+            ));
+        }
+        let others = file.others().map(|(name, what)| format!("{name} ({what})"));
+        let others: Vec<_> = others.filter(|_| !self.missing.is_empty()).collect();
+        let sets = file.sets().iter().skip(1).map(ToString::to_string);
+        let sets: Vec<_> = sets.collect();
+        refused(format!(
+            "these are not the weights of {spec} (names read as {}){}{}{}{}{}{}",
             self.layout(),
             self.unused.iter().find_map(reason).unwrap_or_default(),
             part("keys that nothing takes", &self.unused),
             part("parameters that nothing fills", &self.missing),
             part("of another shape", &self.shapes),
-        );
-        Error::Weights {
-            path: file.path().to_owned(),
-            message,
-        }
+            part("keys whose values are not tensors", &others),
+            part("other sets of weights in the file", &sets),
+        ))
     }
 }
 
@@ -435,7 +537,7 @@ fn differing(
 fn joined(
     backbone: &dyn Backbone,
     file: &Checkpoint,
-    reading: Reading,
+    reading: &Reading,
     sources: &[Source],
 ) -> Result<TensorData> {
     let read = |source| reading.read(file, source, backbone);

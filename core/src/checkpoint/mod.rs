@@ -10,12 +10,15 @@ mod file;
 mod load;
 mod npz;
 mod pickle;
+mod prefix;
 mod recognise;
 mod safetensors;
+mod sets;
 pub(crate) mod shapes;
 mod torch;
 
 pub use file::Checkpoint;
 pub use load::{CheckpointHead, Loaded, Survey, load_backbone};
 pub use recognise::{Recognised, recognise};
+pub use sets::WeightsSet;
 pub use shapes::Shapes;

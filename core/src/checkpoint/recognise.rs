@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::file::Checkpoint;
 use super::load::Survey;
+use super::prefix::wrappers;
 use super::shapes::Shapes;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::Result;
@@ -36,13 +37,22 @@ pub struct Recognised {
 /// If a family returns a configuration that cannot be built, which is a defect of the family.
 pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Option<Recognised>> {
     let mut best: Option<Recognised> = None;
+    let wrappers = wrappers(file);
     for plugin in plugins(PluginKind::Backbone) {
         let Some(family) = plugin.family else {
             continue;
         };
         let layouts = std::iter::once(&CANONICAL).chain(family.layouts);
-        for (layout, prefix) in layouts.flat_map(|layout| layout.readings()) {
-            let own = |name: &str| Some((layout.own(name.strip_prefix(prefix)?)?, name.to_owned()));
+        let readings = layouts.flat_map(|layout| {
+            let prefixes = wrappers.iter().flat_map(move |wrapper| {
+                let prefixes = layout.prefixes.iter();
+                prefixes.map(move |prefix| format!("{wrapper}{prefix}"))
+            });
+            prefixes.map(move |prefix| (layout, prefix))
+        });
+        for (layout, prefix) in readings {
+            let own =
+                |name: &str| Some((layout.own(name.strip_prefix(&prefix)?)?, name.to_owned()));
             let shapes = Shapes {
                 file,
                 layout: *layout,

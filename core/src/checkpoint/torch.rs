@@ -7,45 +7,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
+use std::rc::Rc;
 
 use super::archive::{member, names};
 use super::entry::{Bytes, Element, Entry};
 use super::pickle::{self, Object, Pickled, SCRIPTED, TensorRef, Value};
-
-/// The keys under which files that hold more than weights store the state dict.
-const STATES: [&str; 6] = [
-    "state_dict",
-    "model",
-    "model_state",
-    "module",
-    "teacher",
-    "net",
-];
+use super::sets::Sets;
 
 /// The content of a file of PyTorch.
 pub(super) struct Contents {
-    /// The tensors by name.
+    /// The tensors of one set of weights, by name.
     pub entries: BTreeMap<String, Entry>,
+    /// Every set of weights in the file, and which of them this is.
+    pub sets: Sets,
+    /// The keys of this set whose values are not tensors, with what they are.
+    pub others: BTreeMap<String, String>,
+    /// The keys of the file under which there is no set of weights, with what they hold.
+    pub beside: BTreeMap<String, String>,
     /// The functions and classes that its pickles name besides those of tensors.
     pub foreign: BTreeSet<String>,
 }
 
-/// The contents of a `.pth`, `.pt` or `.bin` file.
+/// The contents of a `.pth`, `.pt` or `.bin` file, with the set of weights under `key`; without one,
+/// [`Sets::choose`] does.
 ///
 /// # Errors
 /// A line that says what is wrong with the file.
-pub(super) fn contents(bytes: &[u8]) -> Result<Contents, String> {
+pub(super) fn contents(bytes: &[u8], key: Option<&str>) -> Result<Contents, String> {
     if bytes.starts_with(b"PK\x03\x04") {
-        zipped(bytes)
+        zipped(bytes, key)
     } else {
-        legacy(bytes)
+        legacy(bytes, key)
     }
 }
 
 /// The bytes of storages, by key.
 struct Storages(BTreeMap<String, Bytes>);
 
-fn zipped(bytes: &[u8]) -> Result<Contents, String> {
+fn zipped(bytes: &[u8], key: Option<&str>) -> Result<Contents, String> {
     let mut archive =
         zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("its zip is damaged: {e}"))?;
     let names = names(&archive)?;
@@ -78,10 +77,7 @@ fn zipped(bytes: &[u8]) -> Result<Contents, String> {
             storages.insert(key.to_owned(), member(&mut archive, name, bytes.len())?);
         }
     }
-    Ok(Contents {
-        entries: tensors(&pickled.value, &Storages(storages))?,
-        foreign: pickled.foreign,
-    })
+    tensors(&pickled, &Storages(storages), key)
 }
 
 /// The magic number at the beginning of a file from before version 1.6.
@@ -93,7 +89,7 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     bytes.get(2..4) == Some(&[0x8a, 10]) && bytes.get(4..14) == Some(MAGIC)
 }
 
-fn legacy(bytes: &[u8]) -> Result<Contents, String> {
+fn legacy(bytes: &[u8], key: Option<&str>) -> Result<Contents, String> {
     let (mut at, mut foreign) = (0, BTreeSet::new());
     let mut next = || -> Result<Pickled, String> {
         let mut pickled = pickle::run(&bytes[at..])?;
@@ -110,7 +106,7 @@ fn legacy(bytes: &[u8]) -> Result<Contents, String> {
     // The storages follow in that order, each after its number of elements. Their element types are
     // known only from the tensors.
     let mut types = BTreeMap::new();
-    visit(value, &mut |_, tensor| {
+    each_tensor(value, &mut |tensor| {
         if let [_, Value::Global(kind), Value::Text(key), ..] = &tensor.storage[..] {
             types.insert(key.clone(), kind.clone());
         }
@@ -132,33 +128,30 @@ fn legacy(bytes: &[u8]) -> Result<Contents, String> {
         let end = size
             .and_then(|size| start.checked_add(size))
             .filter(|end| element.is_some() && *end <= bytes.len());
-        let end = end.ok_or_else(|| format!("storage {key} is cut off"))?;
+        let end = end.ok_or_else(|| match element {
+            Some(_) => format!("storage {key} is cut off"),
+            None => format!("storage {key} belongs to no dense tensor"),
+        })?;
         storages.insert(key.to_owned(), Bytes::In(start..end));
         at = end;
     }
-    Ok(Contents {
-        entries: tensors(value, &Storages(storages))?,
-        foreign,
-    })
+    let mut contents = tensors(&pickled, &Storages(storages), key)?;
+    contents.foreign = foreign;
+    Ok(contents)
 }
 
-/// The tensors of the state dict, which is the whole file or lies under one of the usual keys.
-fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>, String> {
-    let state = |value: &Value| {
-        let mut any = false;
-        visit(value, &mut |_, _| any = true);
-        any
+/// The tensors of one set of weights of a file.
+fn tensors(pickled: &Pickled, storages: &Storages, key: Option<&str>) -> Result<Contents, String> {
+    let root = &pickled.value;
+    let sets = Sets::of(root);
+    let mut contents = Contents {
+        entries: BTreeMap::new(),
+        others: BTreeMap::new(),
+        beside: BTreeMap::new(),
+        foreign: pickled.foreign.clone(),
+        sets,
     };
-    let inner = match root {
-        Value::Dict(dict) => STATES.iter().find_map(|wanted| {
-            let dict = dict.borrow();
-            let mut own = dict.iter().filter(|(key, _)| key.text() == Some(wanted));
-            own.find(|(_, value)| state(value)).map(|(_, v)| v.clone())
-        }),
-        _ => None,
-    };
-    let state = inner.as_ref().unwrap_or(root);
-    let (mut entries, mut failure) = (BTreeMap::new(), None);
+    let (entries, mut failure) = (&mut contents.entries, None);
     let mut found = |name: &str, tensor: &TensorRef| match entry(tensor, storages) {
         Ok(entry) => {
             if entries.insert(name.to_owned(), entry).is_some() {
@@ -169,8 +162,13 @@ fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>,
             failure.get_or_insert(format!("{name}: {e}"));
         }
     };
-    match state {
+    match root {
         Value::Object(object) if object.name.starts_with(SCRIPTED) => {
+            if let Some(key) = key {
+                return Err(format!(
+                    "TorchScript's archives have one set of weights, got the key {key:?}"
+                ));
+            }
             let mut left = MODULES;
             visit_module(object, "", DEPTH, &mut left, &mut found)?;
         }
@@ -180,21 +178,57 @@ fn tensors(root: &Value, storages: &Storages) -> Result<BTreeMap<String, Entry>,
                 object.name
             ));
         }
-        _ => visit(state, &mut found),
+        _ => {
+            let set = contents.sets.choose(key)?;
+            contents.beside = contents.sets.beside(root);
+            for (name, value) in set.borrow().iter() {
+                let name = match name {
+                    Value::Text(name) => name.clone(),
+                    Value::Int(number) => number.to_string(),
+                    other => other.what(),
+                };
+                match value {
+                    Value::Tensor(tensor) => found(&name, tensor),
+                    Value::Unread(what) => {
+                        return Err(format!(
+                            "{name}: expected a dense tensor, got one by {what}"
+                        ));
+                    }
+                    other => drop(contents.others.insert(name, other.what())),
+                }
+            }
+        }
     }
     match failure {
         Some(failure) => Err(failure),
-        None if entries.is_empty() => Err("it does not contain a state dict of tensors".to_owned()),
-        None => Ok(entries),
+        None if contents.entries.is_empty() => {
+            Err("it does not contain a state dict of tensors".to_owned())
+        }
+        None => Ok(contents),
     }
 }
 
-fn visit(value: &Value, found: &mut impl FnMut(&str, &TensorRef)) {
-    if let Value::Dict(dict) = value {
-        for (key, value) in dict.borrow().iter() {
-            if let (Some(name), Value::Tensor(tensor)) = (key.text(), value) {
-                found(name, tensor);
+/// Visits every tensor in dictionaries, lists and tuples, wherever it lies.
+fn each_tensor(value: &Value, found: &mut impl FnMut(&TensorRef)) {
+    // A list of what is left and not recursion, because a file may nest as deep as it likes; containers
+    // that were seen are left out, because one may lie in itself.
+    let (mut left, mut seen) = (vec![value.clone()], BTreeSet::new());
+    while let Some(value) = left.pop() {
+        match &value {
+            Value::Tensor(tensor) => found(tensor),
+            Value::Dict(items) if seen.insert(Rc::as_ptr(items).addr()) => {
+                left.extend(items.borrow().iter().map(|(_, value)| value.clone()));
             }
+            Value::List(items) if seen.insert(Rc::as_ptr(items).addr()) => {
+                left.extend(items.borrow().iter().cloned());
+            }
+            Value::Tuple(items) if seen.insert(Rc::as_ptr(items).addr()) => {
+                left.extend(items.iter().cloned());
+            }
+            Value::Object(object) if seen.insert(Rc::as_ptr(object).addr()) => {
+                left.extend(object.state.borrow().clone());
+            }
+            _ => {}
         }
     }
 }
@@ -229,12 +263,23 @@ fn visit_module(
     Ok(())
 }
 
+/// The element type by the name of a storage, or of torch's element type where a storage is of bytes.
 fn element(kind: &str) -> Result<Element, String> {
     Ok(
         match kind
             .trim_start_matches("torch.")
             .trim_start_matches("cuda.")
         {
+            "float64" => Element::F64,
+            "float32" => Element::F32,
+            "float16" => Element::F16,
+            "bfloat16" => Element::BF16,
+            "int64" => Element::I64,
+            "int32" => Element::I32,
+            "int16" => Element::I16,
+            "int8" => Element::I8,
+            "uint8" => Element::U8,
+            "bool" => Element::Bool,
             "FloatStorage" => Element::F32,
             "DoubleStorage" => Element::F64,
             "HalfStorage" => Element::F16,
@@ -243,7 +288,7 @@ fn element(kind: &str) -> Result<Element, String> {
             "IntStorage" => Element::I32,
             "ShortStorage" => Element::I16,
             "CharStorage" => Element::I8,
-            "ByteStorage" => Element::U8,
+            "ByteStorage" | "UntypedStorage" | "storage.UntypedStorage" => Element::U8,
             "BoolStorage" => Element::Bool,
             other => return Err(format!("elements of type {other} are not supported")),
         },
@@ -254,7 +299,7 @@ fn entry(tensor: &TensorRef, storages: &Storages) -> Result<Entry, String> {
     let [_, Value::Global(kind), Value::Text(key), ..] = &tensor.storage[..] else {
         return Err("its storage is not described".to_owned());
     };
-    let element = element(kind)?;
+    let element = element(tensor.kind.as_ref().unwrap_or(kind))?;
     let storage = storages.0.get(key).ok_or("its storage is missing")?;
     // The last element of the view must lie in the storage.
     let mut reach = tensor.sizes.iter().zip(&tensor.strides);
@@ -290,7 +335,7 @@ mod tests {
         let program = b"c__torch__\nM\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.";
         let pickled = pickle::run(program).unwrap();
         assert_eq!(pickled.taken, program.len());
-        let error = tensors(&pickled.value, &Storages(BTreeMap::new()))
+        let error = tensors(&pickled, &Storages(BTreeMap::new()), None)
             .err()
             .unwrap();
         assert!(error.contains("a.a.a. nests too many modules"), "{error}");

@@ -11,6 +11,7 @@ use peft_core::error::listed;
 use peft_core::facts::{Stated, resolve};
 use peft_core::input::{InputSpec, Published};
 use peft_core::params::floats;
+use peft_core::source::{WeightsFile, WeightsPart};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -28,6 +29,12 @@ pub struct InspectArgs {
     /// Any checkpoint that backbone.weights may name: safetensors (or its .index.json), .pth, .bin,
     /// .npz, hf://owner/name.
     pub file: PathBuf,
+    /// The key of one of several sets of weights in the file, as in `weights: {path: .., key: ..}`.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// What the names of the backbone's weights begin with, as in `weights: {path: .., prefix: ..}`.
+    #[arg(long)]
+    pub prefix: Option<String>,
     /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
@@ -48,11 +55,26 @@ struct Contents {
     dtypes: BTreeMap<&'static str, usize>,
     /// Tensors with values that are not finite.
     not_finite: Vec<String>,
+    /// The sets of weights in the file, the one that is described here first.
+    sets: Vec<Set>,
+    /// Keys beside the tensors whose values are not tensors, with what they are.
+    not_tensors: BTreeMap<String, String>,
+    /// Keys of the file beside its sets of weights, with what they hold.
+    beside: BTreeMap<String, String>,
     metadata: BTreeMap<String, String>,
     /// The functions and classes that a pickle names besides those of tensors. None of them was called.
     named_functions: Vec<String>,
     /// None if no linked family knows the names.
     model: Option<Model>,
+}
+
+/// A set of weights.
+#[derive(Serialize)]
+struct Set {
+    /// Its key; empty for the whole file.
+    key: String,
+    /// Number of its tensors.
+    tensors: usize,
 }
 
 /// The backbone that fits the checkpoint best.
@@ -61,6 +83,10 @@ struct Model {
     family: &'static str,
     /// The library whose names it has.
     layout: &'static str,
+    /// The prefix of a wrapper before every name of the backbone; empty if there is none.
+    wrapper: String,
+    /// Prefixes under each of which the file holds the whole backbone, if there are several.
+    prefixes: Vec<String>,
     /// The published variant with these sizes, if there is one.
     variant: Option<String>,
     /// The YAML of its backbone.
@@ -87,14 +113,22 @@ struct Model {
 
 /// Prints what a checkpoint holds.
 pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
-    let contents = contents(&find::checkpoint(&args.file)?).map_err(config_error)?;
+    let file = match (&args.key, &args.prefix) {
+        (None, None) => WeightsFile::Path(args.file.clone()),
+        (key, prefix) => WeightsFile::Part(WeightsPart {
+            path: args.file.clone(),
+            key: key.clone(),
+            prefix: prefix.clone(),
+        }),
+    };
+    let contents = contents(&find::checkpoint(&file)?, file).map_err(config_error)?;
     match args.format {
         Format::Json => json(&contents),
         Format::Text => print(&contents),
     }
 }
 
-fn contents(file: &Checkpoint) -> peft_core::Result<Contents> {
+fn contents(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Contents> {
     let mut dtypes = BTreeMap::new();
     let mut not_finite = Vec::new();
     let (mut tensors, mut values) = (0, 0);
@@ -116,20 +150,41 @@ fn contents(file: &Checkpoint) -> peft_core::Result<Contents> {
         values,
         dtypes,
         not_finite,
+        sets: file
+            .sets()
+            .iter()
+            .map(|set| Set {
+                key: set.key.clone(),
+                tensors: set.tensors,
+            })
+            .collect(),
+        not_tensors: owned(file.others()),
+        beside: owned(file.beside()),
         metadata: file.metadata().clone().into_iter().collect(),
         named_functions: file.named_functions().map(str::to_owned).collect(),
-        model: model(file)?,
+        model: model(file, named)?,
     })
 }
 
-fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
+fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    let pairs = pairs.map(|(name, what)| (name.to_owned(), what.to_owned()));
+    pairs.collect()
+}
+
+fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Model>> {
     let published = Published::beside(file.path())?;
     let Some(mut found) = recognise(file, published.as_ref())? else {
         return Ok(None);
     };
-    let mut remarks = Vec::new();
+    let mut remarks = file.remarks().to_vec();
     let mut source = found.config.source();
-    source.weights = Some(file.path().to_owned());
+    source.weights = Some(match named {
+        WeightsFile::Path(_) => file.path().into(),
+        WeightsFile::Part(part) => WeightsFile::Part(WeightsPart {
+            path: file.path().to_owned(),
+            ..part
+        }),
+    });
     if let Some(published) = &published {
         let unknown = published.remarks.iter();
         remarks.extend(unknown.map(|remark| format!("{}: {remark}", published.path.display())));
@@ -158,6 +213,7 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
     Ok(Some(Model {
         family: found.plugin.name,
         layout: found.survey.layout(),
+        wrapper: found.survey.wrapper().to_owned(),
         variant: backbone["variant"].as_str().map(str::to_owned),
         input: found.config.input()?,
         backbone,
@@ -166,6 +222,7 @@ fn model(file: &Checkpoint) -> peft_core::Result<Option<Model>> {
         parameters: found.parameters,
         classes: head.map(|head| head.bias.shape()[0]),
         loads: found.survey.fits(),
+        prefixes: found.survey.rivals,
         unused: found.survey.unused,
         ignored: found.survey.ignored.into_values().flatten().collect(),
         missing: found.survey.missing,
@@ -184,6 +241,24 @@ fn print(contents: &Contents) -> Result<(), Failure> {
     let (tensors, dtypes) = (contents.tensors, dtypes.join(", "));
     row("tensors", format_args!("{tensors} ({dtypes})"));
     names("not finite", &contents.not_finite);
+    if contents.sets.len() > 1 {
+        for (index, Set { key, tensors }) in contents.sets.iter().enumerate() {
+            let key = match &**key {
+                "" => "the whole file",
+                key => key,
+            };
+            let read = if index == 0 { ", read here" } else { "" };
+            let title = if index == 0 { "sets" } else { "" };
+            row(title, format_args!("{key}: {tensors} tensors{read}"));
+        }
+    }
+    for (title, keys) in [
+        ("not tensors", &contents.not_tensors),
+        ("beside", &contents.beside),
+    ] {
+        let keys = keys.iter().map(|(name, what)| format!("{name} ({what})"));
+        names(title, &keys.collect::<Vec<_>>());
+    }
     for (key, value) in &contents.metadata {
         row("metadata", format_args!("{key}: {value}"));
     }
@@ -206,6 +281,14 @@ fn print(contents: &Contents) -> Result<(), Failure> {
 fn print_model(model: &Model) -> Result<(), Failure> {
     row("family", model.family);
     row("layout", format_args!("names of {}", model.layout));
+    if !model.wrapper.is_empty() {
+        row("prefix", format_args!("{}, left out", model.wrapper));
+    }
+    if !model.prefixes.is_empty() {
+        let quoted = model.prefixes.iter().map(|prefix| format!("{prefix:?}"));
+        let quoted: Vec<_> = quoted.collect();
+        names("prefixes that fit", &quoted);
+    }
     let variant = model.variant.as_deref();
     row("variant", variant.unwrap_or("none of the published ones"));
     let (blocks, parameters, features) = (model.blocks, model.parameters, model.features);
@@ -228,7 +311,7 @@ fn print_model(model: &Model) -> Result<(), Failure> {
     let loads = if model.loads {
         "as it is, with this backbone:"
     } else {
-        "not: keys are left over, or parameters not filled; the nearest backbone:"
+        "not: keys are left over, or parameters not filled, or several prefixes fit; the nearest backbone:"
     };
     row("loads", loads);
     let yaml = serde_yaml::to_string(&model.backbone);

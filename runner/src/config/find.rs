@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use include_dir::{Dir, include_dir};
 use peft_core::checkpoint::Checkpoint;
 use peft_core::files::read_text;
+use peft_core::source::WeightsFile;
 use serde_yaml::Value;
 
 use crate::config::hub;
@@ -102,14 +103,16 @@ enum Weights {
     Bundled(&'static str, &'static [u8]),
 }
 
-/// Opens the checkpoint that a path of a YAML leads to.
+/// Opens the checkpoint, or the part of it, that a YAML names.
 ///
 /// # Errors
-/// If it does not exist, is not complete, or has an unknown format.
-pub fn checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
-    let opened = match weights(path)? {
-        Weights::File(path) => Checkpoint::open(&path),
-        Weights::Bundled(name, bytes) => Checkpoint::bundled(name, bytes),
+/// If it does not exist, is not complete, has an unknown format, or does not have the part.
+pub fn checkpoint(file: &WeightsFile) -> Result<Checkpoint, Failure> {
+    let opened = match weights(file.path())? {
+        Weights::File(path) => Checkpoint::open_part(&path, file.key(), file.prefix()),
+        Weights::Bundled(name, bytes) => {
+            Checkpoint::bundled_part(name, bytes, file.key(), file.prefix())
+        }
     };
     opened.map_err(config_error)
 }

@@ -42,7 +42,7 @@ impl Base {
         let mut source = config.source();
         let weights = match &source.weights {
             None => None,
-            Some(path) => Some(find::checkpoint(path).map_err(|failure| {
+            Some(file) => Some(find::checkpoint(file).map_err(|failure| {
                 config_error(format_args!("backbone.weights: {:#}", failure.error))
             })?),
         };

@@ -6,8 +6,8 @@ use std::rc::Rc;
 /// A value that a pickle builds.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// `None`, a truth value, a float or bytes, which weights do not need.
-    Inert,
+    /// A value that weights do not need: `None`, a truth value, a float or bytes. Says which.
+    Inert(&'static str),
     /// An integer.
     Int(i64),
     /// Text.
@@ -24,6 +24,8 @@ pub enum Value {
     Persistent(Rc<Vec<Value>>),
     /// A tensor: storage, offset, sizes and strides in elements.
     Tensor(Rc<TensorRef>),
+    /// A tensor that cannot be read, such as a sparse or a quantised one: what rebuilds it.
+    Unread(Rc<str>),
     /// Stands for the result of a call that was not made.
     Object(Rc<Object>),
 }
@@ -42,6 +44,8 @@ pub struct Object {
 pub struct TensorRef {
     /// `("storage", type, key, location, count)`.
     pub storage: Rc<Vec<Value>>,
+    /// The element type, if the storage is of bytes.
+    pub kind: Option<Rc<str>>,
     /// Index of the first element.
     pub offset: usize,
     /// Shape.
@@ -64,6 +68,23 @@ impl Value {
         match self {
             Self::Int(value) => usize::try_from(*value).ok(),
             _ => None,
+        }
+    }
+
+    /// What the value is, for people.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Inert(what) => (*what).to_owned(),
+            Self::Int(value) => format!("the integer {value}"),
+            Self::Text(_) => "a text".to_owned(),
+            Self::List(items) => format!("a list of {}", items.borrow().len()),
+            Self::Tuple(items) => format!("a tuple of {}", items.len()),
+            Self::Dict(items) => format!("a dict of {}", items.borrow().len()),
+            Self::Global(name) => format!("the name {name}"),
+            Self::Persistent(_) => "a storage".to_owned(),
+            Self::Tensor(_) => "a tensor".to_owned(),
+            Self::Unread(name) => format!("a tensor by {name}"),
+            Self::Object(object) => format!("a {}", object.name),
         }
     }
 
