@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::facts::{Fact, read};
+use crate::files::text_of;
 
 /// How an image becomes a backbone's input.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -115,12 +116,14 @@ impl Published {
         let mut all = Self::default();
         for file in FILES {
             let path = weights.with_file_name(file);
-            let text = match std::fs::read_to_string(&path) {
-                Ok(text) => text,
+            let bytes = match std::fs::read(&path) {
+                Ok(bytes) => bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io(&path)(e)),
             };
-            let value: Value = serde_json::from_str(&text)
+            let text = text_of(&bytes)
+                .map_err(|got| Error::file(&path, format!("expected text in UTF-8, got {got}")))?;
+            let value: Value = serde_json::from_str(text)
                 .map_err(|e| Error::file(&path, format!("expected JSON: {e}")))?;
             let published = Self::read(&value, &path).map_err(|e| Error::file(&path, e))?;
             all = all.or(published, path);

@@ -29,14 +29,12 @@ pub(crate) fn read(value: &Value, path: &Path) -> Result<(Vec<Fact>, Vec<String>
         reader.timm(value)?;
     } else if value["vision_config"].is_object() {
         // The vision tower's own projection is only a default: the whole model's counts.
-        reader.transformers(
-            &value["vision_config"],
-            "vision_config.",
-            &["projection_dim"],
-        )?;
+        let whole = value["model_type"].as_str().unwrap_or_default();
+        let tower = &value["vision_config"];
+        reader.transformers(tower, ("vision_config.", whole), &["projection_dim"])?;
         reader.state("projection_dim", "projection_dim", &value["projection_dim"]);
     } else if has("model_type") || has("num_attention_heads") || has("hidden_act") {
-        reader.transformers(value, "", &[])?;
+        reader.transformers(value, ("", ""), &[])?;
     }
     Ok((reader.facts, reader.remarks))
 }
@@ -113,8 +111,14 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn transformers(&mut self, value: &Value, at: &str, silent: &[&str]) -> Result<(), String> {
-        let kind = value["model_type"].as_str().unwrap_or_default();
+    /// A configuration, or that of a part of the model type `whole`, whose names begin with `at`.
+    fn transformers(
+        &mut self,
+        value: &Value,
+        (at, whole): (&str, &str),
+        silent: &[&str],
+    ) -> Result<(), String> {
+        let kind = value["model_type"].as_str().unwrap_or(whole);
         for (name, own) in value.as_object().into_iter().flatten() {
             let field = format!("{at}{name}");
             if harmless(name) || silent.contains(&name.as_str()) || IMAGES.contains(&name.as_str())

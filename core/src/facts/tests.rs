@@ -165,7 +165,7 @@ fn the_configuration_wins_over_the_file_and_the_file_over_the_default() {
         ),
         (
             json!({}),
-            args(json!({"fc_norm": true, "global_pool": "avg"})),
+            args(json!({"global_pool": "avg"})),
             json!({"global_pool": "avg"}),
         ),
         (
@@ -273,7 +273,7 @@ fn what_is_not_known_is_listed_in_one_remark_and_what_is_harmless_is_not() {
     let cases = [
         (
             "config.json",
-            json!({"model_args": {"strange": 1, "proj_drop_rate": 0.5, "odd": "x", "none": null}}),
+            json!({"model_args": {"odd": "x", "proj_drop_rate": 0.5, "strange": 1, "none": null}}),
             Some("model_args.odd \"x\", model_args.strange 1"),
         ),
         (
