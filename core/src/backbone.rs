@@ -12,6 +12,7 @@ use crate::layout::Layout;
 use crate::params::Tensors;
 use crate::plug::{ErasedModule, Plug};
 
+pub use crate::facts::Facts;
 pub use crate::init::Init;
 pub use crate::input::{CropMode, InputSpec, Interpolation};
 pub use crate::source::{HasSource, Source};
@@ -102,6 +103,17 @@ pub trait BackboneConfig: HasSource + Debug + Send + Sync + dyn_clone::DynClone 
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit each other.
     fn input(&self) -> Result<InputSpec>;
+
+    /// The facts of the network that [`build`](Self::build) makes, under the names of the fields that
+    /// set them, and of those options of timm and transformers that have one value here: what a file
+    /// beside the weights states is compared with them. Without them every such fact is set that the
+    /// configuration has a field for.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn facts(&self) -> Result<Facts> {
+        Ok(Facts::new())
+    }
 }
 
 dyn_clone::clone_trait_object!(BackboneConfig);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::facts::{Fact, read};
 
 /// How an image becomes a backbone's input.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,8 +82,10 @@ pub struct Published {
     pub path: PathBuf,
     /// timm's name of the architecture.
     pub architecture: Option<String>,
-    /// Attention heads (transformers' `config.json`).
+    /// Attention heads, where they are one number that the files state.
     pub num_heads: Option<usize>,
+    /// What the files state about the network.
+    pub facts: Vec<Fact>,
     /// The names of the head's classes, in the order of its rows: transformers' `id2label`, timm's
     /// `label_names`.
     pub classes: Option<Vec<String>>,
@@ -95,7 +98,8 @@ pub struct Published {
     pub remarks: Vec<String>,
 }
 
-/// What is looked for beside a checkpoint, in this order: of transformers, of open_clip, of timm.
+/// What is looked for beside a checkpoint, in this order: of transformers, of open_clip, of timm or
+/// transformers.
 const FILES: [&str; 3] = [
     "preprocessor_config.json",
     "open_clip_config.json",
@@ -103,7 +107,7 @@ const FILES: [&str; 3] = [
 ];
 
 impl Published {
-    /// What lies beside `weights`, if it says anything of the input.
+    /// What lies beside `weights`, if it states anything about the input or the network.
     ///
     /// # Errors
     /// [`Error::File`] if a file there is no JSON or holds values of another kind.
@@ -118,9 +122,13 @@ impl Published {
             };
             let value: Value = serde_json::from_str(&text)
                 .map_err(|e| Error::file(&path, format!("expected JSON: {e}")))?;
-            let published = Self::read(&value).map_err(|e| Error::file(&path, e))?;
+            let published = Self::read(&value, &path).map_err(|e| Error::file(&path, e))?;
             all = all.or(published, path);
         }
+        let heads = all.facts.iter().find(|fact| fact.name == "num_heads");
+        all.num_heads = heads
+            .and_then(|fact| fact.value.as_u64())
+            .map(|heads| heads as usize);
         Ok(Some(all).filter(|published| *published != Self::default()))
     }
 
@@ -135,6 +143,7 @@ impl Published {
             },
             architecture: self.architecture.or(other.architecture),
             num_heads: self.num_heads.or(other.num_heads),
+            facts: [self.facts, other.facts].concat(),
             classes: self.classes.or(other.classes),
             mean: self.mean.or(other.mean),
             std: self.std.or(other.std),
@@ -145,15 +154,17 @@ impl Published {
         }
     }
 
-    fn read(value: &Value) -> Result<Self, String> {
+    fn read(value: &Value, path: &Path) -> Result<Self, String> {
         let own = match (&value["pretrained_cfg"], &value["preprocess_cfg"]) {
             (Value::Object(_), _) => &value["pretrained_cfg"],
             (_, Value::Object(_)) => &value["preprocess_cfg"],
             _ => value,
         };
+        let (facts, remarks) = read(value, path)?;
         let mut published = Self {
             architecture: value["architecture"].as_str().map(str::to_owned),
-            num_heads: number(value, "num_attention_heads")?.map(|heads| heads as usize),
+            facts,
+            remarks,
             classes: classes(value)?,
             ..Self::default()
         };

@@ -15,6 +15,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
+pub mod facts;
 pub mod files;
 pub mod flops;
 pub mod head;

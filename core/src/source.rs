@@ -137,36 +137,38 @@ impl Source {
         }
     }
 
-    /// Takes over what a file beside the weights states, and returns one remark for each field of
-    /// the configuration that it overrules.
+    /// Takes over what a file beside the weights states where the configuration states nothing, and
+    /// returns one remark for each field where they differ: the configuration's value stands.
     pub fn take(&mut self, published: &Published) -> Vec<String> {
-        let overruled = [
-            replaced("mean", &mut self.mean, published.mean),
-            replaced("std", &mut self.std, published.std),
-            replaced(
+        let differing = [
+            filled("mean", &mut self.mean, published.mean),
+            filled("std", &mut self.std, published.std),
+            filled(
                 "interpolation",
                 &mut self.interpolation,
                 published.interpolation,
             ),
-            replaced("crop_pct", &mut self.crop_pct, published.crop_pct),
-            replaced("crop_mode", &mut self.crop_mode, published.crop_mode),
+            filled("crop_pct", &mut self.crop_pct, published.crop_pct),
+            filled("crop_mode", &mut self.crop_mode, published.crop_mode),
         ];
         let path = published.path.display();
-        let remark =
-            |field| format!("{field}, not the configuration's: {path} comes with the weights");
-        overruled.into_iter().flatten().map(remark).collect()
+        let remark = |[field, own, other]: [String; 3]| {
+            format!("{field} is {own}, as the configuration states; {path} says {other}")
+        };
+        differing.into_iter().flatten().map(remark).collect()
     }
 }
 
-/// Replaces a field by the published value, if there is one; `name is value` if the field held another.
-fn replaced<T: Copy + PartialEq + std::fmt::Debug>(
+/// Fills an empty field with the published value, if there is one; the name and both values if the
+/// field holds another.
+fn filled<T: Copy + PartialEq + std::fmt::Debug>(
     name: &str,
     field: &mut Option<T>,
     published: Option<T>,
-) -> Option<String> {
+) -> Option<[String; 3]> {
     let value = published?;
-    let before = field.replace(value)?;
-    (before != value).then(|| format!("{name} is {value:?}"))
+    let own = *field.get_or_insert(value);
+    (own != value).then(|| [name.to_owned(), format!("{own:?}"), format!("{value:?}")])
 }
 
 /// A configuration with the fields of a [`Source`]; implemented by
@@ -177,6 +179,9 @@ pub trait HasSource {
 
     /// Replaces them.
     fn set_source(&mut self, source: Source);
+
+    /// Whether the configuration has a field of this name, its own or one of these.
+    fn has_field(&self, name: &str) -> bool;
 }
 
 /// Declares the configuration of a family of backbones: appends the fields of a
@@ -294,6 +299,12 @@ macro_rules! backbone_config {
                 self.interpolation = interpolation;
                 self.crop_pct = crop_pct;
                 self.crop_mode = crop_mode;
+            }
+
+            fn has_field(&self, name: &str) -> bool {
+                let schema = $crate::schemars::schema_for!($name);
+                let fields = schema.get("properties");
+                fields.is_some_and(|fields| fields.get(name).is_some())
             }
         }
     };
@@ -439,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_beside_the_weights_overrules_the_configuration_with_a_remark() {
+    fn the_configuration_wins_over_a_file_beside_the_weights_with_a_remark() {
         let folder = tempfile::tempdir().unwrap();
         let json = r#"{"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}"#;
         std::fs::write(folder.path().join("config.json"), json).unwrap();
@@ -451,14 +462,23 @@ mod tests {
             ..Source::default()
         };
         let remarks = source.take(&published);
-        assert_eq!(source.mean, Some([0.1, 0.2, 0.3]));
+        assert_eq!(source.mean, Some([0.5; 3]));
         assert_eq!(source.std, Some([1.0; 3]));
         assert_eq!(source.crop_pct, Some(0.9));
         let path = folder.path().join("config.json");
         let expected = format!(
-            "mean is [0.1, 0.2, 0.3], not the configuration's: {} comes with the weights",
+            "mean is [0.5, 0.5, 0.5], as the configuration states; {} says [0.1, 0.2, 0.3]",
             path.display()
         );
         assert_eq!(remarks, [expected]);
+    }
+
+    #[test]
+    fn a_configuration_knows_its_fields() {
+        let tiny = Tiny::default();
+        for field in ["depth", "mean", "crop_mode", "weights", "layout"] {
+            assert!(tiny.has_field(field), "{field}");
+        }
+        assert!(!tiny.has_field("num_heads"));
     }
 }

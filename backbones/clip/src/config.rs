@@ -2,7 +2,7 @@
 
 use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
@@ -53,6 +53,9 @@ peft_core::backbone_config! {
         /// Activation of the MLPs. Default the variant's, else `quick_gelu`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub act_layer: Option<MlpActivation>,
+        /// What the norms add to a variance. Default 1e-5.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub layer_norm_eps: Option<f64>,
     }
     source {
         mean: "CLIP's",
@@ -214,7 +217,7 @@ impl Clip {
             init_values: None,
             pre_norm: true,
             act_layer: self.act_layer.unwrap_or(row.act_layer),
-            epsilon: EPSILON,
+            layer_norm_eps: Some(self.layer_norm_eps.unwrap_or(EPSILON)),
             global_pool: GlobalPool::Token,
             fc_norm: false,
             // Its width is needed only where there is a projection, so that own sizes may leave it out.
@@ -244,5 +247,17 @@ impl BackboneConfig for Clip {
             crop_pct: 1.0,
             crop_mode: CropMode::Center,
         }))
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        let mut facts = self.architecture()?.facts();
+        let (_, size) = self.row()?;
+        // The projection is a fact of the weights even where the head sees what is before it.
+        if let Some(projection) = self.projection_dim.or(size.map(|size| size[3])) {
+            facts.insert("projection_dim".to_owned(), projection.into());
+        }
+        let only = [("attentional_pool", false), ("input_patchnorm", false)];
+        facts.extend(only.map(|(name, value)| (name.to_owned(), value.into())));
+        Ok(facts)
     }
 }

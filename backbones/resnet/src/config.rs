@@ -1,11 +1,12 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::architecture::{Architecture, BlockKind, STEM, StemType, WIDTH};
 use crate::model::ResidualNetwork;
@@ -234,5 +235,34 @@ impl BackboneConfig for ResNet {
             crop_pct: 0.875,
             crop_mode: CropMode::Center,
         }))
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        let sizes = self.architecture()?;
+        let facts = json!({
+            "img_size": sizes.img_size,
+            "block": sizes.block,
+            "layers": sizes.layers,
+            "channels": sizes.channels,
+            "cardinality": sizes.cardinality,
+            "base_width": sizes.base_width,
+            "stem_type": sizes.stem_type,
+            "stem_width": sizes.stem_width,
+            "avg_down": sizes.avg_down,
+            // No field sets the following: timm and transformers have options there. A bottleneck's
+            // stride is that of its 3x3 convolution.
+            "num_features": sizes.channels[3] * sizes.block.expansion(),
+            "in_chans": 3,
+            "act_layer": "relu",
+            "global_pool": "avg",
+            "embedding_size": STEM,
+            "downsample_in_first_stage": false,
+            "downsample_in_bottleneck": false,
+            "output_stride": 32,
+            "block_reduce_first": 1,
+            "down_kernel_size": 1,
+            "replace_stem_pool": false,
+        });
+        Ok(facts.as_object().cloned().unwrap_or_default())
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Architecture {
     pub window_sizes: Vec<usize>,
     pub mlp_ratio: f64,
     pub qkv_bias: bool,
+    /// What the norms add to a variance.
+    pub layer_norm_eps: f64,
 }
 
 /// The sizes of one stage.

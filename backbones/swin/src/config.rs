@@ -1,14 +1,18 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::architecture::Architecture;
 use crate::model::SwinTransformer;
+
+/// timm's and transformers' LayerNorm epsilon.
+const EPSILON: f64 = 1e-5;
 
 peft_core::backbone_config! {
     /// A Swin Transformer: a variant of the table or your own sizes. A field that is given overrides the
@@ -44,6 +48,9 @@ peft_core::backbone_config! {
         /// Whether queries, keys and values have a bias. Default true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub qkv_bias: Option<bool>,
+        /// What the norms add to a variance. Default 1e-5.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub layer_norm_eps: Option<f64>,
     }
     source {
         mean: "ImageNet's",
@@ -120,6 +127,7 @@ impl Swin {
             num_heads: own_or(&self.num_heads, row.map(|(.., heads)| *heads), "num_heads")?,
             mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
             qkv_bias: self.qkv_bias.unwrap_or(true),
+            layer_norm_eps: self.layer_norm_eps.unwrap_or(EPSILON),
         }
         .checked()
     }
@@ -141,5 +149,34 @@ impl BackboneConfig for Swin {
             crop_pct: 0.9,
             crop_mode: CropMode::Center,
         }))
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        let sizes = self.architecture()?;
+        let facts = json!({
+            "img_size": sizes.img_size,
+            "patch_size": sizes.patch_size,
+            "embed_dim": sizes.embed_dim,
+            "depths": sizes.depths,
+            "num_heads": sizes.num_heads,
+            "mlp_ratio": sizes.mlp_ratio,
+            "qkv_bias": sizes.qkv_bias,
+            "layer_norm_eps": sizes.layer_norm_eps,
+            // No field sets the following: timm and transformers have options there.
+            "num_features": sizes.embed_dim << (sizes.depths.len() - 1),
+            "in_chans": 3,
+            "act_layer": "gelu",
+            "global_pool": "avg",
+            "patch_norm": true,
+            "use_absolute_embeddings": false,
+            "ape": false,
+        });
+        let mut facts = facts.as_object().cloned().unwrap_or_default();
+        // The field is one number for all stages; windows that differ are a variant's.
+        let windows = &sizes.window_sizes;
+        if windows.iter().all(|window| *window == windows[0]) {
+            facts.insert("window_size".to_owned(), windows[0].into());
+        }
+        Ok(facts)
     }
 }

@@ -16,7 +16,7 @@ use crate::architecture::{Architecture, StageSizes};
 use crate::block::Block;
 use crate::downsample::Downsample;
 use crate::layouts::LAYOUTS;
-use crate::place::{EPSILON, Place};
+use crate::place::Place;
 use crate::position_bias::resized;
 
 /// A Swin Transformer whose fields have timm's names.
@@ -57,7 +57,8 @@ impl SwinTransformer {
         let kind = SiteKind::Norm {
             channels: sizes.features(),
         };
-        let norm = LayerNorm::new(Site::new("norm", depth + 1, kind), EPSILON, init);
+        let site = Site::new("norm", depth + 1, kind);
+        let norm = LayerNorm::new(site, sizes.layer_norm_eps, init);
 
         // Messages and tables list the sites in the order of the forward pass.
         let mut sites = vec![
@@ -155,6 +156,7 @@ impl PatchEmbed {
             name: "patch_embed".to_owned(),
             block: 0,
             init,
+            epsilon: sizes.layer_norm_eps,
         };
         let proj = Conv2dSizes {
             inputs: 3,
@@ -179,6 +181,7 @@ impl Stage {
                 name: format!("layers.{stage}.downsample"),
                 block: before,
                 init,
+                epsilon: sizes.layer_norm_eps,
             };
             Downsample::new(&place, own.width)
         });
@@ -187,6 +190,7 @@ impl Stage {
                 name: block_name(stage, index),
                 block: before + index + 1,
                 init,
+                epsilon: sizes.layer_norm_eps,
             };
             // Every second block shifts its windows, which connects neighbours across their borders.
             Block::new(&place, &own, index % 2 == 1)

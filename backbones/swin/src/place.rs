@@ -4,9 +4,6 @@ use peft_core::backbone::Init;
 use peft_core::layers::{LayerNorm, Linear};
 use peft_core::site::{Branch, Site, SiteKind};
 
-/// timm's LayerNorm epsilon.
-pub(crate) const EPSILON: f64 = 1e-5;
-
 /// A module's place in the network.
 pub(crate) struct Place<'a> {
     /// The name that its layers' names begin with.
@@ -14,6 +11,8 @@ pub(crate) struct Place<'a> {
     /// The block that its sites count with.
     pub block: usize,
     pub init: &'a Init,
+    /// Epsilon that its norms add to the variance.
+    pub epsilon: f64,
 }
 
 impl Place<'_> {
@@ -25,7 +24,7 @@ impl Place<'_> {
     /// A LayerNorm.
     pub fn norm(&self, part: &str, channels: usize) -> LayerNorm {
         let site = self.site(part, SiteKind::Norm { channels });
-        LayerNorm::new(site, EPSILON, self.init)
+        LayerNorm::new(site, self.epsilon, self.init)
     }
 
     /// A linear layer.

@@ -1,9 +1,14 @@
 //! The sizes of the network and the options in which the members of the family differ.
 
+use peft_core::backbone::Facts;
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// timm's LayerNorm epsilon.
+const EPSILON: f64 = 1e-6;
 
 /// The sizes and options of a Vision Transformer; [`Architecture::checked`] makes sure that they fit
 /// each other.
@@ -38,8 +43,9 @@ pub struct Architecture {
     pub pre_norm: bool,
     /// Activation of the MLPs.
     pub act_layer: MlpActivation,
-    /// Epsilon that the norms add to the variance.
-    pub epsilon: f64,
+    /// Epsilon that the norms add to the variance; `None` is timm's 1e-6 until weights of a library are
+    /// loaded that has another.
+    pub layer_norm_eps: Option<f64>,
     /// How the tokens become the features that the head sees.
     pub global_pool: GlobalPool,
     /// Whether the last norm comes after pooling (`fc_norm`) instead of before it (`norm`).
@@ -107,11 +113,58 @@ impl Architecture {
             let message = "expected avg where there is no class token, got token";
             return Err(Error::config("global_pool", message));
         }
+        let epsilon = self.layer_norm_eps;
+        if let Some(value) = epsilon.filter(|value| !(*value > 0.0 && *value < 1.0)) {
+            let message = format!("expected more than 0 and less than 1, got {value}");
+            return Err(Error::config("layer_norm_eps", message));
+        }
         if let Some(value) = self.init_values.filter(|value| !value.is_finite()) {
             let message = format!("expected a finite number, got {value}");
             return Err(Error::config("init_values", message));
         }
         Ok(self)
+    }
+
+    /// The facts of the network, to be compared with a file beside its weights.
+    pub fn facts(&self) -> Facts {
+        let facts = json!({
+            "img_size": self.img_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias,
+            "class_token": self.class_token,
+            "reg_tokens": self.reg_tokens,
+            "no_embed_class": self.no_embed_class,
+            "init_values": self.init_values,
+            "pre_norm": self.pre_norm,
+            "act_layer": self.act_layer,
+            "global_pool": self.global_pool,
+            "fc_norm": self.fc_norm,
+            // No field sets the following: timm and transformers have options there.
+            "num_features": self.embed_dim,
+            "in_chans": 3,
+            "qk_norm": false,
+            "proj_bias": true,
+            "final_norm": true,
+            "pos_embed": "learn",
+            "use_swiglu_ffn": false,
+        });
+        let mut facts = facts.as_object().cloned().unwrap_or_default();
+        if let Some(projection) = self.projection {
+            facts.insert("projection_dim".to_owned(), projection.into());
+        }
+        if let Some(epsilon) = self.layer_norm_eps {
+            facts.insert("layer_norm_eps".to_owned(), epsilon.into());
+        }
+        facts
+    }
+
+    /// Epsilon of the norms before weights are loaded.
+    pub(crate) fn epsilon(&self) -> f64 {
+        self.layer_norm_eps.unwrap_or(EPSILON)
     }
 
     /// Patches along one side.

@@ -39,7 +39,7 @@ impl Block {
         let name = |part: &str| format!("blocks.{index}.{part}");
         let norm = |part: &str| {
             let site = Site::new(name(part), block, SiteKind::Norm { channels: d });
-            LayerNorm::new(site, sizes.epsilon, init)
+            LayerNorm::new(site, sizes.epsilon(), init)
         };
         let linear = |part: &str, inputs, outputs| {
             Site::new(name(part), block, SiteKind::Linear { inputs, outputs })

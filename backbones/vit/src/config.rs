@@ -1,7 +1,7 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
 };
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
@@ -10,9 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::{Architecture, GlobalPool, MlpActivation};
 use crate::layouts::LAYOUTS;
 use crate::model::VisionTransformer;
-
-/// timm's LayerNorm epsilon.
-const EPSILON: f64 = 1e-6;
 
 peft_core::backbone_config! {
     /// A Vision Transformer: a variant of the table or your own sizes. A field that is given overrides
@@ -75,6 +72,10 @@ peft_core::backbone_config! {
         /// Default the variant's, else true with `global_pool: avg`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub fc_norm: Option<bool>,
+        /// What the norms add to a variance. Default 1e-6, or 1e-12 for weights in
+        /// the names of transformers' ViT.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub layer_norm_eps: Option<f64>,
     }
     source {
         mean: "the variant's, else 0.5 (most of timm's ViTs)",
@@ -316,7 +317,7 @@ impl Vit {
             init_values: self.init_values.or(row.init_values),
             pre_norm: self.pre_norm.unwrap_or(false),
             act_layer: self.act_layer.unwrap_or(MlpActivation::Gelu),
-            epsilon: EPSILON,
+            layer_norm_eps: self.layer_norm_eps,
             global_pool,
             fc_norm: fc_norm.unwrap_or(global_pool == GlobalPool::Avg),
             projection: None,
@@ -343,5 +344,9 @@ impl BackboneConfig for Vit {
             crop_pct: 0.9,
             crop_mode: CropMode::Center,
         }))
+    }
+
+    fn facts(&self) -> Result<Facts> {
+        Ok(self.architecture()?.facts())
     }
 }

@@ -38,6 +38,9 @@ pub struct VisionTransformer {
     global_pool: GlobalPool,
     #[module(skip)]
     spec: BackboneSpec,
+    /// Whether the configuration states the epsilon of the norms.
+    #[module(skip)]
+    own_epsilon: bool,
     #[module(skip)]
     layouts: &'static [Layout],
 }
@@ -53,7 +56,7 @@ impl VisionTransformer {
         let (d, last) = (sizes.embed_dim, sizes.depth + 1);
         let norm = |name: &str, block| {
             let site = Site::new(name, block, SiteKind::Norm { channels: d });
-            LayerNorm::new(site, sizes.epsilon, init)
+            LayerNorm::new(site, sizes.epsilon(), init)
         };
         let patch_embed = PatchEmbed::new(&sizes, init);
         let norm_pre = sizes.pre_norm.then(|| norm("norm_pre", 0));
@@ -98,6 +101,7 @@ impl VisionTransformer {
             projection,
             prefix_tokens,
             global_pool: sizes.global_pool,
+            own_epsilon: sizes.layer_norm_eps.is_some(),
             layouts: sizes.layouts,
             spec: spec(sizes, sites, input),
         }
@@ -315,10 +319,12 @@ impl Backbone for VisionTransformer {
         self.layouts
     }
 
-    /// Takes over the smaller epsilon of transformers' ViT and DeiT.
+    /// Takes over the smaller epsilon of transformers' ViT and DeiT, unless the configuration states
+    /// one.
     fn adopt(&mut self, layout: &str) {
+        let smaller = matches!(layout, "transformers" | "transformers-4");
         // CLIP, which norms its tokens first, has the same epsilon in all libraries.
-        if !matches!(layout, "transformers" | "transformers-4") || self.norm_pre.is_some() {
+        if !smaller || self.norm_pre.is_some() || self.own_epsilon {
             return;
         }
         let blocks = self.blocks.iter_mut();

@@ -130,6 +130,7 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
         }
         _ => {}
     }
+    remarks.extend(saved::not_there(&given)?);
     remarks.extend(leave_alone(&mut given, backbone, &layout)?);
     // The head has the library's name there, so it must be taken out before modules are translated.
     let saved = saved::take(&mut given, backbone, &layout)?;

@@ -2,6 +2,7 @@
 //! `modules_to_save` and `bias` name, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use burn::tensor::TensorData;
 use serde_json::{Value, json};
@@ -45,11 +46,10 @@ pub(super) fn take(given: &mut HfPeft, backbone: &dyn Backbone, layout: &Layout)
     let adapted = adapted(&given.tensors);
     let own = Own::of(backbone, layout);
     let (mut head, mut parts) = (Tensors::new(), Tensors::new());
-    let (mut idle, mut biases) = (names.clone(), 0);
+    let mut biases = 0;
     for (key, data) in std::mem::take(&mut given.tensors) {
         let plain = key.replacen(INNER, ".", 1);
         let (module, part) = plain.rsplit_once('.').unwrap_or(("", &plain));
-        idle.retain(|name| !ends_in(module, name));
         // `bias: all` also catches the modules that the saved ones replace; a count of batches
         // matters to nothing.
         if key.contains(".original_module.") || part == "num_batches_tracked" {
@@ -80,12 +80,6 @@ pub(super) fn take(given: &mut HfPeft, backbone: &dyn Backbone, layout: &Layout)
     if head.is_empty() {
         remarks.push("the adapter's folder does not contain a head".to_owned());
     }
-    if !idle.is_empty() {
-        let idle = listed(&idle, 12);
-        remarks.push(format!(
-            "modules_to_save: the file holds nothing of {idle}, the backbone's own is used"
-        ));
-    }
     if bias != "none" && biases == 0 {
         remarks.push(format!(
             "bias: {bias}, but the file holds no bias, as some versions of HF PEFT save it; those of \
@@ -94,6 +88,23 @@ pub(super) fn take(given: &mut HfPeft, backbone: &dyn Backbone, layout: &Layout)
     }
     let own = own.assembled(parts)?;
     Ok(Saved { head, own, remarks })
+}
+
+/// A remark on the names in `modules_to_save` of which the file holds nothing, if there are any.
+///
+/// # Errors
+/// [`Error::Config`] if it is no list of names.
+pub(super) fn not_there(given: &HfPeft) -> Result<Option<String>> {
+    let mut names = strings("modules_to_save", given.field("modules_to_save"))?;
+    for key in given.tensors.keys() {
+        let module = key.rsplit_once('.').map_or("", |(module, _)| module);
+        names.retain(|name| !ends_in(module, name));
+    }
+    let remark = || {
+        let names = listed(&names, 12);
+        format!("modules_to_save: the file holds nothing of {names}; the backbone's own is used")
+    };
+    Ok((!names.is_empty()).then(remark))
 }
 
 /// The modules, as the library calls them, that have factors.
@@ -163,7 +174,7 @@ impl<'a> Own<'a> {
     }
 
     /// The parameter in whose rows a slice's parameter lies.
-    fn slice(&self, name: &str) -> Option<(String, std::ops::Range<usize>)> {
+    fn slice(&self, name: &str) -> Option<(String, Range<usize>)> {
         let (module, part) = name.rsplit_once('.')?;
         let sites = self.backbone.spec().sites.iter();
         let mut slices = sites.flat_map(|s| s.slices.iter().map(move |slice| (s, slice)));
@@ -210,8 +221,22 @@ impl<'a> Own<'a> {
         Ok(())
     }
 
+    /// Some rows of a parameter or buffer: of the tuned value, or else of the backbone's.
+    fn rows(&self, info: &ParamInfo, rows: &Range<usize>, tuned: &Tensors) -> Option<TensorData> {
+        let tuned = tuned.get(&info.name).cloned();
+        let value = tuned.or_else(|| params::value(self.backbone, &info.name))?;
+        let mut shape = info.shape.clone();
+        if shape.first().is_none_or(|all| *all == rows.len()) {
+            return Some(value);
+        }
+        let row: usize = shape[1..].iter().product();
+        shape[0] = rows.len();
+        let values = &floats(value)[rows.start * row..rows.end * row];
+        Some(TensorData::new(values.to_vec(), shape))
+    }
+
     /// Every parameter and buffer with the library's name of it and the rows that it holds there.
-    fn theirs(&self) -> Vec<(&ParamInfo, String, Option<std::ops::Range<usize>>)> {
+    fn theirs(&self) -> Vec<(&ParamInfo, String, Option<Range<usize>>)> {
         let prefix = self.layout.prefixes.first().copied().unwrap_or_default();
         let mut all = Vec::new();
         for info in self.infos.values() {
@@ -269,7 +294,13 @@ pub(super) fn put(
     if parameters.all(|info| is_tuned(info) == is_bias(info)) {
         bias = "all";
     } else {
-        for (info, name, _) in all.iter().filter(|(info, ..)| is_tuned(info)) {
+        for (info, name, rows) in all.iter().filter(|(info, ..)| is_tuned(info)) {
+            // Some rows of a fused parameter may be those of the backbone.
+            if let Some(rows) = rows
+                && own.rows(info, rows, tuned) == own.rows(info, rows, &Tensors::new())
+            {
+                continue;
+            }
             let Some((module, _)) = name.rsplit_once('.') else {
                 return Err(unfit(format!(
                     "{name} lies in no module that could be saved"
@@ -295,19 +326,14 @@ pub(super) fn put(
                 "{name} has factors and lies in a saved module"
             )));
         }
-        if !saved && !(bias != "none" && is_bias(info) && is_tuned(info)) {
+        let alone = bias == "all" || (bias == "lora_only" && inner);
+        if !saved && !(alone && is_bias(info) && is_tuned(info)) {
             continue;
         }
-        let value = tuned.get(&info.name).cloned();
-        let value = value.or_else(|| params::value(backbone, &info.name));
-        let Some(mut value) = value else { continue };
-        if let Some(rows) = rows {
-            let row: usize = info.shape[1..].iter().product();
-            let values = &floats(value)[rows.start * row..rows.end * row];
-            let mut shape = info.shape.clone();
-            shape[0] = rows.len();
-            value = TensorData::new(values.to_vec(), shape);
-        }
+        let every = 0..info.shape.first().copied().unwrap_or(1);
+        let Some(value) = own.rows(info, rows.as_ref().unwrap_or(&every), tuned) else {
+            continue;
+        };
         if let Some(convert) = layout.convert
             && convert(&info.name, value.clone(), &|_| None) != value
         {

@@ -7,6 +7,7 @@ use peft_backbone_swin as _;
 use peft_backbone_vit as _;
 use peft_core::backbone::Init;
 use peft_core::method::{AdaptationMethod, Statistics};
+use peft_core::site::Targets;
 use peft_core::{LinearHead, Model, Plug};
 use peft_testing::{Golden, built, conforms, vit};
 
@@ -69,4 +70,40 @@ fn a_decay_out_of_range_is_refused() {
         let expected = format!("layer_decay: expected more than 0 and at most 1, got {decay}");
         assert_eq!(error, expected);
     }
+}
+
+fn chosen(parameters: Targets) -> FullFinetune {
+    FullFinetune {
+        parameters: Some(parameters),
+        ..FullFinetune::default()
+    }
+}
+
+#[test]
+fn chosen_parameters_train_and_the_others_do_not() {
+    let backbone = built(&*vit());
+    let list = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned());
+        chosen(Targets::Suffixes(names.collect()))
+    };
+    for (method, count) in [
+        (list(&["norm.weight", "cls_token"]), 2 * 48),
+        (list(&["qkv.bias"]), 4 * 144),
+        (
+            chosen(Targets::Regex(r"blocks\.[02]\.norm1\..*".into())),
+            4 * 48,
+        ),
+    ] {
+        assert_eq!(method.formula(&*backbone).unwrap(), count, "{method:?}");
+    }
+    let error = |method: FullFinetune| method.formula(&*backbone).unwrap_err().to_string();
+    let misspelt = error(list(&["norm.weight", "norm.wait"]));
+    assert!(
+        misspelt.starts_with("parameters: \"norm.wait\" matches no parameter of vit"),
+        "{misspelt}"
+    );
+    assert_eq!(error(list(&[])), "parameters: expected at least one name");
+    conforms(&[Box::new(chosen(Targets::Regex(
+        ".*(bias|cls_token)".into(),
+    )))]);
 }

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use clap::Args;
-use peft_core::checkpoint::{Checkpoint, recognise};
+use peft_core::Init;
+use peft_core::checkpoint::{Checkpoint, Survey, recognise};
 use peft_core::error::listed;
+use peft_core::facts::{Stated, resolve};
 use peft_core::input::{InputSpec, Published};
 use peft_core::params::floats;
 use peft_core::source::{WeightsFile, WeightsPart};
@@ -188,8 +191,19 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
         remarks.extend(source.take(published));
     }
     found.config.set_source(source);
+    let mut known = false;
+    if let Some(published) = &published {
+        let resolved = resolve(&*found.config, published, Stated::Shapes)?;
+        remarks.extend(resolved.remarks);
+        let of_heads = |fact: &String| fact.starts_with("num_heads ");
+        known = published.num_heads.is_some() || resolved.followed.iter().any(of_heads);
+        if !resolved.followed.is_empty() {
+            found.backbone = resolved.config.build(&Init::empty(&Device::flex()))?;
+            found.survey = Survey::of(&*found.backbone, file, None)?;
+        }
+        found.config = resolved.config;
+    }
     let backbone = serde_json::to_value(&found.config).unwrap_or_default();
-    let known = published.is_some_and(|published| published.num_heads.is_some());
     if backbone["num_heads"].is_number() && !known {
         remarks
             .push("num_heads is a guess (64 channels per head): shapes do not show it".to_owned());

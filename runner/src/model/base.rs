@@ -2,6 +2,7 @@
 
 use peft_core::backbone::BoxedBackbone;
 use peft_core::checkpoint::{CheckpointHead, load_backbone};
+use peft_core::facts::{Stated, resolve};
 use peft_core::input::Published;
 use peft_core::{BackboneConfig, Init, Plug};
 
@@ -47,7 +48,7 @@ impl Base {
         };
         let published = weights.as_ref().map(|file| Published::beside(file.path()));
         let published = published.transpose().map_err(at("backbone.weights"))?;
-        let mut classes = None;
+        let (mut classes, mut followed) = (None, Vec::new());
         if let Some(published) = published.flatten() {
             let path = published.path.display();
             let unknown = published.remarks.iter();
@@ -55,6 +56,16 @@ impl Base {
             let taken = source.take(&published);
             remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
             config.set_source(source.clone());
+            let resolved = resolve(&*config, &published, Stated::Configuration);
+            let resolved = resolved.map_err(at("backbone"))?;
+            remarks.extend(
+                resolved
+                    .remarks
+                    .iter()
+                    .map(|remark| format!("backbone: {remark}")),
+            );
+            config = resolved.config;
+            followed = resolved.followed;
             classes = published.classes;
         }
         let init = match weights {
@@ -77,7 +88,12 @@ impl Base {
         let loaded =
             load_backbone(backbone, &file, source.layout.as_deref()).map_err(|e| match e {
                 peft_core::Error::Config { .. } => at("backbone")(e),
-                e => at("backbone.weights")(e),
+                e if followed.is_empty() => at("backbone.weights")(e),
+                // What the file beside them states may be what does not fit.
+                e => config_error(format_args!(
+                    "backbone.weights: {e}; the file beside the weights states {}",
+                    followed.join(", ")
+                )),
             })?;
         remarks.extend(loaded.remarks);
         let rows = loaded.head.as_ref().map(|head| head.bias.shape()[0]);

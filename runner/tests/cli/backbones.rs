@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
+use peft_core::checkpoint::Checkpoint;
 use peft_core::loss::cross_entropy;
-use peft_core::params;
+use peft_core::params::{self, floats};
 use peft_core::random::Generator;
 use peft_core::registry::{Plugin, PluginKind, plugins};
 use peft_core::{Activation, AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
 use peft_testing::{Verdict, conforms};
+use serde_json::{Value, json};
 // Links the plugins.
 use peft_runner as _;
 
@@ -184,4 +188,163 @@ fn trained(backbone: &str, method: &str, steps: u64) -> peft_core::Result<Model>
         model = optimizer.step(1e-3, model.with_updates(step), gradients);
     }
     Ok(model.valid())
+}
+
+/// Small networks as timm, transformers and open_clip save them, each with facts in the file beside its
+/// weights that no shape shows (`fixtures/scripts/beside.py`).
+const BESIDE: [(&str, &str); 9] = [
+    ("vit", "timm-vit-avg"),
+    ("vit", "timm-vit-quick-gelu"),
+    ("swin", "timm-swin"),
+    ("clip", "transformers-clip"),
+    ("vit", "transformers-vit"),
+    ("swin", "transformers-swin"),
+    ("clip", "open_clip-gelu"),
+    ("clip", "open_clip-quick-gelu"),
+    ("clip", "open_clip-epsilon"),
+];
+
+/// The logits of `fixtures/beside/image.png`, or the output of a command that failed.
+fn logits(folder: &Path, backbone: &Value) -> Result<Vec<f32>, Output> {
+    let config = json!({"backbone": backbone, "head": {"from": "checkpoint"}});
+    let (yaml, out) = (folder.join("config.yaml"), folder.join("out.safetensors"));
+    std::fs::write(&yaml, config.to_string()).unwrap();
+    let image = root().join("fixtures/beside/image.png");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    command.args(["features", "--boundaries", "0", "--device", "cpu"]);
+    command.arg("--input").arg(image).arg("--config").arg(yaml);
+    let output = command.arg("--out").arg(&out).output().unwrap();
+    match output.status.success() {
+        true => Ok(recorded(&out)),
+        false => Err(output),
+    }
+}
+
+fn recorded(path: &Path) -> Vec<f32> {
+    let file = Checkpoint::open(path).unwrap();
+    floats(file.tensor("logits").unwrap())
+}
+
+fn assert_close(what: &str, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    for (got, expected) in got.iter().zip(expected) {
+        let error = (got - expected).abs() / largest;
+        assert!(error < 1e-5, "{what}: {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn facts_beside_the_weights_are_followed_and_written_by_inspect() {
+    for (family, name) in BESIDE {
+        let folder = tempfile::tempdir().unwrap();
+        let library = root().join("fixtures/beside").join(name);
+        let expected = recorded(&library.join("logits.safetensors"));
+        let mut backbone = json!({"name": family, "weights": library.join("model.safetensors"),
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 1.0});
+        let got = logits(folder.path(), &backbone).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        assert_close(name, &got, &expected);
+
+        // The YAML of `inspect` says it all, also where the file is not beside the weights any more.
+        let mut inspect = Command::new(env!("CARGO_BIN_EXE_runner"));
+        inspect
+            .arg("inspect")
+            .arg(library.join("model.safetensors"));
+        let out = crate::succeeded(inspect.args(["--format", "json"]).output().unwrap());
+        let inspected: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(inspected["model"]["loads"], true, "{name}: {out}");
+        let images = ["mean", "std", "crop_pct"].map(|field| (field, backbone[field].clone()));
+        backbone = inspected["model"]["backbone"].clone();
+        for (field, value) in images {
+            backbone[field] = value;
+        }
+        let got = logits(folder.path(), &backbone).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        assert_close(name, &got, &expected);
+        let alone = folder.path().join("model.safetensors");
+        std::fs::copy(library.join("model.safetensors"), &alone).unwrap();
+        backbone["weights"] = json!(alone);
+        let got = logits(folder.path(), &backbone).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        assert_close(name, &got, &expected);
+    }
+}
+
+#[test]
+fn a_fact_that_contradicts_the_file_beside_the_weights_is_refused_with_both() {
+    // The folder, a field of the YAML and its value, and the file's field.
+    let cases = [
+        (
+            "timm-vit-avg",
+            "global_pool",
+            json!("token"),
+            "model_args.global_pool",
+        ),
+        (
+            "timm-vit-avg",
+            "num_heads",
+            json!(4),
+            "model_args.num_heads",
+        ),
+        (
+            "timm-vit-quick-gelu",
+            "act_layer",
+            json!("gelu"),
+            "model_args.act_layer",
+        ),
+        (
+            "timm-swin",
+            "num_heads",
+            json!([4, 8]),
+            "model_args.num_heads",
+        ),
+        (
+            "transformers-clip",
+            "act_layer",
+            json!("quick_gelu"),
+            "hidden_act",
+        ),
+        (
+            "transformers-vit",
+            "layer_norm_eps",
+            json!(1e-6),
+            "layer_norm_eps",
+        ),
+        (
+            "transformers-swin",
+            "layer_norm_eps",
+            json!(1e-5),
+            "layer_norm_eps",
+        ),
+        (
+            "open_clip-gelu",
+            "act_layer",
+            json!("quick_gelu"),
+            "model_cfg without quick_gelu",
+        ),
+        (
+            "open_clip-quick-gelu",
+            "num_heads",
+            json!(2),
+            "model_cfg.vision_cfg.head_width",
+        ),
+        (
+            "open_clip-epsilon",
+            "layer_norm_eps",
+            json!(1e-5),
+            "model_cfg.vision_cfg.norm_kwargs.eps",
+        ),
+    ];
+    for (name, field, value, theirs) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let family = BESIDE.iter().find(|(_, beside)| *beside == name).unwrap().0;
+        let weights = root().join("fixtures/beside").join(name);
+        let weights = weights.join("model.safetensors");
+        let mut backbone = json!({"name": family, "weights": weights});
+        backbone[field] = value.clone();
+        let output = logits(folder.path(), &backbone).unwrap_err();
+        assert_eq!(output.status.code(), Some(2), "{name}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let ours = format!("backbone: {field}: the configuration states {value}, but ");
+        assert!(said.contains(&ours), "{name}: {said}");
+        assert!(said.contains(&format!("({theirs})")), "{name}: {said}");
+    }
 }

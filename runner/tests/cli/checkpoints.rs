@@ -179,11 +179,12 @@ fn a_text_head_classifies_without_training() {
 }
 
 #[test]
-fn the_file_beside_the_weights_says_how_images_are_prepared() {
+fn what_the_yaml_says_of_images_wins_over_the_file_beside_the_weights() {
     let folder = tempfile::tempdir().unwrap();
     let weights = folder.path().join("model.safetensors");
     std::fs::copy(root().join("assets/vit-micro.safetensors"), &weights).unwrap();
-    let json = r#"{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}"#;
+    let json =
+        r#"{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "crop_pct": 0.5}}"#;
     std::fs::write(folder.path().join("config.json"), json).unwrap();
     let set = format!("backbone.weights={}", weights.display());
     let args: [&dyn AsRef<std::ffi::OsStr>; 6] = [
@@ -196,12 +197,22 @@ fn the_file_beside_the_weights_says_how_images_are_prepared() {
     ];
     let args = [&args[..], &[&"seed=1"]].concat();
     let said = succeeded(runner(&args));
-    let expected = "crop 1 (center), mean [0.1, 0.2, 0.3], std [1.0, 1.0, 1.0]";
+    let expected = "crop 1 (center), mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]";
     assert!(said.contains(expected), "{said}");
-    assert!(
-        said.contains("mean is [0.1, 0.2, 0.3], not the configuration's"),
-        "{said}"
-    );
+    for [field, value] in [
+        ["mean", "[0.1, 0.2, 0.3]"],
+        ["std", "[1.0, 1.0, 1.0]"],
+        ["crop_pct", "0.5"],
+    ] {
+        let stands = format!("{field} is ");
+        let line = said.lines().find(|line| line.contains(&stands));
+        let line = line.unwrap_or_else(|| panic!("{field}: {said}"));
+        assert!(
+            line.contains("as the configuration states")
+                && line.ends_with(&format!("says {value}")),
+            "{line}"
+        );
+    }
 
     std::fs::write(folder.path().join("config.json"), "{").unwrap();
     refused(runner(&args), "config.json: expected JSON");
