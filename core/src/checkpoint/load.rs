@@ -395,13 +395,9 @@ impl Survey {
 
     /// A better reading finds more parameters, then leaves fewer keys; of equal ones the layout's own
     /// prefix is better than a wrapper's.
-    fn score(&self) -> (usize, Reverse<usize>, Reverse<usize>) {
-        let wrapper = self.reading.wrapper.len();
-        (
-            self.plan.len(),
-            Reverse(self.unused.len()),
-            Reverse(wrapper),
-        )
+    fn score(&self) -> (usize, Reverse<usize>, bool) {
+        let plain = self.reading.wrapper.is_empty();
+        (self.plan.len(), Reverse(self.unused.len()), plain)
     }
 
     /// The prefix of a wrapper before every name of the backbone; empty if there is none.

@@ -152,7 +152,12 @@ impl std::fmt::Display for WeightsSet {
             "" => "the whole file",
             key => key,
         };
-        write!(f, "{key} ({} tensors)", self.tensors)
+        let noun = if self.tensors == 1 {
+            "tensor"
+        } else {
+            "tensors"
+        };
+        write!(f, "{key} ({} {noun})", self.tensors)
     }
 }
 

@@ -88,8 +88,8 @@ fn of_several_sets_of_weights_the_averaged_one_is_read_as_in_timm() {
         ("deit.pth", "ema", "model (32 tensors)"),
         ("legacy.pth", "ema", "state_dict (32 tensors)"),
         ("dino.pth", "ema", "student (32 tensors)"),
-        ("lightning.ckpt", "raw", "callbacks (1 tensors)"),
-        ("nested.pth", "raw", "checkpoint (1 tensors)"),
+        ("lightning.ckpt", "raw", "callbacks (1 tensor)"),
+        ("nested.pth", "raw", "checkpoint (1 tensor)"),
     ] {
         let path = fixture(file);
         let said = agree(
