@@ -2,6 +2,9 @@
 
 use peft_core::error::{Error, Result};
 
+/// timm's LayerNorm epsilon, and the default of transformers.
+pub(crate) const EPSILON: f64 = 1e-5;
+
 /// The sizes of a Swin Transformer, under the names of the configuration's fields;
 /// [`Architecture::checked`] makes sure that they fit each other.
 #[derive(Clone, Debug)]
@@ -17,7 +20,7 @@ pub(crate) struct Architecture {
     pub window_sizes: Vec<usize>,
     pub mlp_ratio: f64,
     pub qkv_bias: bool,
-    /// What the norms add to a variance.
+    /// What the norms of the blocks and the last norm add to a variance.
     pub layer_norm_eps: f64,
 }
 

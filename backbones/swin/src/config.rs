@@ -8,11 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, EPSILON};
 use crate::model::SwinTransformer;
-
-/// timm's and transformers' LayerNorm epsilon.
-const EPSILON: f64 = 1e-5;
 
 peft_core::backbone_config! {
     /// A Swin Transformer: a variant of the table or your own sizes. A field that is given overrides the
@@ -48,7 +45,8 @@ peft_core::backbone_config! {
         /// Whether queries, keys and values have a bias. Default true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub qkv_bias: Option<bool>,
-        /// What the norms add to a variance. Default 1e-5.
+        /// What the norms of the blocks and the last norm add to a variance; as in transformers, the
+        /// norms of the patches and between stages add 1e-5. Default 1e-5.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub layer_norm_eps: Option<f64>,
     }

@@ -12,7 +12,7 @@ use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::site::{Site, SiteKind};
 
-use crate::architecture::{Architecture, StageSizes};
+use crate::architecture::{Architecture, EPSILON, StageSizes};
 use crate::block::Block;
 use crate::downsample::Downsample;
 use crate::layouts::LAYOUTS;
@@ -156,7 +156,7 @@ impl PatchEmbed {
             name: "patch_embed".to_owned(),
             block: 0,
             init,
-            epsilon: sizes.layer_norm_eps,
+            epsilon: EPSILON,
         };
         let proj = Conv2dSizes {
             inputs: 3,
@@ -181,7 +181,7 @@ impl Stage {
                 name: format!("layers.{stage}.downsample"),
                 block: before,
                 init,
-                epsilon: sizes.layer_norm_eps,
+                epsilon: EPSILON,
             };
             Downsample::new(&place, own.width)
         });

@@ -37,6 +37,8 @@ pub struct Lora {
     /// Train the norm of each row separately (DoRA). Default false.
     pub dora: bool,
     /// Give `B` a bias of its own, scaled like the product; not with `dora`. Default false.
+    // Left out if false, so that runs of before this field keep their hash.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lora_bias: bool,
 }
 
