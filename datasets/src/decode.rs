@@ -3,7 +3,8 @@
 //!
 //! The values equal Pillow's, except for jpeg, which leaves rounding and the interpolation of
 //! colour to the decoder: there 98 % of the values are equal, or 75 % where the colour is
-//! subsampled, and nearly all others differ by at most 2 grey levels.
+//! subsampled, and nearly all others differ by at most 2 grey levels. A tiff in CMYK is off by at
+//! most 1.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -240,7 +241,12 @@ mod tests {
             assert_eq!(expected.shape(), [image.height, image.width, 3], "{name}");
             let pairs = image.rgb.iter().zip(expected.data());
             let off = pairs.map(|(got, expected)| got.abs_diff(*expected));
-            let allowed = if name.ends_with(".jpg") { 3 } else { 0 };
+            // The decoder of tiff cuts the product of CMYK off, where Pillow rounds it.
+            let allowed = match name {
+                "cmyk.tif" => 1,
+                name if name.ends_with(".jpg") => 3,
+                _ => 0,
+            };
             assert!(off.max() <= Some(allowed), "{name} with {exif:?}");
         }
     }

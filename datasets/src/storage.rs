@@ -470,7 +470,7 @@ mod tests {
             ("kinds/cmyk.tif", &["CMYK"]),
             ("kinds/pages.tif", &["animated"]),
             ("kinds/frames.png", &["animated"]),
-            ("kinds/frames.webp", &["animated"]),
+            ("kinds/frames.webp", &["animated", "alpha"]),
             ("kinds/frames.gif", &["animated", "palette"]),
             ("images/palette.gif", &["palette"]),
             ("images/palette_4.png", &["palette"]),

@@ -430,7 +430,7 @@ mod tests {
     /// torchvision's `ImageFolder` finds the same files in this order, except for the jfif.
     #[test]
     fn folders_within_a_class_and_every_kind_of_image_are_read() {
-        let data = open(&tree(&[
+        let folder = tree(&[
             "train/a/z.png",
             "train/a/b/2.tif",
             "train/a/b/1.PGM",
@@ -439,8 +439,8 @@ mod tests {
             "train/a/y.ppm",
             "val/a/1.png",
             "test/a/1.png",
-        ]));
-        let data = data.unwrap();
+        ]);
+        let data = open(&folder).unwrap();
         let paths: Vec<_> = data.splits.train.iter().map(|i| &*i.at.path).collect();
         let expected = [
             "y.ppm",

@@ -685,7 +685,7 @@ fn how_images_are_stored_is_counted() {
         ("kinds/frames.gif", "val/bee"),
         ("kinds/turned_6.jpg", "test/ant"),
         ("kinds/turned_5.tif", "test/ant"),
-        ("kinds/grey.tif", "test/bee"),
+        ("kinds/bit.tif", "test/bee"),
     ] {
         let name = Path::new(file).file_name().unwrap();
         let to = set.path().join(kind).join(name);
