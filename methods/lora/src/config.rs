@@ -37,6 +37,8 @@ pub struct Lora {
     /// Train the norm of each row separately (DoRA). Default false.
     pub dora: bool,
     /// Give `B` a bias of its own, scaled like the product; not with `dora`. Default false.
+    // Left out where it is off, so that trials keep the hashes that they had before there was one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lora_bias: bool,
 }
 
