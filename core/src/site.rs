@@ -317,7 +317,7 @@ mod tests {
     fn patterns_for_python_may_look_around_and_refer_back() {
         for (pattern, expected) in [
             (
-                r"blocks\.\d+\.attn\.(?!qkv)\w+",
+                r"blocks\.\d+\.attn\.(?!qkv|query|key|value)\w+",
                 &["blocks.0.attn.proj"][..],
             ),
             (r".*(?<!embed)\.proj", &["blocks.0.attn.proj"]),

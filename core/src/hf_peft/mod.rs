@@ -213,7 +213,11 @@ pub fn export(
         return Ok(None);
     };
     let mut own = (own_format.write)(&**chosen, backbone, layout, values)?;
-    let mut modules = vec![layout.head.to_owned()];
+    let has_head = values.keys().any(|name| name.starts_with("head."));
+    let mut modules: Vec<String> = has_head
+        .then(|| layout.head.to_owned())
+        .into_iter()
+        .collect();
     if methods.len() > 1 {
         let tuned = values.iter().filter_map(|(name, value)| {
             Some((name.strip_prefix("backbone.")?.to_owned(), value.clone()))

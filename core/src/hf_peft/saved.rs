@@ -16,6 +16,9 @@ use crate::params::{self, ParamInfo, Tensors, floats};
 
 /// How the library marks the layer inside an adapted one.
 const INNER: &str = ".base_layer.";
+/// How it marks a module that is saved, and the one that this replaces.
+const COPY: &str = ".modules_to_save.";
+const REPLACED: &str = ".original_module.";
 
 /// What a folder held of the model.
 pub(super) struct Saved {
@@ -47,12 +50,15 @@ pub(super) fn take(given: &mut HfPeft, backbone: &dyn Backbone, layout: &Layout)
     let own = Own::of(backbone, layout);
     let (mut head, mut parts) = (Tensors::new(), Tensors::new());
     let mut biases = 0;
-    for (key, data) in std::mem::take(&mut given.tensors) {
-        let plain = key.replacen(INNER, ".", 1);
+    let tensors = std::mem::take(&mut given.tensors);
+    let names_there: BTreeSet<String> = tensors.keys().cloned().collect();
+    for (key, data) in tensors {
+        let plain = key.replacen(INNER, ".", 1).replacen(COPY, ".", 1);
         let (module, part) = plain.rsplit_once('.').unwrap_or(("", &plain));
-        // `bias: all` also catches the modules that the saved ones replace; a count of batches
-        // matters to nothing.
-        if key.contains(".original_module.") || part == "num_batches_tracked" {
+        // `bias: all` also catches a copy of what is saved and the modules that the saved ones replace;
+        // a count of batches matters to nothing.
+        let is_copy = key.contains(COPY) && names_there.contains(&plain);
+        if is_copy || key.contains(REPLACED) || part == "num_batches_tracked" {
             continue;
         }
         let is_head = module == layout.head && ["weight", "bias"].contains(&part);
@@ -327,7 +333,8 @@ pub(super) fn put(
             )));
         }
         let alone = bias == "all" || (bias == "lora_only" && inner);
-        if !saved && !(alone && is_bias(info) && is_tuned(info)) {
+        let is_lone_bias = alone && is_bias(info) && is_tuned(info);
+        if !(saved || is_lone_bias) {
             continue;
         }
         let every = 0..info.shape.first().copied().unwrap_or(1);

@@ -230,6 +230,8 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
     let mut all: Vec<String> = sites
         .iter()
         .filter(|(_, site)| matches!(site.kind, SiteKind::Linear { .. } | SiteKind::Conv { .. }))
+        // Where the layout has the fused layer as a module, its parts are none.
+        .filter(|(name, site)| **name == site.name || layout.theirs(&site.name).is_err())
         .filter_map(|(name, _)| layout.theirs(name).ok())
         .collect();
     let mut head_delta = None;

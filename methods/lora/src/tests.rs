@@ -482,6 +482,13 @@ fn every_field_of_hf_peft_gives_the_logits_of_the_library() {
         }
     }
     check_hf_peft(&fixture("all_linear"), &vit_tiny, &*vit());
+    // Parts of a fused layer are no modules where it is one.
+    let mut given = HfPeft::read(Path::new(&fixture("lookahead"))).unwrap();
+    let pattern = r"blocks\.\d+\.attn\.[pq]\w+";
+    given
+        .config
+        .insert("target_modules".to_owned(), pattern.into());
+    hf_peft::import(given, &*built(&*vit())).unwrap();
     let resnet_bottleneck = format!("{FIXTURES}/resnet_bottleneck");
     let folder = fixture("saved_batch_norm");
     let case = read_hf_peft(&folder, &resnet_bottleneck, &*resnet());
