@@ -202,8 +202,10 @@ impl Checkpoint {
         let (mut chosen, mut remarks) = (String::new(), Vec::new());
         let (entries, unwrapped) = without_wrappers(entries);
         if unwrapped > 0 {
-            let wrappers = WRAPPERS.join(", ");
-            remarks.push(format!("{wrappers} are left out of {unwrapped} names"));
+            let wrappers = WRAPPERS.join(" or ");
+            remarks.push(format!(
+                "{unwrapped} names have {wrappers} in the middle, which is left out"
+            ));
         }
         let entries = entries.into_iter().map(|(name, entry)| (name, (0, entry)));
         if let [first, rest @ ..] = &sets[..]
@@ -410,33 +412,40 @@ impl Checkpoint {
 /// The modules that PyTorch puts around others in the middle of a model: `torch.compile` of a block,
 /// sharding, activation checkpointing.
 const WRAPPERS: [&str; 3] = [
-    "_orig_mod.",
-    "_fsdp_wrapped_module.",
-    "_checkpoint_wrapped_module.",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
 ];
 
 /// The entries without wrappers in the middle of their names, and how many there were; unchanged if two
-/// names would be the same. At the beginning they are left for the search of a prefix.
+/// names would be the same.
 fn without_wrappers(entries: BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, usize) {
+    // What all names begin with, and the part after it, are left for the search of a prefix. The names
+    // are sorted, so the first and the last have nothing in common that the others lack.
+    let (first, last) = (entries.first_key_value(), entries.last_key_value());
+    let ends = first.zip(last).map(|((first, _), (last, _))| {
+        let pairs = first.bytes().zip(last.bytes());
+        let same = pairs.take_while(|(a, b)| a == b).count();
+        first.as_bytes()[..same]
+            .iter()
+            .rposition(|byte| *byte == b'.')
+    });
+    let start = ends.flatten().map_or(0, |dot| dot + 1);
     let bare = |name: &String| {
-        let mut bare = name.clone();
-        for wrapper in WRAPPERS {
-            bare = bare.replace(&format!(".{wrapper}"), ".");
-        }
-        bare
+        let parts = name[start..].split('.').enumerate();
+        let own = parts.filter(|(place, part)| *place == 0 || !WRAPPERS.contains(part));
+        let own: Vec<_> = own.map(|(_, part)| part).collect();
+        format!("{}{}", &name[..start], own.join("."))
     };
     let wrapped = entries.keys().filter(|name| bare(name) != **name).count();
-    let renamed: BTreeMap<_, _> = entries
-        .iter()
-        .map(|(name, entry)| (bare(name), entry))
-        .collect();
+    let renamed = entries.iter().map(|(name, entry)| (bare(name), entry));
+    let renamed: BTreeMap<_, _> = renamed.collect();
     if wrapped == 0 || renamed.len() < entries.len() {
         return (entries, 0);
     }
-    let renamed = renamed
-        .into_iter()
-        .map(|(name, entry)| (name, entry.clone()));
-    (renamed.collect(), wrapped)
+    let renamed = renamed.into_iter();
+    let owned = renamed.map(|(name, entry)| (name, entry.clone()));
+    (owned.collect(), wrapped)
 }
 
 /// The error for a key in a file whose format knows one set of weights.

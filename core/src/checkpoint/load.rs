@@ -63,8 +63,8 @@ struct Reading {
 }
 
 impl Reading {
-    /// The tensors of the file that make up the parameter called `ours`, if the file has all of them. A
-    /// tensor may also lie outside the prefix, or beside it, as a projection does.
+    /// The tensors of the file that make up the parameter called `ours`, if the file has all of them. Only
+    /// a projection may lie beside the prefix or at the top.
     fn sources(
         &self,
         ours: &str,
@@ -72,12 +72,14 @@ impl Reading {
         file: &Checkpoint,
     ) -> Option<Vec<Source>> {
         let bare = self.layout.sources(ours, backbone.spec())?;
+        // The nearest place first. No place is outside the wrapper, which is before every name of the
+        // backbone or is not one.
+        let prefixes = [self.prefix, outer(self.prefix), ""];
+        let count = if ours == PROJECTION { 3 } else { 1 };
         let there = bare.into_iter().map(|(ours, theirs)| {
-            // The nearest place first: inside the backbone, beside it, at the top; but never outside the
-            // wrapper, which is before every name of the backbone or is not one.
-            let prefixes = [self.prefix, outer(self.prefix), ""];
-            let places = prefixes.map(|prefix| format!("{}{prefix}{theirs}", self.wrapper));
-            let theirs = places.into_iter().find(|name| file.shape(name).is_some())?;
+            let prefixes = prefixes[..count].iter();
+            let mut places = prefixes.map(|prefix| format!("{}{prefix}{theirs}", self.wrapper));
+            let theirs = places.find(|name| file.shape(name).is_some())?;
             Some(Source { ours, theirs })
         });
         there.collect()
@@ -312,8 +314,7 @@ impl Survey {
                         wrapper: wrapper.clone(),
                         prefix,
                     });
-                    let fits = survey.missing.is_empty() && survey.shapes.is_empty();
-                    if fits && survey.inside() {
+                    if survey.missing.is_empty() && survey.shapes.is_empty() {
                         let sources = survey.plan.values().flatten();
                         let tensors = sources.map(|source| source.theirs.clone()).collect();
                         if whole.iter().all(|(_, others)| *others != tensors) {
@@ -397,16 +398,8 @@ impl Survey {
     /// A better reading finds more parameters, then leaves fewer keys; of equal ones the layout's own
     /// prefix is better than a wrapper's.
     fn score(&self) -> (usize, Reverse<usize>, bool) {
-        let plain = self.reading.wrapper.is_empty() && self.inside();
+        let plain = self.reading.wrapper.is_empty();
         (self.plan.len(), Reverse(self.unused.len()), plain)
-    }
-
-    /// Whether the parameters are behind the prefix. All may be found beside it instead, and then another
-    /// reading has the prefix that is there.
-    fn inside(&self) -> bool {
-        let prefix = self.reading.whole_prefix();
-        let mut sources = self.plan.values().flatten();
-        sources.any(|source| source.theirs.starts_with(&prefix))
     }
 
     /// The prefix of a wrapper before every name of the backbone; empty if there is none.
