@@ -282,7 +282,7 @@ fn names_of_every_layout_go_there_and_back() {
         let modules = spec.sites.iter().filter(|site| !is_branch(&site.kind));
         for module in modules {
             let names = match layout.name {
-                "microsoft" => vec![&module.name],
+                "microsoft" | "torchvision" => vec![&module.name],
                 _ if module.slices.is_empty() => vec![&module.name],
                 _ => module.slices.iter().map(|slice| &slice.name).collect(),
             };
@@ -294,6 +294,7 @@ fn names_of_every_layout_go_there_and_back() {
     }
     for (layout, theirs) in [
         ("microsoft", "layers.0.downsample.reduction"),
+        ("torchvision", "features.2.reduction"),
         ("transformers", "swin.encoder.layers.0.downsample.reduction"),
         (
             "transformers-4",
@@ -348,7 +349,8 @@ fn a_checkpoint_that_does_not_fit_is_refused_with_both_sets() {
         assert!(wrong.contains(part), "{part}: {wrong}");
     }
     let unknown = error(&spelled(), "microsoft.pth", Some("keras"));
-    let known = "layout: expected one of timm, microsoft, transformers, transformers-4, got";
+    let known = "layout: expected one of timm, microsoft, transformers, transformers-4, torchvision, \
+                 got";
     assert!(unknown.contains(known), "{unknown}");
     // A table is resized between windows, not between numbers of heads.
     let heads = Swin {

@@ -312,7 +312,8 @@ impl Survey {
                         wrapper: wrapper.clone(),
                         prefix,
                     });
-                    if survey.missing.is_empty() && survey.shapes.is_empty() {
+                    let fits = survey.missing.is_empty() && survey.shapes.is_empty();
+                    if fits && survey.inside() {
                         let sources = survey.plan.values().flatten();
                         let tensors = sources.map(|source| source.theirs.clone()).collect();
                         if whole.iter().all(|(_, others)| *others != tensors) {
@@ -396,8 +397,16 @@ impl Survey {
     /// A better reading finds more parameters, then leaves fewer keys; of equal ones the layout's own
     /// prefix is better than a wrapper's.
     fn score(&self) -> (usize, Reverse<usize>, bool) {
-        let plain = self.reading.wrapper.is_empty();
+        let plain = self.reading.wrapper.is_empty() && self.inside();
         (self.plan.len(), Reverse(self.unused.len()), plain)
+    }
+
+    /// Whether the parameters are behind the prefix. All may be found beside it instead, and then another
+    /// reading has the prefix that is there.
+    fn inside(&self) -> bool {
+        let prefix = self.reading.whole_prefix();
+        let mut sources = self.plan.values().flatten();
+        sources.any(|source| source.theirs.starts_with(&prefix))
     }
 
     /// The prefix of a wrapper before every name of the backbone; empty if there is none.
