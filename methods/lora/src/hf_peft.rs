@@ -232,14 +232,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         .filter(|(_, site)| matches!(site.kind, SiteKind::Linear { .. } | SiteKind::Conv { .. }))
         // Where the layout has the fused layer as a module, its parts are none.
         .filter(|(name, site)| **name == site.name || layout.theirs(&site.name).is_err())
-        // A module may stand beside the prefix of the others, as the projection of a whole CLIP does.
-        .filter_map(|(name, _)| {
-            let given = modules.iter().find(|module| {
-                let ours = layout.ours(module);
-                ours.is_ok_and(|ours| ours == **name)
-            });
-            given.cloned().or_else(|| layout.theirs(name).ok())
-        })
+        .filter_map(|(name, _)| layout.theirs(name).ok())
         .collect();
     let mut head_delta = None;
     if !of_head.is_empty() {
