@@ -63,9 +63,19 @@ impl Layout {
     /// # Errors
     /// [`Error::Layout`] if the library does not have the module.
     pub fn theirs(&self, ours: &str) -> Result<String> {
-        let prefix = self.prefixes.first().copied().unwrap_or_default();
-        let translated = self.bare(ours).map(|theirs| format!("{prefix}{theirs}"));
+        let translated = self.bare(ours).map(|theirs| self.prefixed(&theirs));
         translated.ok_or_else(|| self.unknown(ours, "name for"))
+    }
+
+    /// The library's name with the prefix that this program writes.
+    pub(crate) fn prefixed(&self, bare: &str) -> String {
+        let prefix = self.prefixes.first().copied().unwrap_or_default();
+        // What a backbone may also do without, such as CLIP's projection, lies beside the part that the
+        // prefix names.
+        if self.ignores(&format!("{bare}.")).is_some() {
+            return bare.to_owned();
+        }
+        format!("{prefix}{bare}")
     }
 
     /// The library's name, without a prefix.
@@ -255,6 +265,7 @@ mod tests {
             ("stages.{s}.norm", "sequence.{2s}.norm"),
             ("stages.{s}.fc.{i}", "sequence.{2s+1}.{i}.fc"),
             ("norm", "layernorm"),
+            ("projection", "pooler.dense"),
         ],
         ignored: &["pooler.", "layers.{i}.index"],
         convert: None,
@@ -267,6 +278,9 @@ mod tests {
         assert_eq!(LAYOUT.ours(&theirs).unwrap(), "blocks.11.attn.query");
         assert_eq!(LAYOUT.ours("vit.layernorm").unwrap(), "norm");
         assert_eq!(LAYOUT.ours("layernorm").unwrap(), "norm");
+        // Beside what the prefix names.
+        assert_eq!(LAYOUT.theirs("projection").unwrap(), "pooler.dense");
+        assert_eq!(LAYOUT.ours("pooler.dense").unwrap(), "projection");
         assert_eq!(
             LAYOUT.theirs("blocks.3.mlp.12").unwrap(),
             "vit.layers.3.mlp_12"

@@ -243,14 +243,13 @@ impl<'a> Own<'a> {
 
     /// Every parameter and buffer with the library's name of it and the rows that it holds there.
     fn theirs(&self) -> Vec<(&ParamInfo, String, Option<Range<usize>>)> {
-        let prefix = self.layout.prefixes.first().copied().unwrap_or_default();
         let mut all = Vec::new();
         for info in self.infos.values() {
             let sources = self.layout.sources(&info.name, self.backbone.spec());
             for (ours, theirs) in sources.into_iter().flatten() {
                 let rows = (ours != info.name).then(|| self.slice(&ours));
                 let rows = rows.flatten().map(|(_, rows)| rows);
-                all.push((info, format!("{prefix}{theirs}"), rows));
+                all.push((info, self.layout.prefixed(&theirs), rows));
             }
         }
         all
