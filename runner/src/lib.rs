@@ -29,7 +29,7 @@ pub mod comparison {
     pub use crate::compare::report::{OnBackbone, Report};
     pub use crate::compare::results::{DatasetColumn, Missing, Results};
     pub use crate::compare::scores::{Mean, Scores, Trials};
-    pub use crate::compare::standing::{Standing, Versus};
+    pub use crate::compare::standing::{ALPHA, Standing, Versus};
 }
 
 use std::process::ExitCode;
