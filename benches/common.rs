@@ -1,4 +1,4 @@
-//! What the benchmarks share: backbones with random weights, and random images.
+//! The parts that all benchmarks use: backbones with random weights, and random images.
 
 use burn::tensor::{Device, Tensor};
 use peft_backbone_resnet as _;

@@ -10,7 +10,8 @@ date and the commit, and is quoted between `<!-- table: NAME -->` and `<!-- end 
 file differ (runner/tests/cli/documentation.rs).
 
 Build first (`cargo build --release --no-default-features --workspace`) and leave the machine alone meanwhile. The tables
-beside PyTorch need what benches/peer/run.sh and benches/loader/run.py need. The tables of a GPU are measured only when they are named.
+beside PyTorch need what benches/peer/run.sh and benches/loader/run.py need, and loader-small needs what benches/loader/small.py
+needs. The tables of a GPU are measured only when they are named.
 """
 
 import argparse
@@ -35,6 +36,7 @@ TABLES = {
     "peer-avx2": f"{AVX2} benches/peer/run.sh --times --only '{SAMPLE}'",
     "cache": "benches/peer/run.sh cache",
     "loader": "python3 benches/loader/run.py target/release/runner",
+    "loader-small": "python3 benches/loader/small.py target/release/runner",
 }
 VIT_BASE = "BACKBONES=vit_base_patch16_224 METHODS='lora full-finetune' PRECISIONS=bf16"
 GPU = {

@@ -13,14 +13,14 @@ pub enum Activation {
     Grid(Tensor<4>),
     /// Token sequences `[b, n, d]`, class token (if any) first.
     Tokens(Tokens),
-    /// What the head sees `[b, d]`.
+    /// Feature vectors, which the head reads `[b, d]`.
     Features(Tensor<2>),
 }
 
 /// Token sequences: the image's own tokens, then extra ones that adapters put behind them.
 ///
-/// Attention and everything that works on each token alone see both. What acts at a boundary, and
-/// pooling, touch only the image's own.
+/// Attention, and everything that works on each token alone, sees both. Acts at a boundary, and
+/// pooling, touch only the own tokens of the image.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// `[b, n + extras, d]`.
@@ -71,7 +71,8 @@ impl Tokens {
     /// # Shapes
     /// `f: [b, n, d] -> [b, n, d]`.
     pub(crate) fn map_own(self, f: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Self {
-        // Without extras nothing has to be cut and joined.
+        // Without extras there is nothing to cut off and to append again, so the usual case makes
+        // no copy.
         if self.extras.is_empty() {
             return self.map(f);
         }
@@ -87,6 +88,8 @@ impl Tokens {
     /// # Shapes
     /// `tokens: [b, p, d]`.
     pub(crate) fn with_extras(self, owner: usize, tokens: Tensor<3>, replace: bool) -> Self {
+        // New tokens always come last, so that the own tokens of the image stay one slice at the
+        // front.
         let mut start = self.own();
         let mut parts = vec![self.x.clone().narrow(1, 0, start)];
         let mut extras = Vec::new();
@@ -172,6 +175,8 @@ impl Activation {
 
     /// The activation with every value multiplied by `factor`.
     pub fn scaled(self, factor: f64) -> Self {
+        // Most scales are 1, and a product would keep a copy of the activation for the backward
+        // pass.
         if factor == 1.0 {
             return self;
         }
@@ -211,6 +216,7 @@ impl Activation {
         }
         match self {
             Self::Map(x) => {
+                // A matrix product over the channels needs them last.
                 let x = last(x.permute([0, 2, 3, 1]), f); // [b, h, w, c]
                 Self::Map(x.permute([0, 3, 1, 2]))
             }

@@ -1,4 +1,4 @@
-//! What adapters do at boundaries and sites, as data.
+//! The acts of adapters at boundaries and sites, as data.
 
 use burn::tensor::Tensor;
 
@@ -6,7 +6,7 @@ use crate::activation::Activation;
 use crate::low_rank::LowRank;
 use crate::step::Draws;
 
-/// What an adapter does to the activation at a boundary.
+/// The act of an adapter on the activation at a boundary.
 #[allow(
     clippy::large_enum_variant,
     reason = "made once per boundary, never stored"
@@ -39,7 +39,7 @@ pub struct Extras {
     pub replace: bool,
 }
 
-/// What an adapter does at a site.
+/// The act of an adapter at a site.
 #[allow(
     clippy::large_enum_variant,
     reason = "made once per site, never stored"
@@ -49,7 +49,7 @@ pub enum SiteAct<'a> {
     LowRank(LowRank),
     /// `scale * v + shift` per channel on the site's input or output.
     ScaleShift {
-        /// Which of the two.
+        /// Whether it acts on the input or on the output.
         on: Side,
         /// Factor of each channel `[c]`; 1 if absent.
         scale: Option<Tensor<1>>,

@@ -6,9 +6,9 @@ use crate::site::Site;
 
 /// The trainable module of a method, which acts at boundaries and at sites.
 ///
-/// Where it does not act it returns nothing, so that backbones can fuse operations there. The places
-/// where it acts must not change after it was attached: core asks for them once, when the model is
-/// assembled.
+/// An adapter returns nothing where it does not act, so that backbones can fuse operations there.
+/// The places where it acts must not change after it was attached: core asks for them once, when
+/// the model is assembled.
 pub trait Adapter: ErasedModule + dyn_clone::DynClone {
     /// The act at boundary `index`, if there is one.
     fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {

@@ -1,8 +1,9 @@
-//! Adapter files: only what was trained, head included, and what is needed to refuse a wrong
-//! backbone.
+//! Adapter files. They hold only what was trained, head included, and what is needed to refuse a
+//! wrong backbone.
 //!
-//! A safetensors file whose names are canonical (see [`crate::params`]) and whose metadata holds
-//! the backbone's name, a hash of its structure, the hash of its weights file and the classes.
+//! An adapter file is a safetensors file whose names are canonical (see [`crate::params`]) and
+//! whose metadata holds the name of the backbone, a hash of its structure, the hash of its weights
+//! file and the classes.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,11 +17,11 @@ use crate::model::Model;
 use crate::params::{self, Tensors};
 use crate::weights;
 
-/// The metadata's only key, so that equal adapters are equal files: it names the format's version
-/// and holds [`AdapterInfo`] as JSON.
+/// The only key of the metadata, so that equal adapters are equal files. It names the version of
+/// the format and holds [`AdapterInfo`] as JSON.
 const FORMAT: &str = "peft-adapter/1";
 
-/// What an adapter file says of itself.
+/// The description in an adapter file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterInfo {
     /// The backbone's name, for messages.
@@ -34,7 +35,7 @@ pub struct AdapterInfo {
 }
 
 impl AdapterInfo {
-    /// What a file written from this model says.
+    /// Describes a file written from this model.
     pub fn of(model: &Model, weights: Option<String>, classes: Vec<String>) -> Self {
         Self {
             backbone: model.spec().name.clone(),
@@ -47,6 +48,7 @@ impl AdapterInfo {
 
 /// Hash of the names and shapes of the backbone's parameters and buffers.
 fn structure(backbone: &BoxedBackbone) -> String {
+    // Names and shapes identify an architecture, whatever its variant is called.
     let mut hasher = blake3::Hasher::new();
     for info in params::infos(backbone) {
         hasher.update(format!("{} {:?}\n", info.name, info.shape).as_bytes());
@@ -54,7 +56,8 @@ fn structure(backbone: &BoxedBackbone) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// What the file holds of a model: everything that trained, and buffers that changed.
+/// Returns the part of a model that the file holds: everything that trained, and buffers that
+/// changed.
 pub fn tensors(model: &Model) -> Tensors {
     params::read(model, |info| model.saved(info))
 }
@@ -72,8 +75,8 @@ pub fn write(path: &Path, tensors: &Tensors, info: &AdapterInfo) -> Result<()> {
 /// Reads an adapter file of this backbone.
 ///
 /// # Errors
-/// [`Error::File`] if the file is not whole or no adapter file; [`Error::Weights`] if it belongs to
-/// another backbone or to other weights of it.
+/// [`Error::File`] if the file is incomplete or not an adapter file; [`Error::Weights`] if it
+/// belongs to another backbone or to other weights of it.
 pub fn read(
     path: &Path,
     backbone: &BoxedBackbone,
@@ -96,6 +99,7 @@ pub fn read(
             backbone.spec().name
         )));
     }
+    // The shapes fit, but an adapter is a difference from the very weights that it was trained on.
     if info.weights.as_deref() != weights {
         let short = |hash: Option<&str>| match hash {
             Some(hash) => format!("weights {}", hash.get(..8).unwrap_or(hash)),
@@ -111,8 +115,8 @@ pub fn read(
     Ok((info, file.tensors()?))
 }
 
-/// Writes what was trained into a model that was assembled from the same configuration; a head may
-/// be lacking as a whole.
+/// Writes the trained values into a model that was assembled from the same configuration; the head
+/// may be missing as a whole.
 ///
 /// # Errors
 /// [`Error::Weights`] with both sets if the values belong to another method or size.
@@ -149,10 +153,10 @@ pub fn fill(model: Model, values: Tensors, path: &Path) -> Result<Model> {
     })
 }
 
-/// [`read`] and [`fill`].
+/// Calls [`read`] and [`fill`].
 ///
 /// # Errors
-/// As these.
+/// The errors of both.
 pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, AdapterInfo)> {
     let (info, values) = read(path, &model.backbone, weights)?;
     Ok((fill(model, values, path)?, info))

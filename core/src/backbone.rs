@@ -6,7 +6,7 @@ use std::ops::Range;
 use burn::tensor::TensorData;
 
 use crate::activation::Activation;
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, alternatives};
 use crate::hooks::Hooks;
 use crate::layout::Layout;
 use crate::params::Tensors;
@@ -14,13 +14,13 @@ use crate::plug::{ErasedModule, Plug};
 
 pub use crate::facts::Facts;
 pub use crate::init::Init;
-pub use crate::input::{CropMode, InputSpec, Interpolation};
+pub use crate::input::{CropMode, IMAGENET_MEAN, IMAGENET_STD, InputSpec, Interpolation};
 pub use crate::source::{HasSource, Source};
 pub use crate::spec::{BackboneSpec, BoundarySpec, Cut};
 
 /// A frozen feature extractor, cut into `L` blocks.
 pub trait Backbone: ErasedModule + dyn_clone::DynClone {
-    /// Boundaries, sites and sizes, known before any forward.
+    /// Returns boundaries, sites and sizes, which are known before any forward pass.
     fn spec(&self) -> &BackboneSpec;
 
     /// Runs the part between the cuts `span.start` and `span.end`; any part can run alone.
@@ -38,14 +38,14 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         &[]
     }
 
-    /// Called after weights in that layout were loaded: adopts what the library does differently with
-    /// the same weights, another epsilon in its norms, for example.
+    /// Called after weights in that layout were loaded: adopts the settings in which the library
+    /// differs with the same weights, another epsilon in its norms, for example.
     fn adopt(&mut self, layout: &str) {
         let _ = layout;
     }
 
-    /// A hint why a checkpoint with a tensor of this name cannot belong to this backbone, if there is
-    /// more to say than that the name is unknown.
+    /// Returns a hint why a checkpoint with a tensor of this name cannot belong to this backbone,
+    /// if there is more to say than that the name is unknown.
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
         let _ = tensor;
         None
@@ -58,8 +58,9 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         None
     }
 
-    /// Parameters with which the backbone itself adds `delta` (batch 1) at a boundary: the prompt is
-    /// folded into position embeddings or into a bias. None if no parameter can hold it exactly.
+    /// Returns parameters with which the backbone itself adds `delta` (batch 1) at a boundary: the
+    /// prompt is folded into position embeddings or into a bias. None if no parameter can hold it
+    /// exactly.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
         let _ = (boundary, delta);
         None
@@ -73,20 +74,22 @@ dyn_clone::clone_trait_object!(Backbone);
 /// pooling).
 ///
 /// # Shapes
-/// As [`Backbone::forward`].
+/// See [`Backbone::forward`].
 pub fn run_span(
     x: Activation,
     span: Range<Cut>,
     hooks: &Hooks,
     block: impl Fn(Cut, Activation) -> Activation,
 ) -> Activation {
+    // The hooks act before a block, so that a span which ends at a boundary leaves it to the next
+    // span.
     span.fold(x, |x, cut| block(cut, hooks.at_boundary(cut, x)))
 }
 
 /// A boxed backbone that is a Burn module.
 pub type BoxedBackbone = Plug<dyn Backbone>;
 
-/// How a backbone is configured and built; the `backbone:` of a YAML.
+/// The configuration of a backbone, which builds it; the `backbone:` of a YAML.
 ///
 /// A family declares its configuration with [`backbone_config!`](crate::backbone_config), which
 /// gives it the fields that all families share and implements [`HasSource`].
@@ -98,19 +101,20 @@ pub trait BackboneConfig: HasSource + Debug + Send + Sync + dyn_clone::DynClone 
     /// [`Error::Config`] for sizes that do not fit each other.
     fn build(&self, init: &Init) -> Result<Box<dyn Backbone>>;
 
-    /// How images become its input: the configuration's [`Source`] over the family's defaults.
+    /// Describes how images become its input: the [`Source`] of the configuration over the defaults
+    /// of the family.
     ///
     /// # Errors
     /// [`Error::Config`] for sizes that do not fit each other.
     fn input(&self) -> Result<InputSpec>;
 
-    /// The facts of the network that [`build`](Self::build) makes, under the names of the fields that
-    /// set them, and of those options of timm and transformers that have one value here: what a file
-    /// beside the weights states is compared with them. Without them every such fact is set that the
-    /// configuration has a field for.
+    /// Returns the facts of the network that [`build`](Self::build) makes, under the names of the
+    /// fields that set them, and of those options of timm and transformers that have one value
+    /// here. A file beside the weights is compared with them. By default these are all facts that
+    /// the configuration has a field for.
     ///
     /// # Errors
-    /// As [`build`](Self::build).
+    /// See [`build`](Self::build).
     fn facts(&self) -> Result<Facts> {
         Ok(Facts::new())
     }
@@ -118,21 +122,26 @@ pub trait BackboneConfig: HasSource + Debug + Send + Sync + dyn_clone::DynClone 
 
 dyn_clone::clone_trait_object!(BackboneConfig);
 
+/// Returns the value of a field that has no default: the configuration's own, or that of its variant.
+///
+/// # Errors
+/// [`Error::Config`] for the field if neither has a value.
+pub fn needed<T>(field: &str, own: Option<T>, of_variant: Option<T>) -> Result<T> {
+    own.or(of_variant)
+        .ok_or_else(|| Error::config(field, "expected a value, or a `variant` that has one"))
+}
+
 /// Finds a variant in a backbone's table by its name. A tag, as in timm's `resnet50.a1_in1k`, names
 /// weights of that variant and is ignored.
 ///
 /// # Errors
 /// [`Error::Config`] for the field `variant`, with the nearest name and the list of all names.
 pub fn variant<'a, T>(table: &'a [(&'static str, T)], name: &str) -> Result<&'a T> {
-    let names = || table.iter().map(|(name, _)| *name);
     let bare = name.split_once('.').map_or(name, |(bare, _)| bare);
     let row = table.iter().find(|(n, _)| *n == bare);
     row.map(|(_, row)| row).ok_or_else(|| {
-        let hint = nearest(bare, names())
-            .map_or(".".to_owned(), |name| format!("; did you mean {name:?}?"));
-        let all = names().collect::<Vec<_>>().join(", ");
-        let message = format!("unknown variant {name:?}{hint} There are: {all}");
-        Error::config("variant", message)
+        let hint = alternatives(bare, table.iter().map(|(name, _)| *name));
+        Error::config("variant", format!("unknown variant {name:?}{hint}"))
     })
 }
 

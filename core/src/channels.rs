@@ -17,7 +17,7 @@ pub fn like<const D: usize, const E: usize>(param: Tensor<D>, x: &Tensor<E>) -> 
     }
 }
 
-/// How a value with a batch of 1 is combined with the activation at a boundary.
+/// The way in which a value with a batch of 1 is combined with the activation at a boundary.
 #[derive(Clone, Copy)]
 pub(crate) enum Join {
     Sum,
@@ -37,6 +37,7 @@ pub(crate) fn join(x: Activation, value: Activation, how: Join) -> Activation {
         (Activation::Map(x), Activation::Map(v)) => Activation::Map(tensors(x, v, how)),
         (Activation::Grid(x), Activation::Grid(v)) => Activation::Grid(tensors(x, v, how)),
         (Activation::Tokens(x), Activation::Tokens(v)) => {
+            // A prompt has the shape of the boundary, which does not count extra tokens.
             Activation::Tokens(x.map_own(|x| tensors(x, v.x, how)))
         }
         (Activation::Features(x), Activation::Features(v)) => {
@@ -58,7 +59,7 @@ pub(crate) fn scale_shift<const D: usize>(
     shift: Option<Tensor<1>>,
 ) -> Tensor<D> {
     let (scale, shift) = match (scale, shift) {
-        // With the channels last the fused operation applies.
+        // The fused operation needs the channels last.
         (Some(scale), Some(shift)) if axis == D - 1 => {
             return peft_ops::scale_shift(x.clone(), like(scale, &x), like(shift, &x));
         }

@@ -13,7 +13,7 @@ pub fn at_least_one(field: impl Into<String>, value: usize) -> Result<()> {
     }
 }
 
-/// Refuses what is no number, and infinities.
+/// Refuses NaN and infinities.
 ///
 /// # Errors
 /// [`Error::Config`] for `field`.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::input::InputSpec;
 
-/// How a data set is configured; the `dataset:` of a YAML.
+/// The configuration of a data set; the `dataset:` of a YAML.
 #[typetag::serde(tag = "name")]
 pub trait DatasetConfig: Debug + Send + Sync + dyn_clone::DynClone {
     /// Opens the data set: classes, sizes and labels are known afterwards, images are read one by
@@ -17,8 +17,9 @@ pub trait DatasetConfig: Debug + Send + Sync + dyn_clone::DynClone {
     /// A missing path, an empty split or class, or a bad record; the message names it.
     fn open(&self) -> Result<Box<dyn Dataset>>;
 
-    /// How the data set's protocol changes the input that the backbone expects: VTAB-1k resizes
-    /// without a crop, for example. By default the backbone's own crop is used.
+    /// Returns the input with the changes that the protocol of the data set makes to what the
+    /// backbone expects: VTAB-1k resizes without a crop, for example. By default the crop of the
+    /// backbone is used.
     fn input(&self, backbone: InputSpec) -> InputSpec {
         backbone
     }
@@ -60,7 +61,7 @@ pub trait Dataset: Send + Sync {
     /// The image and label at `index < len(split)`.
     ///
     /// # Errors
-    /// As [`image`](Self::image).
+    /// See [`image`](Self::image).
     fn sample(&self, split: Split, index: usize) -> Result<Sample> {
         Ok(Sample {
             image: self.image(split, index)?,
@@ -68,8 +69,8 @@ pub trait Dataset: Send + Sync {
         })
     }
 
-    /// What is special about how an image is stored, where that bears on its pixels; nothing for
-    /// plain 8-bit RGB. Reads the encoded image.
+    /// Describes what is special about how an image is stored, if it bears on its pixels; nothing
+    /// for plain 8-bit RGB. Reads the encoded image.
     ///
     /// # Errors
     /// If the bytes of this image cannot be read.
@@ -109,11 +110,11 @@ pub trait Dataset: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// For gradients.
+    /// The images that gradients are computed from.
     Train,
-    /// For choices.
+    /// The images that choices are made on.
     Validation,
-    /// For the final result.
+    /// The images of the final result.
     Test,
 }
 
@@ -137,7 +138,7 @@ impl std::fmt::Display for Split {
 pub struct Storage {
     /// The property: `16-bit greyscale`, for example.
     pub what: &'static str,
-    /// What reading does with it.
+    /// The way in which reading converts it.
     pub done: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! The errors of the contracts, each a line with the name, the shape, and what was expected.
+//! The errors of the contracts. Each is one line with the name, the shape, and what was expected.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ pub enum Error {
     Config {
         /// Dotted path of the field below its component, for example `rank`.
         field: String,
-        /// What was expected and what was given.
+        /// The expected and the given value.
         message: String,
     },
     /// A method cannot be attached to this backbone.
@@ -20,7 +20,7 @@ pub enum Error {
         method: String,
         /// The backbone's name.
         backbone: String,
-        /// What the backbone lacks.
+        /// The boundary or site that the backbone lacks.
         reason: String,
     },
     /// A boundary outside `0..=L+1`.
@@ -73,7 +73,7 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// What was expected and what was found instead.
+        /// The expected and the found content.
         message: String,
     },
     /// Weights and model do not fit each other.
@@ -81,7 +81,7 @@ pub enum Error {
     Weights {
         /// The weights file.
         path: PathBuf,
-        /// What the file has and the model lacks, and the reverse.
+        /// The names that only the file has, and those that only the model has.
         message: String,
     },
     /// A data set cannot be opened or one of its records is bad.
@@ -92,7 +92,7 @@ pub enum Error {
     Layout {
         /// The library.
         layout: &'static str,
-        /// What kind of name it is.
+        /// The kind of name.
         what: &'static str,
         /// The name.
         name: String,
@@ -104,7 +104,7 @@ pub enum Error {
     Unfoldable {
         /// `merge` or `scale`.
         what: &'static str,
-        /// What has no exact equivalent, and why it has none.
+        /// The act that has no exact equivalent, and why it has none.
         reason: String,
     },
     /// Two adapters, or an adapter and the backbone's own parameters, contradict each other.
@@ -113,7 +113,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A bad value at `field`.
+    /// Makes an error about the value of `field`.
     pub fn config(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Config {
             field: field.into(),
@@ -121,7 +121,8 @@ impl Error {
         }
     }
 
-    /// The same error for another field; errors that are not about a field stay as they are.
+    /// Returns the same error for another field; errors that are not about a field stay as they
+    /// are.
     pub fn at(self, field: impl Into<String>) -> Self {
         match self {
             Self::Config { message, .. } => Self::config(field, message),
@@ -129,7 +130,7 @@ impl Error {
         }
     }
 
-    /// A file whose content is not as expected.
+    /// Makes an error about the content of a file.
     pub fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::File {
             path: path.into(),
@@ -137,7 +138,7 @@ impl Error {
         }
     }
 
-    /// An error of the operating system at a path.
+    /// Makes an error of the operating system at a path.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
@@ -147,8 +148,8 @@ impl Error {
 /// `Result` with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The name among `names` that is nearest to `wanted`, for a "did you mean": its Damerau-Levenshtein
-/// distance is at most a third of the length of `wanted`, or two.
+/// Returns the one of `names` that is nearest to `wanted`, for a "did you mean": its
+/// Damerau-Levenshtein distance is at most a third of the length of `wanted`, or two.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (wanted.chars().count() / 3).max(2);
     names
@@ -159,7 +160,16 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
         .map(|(_, name)| name)
 }
 
-/// The first `limit` of `names`, separated by commas, and how many more there are.
+/// Returns the end of a message about an unknown name: the nearest of the `known` ones as a question
+/// if one is near, and all of them.
+pub fn alternatives<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    let near = nearest(wanted, known.iter().copied());
+    let question = near.map_or(String::new(), |near| format!(" did you mean {near:?}?"));
+    format!(";{question} there are: {}", known.join(", "))
+}
+
+/// Lists the first `limit` of `names`, separated by commas, and how many more there are.
 pub fn listed<S: AsRef<str>>(names: &[S], limit: usize) -> String {
     let shown: Vec<_> = names.iter().take(limit).map(AsRef::as_ref).collect();
     match names.len().checked_sub(limit) {

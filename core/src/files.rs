@@ -38,7 +38,8 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
 /// The text of a file in UTF-8, without the byte-order mark that some editors write before it.
 ///
 /// # Errors
-/// Those of the file system, and a text in another encoding; the message has the path.
+/// Those of the file system, and an error if the text has another encoding; the message has the
+/// path.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let bytes = fs_err::read(path)?;
     let text = text_of(&bytes).map(str::to_owned);
@@ -48,7 +49,7 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     })
 }
 
-/// The text in `bytes`, without a byte-order mark, or else what they hold.
+/// Returns the text in `bytes` without a byte-order mark, or else a description of what they hold.
 ///
 /// # Errors
 /// Bytes that are not UTF-8. UTF-16 is recognised by its own mark.
@@ -70,7 +71,7 @@ pub fn text_of(bytes: &[u8]) -> std::result::Result<&str, String> {
 pub(crate) fn begin(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY);
-    // Temporary files are private by default; this one becomes an ordinary file.
+    // Temporary files are private by default, but a finished file must be as readable as any other.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
@@ -83,7 +84,8 @@ pub(crate) fn finish(file: NamedTempFile, path: &Path) -> Result<()> {
     let io = || Error::io(path);
     file.as_file().sync_all().map_err(io())?;
     file.persist(path).map_err(|e| io()(e.error))?;
-    // The rename itself must survive a power cut; not every file system lets a folder be synced.
+    // The rename itself must survive a power cut. Not every file system lets a folder be synced, so
+    // a failure is ignored.
     if let Ok(folder) = std::fs::File::open(folder_of(path)) {
         let _ = folder.sync_all();
     }
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_before_the_text_is_no_part_of_it() {
+    fn a_byte_order_mark_is_not_part_of_the_text() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("names.txt");
         let read = |bytes: &[u8]| {

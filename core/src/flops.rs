@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
             self.boundary(cut);
             self.block(cut);
         }
-        // A linear probe: the whole backbone is prefix.
+        // In a linear probe the whole backbone is prefix.
         if first_cut == self.spec.features_cut() {
             self.flops.prefix = std::mem::take(&mut self.flops.suffix);
         }
@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
                     self.extras[owner] = before + extras.tokens.dims()[0];
                     0
                 }
-                // It only moves pixels.
+                // A frame around the image only moves pixels.
                 Some(BoundaryAct::Function(_)) => 0,
             };
             self.flops.adapter += values;
@@ -185,6 +185,7 @@ impl<'a> Walk<'a> {
             self.site(site, &mut map);
         }
         // Parameters that belong to no site: the class token, the position embedding, LayerScale.
+        // Only after the sites of the block: their inputs come before such a parameter acts.
         let of_no_site = |name: &&String| spec.site(parent(name)).is_none();
         let mut others = self.tuned.iter().filter(of_no_site);
         self.live |= others.any(|name| spec.block_of(name) == block);
@@ -203,6 +204,7 @@ impl<'a> Walk<'a> {
         let operations = (4 * n * seen * width) as u64;
         self.flops.suffix += operations;
         if self.live {
+            // Each product has two factors that are activations, and each factor gets a gradient.
             self.flops.activations += 2 * operations;
         }
     }
@@ -211,6 +213,7 @@ impl<'a> Walk<'a> {
     fn window(&self, branch: &Site) -> Option<usize> {
         let table = format!("{}.relative_position_bias_table", branch.name);
         let table = self.parameters.iter().find(|info| info.name == table)?;
+        // A table has (2 w - 1)^2 rows for windows of w x w.
         let side = table.shape.first()?.isqrt().div_ceil(2);
         Some(side * side)
     }
@@ -238,7 +241,8 @@ impl<'a> Walk<'a> {
         for (_, act) in inputs {
             self.act(act, before, 0);
         }
-        // A side path passes a gradient to its input only if something before the site trains.
+        // A side path passes a gradient to its input only if something before the site trains, so
+        // this is noted before the site itself counts.
         let live = self.live;
         let positions = self.operation(site, map);
         self.live |= self.tuned.iter().any(|name| parent(name) == site.name);
@@ -255,7 +259,8 @@ impl<'a> Walk<'a> {
                 }
                 _ => 0,
             };
-            // Acts at one site stand side by side, so each is judged by what came before the site.
+            // Acts at one site are beside each other, so each is judged by what came before the
+            // site.
             let after = std::mem::replace(&mut self.live, live);
             self.act(act, positions, of_branch);
             self.live |= after;
@@ -295,7 +300,8 @@ impl<'a> Walk<'a> {
 
     /// Counts an act at a site; `of_branch` is the number of parameters of a function of a branch.
     fn act(&mut self, act: SiteAct, positions: usize, of_branch: usize) {
-        // Operations per position: of the forward pass, and of its part above the first trained layer.
+        // The operations per position: of the forward pass, and of its part above the first trained
+        // layer.
         let (forward, above) = match act {
             SiteAct::LowRank(path) => {
                 let [a, b] = match &path.factors {
@@ -308,6 +314,8 @@ impl<'a> Walk<'a> {
             SiteAct::ScaleShift { scale, shift, .. } => {
                 let count = |v: Option<burn::tensor::Tensor<1>>| v.map_or(0, |v| v.dims()[0]);
                 let (scale, shift) = (count(scale), count(shift));
+                // A shift adds to the forward pass and gets a gradient, but passes its own on
+                // unchanged.
                 self.flops.adapter += (shift * positions) as u64;
                 self.flops.weights += (shift * positions) as u64;
                 (scale, 0)

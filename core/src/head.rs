@@ -10,7 +10,7 @@ use crate::layers::linear;
 use crate::params::floats;
 use crate::random::Distribution;
 
-/// Turns features into logits.
+/// The head, which turns features into logits.
 #[derive(Module, Debug)]
 pub enum Head {
     /// A linear layer, trained in every row of a comparison.
@@ -152,6 +152,7 @@ impl TextHead {
         for (row, class) in rows.into_iter().zip(classes) {
             let text = &values[row * features..(row + 1) * features];
             let length = text.iter().map(|x| x * x).sum::<f32>().sqrt();
+            // A row without a direction would make every logit of its class NaN.
             if !(length.is_finite() && length > 0.0) {
                 let message = format!("{name}: the embedding of {class:?} has the length {length}");
                 return Err(at(message));
@@ -170,6 +171,7 @@ impl TextHead {
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {
         let features = wide(features);
         let length = features.clone().square().sum_dim(1).sqrt();
+        // Features of length 0 have no direction; their logits become 0 instead of NaN.
         let direction = features / length.clamp_min(1e-12); // [b, features]
         linear(direction, self.weight.val(), None) * self.scale
     }

@@ -1,7 +1,7 @@
-//! How core applies what adapters do at boundaries and sites.
+//! Applies the acts of adapters at boundaries and sites.
 //!
-//! A backbone's layers ask [`Hooks`] what acts at their site; where nothing does, nothing is
-//! called. The linear kinds are applied here once for all methods.
+//! The layers of a backbone ask [`Hooks`] for the acts at their site. Where there are none, nothing
+//! is called. The linear kinds are applied here once for all methods.
 
 use burn::tensor::Tensor;
 
@@ -19,16 +19,16 @@ pub use crate::acts::{
 pub use crate::channels::like;
 pub use crate::step::{Draws, Step};
 
-/// Which adapters act at each boundary and at each site, by their places in the list.
+/// The adapters that act at each boundary and at each site, by their places in the list.
 ///
-/// Found once, when a model is assembled: a forward pass asks for every site, and most have nothing
-/// to do there.
+/// They are found once, when a model is assembled: a forward pass asks for every site, and most
+/// have no act.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
-    /// By boundary.
+    /// The adapters by boundary.
     boundaries: Vec<Vec<usize>>,
-    /// By block: the sites at which something acts. They are few, so that a name is found sooner by
-    /// comparing than by hashing.
+    /// The sites at which something acts, by block. They are few, so comparing names is faster than
+    /// hashing them.
     sites: Vec<Vec<(String, Vec<usize>)>>,
 }
 
@@ -42,7 +42,7 @@ impl Places {
         };
         let boundaries = (0..=spec.last_boundary())
             .map(|index| acting(&|adapter| adapter.at_boundary(index).is_some()));
-        // Blocks are 0 (the stem) to L + 1 (after the last block).
+        // Blocks are numbered from 0 (the stem) to L + 1 (after the last block).
         let mut sites = vec![Vec::new(); spec.features_cut()];
         for site in &spec.sites {
             let places = acting(&|adapter| !adapter.at_site(site).is_empty());
@@ -74,35 +74,36 @@ impl Places {
     }
 }
 
-/// What acts during a forward pass.
+/// The acts during a forward pass.
 #[derive(Clone, Copy)]
 pub struct Hooks<'a> {
+    // `None` for the backbone alone, so that a pass without adapters looks nothing up.
     acting: Option<(&'a Named<String, BoxedAdapter>, &'a Places)>,
     step: Option<&'a Step>,
-    /// How much of the adapters acts, between absent (0) and as they are (1).
+    /// The strength of the adapters, from absent (0) to unchanged (1).
     strength: f64,
 }
 
-/// A [`SiteAct`] in one forward pass, as strong as the hooks are.
+/// A [`SiteAct`] in one forward pass, at the strength of the hooks.
 #[allow(
     clippy::large_enum_variant,
     reason = "made once per site and pass, never stored"
 )]
 pub(crate) enum Act<'a> {
-    /// As [`SiteAct::LowRank`].
+    /// See [`SiteAct::LowRank`].
     LowRank(SidePath),
-    /// As [`SiteAct::ScaleShift`].
+    /// See [`SiteAct::ScaleShift`].
     ScaleShift {
         on: Side,
         scale: Option<Tensor<1>>,
         shift: Option<Tensor<1>>,
     },
-    /// As [`SiteAct::Branch`]; weakened where the branch's output is at hand.
+    /// See [`SiteAct::Branch`]. The strength is applied where the output of the branch is known.
     Branch(BranchFunction<'a>, Draws),
 }
 
 impl<'a> Hooks<'a> {
-    /// Nothing acts: the bare backbone in evaluation.
+    /// Hooks without acts: the backbone alone in evaluation.
     pub fn none() -> Self {
         Self {
             acting: None,
@@ -111,7 +112,7 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// These adapters act, in order; `step` while training.
+    /// Hooks of these adapters, which act in order; with a `step` while training.
     pub(crate) fn new(
         adapters: &'a Named<String, BoxedAdapter>,
         places: &'a Places,
@@ -125,11 +126,11 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// Applies what acts at boundary `index`.
+    /// Applies the acts at boundary `index`.
     ///
     /// # Shapes
-    /// That of the boundary with the batch in front; the result has the same, and the extra tokens
-    /// that joined.
+    /// The shape of the boundary with the batch in front; the result has the same, and the extra
+    /// tokens that joined.
     pub fn at_boundary(&self, index: usize, mut x: Activation) -> Activation {
         for (_, act, draws) in self.boundary_acts(index) {
             x = match act {
@@ -144,7 +145,7 @@ impl<'a> Hooks<'a> {
         x
     }
 
-    /// What acts at a boundary, in order, with the name of the adapter.
+    /// Returns the acts at a boundary, in order, with the name of the adapter.
     pub(crate) fn boundary_acts(
         &self,
         index: usize,
@@ -161,7 +162,7 @@ impl<'a> Hooks<'a> {
         })
     }
 
-    /// A delta as strong as the hooks are.
+    /// Scales a delta to the strength of the hooks.
     pub(crate) fn weakened(&self, delta: Activation) -> Activation {
         match self.strength {
             1.0 => delta,
@@ -172,12 +173,12 @@ impl<'a> Hooks<'a> {
     fn weakened_factor(&self, factor: Activation) -> Activation {
         match self.strength {
             1.0 => factor,
-            // 1 + s (f - 1)
+            // At strength 0 a factor must be 1, not 0: `1 + s (f - 1)`.
             s => factor.per_position(|factor| factor * s + (1.0 - s)),
         }
     }
 
-    /// `x + strength * (f(x) - x)`.
+    /// Returns `x + strength * (f(x) - x)`.
     fn between(&self, x: Activation, f: impl FnOnce(Activation) -> Activation) -> Activation {
         match self.strength {
             // The usual case must stay bit-identical and keep no copy of `x`.
@@ -186,14 +187,14 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// Whether anything acts at a site: where nothing does, a backbone may compute its neighbours
-    /// together with it.
+    /// Whether anything acts at a site. If not, a backbone may compute it together with its
+    /// neighbours.
     pub fn acts_at(&self, site: &Site) -> bool {
         let acts = |(_, places): (_, &Places)| !places.at_site(site).is_empty();
         self.acting.is_some_and(acts)
     }
 
-    /// What acts at a site, in the adapters' order.
+    /// Returns the acts at a site, in the order of the adapters.
     pub(crate) fn at_site(&self, site: &Site) -> Vec<Act<'a>> {
         let Some((adapters, places)) = self.acting else {
             return Vec::new();
@@ -210,7 +211,7 @@ impl<'a> Hooks<'a> {
         acts
     }
 
-    /// An act with the adapter's random numbers, as strong as the hooks are.
+    /// Returns an act with the random numbers of its adapter, at the strength of the hooks.
     fn in_pass<'s>(&self, act: SiteAct<'s>, draws: Draws) -> Act<'s> {
         let strength = self.strength;
         match act {
@@ -233,7 +234,7 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// The output of a branch after what acts at its site.
+    /// Returns the output of a branch after the acts at its site.
     ///
     /// # Shapes
     /// All three values have the output's shape; the result has the same.
@@ -280,7 +281,7 @@ impl<'a> Hooks<'a> {
     }
 }
 
-/// The sequence with an adapter's extra tokens behind it.
+/// Appends the extra tokens of an adapter to the sequence.
 fn with_extras(x: Activation, index: usize, extras: Extras, draws: &Draws) -> Activation {
     let Activation::Tokens(tokens) = x else {
         panic!("boundary {index} has {:?}, no tokens", x.shape())
@@ -290,12 +291,13 @@ fn with_extras(x: Activation, index: usize, extras: Extras, draws: &Draws) -> Ac
     let prompts = like(extras.tokens, &tokens.x)
         .unsqueeze::<3>()
         .expand([batch, count, d]);
+    // The mask is drawn after expanding, so that every image of the batch has its own.
     let prompts = draws.dropout(prompts, extras.dropout, &format!("extras/{index}"));
     Activation::Tokens(tokens.with_extras(draws.owner(), prompts, extras.replace))
 }
 
-/// A factor and an offset for each channel of a site's output, after what acts on them: a factor and
-/// an offset again. None if something else acts there.
+/// Returns a factor and an offset for each channel of the output of a site, after the acts on them,
+/// if all acts are factors and offsets. None if something else acts there.
 ///
 /// # Shapes
 /// `[c]` each.
@@ -322,10 +324,11 @@ pub(crate) fn affine(acts: &[Act], own: [Tensor<1>; 2]) -> Option<[Tensor<1>; 2]
     Some([factor, offset])
 }
 
-/// Runs a site: input acts, the operation itself, output acts and side paths, in order.
+/// Runs a site: acts on the input, the operation itself, then acts on the output and side paths, in
+/// order.
 ///
-/// `axis` is the channels' axis in the input and in the output; `layer` is what low-rank paths
-/// stand beside.
+/// `axis` is the axis of the channels in the input and in the output; `layer` is the layer that
+/// low-rank paths are beside.
 pub(crate) fn run_site<const D: usize, const E: usize>(
     acts: Vec<Act>,
     site: &Site,
@@ -350,8 +353,8 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
     if outputs.is_empty() {
         return operation(input);
     }
-    // A layer may compute its output together with the first act, which saves a pass over the output.
-    // A path that drops entries reads another input than the layer and cannot be joined.
+    // A layer may compute its output together with the first act, which saves a pass over the
+    // output. A path with dropout reads another input than the layer, so it cannot be joined.
     let together = match &outputs[0] {
         Act::LowRank(path) if !path.drops() => layer.with_low_rank(&input, path),
         Act::ScaleShift { scale, shift, .. } => layer.with_scale_shift(&input, scale, shift),
@@ -363,7 +366,7 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
         y = match act {
             Act::ScaleShift { scale, shift, .. } => scale_shift(y, axis[1], scale, shift),
             Act::LowRank(path) => path.beside(y, &input, axis[1], layer, site),
-            Act::Branch(..) => panic!("{}: a {} is no branch", site.name, site.kind),
+            Act::Branch(..) => panic!("{}: a {} is not a branch", site.name, site.kind),
         };
     }
     y

@@ -33,7 +33,8 @@ impl Init {
         }
     }
 
-    /// The same source for the parameters of another owner, where equal names get other values.
+    /// Returns the same source for the parameters of another owner, whose equal names get other
+    /// values.
     pub fn scoped(&self, scope: impl Into<String>) -> Self {
         Self {
             scope: scope.into(),
@@ -60,7 +61,8 @@ impl Init {
         let Some(seed) = self.seed else {
             return zeros();
         };
-        // A generator per name: adding a parameter does not change the values of the others.
+        // Each name has a generator of its own, so that adding a parameter does not change the
+        // values of the others.
         let mut generator = Generator::new(seed, &format!("{}{name}", self.scope));
         let count = shape.iter().product();
         let mut draw = |f: &dyn Fn(&mut Generator) -> f32| {
@@ -88,7 +90,8 @@ impl Init {
     ) -> Param<Tensor<D>> {
         match self.seed {
             Some(_) => Param::from_tensor(self.tensor(name, shape, distribution)),
-            // Allocates nothing until the value is read or written: weights follow anyway.
+            // Nothing is allocated until the value is read or written, because weights are loaded
+            // next.
             None => {
                 let zeros = move |device: &Device, _| Tensor::zeros(shape, device);
                 let device = self.device.clone();

@@ -11,7 +11,12 @@ use crate::error::{Error, Result};
 use crate::facts::{Fact, read};
 use crate::files::text_of;
 
-/// How an image becomes a backbone's input.
+/// Mean of each channel of ImageNet's images, with which most networks are trained.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Standard deviation of each channel of ImageNet's images.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// The way in which an image becomes the input of a backbone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputSpec {
     /// Rows and columns in pixels.
@@ -20,12 +25,12 @@ pub struct InputSpec {
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
     pub std: [f32; 3],
-    /// How images are resized.
+    /// The filter with which images are resized.
     pub interpolation: Interpolation,
     /// Fraction of the resized image that is kept, in `(0, 1]`: images are resized to `floor(size /
     /// crop_pct)` pixels and the centre is cut out.
     pub crop_pct: f32,
-    /// Which sides are resized to that many pixels.
+    /// The sides that are resized to that many pixels.
     pub crop_mode: CropMode,
 }
 
@@ -65,7 +70,7 @@ pub enum Interpolation {
     Bicubic,
 }
 
-/// Which sides of an image are resized before its centre is cut out, in timm's words.
+/// The sides of an image that are resized before its centre is cut out, in the terms of timm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CropMode {
@@ -76,7 +81,7 @@ pub enum CropMode {
     Squash,
 }
 
-/// What a file beside a checkpoint says of its input and its architecture.
+/// The statements of a file beside a checkpoint about its input and its architecture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
     /// The file.
@@ -85,7 +90,7 @@ pub struct Published {
     pub architecture: Option<String>,
     /// Attention heads, where they are one number that the files state.
     pub num_heads: Option<usize>,
-    /// What the files state about the network.
+    /// The statements of the files about the network.
     pub facts: Vec<Fact>,
     /// The names of the head's classes, in the order of its rows: transformers' `id2label`, timm's
     /// `label_names`.
@@ -95,12 +100,12 @@ pub struct Published {
     pub(crate) interpolation: Option<Interpolation>,
     pub(crate) crop_pct: Option<f32>,
     pub(crate) crop_mode: Option<CropMode>,
-    /// What the file says and cannot be followed.
+    /// The statements of the file that cannot be followed.
     pub remarks: Vec<String>,
 }
 
-/// What is looked for beside a checkpoint, in this order: of transformers, of open_clip, of timm or
-/// transformers.
+/// The files that are looked for beside a checkpoint, in this order: those of transformers, of
+/// open_clip, and of timm or transformers.
 const FILES: [&str; 3] = [
     "preprocessor_config.json",
     "open_clip_config.json",
@@ -108,10 +113,10 @@ const FILES: [&str; 3] = [
 ];
 
 impl Published {
-    /// What lies beside `weights`, if it states anything about the input or the network.
+    /// Reads the file beside `weights`, if it states anything about the input or the network.
     ///
     /// # Errors
-    /// [`Error::File`] if a file there is no JSON or holds values of another kind.
+    /// [`Error::File`] if a file there is not JSON or holds values of another kind.
     pub fn beside(weights: &Path) -> Result<Option<Self>> {
         let mut all = Self::default();
         for file in FILES {
@@ -135,7 +140,7 @@ impl Published {
         Ok(Some(all).filter(|published| *published != Self::default()))
     }
 
-    /// The same with the holes filled from another file.
+    /// Fills what is missing from another file.
     fn or(self, other: Self, path: PathBuf) -> Self {
         let silent = Self::default();
         Self {
@@ -158,6 +163,8 @@ impl Published {
     }
 
     fn read(value: &Value, path: &Path) -> Result<Self, String> {
+        // timm and open_clip keep these settings one level below; a processor of transformers has
+        // them at the top.
         let own = match (&value["pretrained_cfg"], &value["preprocess_cfg"]) {
             (Value::Object(_), _) => &value["pretrained_cfg"],
             (_, Value::Object(_)) => &value["preprocess_cfg"],
@@ -179,7 +186,7 @@ impl Published {
         Ok(published)
     }
 
-    /// timm's `pretrained_cfg` and open_clip's `preprocess_cfg`.
+    /// Reads timm's `pretrained_cfg` and open_clip's `preprocess_cfg`.
     fn of_timm(&mut self, value: &Value) -> Result<(), String> {
         self.mean = channels(value, "mean")?;
         self.std = channels(value, "std")?;
@@ -200,9 +207,10 @@ impl Published {
         Ok(())
     }
 
-    /// The settings of transformers' image processors.
+    /// Reads the settings of transformers' image processors.
     fn of_transformers(&mut self, value: &Value) -> Result<(), String> {
         let off = |name: &str| value[name].as_bool() == Some(false);
+        // Without normalisation images keep their values in [0, 1].
         if off("do_normalize") {
             (self.mean, self.std) = (Some([0.0; 3]), Some([1.0; 3]));
         } else {
@@ -224,6 +232,8 @@ impl Published {
         let crops = value["do_center_crop"].as_bool() == Some(true);
         let crop_pct = part(value, "crop_pct")?;
         (self.crop_mode, self.crop_pct) = match (shortest, cut.filter(|_| crops), crop_pct) {
+            // The processor of ConvNeXt, which ResNets use too, has a crop of the kind of timm.
+            // Others state two sizes, whose quotient is that crop.
             (_, None, Some(kept)) => (Some(CropMode::Center), Some(kept)),
             (Some(short), Some(cut), _) if cut <= short => {
                 (Some(CropMode::Center), Some((cut / short) as f32))
@@ -278,7 +288,8 @@ fn part(value: &Value, name: &str) -> Result<Option<f32>, String> {
     }
 }
 
-/// The classes' names. transformers writes `LABEL_0`, `LABEL_1`, .. where it was given none.
+/// Reads the names of the classes. transformers writes `LABEL_0`, `LABEL_1`, .. if it was given
+/// none.
 fn classes(value: &Value) -> Result<Option<Vec<String>>, String> {
     if let Value::Object(labels) = &value["id2label"] {
         let mut names = labels
@@ -291,6 +302,7 @@ fn classes(value: &Value) -> Result<Option<Vec<String>>, String> {
             let rows = names.len();
             return Err(format!("id2label: expected the rows 0 to {}", rows - 1));
         }
+        // Names that transformers made up would be joined with a data set as if they were classes.
         let given = |(row, name): &(usize, String)| *name != format!("LABEL_{row}");
         return Ok(names
             .iter()

@@ -7,8 +7,9 @@ use crate::params::floats;
 use crate::site::Slice;
 use crate::spec::BackboneSpec;
 
-/// How a library names modules and parameters. In a rule `{i}` and `{s}` stand for numbers, `{s-1}` for
-/// the number before `{s}`, `{2s}` for twice `{s}` and `{2s+1}` for the number after that.
+/// The names that a library gives to modules and parameters. In a rule `{i}` and `{s}` stand for
+/// numbers, `{s-1}` for the number before `{s}`, `{2s}` for twice `{s}` and `{2s+1}` for the number
+/// after that.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// The library, for example `transformers`.
@@ -20,10 +21,10 @@ pub struct Layout {
     /// Pairs of the canonical name and the library's: of modules, of slices of a fused projection, or
     /// of whole parameters.
     pub rules: &'static [(&'static str, &'static str)],
-    /// How names begin that belong to no backbone, such as text towers, poolers and indices; with
-    /// numbers as in a rule.
+    /// The starts of names that belong to no backbone, such as text towers, poolers and indices;
+    /// with numbers as in a rule.
     pub ignored: &'static [&'static str],
-    /// How its values are converted, if they need to be.
+    /// The conversion of its values, if they need one.
     pub convert: Option<Convert>,
 }
 
@@ -70,8 +71,8 @@ impl Layout {
     /// The library's name with the prefix that this program writes.
     pub(crate) fn prefixed(&self, bare: &str) -> String {
         let prefix = self.prefixes.first().copied().unwrap_or_default();
-        // What a backbone may also do without, such as CLIP's projection, lies beside the part that the
-        // prefix names.
+        // Parts that a backbone may lack, such as the projection of CLIP, are beside the part that
+        // the prefix names.
         if self.ignores(&format!("{bare}.")).is_some() {
             return bare.to_owned();
         }
@@ -170,6 +171,7 @@ fn translate(name: &str, from: &str, to: &str) -> Option<String> {
     if from == "{*}" {
         return Some(to.replace("{*}", name));
     }
+    // The rest must be empty: a rule is about the whole name.
     let (numbers, "") = numbers(name, from)? else {
         return None;
     };
@@ -209,8 +211,8 @@ fn cut(pattern: &str) -> Option<(&str, &str, &str)> {
     Some((literal, placeholder, after))
 }
 
-/// What a placeholder writes for the number of its letter: `{2s+1}` writes `2 s + 1`, `{s-1}` writes
-/// `s - 1`.
+/// A placeholder, by what it writes for the number of its letter: `{2s+1}` writes `2 s + 1`,
+/// `{s-1}` writes `s - 1`.
 #[derive(Clone, Copy)]
 struct Placeholder<'a> {
     letter: &'a str,
@@ -239,6 +241,7 @@ impl<'a> Placeholder<'a> {
     /// The number that it writes.
     fn written(self, number: usize) -> Option<usize> {
         let product = number.checked_mul(self.factor)?;
+        // Checked, because the numbers come from a file.
         product.checked_add(self.plus)?.checked_sub(self.minus)
     }
 
@@ -278,7 +281,7 @@ mod tests {
         assert_eq!(LAYOUT.ours(&theirs).unwrap(), "blocks.11.attn.query");
         assert_eq!(LAYOUT.ours("vit.layernorm").unwrap(), "norm");
         assert_eq!(LAYOUT.ours("layernorm").unwrap(), "norm");
-        // Beside what the prefix names.
+        // These keys lie beside what the prefix names.
         assert_eq!(LAYOUT.theirs("projection").unwrap(), "pooler.dense");
         assert_eq!(LAYOUT.ours("pooler.dense").unwrap(), "projection");
         assert_eq!(

@@ -82,7 +82,8 @@ impl LowRank {
     /// The norm of each row of `W + scale B A`, as a constant; `weight` is `W` flattened to
     /// `[out, ..]`.
     fn row_norms(&self, weight: Tensor<2>) -> Tensor<1> {
-        // The paper (Sec. 4.3) takes the norm as a constant: no gradient flows through it.
+        // The paper (Sec. 4.3) takes the norm as a constant, so that no gradient flows through it
+        // and the memory of one is saved.
         let product = self.factors.product().without_autodiff();
         let weight = like(self.own_rows(weight.without_autodiff(), 0), &product);
         (weight + product * self.scale)
@@ -92,7 +93,7 @@ impl LowRank {
             .squeeze_dim(1)
     }
 
-    /// Whether both add to the same row somewhere.
+    /// Whether both add to a common row.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         match (&self.rows, &other.rows) {
             (Some(a), Some(b)) => a.start < b.end && b.start < a.end,
@@ -115,7 +116,7 @@ pub(crate) struct SidePath {
     pub path: LowRank,
     /// The random numbers of its adapter.
     pub draws: Draws,
-    /// How much of the path acts, between nothing (0) and all (1).
+    /// The strength of the path, from nothing (0) to all (1).
     pub strength: f64,
 }
 
@@ -138,8 +139,8 @@ impl SidePath {
             )
         };
         let mut delta = product * path.scale;
-        // DoRA: f (W + s B A) x + b with f = m / ||W + s B A|| is y + (f - 1) W x + f s B A x, so what is
-        // added to y is (f - 1) W x + f s B A x.
+        // With f = m / ||W + s B A||, DoRA computes f (W + s B A) x + b. That is y + (f - 1) W x +
+        // f s B A x, so the delta is (f - 1) W x + f s B A x.
         if let Some(magnitude) = &path.magnitude {
             let channels = |v: Tensor<1>| {
                 let mut shape = [1; E];
@@ -151,7 +152,7 @@ impl SidePath {
             let bare = if self.drops() {
                 path.own_rows(layer.bare(x), axis)
             } else {
-                // Without dropout W x is y without the bias, which saves a product.
+                // Without dropout, W x is y without the bias, which saves a product.
                 let y = path.own_rows(y.clone(), axis);
                 match layer.bias() {
                     Some(bias) => y - channels(path.own_rows(bias, 0)),
@@ -190,6 +191,7 @@ impl SidePath {
         let factor = path.among_all(magnitude.clone() / norms, outputs, 1.0);
         let factor = like(factor, &x);
         let y = linear_low_rank(x, own, None, factors, path.scale);
+        // The bias comes after the rescaling, so it is not part of the product above.
         let bias = bias.unwrap_or_else(|| factor.zeros_like());
         Some(scale_shift(y, factor, bias))
     }
@@ -198,6 +200,7 @@ impl SidePath {
     pub(crate) fn folded(&self, weight: Tensor<2>) -> Tensor<2> {
         let path = &self.path;
         let product = path.factors.product();
+        // Folded as a difference, so that `strength` scales it like the path itself.
         let own = path.own_rows(weight.clone(), 0);
         let delta = match &path.magnitude {
             None => product * path.scale,
@@ -210,7 +213,7 @@ impl SidePath {
         add_to_rows(weight, delta * self.strength, 0, path.rows.clone())
     }
 
-    /// The same path on the CPU and without autodiff, where weights are folded.
+    /// Returns the same path on the CPU and without autodiff, where weights are folded.
     pub(crate) fn to_plain(&self) -> Self {
         let path = &self.path;
         let factors = match &path.factors {
@@ -278,7 +281,8 @@ fn add_to_rows<const D: usize>(
     let Some(Range { start, end }) = rows else {
         return y + delta;
     };
-    // The other channels pass through unchanged.
+    // The other channels pass through unchanged. Padding the delta with zeros would cost a pass
+    // over all of them.
     let channels = y.dims()[axis];
     let mut parts = Vec::with_capacity(3);
     if start > 0 {
@@ -291,7 +295,7 @@ fn add_to_rows<const D: usize>(
     Tensor::cat(parts, axis)
 }
 
-/// A layer beside which a low-rank path can stand.
+/// A layer that can have a low-rank path beside it.
 pub(crate) trait Weighted<const D: usize, const E: usize> {
     /// `B A x`; none if the factors belong to another kind of layer.
     fn low_rank(&self, x: Tensor<D>, factors: &Factors) -> Option<Tensor<E>>;
@@ -317,7 +321,7 @@ pub(crate) trait Weighted<const D: usize, const E: usize> {
     }
 }
 
-/// A layer without a weight matrix, which is a norm.
+/// A layer without a weight matrix: a norm.
 pub(crate) struct Unweighted;
 
 impl<const D: usize> Weighted<D, D> for Unweighted {

@@ -1,9 +1,9 @@
 //! Folding adapters into the weights, where that is exact.
 //!
 //! At a site the acts are folded in their order: a low-rank path adds its product to the weight, a
-//! scale multiplies rows (or columns, on the input), a shift is added to the bias. At a boundary a
-//! prompt that is added goes where the backbone can absorb it. Everything else is refused with its
-//! name, because a merged model must compute the same.
+//! scale multiplies rows (or columns, on the input), and a shift is added to the bias. At a
+//! boundary a prompt that is added goes where the backbone can absorb it. Everything else is
+//! refused by name, because a merged model must compute the same.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::params::{self, Tensors};
 
 use crate::site::{Site, SiteKind};
 
-/// The backbone with everything that acts folded into its weights, without autodiff.
+/// Returns the backbone with all acts folded into its weights, without autodiff.
 ///
 /// # Errors
 /// [`Error::Unfoldable`] for the first act that has no exact fold.
@@ -34,7 +34,7 @@ pub(crate) fn fold(backbone: &BoxedBackbone, hooks: &Hooks) -> Result<BoxedBackb
         let [weight, bias] = parts(site).map(|name| values.remove(&name));
         folded.extend(fold_site(site, [weight, bias], hooks.at_site(site))?);
     }
-    // Sites first: a prompt is absorbed by parameters that a site may have changed.
+    // Sites come first, because a prompt is absorbed by parameters that a site may have changed.
     backbone = write(backbone, folded)?;
     for boundary in backbone.spec().boundaries.clone() {
         for (name, act, _) in hooks.boundary_acts(boundary.index) {
@@ -95,6 +95,8 @@ fn fold_site(
         return Err(unfoldable(site, refused));
     };
     let device = Device::flex();
+    // Folding happens on the CPU in f32, whatever the model computes in: a merged checkpoint must
+    // not depend on the device.
     let shape = weight.shape().to_vec();
     let rows = match site.kind {
         SiteKind::Norm { .. } => 1,
@@ -199,7 +201,7 @@ impl Folding<'_> {
                 self.refuse("what acts on the input of a grouped convolution is not folded")
             );
         }
-        // The flattened kernel has a column for each tap of each channel.
+        // A flattened kernel has one column for each tap of each channel.
         let taps = |v: Tensor<1>, columns: usize| {
             let channels = v.dims()[0];
             let each = columns / channels;
@@ -211,6 +213,8 @@ impl Folding<'_> {
             if padded {
                 return Err(self.refuse("a shift before zero padding differs at the border"));
             }
+            // The shift goes first: it passes through the weight as it was before the scale is
+            // folded in.
             let added = (self.weight.clone() * taps(shift, columns)).sum_dim(1);
             self.add_to_bias(added.squeeze_dim(1))?;
         }

@@ -1,4 +1,4 @@
-//! Methods: what is configured, and what it becomes on a backbone.
+//! Methods: their configuration, and what it becomes on a backbone.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ pub trait AdaptationMethod: Any + Debug + Send + Sync + dyn_clone::DynClone {
     /// beside the number of parameters that really train.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach).
+    /// See [`attach`](Self::attach).
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize>;
 
     /// The input images of the adapted model, given those of the backbone: a prompt that frames the
@@ -88,7 +88,7 @@ impl Attachment {
 pub struct Tuned {
     /// Canonical names, for example `blocks.0.norm1.weight`.
     pub names: BTreeSet<String>,
-    /// What tuned BatchNorm layers normalise with while training.
+    /// The statistics with which tuned BatchNorm layers normalise while training.
     pub statistics: Statistics,
     /// Factors of the learning rate by parameter, where they are not 1.
     pub rates: BTreeMap<String, f64>,
@@ -114,6 +114,8 @@ impl Tuned {
     /// [`Error::Conflict`] if two methods tune the same parameter or ask for different statistics.
     pub fn unite(all: impl IntoIterator<Item = Self>) -> Result<Self> {
         let mut united = Self::default();
+        // A method that tunes nothing has default statistics, which must not contradict those of
+        // another.
         for tuned in all.into_iter().filter(|tuned| !tuned.names.is_empty()) {
             if let Some(name) = united.names.intersection(&tuned.names).next() {
                 return Err(Error::Conflict(format!(

@@ -49,7 +49,7 @@ struct Assembly {
     /// Factors of the learning rate by name, where they are not 1.
     rates: BTreeMap<String, f64>,
     remarks: Vec<String>,
-    /// How much of the adapters acts: 1, unless the model was scaled.
+    /// The strength of the adapters: 1, unless the model was scaled.
     strength: f64,
     merged: bool,
 }
@@ -69,7 +69,7 @@ impl Model {
         let (mut tuned, mut remarks) = (Vec::new(), Vec::new());
         let mut adapters: Vec<(String, BoxedAdapter)> = Vec::new();
         for (place, method) in methods.iter().enumerate() {
-            // The first method has no scope, so that its initial values are the same alone and in a
+            // The first method has no scope, so its initial values are the same alone and in a
             // list.
             let scope = if place == 0 {
                 String::new()
@@ -77,6 +77,7 @@ impl Model {
                 format!("{place}/")
             };
             let attachment = method.attach(&*backbone, &init.scoped(scope))?;
+            // Conflicts show only once all methods are attached: they depend on the pair.
             tuned.push(attachment.tuned);
             remarks.extend(attachment.remarks);
             if let Some(adapter) = attachment.adapter {
@@ -114,16 +115,19 @@ impl Model {
         };
         model.check_image()?;
         model.check_sites()?;
+        // Nothing trains by default: what no method names stays frozen, even if Burn made it
+        // trainable.
         let names = model.trainable_names(&tuned)?;
-        // Identities follow from the names of the assembled model, so that optimiser state is found
-        // again after a restart.
+        // Identities follow from the names in the assembled model, so that a restarted process
+        // finds the state of its optimiser again.
         model = params::identify(params::train_only(model, &names));
         model.assembly.trainable = names;
         model.assembly.first_cut = model.derive_first_cut(&tuned);
         Ok(model)
     }
 
-    /// A function of the image, such as a frame around it, must be the first act at boundary 0.
+    /// Checks that a function of the image, such as a frame around it, is the first act at boundary
+    /// 0.
     fn check_image(&self) -> Result<()> {
         let later = self.hooks(None).boundary_acts(0).skip(1);
         let mut functions = later.filter(|(_, act, _)| matches!(act, BoundaryAct::Function(_)));
@@ -135,7 +139,8 @@ impl Model {
         }
     }
 
-    /// A path that rescales the frozen weight (DoRA) must come before every other act on its rows.
+    /// Checks that a path which rescales the frozen weight (DoRA) comes before every other act on
+    /// its rows.
     fn check_sites(&self) -> Result<()> {
         let hooks = self.hooks(None);
         for site in &self.spec().sites {
@@ -223,7 +228,7 @@ impl Model {
     /// Runs a span of the backbone with the adapters.
     ///
     /// # Shapes
-    /// As [`crate::backbone::Backbone::forward`].
+    /// See [`crate::backbone::Backbone::forward`].
     pub fn span(&self, x: Activation, span: Range<Cut>, step: Option<&Step>) -> Activation {
         self.backbone.forward(x, span, &self.hooks(step))
     }
@@ -327,7 +332,7 @@ impl Model {
         }
         let mut merged = self.valid();
         merged.backbone = merge::fold(&merged.backbone, &merged.hooks(None))?;
-        // What was folded must not act again.
+        // The folded acts must not act again.
         merged.adapters = std::iter::empty().collect();
         merged.assembly.places = Places::default();
         merged.assembly.strength = 1.0;

@@ -16,6 +16,8 @@ macro_rules! container_module {
         impl<$($generics)*> Module for $ty {
             fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
                 for (name, module) in self.parts() {
+                    // Visitors are told the type of the container, so that they can leave its field
+                    // out of names.
                     visitor.enter_module(&name, $container);
                     module.visit(visitor);
                     visitor.exit_module(&name, $container);
@@ -98,6 +100,8 @@ impl<K, M> Named<K, M> {
     {
         self.0
             .iter()
+            // A linear search: a container has some dozens of entries, and a pass asks only for
+            // those that act.
             .find(|(k, _)| k.borrow() == key)
             .map(|(_, m)| m)
     }

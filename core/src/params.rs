@@ -27,7 +27,7 @@ pub struct ParamInfo {
     pub shape: Vec<usize>,
     /// Bytes of its values.
     pub bytes: usize,
-    /// Its identity in optimisers.
+    /// The identity in optimisers.
     pub id: ParamId,
     /// Whether it is a buffer: neither trained nor counted.
     pub buffer: bool,
@@ -40,7 +40,7 @@ impl ParamInfo {
     }
 }
 
-/// How Burn's derive announces the variants of an enum.
+/// The prefix with which Burn's derive announces the variants of an enum.
 const ENUM: &str = "Enum:";
 
 /// The path of the walk, with the three exceptions above.
@@ -57,7 +57,8 @@ impl Path {
         match container {
             BUFFER => self.buffers += 1,
             NAMED => {
-                // The container is entered as a field first; its key takes the place of that name.
+                // The container is entered as a field first, so its key replaces the name of that
+                // field.
                 self.replaced.push(self.parts.pop());
                 self.parts.push(name.to_owned());
             }
@@ -109,7 +110,7 @@ struct Walk(Path, Vec<ParamInfo>);
 impl ModuleVisitor for Walk {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
-        // Reading the type of a parameter without a value would allocate it.
+        // Reading the type of a parameter without a value would allocate the value.
         let width = if param.is_initialized() {
             param.base().dtype().size()
         } else {
@@ -136,7 +137,7 @@ pub fn read(module: &impl Module, wanted: impl Fn(&ParamInfo) -> bool) -> Tensor
     struct Read(BTreeMap<ParamId, String>, Tensors);
     impl ModuleVisitor for Read {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            // The name is removed, so a parameter that is shared is read once.
+            // The name is removed, so that a shared parameter is read once.
             if let Some(name) = self.0.remove(&param.id) {
                 self.1.insert(name, param.val().into_data());
             }
@@ -295,13 +296,16 @@ fn apply<const D: usize>(
     buffer: bool,
 ) -> Param<Tensor<D>> {
     match change {
-        // A parameter without a value gets this one directly, without zeros before it.
+        // A parameter without a value is made from this one directly: zeros would take the memory
+        // of the whole model for a moment.
         Change::Value(data) if !param.is_initialized() => {
             let mut new = Param::from_data(data, &param.lazy_device());
             new.id = param.id;
             new
         }
         Change::Value(data) => {
+            // The element type, the device and the gradient stay those of the old value: a file
+            // does not decide about them.
             let replace = |old: Tensor<D>| {
                 let dtype = old.dtype();
                 let new = Tensor::from_data(data, (&old.device(), dtype));
@@ -316,7 +320,8 @@ fn apply<const D: usize>(
         Change::Trains(trains) => param.set_require_grad(trains && !buffer),
         Change::Identity => {
             let mut param = param;
-            // 64 bits of a hash: names are few, so a collision is out of reach.
+            // 64 bits of a hash are enough: there are few names, so a collision is out of the
+            // question.
             let hash = blake3::hash(name.as_bytes());
             let (head, _) = hash.as_bytes().split_at(8);
             param.id = ParamId::from(head.iter().fold(0, |id, byte| id << 8 | u64::from(*byte)));
@@ -325,6 +330,8 @@ fn apply<const D: usize>(
         Change::Cast(dtype) => param.map(|value| value.cast(dtype)),
         Change::Buffer(value) => param.map(|old| {
             let value = value.reshape(old.dims());
+            // The update comes from the inner tensors of the step and must return to the autodiff
+            // device.
             if old.is_autodiff() {
                 Tensor::from_inner(value)
             } else {

@@ -2,17 +2,19 @@
 
 /// A compiled regular expression.
 ///
-/// The engine with linear time is tried first; only patterns that it cannot express, with
+/// The engine with linear time is tried first. Only patterns that it cannot express, with
 /// look-around or backreferences, go to one that backtracks.
 pub(crate) enum Pattern {
     Linear(regex::Regex),
-    // Much larger than the other.
+    // This variant is much larger than the other.
     Backtracking(Box<fancy_regex::Regex>),
 }
 
 impl Pattern {
+    /// Compiles a pattern.
+    ///
     /// # Errors
-    /// What is wrong with the pattern.
+    /// If the pattern is not valid, with the message of the engine.
     pub fn new(pattern: &str) -> Result<Self, String> {
         match regex::Regex::new(pattern) {
             Ok(regex) => Ok(Self::Linear(regex)),
@@ -23,10 +25,10 @@ impl Pattern {
         }
     }
 
-    /// The `names` in which the pattern is found.
+    /// Returns the `names` in which the pattern is found.
     ///
     /// # Errors
-    /// If it backtracks without an end in sight.
+    /// If it backtracks beyond the limit of the engine.
     pub fn matching<'n>(&self, names: &[&'n str]) -> Result<Vec<&'n str>, String> {
         let mut found = Vec::new();
         for name in names {
@@ -41,10 +43,10 @@ impl Pattern {
         Ok(found)
     }
 
-    /// The number that the pattern's first group holds, if the pattern is found.
+    /// Returns the number in the first group of the pattern, if the pattern is found.
     ///
     /// # Errors
-    /// As [`matching`](Self::matching).
+    /// See [`matching`](Self::matching).
     pub fn number(&self, name: &str) -> Result<Option<u64>, String> {
         let digits = match self {
             Self::Linear(regex) => regex

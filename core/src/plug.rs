@@ -20,9 +20,9 @@ pub use crate::named::{Boundary, Buffer, ByBoundary, BySite, Named};
 
 /// The object-safe mirror of [`Module`].
 ///
-/// Burn's methods `self -> Self` work in place here: the module is moved out, and the result is moved
-/// in. If one panics in between, the place is left without a value. That is why they are `unsafe`:
-/// after a panic the caller must neither use the place nor drop it.
+/// The methods `self -> Self` of Burn work in place here: the module is moved out, and the result
+/// is moved in. If one panics in between, the place is left without a value. That is why these are
+/// `unsafe`: after a panic the caller must neither use the place nor drop it.
 pub trait ErasedModule: Debug + Send + Sync + Any {
     /// [`Module::visit`].
     fn visit_erased(&self, visitor: &mut dyn ErasedVisitor);
@@ -65,6 +65,7 @@ impl<M: Module + ModuleDisplay + Sync + 'static> ErasedModule for M {
         self.collect_devices(devices)
     }
     fn valid_erased(&mut self) {
+        // `valid` borrows the module, so nothing is moved out and this is safe even if it panics.
         *self = self.valid();
     }
     unsafe fn map_erased(&mut self, mapper: &mut dyn ErasedMapper) {
@@ -72,32 +73,32 @@ impl<M: Module + ModuleDisplay + Sync + 'static> ErasedModule for M {
         unsafe { replace(self, |module| module.map(&mut MapDown(mapper))) }
     }
     unsafe fn to_device_erased(&mut self, device: &Device) {
-        // SAFETY: as in `map_erased`.
+        // SAFETY: `replace` has the same condition as this method.
         unsafe { replace(self, |module| module.to_device(device)) }
     }
     unsafe fn fork_erased(&mut self, device: &Device) {
-        // SAFETY: as in `map_erased`.
+        // SAFETY: `replace` has the same condition as this method.
         unsafe { replace(self, |module| module.fork(device)) }
     }
     unsafe fn train_erased(&mut self) {
-        // SAFETY: as in `map_erased`.
+        // SAFETY: `replace` has the same condition as this method.
         unsafe { replace(self, Module::train) }
     }
     unsafe fn materialize_erased(&mut self) {
-        // SAFETY: as in `map_erased`.
+        // SAFETY: `replace` has the same condition as this method.
         unsafe { replace(self, Module::materialize) }
     }
 }
 
-/// Moves a module out of its place and puts the result of `change` there. Leaving a copy in the place
-/// meanwhile would be safe, but the copy would share the tensors, and an optimiser could no longer
-/// update them in place.
+/// Moves a module out of its place and puts the result of `change` there. Leaving a copy in the
+/// place meanwhile would be safe, but the copy would share the tensors, so that an optimiser could
+/// no longer update them in place.
 ///
 /// # Safety
 /// If `change` panics, the place is left without a value: it must neither be used nor dropped.
 unsafe fn replace<M>(place: &mut M, change: impl FnOnce(M) -> M) {
-    // SAFETY: `place` is valid and its value is moved out once. Writing drops nothing, as it should,
-    // because that value is gone; nothing reads `place` in between.
+    // SAFETY: `place` is valid, and its value is moved out once. `write` does not drop the old
+    // value, which is right, because that value is gone. Nothing reads `place` in between.
     unsafe { ptr::write(place, change(ptr::read(place))) }
 }
 
@@ -135,8 +136,8 @@ impl<T: ?Sized> std::ops::DerefMut for Plug<T> {
 }
 
 impl<T: ErasedModule + ?Sized> Plug<T> {
-    /// Lets `change` replace the module in its box. If it panics, the box frees its memory without
-    /// dropping its content, which was already dropped while unwinding.
+    /// Lets `change` replace the module in its box. If `change` panics, the box frees its memory
+    /// without dropping its content, which unwinding has already dropped.
     fn changed(self, change: impl FnOnce(&mut T)) -> Self {
         let raw = Box::into_raw(self.0) as *mut ManuallyDrop<T>;
         // SAFETY: `ManuallyDrop<T>` has the layout of `T`, and the pointer comes from a box that was
@@ -164,24 +165,25 @@ where
         self.0.collect_devices_erased(devices)
     }
     fn to_device(self, device: &Device) -> Self {
-        // SAFETY: as in `map`.
+        // SAFETY: `changed` neither uses nor drops the module after a panic.
         self.changed(|module| unsafe { module.to_device_erased(device) })
     }
     fn fork(self, device: &Device) -> Self {
-        // SAFETY: as in `map`.
+        // SAFETY: `changed` neither uses nor drops the module after a panic.
         self.changed(|module| unsafe { module.fork_erased(device) })
     }
     fn valid(&self) -> Self {
+        // The clone shares all tensors, so this costs no memory.
         let mut copy = self.clone();
         copy.0.valid_erased();
         copy
     }
     fn train(self) -> Self {
-        // SAFETY: as in `map`.
+        // SAFETY: `changed` neither uses nor drops the module after a panic.
         self.changed(|module| unsafe { module.train_erased() })
     }
     fn materialize(self) -> Self {
-        // SAFETY: as in `map`.
+        // SAFETY: `changed` neither uses nor drops the module after a panic.
         self.changed(|module| unsafe { module.materialize_erased() })
     }
 }
@@ -227,8 +229,8 @@ pub trait ErasedMapper {
     fn exit(&mut self, name: &str, container: &str);
 }
 
-/// Expands `$arm!(rank, ..)` for the constant that equals `$rank`: Burn's tensors have 1 to 8
-/// dimensions here.
+/// Expands `$arm!(rank, ..)` for the constant that equals `$rank`. A rank cannot be a value of a
+/// generic, and the tensors of Burn have 1 to 8 dimensions here.
 macro_rules! by_rank {
     ($rank:expr, $arm:ident!($($args:tt)*)) => {
         match $rank {
@@ -263,7 +265,7 @@ macro_rules! map_arm {
     };
 }
 
-/// A typed visitor seen as an erased one.
+/// Makes an erased visitor of a typed one.
 pub(crate) struct VisitUp<'a, V>(pub(crate) &'a mut V);
 
 impl<V: ModuleVisitor> ErasedVisitor for VisitUp<'_, V> {
@@ -287,7 +289,7 @@ impl<V: ModuleVisitor> ErasedVisitor for VisitUp<'_, V> {
     }
 }
 
-/// An erased visitor seen as a typed one.
+/// Makes a typed visitor of an erased one.
 struct VisitDown<'a>(&'a mut dyn ErasedVisitor);
 
 impl ModuleVisitor for VisitDown<'_> {
@@ -311,7 +313,7 @@ impl ModuleVisitor for VisitDown<'_> {
     }
 }
 
-/// A typed mapper seen as an erased one.
+/// Makes an erased mapper of a typed one.
 struct MapUp<'a, M>(&'a mut M);
 
 impl<M: ModuleMapper> ErasedMapper for MapUp<'_, M> {
@@ -335,7 +337,7 @@ impl<M: ModuleMapper> ErasedMapper for MapUp<'_, M> {
     }
 }
 
-/// An erased mapper seen as a typed one.
+/// Makes a typed mapper of an erased one.
 struct MapDown<'a>(&'a mut dyn ErasedMapper);
 
 macro_rules! map_down {
@@ -343,7 +345,7 @@ macro_rules! map_down {
         let mut slot = Some($param);
         $self.0.$map($d, &mut slot);
         // An erased mapper puts back what it takes, unless it panics: see `map_arm`.
-        slot.unwrap_or_else(|| unreachable!("a mapper kept a parameter"))
+        slot.unwrap_or_else(|| unreachable!("a mapper did not return a parameter"))
     }};
 }
 
@@ -413,7 +415,7 @@ mod tests {
         let mapped = catch_unwind(AssertUnwindSafe(|| mapped.map(&mut Doubles(Some(second)))));
         let panic = mapped.err().unwrap();
         assert_eq!(panic.downcast_ref(), Some(&"a mapper that fails"));
-        // What shared its tensors is as it was and maps as before.
+        // Copies that shared its tensors are unchanged and map as before.
         let values = |module: &BoxedAdapter| -> Vec<f32> {
             let tensors = params::read(module, |_| true).into_values();
             tensors.flat_map(params::floats).collect()

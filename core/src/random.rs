@@ -34,7 +34,7 @@ impl Generator {
 
     /// Standard normal (Box and Muller, in f64).
     pub fn normal(&mut self) -> f32 {
-        // Half a step above zero, so that the logarithm is finite.
+        // Half a step above zero keeps the logarithm finite.
         let scale = 1.0 / (1u64 << 53) as f64;
         let u = ((self.bits() >> 11) as f64 + 0.5) * scale;
         let v = (self.bits() >> 11) as f64 * scale;

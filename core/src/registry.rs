@@ -25,9 +25,9 @@ pub struct Plugin {
     /// YAMLs of backbones that are small enough to be trained in tests: one for each variety that a
     /// method may meet. The golden values of methods were made on the first.
     pub tiny: &'static [&'static str],
-    /// How checkpoints of a family of backbones are recognised.
+    /// The way in which checkpoints of a family of backbones are recognised.
     pub family: Option<Family>,
-    /// How a method is stored in HF PEFT's folders, if that library has it.
+    /// The form of a method in HF PEFT's folders, if that library has it.
     pub hf_peft: Option<Format>,
     /// JSON Schema of its configuration.
     pub schema: fn() -> schemars::Schema,
@@ -95,6 +95,7 @@ macro_rules! register {
             }
         }
     };
+    // Rules that begin with `@` are internal. They turn optional arguments into expressions.
     (@some) => { None };
     (@some $some:expr) => { Some($some) };
     (@hf_peft $config:ty) => { None };
@@ -134,6 +135,8 @@ pub fn check() -> Result<()> {
 }
 
 fn check_names(all: &mut [&Plugin]) -> Result<()> {
+    // Linking order is arbitrary, so the crates are sorted, too, for the message to be the same
+    // every time.
     all.sort_by_key(|plugin| (plugin.kind, plugin.name, plugin.crate_name));
     let same = |pair: &&[&Plugin]| pair[0].kind == pair[1].kind && pair[0].name == pair[1].name;
     match all.windows(2).find(same) {

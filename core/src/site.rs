@@ -64,7 +64,7 @@ pub enum SiteKind {
     },
     /// The branch of a residual block, before its sum.
     Branch {
-        /// Which branch.
+        /// The branch.
         branch: Branch,
         /// Width of the residual stream.
         width: usize,
@@ -137,9 +137,9 @@ impl std::fmt::Display for SiteKind {
 /// The sites at which a method acts, written like HF PEFT's `target_modules`.
 ///
 /// A string is a regular expression that must match the whole name; look-around and backreferences
-/// are understood as in Python. A list holds names, or suffixes of
-/// names that begin after a dot: `qkv` matches `blocks.0.attn.qkv`, `proj` also matches
-/// `patch_embed.proj`. `query`, `key` and `value` match those rows of a fused `qkv`.
+/// are understood as in Python. A list holds names, or suffixes of names that begin after a dot:
+/// `qkv` matches `blocks.0.attn.qkv`, `proj` also matches `patch_embed.proj`. `query`, `key` and
+/// `value` match those rows of a fused `qkv`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "serde_yaml::Value", into = "serde_yaml::Value")]
 #[schemars(with = "TargetsSchema")]
@@ -159,6 +159,7 @@ enum TargetsSchema {
     Suffixes(Vec<String>),
 }
 
+// Written by hand: for an untagged enum, serde would only say that no variant matched.
 impl TryFrom<serde_yaml::Value> for Targets {
     type Error = String;
     fn try_from(value: serde_yaml::Value) -> Result<Self, String> {
@@ -214,6 +215,7 @@ impl Targets {
     pub fn matching<'n>(&self, names: &[&'n str]) -> Result<Vec<&'n str>> {
         match self {
             Self::Regex(pattern) => {
+                // The group keeps an alternation within the anchors.
                 let whole = Pattern::new(&format!("^(?:{pattern})$"));
                 let matched = whole.and_then(|whole| whole.matching(names));
                 matched.map_err(|e| Error::config("targets", format!("{pattern:?}: {e}")))
@@ -231,6 +233,7 @@ impl Targets {
     /// [`Error::Target`] for a target that matches nothing (HF PEFT ignores it as long as another one
     /// matches), and [`Error::Config`] for an invalid pattern.
     pub fn pick<'a>(&self, sites: &'a [Site], backbone: &str) -> Result<Vec<Picked<'a>>> {
+        // A site and its slices are candidates side by side, because a target may name either.
         let candidates: Vec<Picked<'a>> = sites
             .iter()
             .flat_map(|site| {
@@ -253,7 +256,7 @@ impl Targets {
             Self::Suffixes(targets) if targets.is_empty() => {
                 return Err(Error::config("targets", "expected at least one name"));
             }
-            // Each target of a list must match something: a misspelt one is not ignored.
+            // Each target of a list must match something, so that a misspelt one is not ignored.
             Self::Suffixes(targets) => {
                 let matches = |target: &&String| names.iter().any(|name| is_suffix(name, target));
                 if let Some(target) = targets.iter().find(|target| !matches(target)) {

@@ -24,7 +24,7 @@ pub struct BackboneSpec {
     pub sites: Vec<Site>,
     /// The input images.
     pub input: InputSpec,
-    /// Width of the features that the head sees.
+    /// Width of the features, which the head reads.
     pub features: usize,
     /// The checkpoint's name for its own head, for example `head` or `fc`.
     pub head_name: &'static str,
@@ -112,6 +112,25 @@ impl BackboneSpec {
             })
     }
 
+    /// The boundaries with these indices, in their order.
+    ///
+    /// # Errors
+    /// See [`boundary`](Self::boundary); [`Error::Config`] for the field `boundaries` if two indices
+    /// mean the same one.
+    pub fn distinct_boundaries(&self, indices: &[i64]) -> Result<Vec<&BoundarySpec>> {
+        let mut places: Vec<&BoundarySpec> = Vec::with_capacity(indices.len());
+        for index in indices {
+            let place = self.boundary(*index)?;
+            // Compared after they are looked up, because 12 and -1 may be the same boundary.
+            if places.iter().any(|other| other.index == place.index) {
+                let message = format!("{place} is named twice");
+                return Err(Error::config("boundaries", message));
+            }
+            places.push(place);
+        }
+        Ok(places)
+    }
+
     /// The site of that name.
     pub fn site(&self, name: &str) -> Option<&Site> {
         self.sites.iter().find(|site| site.name == name)
@@ -120,20 +139,34 @@ impl BackboneSpec {
     /// Whether extra tokens can be appended at a boundary: at the input of a block with global attention.
     pub fn takes_extras(&self, boundary: Cut) -> bool {
         let shape = self.boundaries.get(boundary).map(|boundary| boundary.shape);
+        // Windows have a fixed number of tokens, and nothing reads the output of the last block as
+        // a sequence.
         boundary <= self.depth && matches!(shape, Some(BoundaryShape::Tokens { .. }))
     }
 
-    /// The reason why extra tokens cannot be appended at a boundary.
-    pub fn why_no_extras(&self, boundary: Cut) -> String {
-        match self.boundaries.get(boundary) {
-            Some(at) if boundary > self.depth => {
-                format!("no block follows that could read tokens at {at}")
-            }
-            Some(at) => format!(
-                "extra tokens need a sequence under global attention; at {at} it has a {}",
-                at.shape
-            ),
-            None => format!("it has no boundary {boundary}"),
+    /// Checks that `method` can append extra tokens at all these boundaries.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] with the reason why it cannot.
+    pub fn check_extras(&self, method: &str, places: &[&BoundarySpec]) -> Result<()> {
+        let Some(at) = places.iter().find(|at| !self.takes_extras(at.index)) else {
+            return Ok(());
+        };
+        let reason = if at.index > self.depth {
+            format!("no block follows that could read tokens at {at}")
+        } else {
+            let shape = &at.shape;
+            format!("extra tokens need a sequence under global attention; at {at} it has a {shape}")
+        };
+        Err(self.unfit(method, reason))
+    }
+
+    /// The error of a method that cannot adapt this backbone, with the reason.
+    pub fn unfit(&self, method: &str, reason: impl Into<String>) -> Error {
+        Error::Unfit {
+            method: method.to_owned(),
+            backbone: self.name.clone(),
+            reason: reason.into(),
         }
     }
 
@@ -148,6 +181,7 @@ impl BackboneSpec {
             } => Some(inputs * kh * kw),
             _ => None,
         });
+        // The fan-in and the fan-out of the patch embedding.
         let fans = patch.unwrap_or(0) + width;
         Distribution::Uniform((6.0 / fans as f32).sqrt())
     }
@@ -167,7 +201,7 @@ impl BackboneSpec {
     /// has sites. It is 0 for a parameter without either, such as the class token or the position
     /// embedding, which is safe: the prefix then ends before everything that could use it.
     pub fn block_of(&self, parameter: &str) -> usize {
-        // From the innermost module outwards.
+        // The search goes from the innermost module outwards.
         let around = parameter.match_indices('.').rev();
         let mut modules = around.map(|(end, _)| &parameter[..end]);
         let of = |module: &str| {

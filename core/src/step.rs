@@ -1,4 +1,4 @@
-//! One training step: its random numbers, and the buffers that it updates.
+//! A training step: its random numbers, and the buffers that it updates.
 
 use std::cell::RefCell;
 
@@ -7,17 +7,18 @@ use burn::tensor::{Tensor, TensorData};
 use crate::channels::like;
 use crate::random::Generator;
 
-/// One training step: the seed of its random numbers and the buffers that it updates.
+/// A training step: the seed of its random numbers and the buffers that it updates.
 ///
 /// A step is a pure function of model, batch and step number; updates are returned, not written.
 #[derive(Debug)]
 pub struct Step {
     key: Key,
+    // A forward pass has only `&Step`, and runs on one thread.
     updates: RefCell<Vec<(String, Tensor<1>)>>,
     batch_statistics: bool,
 }
 
-/// What the random numbers of a step are a function of.
+/// The values that determine the random numbers of a step.
 #[derive(Clone, Copy, Debug)]
 struct Key {
     seed: u64,
@@ -46,25 +47,26 @@ impl Step {
         self.batch_statistics
     }
 
-    /// Hands back a buffer's new value `[c]`.
+    /// Records the new value `[c]` of a buffer.
     pub(crate) fn update(&self, name: String, value: Tensor<1>) {
         self.updates.borrow_mut().push((name, value));
     }
 }
 
-/// The random numbers of one adapter in one forward pass: what dropout needs.
+/// The random numbers of one adapter in one forward pass, for dropout.
 ///
-/// A plain value: seed and number of the step, if there is one, and the adapter's place.
+/// It is a plain value: the seed and the number of the step, if there is one, and the place of the
+/// adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Draws {
-    /// None outside of training, where nothing is dropped.
+    /// None outside of training, when nothing is dropped.
     key: Option<Key>,
-    /// The adapter's place: two at one site draw masks of their own.
+    /// The place of the adapter: two adapters at one site draw different masks.
     owner: usize,
 }
 
 impl Draws {
-    /// Those of the adapter at place `owner`; without a step nothing is drawn.
+    /// The random numbers of the adapter at place `owner`; without a step nothing is drawn.
     pub fn new(step: Option<&Step>, owner: usize) -> Self {
         let key = step.map(|step| step.key);
         Self { key, owner }
@@ -91,6 +93,8 @@ impl Draws {
         };
         let path = format!("dropout/{number}/{part}/{}/{name}", self.owner);
         let shape = x.shape();
+        // The mask is drawn on the CPU, so that it is the same on every device and for every number
+        // of threads.
         let mask = Generator::new(seed, &path).dropout_mask(shape.num_elements(), p);
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
         x.clone() * like(mask, &x)

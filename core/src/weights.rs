@@ -70,7 +70,7 @@ impl Writer {
     ) -> Result<Self> {
         let (mut header, mut places, mut end) = (serde_json::Map::new(), BTreeMap::new(), 0);
         let columns = [("F32", 4, floats), ("I64", 8, integers)];
-        // The wider elements come first, so that all tensors are aligned.
+        // The wider elements come first, which aligns all tensors.
         for (dtype, width, shapes) in columns.into_iter().rev() {
             for (name, shape) in shapes {
                 let start = end;
@@ -81,6 +81,8 @@ impl Writer {
             }
         }
         let mut header = serde_json::Value::Object(header).to_string();
+        // Spaces pad the header, as the format allows, so that tensors begin at a multiple of
+        // eight.
         header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
         let base = 8 + header.len() as u64;
         for (start, end) in places.values_mut() {
@@ -90,6 +92,8 @@ impl Writer {
         let write = |file: &mut NamedTempFile| -> std::io::Result<()> {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(header.as_bytes())?;
+            // The length is set at once, so that the values of all tensors can be written in any
+            // order.
             file.as_file().set_len(base + end)
         };
         write(&mut file).map_err(Error::io(path))?;

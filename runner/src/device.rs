@@ -93,6 +93,7 @@ pub fn choose(choice: DeviceChoice) -> Result<ComputeDevice, Failure> {
                 "--device cuda:{index}: {missing}; or use --device cpu"
             ))
         }),
+        // Falling back is announced, so that nobody takes a slow run on the CPU for one on the GPU.
         DeviceChoice::Auto => Ok(cuda(0).unwrap_or_else(|missing| {
             eprintln!("device: cpu ({missing})");
             ComputeDevice::cpu()
@@ -121,8 +122,8 @@ fn cuda(index: usize) -> Result<ComputeDevice, String> {
     })
 }
 
-/// What the first kernel would lack. CubeCL panics without the driver, or without the mathematical functions
-/// that it links into every kernel, so both are looked for first.
+/// Lists what the first kernel would lack. CubeCL panics if the driver is missing, or the
+/// mathematical functions that it links into every kernel, so both are checked first.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
     if nvidia_devices() == 0 {
@@ -155,14 +156,17 @@ fn toolkits() -> Vec<PathBuf> {
 
 /// The number of NVIDIA device files.
 fn nvidia_devices() -> usize {
+    // The device files are counted because asking the driver would load it, which is what may fail.
     (0..64)
         .take_while(|i| PathBuf::from(format!("/dev/nvidia{i}")).exists())
         .count()
 }
 
-/// Whether a library whose file name starts with `name` lies where the system's loader looks: in the folders
-/// of its path variable, or in the usual ones.
+/// Returns whether a library whose file name starts with `name` is where the dynamic loader looks:
+/// in the folders of `LD_LIBRARY_PATH` or in the usual ones.
 fn loadable(name: &str) -> bool {
+    // The folders are searched instead of loading the library, so that nothing of the driver runs
+    // unless the device is used.
     let from_env = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual = [
         "/usr/lib/x86_64-linux-gnu",

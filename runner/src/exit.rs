@@ -1,5 +1,6 @@
 //! The exit codes of the program, and failures that carry one.
 
+use std::any::Any;
 use std::fmt::{self, Display, Formatter};
 
 /// The exit codes of `runner`.
@@ -20,7 +21,7 @@ pub enum Exit {
     Interrupted = 75,
 }
 
-/// Why a command, or a call of the library, did not end well.
+/// The reason why a command, or a call of the library, failed.
 #[derive(Debug)]
 pub struct Failure {
     /// The kind of failure: the exit code of the program.
@@ -38,7 +39,7 @@ impl Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Failure {
-    /// Adds in front of the message where the failure was found.
+    /// Puts the place where the failure was found in front of the message.
     pub fn within(self, place: &str) -> Self {
         Self {
             error: self.error.context(place.to_owned()),
@@ -55,12 +56,12 @@ impl Failure {
     }
 }
 
-/// Says where in the configuration or on the command line an error lies.
+/// Adds to an error where in the configuration or on the command line it lies.
 pub trait At<T> {
-    /// The value, or a failure with [`Exit::Config`] and the message `place: error`.
+    /// Returns the value, or a failure with [`Exit::Config`] and the message `place: error`.
     ///
     /// # Errors
-    /// That failure.
+    /// The failure described above.
     fn at(self, place: impl Display) -> Result<T, Failure>;
 }
 
@@ -70,17 +71,29 @@ impl<T, E: Display> At<T> for Result<T, E> {
     }
 }
 
-/// The configuration is wrong.
+/// Makes a failure with [`Exit::Config`] and a message.
+///
+/// The message is text wherever one place in the code makes the error and nothing needs to tell it
+/// from others: a person reads the message, and a program the exit code. Errors that a
+/// configuration causes in several places are a [`ConfigError`](crate::ConfigError).
 pub fn config_error(message: impl Display) -> Failure {
     failure(Exit::Config, message)
 }
 
-/// A failure with an exit code and a message.
+/// Makes a failure with an exit code and a message.
 pub fn failure(exit: Exit, message: impl Display) -> Failure {
     Failure {
         exit,
         error: anyhow::anyhow!("{message}"),
     }
+}
+
+/// The message of a panic that was caught.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    // The payload of `panic!` is a `&str` for a literal and a `String` for a formatted message.
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic")
 }
 
 impl From<anyhow::Error> for Failure {
@@ -101,6 +114,8 @@ impl From<std::io::Error> for Failure {
 impl From<peft_core::Error> for Failure {
     fn from(error: peft_core::Error) -> Self {
         let exit = match error {
+            // A file that cannot be read may be readable later. Everything else contradicts the
+            // configuration, and trying again does not help.
             peft_core::Error::Io { .. } => Exit::Unexpected,
             _ => Exit::Config,
         };

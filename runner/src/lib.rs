@@ -1,9 +1,11 @@
 //! Parameter-efficient fine-tuning of vision models: from a YAML to an adapted model and its measured run.
 //!
 //! Two kinds of programs use this crate. One adds plugins to the command line: it links them with
-//! `use my_method as _;` and calls [`main`]. The other calls the library: an [`Experiment`] is read, a
-//! [`Session`] trains it and loads what was trained, and an [`Assembled`] model predicts; a
-//! [`Comparison`](comparison::Comparison) becomes [`Results`](comparison::Results). Nothing of that prints on stdout, and every error is a [`Failure`].
+//! `use my_method as _;` and calls [`main`]. The other calls the library: it reads an
+//! [`Experiment`], trains it in a [`Session`], which also loads finished runs as [`Assembled`]
+//! models, and turns a [`Comparison`](comparison::Comparison) into
+//! [`Results`](comparison::Results). None of these print on stdout, and every error is a
+//! [`Failure`].
 
 mod cache;
 mod cli;
@@ -34,6 +36,7 @@ pub mod comparison {
 
 use std::process::ExitCode;
 
+pub use config::error::ConfigError;
 pub use config::experiment::Experiment;
 pub use device::ComputeDevice as Device;
 pub use exit::{Exit, Failure};
@@ -48,7 +51,8 @@ pub use train::metrics::{Metric, Metrics};
 use cli::Cli;
 use exit::config_error;
 
-/// Ends the program quietly when the reader of its output goes away, as in `runner list methods | head`.
+/// Ends the program quietly if the reader of its output goes away, as in `runner list methods |
+/// head`.
 fn end_quietly_on_a_broken_pipe() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -67,7 +71,7 @@ fn default_to_the_cpu() {
     unsafe { std::env::set_var("BURN_DEVICE", "flex") };
 }
 
-/// The whole program: it reads the command line, carries out the command, and prints one message if that
+/// The whole program: it reads the command line, runs the command, and prints one message if that
 /// fails.
 pub fn main() -> ExitCode {
     default_to_the_cpu();

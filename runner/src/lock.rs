@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::Failure;
 
 /// The file that is locked while a process works in the folder.
 pub const LOCK: &str = ".lock";
 
-/// How long a lock is tried for: a process that only checks the lock holds it briefly.
+/// How long taking a lock is tried: a process that only checks it holds it for a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Takes the lock of a folder; `None` if another process holds it.
@@ -20,13 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub fn lock(folder: &Path) -> Result<Option<File>, Failure> {
     let start = Instant::now();
     let path = folder.join(LOCK);
-    // The file is never removed: another process could hold a lock on it already, and a third one then make and
-    // lock a new file of that name.
+    // The file is never removed. Otherwise one process could hold a lock on the removed file while
+    // another makes a new file of the same name and locks that one.
     let file = File::create(&path).map_err(peft_core::Error::io(&path))?;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::Error(e)) => return Err(peft_core::Error::io(&path)(e).into()),
+            // A network file system may answer late, and a process may be checking the lock just
+            // now.
             Err(TryLockError::WouldBlock) if start.elapsed() > PATIENCE => return Ok(None),
             Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE / 20),
         }
@@ -35,7 +37,8 @@ pub fn lock(folder: &Path) -> Result<Option<File>, Failure> {
 
 /// Whether a process works in a folder.
 pub fn is_locked(folder: &Path) -> bool {
-    // A shared lock, so that processes that look at the same time do not take each other for the owner.
+    // A shared lock: several processes may check at the same time without taking each other for the
+    // owner.
     let held = |file: File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
     File::open(folder.join(LOCK)).is_ok_and(held)
 }
@@ -50,9 +53,9 @@ pub fn wait_for(lock: &File, path: &Path, interrupt: &AtomicBool) -> Result<(), 
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(e)) => return Err(peft_core::Error::io(path)(e).into()),
             Err(TryLockError::WouldBlock) if interrupt.load(Ordering::Relaxed) => {
-                let message = "interrupted; run the same command to go on";
-                return Err(failure(Exit::Interrupted, message));
+                return Err(Failure::interrupted());
             }
+            // A blocking call would not notice the interrupt: signals only set a flag here.
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(100)),
         }
     }

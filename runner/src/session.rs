@@ -1,4 +1,5 @@
-//! The library's face: what `runner` does from a shell, as calls that return values and print nothing.
+//! The entry to the library: the work of `runner` as calls that return values and print nothing on
+//! stdout.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,8 +46,8 @@ pub struct Run {
 }
 
 impl Session {
-    /// A session on a device. Run folders, and the prefix cache beside them, are made below `runs` when they
-    /// are needed.
+    /// Makes a session on a device. Run folders, and the prefix cache beside them, are made below
+    /// `runs` when they are needed.
     pub fn new(device: ComputeDevice, runs: impl Into<PathBuf>) -> Self {
         Self {
             device,
@@ -61,10 +62,11 @@ impl Session {
         self.interrupt.clone()
     }
 
-    /// Opens the experiment's data and weights and says what would be trained, without training.
+    /// Opens the data and weights of an experiment and describes what would be trained, without
+    /// training.
     ///
     /// # Errors
-    /// What is wrong with a path, a file, a shape or a target, with the component's name.
+    /// An error of a path, a file, a shape or a target, with the name of the component.
     pub fn plan(&self, experiment: Experiment) -> Result<String, Failure> {
         on_worker(|| {
             let (trial, model) = Trial::open(experiment, &self.device)?;
@@ -76,8 +78,9 @@ impl Session {
     /// already is only read; one that was interrupted goes on.
     ///
     /// # Errors
-    /// As [`plan`](Self::plan); [`Exit::Diverged`](crate::Exit::Diverged) if the loss is not finite,
-    /// [`Exit::Interrupted`](crate::Exit::Interrupted) after saving, or a disk that cannot be written.
+    /// See [`plan`](Self::plan); also [`Exit::Diverged`](crate::Exit::Diverged) if the loss is not
+    /// finite, [`Exit::Interrupted`](crate::Exit::Interrupted) after saving, or a disk that cannot
+    /// be written.
     pub fn train(&self, experiment: Experiment) -> Result<Run, Failure> {
         on_worker(|| {
             let (trial, model) = Trial::open(experiment, &self.device)?;
@@ -91,6 +94,7 @@ impl Session {
                         interrupt: self.interrupt(),
                         cell: None,
                         tuning: None,
+                        // A library must not write to the terminal of its caller.
                         reporter: Reporter::to_log(&folder.file("log.txt")),
                     };
                     run(&trial, model, &folder, &self.device, part)?
@@ -103,8 +107,8 @@ impl Session {
         })
     }
 
-    /// The model that a finished run trained. Neither its data set nor its training is needed, only the run's
-    /// folder and the backbone's weights.
+    /// Loads the model that a finished run trained. Neither its data set nor its training state is
+    /// needed, only the folder of the run and the weights of the backbone.
     ///
     /// # Errors
     /// If the folder is not a finished run, or the weights are not where its configuration says.
@@ -112,8 +116,8 @@ impl Session {
         on_worker(|| Source::open(run, false, &self.device)?.assemble(None, None))
     }
 
-    /// A trained adapter on a backbone: `source` is a run's folder or a configuration that names the
-    /// backbone, `adapter` a run's folder or one that HF PEFT wrote.
+    /// Loads a trained adapter on a backbone: `source` is the folder of a run or a configuration
+    /// that names the backbone, `adapter` the folder of a run or one that HF PEFT wrote.
     ///
     /// # Errors
     /// If the adapter belongs to another backbone, or has no head where one is needed.
@@ -121,9 +125,10 @@ impl Session {
         on_worker(|| Source::open(source, true, &self.device)?.assemble(Some(adapter), None))
     }
 
-    /// Trains all trials of a comparison that are not done, below the session's folder, and returns what is
-    /// there then. A trial that fails is in [`Results::failed`], and the others go on;
-    /// [`Report::of`](crate::comparison::Report::of) turns results into scores, ranks and intervals.
+    /// Trains all trials of a comparison that are not done, below the folder of the session, and
+    /// returns the results of all. A trial that fails is in [`Results::failed`], and the others go
+    /// on; [`Report::of`](crate::comparison::Report::of) turns results into scores, ranks and
+    /// intervals.
     ///
     /// # Errors
     /// All cells that cannot be trained, before any work; [`Exit::Interrupted`](crate::Exit::Interrupted); a
@@ -145,6 +150,7 @@ impl Session {
         split: Split,
     ) -> Result<Metrics, Failure> {
         on_worker(|| {
+            // The data is opened anew and not taken from the run: it may be another data set.
             let data = Data::open(&*experiment.dataset, experiment.on_error)?;
             let join = model.join(data.classes())?;
             let (images, size) = (model.preprocess(), model.batch_size);

@@ -84,7 +84,7 @@ struct Case<'a> {
 /// The results of a training step before the optimiser.
 struct Gradients {
     loss: f32,
-    /// By canonical name.
+    /// The gradients by canonical name.
     named: Tensors,
     gradients: GradientsParams,
     step: Step,
@@ -447,7 +447,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// In bf16 the logits are those of f32 up to rounding.
+    /// Checks that the logits in bf16 are those of f32 up to rounding.
     ///
     /// A bf16 has 8 significant bits, so rounding to it is off by at most `u = 2^-8` of a value, with a
     /// standard deviation of at most `u / sqrt 3`. The image is rounded once, and each of `s` sites

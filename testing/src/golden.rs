@@ -44,7 +44,7 @@ impl Reference {
         }
     }
 
-    /// Its values in row-major order.
+    /// Returns its values in row-major order.
     fn pick(&self, data: &TensorData) -> Vec<f32> {
         let mut blocks = vec![floats(data.clone())];
         for (axis, &size) in data.shape().iter().enumerate() {
@@ -97,7 +97,7 @@ impl Golden {
     /// A folder below [`FIXTURES`], for example `peft/lora_qkv`.
     ///
     /// # Panics
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn fixture(name: &str) -> Self {
         Self::open(Path::new(FIXTURES).join(name))
     }
@@ -320,11 +320,11 @@ fn loaded(folder: &Path, backbone: &dyn BackboneConfig, init: &Init) -> BoxedBac
 pub struct HfPeftCase {
     /// The folder's content.
     pub given: HfPeft,
-    /// What was made of it.
+    /// The folder as it was read.
     pub imported: Imported,
     /// The backbone without it.
     pub backbone: BoxedBackbone,
-    /// Its methods.
+    /// The methods of the folder.
     pub methods: Vec<Box<dyn AdaptationMethod>>,
     /// The adapted model.
     pub model: Model,

@@ -2,9 +2,10 @@
 
 use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, needed,
+    variant,
 };
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +54,7 @@ peft_core::backbone_config! {
         /// Activation of the MLPs. Default the variant's, else `quick_gelu`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub act_layer: Option<MlpActivation>,
-        /// What the norms add to a variance. Default 1e-5.
+        /// The epsilon that the norms add to a variance. Default 1e-5.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub layer_norm_eps: Option<f64>,
     }
@@ -75,7 +76,8 @@ pub enum Features {
     /// The token itself, as in the paper's linear probes; the network then has no projection.
     #[default]
     Before,
-    /// Its projection into the space that images share with texts, which a text head needs.
+    /// The projection of the token into the space that images share with texts, which a text head
+    /// needs.
     After,
 }
 
@@ -197,18 +199,14 @@ impl Clip {
 
     fn architecture(&self) -> Result<Architecture> {
         let (row, size) = self.row()?;
-        let needed = |field: &str, own: Option<usize>, place: usize| {
-            own.or(size.map(|size| size[place])).ok_or_else(|| {
-                Error::config(field, "expected a number, or a `variant` that has one")
-            })
-        };
+        let of_variant = |place: usize| size.map(|size| size[place]);
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "clip".to_owned()),
             img_size: self.img_size.unwrap_or(row.img_size),
             patch_size: self.patch_size.unwrap_or(row.patch_size),
-            embed_dim: needed("embed_dim", self.embed_dim, 0)?,
-            depth: needed("depth", self.depth, 1)?,
-            num_heads: needed("num_heads", self.num_heads, 2)?,
+            embed_dim: needed("embed_dim", self.embed_dim, of_variant(0))?,
+            depth: needed("depth", self.depth, of_variant(1))?,
+            num_heads: needed("num_heads", self.num_heads, of_variant(2))?,
             mlp_ratio: self.mlp_ratio.unwrap_or(row.mlp_ratio),
             qkv_bias: true,
             class_token: true,
@@ -223,7 +221,10 @@ impl Clip {
             // Its width is needed only where there is a projection, so that own sizes may leave it out.
             projection: match self.features {
                 Features::Before => None,
-                Features::After => Some(needed("projection_dim", self.projection_dim, 3)?),
+                Features::After => {
+                    let own = self.projection_dim;
+                    Some(needed("projection_dim", own, of_variant(3))?)
+                }
             },
             layouts: &LAYOUTS,
         }

@@ -219,7 +219,7 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
         features: Features::After,
         ..tiny()
     };
-    let expected = "projection_dim: expected a number, or a `variant` that has one";
+    let expected = "projection_dim: expected a value, or a `variant` that has one";
     assert_eq!(message(unprojected), expected);
     let empty = Clip {
         features: Features::After,

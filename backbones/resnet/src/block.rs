@@ -26,11 +26,11 @@ pub(crate) struct Block {
     site: Site,
 }
 
-/// Where a block sits, and the sizes that it maps between.
+/// The position of a block, and the sizes that it maps between.
 pub(crate) struct Place<'a> {
     /// The name that its layers' names begin with.
     pub name: String,
-    /// Its number of `1..=L`, counted across stages.
+    /// The number of the block, `1..=L`, counted across stages.
     pub block: usize,
     /// Its stage, counted from 0.
     pub stage: usize,
@@ -108,7 +108,7 @@ impl Block {
         }
     }
 
-    /// Its sites in the order of the forward pass.
+    /// Returns its sites in the order of the forward pass.
     pub fn sites(&self) -> Vec<Site> {
         let mut sites = vec![self.conv1.site(), self.bn1.site()];
         sites.extend([self.conv2.site(), self.bn2.site()]);

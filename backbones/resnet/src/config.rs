@@ -1,9 +1,10 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, Init,
+    InputSpec, Interpolation, needed, variant,
 };
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -187,16 +188,10 @@ pub(crate) fn variants() -> Vec<&'static str> {
 
 impl ResNet {
     fn architecture(&self) -> Result<Architecture> {
-        let of_variant = match &self.variant {
-            None => None,
-            Some(name) => Some(variant(&VARIANTS, name)?),
-        };
-        let needed =
-            |field: &str| Error::config(field, "expected a value, or a `variant` that has one");
-        let block = self.block.or(of_variant.map(|row| row.block));
-        let layers = self.layers.or(of_variant.map(|row| row.layers));
-        let block = block.ok_or_else(|| needed("block"))?;
-        let layers = layers.ok_or_else(|| needed("layers"))?;
+        let name = self.variant.as_deref();
+        let of_variant = name.map(|name| variant(&VARIANTS, name)).transpose()?;
+        let block = needed("block", self.block, of_variant.map(|row| row.block))?;
+        let layers = needed("layers", self.layers, of_variant.map(|row| row.layers))?;
         let of_variant = of_variant.copied().unwrap_or(row(block, layers));
         let stem_type = self.stem_type.unwrap_or(of_variant.stem_type);
         let stem_width = match stem_type {
@@ -229,8 +224,8 @@ impl BackboneConfig for ResNet {
     fn input(&self) -> Result<InputSpec> {
         Ok(self.source().input(InputSpec {
             size: self.architecture()?.img_size,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
             interpolation: Interpolation::Bilinear,
             crop_pct: 0.875,
             crop_mode: CropMode::Center,

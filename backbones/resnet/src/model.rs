@@ -86,7 +86,7 @@ impl ResidualNetwork {
     }
 }
 
-/// Where the blocks sit and what they map, behind a stem with `inputs` channels.
+/// Lists the positions of the blocks and their sizes, behind a stem with `inputs` channels.
 fn places<'a>(sizes: &'a Architecture, mut inputs: usize, init: &'a Init) -> Vec<Place<'a>> {
     let stages = sizes.layers.into_iter().enumerate();
     let blocks = stages.flat_map(|(stage, blocks)| (0..blocks).map(move |index| (stage, index)));

@@ -32,7 +32,7 @@ pub(crate) struct Average {
 }
 
 impl Layer {
-    /// Its site, if it has weights.
+    /// Returns its site, if it has weights.
     pub(crate) fn site(&self) -> Option<&Site> {
         match self {
             Self::Conv(conv) => Some(conv.site()),

@@ -48,7 +48,7 @@ impl Stem {
         (Self::Deep(layers), third)
     }
 
-    /// Its sites in the order of the forward pass.
+    /// Returns its sites in the order of the forward pass.
     pub fn sites(&self) -> impl Iterator<Item = &Site> {
         let (plain, deep) = match self {
             Self::Plain(conv) => (Some(conv.site()), &[][..]),

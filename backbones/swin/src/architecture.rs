@@ -20,7 +20,7 @@ pub(crate) struct Architecture {
     pub window_sizes: Vec<usize>,
     pub mlp_ratio: f64,
     pub qkv_bias: bool,
-    /// What the norms of the blocks and the last norm add to a variance.
+    /// The epsilon that the norms of the blocks and the last norm add to a variance.
     pub layer_norm_eps: f64,
 }
 

@@ -39,7 +39,7 @@ impl Block {
         }
     }
 
-    /// Its sites in the order of the forward pass.
+    /// Returns its sites in the order of the forward pass.
     pub fn sites(&self) -> [Site; 8] {
         [
             self.norm1.site(),

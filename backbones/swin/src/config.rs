@@ -1,9 +1,10 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, Init,
+    InputSpec, Interpolation, needed, variant,
 };
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -45,8 +46,8 @@ peft_core::backbone_config! {
         /// Whether queries, keys and values have a bias. Default true.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub qkv_bias: Option<bool>,
-        /// What the norms of the blocks and the last norm add to a variance; as in transformers, the
-        /// norms of the patches and between stages add 1e-5. Default 1e-5.
+        /// The epsilon that the norms of the blocks and the last norm add to a variance; as in
+        /// transformers, the norms of the patches and between stages add 1e-5. Default 1e-5.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub layer_norm_eps: Option<f64>,
     }
@@ -100,29 +101,22 @@ pub(crate) fn variants() -> Vec<&'static str> {
 
 impl Swin {
     fn architecture(&self) -> Result<Architecture> {
-        let row = match &self.variant {
-            None => None,
-            Some(name) => Some(variant(&VARIANTS, name)?),
-        };
-        let needed =
-            |field: &str| Error::config(field, "expected a value, or a `variant` that has one");
-        let own_or = |own: &Option<Vec<usize>>, of_variant: Option<[usize; 4]>, field: &str| {
-            let stages = own.clone().or(of_variant.map(Vec::from));
-            stages.ok_or_else(|| needed(field))
-        };
+        let name = self.variant.as_deref();
+        let row = name.map(|name| variant(&VARIANTS, name)).transpose()?;
         let of_variant = |i: usize| row.map(|(sizes, ..)| sizes[i]);
-        let embed_dim = self.embed_dim.or(of_variant(1));
-        let depths = own_or(&self.depths, row.map(|(_, _, depths, _)| *depths), "depths")?;
+        let depths = row.map(|(_, _, depths, _)| depths.to_vec());
+        let depths = needed("depths", self.depths.clone(), depths)?;
+        let heads = row.map(|(.., heads)| heads.to_vec());
         let windows = row.map_or([7; 4], |(_, windows, ..)| *windows);
         let window = |stage: usize| self.window_size.unwrap_or(windows[stage.min(3)]);
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "swin".to_owned()),
             img_size: self.img_size.or(of_variant(0)).unwrap_or(224),
             patch_size: self.patch_size.unwrap_or(4),
-            embed_dim: embed_dim.ok_or_else(|| needed("embed_dim"))?,
+            embed_dim: needed("embed_dim", self.embed_dim, of_variant(1))?,
             window_sizes: (0..depths.len()).map(window).collect(),
             depths,
-            num_heads: own_or(&self.num_heads, row.map(|(.., heads)| *heads), "num_heads")?,
+            num_heads: needed("num_heads", self.num_heads.clone(), heads)?,
             mlp_ratio: self.mlp_ratio.unwrap_or(4.0),
             qkv_bias: self.qkv_bias.unwrap_or(true),
             layer_norm_eps: self.layer_norm_eps.unwrap_or(EPSILON),
@@ -141,8 +135,8 @@ impl BackboneConfig for Swin {
     fn input(&self) -> Result<InputSpec> {
         Ok(self.source().input(InputSpec {
             size: self.architecture()?.img_size,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
             interpolation: Interpolation::Bicubic,
             crop_pct: 0.9,
             crop_mode: CropMode::Center,

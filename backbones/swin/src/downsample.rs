@@ -26,7 +26,7 @@ impl Downsample {
         }
     }
 
-    /// Its sites in the order of the forward pass.
+    /// Returns its sites in the order of the forward pass.
     pub fn sites(&self) -> [Site; 2] {
         [self.norm.site().clone(), self.reduction.site().clone()]
     }

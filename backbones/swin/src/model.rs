@@ -201,7 +201,7 @@ impl Stage {
         }
     }
 
-    /// Its sites in the order of the forward pass.
+    /// Returns its sites in the order of the forward pass.
     fn sites(&self) -> impl Iterator<Item = Site> {
         let downsample = self.downsample.iter().flat_map(Downsample::sites);
         downsample.chain(self.blocks.iter().flat_map(Block::sites))

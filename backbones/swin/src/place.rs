@@ -1,4 +1,5 @@
-//! What a module needs to build its layers: its name, its block and a source of initial values.
+//! The data that a module needs to build its layers: its name, its block and a source of initial
+//! values.
 
 use peft_core::backbone::Init;
 use peft_core::layers::{LayerNorm, Linear};

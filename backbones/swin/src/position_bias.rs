@@ -36,8 +36,8 @@ pub(crate) fn resized(table: TensorData, size: usize) -> Option<TensorData> {
     Some(TensorData::new(resized, [between.len().pow(2), heads]))
 }
 
-/// For each offset from `-new` to `new`: the indices of the two old values around it, and how far it
-/// lies on the way from the first to the second, in `[0, 1]`.
+/// Returns for each offset from `-new` to `new` the indices of the two old values around it, and
+/// the part in `[0, 1]` of the way from the first to the second at which it lies.
 fn between(old: usize, new: usize) -> Vec<([usize; 2], f32)> {
     // The distances are 1, 1 + q, 1 + q + q^2, ..; bisection finds the q whose last distance is `new`.
     // Its bounds and precision are timm's, so that the tables agree.

@@ -46,7 +46,7 @@ pub struct Architecture {
     /// Epsilon that the norms add to the variance; `None` is timm's 1e-6 until weights of a library are
     /// loaded that has another.
     pub layer_norm_eps: Option<f64>,
-    /// How the tokens become the features that the head sees.
+    /// The pooling that turns the tokens into features.
     pub global_pool: GlobalPool,
     /// Whether the last norm comes after pooling (`fc_norm`) instead of before it (`norm`).
     pub fc_norm: bool,
@@ -57,7 +57,7 @@ pub struct Architecture {
     pub layouts: &'static [Layout],
 }
 
-/// How the tokens become the features that the head sees.
+/// The pooling that turns the tokens into features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GlobalPool {

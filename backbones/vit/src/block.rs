@@ -75,7 +75,7 @@ impl Block {
         }
     }
 
-    /// Its sites in the order of the forward pass.
+    /// Returns its sites in the order of the forward pass.
     pub fn sites(&self) -> Vec<Site> {
         [
             self.norm1.site(),

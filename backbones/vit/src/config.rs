@@ -1,9 +1,10 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, Init,
+    InputSpec, Interpolation, needed, variant,
 };
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -65,15 +66,15 @@ peft_core::backbone_config! {
         /// Activation of the MLPs. Default `gelu`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub act_layer: Option<MlpActivation>,
-        /// How tokens become the features that the head sees. Default the variant's, else `token`.
+        /// The pooling that turns the tokens into features. Default the variant's, else `token`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub global_pool: Option<GlobalPool>,
         /// Whether the last norm comes after the pooling, under the name `fc_norm`, instead of before it.
         /// Default the variant's, else true with `global_pool: avg`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub fc_norm: Option<bool>,
-        /// What the norms add to a variance. Default 1e-6, or 1e-12 for weights in
-        /// the names of transformers' ViT.
+        /// The epsilon that the norms add to a variance. Default 1e-6, or 1e-12 for weights in the
+        /// names of transformers' ViT.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub layer_norm_eps: Option<f64>,
     }
@@ -140,8 +141,8 @@ const fn vit(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
 /// DeiT's images are normalised with ImageNet's mean and standard deviation.
 const fn deit(img_size: usize, patch_size: usize, size: [usize; 3]) -> Row {
     Row {
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
+        mean: IMAGENET_MEAN,
+        std: IMAGENET_STD,
         ..vit(img_size, patch_size, size)
     }
 }
@@ -295,20 +296,16 @@ impl Vit {
 
     fn architecture(&self) -> Result<Architecture> {
         let (row, size) = self.row()?;
-        let needed = |field: &str, own: Option<usize>, place: usize| {
-            own.or(size.map(|size| size[place])).ok_or_else(|| {
-                Error::config(field, "expected a number, or a `variant` that has one")
-            })
-        };
+        let of_variant = |place: usize| size.map(|size| size[place]);
         let global_pool = self.global_pool.unwrap_or(row.global_pool);
         let fc_norm = self.fc_norm.or(row.fc_norm);
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "vit".to_owned()),
             img_size: self.img_size.unwrap_or(row.img_size),
             patch_size: self.patch_size.unwrap_or(row.patch_size),
-            embed_dim: needed("embed_dim", self.embed_dim, 0)?,
-            depth: needed("depth", self.depth, 1)?,
-            num_heads: needed("num_heads", self.num_heads, 2)?,
+            embed_dim: needed("embed_dim", self.embed_dim, of_variant(0))?,
+            depth: needed("depth", self.depth, of_variant(1))?,
+            num_heads: needed("num_heads", self.num_heads, of_variant(2))?,
             mlp_ratio: self.mlp_ratio.unwrap_or(row.mlp_ratio),
             qkv_bias: self.qkv_bias.unwrap_or(row.qkv_bias),
             class_token: self.class_token.unwrap_or(row.class_token),

@@ -244,7 +244,7 @@ impl VisionTransformer {
             }
         };
         let value = (bias.val() + delta).into_data();
-        // A gamma of zero has divided the prompt to infinity or to no number at all.
+        // Dividing by a gamma of zero gives infinity or NaN.
         if !floats(value.clone()).iter().all(|value| value.is_finite()) {
             return None;
         }

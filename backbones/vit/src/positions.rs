@@ -46,8 +46,8 @@ pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option
     Some(TensorData::new(all, [1, prefix + side * side, d]))
 }
 
-/// For each of `new` positions the first of the `old` positions that it depends on, and the weights
-/// of that one and those after it.
+/// Returns for each of `new` positions the first of the `old` positions that it depends on, and the
+/// weights of that one and those after it.
 fn filter(old: usize, new: usize) -> Vec<(usize, Vec<f32>)> {
     let cubic = |x: f64| {
         let (a, x) = (-0.5, x.abs());

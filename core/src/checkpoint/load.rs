@@ -10,6 +10,7 @@ use super::file::Checkpoint;
 use super::prefix::{outer, wrappers};
 use crate::backbone::{Backbone, BoxedBackbone};
 use crate::error::{Error, Result, listed};
+use crate::input::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::layout::Layout;
 use crate::params::{self, floats};
 use crate::spec::BackboneSpec;
@@ -37,10 +38,6 @@ pub struct Loaded {
 
 /// Suffix of the names of BatchNorm's batch counters in PyTorch.
 const COUNTS: &str = ".num_batches_tracked";
-
-/// Mean and deviation of ImageNet's channels, on which torchvision trains.
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// PyTorch's counter of the models in an average.
 const AVERAGES: &str = "n_averaged";

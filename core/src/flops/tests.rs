@@ -151,7 +151,7 @@ fn a_low_rank_path_costs_its_factors_and_the_gradients_above_it() {
         prefix: STEM + BLOCK,
         suffix: BLOCK + HEAD,
         adapter: 2 * 2 * (8 + 24) * 5,
-        // Of the path only the upper factor; `qkv` itself stands beside it.
+        // Only the upper factor of the path counts; `qkv` itself stands beside it.
         activations: 2 * 2 * 24 * 5 + 2 * MIX + PROJ + MLP + HEAD,
         weights: 2 * 2 * (8 + 24) * 5 + HEAD,
     };

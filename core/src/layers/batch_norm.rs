@@ -1,7 +1,8 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) with buffers of our own.
 //!
 //! Burn keeps the biased running variance, PyTorch the unbiased one, and every checkpoint holds
-//! PyTorch's. A forward pass changes nothing: new running statistics are handed to the step.
+//! that of PyTorch. A forward pass changes nothing: it returns new running statistics through the
+//! step.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -70,8 +71,8 @@ impl BatchNorm2d {
         self.forward_then(x, hooks, Then::default())
     }
 
-    /// The layer and what follows it (`then`), as one operation where only factors and offsets act on
-    /// the layer.
+    /// Applies the layer and the operations after it (`then`), as one operation if only factors and
+    /// offsets act on the layer.
     ///
     /// # Shapes
     /// `[b, c, h, w] -> [b, c, h, w]`.
@@ -138,7 +139,8 @@ impl BatchNorm2d {
         let [b, _, h, w] = x.dims();
         let count = (b * h * w) as f64;
         let batch = batch_norm_train(x, affine, EPSILON, then.residual, then.relu);
-        // A batch with a single value per channel has no unbiased variance.
+        // A batch with a single value per channel has no unbiased variance; the biased one, which
+        // is 0, is used instead.
         let unbiased = batch.variance * (count / (count - 1.0).max(1.0));
         let name = |part: &str| format!("{}.{part}", self.site.name);
         let blend = |running: &Buffer<1>, batch: Tensor<1>| {

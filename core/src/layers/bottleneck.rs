@@ -95,7 +95,8 @@ impl Bottleneck {
     /// # Shapes
     /// Any activation with `width` channels; the result has the same shape.
     pub fn forward(&self, x: Activation, draws: &Draws) -> Activation {
-        // A 1x1 convolution avoids moving the channels of a map to the end and back.
+        // A 1x1 convolution works on a map as it is, without moving its channels to the end and
+        // back.
         if let Activation::Map(x) = x {
             return Activation::Map(self.between(x, draws, Dense::on_map));
         }

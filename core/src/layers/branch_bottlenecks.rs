@@ -1,11 +1,11 @@
-//! Bottlenecks at the branches of blocks: what adapters and AdaptFormer have in common.
+//! Bottlenecks at the branches of blocks, which adapters and AdaptFormer have in common.
 
 use burn::module::Module;
 
 use crate::acts::{BranchValues, SiteAct};
 use crate::adapter::Adapter;
 use crate::check;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::init::Init;
 use crate::method::Attachment;
 use crate::named::BySite;
@@ -15,15 +15,15 @@ use crate::step::Draws;
 
 use super::bottleneck::{Bottleneck, Nonlinearity};
 
-/// Bottlenecks `B` whose scaled output joins that of a branch, `h + s B(..)`, as a method configures
-/// them.
+/// Bottlenecks `B` whose scaled output is added to that of a branch, `h + s B(..)`, as a method
+/// configures them.
 #[derive(Clone, Copy, Debug)]
 pub struct BranchBottlenecks {
     /// The method's name, for messages.
     pub method: &'static str,
-    /// Whether they stand at attention too, not only at the MLP or the convolutions.
+    /// Whether they are also at attention, not only at the MLP or the convolutions.
     pub attention: bool,
-    /// What they read.
+    /// The value that they read.
     pub reads: Reads,
     /// Hidden width `d`, the field `bottleneck`; at least 1.
     pub hidden: usize,
@@ -35,7 +35,7 @@ pub struct BranchBottlenecks {
     pub scale: f64,
 }
 
-/// What a bottleneck at a branch reads.
+/// The value that a bottleneck at a branch reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
     /// The residual stream before the norm.
@@ -50,7 +50,8 @@ impl BranchBottlenecks {
     /// Makes a bottleneck for each branch.
     ///
     /// # Errors
-    /// [`Error::Config`] for a value out of range, [`Error::Unfit`] if the backbone has no branch.
+    /// [`Error::Config`](crate::Error::Config) for a value out of range, [`Error::Unfit`](crate::Error::Unfit)
+    /// if the backbone has no branch.
     pub fn attach(&self, spec: &BackboneSpec, init: &Init) -> Result<Attachment> {
         let places = self.places(spec)?;
         let remarks = self.remarks(&places);
@@ -71,7 +72,7 @@ impl BranchBottlenecks {
     /// Trainable parameters: `2 D d + d + D` for each branch.
     ///
     /// # Errors
-    /// As [`attach`](Self::attach).
+    /// See [`attach`](Self::attach).
     pub fn formula(&self, spec: &BackboneSpec) -> Result<usize> {
         let places = self.places(spec)?.into_iter();
         let count = |(_, width)| Bottleneck::count([width, self.hidden]);
@@ -91,11 +92,8 @@ impl BranchBottlenecks {
         };
         let places: Vec<_> = spec.sites.iter().filter_map(place).collect();
         if places.is_empty() {
-            return Err(Error::Unfit {
-                method: self.method.to_owned(),
-                backbone: spec.name.clone(),
-                reason: "it has neither an mlp nor a residual branch".to_owned(),
-            });
+            let reason = "it has neither an mlp nor a residual branch";
+            return Err(spec.unfit(self.method, reason));
         }
         Ok(places)
     }
@@ -126,6 +124,8 @@ impl Adapter for BranchAdapter {
         let Some(bottleneck) = self.bottlenecks.get(site.name.as_str()) else {
             return Vec::new();
         };
+        // The act is a function and not data: a nonlinearity cannot be folded into weights, so core
+        // has only to call it.
         let act = move |values: BranchValues, draws: &Draws| {
             let input = match self.reads {
                 Reads::Residual => values.residual,

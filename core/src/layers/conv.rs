@@ -82,6 +82,8 @@ impl Conv2d {
             panic!("{}: expected a convolution, got {}", site.name, site.kind)
         };
         let name = |part: &str| format!("{}.{part}", site.name);
+        // The fan-out, as in torchvision and timm: it keeps the size of gradients through the
+        // ReLUs.
         let deviation = (2.0 / (outputs * kh * kw) as f32).sqrt();
         let shape = [outputs, inputs / groups, kh, kw];
         Self {
@@ -111,8 +113,8 @@ impl Conv2d {
         run_site(acts, &self.site, x, [1, 1], operation, self)
     }
 
-    /// The layer, the `norm` after it and what follows that (`then`), in as few passes as the acts
-    /// between them allow: in one if nothing acts and the norm is frozen.
+    /// Applies the layer, the `norm` after it and the operations after that (`then`), in as few
+    /// passes as the acts between them allow: in one if nothing acts and the norm is frozen.
     ///
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
@@ -142,8 +144,8 @@ impl Conv2d {
         norm.with_acts(behind, self.with_acts(acts, x), hooks, then)
     }
 
-    /// The layer with a side path before a frozen norm `n`: `n(W x + B A x) + r` equals `n(W x) + r`
-    /// plus `B A x` times the norm's factors, which saves a pass over the sum.
+    /// Applies the layer with a side path before a frozen norm `n`: `n(W x + B A x) + r` equals
+    /// `n(W x) + r` plus `B A x` times the factors of the norm, which saves a pass over the sum.
     fn normed_beside(
         &self,
         path: &SidePath,
@@ -159,6 +161,7 @@ impl Conv2d {
             )
         };
         let (a, b) = (like(a.clone(), &x), like(b.clone(), &x) * path.factor());
+        // `A` reads all channels even if the layer is grouped, as in HF PEFT.
         let hidden = self.convolve(x.clone(), a, None, 1);
         let weight = like(self.weight.val(), &x);
         let own = conv2d_norm(
@@ -169,7 +172,7 @@ impl Conv2d {
             then.residual,
             false,
         );
-        // The path gets the factors of the norm without its offset, which `own` already has.
+        // The path gets the factors of the norm but not its offset, which `own` already has.
         let factors = FixedNorm {
             beta: fixed.beta.zeros_like(),
             mean: fixed.mean.zeros_like(),
@@ -232,6 +235,7 @@ impl Conv2d {
         bias: Option<Tensor<1>>,
         groups: usize,
     ) -> Tensor<4> {
+        // Windows that do not overlap need no copy of their pixels beyond one rearrangement.
         match self.site.kind {
             SiteKind::Conv {
                 kernel,
@@ -287,7 +291,8 @@ impl Weighted<4, 4> for Conv2d {
         scale: &Option<Tensor<1>>,
         shift: &Option<Tensor<1>>,
     ) -> Option<Tensor<4>> {
-        // s (W x + b) + t is a norm around 0 with variance 1: one pass instead of two.
+        // `s (W x + b) + t` is a norm around 0 with variance 1, which takes one pass instead of
+        // two.
         let y = self.bare(x.clone());
         let zeros = Tensor::zeros([y.dims()[1]], &x.device());
         let zeros = like(zeros, x);
@@ -322,7 +327,7 @@ fn patches(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4
     let (gh, gw) = (h / p, w / q);
     let columns = peft_ops::patches(x, [p, q]); // [b, gh * gw, c * p * q]
     let y = linear(columns, weight.reshape([o, c * p * q]), bias); // [b, gh * gw, o]
-    // Only a view: token sequences and grids move the channels to the end again.
+    // This is only a view: token sequences and grids move the channels to the end again.
     y.reshape([b, gh, gw, o]).permute([0, 3, 1, 2])
 }
 

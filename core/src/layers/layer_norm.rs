@@ -78,6 +78,7 @@ impl<const D: usize> Weighted<D, D> for LayerNorm {
         x
     }
     fn matrix(&self) -> Tensor<2> {
+        // Only low-rank paths read the matrix, and `low_rank` above refuses them.
         unreachable!("a norm takes no low-rank path")
     }
     fn bias(&self) -> Option<Tensor<1>> {

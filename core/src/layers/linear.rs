@@ -57,7 +57,7 @@ impl Linear {
         run_site(acts, &self.site, x, last, operation, self)
     }
 
-    /// `residual + forward(x)`, in one pass where nothing acts at the site.
+    /// Returns `residual + forward(x)`, in one pass if nothing acts at the site.
     ///
     /// # Shapes
     /// `[.., in]`, `[.., out] -> [.., out]`.
@@ -76,11 +76,11 @@ impl Linear {
         peft_ops::linear_residual(x, weight, bias, residual)
     }
 
-    /// `residual + forward(gelu(x))`, or without the residual if there is none; in one pass where
-    /// nothing acts at the site.
+    /// Returns `residual + forward(gelu(x))`, or `forward(gelu(x))` without a residual, in one pass
+    /// if nothing acts at the site.
     ///
     /// # Shapes
-    /// As [`forward_onto`](Self::forward_onto).
+    /// See [`forward_onto`](Self::forward_onto).
     pub fn forward_gelu<const D: usize>(
         &self,
         residual: Option<Tensor<D>>,

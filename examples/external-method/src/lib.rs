@@ -13,7 +13,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, BackboneSpec, Init};
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use peft_core::hooks::{Side, SiteAct};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::BySite;
@@ -40,11 +40,7 @@ impl Ia3 {
             Some(targets) => targets.pick(&spec.sites, &spec.name)?,
             None => default_sites(spec),
         };
-        let unfit = |reason| Error::Unfit {
-            method: "ia3".to_owned(),
-            backbone: spec.name.clone(),
-            reason,
-        };
+        let unfit = |reason: String| spec.unfit("ia3", reason);
         if picked.is_empty() {
             return Err(unfit(
                 "it has neither qkv and fc1 nor a convolution".to_owned(),

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterMethod {
-    /// Where the bottlenecks are placed and what they read. Default `pfeiffer`.
+    /// The place of the bottlenecks and the value that they read. Default `pfeiffer`.
     pub kind: Kind,
     /// Hidden width `d`, at least 1. Default 64.
     pub bottleneck: usize,
@@ -36,7 +36,7 @@ pub struct AdapterMethod {
     pub scale: f64,
 }
 
-/// Where bottlenecks are placed and what they read.
+/// The place of bottlenecks and the value that they read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {

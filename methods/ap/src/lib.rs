@@ -39,7 +39,7 @@ pub struct Ap {
     /// The inputs of the first `k` blocks instead of `boundaries` (the paper's AP-3 and AP-5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<usize>,
-    /// How the prompt is combined with the activation. Default `additive`.
+    /// The way in which the prompt is combined with the activation. Default `additive`.
     pub kind: Kind,
     /// Whether there is one value per channel, shared over all positions. Not with `concat`. Default
     /// false.
@@ -49,7 +49,7 @@ pub struct Ap {
     pub length: Option<usize>,
 }
 
-/// How a prompt is combined with the activation.
+/// The way in which a prompt is combined with the activation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -70,36 +70,27 @@ impl Ap {
         self.check()?;
         let spec = backbone.spec();
         let depth = spec.depth as i64;
-        let places = match (self.first, &self.boundaries[..]) {
+        let indices: Vec<i64> = match (self.first, &self.boundaries[..]) {
             (Some(k), _) => {
                 if k == 0 || k > spec.depth {
                     let message = format!("expected 1 to {depth} (the blocks), got {k}");
                     return Err(Error::config("first", message));
                 }
-                (1..=k as i64).map(|l| spec.boundary(l)).collect()
+                (1..=k as i64).collect()
             }
             (None, []) => {
-                let third = spec.boundary(3.min(depth))?;
-                match third.shape {
-                    BoundaryShape::Map { .. } => spec.boundary(-(3.min(depth))).map(|l| vec![l]),
-                    _ => Ok(vec![third]),
+                // A backbone with fewer than three blocks has no third one.
+                let third = 3.min(depth);
+                match spec.boundary(third)?.shape {
+                    BoundaryShape::Map { .. } => vec![-third],
+                    _ => vec![third],
                 }
             }
-            (None, boundaries) => boundaries.iter().map(|&l| spec.boundary(l)).collect(),
+            (None, boundaries) => boundaries.to_vec(),
         };
-        let places: Vec<&BoundarySpec> = places?;
-        for (i, place) in places.iter().enumerate() {
-            if places[..i].iter().any(|other| other.index == place.index) {
-                let message = format!("{place} is named twice");
-                return Err(Error::config("boundaries", message));
-            }
-            if self.kind == Kind::Concat && !spec.takes_extras(place.index) {
-                return Err(Error::Unfit {
-                    method: "ap with kind concat".to_owned(),
-                    backbone: spec.name.clone(),
-                    reason: spec.why_no_extras(place.index),
-                });
-            }
+        let places = spec.distinct_boundaries(&indices)?;
+        if self.kind == Kind::Concat {
+            spec.check_extras("ap with kind concat", &places)?;
         }
         Ok(places)
     }

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use peft_core::backbone::{Backbone, BackboneSpec, Init};
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use peft_core::method::{AdaptationMethod, Attachment, Statistics, Tuned};
 use peft_core::params::{self, ParamInfo};
 use peft_core::site::{Branch, SiteKind};
@@ -66,11 +66,7 @@ impl Part {
 impl Bias {
     fn biases(&self, backbone: &dyn Backbone) -> Result<Vec<ParamInfo>> {
         let spec = backbone.spec();
-        let unfit = |reason: String| Error::Unfit {
-            method: "bias".to_owned(),
-            backbone: spec.name.clone(),
-            reason,
-        };
+        let unfit = |reason: String| spec.unfit("bias", reason);
         let mut biases = params::infos_erased(backbone);
         biases.retain(|info| !info.buffer && info.name.ends_with(".bias"));
         if biases.is_empty() {
@@ -84,6 +80,7 @@ impl Bias {
                 .iter()
                 .any(|info| Part::of(spec, &info.name) == Some(*part))
         };
+        // A part without a bias would train nothing, and a comparison would not show it.
         if let Some(part) = self.parts.iter().find(|part| !has(part)) {
             let others: Vec<_> = Part::ALL
                 .iter()

@@ -1,13 +1,12 @@
 //! Full fine-tuning: every parameter of the backbone and the head train, or those that are chosen.
 //!
-//! A baseline of every comparison. Parameters: all of the backbone's, or the chosen ones. BatchNorm layers use and update
-//! batch statistics, as in ordinary training, unless configured otherwise.
+//! A baseline of every comparison. Parameters: all of the backbone's, or the chosen ones. BatchNorm
+//! layers use and update batch statistics, as in ordinary training, unless configured otherwise.
 //!
-//! With `layer_decay` the learning rate of block `i` of `L` is multiplied by `decay^(L + 1 - i)`. The
-//! stem, class token and position embedding count as block 0; the last norm and the head learn at the
-//! full rate: "BEiT:
-//! BERT Pre-Training of Image Transformers", Bao et al., 2022, and "Masked Autoencoders Are Scalable
-//! Vision Learners", He et al., 2022, App. A.
+//! With `layer_decay` the learning rate of block `i` of `L` is multiplied by `decay^(L + 1 - i)`.
+//! The stem, class token and position embedding count as block 0; the last norm and the head learn
+//! at the full rate: "BEiT: BERT Pre-Training of Image Transformers", Bao et al., 2022, and "Masked
+//! Autoencoders Are Scalable Vision Learners", He et al., 2022, App. A.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +69,7 @@ impl FullFinetune {
             return Ok(all);
         };
         let names: Vec<&str> = all.iter().map(|info| info.name.as_str()).collect();
-        // A misspelt entry of a list must not be passed over because another one matches.
+        // A misspelt entry of a list is an error even if another entry matches.
         let each: Vec<Targets> = match targets {
             Targets::Regex(_) => vec![targets.clone()],
             Targets::Suffixes(suffixes) => {

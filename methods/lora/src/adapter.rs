@@ -91,6 +91,8 @@ impl SiteFactors {
                 kernel: [kh, kw],
                 ..
             } => {
+                // As in HF PEFT, A reads all channels even where the convolution has groups, and
+                // only B is divided into them.
                 let shapes = [[*rank, inputs, kh, kw], [rows, rank / groups, 1, 1]];
                 [
                     Weight::Kernel(init.param(&name("lora_A"), shapes[0], a)),
@@ -123,6 +125,7 @@ impl SiteFactors {
             SiteKind::Linear { outputs, .. } | SiteKind::Conv { outputs, .. } => outputs,
             _ => unreachable!("only layers are picked"),
         };
+        // A bias of a slice is a shift of the whole output that is zero outside the slice.
         let Some(Range { start, end }) = rows else {
             return Some(own);
         };
@@ -142,11 +145,14 @@ impl SiteFactors {
 
 /// The norm of each row of the frozen weight, where DoRA's magnitude starts.
 pub(crate) fn row_norms(backbone: &dyn Backbone, picked: &Picked, init: &Init) -> Param<Tensor<1>> {
+    // The weight is read by its name, because an erased backbone gives access to its parameters in
+    // no other way.
     let weight = params::value(backbone, &format!("{}.weight", picked.site.name));
     let weight = params::floats(weight.unwrap_or_else(|| TensorData::from([0.0f32; 0])));
     let [fan_in, rows, groups] = sizes(picked);
     let first = picked.slice.map_or(0, |slice| slice.rows.start);
     let norms: Vec<f32> = weight
+        // A row of a grouped convolution holds only the channels of its group.
         .chunks(fan_in / groups)
         .skip(first)
         .take(rows)

@@ -37,7 +37,7 @@ pub struct Lora {
     /// Train the norm of each row separately (DoRA). Default false.
     pub dora: bool,
     /// Give `B` a bias of its own, scaled like the product; not with `dora`. Default false.
-    // Left out if false, so that runs of before this field keep their hash.
+    // The field is not written if it is false, so that runs from before it existed keep their hash.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lora_bias: bool,
 }
@@ -96,6 +96,8 @@ impl Lora {
                 let sites = spec.sites.iter().filter(is_conv);
                 sites.map(|site| Picked { site, slice: None }).collect()
             };
+            // A backbone without `qkv` has no attention to adapt. Convolutions are then the usual
+            // choice.
             return Ok(qkv
                 .pick(&spec.sites, &spec.name)
                 .unwrap_or_else(|_| convolutions()));
@@ -131,6 +133,8 @@ impl Lora {
                 } else {
                     *rank as f64
                 };
+                // B is divided into the groups of the site, so each group must get the same share
+                // of the rank.
                 if let SiteKind::Conv { groups, .. } = picked.site.kind
                     && groups > 1
                 {
@@ -159,11 +163,8 @@ impl Lora {
 }
 
 fn unfit(backbone: &dyn Backbone, picked: &Picked, expected: &str) -> Error {
-    Error::Unfit {
-        method: "lora".to_owned(),
-        backbone: backbone.spec().name.clone(),
-        reason: format!("{} is a {}; {expected}", picked.name(), picked.site.kind),
-    }
+    let reason = format!("{} is a {}; {expected}", picked.name(), picked.site.kind);
+    backbone.spec().unfit("lora", reason)
 }
 
 /// The value that a pattern assigns to each of `names`; matched as in HF PEFT: `(.*\.)?(pattern)$`.
@@ -174,6 +175,7 @@ fn matches<'a, 'n, T: PartialEq>(
 ) -> Result<BTreeMap<&'n str, &'a T>> {
     let mut found = BTreeMap::new();
     for (pattern, value) in patterns {
+        // The same pattern as in HF PEFT, so that a configuration means the same sites in both.
         let targets = Targets::Regex(format!("(.*\\.)?({pattern})"));
         let matched = targets.matching(names).map_err(|e| e.at(field))?;
         if matched.is_empty() {

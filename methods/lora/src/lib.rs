@@ -14,9 +14,8 @@
 //! and so does the bias of `B` (`lora_bias`), which is scaled like the product.
 //!
 //! Departures: `query`, `key` and `value` adapt those rows of a fused projection, which HF PEFT can
-//! only do on models whose projections are separate. A pattern that matches nothing is an error here;
-//! HF PEFT ignores it, and
-//! reading its folders says so.
+//! only do on models whose projections are separate. A pattern that matches nothing is an error
+//! here; HF PEFT ignores it, and reading its folders reports it.
 
 #![allow(non_snake_case, reason = "HF PEFT's names of the factors")]
 

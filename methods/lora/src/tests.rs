@@ -472,7 +472,7 @@ fn every_field_of_hf_peft_gives_the_logits_of_the_library() {
         for name in names {
             println!("{kind}: {name}");
             let folder = fixture(name);
-            // What PEFT 0.3 calls the bias of an adapted layer, later versions would not find.
+            // Later versions would not find what PEFT 0.3 calls the bias of an adapted layer.
             if name.starts_with("old_lora_only") {
                 let case = read_hf_peft(&folder, &vit_tiny, &*vit());
                 assert_eq!(exported(&folder, &case).field("bias"), "lora_only");
@@ -482,7 +482,7 @@ fn every_field_of_hf_peft_gives_the_logits_of_the_library() {
         }
     }
     check_hf_peft(&fixture("all_linear"), &vit_tiny, &*vit());
-    // Parts of a fused layer are no modules where it is one.
+    // Parts of a fused layer are not modules if the library has the layer as one module.
     let mut given = HfPeft::read(Path::new(&fixture("lookahead"))).unwrap();
     let pattern = r"blocks\.\d+\.attn\.[pq]\w+";
     given
@@ -520,7 +520,7 @@ fn the_image_tower_of_a_whole_clip_is_read_and_the_rest_is_named() {
         assert!(remarks.contains(expected), "{name}: {remarks}");
         exported(&folder, &case);
     }
-    // Without the projection its factors are no part of the backbone either.
+    // Without the projection, its factors are not part of the backbone either.
     let backbone = built(&*clip("before"));
     let given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft/clip_all_linear")).unwrap();
     let remarks = hf_peft::import(given.clone(), &*backbone).unwrap().remarks;
@@ -539,7 +539,7 @@ fn the_image_tower_of_a_whole_clip_is_read_and_the_rest_is_named() {
 }
 
 #[test]
-fn what_hf_peft_passes_over_in_silence_is_said() {
+fn silent_omissions_of_hf_peft_are_reported() {
     let backbone = built(&*vit());
     let remarks = |name: &str, change: &dyn Fn(&mut HfPeft)| {
         let mut given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft").join(name)).unwrap();

@@ -44,11 +44,7 @@ impl NormTune {
     /// The norms with their channels.
     fn norms<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
         let spec = backbone.spec();
-        let unfit = |reason: String| Error::Unfit {
-            method: "norm-tune".to_owned(),
-            backbone: spec.name.clone(),
-            reason,
-        };
+        let unfit = |reason: String| spec.unfit("norm-tune", reason);
         let channels = |site: &Site| match site.kind {
             SiteKind::Norm { channels } => Some(channels),
             _ => None,

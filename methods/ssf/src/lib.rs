@@ -15,7 +15,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
-use peft_core::error::{Error, Result};
+use peft_core::error::Result;
 use peft_core::hooks::{Side, SiteAct};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::BySite;
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ssf {
-    /// How scales and shifts start. Default `random`.
+    /// The initial values of scales and shifts. Default `random`.
     pub init: Start,
     /// Sites by suffix (a list) or regular expression over the whole name (a string). Default:
     /// every linear layer, convolution and norm.
@@ -36,7 +36,7 @@ pub struct Ssf {
     pub sites: Option<Targets>,
 }
 
-/// How scales and shifts start.
+/// The initial values of scales and shifts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
@@ -51,11 +51,7 @@ impl Ssf {
     /// The sites and the number of channels that each writes.
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
         let spec = backbone.spec();
-        let unfit = |reason: String| Error::Unfit {
-            method: "ssf".to_owned(),
-            backbone: spec.name.clone(),
-            reason,
-        };
+        let unfit = |reason: String| spec.unfit("ssf", reason);
         let Some(targets) = &self.sites else {
             let place = |site: &'a Site| Some((site, channels(site)?));
             let places: Vec<_> = spec.sites.iter().filter_map(place).collect();

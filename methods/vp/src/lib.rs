@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Vp {
-    /// Where the prompt is. Default `full`.
+    /// The pixels that the prompt covers. Default `full`.
     pub kind: Kind,
     /// Width of the border of kind `border` in pixels, at least 1 and less than half of the image.
     /// Default 30.
@@ -48,7 +48,7 @@ pub struct Vp {
     pub sigmoid: Option<bool>,
 }
 
-/// Where a prompt is.
+/// The pixels that a prompt covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -74,6 +74,7 @@ impl Vp {
             ("inner", self.inner.is_some(), Kind::Frame),
             ("sigmoid", self.sigmoid.is_some(), Kind::Frame),
         ];
+        // A field of another kind would be ignored in silence.
         if let Some((field, _, owner)) =
             given.iter().find(|(_, is, kind)| *is && *kind != self.kind)
         {
@@ -180,7 +181,7 @@ pub struct Strips {
     left: Param<Tensor<3>>,
     /// `[3, S - w - w', w']`.
     right: Param<Tensor<3>>,
-    /// How the values of a frame become pixels; none for a border.
+    /// The conversion of the values of a frame to pixels; none for a border.
     #[module(skip)]
     pixels: Option<Pixels>,
 }
@@ -246,6 +247,8 @@ impl Strips {
         if self.pixels.is_none() {
             let left = self.left.val();
             let [channels, inner, _] = left.dims();
+            // A border is an addition and so can be data, which core applies by itself; a frame
+            // replaces pixels, so it must be a function.
             let zeros = Tensor::zeros([1, channels, inner, inner], &left.device());
             return BoundaryAct::Add(Activation::Map(self.around(zeros)));
         }

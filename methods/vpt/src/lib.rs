@@ -77,27 +77,13 @@ impl Vpt {
     fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<&'a BoundarySpec>> {
         self.check()?;
         let spec = backbone.spec();
-        let indices = match (self.mode, &self.boundaries[..]) {
+        let indices: Vec<i64> = match (self.mode, &self.boundaries[..]) {
             (Some(Mode::Deep), _) => (1..=spec.depth as i64).collect(),
             (_, []) => vec![1],
             (_, boundaries) => boundaries.to_vec(),
         };
-        let mut places: Vec<&BoundarySpec> = Vec::with_capacity(indices.len());
-        for index in indices {
-            let place = spec.boundary(index)?;
-            if places.iter().any(|other| other.index == place.index) {
-                let message = format!("{place} is named twice");
-                return Err(Error::config("boundaries", message));
-            }
-            if !spec.takes_extras(place.index) {
-                return Err(Error::Unfit {
-                    method: "vpt".to_owned(),
-                    backbone: spec.name.clone(),
-                    reason: spec.why_no_extras(place.index),
-                });
-            }
-            places.push(place);
-        }
+        let places = spec.distinct_boundaries(&indices)?;
+        spec.check_extras("vpt", &places)?;
         Ok(places)
     }
 }
@@ -149,6 +135,8 @@ impl Adapter for VptAdapter {
         Some(BoundaryAct::Extras(Extras {
             tokens: at.prompt.val(),
             dropout: self.dropout,
+            // At a single boundary nothing is there to replace. In deep mode each block has its own
+            // prompts.
             replace: true,
         }))
     }

@@ -5,7 +5,7 @@
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
-/// Assumed where the system does not say.
+/// Assumed if the system does not report it.
 const FALLBACK: usize = 8 << 30;
 
 /// Available memory in bytes.
@@ -13,17 +13,19 @@ pub fn available_memory() -> usize {
     below(Path::new("/")).unwrap_or(FALLBACK)
 }
 
-/// Available memory by the files of a Linux system whose root folder is `root`.
+/// Returns the available memory, read from the files of a Linux system whose root folder is `root`.
+/// Tests pass a folder of their own.
 fn below(root: &Path) -> Option<usize> {
     let machine = || value_of(&root.join("proc/meminfo"), "MemAvailable:")?.checked_mul(1 << 10);
     let groups = groups(root).unwrap_or_default();
     let groups = groups
         .iter()
         .filter_map(|(version, folder)| left(version, folder));
+    // The tightest bound counts: a limit above the free memory of the machine promises nothing.
     groups.chain(machine()).min()
 }
 
-/// How a version of control groups names what counts here.
+/// The names that a version of control groups gives to the files and keys that are read here.
 struct Version {
     limit: &'static str,
     used: &'static str,
@@ -77,6 +79,7 @@ fn groups(root: &Path) -> Option<Vec<(Version, PathBuf)>> {
             }
             _ => continue,
         };
+        // A hierarchy can be mounted without this process being in it.
         let Some(path) = path else { continue };
         // In a container the mount may be the process's own group, which the path does not know.
         let own = Path::new(path)
@@ -84,6 +87,8 @@ fn groups(root: &Path) -> Option<Vec<(Version, PathBuf)>> {
             .unwrap_or(Path::new(""));
         let top = root.join(place.trim_start_matches('/'));
         let folder = top.join(own);
+        // A limit holds for everything below it, so that the groups above the own one count as
+        // well.
         let chain = folder
             .ancestors()
             .take_while(|folder| folder.starts_with(&top));
@@ -92,13 +97,13 @@ fn groups(root: &Path) -> Option<Vec<(Version, PathBuf)>> {
     Some(groups)
 }
 
-/// What a group can still take; `None` if it has no limit.
+/// Returns the bytes that a group can still take; `None` if it has no limit.
 fn left(version: &Version, folder: &Path) -> Option<usize> {
     let number = |name: &str| {
         let text = read_to_string(folder.join(name)).ok()?;
         text.trim().parse::<usize>().ok()
     };
-    // The word `max` is no number.
+    // Version 2 writes `max` for no limit, which does not parse: such a group sets no bound.
     let (limit, used) = (number(version.limit)?, number(version.used)?);
     // Read files stay in memory and count, but the system drops them when it needs room.
     let dropped = value_of(&folder.join("memory.stat"), version.inactive_file);

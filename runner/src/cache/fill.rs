@@ -12,12 +12,12 @@ use crate::data::images::bad;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
 use crate::data::table::{Table, Writer};
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::Failure;
 use crate::run::progress::Reporter;
 
 /// Why a table is unavailable.
 pub enum Unavailable {
-    /// Filling it would take as long as doing without.
+    /// Filling it would take as long as working without it.
     Pointless,
     /// The trial goes on without it, and this reason is reported once.
     Because(String),
@@ -55,9 +55,12 @@ pub fn fill(
         reporter,
     };
     match (request.random, request.prefix.cut) {
+        // Pixels are decoded by all threads at once. Activations go through the loader, whose
+        // batches the network needs anyway.
         (None, 0) => filling.pixels()?,
         (None, _) => filling.activations(Pass::Plain)?,
         (Some(random), _) => {
+            // The rows of one view follow each other, in the order in which epochs ask for them.
             for view in 0..random.views {
                 filling.activations(Pass::View(random.of_epoch(view)))?;
             }
@@ -70,7 +73,7 @@ fn unwritten(error: &io::Error) -> Unavailable {
     Unavailable::Because(format!("it cannot be written: {error}"))
 }
 
-/// A table in the making.
+/// A table that is being filled.
 struct Filling<'a> {
     writer: Writer,
     request: &'a Request<'a>,
@@ -83,8 +86,7 @@ struct Filling<'a> {
 impl Filling<'_> {
     fn check_interrupt(&self) -> Result<(), Failure> {
         if self.interrupt.load(Ordering::Relaxed) {
-            let message = "interrupted; run the same command to go on";
-            return Err(failure(Exit::Interrupted, message));
+            return Err(Failure::interrupted());
         }
         Ok(())
     }

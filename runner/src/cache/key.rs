@@ -10,13 +10,13 @@ use crate::data::random::EpochRandom;
 use crate::data::table::Shape;
 use crate::device::ComputeDevice;
 
-/// Raise it whenever a decoder or a transform changes a pixel: old cache files are then ignored.
+/// Bump this whenever a decoder or a transform changes a pixel; old cache files are then ignored.
 /// [`RESULTS`] does the same for the kernels.
 const PIXELS: u32 = 0;
 
 /// A table that a trial asks for.
 pub struct Request<'a> {
-    /// Equal for two requests only if their rows are equal to the bit.
+    /// Two requests have equal keys only if their rows are equal to the bit.
     pub key: String,
     /// The number and size of the rows.
     pub shape: Shape,
@@ -24,7 +24,7 @@ pub struct Request<'a> {
     pub split: Split,
     /// The random changes of each view, if images are changed.
     pub random: Option<EpochRandom>,
-    /// What computes the rows.
+    /// The frozen part that computes the rows.
     pub prefix: &'a Prefix<'a>,
 }
 
@@ -59,10 +59,11 @@ impl<'a> Request<'a> {
 fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRandom>) -> String {
     let trial = prefix.trial;
     let seed = trial.experiment.seed;
-    // Pixels depend on no backbone.
+    // Pixels do not depend on the backbone, so trials of all backbones share them.
     let backbone = (prefix.cut > 0).then(|| {
         let mut config = json!(trial.experiment.backbone);
-        // Weights count by content, not by path; without a file they are drawn from the seed.
+        // Weights are identified by their content, not by their path. Without a file they are drawn
+        // from the seed.
         let drawn = || format!("seed {seed}");
         config["weights"] = trial
             .weights_hash()
@@ -82,13 +83,15 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         "split": split,
         "input": loader.preprocess().input,
         "encoding": format!("{:?}", prefix.encoding()),
+        // The words stay as they are: another spelling would make every existing file useless.
         "kernels": [(RESULTS + PIXELS).to_string(), code(prefix.device)],
         "views": views,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// The code that computes rows on a device: other code may round the last bit another way.
+/// Identifies the code that computes rows on a device, because other code may round the last bit
+/// differently.
 fn code(device: &ComputeDevice) -> String {
     if !device.is_cpu() {
         let off = std::env::var_os("PEFT_OPS_CUDA").is_some_and(|value| value == "off");
@@ -99,7 +102,8 @@ fn code(device: &ComputeDevice) -> String {
     code_of_cpu(instructions(), level)
 }
 
-/// What Burn's own operations choose by: the instructions that the CPU has, whatever `PEFT_OPS` says.
+/// The best vector instructions of the CPU, by which the operations of Burn choose their code
+/// whatever `PEFT_OPS` says.
 fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
@@ -110,7 +114,8 @@ fn instructions() -> &'static str {
     "base"
 }
 
-/// The level counts beside the CPU where it is not the one that goes with it.
+/// Adds the kernel level only if it is not the one that goes with the CPU, so that the keys of
+/// existing files stay valid.
 fn code_of_cpu(instructions: &str, level: Level) -> String {
     let arch = std::env::consts::ARCH;
     let level = match level {

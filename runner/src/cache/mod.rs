@@ -1,10 +1,11 @@
-//! The prefix cache: what the frozen part below the first cut makes of every image is computed once and
-//! then read, epoch after epoch, trial after trial. If nothing frozen lies below the first cut, the pixels
-//! of the resized images are stored instead.
+//! The prefix cache. The output of the frozen part below the first cut is computed once for each
+//! image and then read, epoch after epoch and trial after trial. If nothing frozen lies below the
+//! first cut, the pixels of the resized images are stored instead.
 //!
-//! The activations of a split are a [`Table`] with one row per image, found by a key: a hash of weights,
-//! backbone, preprocessing, data, split, cut and types. A table lies in memory, or in a file of the cache's
-//! folder, which other runs and other processes share; a lock makes one of them fill it.
+//! The activations of a split are a [`Table`] with one row per image, found by a key: a hash of
+//! weights, backbone, preprocessing, data, split, cut and types. A table is held in memory, or in a
+//! file of the cache's folder, which other runs and other processes share; a lock lets only one of
+//! them fill it.
 
 mod available;
 mod budget;
@@ -36,7 +37,7 @@ use crate::exit::Failure;
 use crate::lock::wait_for;
 use crate::run::progress::Reporter;
 
-/// What caching cost a trial.
+/// The cost of caching for a trial.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// Seconds spent on filling; 0 if another trial had filled the tables.
@@ -45,7 +46,7 @@ pub struct Cost {
     pub bytes: usize,
 }
 
-/// The tables of this process, and the folder of those that outlive it.
+/// The tables that this process holds, and the folder of those that outlive it.
 pub struct Caches {
     folder: PathBuf,
     /// Whether other trials of this process will ask for the same tables.
@@ -67,8 +68,9 @@ impl Caches {
         }
     }
 
-    /// The loader with rows in the place of its images, computed if need be, if the trial's `prefix_cache`
-    /// allows it. The trial goes through the images `uses` times, with or without random changes.
+    /// Returns the loader with rows in place of its images, if the trial's `prefix_cache` allows
+    /// it; rows that do not exist yet are computed. The trial goes through the images `uses` times,
+    /// with or without random changes.
     ///
     /// # Errors
     /// If an image cannot be read and `on_error` is `fail`, or the run is interrupted. A full disk, a damaged
@@ -129,7 +131,8 @@ impl Caches {
         Ok((loader.with_rows(rows), cost))
     }
 
-    /// The table on the device: it is there already, or is copied from the one that `table` gives.
+    /// Returns the table on the device; if it is not there yet, it is copied from the one that
+    /// `table` returns.
     fn device_table(
         &self,
         request: &Request,
@@ -151,7 +154,7 @@ impl Caches {
         if total(&held) + bytes > budget {
             return Err(Unavailable::Because(too_much(bytes, budget)));
         }
-        // Filling the table takes long and needs no lock.
+        // Filling the table takes long, and other threads must not wait for it.
         drop(held);
         let table = table()?;
         let (values, device) = (request.prefix.value_type(), &request.prefix.device.device);
@@ -164,7 +167,7 @@ impl Caches {
         Ok(copy)
     }
 
-    /// The table: held by this process, on disk, or filled now.
+    /// Returns the table that this process holds, the one on disk, or a new one.
     fn table(
         &self,
         request: &Request,
@@ -181,13 +184,15 @@ impl Caches {
         if let Some(table) = open(&path, request, reporter) {
             return Ok(self.hold(&request.key, table));
         }
-        // Filling goes through the images once for each view, as the trial itself would.
+        // Filling reads every image once per view. A trial that reads them no more often gains
+        // nothing, unless another one will use the table.
         if uses <= request.views() && !self.shared {
             return Err(Unavailable::Pointless);
         }
         let bytes = request.shape.bytes();
         let budget = request.prefix.budget();
-        // A quarter: the training and the validation split, and batches and activations, need room as well.
+        // Only a quarter, because the validation split has a table of its own, and batches and
+        // activations need room too.
         let in_memory = budget.unwrap_or_else(|| available_memory() / 4);
         let on_disk = budget.unwrap_or(DISK_BUDGET);
         let fits = self.make_room(bytes, in_memory);
@@ -210,17 +215,19 @@ impl Caches {
         }
         let folder = self.folder.display();
         fs_err::create_dir_all(&self.folder).map_err(|e| because(&folder, &e))?;
-        // The lock is a file of its own, because the table's is replaced by renaming: a lock on it would hold
-        // a file that no longer has the name. Lock files are never removed, for the same reason.
+        // The lock is on a file of its own: the table is replaced by renaming, so a lock on it
+        // would hold a file that no longer has the name. Lock files are never removed, for the same
+        // reason.
         let lock = path.with_extension("lock");
         let lock = File::create(&lock).map_err(|e| because(&lock.display(), &e))?;
-        // Another process that fills the file holds the lock until it is done or dies, and the lock with it.
+        // The operating system releases the lock of a process that dies, so this wait always ends.
         wait_for(&lock, &path, interrupt)?;
-        // So look again. Damage was reported above, and the file may be whole by now.
+        // Look again: another process may have written the file meanwhile. Damage was reported
+        // above.
         if let Ok(Some(table)) = Table::open(&path, &request.key, request.shape) {
             return Ok(self.hold(&request.key, table));
         }
-        // The seconds of waiting are not this trial's.
+        // Time spent waiting for another process is not charged to this trial.
         let start = Instant::now();
         self.make_room_on_disk(bytes, on_disk);
         let writer = Writer::file(&path, &request.key, request.shape);
@@ -231,6 +238,7 @@ impl Caches {
     }
 
     fn tables(&self) -> MutexGuard<'_, Vec<(String, Arc<Table>)>> {
+        // A panic of another trial leaves the list valid: it is changed in single calls only.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -240,7 +248,7 @@ impl Caches {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The table of a key, if this process holds it; it moves to the end of the list.
+    /// Returns the table of a key if this process holds it, and moves it to the end of the list.
     fn held(&self, key: &str) -> Option<Arc<Table>> {
         let mut tables = self.tables();
         let place = tables.iter().position(|(other, _)| other == key)?;
@@ -256,8 +264,9 @@ impl Caches {
         table
     }
 
-    /// Drops the unused tables in memory that were used least recently, and no more than needed, until
-    /// `bytes` fit into the budget. Returns `false` and drops none if they would not fit even so.
+    /// Drops the least recently used tables in memory that no loader reads, and no more than
+    /// needed, until `bytes` fit into the budget. Returns `false` and drops none if they would not
+    /// fit even then.
     fn make_room(&self, bytes: usize, budget: usize) -> bool {
         let mut tables = self.tables();
         let unused = |(_, table): &&(String, Arc<Table>)| Arc::strong_count(table) == 1;
@@ -279,6 +288,7 @@ impl Caches {
     /// Removes the files that were used least recently until `bytes` fit into the budget. A process that has
     /// one of them open can still read it.
     fn make_room_on_disk(&self, bytes: usize, budget: usize) {
+        // The folder may belong to another user or be gone; then the budget is simply not enforced.
         let Ok(entries) = std::fs::read_dir(&self.folder) else {
             return;
         };
@@ -298,6 +308,7 @@ impl Caches {
             if total + bytes <= budget {
                 break;
             }
+            // Another process may remove it first, or its owner may be someone else.
             if std::fs::remove_file(path).is_ok() {
                 total -= size;
             }
@@ -309,8 +320,8 @@ fn because(place: &dyn std::fmt::Display, error: &io::Error) -> Unavailable {
     Unavailable::Because(format!("{place}: {error}"))
 }
 
-/// The table of a file, if the file is complete and holds what is asked for. Any other file is reported and
-/// will be replaced.
+/// Returns the table in a file if the file is complete and holds what is asked for. Any other file
+/// is reported and will be replaced.
 fn open(path: &Path, request: &Request, reporter: &Reporter) -> Option<Table> {
     match Table::open(path, &request.key, request.shape) {
         Ok(table) => {

@@ -10,7 +10,7 @@ use crate::data::rows::Encoding;
 use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
 
-/// What runs below the first cut of a trial.
+/// The part of a trial that runs below its first cut.
 #[derive(Clone, Copy)]
 pub struct Prefix<'a> {
     /// The trial.
@@ -45,7 +45,7 @@ impl Prefix<'_> {
         self.trial.compute_type()
     }
 
-    /// What a row holds.
+    /// The content of a row.
     pub fn encoding(&self) -> Encoding {
         match self.cut {
             0 => Encoding::Pixels,
@@ -72,8 +72,8 @@ impl Prefix<'_> {
         }
     }
 
-    /// Why rows that differ from epoch to epoch cannot be stored, if they cannot: of activations, a limited
-    /// number of views can be.
+    /// Returns the reason why rows that differ from epoch to epoch cannot be stored, if there is
+    /// one. Of activations, a limited number of views can be stored.
     pub fn refusal(&self, random: &EpochRandom) -> Option<&'static str> {
         if self.cut == 0 {
             Some("they are cropped at random")

@@ -1,10 +1,11 @@
 //! Groups of arguments that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use crate::device::DeviceChoice;
+use crate::measure::Repeats;
 
 /// The configuration: an experiment, a comparison or a backbone.
 #[derive(Args, Clone)]
@@ -28,6 +29,48 @@ pub struct PlaceArgs {
     pub threads: usize,
 }
 
+/// The folders that training writes to.
+#[derive(Args, Clone)]
+pub struct RunsArgs {
+    /// The folder in which every experiment and every comparison has a folder of its name.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
+    /// Folder of the prefix cache's files, which runs and processes may share [default: .cache in
+    /// the folder of --runs].
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+impl RunsArgs {
+    /// The folder of the prefix cache's files.
+    pub fn cache(&self) -> PathBuf {
+        cache_folder(self.cache.as_deref(), &self.runs)
+    }
+}
+
+/// Returns the folder of the files of the prefix cache: the one that was asked for, or `.cache` in
+/// the folder of the results.
+pub fn cache_folder(asked: Option<&Path>, results: &Path) -> PathBuf {
+    asked.map_or_else(|| results.join(".cache"), Path::to_owned)
+}
+
+/// The steps of a measurement.
+#[derive(Args, Clone, Copy)]
+pub struct StepsArgs {
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+    /// Steps that are timed; medians are printed.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+}
+
+impl From<StepsArgs> for Repeats {
+    fn from(StepsArgs { warmup, steps }: StepsArgs) -> Self {
+        Self { warmup, steps }
+    }
+}
+
 /// A trained model.
 #[derive(Args, Clone)]
 pub struct TrainedArgs {
@@ -36,7 +79,7 @@ pub struct TrainedArgs {
     /// A trained adapter instead of the run's own: another run's folder, or one of HF PEFT.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Share of the adapter that acts: 0 is the frozen backbone, 1 the adapted one.
+    /// The share of the adapter that acts: 0 is the frozen backbone, 1 the adapted one.
     #[arg(long)]
     pub scale: Option<f64>,
 }

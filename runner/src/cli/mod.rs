@@ -1,4 +1,4 @@
-//! The command line: which commands there are. Each command's arguments lie next to its code.
+//! The command line: the list of commands. Each command's arguments lie next to its code.
 
 pub mod args;
 
@@ -73,7 +73,7 @@ impl Cli {
         Self::from_arg_matches(&command().try_get_matches_from(arguments)?)
     }
 
-    /// Does what the command line says.
+    /// Runs the command that the command line names.
     ///
     /// # Errors
     /// If the command fails.

@@ -8,7 +8,7 @@ use peft_core::flops::Flops;
 use peft_core::{Model, params};
 use serde::Serialize;
 
-use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
+use crate::cli::args::{ConfigArgs, Format, PlaceArgs, StepsArgs};
 use crate::commands::print::{json_line, row};
 use crate::commands::{at_least_one, experiment, methods, on_pool};
 use crate::config::recipe::Precision;
@@ -30,12 +30,8 @@ pub struct BenchArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Steps before the clock starts.
-    #[arg(long, default_value_t = 3)]
-    pub warmup: usize,
-    /// Steps that are timed; medians are printed.
-    #[arg(long, default_value_t = 10)]
-    pub steps: usize,
+    #[command(flatten)]
+    pub steps: StepsArgs,
     /// The work to time.
     #[arg(long, default_value = "both")]
     pub what: Timed,
@@ -86,8 +82,8 @@ struct Timing {
     weights_bytes: usize,
     /// Bytes of the images and labels of a batch.
     batch_bytes: usize,
-    /// Most bytes at once while training, or in inference if only that is timed. Weights are included;
-    /// on CUDA it is the device's pool.
+    /// The most bytes at once while training, or in inference if only that is timed. Weights are
+    /// included; on CUDA it is the size of the pool.
     peak_bytes: usize,
     /// Bytes that the forward pass of a training step keeps for the backward pass.
     kept_bytes: Option<usize>,
@@ -95,7 +91,7 @@ struct Timing {
 
 /// Times what was asked for, once or for every line on stdin.
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    at_least_one("--steps", args.steps)?;
+    at_least_one("--steps", args.steps.steps)?;
     let experiment = experiment(&args.config)?;
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
@@ -110,10 +106,7 @@ fn time(
     device: &ComputeDevice,
     args: &BenchArgs,
 ) -> Result<(), Failure> {
-    let mut repeats = Repeats {
-        warmup: args.warmup,
-        steps: args.steps,
-    };
+    let mut repeats = Repeats::from(args.steps);
     let batch = measure::random_batch(trial, device);
     let images = trial.experiment.recipe.batch_size;
     let mut timing = Timing {
@@ -123,8 +116,8 @@ fn time(
         precision: trial.experiment.recipe.precision,
         device: device.name.clone(),
         trainable: model.counts().trainable,
-        warmup: args.warmup,
-        steps: args.steps,
+        warmup: repeats.warmup,
+        steps: repeats.steps,
         gflop_per_step: images as f64 * Flops::of(&model).step() as f64 / 1e9,
         weights_bytes: params::infos(&model).iter().map(|info| info.bytes).sum(),
         batch_bytes: measure::batch_bytes(trial),
@@ -133,10 +126,12 @@ fn time(
     let reporter = Reporter::unlogged();
     let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
     if args.what != Timed::Inference {
+        // These are the first steps: only they show how much the state of the optimiser takes.
         let memory = measure::step_memory(&mut trainer, &batch, device)?;
         (timing.peak_bytes, timing.kept_bytes) = (memory.peak, Some(memory.kept));
     }
     let mut lines = io::stdin().lines();
+    // The memory of the steps above is known; what follows must not count their temporary tensors.
     memory::reset_peak();
     loop {
         if args.what != Timed::Inference {
@@ -156,10 +151,11 @@ fn time(
             Format::Text => print(&timing),
             Format::Json => json_line(&timing)?,
         }
+        // The other program writes a line when it is done, so that both never run at the same time.
         if !args.again || !matches!(lines.next(), Some(Ok(_))) {
             return Ok(());
         }
-        // The kernels are compiled and the caches are warm.
+        // The kernels are compiled and the caches are warm now.
         repeats.warmup = 0;
     }
 }
@@ -178,7 +174,7 @@ impl Timing {
     }
 }
 
-/// The result, on stdout.
+/// Prints the result on stdout.
 fn print(timing: &Timing) {
     row("method", &timing.method);
     row("backbone", &timing.backbone);

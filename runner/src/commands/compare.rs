@@ -1,13 +1,13 @@
 //! `runner compare`: all trials of a comparison, one after the other, and its report.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
 
-use crate::cli::args::{ConfigArgs, PlaceArgs};
-use crate::commands::{cache_folder, on_pool};
+use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
+use crate::commands::on_pool;
 use crate::compare::config::Comparison;
 use crate::compare::execute::{Ended, Executor, root};
 use crate::compare::manifest;
@@ -32,13 +32,8 @@ pub struct CompareArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Folder of the comparisons' folders.
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    pub runs: PathBuf,
-    /// Folder of the prefix cache's files, which runs and processes may share [default: .cache in
-    /// the folder of --runs].
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub folders: RunsArgs,
     /// Validate everything and print the plan, then stop.
     #[arg(long)]
     pub dry_run: bool,
@@ -50,9 +45,9 @@ pub struct CompareArgs {
 /// Trains the trials that are not done, and reports.
 pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let comparison = Comparison::read(&args.config.config, &args.config.set)?;
-    let folder = root(&args.runs, &comparison.name);
+    let folder = root(&args.folders.runs, &comparison.name);
     on_pool(&args.place, |device| {
-        let mut workshop = Workshop::new(&device, &cache_folder(args.cache.as_deref(), &args.runs));
+        let mut workshop = Workshop::new(&device, &args.folders.cache());
         let planned = plan(&comparison, &mut workshop)?;
         if args.dry_run {
             println!("{}", overview(&planned, args.verbose));
@@ -64,6 +59,8 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
             workshop,
             interrupt: interrupt()?,
         };
+        // The report is written before errors are looked at: also after an interruption or a
+        // failure it shows the trials that are done.
         let ended = carry_out(&mut executor, &planned.tasks.iter().collect::<Vec<_>>());
         let results = manifest::collect(&folder, planned);
         report(&folder, &results)?;
@@ -81,7 +78,7 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     })
 }
 
-/// Carries out trials in order, a line on stderr for each.
+/// Runs trials in order, with a line on stderr for each.
 ///
 /// # Errors
 /// If they are interrupted, or the disk cannot be written to.
@@ -97,7 +94,7 @@ pub fn carry_out(executor: &mut Executor, tasks: &[&Task]) -> Result<(), Failure
                 Outcome::Done(summary) => score(summary),
             },
         };
-        // A trial that was done before takes no time, so that it tells nothing about the others.
+        // A trial that was done before takes no time, so it tells nothing about the others.
         trained += usize::from(step.seconds > 0.5);
         let left = match (trained, of - step.index - 1) {
             (0, _) | (_, 0) => String::new(),
@@ -148,7 +145,7 @@ pub fn verdict(results: &Results) -> Result<(), Failure> {
     }
 }
 
-/// The plan of a comparison, with the first trials only, unless all of them are wanted.
+/// Describes the plan of a comparison, with the first trials only unless all of them are wanted.
 fn overview(plan: &Plan, all: bool) -> String {
     let Results {
         name,
@@ -170,7 +167,8 @@ fn overview(plan: &Plan, all: bool) -> String {
     ];
     let trials = plan.tasks.iter().map(|task| format!("  {}", task.folder));
     lines.extend(some(trials.collect(), all));
-    // What is not the same for all methods is printed, so that a comparison is seen to be fair.
+    // Settings that are not the same for all methods are printed, so that readers can judge whether
+    // the comparison is fair.
     let overrides: BTreeSet<String> = plan
         .tasks
         .iter()
@@ -192,10 +190,11 @@ fn overview(plan: &Plan, all: bool) -> String {
     lines.join("\n")
 }
 
-/// Lines of a list that a plan shows, so that two lists and the rest of it fit on a screen.
+/// The number of lines of a list that a plan shows, so that two lists and the rest of it fit on a
+/// screen.
 const SHOWN: usize = 6;
 
-/// The first lines of a list and how many more there are, or all of them.
+/// Returns the first lines of a list and how many more there are, or all of them.
 fn some(mut lines: Vec<String>, all: bool) -> Vec<String> {
     if !all && lines.len() > SHOWN {
         let more = lines.len() - SHOWN;

@@ -51,7 +51,7 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     })
 }
 
-/// The result for people, on stdout.
+/// Prints the result for people on stdout.
 fn print(metrics: &Metrics, images_per_second: f64, classes: &[String]) {
     row("test top-1", percent(metrics.top1));
     row("test top-5", percent(metrics.top5));

@@ -27,7 +27,7 @@ use crate::measure;
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
 
-/// Images of a forward pass.
+/// The number of images in a forward pass.
 const BATCH: usize = 16;
 
 /// Write activations at boundaries, features and logits of images as safetensors.
@@ -66,7 +66,8 @@ pub struct FeaturesArgs {
     pub place: PlaceArgs,
 }
 
-/// Runs the backbone, with an adapter if one is given, and writes what lies at its boundaries.
+/// Runs the backbone, with an adapter if one is given, and writes the activations at its
+/// boundaries.
 pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
     let backbone = Experiment::read_backbone(&args.config.config, &args.config.set)?;
     on_pool(&args.place, |device| {
@@ -102,8 +103,9 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
     })
 }
 
-/// The backbone with the adapter, and whether it has a head: the adapter's or the checkpoint's. A model
-/// cannot be without one, so that it gets an unused one otherwise.
+/// Assembles the backbone with the adapter, and tells whether the model has a head: that of the
+/// adapter or of the checkpoint. A model cannot be without one, so otherwise it gets one that is
+/// not used.
 fn model(
     base: &Base,
     adapter: Option<&Adapter>,
@@ -122,6 +124,7 @@ fn model(
     };
     let methods = adapter.map_or(&[][..], |adapter| &adapter.methods);
     let model = Model::assemble(base.backbone.clone(), methods, head, &init)?;
+    // The values of the adapter come after assembly, which draws initial values for it.
     let model = match adapter {
         Some(adapter) => adapter.fill(model)?,
         None => model,
@@ -129,7 +132,7 @@ fn model(
     Ok((model, has_head))
 }
 
-/// `all`, or indices separated by commas, which may be negative.
+/// Parses `all`, or indices separated by commas, which may be negative.
 fn boundaries(text: &str, spec: &BackboneSpec) -> Result<BTreeSet<Cut>, Failure> {
     if text == "all" {
         return Ok((0..=spec.last_boundary()).collect());
@@ -151,7 +154,7 @@ struct Output<'a> {
     /// Whether there are logits to write.
     has_head: bool,
     device: &'a ComputeDevice,
-    /// None before the first batch, which shows the shapes.
+    /// None before the first batch, because only a batch shows the shapes.
     writer: Option<Writer>,
 }
 
@@ -223,6 +226,7 @@ impl Output<'_> {
             if self.wanted.contains(&cut) {
                 values.insert(format!("boundary.{cut}"), (x.shape().to_vec(), x.to_vec()));
             }
+            // Cut by cut, so that only the activations of one batch are in memory.
             x = model.span(x, cut..cut + 1, None);
         }
         values.insert("features".to_owned(), (x.shape().to_vec(), x.to_vec()));
@@ -231,6 +235,7 @@ impl Output<'_> {
             let shape = logits.dims().to_vec();
             values.insert("logits".to_owned(), (shape, floats(logits.into_data())));
         }
+        // A failure of the device must not leave a file with wrong values.
         measure::sync(self.device)?;
         self.write(values, labels, total)
     }
@@ -279,7 +284,7 @@ impl Output<'_> {
     }
 }
 
-/// The normalised images `[n, 3, size, size]` of a safetensors file.
+/// Reads the normalised images `[n, 3, size, size]` of a safetensors file.
 fn images_of(path: &Path, tensor: &str, size: usize) -> Result<Vec<f32>, Failure> {
     let data = Checkpoint::open(path)?.tensor(tensor)?;
     let shape = data.shape().to_vec();

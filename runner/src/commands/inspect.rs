@@ -1,4 +1,5 @@
-//! `runner inspect FILE`: which model a checkpoint belongs to, and which of its keys would not be used.
+//! `runner inspect FILE`: recognises the model of a checkpoint, and lists the keys that it would
+//! not use.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,7 +33,8 @@ pub struct InspectArgs {
     /// The key of one of several sets of weights in the file, as in `weights: {path: .., key: ..}`.
     #[arg(long)]
     pub key: Option<String>,
-    /// What the names of the backbone's weights begin with, as in `weights: {path: .., prefix: ..}`.
+    /// The text that the names of the backbone's weights begin with, as in `weights: {path: ..,
+    /// prefix: ..}`.
     #[arg(long)]
     pub prefix: Option<String>,
     /// The form of the output: text for people, json for programs.
@@ -57,14 +59,15 @@ struct Contents {
     not_finite: Vec<String>,
     /// The sets of weights in the file, the one that is described here first.
     sets: Vec<Set>,
-    /// Keys beside the tensors whose values are not tensors, with what they are.
+    /// Keys whose values are not tensors, with a description of each.
     not_tensors: BTreeMap<String, String>,
-    /// Keys of the file beside its sets of weights, with what they hold.
+    /// Keys of the file beside its sets of weights, with a description of each.
     beside: BTreeMap<String, String>,
     metadata: BTreeMap<String, String>,
-    /// The functions and classes that a pickle names besides those of tensors. None of them was called.
+    /// The functions and classes that a pickle names, other than those of tensors. None of them was
+    /// called.
     named_functions: Vec<String>,
-    /// None if no linked family knows the names.
+    /// The recognised model; none if no linked family knows the names.
     model: Option<Model>,
 }
 
@@ -111,7 +114,7 @@ struct Model {
     remarks: Vec<String>,
 }
 
-/// Prints what a checkpoint holds.
+/// Prints the contents of a checkpoint.
 pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let file = match (&args.key, &args.prefix) {
         (None, None) => WeightsFile::Path(args.file.clone()),
@@ -137,6 +140,8 @@ fn contents(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Contents
         let dtype = file.dtype(name).unwrap_or_default();
         (tensors, values) = (tensors + 1, values + count);
         *dtypes.entry(dtype).or_insert(0) += count;
+        // Values that are not finite load without an error and make the first loss NaN, so they are
+        // worth a full read.
         let is_float = dtype.starts_with('F') || dtype == "BF16";
         if is_float && !floats(file.tensor(name)?).iter().all(|x| x.is_finite()) {
             not_finite.push(name.to_owned());
@@ -195,9 +200,12 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
     if let Some(published) = &published {
         let resolved = resolve(&*found.config, published, Stated::Shapes)?;
         remarks.extend(resolved.remarks);
+        // Only this fact cannot be seen in the shapes at all, so a guess is marked as one.
         let of_heads = |fact: &String| fact.starts_with("num_heads ");
         known = published.num_heads.is_some() || resolved.followed.iter().any(of_heads);
         if !resolved.followed.is_empty() {
+            // Facts may change the modules that the backbone has, so it is compared with the file
+            // again.
             found.backbone = resolved.config.build(&Init::empty(&Device::flex()))?;
             found.survey = Survey::of(&*found.backbone, file, None)?;
         }
@@ -231,7 +239,7 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
     }))
 }
 
-/// The result for people, on stdout.
+/// Prints the result for people on stdout.
 fn print(contents: &Contents) -> Result<(), Failure> {
     row("file", &contents.path);
     let size = mebibytes(contents.bytes);
@@ -309,9 +317,9 @@ fn print_model(model: &Model) -> Result<(), Failure> {
         row("remark", remark);
     }
     let loads = if model.loads {
-        "as it is, with this backbone:"
+        "yes, with this backbone:"
     } else {
-        "not: keys are left over, or parameters not filled, or several prefixes fit; the nearest backbone:"
+        "no: keys are left over, parameters are not filled, or several prefixes fit; the nearest backbone:"
     };
     row("loads", loads);
     let yaml = serde_yaml::to_string(&model.backbone);
@@ -320,7 +328,7 @@ fn print_model(model: &Model) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints how many names there are and the first of them, or nothing if there are none.
+/// Prints the number of names and the first of them, or nothing if there are none.
 fn names(title: &str, names: &[String]) {
     if !names.is_empty() {
         let count = names.len();

@@ -18,7 +18,8 @@ use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::assembled::{Assembled, Source};
 use crate::model::export::checkpoint_tensors;
 
-/// The largest difference between merged and unmerged logits that passes, over the largest of them or 1.
+/// The largest difference between merged and unmerged logits that passes, relative to the largest
+/// of them or 1.
 const TOLERANCE: f32 = 1e-4;
 
 /// Fold a trained adapter into the backbone's weights, where that is exact.
@@ -38,6 +39,7 @@ pub struct MergeArgs {
 /// Folds the adapter, checks the logits on validation images, and writes.
 pub fn merge(args: &MergeArgs) -> Result<(), Failure> {
     let out = &args.out;
+    // Checked first: the work takes a while, and a checkpoint must never be overwritten.
     if out.exists() {
         let message = format!("--out {}: it is there already", out.display());
         return Err(config_error(message));
@@ -68,13 +70,14 @@ pub fn merge(args: &MergeArgs) -> Result<(), Failure> {
     })
 }
 
-/// Merged logits held against unmerged ones.
+/// Compares merged logits with unmerged ones.
 struct Check<'a> {
     assembled: &'a Assembled,
     merged: &'a Model,
     /// Images so far.
     images: usize,
-    /// The largest difference so far, over the largest logit of its batch or 1; NaN if a logit is NaN.
+    /// The largest difference so far, relative to the largest logit of its batch or 1; NaN if a
+    /// logit is NaN.
     error: f32,
 }
 
@@ -88,8 +91,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Checks two batches of the validation split, or of random images where the data set is not on this
-    /// machine. Says which.
+    /// Checks two batches of the validation split, or of random images if the data set is not on
+    /// this machine. Returns which of the two it was.
     fn run(&mut self, source: &Source, device: &ComputeDevice) -> Result<&'static str, Failure> {
         let Self { assembled, .. } = *self;
         let experiment = &source.experiment;
@@ -105,12 +108,14 @@ impl<'a> Check<'a> {
         let batches = loader.batches().min(2);
         loader.each(0..batches, Pass::Plain, &device.device, |_, batch| {
             self.add(batch.x);
+            // One NaN decides the check, and more batches cannot change it.
             Ok::<_, Failure>(!self.error.is_nan())
         })?;
         Ok("validation")
     }
 
-    /// Two batches of normally distributed pixels, which have the mean and deviation of normalised images.
+    /// Checks two batches of normally distributed pixels, which have the mean and deviation of
+    /// normalised images.
     fn random(&mut self, device: &ComputeDevice) {
         let (size, batch) = (self.assembled.input.size, self.assembled.batch_size);
         let mut generator = Generator::new(0, "merge");
@@ -133,7 +138,8 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The larger of two errors; NaN if one is, which `max` would drop, so that it fails the check.
+/// Returns the larger of two errors. If one is NaN, the result is NaN, so that it fails the check;
+/// `max` would drop it.
 fn larger(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() {
         f32::NAN

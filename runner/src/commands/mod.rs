@@ -18,8 +18,6 @@ pub mod show;
 pub mod sweep;
 pub mod train;
 
-use std::path::{Path, PathBuf};
-
 use crate::cli::args::{ConfigArgs, PlaceArgs, TrainedArgs};
 use crate::config::experiment::Experiment;
 use crate::device::{self, ComputeDevice};
@@ -28,7 +26,7 @@ use crate::model::assembled::{Assembled, Source};
 use crate::model::trial::Trial;
 use crate::pool::on_worker;
 
-/// Fails where nothing is asked for: `flag` was given as 0.
+/// Fails if `flag` was given as 0, which asks for nothing.
 fn at_least_one(flag: &str, given: usize) -> Result<(), Failure> {
     if given == 0 {
         return Err(config_error(format_args!(
@@ -38,25 +36,19 @@ fn at_least_one(flag: &str, given: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The experiment that the command line names.
+/// Reads the experiment that the command line names.
 fn experiment(args: &ConfigArgs) -> Result<Experiment, Failure> {
     Experiment::read(&args.config, &args.set)
 }
 
-/// The names of a trial's methods, as in `lora+bias`.
+/// Returns the names of the methods of a trial, as in `lora+bias`.
 fn methods(trial: &Trial) -> String {
     let methods = trial.experiment.method.iter();
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     methods.join("+")
 }
 
-/// The folder of the prefix cache's files: the one that was asked for, or `.cache` in the folder of
-/// the results.
-fn cache_folder(asked: Option<&Path>, results: &Path) -> PathBuf {
-    asked.map_or_else(|| results.join(".cache"), Path::to_owned)
-}
-
-/// Chooses the device and the number of threads, and runs `work` on one of these.
+/// Chooses the device and the number of threads, and runs `work` on one of the threads.
 fn on_pool<T: Send>(
     place: &PlaceArgs,
     work: impl FnOnce(ComputeDevice) -> Result<T, Failure> + Send,
@@ -69,7 +61,8 @@ fn on_pool<T: Send>(
     on_worker(|| work(device))
 }
 
-/// The model that `which` names, its source, and what people should know printed to stderr.
+/// Assembles the model that `which` names. Returns it with its source, and prints remarks about it
+/// to stderr.
 fn assemble(which: &TrainedArgs, device: &ComputeDevice) -> Result<(Source, Assembled), Failure> {
     let source = Source::open(&which.run, which.adapter.is_some(), device)?;
     let model = source.assemble(which.adapter.as_deref(), which.scale)?;
@@ -77,7 +70,7 @@ fn assemble(which: &TrainedArgs, device: &ComputeDevice) -> Result<(Source, Asse
     Ok((source, model))
 }
 
-/// Prints the images that a model takes, and what its user should know.
+/// Prints which images a model takes, and remarks for its user.
 fn remark(model: &Assembled) {
     eprintln!("input: {}", model.input);
     for remark in &model.remarks {

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use crate::cli::args::{Format, PlaceArgs};
-use crate::commands::{on_pool, remark};
+use crate::commands::{at_least_one, on_pool, remark};
 use crate::exit::{Failure, config_error};
 use crate::model::assembled::Source;
 
@@ -52,15 +52,15 @@ struct Predictions {
 
 /// Predicts the most likely classes of each image.
 pub fn predict(request: &PredictArgs) -> Result<(), Failure> {
-    if request.top == 0 {
-        return Err(config_error("--top: expected at least 1, got 0"));
-    }
+    at_least_one("--top", request.top)?;
     let adapters = chosen(&request.adapters, &request.names)?;
     on_pool(&request.place, |device| {
         let source = Source::open(&request.run, !adapters.is_empty(), &device)?;
+        // The images are decoded once, however many adapters there are.
         let images = request.images.par_iter().map(decode);
         let images: Vec<Image> = images.collect::<Result<_, _>>().map_err(config_error)?;
-        // Everything is computed before the first line, so that a bad image leaves no half output.
+        // Everything is computed before the first line is printed, so that a bad image leaves no
+        // partial output.
         let mut all = Vec::new();
         for adapter in adapters
             .iter()
@@ -85,7 +85,8 @@ pub fn predict(request: &PredictArgs) -> Result<(), Failure> {
     })
 }
 
-/// The adapters of `[NAME=]DIR` that are asked for by name; a folder's own name is the default.
+/// Returns the adapters of `[NAME=]DIR` that are asked for by name; the default name is that of the
+/// folder.
 fn chosen(given: &[String], names: &[String]) -> Result<Vec<(String, PathBuf)>, Failure> {
     let mut adapters = Vec::<(String, PathBuf)>::new();
     for text in given {
@@ -117,9 +118,11 @@ fn chosen(given: &[String], names: &[String]) -> Result<Vec<(String, PathBuf)>, 
     Ok(adapters)
 }
 
-/// The `top` largest probabilities with their labels. Of equal ones the smaller label comes first.
+/// Returns the `top` largest probabilities with their labels. Of equal ones the smaller label comes
+/// first.
 fn best(probabilities: &[f32], top: usize) -> Vec<(usize, f32)> {
     let mut ranked: Vec<_> = probabilities.iter().copied().enumerate().collect();
+    // The sort is stable, so labels of equal probability stay in order.
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
     ranked.truncate(top);
     ranked

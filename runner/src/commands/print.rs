@@ -1,4 +1,4 @@
-//! Output of commands: keys in a column of their own, and JSON for programs.
+//! Prints the output of commands: keys in a column of their own, and JSON for programs.
 
 use std::fmt::Display;
 

@@ -1,5 +1,6 @@
-//! `runner profile`: what an experiment costs. Parameters, arithmetic by formula, memory by its purpose,
-//! the time of each part of a step, and the share of the device's matrix-product peak that it reaches.
+//! `runner profile`: measures the cost of an experiment. It prints parameters, arithmetic by
+//! formula, memory by its purpose, the time of each part of a step, and the share of the
+//! matrix-product peak of the device that it reaches.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use peft_core::flops::Flops;
 use peft_core::params::{self, ParamInfo};
 use serde::Serialize;
 
-use crate::cli::args::{ConfigArgs, Format, PlaceArgs};
+use crate::cli::args::{ConfigArgs, Format, PlaceArgs, StepsArgs};
 use crate::commands::print::json;
 use crate::commands::{at_least_one, experiment, methods, on_pool};
 use crate::config::recipe::Precision;
@@ -24,8 +25,8 @@ use crate::train::Trainer;
 
 /// Measure what an experiment costs: parameters, arithmetic, memory, and time by part.
 ///
-/// Arithmetic is counted by formula, memory by its purpose. The time of each part of a step comes with
-/// the share of the device's matrix-product peak that it reaches.
+/// Arithmetic is counted by formula, and memory by its purpose. The time of each part of a step
+/// comes with the share of the device's matrix-product peak that it reaches.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner profile --config peft/ap.yaml --threads 4")]
@@ -34,12 +35,8 @@ pub struct ProfileArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Steps before the clock starts.
-    #[arg(long, default_value_t = 3)]
-    pub warmup: usize,
-    /// Steps that are timed; medians are printed.
-    #[arg(long, default_value_t = 10)]
-    pub steps: usize,
+    #[command(flatten)]
+    pub steps: StepsArgs,
     /// The form of the output: text for people, json for programs.
     #[arg(long, default_value = "text")]
     pub format: Format,
@@ -83,15 +80,16 @@ struct Memory {
     /// The backbone and the head, buffers included.
     weights: usize,
     adapter: usize,
-    /// Bytes that are live after the forward pass and were not before it.
+    /// Bytes that the forward pass allocated and that are still live when it ends.
     kept_for_backward: usize,
     /// One value for every parameter that trains.
     gradients: usize,
     /// The state that the first step of the optimiser leaves.
     optimizer: usize,
-    /// Most that was live at once in two steps, including all of the above; on CUDA the pool.
+    /// The most bytes that were live at once in two steps, including all of the above; on CUDA the
+    /// size of the pool.
     peak: usize,
-    /// The device's pool after the last step, where it has one.
+    /// The pool of the device after the last step, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<Pool>,
 }
@@ -106,7 +104,8 @@ struct Pool {
 /// Medians of the time that a batch takes, in seconds.
 #[derive(Serialize)]
 struct Seconds {
-    /// From the data set to a batch on the device. Training prepares it beside the step before.
+    /// Reading a batch from the data set onto the device. Training does this while the step before
+    /// runs.
     data: f64,
     prefix: f64,
     forward: f64,
@@ -120,7 +119,7 @@ struct Seconds {
 /// 10^9 operations per second, and shares of the peak.
 #[derive(Serialize)]
 struct Speed {
-    /// That of the fastest product of square matrices in the experiment's precision.
+    /// The speed of the fastest product of square matrices in the precision of the experiment.
     matmul_peak: f64,
     step: f64,
     /// Share of the peak that the prefix reaches.
@@ -135,7 +134,7 @@ struct Speed {
 
 /// Profiles the configured experiment.
 pub fn profile(args: &ProfileArgs) -> Result<(), Failure> {
-    at_least_one("--steps", args.steps)?;
+    at_least_one("--steps", args.steps.steps)?;
     let experiment = experiment(&args.config)?;
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
@@ -163,6 +162,8 @@ impl Profile {
         };
         let measured = Measured::of(trial, model, device, args)?;
         let precision = trial.experiment.recipe.precision;
+        // This runs last, because on a GPU the pool keeps the memory of these products, which would
+        // count in the peak of the step.
         let peak = peak::matmul(device, precision.dtype())
             .map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e}", device.name)))?;
         let Measured {
@@ -179,8 +180,8 @@ impl Profile {
             precision,
             device: device.name.clone(),
             threads: rayon::current_num_threads(),
-            warmup: args.warmup,
-            steps: args.steps,
+            warmup: args.steps.warmup,
+            steps: args.steps.steps,
             first_cut,
             params: Params::new(counts, trial.formula),
             flops_per_image: Arithmetic::new(flops),
@@ -205,6 +206,7 @@ impl Profile {
 fn bytes(model: &Model) -> (usize, usize) {
     let of_backbone = |info: &ParamInfo| {
         let room = info.name.split('.').next();
+        // The names of adapters begin with that of their method.
         matches!(room, Some("backbone" | "head"))
     };
     let infos = params::infos(model);
@@ -213,7 +215,7 @@ fn bytes(model: &Model) -> (usize, usize) {
     (sum(backbone), sum(adapter))
 }
 
-/// The figures that need a run of the model.
+/// The figures that require a run of the model.
 struct Measured {
     /// Images of a batch.
     images: usize,
@@ -229,16 +231,14 @@ impl Measured {
         device: &ComputeDevice,
         args: &ProfileArgs,
     ) -> Result<Self, Failure> {
-        let repeats = Repeats {
-            warmup: args.warmup,
-            steps: args.steps,
-        };
+        let repeats = Repeats::from(args.steps);
         let reporter = Reporter::unlogged();
         let mut trainer = Trainer::new(trial, model, device, None, Arc::default(), &reporter)?;
         let (batch, data) = measure::data(&trainer, device, repeats)?;
-        // The first steps: they show what the optimiser's state takes.
+        // These are the first steps, because those show how much the state of the optimiser takes.
         let step_memory = measure::step_memory(&mut trainer, &batch, device)?;
         let steps = measure::repeat(device, repeats, || {
+            // All steps train on the same batch: reading the data is timed by itself above.
             trainer.step(batch.clone(), &mut |_| ());
         })?;
         let parts = measure::parts(&mut trainer, &batch, device, repeats)?;
@@ -274,11 +274,12 @@ impl Arithmetic {
 }
 
 impl Speed {
-    /// From the arithmetic of one image, the images of a batch and the peak in GFLOP/s.
+    /// Computes the speeds from the arithmetic of one image, the images of a batch and the peak in
+    /// GFLOP/s.
     fn new(flops: Flops, images: usize, seconds: &Seconds, peak: f64) -> Self {
         let speed =
             |operations: u64, seconds: f64| images as f64 * operations as f64 / seconds / 1e9;
-        // A part without operations has no share, whatever its time.
+        // A part without operations has no share of the peak, whatever its time.
         let share = |operations: u64, seconds: f64| {
             (operations > 0).then(|| speed(operations, seconds) / peak)
         };
@@ -294,7 +295,7 @@ impl Speed {
     }
 }
 
-/// The result for people, on stdout.
+/// Prints the result for people on stdout.
 fn print(profile: &Profile) {
     let Profile {
         params,
@@ -360,7 +361,9 @@ fn print(profile: &Profile) {
     time("backward", seconds.backward, speed.share_backward);
     time("optimiser", seconds.optimizer, None);
     time("step", seconds.step, Some(speed.share_step));
-    println!("  (training prepares the data beside the step before; it is not part of the step)");
+    println!(
+        "  (training prepares the data while the step before runs; it is not part of the step)"
+    );
 
     println!("\nspeed");
     row("training", images_per_second(profile.images_per_second));

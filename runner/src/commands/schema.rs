@@ -50,8 +50,8 @@ pub fn schema(args: &SchemaArgs) -> Result<(), Failure> {
     print::json(&schema)
 }
 
-/// The schema of a comparison: what all trials share are fields of an experiment, and names alone are
-/// entries.
+/// Makes the schema of a comparison. The settings that all trials share are fields of an
+/// experiment, and entries may be names alone.
 fn comparison_schema() -> Value {
     let experiment = experiment_schema();
     let mut schema = Value::from(schema_for!(Comparison));
@@ -62,6 +62,7 @@ fn comparison_schema() -> Value {
     }
     let mut shared = experiment["properties"].clone();
     if let Some(shared) = shared.as_object_mut() {
+        // What the comparison itself sets for every trial may not be written there.
         shared.retain(|key, _| !FILLED.contains(&key.as_str()));
     }
     let properties = &mut schema["properties"];
@@ -85,7 +86,8 @@ fn comparison_schema() -> Value {
         "description": list["description"],
         "anyOf": [list, { "type": "object", "additionalProperties": list }],
     });
-    // Filled in where they are not given: the name, labels, and all of an extended comparison.
+    // These are filled in if they are not given: the name, labels, and all keys of an extended
+    // comparison.
     schema["required"] = json!([]);
     for entry in ["BackboneEntry", "DatasetEntry", "MethodEntry"] {
         schema["$defs"][entry]["required"] = json!(["use"]);
@@ -93,10 +95,11 @@ fn comparison_schema() -> Value {
     schema
 }
 
-/// The schema of an experiment: that of its type, with all that is registered in the place of the
+/// Makes the schema of an experiment: that of its type, with all registered plugins in place of the
 /// components.
 fn experiment_schema() -> Value {
-    // The words of an option are listed where the option is, as editors show them there.
+    // Editors show the words of an option only where the option itself is, so they are listed
+    // there.
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let schema = settings
@@ -116,8 +119,8 @@ fn experiment_schema() -> Value {
         own["description"] = property["description"].clone();
         *property = own;
     }
-    // The file's name takes the place of a missing name, and the data set's metric that of a missing
-    // metric: neither is what the type alone says.
+    // The name of the file replaces a missing name, and the metric of the data set a missing
+    // metric. The type alone does not say so.
     if let Some(required) = schema["required"].as_array_mut() {
         required.retain(|field| field != "name");
     }
@@ -128,13 +131,13 @@ fn experiment_schema() -> Value {
     schema
 }
 
-/// A property with its description.
+/// Makes a property with its description.
 fn text(name: &str, mut schema: Value, description: &str) -> (String, Value) {
     schema["description"] = description.into();
     (name.to_owned(), schema)
 }
 
-/// A name, a configuration, or an extension of one.
+/// Makes the schema of a component: a name, a configuration, or an extension of one.
 fn component_schema(component: &Component, definitions: &mut Definitions) -> Value {
     let variants: Vec<String> = match component.plugins {
         Some(kind) => plugins(kind)
@@ -165,7 +168,7 @@ fn component_schema(component: &Component, definitions: &mut Definitions) -> Val
     json!({ "anyOf": [name, { "oneOf": references }, extension] })
 }
 
-/// Defines a plugin's configuration with its `name`; returns the definition's name.
+/// Defines the configuration of a plugin with its `name`, and returns the name of the definition.
 fn define_plugin(key: &str, plugin: &Plugin, definitions: &mut Definitions) -> String {
     let name = format!("{key}.{}", plugin.name);
     let mut schema = hoist((plugin.schema)(), &name, definitions);
@@ -189,8 +192,8 @@ fn entry<'a>(map: &'a mut Map<String, Value>, key: &str, default: Value) -> &'a 
     map.entry(key).or_insert(default)
 }
 
-/// `extends: name` with any field of the component over it. Values are free: what they are merged
-/// with is not known here.
+/// Makes the schema of `extends: name` with any field of the component over it. Values may be
+/// anything, because what they are merged with is not known here.
 fn extension(component: &Component, variants: &[String], definitions: &Definitions) -> Value {
     let mut fields = BTreeMap::new();
     for name in variants {
@@ -214,7 +217,7 @@ fn extension(component: &Component, variants: &[String], definitions: &Definitio
     })
 }
 
-/// The fields of a schema and of its alternatives, any value allowed.
+/// Collects the fields of a schema and of its alternatives, with any value allowed.
 fn collect_fields(schema: &Value, fields: &mut BTreeMap<String, Value>) {
     let properties = schema["properties"].as_object();
     fields.extend(properties.into_iter().flatten().map(|(name, property)| {
@@ -226,7 +229,8 @@ fn collect_fields(schema: &Value, fields: &mut BTreeMap<String, Value>) {
     alternatives.for_each(|schema| collect_fields(schema, fields));
 }
 
-/// Moves a schema's definitions to the root, each under `<prefix>.<name>`, and returns the rest.
+/// Moves the definitions of a schema to the root, each under `<prefix>.<name>`, and returns the
+/// rest.
 fn hoist(schema: Schema, prefix: &str, definitions: &mut Definitions) -> Value {
     let mut schema = Value::from(schema);
     redirect(&mut schema, &pointer(prefix));
@@ -243,7 +247,7 @@ fn hoist(schema: Schema, prefix: &str, definitions: &mut Definitions) -> Value {
     schema
 }
 
-/// Lets every `$ref` follow the definitions to the root.
+/// Makes every `$ref` point to the definitions at the root.
 fn redirect(schema: &mut Value, prefix: &str) {
     match schema {
         Value::Object(map) => {
@@ -265,7 +269,7 @@ fn redirect(schema: &mut Value, prefix: &str) {
     }
 }
 
-/// A name as a part of a JSON pointer.
+/// Writes a name as a part of a JSON pointer.
 fn pointer(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
@@ -337,7 +341,7 @@ mod tests {
     fn an_experiments_fields_are_those_of_the_schema() {
         let schema = experiment_schema();
         let known = schema["properties"].as_object().unwrap();
-        // What is not set is not written; these three have no default.
+        // Fields that are not set are not written; these three have no default.
         let set = ["adapter=x", "cache_type=f16", "cache_budget_gib=1"].map(str::to_owned);
         let experiment = crate::config::experiment::Experiment::read("quickstart", &set);
         let experiment = serde_json::to_value(experiment.map_err(|f| f.error).unwrap()).unwrap();

@@ -25,6 +25,7 @@ pub struct ShowArgs {
 pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     let ShowArgs { config, format } = args;
     let backbone = Experiment::read_backbone(&config.config, &config.set)?;
+    // Only the structure is shown, so no values are drawn and no weights are needed.
     let init = Init::empty(&Device::flex());
     let backbone = backbone.build(&init).at("backbone")?;
     let spec = backbone.spec();

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cache::Caches;
-use crate::cli::args::{ConfigArgs, PlaceArgs};
+use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
 use crate::commands::print::row;
-use crate::commands::{cache_folder, experiment, on_pool};
+use crate::commands::{experiment, on_pool};
 use crate::exit::Failure;
 use crate::model::trial::Trial;
 use crate::report::numbers::{mebibytes, percent, seconds, speed};
@@ -27,13 +27,8 @@ pub struct TrainArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Folder of the run folders.
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    pub runs: PathBuf,
-    /// Folder of the prefix cache's files, which runs and processes may share [default: .cache in
-    /// the folder of --runs].
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
+    #[command(flatten)]
+    pub folders: RunsArgs,
     /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
@@ -64,7 +59,8 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             remarks.for_each(|line| println!("{line}"));
             return Ok(());
         }
-        let path = trial.folder(&args.runs);
+        // The name of the folder needs the hash, and the hash needs the opened weights and data.
+        let path = trial.folder(&args.folders.runs);
         let folder = RunFolder::open(path, &trial.experiment, &device.name)?;
         let summary = match folder.finished() {
             Some(summary) => {
@@ -72,7 +68,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
                 summary
             }
             None => {
-                let caches = Caches::new(&cache_folder(args.cache.as_deref(), &args.runs), false);
+                let caches = Caches::new(&args.folders.cache(), false);
                 let reporter = Reporter::new(&folder.file("log.txt"));
                 details.iter().for_each(|line| reporter.line(line));
                 let part = Part {
@@ -90,7 +86,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
     })
 }
 
-/// The result, on stdout.
+/// Prints the result on stdout.
 fn print(summary: &Summary, folder: &RunFolder) {
     let test = &summary.test;
     row("test top-1", percent(test.top1));

@@ -1,4 +1,4 @@
-//! Carries out the trials of a comparison: finished ones are skipped, interrupted ones go on, and a trial
+//! Runs the trials of a comparison: finished ones are skipped, interrupted ones resume, and a trial
 //! that fails is recorded while the others go on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use peft_core::files::write_atomically;
 use super::plan::{Task, candidate, document, id, retrained};
 use super::tune::tune;
 use crate::config::experiment::Experiment;
-use crate::exit::{Exit, Failure, config_error, failure};
+use crate::exit::{Exit, Failure, config_error, failure, panic_message};
 use crate::lock::lock;
 use crate::model::workshop::Workshop;
 use crate::run::folder::{RunFolder, outcome};
@@ -20,17 +20,17 @@ use crate::run::progress::Reporter;
 use crate::run::summary::{Failed, Outcome, Tuning};
 use crate::run::{Part, run};
 
-/// Carries out trials, one after the other.
+/// Runs trials one after the other.
 pub struct Executor<'a> {
     /// The folder of the comparison.
     pub root: &'a Path,
     /// The backbones, data sets and caches that the trials share.
     pub workshop: Workshop<'a>,
-    /// Set to stop after the current step; the next run goes on from there.
+    /// A flag that stops the work after the current step; the next run resumes from there.
     pub interrupt: Arc<AtomicBool>,
 }
 
-/// What became of a trial.
+/// The end of a trial.
 pub enum Ended {
     /// It has a summary, written now or earlier.
     With(Box<Outcome>),
@@ -38,20 +38,20 @@ pub enum Ended {
     Elsewhere,
 }
 
-/// A trial that has ended, among those that are carried out together.
+/// A trial that has ended, among those that run together.
 pub struct Step<'a> {
     /// Its index among them.
     pub index: usize,
     /// The trial.
     pub task: &'a Task,
-    /// How it ended.
+    /// Its end.
     pub ended: &'a Ended,
-    /// How long it took, in seconds; almost nothing if it was done before.
+    /// The seconds that it took; almost none if it was done before.
     pub seconds: f64,
 }
 
 impl Executor<'_> {
-    /// Carries out trials in order, and calls `observe` after each.
+    /// Runs trials in order, and calls `observe` after each.
     ///
     /// # Errors
     /// [`Exit::Interrupted`], or a disk to which not even a failure can be written. A trial that fails is
@@ -74,27 +74,23 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Carries out a trial, unless it is done.
+    /// Runs a trial, unless it is done.
     ///
     /// # Errors
-    /// As [`execute_all`](Self::execute_all).
+    /// See [`execute_all`](Self::execute_all).
     pub fn execute(&mut self, task: &Task) -> Result<Ended, Failure> {
         let folder = self.root.join(&task.folder);
         if let Some(done) = done(&folder, task) {
             return Ok(Ended::With(Box::new(done)));
         }
-        // A panic concerns one trial. What outlives it is the workshop, which holds only whole values, so
-        // that asserting unwind safety is sound.
+        // A panic ends one trial only. The workshop outlives it, but holds only complete values, so
+        // asserting unwind safety is sound.
         let attempt = AssertUnwindSafe(|| self.attempt(task, &folder));
         let failed = match catch_unwind(attempt) {
             Ok(Ok(ended)) => return Ok(ended),
             Ok(Err(failed)) if failed.exit == Exit::Interrupted => return Err(failed),
             Ok(Err(failed)) => failed,
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                failure(Exit::Unexpected, text.unwrap_or("a panic"))
-            }
+            Err(panic) => failure(Exit::Unexpected, panic_message(&*panic)),
         };
         write_failed(&folder, task, failed.exit, &format!("{:#}", failed.error))
     }
@@ -113,11 +109,14 @@ impl Executor<'_> {
             Some(tuning) => (chosen(&planned, tuning, task.seed)?, Some(planned)),
         };
         let (trial, model) = self.workshop.open(experiment)?;
+        // The id was planned before the search, so it is checked with the experiment as it was
+        // then.
         let hash = match before {
             None => trial.hash.clone(),
             Some(planned) => trial.hash_of(planned)?,
         };
-        // A manifest may be older than the files that it names.
+        // A manifest may be older than the files that it names. Training on other data under the
+        // planned id would mix two experiments in one table.
         if id(&hash, task.tuned.as_ref()) != task.id {
             let message = "the weights or the data have changed since the trial was planned";
             return Err(config_error(message));
@@ -127,7 +126,7 @@ impl Executor<'_> {
         let Some(folder) = RunFolder::try_open(folder, &trial.experiment, &device.name)? else {
             return Ok(Ended::Elsewhere);
         };
-        // Another process may have finished it between the first look and the lock.
+        // Another process may have finished the trial between the first look and the lock.
         if let Some(done) = done(folder.path(), task) {
             return Ok(Ended::With(Box::new(done)));
         }
@@ -149,6 +148,7 @@ impl Executor<'_> {
 /// If the record cannot be written.
 pub fn write_failed(folder: &Path, task: &Task, exit: Exit, error: &str) -> Result<Ended, Failure> {
     fs_err::create_dir_all(folder)?;
+    // A process that works on the trial now must not find a failure in its folder.
     let Some(_lock) = lock(folder)? else {
         return Ok(Ended::Elsewhere);
     };
@@ -167,7 +167,7 @@ pub fn write_failed(folder: &Path, task: &Task, exit: Exit, error: &str) -> Resu
     Ok(Ended::With(Box::new(failed)))
 }
 
-/// The experiment that a search chose.
+/// Returns the experiment that a search chose.
 fn chosen(base: &Experiment, tuning: &Tuning, seed: u64) -> Result<Experiment, Failure> {
     let best = &tuning.candidates[tuning.chosen];
     let fields = best
@@ -180,12 +180,12 @@ fn chosen(base: &Experiment, tuning: &Tuning, seed: u64) -> Result<Experiment, F
     Ok(retrained(candidate, best.best_epoch, seed))
 }
 
-/// The outcome of a finished trial, in its place in this comparison; none if it has to run, which
-/// includes one that failed before.
+/// Returns the outcome of a finished trial in its place in this comparison; none if it has to run,
+/// as does one that failed before.
 fn done(folder: &Path, task: &Task) -> Option<Outcome> {
     match outcome(folder)? {
         Outcome::Done(mut summary) => {
-            // Another comparison may have trained it under other labels.
+            // Another comparison may have trained the same trial under other labels.
             summary.cell = Some(task.cell.clone());
             Some(Outcome::Done(summary))
         }
@@ -193,7 +193,7 @@ fn done(folder: &Path, task: &Task) -> Option<Outcome> {
     }
 }
 
-/// The folder of a comparison below that of all runs.
+/// Returns the folder of a comparison below that of all runs.
 pub fn root(runs: &Path, name: &str) -> PathBuf {
     runs.join(name)
 }

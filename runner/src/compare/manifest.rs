@@ -42,7 +42,7 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
         format: FORMAT.to_owned(),
         trials: plan.tasks.len(),
         hash: hash(&body),
-        // The lines below are the plan; listing every trial here as missing would double the file.
+        // The lines below are the plan. Listing every trial here as missing would double the file.
         results: Results {
             missing: Vec::new(),
             ..plan.results.clone()
@@ -53,7 +53,7 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
     let path = folder.join(MANIFEST);
     fs_err::create_dir_all(folder)?;
     match std::fs::read_to_string(&path) {
-        // Planning the same again is not an error, so that a script may repeat it.
+        // Writing the same plan again is not an error, so that a script can be run twice.
         Ok(old) if old == text => {}
         Ok(_) => {
             let place = path.display();
@@ -97,6 +97,8 @@ pub fn read(folder: &Path) -> Result<Plan, Failure> {
         let message = format!("expected {FORMAT}, got {}", header.format);
         return Err(at(&message));
     }
+    // Processes on several machines read this file. A copy that is cut off must not renumber their
+    // trials.
     if hash(body) != header.hash {
         return Err(damaged());
     }
@@ -111,12 +113,12 @@ pub fn read(folder: &Path) -> Result<Plan, Failure> {
     Ok(Plan { results, tasks })
 }
 
-/// The results of a plan's trials, from the files in their folders below `folder`.
+/// Collects the results of the trials of a plan from the files in their folders below `folder`.
 pub fn collect(folder: &Path, plan: Plan) -> Results {
     let Plan { mut results, tasks } = plan;
     results.missing.clear();
     for task in tasks {
-        // Labels are the plan's: an earlier plan may have given the same trial another one.
+        // The labels of the plan count: an earlier plan may have given the same trial other ones.
         let Task { cell, seed, .. } = task;
         match State::of(&folder.join(&task.folder)) {
             State::Done(mut summary) => {

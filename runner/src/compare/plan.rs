@@ -1,4 +1,4 @@
-//! From a comparison to its trials: everything is opened and validated before any work begins.
+//! Plans the trials of a comparison. Everything is opened and validated before any work begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::search::{Search, Space};
 use super::state::Unfinished;
 use crate::config::experiment::Experiment;
 use crate::config::recipe::{Select, TrainOn};
-use crate::config::resolve;
+use crate::config::set::assign;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
 use crate::run::summary::Cell;
@@ -42,7 +42,7 @@ pub struct Task {
 pub struct Tuned {
     /// The name of its folder, below that of the comparison.
     pub folder: String,
-    /// How candidates are found.
+    /// The kind of search.
     pub search: Search,
     /// The values that each field may take, by dotted path.
     pub spaces: BTreeMap<String, Space>,
@@ -60,7 +60,7 @@ pub struct Plan {
 }
 
 impl Task {
-    /// The experiment, before anything is chosen.
+    /// Returns the experiment before anything is chosen.
     ///
     /// # Errors
     /// If the manifest that the task was read from is of an incompatible version.
@@ -69,7 +69,7 @@ impl Task {
         Experiment::typed(document).map_err(config_error)
     }
 
-    /// Its entry in the results before it has run.
+    /// Returns its entry in the results before it has run.
     pub fn missing(&self) -> Missing {
         Missing {
             cell: self.cell.clone(),
@@ -78,7 +78,7 @@ impl Task {
         }
     }
 
-    /// Its name in messages.
+    /// Returns its name in messages.
     pub fn title(&self) -> String {
         let Cell {
             method,
@@ -90,7 +90,7 @@ impl Task {
     }
 }
 
-/// An experiment as the document from which candidates are made.
+/// Writes an experiment as the document from which candidates are made.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -98,8 +98,8 @@ pub fn document(base: &Experiment) -> Result<serde_yaml::Value, Failure> {
     serde_yaml::to_value(base).map_err(config_error)
 }
 
-/// A candidate of a search: the experiment in `base` (see [`document`]) with the fields set. It is
-/// trained on the training split, and its epoch is chosen by validation.
+/// Makes a candidate of a search: the experiment in `base` (see [`document`]) with the fields set.
+/// It trains on the training split, and validation chooses its epoch.
 ///
 /// # Errors
 /// The dotted path of what is wrong.
@@ -109,26 +109,28 @@ pub fn candidate(
     seed: u64,
 ) -> Result<Experiment, Failure> {
     for (path, value) in fields {
-        resolve::assign(&mut base, path, value.clone())?;
+        assign(&mut base, path, value.clone())?;
     }
     let mut experiment = Experiment::typed(base).map_err(config_error)?;
     experiment.seed = seed;
     Ok(experiment)
 }
 
-/// The trial after the search: the chosen candidate, trained on training and validation images together
-/// for the number of epochs that validation chose.
+/// Makes the trial after the search: the chosen candidate, trained on training and validation
+/// images together for the number of epochs that validation chose.
 pub fn retrained(mut candidate: Experiment, epochs: usize, seed: u64) -> Experiment {
     candidate.seed = seed;
     let recipe = &mut candidate.recipe;
     recipe.train_on = TrainOn::TrainValidation;
     recipe.select = Select::Last;
+    // No validation images are left, so neither patience nor the best epoch can be told any more.
     recipe.patience = None;
     recipe.stop_after = Some(epochs);
     candidate
 }
 
-/// The id of a trial from the hash of its experiment, before anything is chosen, and its search.
+/// Returns the id of a trial from the hash of its experiment, before anything is chosen, and its
+/// search.
 pub fn id(hash: &str, tuned: Option<&Tuned>) -> String {
     match tuned {
         None => hash.to_owned(),
@@ -144,7 +146,8 @@ pub fn id(hash: &str, tuned: Option<&Tuned>) -> String {
 /// Plans a comparison: opens every cell once, so that nothing that can be checked fails later.
 ///
 /// # Errors
-/// All cells that cannot be trained, each with the reason; two cells that are the same trial.
+/// An error that lists all cells that cannot be trained, each with the reason, or two cells that
+/// are the same trial.
 pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Failure> {
     let mut tasks = Vec::new();
     let mut refused: Vec<(String, String)> = Vec::new();
@@ -157,6 +160,7 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
                     Err(Failure { error, .. }) => {
                         let place =
                             format!("{}, {}, {}", method.label, backbone.label, dataset.label);
+                        // All cells are tried, so that one run lists all mistakes.
                         refused.push((place, format!("{error:#}")));
                     }
                 }
@@ -166,7 +170,7 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
     if !refused.is_empty() {
         return Err(config_error(report(&refused)));
     }
-    // Two equal trials would work in one folder and count twice.
+    // Two equal trials would work in the same folder and count twice.
     let mut seen = BTreeMap::new();
     for task in &tasks {
         if let Some(other) = seen.insert(&task.id, task) {
@@ -178,7 +182,7 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
     Ok(Plan { results, tasks })
 }
 
-/// The results before any trial has run.
+/// Makes the results as they are before any trial has run.
 fn unstarted(comparison: &Comparison, tasks: &[Task]) -> Result<Results, Failure> {
     let config = serde_yaml::to_string(comparison)
         .map_err(|e| failure(Exit::Unexpected, format_args!("the comparison: {e}")))?;
@@ -205,7 +209,7 @@ fn unstarted(comparison: &Comparison, tasks: &[Task]) -> Result<Results, Failure
     })
 }
 
-/// The trials of a cell, one per seed.
+/// Makes the trials of a cell, one per seed.
 fn of_cell(
     comparison: &Comparison,
     method: &MethodEntry,
@@ -218,6 +222,7 @@ fn of_cell(
     if let Some(search) = comparison.search {
         check_candidates(search, method, &base, workshop)?;
     }
+    // Opening reads weights and data, so that nothing which can be checked fails hours later.
     let (trial, _) = workshop.open(base.clone())?;
     let declared = method.declared(backbone, dataset);
     let cell = Cell {
@@ -237,13 +242,16 @@ fn of_cell(
             folder: String::new(),
             search,
             spaces: method.tune.clone(),
+            // All seeds share one search, on the first seed: searching anew for each would multiply
+            // its cost and hide the spread over seeds in the choice.
             seed: first,
         };
         let id = id(&trial.hash, Some(&tuned));
         tuned.folder = format!("tuning/{name}-{}", &id[..8]);
         tuned
     });
-    // The seeds of a cell differ in nothing else, so that the YAML is resolved and opened once for all.
+    // The seeds of a cell differ in nothing else, so the YAML is resolved and opened once for all
+    // of them.
     let task = |&seed: &u64| {
         let mut experiment = base.clone();
         experiment.seed = seed;
@@ -282,7 +290,8 @@ fn check_candidates(
     let document = document(base)?;
     for fields in search.candidates(&method.tune) {
         let candidate = candidate(document.clone(), &fields, base.seed)?;
-        // A model is assembled without the recipe, so that checking its fields is enough.
+        // A model is assembled without the recipe, so for candidates that change only the recipe,
+        // checking its fields is enough.
         if fields.keys().any(|field| !field.starts_with("recipe.")) {
             workshop.open(candidate)?;
         }
@@ -290,7 +299,7 @@ fn check_candidates(
     Ok(())
 }
 
-/// A value as one line of YAML.
+/// Writes a value as one line of YAML.
 pub fn in_yaml(value: &serde_yaml::Value) -> String {
     match value {
         serde_yaml::Value::String(text)
@@ -298,16 +307,17 @@ pub fn in_yaml(value: &serde_yaml::Value) -> String {
         {
             text.clone()
         }
-        // Every JSON text is YAML, and it has no line breaks.
+        // All JSON is YAML, and it has no line breaks.
         value => serde_json::to_string(value).unwrap_or_default(),
     }
 }
 
-/// At most this many characters of a label are in the name of a folder; the hash after them keeps folders
+/// The number of characters of a label in the name of a folder; the hash after them keeps folders
 /// apart.
 const SLUG: usize = 40;
 
-/// A label as a part of a folder's name: lower case, and only characters that are safe in a path.
+/// Turns a label into a part of the name of a folder: lower case, and only characters that are safe
+/// in a path.
 pub fn slug(label: &str) -> String {
     let plain = |c: char| match c {
         c if c.is_ascii_alphanumeric() || "._+".contains(c) => c.to_ascii_lowercase(),
@@ -317,8 +327,8 @@ pub fn slug(label: &str) -> String {
     slug.trim_start_matches(['.', '-']).to_owned()
 }
 
-/// The message about cells that cannot be trained: each reason once, with the first cell that it
-/// concerns.
+/// Makes the message about cells that cannot be trained: each reason once, with the first cell that
+/// it concerns.
 fn report(refused: &[(String, String)]) -> String {
     let mut reasons: Vec<&String> = refused.iter().map(|(_, reason)| reason).collect();
     let mut seen = BTreeSet::new();

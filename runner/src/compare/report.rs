@@ -1,5 +1,5 @@
-//! The report of a comparison: everything that it states, computed once. What prints it, in a terminal
-//! or a file, computes nothing.
+//! The report of a comparison: all of its statements, computed once. The code that prints it, to a
+//! terminal or a file, computes nothing.
 
 use super::results::Results;
 use super::scores::Scores;
@@ -12,7 +12,7 @@ use super::tables::versus::versus;
 
 /// Scores, standings and tables of a comparison.
 pub struct Report<'a> {
-    /// What it is made from.
+    /// The results that it is made from.
     pub results: &'a Results,
     /// The results by backbone, method and data set.
     pub scores: Scores<'a>,
@@ -27,7 +27,7 @@ pub struct Report<'a> {
     pub failed: Option<Table>,
 }
 
-/// What a report states about one backbone.
+/// The statements of a report about one backbone.
 pub struct OnBackbone<'a> {
     /// The label of the backbone.
     pub backbone: &'a str,
@@ -37,7 +37,7 @@ pub struct OnBackbone<'a> {
     pub accuracy: Vec<Table>,
     /// Parameters, memory and time.
     pub cost: Table,
-    /// The differences from the baseline with their intervals; none without a baseline.
+    /// The differences from the baseline with their intervals; none if there is no baseline.
     pub versus: Option<Table>,
 }
 

@@ -1,12 +1,12 @@
-//! The results of a comparison as values: what finished, what failed, and what is still missing. A report
-//! is made from these alone.
+//! The results of a comparison as values: finished, failed and missing trials. A report is made
+//! from these alone.
 
 use serde::{Deserialize, Serialize};
 
 use crate::compare::state::Unfinished;
 use crate::run::summary::{Cell, Failed, Summary};
 
-/// What a comparison found, trial by trial.
+/// The findings of a comparison, trial by trial.
 ///
 /// Scores by method, backbone and data set are in [`Scores`](super::scores::Scores); ranks, intervals and
 /// tests in [`Standing`](super::standing::Standing); both together with all tables in
@@ -45,7 +45,7 @@ pub struct Missing {
     pub cell: Cell,
     /// Its seed.
     pub seed: u64,
-    /// Why it has no result.
+    /// The reason why it has no result.
     #[serde(default)]
     pub state: Unfinished,
 }
@@ -65,7 +65,7 @@ impl Results {
         self.done.len() + self.failed.len() + self.missing.len()
     }
 
-    /// How far the comparison has come, for example `12 trials done, 1 failed, 2 running, 3 waiting`.
+    /// Describes the progress, for example `12 trials done, 1 failed, 2 running, 3 waiting`.
     pub fn progress(&self) -> String {
         let mut text = format!("{} trials done", self.done.len());
         if !self.failed.is_empty() {
@@ -77,8 +77,8 @@ impl Results {
         text
     }
 
-    /// How many trials have no result yet and why, for example `2 running, 3 waiting`; none if all have
-    /// one.
+    /// Counts the trials that have no result yet by the reason, for example `2 running, 3 waiting`;
+    /// none if all have one.
     pub fn unfinished(&self) -> Option<String> {
         let counts = Unfinished::ALL.map(|state| {
             let trials = self.missing.iter().filter(|trial| trial.state == state);

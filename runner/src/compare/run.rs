@@ -1,4 +1,4 @@
-//! A whole comparison as one call.
+//! Runs a whole comparison in one call.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::device::ComputeDevice;
 use crate::exit::Failure;
 use crate::model::workshop::Workshop;
 
-/// Carries out a comparison in `folder` and returns its results. Prints nothing on stdout.
+/// Runs a comparison in `folder` and returns its results. Prints nothing on stdout.
 ///
 /// Every trial has a folder of its own below `folder`; trials that are finished there are not trained
 /// again. Computed prefixes that go to files are below `folder/.cache`. A trial that fails is in
@@ -25,7 +25,8 @@ use crate::model::workshop::Workshop;
 /// [`Executor`], of which this function is made.
 ///
 /// # Errors
-/// All cells that cannot be trained, before any work; a disk that cannot be written to.
+/// An error that lists all cells that cannot be trained, before any work, or a disk that cannot be
+/// written to.
 pub fn run(
     comparison: &Comparison,
     folder: &Path,

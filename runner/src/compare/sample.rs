@@ -101,7 +101,10 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
         return;
     };
     let path = format!("{}/{}/{}", b.0, m.0, d.0);
+    // A stream for each trial, so that another method or data set does not change the numbers of
+    // the others.
     let mut generator = Generator::new(seed, &path);
+    // Noise large enough that methods swap ranks between data sets, as they do in practice.
     let strength = m.2 + 0.05 * f64::from(generator.normal());
     let wanted = (b.2 - d.3 + strength * d.3 * 0.85).clamp(0.05, 0.99);
     let test = measured(&mut generator, d.2, wanted);

@@ -1,4 +1,4 @@
-//! The results of a comparison by backbone, method and data set: what tables, plots and statistics read.
+//! The results of a comparison by backbone, method and data set, for tables, plots and statistics.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::run::summary::{Cell, Failed, Summary};
 pub struct Scores<'a> {
     /// All results.
     pub results: &'a Results,
-    /// By backbone, method and data set.
+    /// The trials by backbone, method and data set.
     trials: ByName<'a, ByName<'a, ByName<'a, Trials<'a>>>>,
 }
 

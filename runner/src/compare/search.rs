@@ -1,6 +1,6 @@
-//! What is tuned, and how the candidates are found. Every candidate is trained on the training split and
-//! scored on validation. The test split is out of reach for a search, because reading it takes a
-//! [`Choice`](crate::data::held_out::Choice), which no candidate yields.
+//! Searches: the fields that are tuned, and how candidates are found. Every candidate is trained on
+//! the training split and scored on validation. A search cannot reach the test split, because
+//! reading that takes a [`Choice`](crate::data::held_out::Choice), which no candidate yields.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ pub struct Space {
     pub log: bool,
 }
 
-/// How candidates are found.
+/// The way in which candidates are found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Search {
@@ -70,7 +70,7 @@ fn three() -> usize {
     3
 }
 
-/// A stage of a search: how many candidates train, and how far, before the next cut.
+/// A stage of a search: the number of candidates that train, and for how long, before the next cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rung {
     /// The number of candidates, the best so far.
@@ -83,7 +83,7 @@ impl Space {
     /// Checks that the space suits the search.
     ///
     /// # Errors
-    /// What is wrong, without the name of the field.
+    /// The mistake, without the name of the field.
     pub fn check(&self, search: Option<Search>) -> Result<(), String> {
         match (&self.values[..], self.min, self.max) {
             ([], Some(min), Some(max)) => {
@@ -114,13 +114,14 @@ impl Space {
         let (Some(min), Some(max)) = (self.min, self.max) else {
             return self.values[generator.below(self.values.len())].clone();
         };
-        // 53 bits fill the mantissa of a double: every value in [0, 1) is equally likely.
+        // A double has a mantissa of 53 bits, so every multiple of 2^-53 in [0, 1) is equally
+        // likely.
         let part = (generator.bits() >> 11) as f64 / (1u64 << 53) as f64;
         let value = match self.log {
             true => (min.ln() + part * (max.ln() - min.ln())).exp(),
             false => min + part * (max - min),
         };
-        // Rounded to four digits, so that the report shows exactly the value that ran.
+        // Rounded to four digits, so that the report shows exactly the value that was trained.
         let text = format!("{value:.3e}");
         text.parse::<f64>().unwrap_or(value).into()
     }
@@ -163,7 +164,7 @@ impl Search {
         }
     }
 
-    /// The candidates, all different. Without spaces there is one, which sets nothing.
+    /// Returns the candidates, all different. Without spaces there is one, which sets nothing.
     pub fn candidates(self, spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
         let (wanted, seed) = match self {
             Self::Grid => return grid(spaces),
@@ -176,13 +177,15 @@ impl Search {
         let all = grid(spaces).len();
         let wanted = if ranged { wanted } else { wanted.min(all) };
         let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
-        // A narrow range may hold fewer different values than are wanted, so that the draws are limited.
+        // A narrow range may have fewer different values than are wanted, so the number of draws is
+        // limited.
         for draw in 0..DRAWS * wanted {
             if found.len() == wanted {
                 break;
             }
             let value = |(field, space): (&String, &Space)| {
-                // A generator per field: adding a field to the search keeps the draws of the others.
+                // Each field has a generator of its own, so that adding a field to the search keeps
+                // the draws of the others.
                 let mut generator = Generator::new(seed, &format!("search/{draw}/{field}"));
                 (field.clone(), space.draw(&mut generator))
             };
@@ -194,7 +197,7 @@ impl Search {
         found
     }
 
-    /// The stages in which `candidates` candidates train, for `epochs` epochs at most.
+    /// Returns the stages in which `candidates` candidates train, for `epochs` epochs at most.
     pub fn rungs(self, candidates: usize, epochs: usize) -> Vec<Rung> {
         let Self::Halving {
             min_epochs, eta, ..
@@ -207,6 +210,7 @@ impl Search {
             candidates,
             epochs: min_epochs.min(epochs),
         };
+        // A stage that already has all epochs is the last one, however many candidates are left.
         while rung.candidates > 1 && rung.epochs < epochs {
             rungs.push(rung);
             rung = Rung {
@@ -219,10 +223,10 @@ impl Search {
     }
 }
 
-/// Draws for each wanted candidate before the search makes do with fewer.
+/// The number of draws for each wanted candidate after which the search makes do with fewer.
 const DRAWS: usize = 100;
 
-/// All combinations of values, those of the last field changing fastest. A range yields none.
+/// Lists all combinations of values; those of the last field change fastest. A range yields none.
 fn grid(spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
     let mut all = vec![Fields::new()];
     for (field, space) in spaces {

@@ -1,5 +1,5 @@
-//! How the methods of one backbone compare with each other: the statistics of [`super::statistics`],
-//! applied to scores.
+//! The standing of the methods on one backbone: the statistics of [`super::statistics`], applied to
+//! scores.
 //!
 //! Only paired scores are compared: those of the seeds that all compared methods have on a data set.
 
@@ -15,11 +15,11 @@ use super::statistics::ranks::{
 /// The significance level of the tests.
 pub const ALPHA: f64 = 0.05;
 
-/// Fewer data sets than this make every interval and test weak: a signed-rank test of five differences
-/// cannot fall below 0.06.
+/// With fewer data sets than this, every interval and test is weak: a signed-rank test of five
+/// differences cannot fall below 0.06.
 pub const FEW: usize = 6;
 
-/// How the methods of one backbone compare with each other.
+/// The comparison of the methods on one backbone with each other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing<'a> {
     /// The ranked methods with their average ranks over data sets, the best first.
@@ -57,7 +57,7 @@ impl<'a> Standing<'a> {
         let results = scores.results;
         let datasets = results.datasets.iter().map(|column| column.label.as_str());
         let datasets: Vec<&str> = datasets.collect();
-        // For each method and data set, the scores by seed.
+        // The scores by seed, for each method and data set.
         let table: BTreeMap<&str, Vec<BTreeMap<u64, f64>>> = scores
             .methods(backbone)
             .into_iter()
@@ -71,9 +71,9 @@ impl<'a> Standing<'a> {
                 )
             })
             .collect();
-        // Data sets count only if all ranked methods have scores there, so that a method with few
-        // scores would leave hardly any. Those with scores on less than half of the data sets are not
-        // ranked.
+        // Only data sets on which all ranked methods have scores count, so a method with few scores
+        // would leave hardly any. Methods with scores on less than half of the data sets are
+        // therefore not ranked.
         let covered = |method: &&str| table[method].iter().filter(|s| !s.is_empty()).count();
         let some = |place: &usize| table.values().any(|row| !row[*place].is_empty());
         let any = (0..datasets.len()).filter(some).count();
@@ -96,6 +96,7 @@ impl<'a> Standing<'a> {
         let mut order: Vec<(&str, f64)> = (ranked.iter().enumerate())
             .filter_map(|(index, method)| Some((*method, average(index)?)))
             .collect();
+        // A stable sort: methods with equal ranks stay in the order of the comparison.
         order.sort_by(|a, b| a.1.total_cmp(&b.1));
         let friedman = friedman(&matrix);
         Self {
@@ -133,8 +134,8 @@ impl<'a> Standing<'a> {
     }
 }
 
-/// The mean of each method on a data set over the seeds that all of them have; none if they share no
-/// seed.
+/// Returns the mean of each method on a data set over the seeds that all of them have; none if they
+/// share no seed.
 fn shared_means(scores: &[&BTreeMap<u64, f64>]) -> Option<Vec<f64>> {
     let seeds = scores.first()?.keys();
     let shared: Vec<u64> = seeds
@@ -163,6 +164,8 @@ fn versus<'a>(
             let pairs = table[method].iter().zip(base);
             let clusters: Vec<Vec<f64>> = pairs
                 .map(|(ours, theirs)| {
+                    // A pair shares the seed, and with it the split, the order of batches and the
+                    // initial head, so that their noise cancels in the difference.
                     let pair = |(seed, score): (&u64, &f64)| Some(score - theirs.get(seed)?);
                     ours.iter().filter_map(pair).collect()
                 })
@@ -177,7 +180,7 @@ fn versus<'a>(
             }
         })
         .collect();
-    // Holm's correction counts only the tests that were possible.
+    // Only the tests that were possible count for Holm's correction.
     let tested: Vec<usize> = (0..all.len()).filter(|i| all[*i].p.is_some()).collect();
     let p: Vec<f64> = tested.iter().filter_map(|i| all[*i].p).collect();
     for (index, corrected) in tested.into_iter().zip(holm(&p)) {

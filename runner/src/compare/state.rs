@@ -1,4 +1,4 @@
-//! How far a trial has come, by what its folder holds.
+//! The state of a trial, by what is in its folder.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::run::CHECKPOINT;
 use crate::run::folder::outcome;
 use crate::run::summary::{Failed, Outcome, Summary};
 
-/// How far a trial has come.
+/// The state of a trial.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// It finished.
@@ -20,7 +20,7 @@ pub enum State {
     Unfinished(Unfinished),
 }
 
-/// Why a trial has no result yet.
+/// The reason why a trial has no result yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unfinished {
@@ -34,18 +34,19 @@ pub enum Unfinished {
 }
 
 impl State {
-    /// The state of the trial in `folder`. A folder that does not exist is that of a trial that waits.
+    /// Returns the state of the trial in `folder`. A folder that does not exist belongs to a trial
+    /// that waits.
     pub fn of(folder: &Path) -> Self {
         let before = match outcome(folder) {
             Some(Outcome::Done(summary)) => return Self::Done(summary),
             Some(Outcome::Failed(failed)) => Some(failed),
             None => None,
         };
-        // The lock says more than an old failure: the trial is being tried again.
+        // The lock tells more than an old failure: the trial is being tried again.
         if is_locked(folder) {
             return Self::Unfinished(Unfinished::Running);
         }
-        // The process that held the lock a moment ago may have finished since the first look.
+        // A process that just released the lock may have finished the trial since the first look.
         match (outcome(folder), before) {
             (Some(Outcome::Done(summary)), _) => Self::Done(summary),
             (Some(Outcome::Failed(failed)), _) | (None, Some(failed)) => Self::Failed(failed),
@@ -59,7 +60,7 @@ impl State {
     /// The names of all states, in the order in which `runner sweep status` lists them.
     pub const NAMES: [&str; 5] = ["done", "failed", "running", "interrupted", "waiting"];
 
-    /// Its name in messages.
+    /// Returns its name in messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Done(_) => "done",
@@ -73,7 +74,7 @@ impl Unfinished {
     /// All of them, in the order in which reports list them.
     pub const ALL: [Self; 3] = [Self::Running, Self::Interrupted, Self::Waiting];
 
-    /// Its name in messages.
+    /// Returns its name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "running",

@@ -1,4 +1,4 @@
-//! Small comparisons, carried out.
+//! Runs small comparisons.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ fn a_comparison_is_a_call_that_returns_values() {
 /// A method that panics in the first training step of every trial.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Panics {
-    /// In the forward pass, or else when the optimiser steps.
+    /// Whether it panics in the forward pass, rather than when the optimiser steps.
     forward: bool,
 }
 
@@ -165,7 +165,7 @@ impl Adapter for PanicsAdapter {
     }
 }
 
-/// Carries out the comparison with its first trial replaced by one that panics.
+/// Runs the comparison with its first trial replaced by one that panics.
 fn with_a_panic(forward: bool) -> Results {
     let folder = tempfile::tempdir().unwrap();
     let comparison = comparison(folder.path());

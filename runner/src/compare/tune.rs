@@ -1,4 +1,4 @@
-//! Carries out a search: trains the candidates, rung by rung, and records the choice.
+//! Runs a search: trains the candidates, stage by stage, and records the choice.
 
 use std::fs::File;
 use std::path::Path;
@@ -23,7 +23,8 @@ use crate::train::checkpoint::{EpochRecord, Progress};
 /// The file that holds the choice. Its presence means that the search is over.
 const CHOICE: &str = "tuning.json";
 
-/// The choice of a search: the one on disk, which this process or another made earlier, or a new one.
+/// Returns the choice of a search: the one on disk, which this process or another made earlier, or
+/// a new one.
 ///
 /// # Errors
 /// If it is interrupted, no candidate can be trained, or the disk is full.
@@ -38,7 +39,7 @@ pub fn tune(
     fs_err::create_dir_all(&folder)?;
     let place = folder.join(LOCK);
     let lock = File::create(&place).map_err(peft_core::Error::io(&place))?;
-    // If the process that holds the lock ends before it has chosen, this one goes on where it stopped.
+    // A process that dies releases the lock, and this one resumes from its checkpoints.
     wait_for(&lock, &place, interrupt)?;
     let path = folder.join(CHOICE);
     if let Ok(text) = std::fs::read_to_string(&path) {
@@ -50,7 +51,8 @@ pub fn tune(
     let tuning = search(workshop, interrupt, tuned, base, &folder)?;
     let json = serde_json::to_string_pretty(&tuning).map_err(|e| failure(Exit::Unexpected, e))?;
     write_atomically(&path, format!("{json}\n").as_bytes())?;
-    // The checkpoints of the candidates are of no further use.
+    // The checkpoints of the candidates are of no use any more, and a file that cannot be removed
+    // does no harm.
     for index in 0..tuning.candidates.len() {
         let _ = std::fs::remove_dir_all(folder.join(index.to_string()));
     }
@@ -72,7 +74,7 @@ fn search(
     let mut alive: Vec<usize> = (0..all.len()).collect();
     let document = document(base)?;
     for rung in tuned.search.rungs(all.len(), base.recipe.last_epoch()) {
-        // Sorted by the rung before, so that the best are at the front.
+        // The stage before sorted them, so that the best come first.
         alive.truncate(rung.candidates);
         for &index in &alive {
             let place = folder.join(index.to_string());
@@ -84,8 +86,8 @@ fn search(
                     let best = progress.best.map(|best| progress.history[best].clone());
                     let tried = &mut tried[index];
                     tried.epochs = progress.history.len();
-                    // The trainer adds up its own time over all rungs; the time of filling caches comes
-                    // on top.
+                    // The trainer adds up its own time over all stages. The time of filling caches
+                    // comes on top.
                     tried.seconds = progress.total_seconds + caching[index];
                     tried.best_epoch = best.as_ref().map_or(0, |record| record.epoch);
                     tried.score = best.as_ref().and_then(|record| record.score);
@@ -93,6 +95,7 @@ fn search(
                     records[index] = best;
                 }
                 // A transient failure, such as a full disk, says nothing about the candidate.
+                // Recording it would exclude the candidate from this search for ever.
                 Err(failed) if !matches!(failed.exit, Exit::Diverged | Exit::Config) => {
                     return Err(failed);
                 }
@@ -102,6 +105,7 @@ fn search(
                 }
             }
         }
+        // A candidate that failed is out, even if an earlier stage scored it.
         alive.retain(|&index| records[index].is_some());
         // The sort is stable, so that the earlier of two equal candidates wins.
         alive.sort_by(|&a, &b| match (&records[a], &records[b]) {
@@ -125,7 +129,7 @@ fn search(
     })
 }
 
-/// A candidate before it is trained.
+/// Makes the record of a candidate before it is trained.
 fn untried(fields: &Fields) -> Candidate {
     let set = fields.iter();
     Candidate {
@@ -141,7 +145,8 @@ fn untried(fields: &Fields) -> Candidate {
     }
 }
 
-/// Trains a candidate until it has run `epochs` epochs, going on from its checkpoint.
+/// Trains a candidate until it has run `epochs` epochs, and resumes from its checkpoint if there is
+/// one.
 fn try_out(
     workshop: &mut Workshop,
     interrupt: &Arc<AtomicBool>,

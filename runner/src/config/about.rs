@@ -21,11 +21,11 @@ pub struct About {
     pub metric: Metric,
     /// The files and folders that must be on disk below the root.
     pub layout: String,
-    /// Where to get it.
+    /// The place to get it from.
     pub source: String,
     /// The terms of use, as its authors state them.
     pub terms: String,
-    /// How images are resized, and which images train, validate and test.
+    /// The protocol: how images are resized, and which images train, validate and test.
     pub protocol: String,
     /// The authors, title and year of its paper.
     pub reference: String,

@@ -1,10 +1,10 @@
-//! Where the prefix cache stores its rows, and in which type.
+//! The options of the prefix cache: where it stores its rows, and in which type.
 
 use half::{bf16, f16};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where the outputs of the frozen prefix are stored.
+/// The place where the outputs of the frozen prefix are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Store {

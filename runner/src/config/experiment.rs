@@ -1,4 +1,4 @@
-//! The typed experiment: what one YAML says, with defaults filled and names resolved.
+//! The typed experiment: the content of one YAML with defaults filled in and names resolved.
 
 use std::path::PathBuf;
 
@@ -9,13 +9,14 @@ use serde_yaml::Value;
 
 use crate::config::about::About;
 use crate::config::cache::{Store, ValueType};
+use crate::config::error::ConfigError;
 use crate::config::find::{self, Found};
 use crate::config::head::HeadConfig;
 use crate::config::on_error::OnError;
+use crate::config::part::{part_value, take_about, typed_part};
 use crate::config::recipe::Recipe;
-use crate::config::resolve::{
-    COMPONENTS, part_value, resolve_all, set, take_about, typed_part, unknown_field_hint,
-};
+use crate::config::resolve::{COMPONENTS, resolve_all, unknown_field_hint};
+use crate::config::set::set;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 
@@ -29,23 +30,23 @@ pub struct Experiment {
     /// The pretrained feature extractor.
     #[schemars(with = "serde_json::Value")]
     pub backbone: Box<dyn BackboneConfig>,
-    /// How it is adapted: one method, or a list that acts in order.
+    /// The method that adapts it, or a list of methods that act in order.
     #[serde(serialize_with = "one_or_many")]
     #[schemars(with = "serde_json::Value")]
     pub method: Vec<Box<dyn AdaptationMethod>>,
-    /// What it is adapted to.
+    /// The data set that it is adapted to.
     #[schemars(with = "serde_json::Value")]
     pub dataset: Box<dyn DatasetConfig>,
-    /// Features to logits.
+    /// The head, which turns features into logits.
     #[serde(default)]
     pub head: HeadConfig,
     /// Optimiser, schedule, epochs, batch, precision, augmentation.
     pub recipe: Recipe,
-    /// Seed of initial values, order and dropout.
+    /// The seed of initial values, order and dropout.
     #[serde(default)]
     pub seed: u64,
-    /// What an epoch is chosen by and what is reported: `top1`, `mean_per_class` or `worst_group`.
-    /// Default: the data set's own.
+    /// The metric that chooses the epoch and is reported: `top1`, `mean_per_class` or
+    /// `worst_group`. Default: the data set's own.
     #[serde(default)]
     pub metric: Metric,
     /// What happens to an image that cannot be read: `fail` ends the run, `skip` leaves the image out,
@@ -65,18 +66,18 @@ pub struct Experiment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ValueType")]
     pub cache_type: Option<ValueType>,
-    /// With random augmentation: how many different changes of each image are used, one per epoch,
-    /// before they repeat, so that the prefix can be cached. 0 draws new ones for ever and caches
-    /// nothing.
+    /// The number of different changes of each image under random augmentation, one per epoch,
+    /// before they repeat, so that the prefix can be cached. 0 draws new ones in every epoch and
+    /// caches nothing.
     #[serde(default)]
     pub cache_views: usize,
-    /// Start from a trained adapter: a run folder or one of HF PEFT. Its methods take the place of
-    /// `method`; its head is taken over if it has as many classes as the data set.
+    /// A trained adapter to start from: a run folder, or a folder of HF PEFT. Its methods replace
+    /// `method`; its head is used if it has as many classes as the data set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PathBuf")]
     pub adapter: Option<PathBuf>,
-    /// Also write the whole adapted model under the checkpoint's own keys (`model.safetensors`);
-    /// needs a method without adapters, such as full-finetune.
+    /// Whether the whole adapted model is also written under the checkpoint's own keys
+    /// (`model.safetensors`); needs a method without adapters, such as full-finetune.
     #[serde(default)]
     pub save_model: bool,
 }
@@ -93,9 +94,8 @@ impl Experiment {
             mut value,
         } = find::find(config)?;
         let Value::Mapping(_) = value else {
-            return Err(config_error(format!(
-                "{origin}: expected a mapping with backbone, method, dataset and recipe"
-            )));
+            let expected = "a mapping with backbone, method, dataset and recipe";
+            return Err(ConfigError::expected(origin, expected).into());
         };
         for text in overrides {
             set(&mut value, text)?;
@@ -106,7 +106,7 @@ impl Experiment {
         Self::resolved(value).map_err(|failure| failure.within(&origin))
     }
 
-    /// The experiment of a document in which components may be called by name.
+    /// Makes the experiment of a document in which components may be given by name.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
@@ -115,7 +115,7 @@ impl Experiment {
         Self::typed(document).map_err(config_error)
     }
 
-    /// The backbone alone of the YAML called `config`, which may hold nothing else.
+    /// Reads only the backbone of the YAML called `config`, which may hold nothing else.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
@@ -127,8 +127,8 @@ impl Experiment {
         typed_part(value, &origin, "backbone")
     }
 
-    /// The data set alone of the YAML called `config`, or of that name, below another root if one is
-    /// given, and what is known of it.
+    /// Reads only the data set of the YAML called `config`, or the shipped one of that name, and
+    /// the facts about it if there are any.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
@@ -142,16 +142,20 @@ impl Experiment {
         Ok((typed_part(value, &origin, "dataset")?, about.transpose()?))
     }
 
-    /// The experiment of a resolved document, as a run folder holds it.
+    /// Makes the experiment of a resolved document, such as a run folder holds.
     ///
     /// # Errors
     /// The dotted path and what was expected.
     pub fn typed(mut value: Value) -> Result<Self, String> {
+        // The facts name the metric of the benchmark. It is the default only if the YAML does not
+        // name one.
         if let Some(about) = value.get_mut("dataset").and_then(take_about)
             && let (Some(metric), Value::Mapping(map)) = (about.get("metric"), &mut value)
         {
             map.entry("metric".into()).or_insert(metric.clone());
         }
+        // A single method is read as a list of one, and paths in messages must still be those that
+        // were written.
         let single = value
             .get_mut("method")
             .filter(|method| !method.is_sequence());

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 use peft_core::checkpoint::Checkpoint;
+use peft_core::error::nearest;
 use peft_core::files::read_text;
 use peft_core::source::WeightsFile;
 use serde_yaml::Value;
 
+use crate::config::error::ConfigError;
 use crate::config::hub;
 use crate::exit::{Failure, config_error};
-use peft_core::error::nearest;
 
 static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../configs");
 static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../assets");
@@ -44,17 +45,17 @@ pub fn find(name: &str) -> Result<Found, Failure> {
             Some(near) => format!("did you mean {near:?}?"),
             None => format!("shipped are: {}", all.join(", ")),
         };
-        Err(config_error(format!(
-            "{name}: no such file, and no shipped config of that name; {hint}"
-        )))
+        let name = name.to_owned();
+        Err(ConfigError::NotFound { name, hint }.into())
     })
 }
 
-/// The file called `name` in a room of `configs/`: the one below the current folder, else the shipped
-/// one.
+/// Reads the file called `name` in a room of `configs/`: the one below the current folder if it
+/// exists, else the shipped one.
 pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
     let inner = format!("{room}/{name}.yaml");
     let local = Path::new("configs").join(&inner);
+    // In a checkout, an edited config must win over the copy from when the binary was built.
     if local.is_file() {
         let text = read_text(&local).map_err(config_error);
         return Some(text.and_then(|text| parse(&local.to_string_lossy(), &text)));
@@ -62,7 +63,8 @@ pub fn in_room(room: &str, name: &str) -> Option<Result<Found, Failure>> {
     shipped(&inner)
 }
 
-/// The names of the files in a room, without `.yaml`, or those of all rooms for an empty prefix.
+/// Lists the names of the files in a room, without `.yaml`, or those of all rooms for an empty
+/// prefix.
 pub fn names(room: &str) -> Vec<String> {
     fn walk(dir: &Dir, names: &mut Vec<String>) {
         let name = |path: &Path| path.with_extension("").to_string_lossy().into_owned();
@@ -85,8 +87,10 @@ fn shipped(name: &str) -> Option<Result<Found, Failure>> {
 }
 
 fn parse(origin: &str, text: &str) -> Result<Found, Failure> {
-    let value: Value =
-        serde_yaml::from_str(text).map_err(|e| config_error(format!("{origin}: {e}")))?;
+    let value: Value = serde_yaml::from_str(text).map_err(|e| ConfigError::Syntax {
+        origin: origin.to_owned(),
+        message: e.to_string(),
+    })?;
     let stem = Path::new(origin).file_stem().unwrap_or_default();
     Ok(Found {
         origin: origin.to_owned(),
@@ -117,11 +121,11 @@ pub fn checkpoint(file: &WeightsFile) -> Result<Checkpoint, Failure> {
     opened.map_err(config_error)
 }
 
-/// Where a path of a YAML leads: to the file if it exists, for `hf://owner/name` to the hub's cache, and
-/// for `assets/<name>` to the copy inside the binary.
+/// Finds the file that a path of a YAML names: the file itself if it exists, for `hf://owner/name`
+/// the one in the cache of the hub, and for `assets/<name>` the copy inside the binary.
 ///
 /// # Errors
-/// If it leads nowhere.
+/// If there is no such file.
 fn weights(path: &Path) -> Result<Weights, Failure> {
     if let Some(cached) = hub::resolve(path) {
         return Ok(Weights::File(cached?));
@@ -135,7 +139,10 @@ fn weights(path: &Path) -> Result<Weights, Failure> {
             let name = file.path().to_str().unwrap_or_default();
             Ok(Weights::Bundled(name, file.contents()))
         }
-        None => Err(config_error(format!("{}: no such file", path.display()))),
+        None => {
+            let path = path.display().to_string();
+            Err(ConfigError::NoFile { path }.into())
+        }
     }
 }
 

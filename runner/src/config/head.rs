@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How features become logits.
+/// The head that turns features into logits.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum HeadConfig {
     /// A linear layer, trained in every row of a comparison.
     Linear {
-        /// Where its initial values come from.
+        /// The source of its initial values.
         #[serde(default)]
         from: HeadFrom,
     },
@@ -54,7 +54,7 @@ impl Default for HeadConfig {
     }
 }
 
-/// Where a linear head's initial values come from.
+/// The source of a linear head's initial values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadFrom {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use peft_core::files::write_atomically;
 use serde_json::Value;
 
+use crate::config::error::ConfigError;
 use crate::exit::{Failure, config_error};
 
-/// What a repository calls its weights, in the order in which they are looked for.
+/// The names that the weights of a repository may have, in the order in which they are looked for.
 const FILES: [&str; 5] = [
     "model.safetensors",
     "model.safetensors.index.json",
@@ -19,20 +20,21 @@ const FILES: [&str; 5] = [
     "open_clip_model.safetensors",
 ];
 
-/// What says how images are prepared, beside the weights.
+/// The files beside the weights that describe how images are prepared.
 const BESIDE: [&str; 3] = [
     "config.json",
     "preprocessor_config.json",
     "open_clip_config.json",
 ];
 
-/// Answers a GET: the body, or why there is none.
+/// Answers a GET with the body, or with the reason why there is none.
 type Get<'a> = &'a dyn Fn(&str) -> Result<Box<dyn Read>, String>;
 
-/// The weights file of a repository, if `path` names one.
+/// Returns the weights file of a repository, if `path` names one.
 ///
 /// # Errors
-/// If the cache does not hold it and it is not downloaded: the message says where it would be.
+/// If the cache does not hold it and it is not downloaded; the message names the place where it
+/// would be.
 pub fn resolve(path: &Path) -> Option<Result<PathBuf, Failure>> {
     let name = path.to_str()?.strip_prefix("hf://")?;
     let cache = cache();
@@ -44,7 +46,8 @@ pub fn resolve(path: &Path) -> Option<Result<PathBuf, Failure>> {
     Some(found)
 }
 
-/// A GET through HTTPS, with the token of the environment for what is not public.
+/// Sends a GET through HTTPS, with the token of the environment for repositories that are not
+/// public.
 #[cfg(feature = "download")]
 fn get(url: &str) -> Result<Box<dyn Read>, String> {
     let request = ureq::get(url);
@@ -56,8 +59,9 @@ fn get(url: &str) -> Result<Box<dyn Read>, String> {
     Ok(Box::new(answer.into_body().into_reader()))
 }
 
-/// Fetches a repository's weights, and what lies beside them, into the cache as the hub's own library
-/// lays it out. The revision is written last: what was fetched in part is not found.
+/// Fetches the weights of a repository, and the files beside them, into the cache as the hub's own
+/// library arranges it. The revision is written last, so that a repository that was fetched only in
+/// part is not found.
 #[cfg_attr(
     not(feature = "download"),
     allow(dead_code, reason = "no client is linked")
@@ -66,11 +70,15 @@ fn download(name: &str, cache: &Path, get: Get) -> Result<(), Failure> {
     let folder = folder(name, cache)?;
     let endpoint = std::env::var("HF_ENDPOINT");
     let endpoint = endpoint.unwrap_or_else(|_| "https://huggingface.co".to_owned());
-    let at = |url: &str, message: String| config_error(format!("hf://{name}: {url}: {message}"));
+    let at = |url: &str, message: String| {
+        let (name, url) = (name.to_owned(), url.to_owned());
+        Failure::from(ConfigError::Hub { name, url, message })
+    };
     let url = format!("{endpoint}/api/models/{name}/revision/main");
     let said: Value = get(&url)
         .and_then(|body| serde_json::from_reader(body).map_err(|e| e.to_string()))
         .map_err(|e| at(&url, e))?;
+    // The names come from the network and become paths: none may leave its folder.
     let plain =
         |name: &&str| !name.is_empty() && !name.contains(['/', '\\']) && !name.starts_with('.');
     let revision = said["sha"].as_str().filter(plain);
@@ -95,6 +103,7 @@ fn download(name: &str, cache: &Path, get: Get) -> Result<(), Failure> {
         if !path.is_file() {
             eprintln!("hf://{name}: fetching {file}");
             let mut body = get(&url).map_err(|e| at(&url, e))?;
+            // Renamed once it is complete: an interrupted download must not look like a file.
             let part = tempfile::NamedTempFile::new_in(&snapshot).map_err(config_error)?;
             std::io::copy(&mut body, &mut part.as_file())
                 .and_then(|_| part.as_file().sync_all())
@@ -120,7 +129,7 @@ fn download(name: &str, cache: &Path, get: Get) -> Result<(), Failure> {
     Ok(write_atomically(&refs.join("main"), revision.as_bytes())?)
 }
 
-/// The cache's folder, as the hub's own library finds it.
+/// Returns the folder of the cache by the rules of the hub's own library.
 fn cache() -> PathBuf {
     let from = |name: &str| {
         std::env::var_os(name)
@@ -136,13 +145,12 @@ fn cache() -> PathBuf {
         })
 }
 
-/// A repository's folder in the cache.
+/// Returns the folder of a repository in the cache.
 fn folder(name: &str, cache: &Path) -> Result<PathBuf, Failure> {
     let parts: Vec<&str> = name.split('/').collect();
     let plain = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
     if parts.len() != 2 || !parts.iter().all(plain) {
-        let message = format!("hf://{name}: expected hf://owner/name");
-        return Err(config_error(message));
+        return Err(ConfigError::expected(format!("hf://{name}"), "hf://owner/name").into());
     }
     Ok(cache.join(format!("models--{}", parts.join("--"))))
 }
@@ -156,14 +164,12 @@ fn in_cache(name: &str, cache: &Path) -> Result<PathBuf, Failure> {
         .flat_map(|snapshot| FILES.map(|file| snapshot.join(file)));
     let mut found = found.filter(|file| file.is_file());
     found.next().ok_or_else(|| {
-        config_error(format!(
-            "hf://{name}: the local cache does not hold it, and this program does not download it \
-             (build it with the feature `download`, or unset HF_HUB_OFFLINE); expected {} with one \
-             of {}, as `huggingface-cli download {name}` leaves it; the path of a file is another \
-             way",
-            folder.join("snapshots/REVISION").display(),
-            FILES.join(", ")
-        ))
+        let error = ConfigError::NotCached {
+            name: name.to_owned(),
+            place: folder.join("snapshots/REVISION").display().to_string(),
+            files: FILES.join(", "),
+        };
+        error.into()
     })
 }
 
@@ -191,7 +197,7 @@ mod tests {
         assert!(resolve(Path::new("weights/model.safetensors")).is_none());
     }
 
-    /// What a hub answers, by the end of the URL.
+    /// Answers like a hub, by the end of the URL.
     fn hub(url: &str) -> Result<Box<dyn Read>, String> {
         let answers = [
             (

@@ -1,11 +1,14 @@
-//! What a YAML says: it is found, read, resolved and checked before anything is opened.
+//! The content of a YAML: found, read, resolved and checked before anything is opened.
 
 pub mod about;
 pub mod cache;
+pub mod error;
 pub mod experiment;
 pub mod find;
 pub mod head;
 pub mod hub;
 pub mod on_error;
+pub mod part;
 pub mod recipe;
 pub mod resolve;
+pub mod set;

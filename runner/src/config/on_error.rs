@@ -1,4 +1,4 @@
-//! What happens to an image that cannot be read.
+//! The option `on_error`: what happens to an image that cannot be read.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

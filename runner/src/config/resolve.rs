@@ -1,12 +1,13 @@
-//! From names to mappings: a component of a YAML may be the name of a shipped file or of a plugin, may
-//! extend such a file, and may be changed field by field by `--set`.
+//! Turns names into mappings: a component of a YAML may be the name of a shipped file or of a
+//! plugin, or may extend such a file.
 
 use peft_core::error::nearest;
 use peft_core::registry::{PluginKind, plugins};
 use serde_yaml::{Mapping, Value};
 
+use crate::config::error::ConfigError;
 use crate::config::find;
-use crate::exit::{Failure, config_error};
+use crate::exit::Failure;
 
 /// A component of an experiment: its key, the room of its files, and the plugins that it may name.
 pub struct Component {
@@ -47,103 +48,10 @@ pub const COMPONENTS: [Component; 5] = [
     },
 ];
 
-/// One component, resolved, and where it was found. `config` is an experiment, a file that holds this
-/// component alone, or the name of a file of its room.
-pub fn part_value(
-    component: &Component,
-    config: &str,
-    overrides: &[String],
-) -> Result<(String, Value), Failure> {
-    let key = component.key;
-    let (origin, mut value) = match find::in_room(component.room, config) {
-        Some(found) => (config.to_owned(), found?.value),
-        None if plugin_names(component).iter().any(|name| name == config) => {
-            (config.to_owned(), Value::String(config.to_owned()))
-        }
-        None => {
-            let found = find::find(config)?;
-            (found.origin, found.value)
-        }
-    };
-    // A file of the component's room is the component itself.
-    if value.get(key).is_none() && (value.is_string() || value.get("name").is_some()) {
-        value = Value::Mapping(Mapping::from_iter([(key.into(), value)]));
-    }
-    for text in overrides {
-        set(&mut value, text)?;
-    }
-    let Some(own) = value.get_mut(key) else {
-        return Err(config_error(format!("{origin}: {key}: missing")));
-    };
-    let mut own = std::mem::take(own);
-    resolve(&mut own, component)?;
-    Ok((origin, own))
-}
-
-pub fn typed_part<T: serde::de::DeserializeOwned>(
-    value: Value,
-    origin: &str,
-    key: &str,
-) -> Result<T, Failure> {
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        let path = e.path().to_string();
-        config_error(format!("{origin}: {key}.{path}: {}", e.into_inner()))
-    })
-}
-
-/// Takes the facts about a data set out of its configuration: they are for readers and for checks.
-pub fn take_about(dataset: &mut Value) -> Option<Value> {
-    dataset.as_mapping_mut()?.remove("about")
-}
-
-/// Applies `--set path.to.field=value` to a document. The value is YAML.
-pub fn set(document: &mut Value, text: &str) -> Result<(), Failure> {
-    let Some((path, value)) = text.split_once('=') else {
-        return Err(config_error(format!("--set {text}: expected field=value")));
-    };
-    let new: Value = serde_yaml::from_str(value)
-        .map_err(|e| config_error(format!("--set {text}: the value is not valid YAML: {e}")))?;
-    assign(document, path, new).map_err(|failure| failure.within(&format!("--set {text}")))
-}
-
-/// Sets the field at a dotted path. A component that is given by name is looked up first.
+/// Resolves all components of an experiment.
 ///
 /// # Errors
-/// If the path leads through something that is neither a mapping nor a list.
-pub fn assign(document: &mut Value, path: &str, new: Value) -> Result<(), Failure> {
-    let keys: Vec<&str> = path.split('.').collect();
-    let mut place = &mut *document;
-    for (depth, key) in keys.iter().enumerate() {
-        // A component that is given by name is looked up before a field of it is set.
-        if depth == 1
-            && let Some(component) = COMPONENTS.iter().find(|c| c.key == keys[0])
-        {
-            resolve(place, component)?;
-        }
-        if place.is_null() {
-            *place = Value::Mapping(Mapping::new());
-        }
-        let at = keys[..depth].join(".");
-        place = match place {
-            Value::Mapping(map) => map.entry((*key).into()).or_insert(Value::Null),
-            Value::Sequence(items) => {
-                let count = items.len();
-                let item = key
-                    .parse()
-                    .ok()
-                    .and_then(|index: usize| items.get_mut(index));
-                item.ok_or_else(|| {
-                    let message = format!("expected {at}.0 to {at}.{}", count - 1);
-                    config_error(message)
-                })?
-            }
-            _ => return Err(config_error(format!("{at} is not a mapping"))),
-        };
-    }
-    *place = new;
-    Ok(())
-}
-
+/// If a component has an unknown name, or extends something that is not a name.
 pub fn resolve_all(document: &mut Value) -> Result<(), Failure> {
     for component in &COMPONENTS {
         if let Some(value) = document.get_mut(component.key) {
@@ -160,14 +68,14 @@ pub fn resolve_all(document: &mut Value) -> Result<(), Failure> {
 
 /// Replaces a name by the content of its file, and `extends: name` by that content with the other fields
 /// written over it.
-fn resolve(value: &mut Value, component: &Component) -> Result<(), Failure> {
+pub fn resolve(value: &mut Value, component: &Component) -> Result<(), Failure> {
     match value {
         Value::String(name) => *value = named(name, component)?,
         Value::Mapping(map) => {
             if let Some(base) = map.remove("extends") {
                 let Value::String(base) = base else {
-                    let message = format!("{}.extends: expected a name", component.key);
-                    return Err(config_error(message));
+                    let place = format!("{}.extends", component.key);
+                    return Err(ConfigError::expected(place, "a name").into());
                 };
                 let mut base = named(&base, component)?;
                 merge(&mut base, std::mem::take(value));
@@ -198,10 +106,11 @@ fn named(name: &str, component: &Component) -> Result<Value, Failure> {
         let map = Mapping::from_iter([("name".into(), name.into())]);
         return Ok(Value::Mapping(map));
     }
-    Err(unknown(name, component))
+    Err(ConfigError::unknown_name(key, name, &known_names(component)).into())
 }
 
-fn plugin_names(component: &Component) -> Vec<String> {
+/// Lists the names of the plugins that a component may have.
+pub fn plugin_names(component: &Component) -> Vec<String> {
     match component.plugins {
         Some(kind) => plugins(kind).iter().map(|p| p.name.to_owned()).collect(),
         None if component.key == "head" => vec!["linear".to_owned(), "text".to_owned()],
@@ -214,7 +123,7 @@ pub fn known_names(component: &Component) -> Vec<String> {
     let prefix = format!("{}/", component.room);
     let mut known: Vec<String> = find::names(&prefix)
         .iter()
-        .map(|name| name.trim_start_matches(&prefix).to_owned())
+        .filter_map(|name| Some(name.strip_prefix(&prefix)?.to_owned()))
         .collect();
     known.extend(plugin_names(component));
     known.sort();
@@ -222,21 +131,8 @@ pub fn known_names(component: &Component) -> Vec<String> {
     known
 }
 
-fn unknown(name: &str, component: &Component) -> Failure {
-    let key = component.key;
-    let known = known_names(component);
-    let hint = match nearest(name, known.iter().map(String::as_str)) {
-        Some(near) => format!("; did you mean {near:?}?"),
-        None => String::new(),
-    };
-    config_error(format!(
-        "{key}: unknown name {name:?}{hint} There are: {}",
-        known.join(", ")
-    ))
-}
-
-/// Checks the `name:` of a plugin before its fields are read, so that the message can offer the nearest
-/// name.
+/// Checks the `name:` of a plugin before its fields are read: typetag would list all names but not
+/// the nearest one.
 fn check_name(value: &Value, component: &Component) -> Result<(), Failure> {
     let known = plugin_names(component);
     if known.is_empty() {
@@ -244,12 +140,15 @@ fn check_name(value: &Value, component: &Component) -> Result<(), Failure> {
     }
     match value.get("name") {
         Some(Value::String(name)) if known.contains(name) => Ok(()),
-        Some(Value::String(name)) => Err(unknown(name, component)),
-        _ if value.is_mapping() => Err(config_error(format!(
-            "{}.name: missing; there are: {}",
-            component.key,
-            known.join(", ")
-        ))),
+        Some(Value::String(name)) => {
+            let known = known_names(component);
+            Err(ConfigError::unknown_name(component.key, name, &known).into())
+        }
+        _ if value.is_mapping() => {
+            let field = format!("{}.name", component.key);
+            let hint = format!("; there are: {}", known.join(", "));
+            Err(ConfigError::Missing { field, hint }.into())
+        }
         _ => Ok(()),
     }
 }
@@ -271,8 +170,10 @@ fn merge(base: &mut Value, over: Value) {
     }
 }
 
-/// A hint at the nearest field, for serde's message about an unknown field.
+/// Returns a hint at the nearest field for the message that serde gives about an unknown field.
 pub fn unknown_field_hint(message: &str) -> String {
+    // The message is `unknown field `x`, expected one of `a`, `b``: every second part between
+    // backquotes is a name.
     let mut quoted = message.split('`').skip(1).step_by(2);
     if !message.starts_with("unknown field") {
         return String::new();

@@ -1,5 +1,5 @@
-//! Peak memory. Allocations are counted by the program's allocator, because the resident size of a process
-//! hardly ever falls again; on CUDA the device's pool is read.
+//! Peak memory. The program's allocator counts allocations, because the resident size of a process
+//! hardly ever falls again; on CUDA the pool of the device is read.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,8 +19,8 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 static BEFORE: AtomicUsize = AtomicUsize::new(0);
 
 fn grew(bytes: usize) {
-    // Relaxed: the counters order nothing else. The peak may be missed by what other threads allocate between
-    // the two operations.
+    // Relaxed ordering is enough, because nothing else depends on the counters. What other threads
+    // allocate between the two operations can be missing in the peak.
     let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
     PEAK.fetch_max(live, Relaxed);
 }
@@ -29,7 +29,8 @@ fn grew(bytes: usize) {
 // only and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`, which is mimalloc's too.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`, which is the same as
+        // mimalloc's.
         let pointer = unsafe { self.0.alloc(layout) };
         if !pointer.is_null() {
             grew(layout.size());
@@ -37,7 +38,8 @@ unsafe impl GlobalAlloc for Counting {
         pointer
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc_zeroed`, which is the same
+        // as mimalloc's.
         let pointer = unsafe { self.0.alloc_zeroed(layout) };
         if !pointer.is_null() {
             grew(layout.size());
@@ -50,7 +52,8 @@ unsafe impl GlobalAlloc for Counting {
         LIVE.fetch_sub(layout.size(), Relaxed);
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as in `dealloc`; the caller also promises that `size` is valid for the alignment.
+        // SAFETY: the caller got `pointer` from this allocator with this layout, and so from
+        // mimalloc, and promises that `size`, rounded up to the alignment, does not overflow.
         let moved = unsafe { self.0.realloc(pointer, layout, size) };
         if !moved.is_null() {
             LIVE.fetch_sub(layout.size(), Relaxed);
@@ -60,8 +63,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Makes the allocator keep freed pages: giving them back and faulting them in again was a fifth of a training
-/// step. `MIMALLOC_PURGE_DELAY` in the environment overrides it.
+/// Makes the allocator keep freed pages. Returning them to the system and faulting them in again
+/// took a fifth of a training step. `MIMALLOC_PURGE_DELAY` in the environment overrides this.
 pub fn keep_pages() {
     /// `mi_option_purge_delay` of mimalloc's `mi_option_t`, which the binding does not name.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
@@ -74,7 +77,8 @@ pub fn reset_peak() {
     PEAK.store(LIVE.load(Relaxed), Relaxed);
 }
 
-/// Starts the peak of one trial of many. What other trials left in the device's pool is given back first.
+/// Starts the peak of one trial among many. What other trials left in the pool of the device is
+/// released first.
 pub fn start_trial(device: &Device) {
     device.memory_cleanup();
     reset_peak();
@@ -85,6 +89,8 @@ pub fn start_trial(device: &Device) {
 /// without anything else that was live when it began: other backbones, data sets, tables. On a device with a
 /// pool it is the size of the pool.
 pub fn own_peak(device: &Device, weights: usize) -> usize {
+    // The weights may be shared with other trials and were live before this one, so they are added
+    // here instead of being counted.
     let grown = || PEAK.load(Relaxed).saturating_sub(BEFORE.load(Relaxed));
     pool(device).map_or_else(|| grown() + weights, |(_, reserved)| reserved)
 }

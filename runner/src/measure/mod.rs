@@ -17,7 +17,7 @@ use crate::model::trial::Trial;
 use crate::train::Trainer;
 use crate::train::step::Phase;
 
-/// How many times something is measured.
+/// The number of times that something is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Repeats {
     /// Calls before the clock starts.
@@ -31,7 +31,7 @@ pub struct Repeats {
 pub struct StepMemory {
     /// The most at once, including weights; on CUDA the size of the device's pool.
     pub peak: usize,
-    /// What the forward pass keeps for the backward pass.
+    /// The bytes that the forward pass keeps for the backward pass.
     pub kept: usize,
     /// The gradients of everything that trains.
     pub gradients: usize,
@@ -90,10 +90,12 @@ pub fn step_memory(
     let infos = params::infos(&model).into_iter();
     let trained = infos.filter(|info| model.trains(&info.name));
     let gradients: usize = trained.map(|info| info.bytes).sum();
-    // Steps change parameters in place only if nobody else holds them.
+    // A second owner of the parameters would force the step to copy them instead of changing them
+    // in place.
     drop(model);
     let (mut kept, mut optimizer) = (0, 0);
     memory::reset_peak();
+    // The second step shows what the forward pass keeps once the state exists.
     for first in [true, false] {
         sync(device)?;
         let before = live();
@@ -102,7 +104,8 @@ pub fn step_memory(
             Phase::Prefix => (),
             Phase::Forward => kept = live().saturating_sub(before),
             Phase::Backward => between = live(),
-            // The step freed the gradients and made the state.
+            // The step freed the gradients and made the state, so the difference plus the gradients
+            // is the state.
             Phase::Optimizer if first => {
                 optimizer = (live() + gradients).saturating_sub(between);
             }
@@ -123,11 +126,11 @@ pub fn step_memory(
 pub struct Parts {
     /// The frozen part below the first cut.
     pub prefix: Vec<f64>,
-    /// From the first cut to the loss.
+    /// The rest of the forward pass, from the first cut to the loss.
     pub forward: Vec<f64>,
-    /// From the loss to the gradients.
+    /// The backward pass, from the loss to the gradients.
     pub backward: Vec<f64>,
-    /// From the gradients to the next parameters.
+    /// The optimiser, from the gradients to the next parameters.
     pub optimizer: Vec<f64>,
 }
 
@@ -146,6 +149,7 @@ pub fn parts(
         sync(device)?;
         let mut start = Instant::now();
         trainer.step(batch.clone(), &mut |phase| {
+            // A callback cannot return an error, so the first one is kept until the step is over.
             failed = failed.take().or(sync(device).err());
             let seconds = start.elapsed().as_secs_f64();
             start = Instant::now();
@@ -166,7 +170,8 @@ pub fn parts(
     }
 }
 
-/// The first training batch, and the seconds from one batch to the next if nothing else is done with them.
+/// Returns the first training batch, and the seconds between batches if nothing else is done with
+/// them.
 ///
 /// # Errors
 /// If an image cannot be read and `on_error` is `fail`.
@@ -180,6 +185,7 @@ pub fn data(
     let (mut first, mut seconds, mut last) = (None, Vec::new(), Instant::now());
     loader.each(0..wanted, pass, &device.device, |index, batch| {
         sync(device)?;
+        // The wait for the first batch includes the start of the threads.
         if index >= repeats.warmup.min(wanted - 1) {
             seconds.push(last.elapsed().as_secs_f64());
         }

@@ -16,6 +16,8 @@ pub const SIDE: usize = 1024;
 /// If the device failed.
 pub fn matmul(device: &ComputeDevice, dtype: DType) -> Result<f64, String> {
     let sync = || device.device.sync().map_err(|e| format!("{e:?}"));
+    // The scale keeps the entries of a chain of products near 1, so that neither overflow nor
+    // denormal numbers change the speed.
     let scale = 1.0 / (SIDE as f32).sqrt();
     let mut generator = Generator::new(0, "matmul");
     let mut matrix = || {
@@ -25,7 +27,8 @@ pub fn matmul(device: &ComputeDevice, dtype: DType) -> Result<f64, String> {
         Tensor::<2>::from_data(TensorData::new(values, [SIDE, SIDE]), &device.device).cast(dtype)
     };
     let (a, b) = (matrix(), matrix());
-    // On a device with a queue a chain of products is timed, so that the queue's latency does not count.
+    // On a device with a queue, a chain of products is timed so that the latency of the queue does
+    // not count.
     let chain = if device.is_cpu() { 1 } else { 32 };
     let run = || -> Result<f64, String> {
         let start = Instant::now();
@@ -43,6 +46,7 @@ pub fn matmul(device: &ComputeDevice, dtype: DType) -> Result<f64, String> {
     let (start, mut best) = (Instant::now(), f64::INFINITY);
     let mut runs = 0;
     while runs < 3 || (start.elapsed().as_secs_f64() < 1.0 && runs < 50) {
+        // The best run, not the mean: everything else on the machine only makes a run slower.
         best = best.min(run()?);
         runs += 1;
     }

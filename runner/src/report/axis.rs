@@ -1,4 +1,4 @@
-//! Axes: where a value lies, and which round values label the axis.
+//! The axes of plots: the position of a value, and the round values that label an axis.
 
 use super::numbers::short;
 
@@ -15,7 +15,7 @@ pub struct Axis {
 
 /// A labelled value.
 pub struct Tick {
-    /// Where it lies.
+    /// Its position.
     pub value: f64,
     /// Its label.
     pub text: String,
@@ -38,7 +38,7 @@ impl Axis {
     /// A logarithmic axis with some space at both ends; none if no value is finite and positive.
     pub fn logarithmic(label: &str, values: impl Iterator<Item = f64>) -> Option<Self> {
         let (low, high) = ends(values.filter(|value| *value > 0.0))?;
-        // At least a tenth, so that a single value has an axis, too.
+        // The range spans at least a tenth of a decade, so that a single value has an axis, too.
         let air = (high / low).powf(0.06).max(1.1);
         let (low, high) = (low / air, high * air);
         let inside = |value: &f64| (low..=high).contains(value);
@@ -86,7 +86,7 @@ impl Axis {
         }
     }
 
-    /// Where a value lies: 0 at the low end of the axis, 1 at the high end.
+    /// Returns the position of a value: 0 at the low end of the axis, 1 at the high end.
     pub fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| match self.logarithmic {
             true => value.ln(),

@@ -6,7 +6,7 @@ use super::document::{escape, note};
 use super::numbers::grouped;
 use crate::train::metrics::Metrics;
 
-/// More classes than this do not fit in a matrix; then only the worst are listed.
+/// The number of classes that fit in a matrix; with more, only the worst are listed.
 pub const MANY: usize = 30;
 
 /// The name of a class as HTML, or its number if it has no name.
@@ -121,7 +121,7 @@ fn worst(images: &[Vec<usize>], classes: &[String]) -> String {
     if errors.is_empty() {
         return "<p>There are no errors.</p>\n".to_owned();
     }
-    // Ties in the order of labels, so that the page is the same every time.
+    // Ties are in the order of labels, so that the page is the same every time.
     errors.sort_by_key(|&(count, _, label, guess)| (std::cmp::Reverse(count), label, guess));
     let shown = errors.len().min(MANY);
     let kinds = errors.len();

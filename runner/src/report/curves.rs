@@ -32,9 +32,9 @@ pub struct Curves<'a> {
 const HEIGHT: f64 = 250.0;
 /// The least distance of two names.
 const LINE: f64 = 13.5;
-/// At most about this many points of a curve are drawn.
+/// The approximate number of points of a curve that are drawn at most.
 const POINTS: usize = 80;
-/// At most about this many points of a curve have a mark.
+/// The approximate number of points of a curve that have a mark at most.
 const MARKS: usize = 8;
 
 impl Curves<'_> {

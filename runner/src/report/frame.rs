@@ -12,11 +12,12 @@ pub const LEFT: f64 = 46.0;
 /// The upper end of the grid.
 pub const TOP: f64 = 30.0;
 const BOTTOM: f64 = 40.0;
-/// Longer names are cut.
+/// The number of characters beyond which names are cut.
 const LETTERS: usize = 16;
 
 /// An estimate of the width of a text of font size `size`, which a wide font does not exceed.
 pub fn text_width(text: &str, size: f64) -> f64 {
+    // The page has no font of its own, so the width cannot be measured.
     0.58 * size * text.chars().count() as f64
 }
 
@@ -53,12 +54,12 @@ impl Frame<'_> {
         self.height - BOTTOM
     }
 
-    /// Where a value lies horizontally.
+    /// Returns the horizontal position of a value.
     pub fn x(&self, value: f64) -> f64 {
         LEFT + self.x.place(value) * (self.end() - LEFT)
     }
 
-    /// Where a value lies vertically.
+    /// Returns the vertical position of a value.
     pub fn y(&self, value: f64) -> f64 {
         self.floor() - self.y.place(value) * (self.floor() - TOP)
     }

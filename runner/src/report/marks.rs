@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// How a series is drawn.
+/// The look of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// The CSS class that sets the colour, and the dashes of a line.

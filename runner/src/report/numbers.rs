@@ -1,5 +1,5 @@
-//! Numbers as people read them: with the digits that mean something, and their unit. Files for programs
-//! (JSON, CSV) keep every digit and do not go through here.
+//! Writes numbers for people: with the digits that mean something, and with their unit. Files for
+//! programs (JSON, CSV) keep every digit and do not go through here.
 
 /// A share in percent, for example `77.78 %`.
 pub fn percent(share: f64) -> String {
@@ -47,7 +47,7 @@ pub fn gigaflops(gflop_per_second: f64) -> String {
 }
 
 /// Three significant digits, and all of those before the point: `0.0123`, `1.50`, `653`, `12346`.
-/// For terminals and logs; [`brief`] is the same for pages and tables.
+/// Terminals and logs use it; [`brief`] is the same for pages and tables.
 pub fn significant(number: f64) -> String {
     let size = number.abs().clamp(1e-3, 999.0).log10().floor();
     let decimals = if number == 0.0 { 0.0 } else { 2.0 - size };

@@ -1,4 +1,4 @@
-//! A run folder: every file in it is complete at any time, and `summary.json` is written last.
+//! A run folder. Every file in it is complete at any time, and `summary.json` is written last.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ impl RunFolder {
         })
     }
 
-    /// As [`open`](Self::open), but `None` if another process works in it.
+    /// Does the same as [`open`](Self::open), but returns `None` if another process works in the
+    /// folder.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -46,8 +47,11 @@ impl RunFolder {
         let Some(lock) = lock(&path)? else {
             return Ok(None);
         };
+        // Only the owner of the lock may remove temporary files: another process could still be
+        // writing them.
         sweep(&path)?;
         sweep(&path.join("checkpoints"))?;
+        // The lock is released when the folder is dropped, or by the system when the process dies.
         let folder = Self { path, _lock: lock };
         let yaml = serde_yaml::to_string(experiment)
             .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
@@ -75,7 +79,7 @@ impl RunFolder {
     /// Writes a file atomically.
     ///
     /// # Errors
-    /// With the path.
+    /// An error with the path.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
         Ok(write_atomically(&self.file(name), content)?)
     }
@@ -83,7 +87,7 @@ impl RunFolder {
     /// Writes a value as JSON.
     ///
     /// # Errors
-    /// With the path.
+    /// An error with the path.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(value)
             .map_err(|e| failure(Exit::Unexpected, format_args!("{name}: {e}")))?;
@@ -96,7 +100,7 @@ impl RunFolder {
     }
 }
 
-/// The summary in a folder, if the run is finished: if the file exists, is complete, and has
+/// Returns the summary in a folder if the run is finished: if the file exists, is complete, and has
 /// `status: done`.
 pub fn finished(folder: &Path) -> Option<Summary> {
     match outcome(folder)? {
@@ -105,9 +109,11 @@ pub fn finished(folder: &Path) -> Option<Summary> {
     }
 }
 
-/// How the run in a folder ended, if it has ended.
+/// Returns how the run in a folder ended, if it has ended.
 pub fn outcome(folder: &Path) -> Option<Outcome> {
     let text = std::fs::read_to_string(folder.join("summary.json")).ok()?;
+    // A file that does not parse counts as none: it is from another version, or someone edited it,
+    // and the trial runs again.
     serde_json::from_str(&text).ok()
 }
 

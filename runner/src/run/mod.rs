@@ -1,4 +1,5 @@
-//! A trial from its first step to its summary: it is trained, tested once, and its run folder filled.
+//! Runs a trial from its first step to its summary: trains it, tests it once, and fills its run
+//! folder.
 
 pub mod folder;
 pub mod plan;
@@ -31,7 +32,7 @@ use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Tim
 use crate::train::evaluate::evaluate;
 use crate::train::{Trained, Trainer};
 
-/// Batches of images on which the speed of inference is measured, after one to warm up.
+/// The number of batches on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;
 
 /// The file of a run folder from which training resumes.
@@ -39,15 +40,15 @@ pub const CHECKPOINT: &str = "checkpoints/last.safetensors";
 
 /// What a trial shares with others, and its place in a comparison.
 pub struct Part<'a> {
-    /// Where frozen work is kept.
+    /// The caches of frozen work.
     pub caches: &'a Caches,
     /// A flag that a signal sets, to stop after the current step.
     pub interrupt: Arc<AtomicBool>,
-    /// Its place in the comparison.
+    /// The place of the trial in the comparison.
     pub cell: Option<Cell>,
-    /// The search that chose its tuned settings.
+    /// The search that chose the tuned settings of the trial.
     pub tuning: Option<Tuning>,
-    /// Who is told how it goes.
+    /// Reports the progress.
     pub reporter: Reporter,
 }
 
@@ -59,16 +60,19 @@ pub struct Part<'a> {
 pub fn interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGUSR1] {
+        // In this order the first signal sets the flag and the second, which finds it set, ends the
+        // process.
         signal_hook::flag::register_conditional_default(signal, interrupt.clone())?;
         signal_hook::flag::register(signal, interrupt.clone())?;
     }
     Ok(interrupt)
 }
 
-/// Trains and tests.
+/// Trains and tests a trial.
 ///
 /// # Errors
-/// [`Exit::Interrupted`] after saving, [`Exit::Diverged`], or what a record or the disk failed with.
+/// [`Exit::Interrupted`] after saving, [`Exit::Diverged`], an image that cannot be read, or a disk
+/// that cannot be written.
 pub fn run(
     trial: &Trial,
     model: Model,
@@ -96,9 +100,11 @@ pub fn run(
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let before = trainer.seconds_before();
     let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
+    // The live view is removed before an error is printed.
     reporter.finish();
     let trained = trained?;
 
+    // From here on the epoch is chosen: only this proof opens the test split.
     let choice = Choice::after(&trained);
     let Trained {
         model,
@@ -126,6 +132,8 @@ pub fn run(
     };
     let (tested, _) = attach(images())?;
     let (test, _) = evaluate(&model, &tested, device, compute)?;
+    // The history keeps only brief metrics, so the selected epoch is validated once more with the
+    // confusion matrix.
     let validation = match progress.history[selected].validation {
         None => None,
         Some(_) => {
@@ -134,8 +142,12 @@ pub fn run(
             Some(evaluate(&model, &loader, device, compute)?.0)
         }
     };
+    // The speed includes the whole network, so it is measured on images even if the test read
+    // cached rows.
     let images_per_second = inference(&model, &images(), trial, device)?;
 
+    // The summary is written after everything else, because its presence means that all other files
+    // are complete.
     adapter_file::write(&folder.file("adapter.safetensors"), &tensors, &info)?;
     if trial.experiment.save_model {
         let path = folder.file("model.safetensors");
@@ -197,7 +209,8 @@ pub fn run(
     Ok(summary)
 }
 
-/// Images a second from image to logits, reading excluded: the median of a few batches of one size.
+/// Measures the images per second from image to logits, reading excluded: the median over a few
+/// batches of one size.
 fn inference(
     model: &Model,
     loader: &Loader,
@@ -212,7 +225,8 @@ fn inference(
         let x = batch.x.cast(trial.compute_type());
         floats(model.logits(x, 0, None).into_data());
         let speed = images as f64 / start.elapsed().as_secs_f64();
-        // The first batch warms up, the last one may be a small one.
+        // The first batch warms up, and the last one may be smaller. A split of a single batch is
+        // measured all the same.
         if index == 0 || images == loader.batch_size() {
             speeds.push(speed);
         }

@@ -1,5 +1,5 @@
-//! The plan of a run, printed before it and by `--dry-run`: what trains, and where, beside the formula.
-//! Equal places are folded, so that the plan fits on a screen.
+//! The plan of a run, printed before it and by `--dry-run`: what trains, where, and the count by
+//! the formula. Equal places are folded, so that the plan fits on a screen.
 
 use std::fmt::Write;
 
@@ -9,10 +9,11 @@ use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
 use crate::report::numbers::mebibytes;
 
-/// Lines about places: with the other lines they make 24, the height of the smallest terminals.
+/// The number of lines about places: with the other lines they make 24, the height of the smallest
+/// terminals.
 const PLACES: usize = 12;
 
-/// The plan in words.
+/// Describes the plan in words.
 pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     let (spec, counts) = (&trial.spec, model.counts());
     let mut text = String::new();
@@ -26,7 +27,7 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     line("method", methods.join(" + "));
     let places = folded(&acting(spec, model));
-    // A line that only says that there is one more would be no shorter.
+    // Saying that there is one more place would take as many lines as showing it.
     let shown = match places.len() {
         0..=PLACES => places.len(),
         _ => PLACES - 1,
@@ -83,7 +84,7 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     text
 }
 
-/// Every place where the adapters act, one on a line: what the plan folds.
+/// Lists every place where the adapters act, one on each line, which the plan folds.
 pub fn places(trial: &Trial, model: &Model) -> Vec<String> {
     let places = acting(&trial.spec, model).into_iter();
     places
@@ -91,10 +92,10 @@ pub fn places(trial: &Trial, model: &Model) -> Vec<String> {
         .collect()
 }
 
-/// Where an adapter acts: a boundary or a site.
+/// A place where an adapter acts: a boundary or a site.
 struct Place {
     name: String,
-    /// Where in the backbone that is.
+    /// Its position in the backbone.
     note: String,
     /// Its shape or sizes.
     what: String,
@@ -126,7 +127,7 @@ struct Fold {
     numbers: Vec<usize>,
     after: String,
     what: String,
-    /// Where the first and the last of them are.
+    /// The positions of the first and the last of them.
     notes: [String; 2],
 }
 
@@ -148,7 +149,7 @@ impl std::fmt::Display for Fold {
     }
 }
 
-/// The places in their order, those of one kind as one.
+/// Folds places of one kind into one; the order stays.
 fn folded(places: &[Place]) -> Vec<Fold> {
     let mut folds: Vec<Fold> = Vec::new();
     for Place { name, note, what } in places {
@@ -173,8 +174,9 @@ fn folded(places: &[Place]) -> Vec<Fold> {
     folds
 }
 
-/// A name at its last part that is a number, for example `blocks.`, 3 and `.attn.qkv`; all of it where
-/// there is none. A stage in front stays as it is, because its blocks have other sizes.
+/// Splits a name at its last part that is a number, for example into `blocks.`, 3 and `.attn.qkv`;
+/// a name without a number stays whole. The number of a stage is kept in the name, because the
+/// blocks of another stage have other sizes.
 fn split(name: &str) -> (&str, Option<usize>, &str) {
     let mut end = name.len();
     for part in name.rsplit(['.', ' ']) {
@@ -187,7 +189,7 @@ fn split(name: &str) -> (&str, Option<usize>, &str) {
     (name, None, "")
 }
 
-/// `0-3,7` for 0, 1, 2, 3 and 7.
+/// Writes `0-3,7` for 0, 1, 2, 3 and 7.
 fn ranges(numbers: &[usize]) -> String {
     let mut runs: Vec<[usize; 2]> = Vec::new();
     for &number in numbers {
@@ -206,11 +208,13 @@ fn ranges(numbers: &[usize]) -> String {
     runs.collect::<Vec<_>>().join(",")
 }
 
-/// Weights, gradients, optimiser state and the activations that backward needs.
+/// Estimates the memory of weights, gradients, optimiser state and the activations that the
+/// backward pass needs.
 fn estimate(trial: &Trial, model: &Model) -> String {
     let counts = model.counts();
     let cut = model.first_cut();
-    // Every site above the cut keeps its input, about as large as the boundary of its block.
+    // Every site above the cut keeps its input, which is about as large as the boundary of its
+    // block.
     let kept: usize = trial
         .spec
         .sites
@@ -226,7 +230,7 @@ fn estimate(trial: &Trial, model: &Model) -> String {
         .filter(|info| model.trains(&info.name))
         .map(|info| info.bytes)
         .sum();
-    // A gradient and AdamW's two moments.
+    // A gradient and the two moments of AdamW for each trained value.
     let training = 3 * trained;
     format!(
         "an estimated {}: weights {}, gradients and optimiser {}, activations of {batch} images {}",

@@ -1,5 +1,5 @@
-//! What a person sees while a run goes on: a live view on a terminal, one line an epoch in a pipe,
-//! and the same lines in `log.txt`. All of it on stderr.
+//! The output while a run goes on: a live view on a terminal, one line per epoch in a pipe, and the
+//! same lines in `log.txt`. All of it goes to stderr.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,16 +11,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::data::images::Warn;
 use crate::train::checkpoint::{EpochRecord, Progress};
 
-/// Tells how a run goes.
+/// Reports how a run goes.
 pub struct Reporter {
     bar: ProgressBar,
-    /// Whether lines are seen at once.
+    /// Whether lines are printed, too, and not only logged.
     lines: bool,
     log: Option<File>,
 }
 
 impl Warn for Reporter {
-    /// Warnings are seen at once even where other lines only go to the log.
+    /// Warnings are printed even where other lines only go to the log.
     fn warn(&self, line: &str) {
         self.print(line);
         self.record(line);
@@ -28,17 +28,17 @@ impl Warn for Reporter {
 }
 
 impl Reporter {
-    /// To the terminal or pipe, and lines also to `log`, if it can be opened.
+    /// Writes to the terminal or pipe, and lines also to `log` if it can be opened.
     pub fn new(log: &Path) -> Self {
         Self::with(Some(log), true)
     }
 
-    /// Lines to `log` only, the live view to a terminal: for one trial of many.
+    /// Writes lines to `log` only, and the live view to a terminal: for one trial of many.
     pub fn to_log(log: &Path) -> Self {
         Self::with(Some(log), false)
     }
 
-    /// To the terminal or pipe.
+    /// Writes to the terminal or pipe.
     pub fn unlogged() -> Self {
         Self::with(None, true)
     }
@@ -57,7 +57,7 @@ impl Reporter {
         }
     }
 
-    /// One line.
+    /// Reports one line.
     pub fn line(&self, text: &str) {
         if self.lines {
             self.print(text);
@@ -67,6 +67,7 @@ impl Reporter {
 
     /// Prints above the live view, or to the pipe.
     fn print(&self, text: &str) {
+        // A line between two redraws of the bar would be overwritten, so the bar prints it.
         if self.bar.is_hidden() {
             eprintln!("{text}");
         } else {
@@ -76,13 +77,13 @@ impl Reporter {
 
     fn record(&self, text: &str) {
         if let Some(mut log) = self.log.as_ref() {
-            // In one piece, because threads may warn at the same time. A log that cannot be written must not
-            // end a run.
+            // Written in one call, because threads may warn at the same time. A log that cannot be
+            // written must not end a run.
             let _ = log.write_all(format!("{text}\n").as_bytes());
         }
     }
 
-    /// A checkpoint was found.
+    /// Reports that a checkpoint was found.
     pub fn resumed(&self, progress: &Progress) {
         self.line(&format!(
             "resumed after epoch {} and {} batches of the next (step {})",
@@ -90,7 +91,7 @@ impl Reporter {
         ));
     }
 
-    /// An epoch of `images` begins.
+    /// Begins an epoch of `images` images.
     pub fn start_epoch(&self, epoch: usize, epochs: usize, images: usize) {
         self.bar.reset();
         self.bar.set_length(images as u64);
@@ -100,7 +101,7 @@ impl Reporter {
         }
     }
 
-    /// A cache of so many rows is filled.
+    /// Begins filling a table of the cache with `rows` rows.
     pub fn start_filling(&self, what: &str, rows: usize) {
         self.bar.reset();
         self.bar.set_length(rows as u64);
@@ -108,18 +109,18 @@ impl Reporter {
         self.bar.set_message("-");
     }
 
-    /// Rows of a cache are done.
+    /// Adds rows of the table that were written.
     pub fn filled(&self, rows: usize) {
         self.bar.inc(rows as u64);
     }
 
-    /// A batch of `images` is done.
+    /// Adds a batch of `images` images.
     pub fn batch(&self, images: usize, loss: f64) {
         self.bar.set_message(format!("{loss:.4}"));
         self.bar.inc(images as u64);
     }
 
-    /// An epoch is done.
+    /// Reports the record of an epoch; `better` marks the best so far.
     pub fn finish_epoch(&self, record: &EpochRecord, epochs: usize, better: bool) {
         let width = epochs.to_string().len();
         let validation = record.validation.as_ref().map(|validation| {
@@ -140,7 +141,7 @@ impl Reporter {
         ));
     }
 
-    /// Takes the live view away.
+    /// Removes the live view.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

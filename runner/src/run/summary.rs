@@ -1,5 +1,5 @@
-//! `summary.json`: what a run reports. It needs no other file: reports of comparisons are made of
-//! summaries only.
+//! `summary.json`: the report of a run for programs. It needs no other file: reports of comparisons
+//! are made from summaries alone.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ use crate::data::held_out::Settled;
 use crate::train::checkpoint::EpochRecord;
 use crate::train::metrics::{Metric, Metrics};
 
-/// How a run ended. The file is written last, so that its presence means that the run has ended.
+/// The end of a run. The file is written last, so that its presence means that the run has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum Outcome {
     /// It finished.
     Done(Box<Summary>),
-    /// It failed for good; only trials of a comparison are marked so.
+    /// It failed permanently; only trials of a comparison are marked so.
     Failed(Failed),
 }
 
@@ -53,7 +53,7 @@ pub struct Summary {
     pub memory: Memory,
     /// Time.
     pub time: Time,
-    /// Speed of evaluation.
+    /// The speed of evaluation.
     pub inference: Inference,
     /// `cpu` or `cuda:N`.
     pub device: String,
@@ -90,18 +90,18 @@ pub struct Failed {
     pub seed: u64,
     /// The exit code that it would have ended with on its own.
     pub exit: u8,
-    /// What is wrong.
+    /// The message of the error.
     pub error: String,
 }
 
-/// The place of a trial in a comparison: labels of the row and the column.
+/// The place of a trial in a comparison: the labels of its row and column.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cell {
     /// The method's label.
     pub method: String,
-    /// The backbone's.
+    /// The backbone's label.
     pub backbone: String,
-    /// The data set's.
+    /// The data set's label.
     pub dataset: String,
     /// The group of data sets that it belongs to (natural, specialised, structured, ..).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ pub struct Candidate {
     pub score: Option<f64>,
     /// Seconds of training and validating.
     pub seconds: f64,
-    /// Why it failed.
+    /// The reason why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

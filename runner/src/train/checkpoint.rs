@@ -1,4 +1,5 @@
-//! The state of an unfinished run: one file, written atomically, from which training resumes to the bit.
+//! The state of an unfinished run. It is one file, written atomically, from which training resumes
+//! to the bit.
 //!
 //! It holds what trains, the optimiser's state, the best epoch's values, and the progress. Step
 //! and epoch determine all random numbers, so no generator needs saving.
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::train::metrics::Metrics;
 use crate::train::slot::Slot;
 
-/// How far a run has come, and its history.
+/// The progress of a run, and its history.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Hash of the experiment it belongs to.
@@ -87,7 +88,7 @@ pub struct State {
     pub model: Slot<Model>,
     /// Burn's optimiser.
     pub optimizer: ModuleOptimizer,
-    /// How far it has come.
+    /// Its progress.
     pub progress: Progress,
     /// The trained values at the best epoch.
     pub best: Option<Tensors>,
@@ -99,7 +100,7 @@ const OPTIMIZER: &str = "optimizer";
 /// Writes the checkpoint.
 ///
 /// # Errors
-/// With the path: a full disk leaves the old checkpoint as it was.
+/// An error with the path. If the disk is full, the old checkpoint stays as it was.
 pub fn save(path: &Path, state: &State) -> Result<(), Error> {
     let fail = |e: String| Error::file(path, e);
     let optimizer = state.optimizer.into_bytes();
@@ -111,6 +112,8 @@ pub fn save(path: &Path, state: &State) -> Result<(), Error> {
     };
     let mut tensors: Tensors = prefixed("now", adapter_file::tensors(&state.model)).collect();
     tensors.extend(prefixed("best", state.best.clone().unwrap_or_default()));
+    // One file instead of three: a crash cannot leave an optimiser of one step beside the weights
+    // of another.
     tensors.insert(OPTIMIZER.to_owned(), TensorData::new(optimizer, [length]));
     let progress = serde_json::to_string(&state.progress).map_err(|e| fail(e.to_string()))?;
     let metadata = HashMap::from([
@@ -135,6 +138,8 @@ pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, E
         .get("progress")
         .and_then(|text| serde_json::from_str(text).ok())
         .ok_or_else(|| fail("expected the progress in the metadata"))?;
+    // The folder of a run is named after this hash, so a mismatch means that files were moved or
+    // changed. Going on would mix two experiments.
     if progress.config_hash != config_hash {
         return Err(fail("the checkpoint belongs to another configuration"));
     }
@@ -158,6 +163,7 @@ pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, E
     Ok(State {
         model: state.model,
         optimizer: optimizer.map_err(|e| fail(&format!("the optimiser's state: {e:?}")))?,
+        // With `select: last` there are no best values in the file, but the best epoch is known.
         best: progress.best.map(|_| best),
         progress,
     })

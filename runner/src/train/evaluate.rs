@@ -13,8 +13,8 @@ use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::{Metrics, Tally};
 
-/// Metrics of a model on a loader's images, and the seconds that its forward passes took, which start at
-/// the cut at which the loader's batches are.
+/// Computes the metrics of a model on the images of a loader, and the seconds that its forward
+/// passes took. A pass begins at the cut at which the batches of the loader are.
 ///
 /// # Errors
 /// If an image cannot be read and `on_error` is not `skip`, or none of them can.
@@ -34,6 +34,7 @@ pub fn evaluate(
         |_, batch| {
             let start = Instant::now();
             let x = batch.x.cast(compute);
+            // Reading the logits waits for the device, so the clock covers the whole pass.
             let logits = floats(model.logits(x, batch.from, None).into_data());
             seconds += start.elapsed().as_secs_f64();
             tally.add(&logits, &batch.targets, &batch.groups);

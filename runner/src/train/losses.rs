@@ -1,12 +1,12 @@
-//! The losses of an epoch on their way from the device to the host.
+//! The losses of an epoch, on their way from the device to the host.
 
 use burn::tensor::Tensor;
 use peft_core::params::floats;
 
 use crate::train::checkpoint::Progress;
 
-/// Losses that are read at once on the CPU and sixteen at a time elsewhere, so that a step does not wait
-/// for the device's queue.
+/// Reads losses one at a time on the CPU and sixteen at a time elsewhere, so that a step does not
+/// wait for the queue of the device.
 pub struct Losses {
     pending: Vec<(Tensor<1>, usize, u64)>,
     limit: usize,
@@ -23,13 +23,15 @@ impl Losses {
         Self {
             pending: Vec::new(),
             limit: if cpu { 1 } else { 16 },
+            // A resumed epoch goes on with the sums of its first part.
             sum: progress.loss_sum,
             images: progress.images,
             last: f64::NAN,
         }
     }
 
-    /// The step of the first loss that is not finite is an error.
+    /// Adds the loss of a batch of `images` images in step `step`. The step of the first loss that
+    /// is not finite is the error.
     pub fn push(
         &mut self,
         loss: Tensor<1>,

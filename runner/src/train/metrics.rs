@@ -83,7 +83,7 @@ impl Metrics {
 /// Counts of a split that is still being read.
 pub struct Tally {
     classes: usize,
-    /// Of each group its name, its correct images and all its images.
+    /// The name, the correct images and all images of each group.
     groups: Vec<(String, usize, usize)>,
     images: usize,
     loss: f64,
@@ -113,6 +113,8 @@ impl Tally {
                 row[label],
                 row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v)),
             );
+            // In f64 and relative to the largest logit: the sum neither overflows nor loses the
+            // small terms.
             let sum: f64 = row.iter().map(|&v| f64::from(v - max).exp()).sum();
             self.loss += sum.ln() - f64::from(target - max);
             // Ties go to the class with the smaller index, as argmax and topk do.

@@ -43,7 +43,7 @@ pub struct Trained {
     pub model: Model,
     /// The values that were trained, by name.
     pub tensors: Tensors,
-    /// How training went, epoch by epoch.
+    /// The history of the training, epoch by epoch.
     pub progress: Progress,
     /// The selected epoch, an index into the history.
     pub selected: usize,
@@ -51,10 +51,11 @@ pub struct Trained {
     pub cache: Cost,
 }
 
-/// The epoch is selected. Candidates of a search yield their progress only.
+/// A trained model has its epoch. Candidates of a search yield their progress only, so that none of
+/// them can read the test split.
 impl Settled for Trained {}
 
-/// Why an epoch ended early.
+/// The reason why an epoch ended early.
 enum Stop {
     Interrupted,
     Diverged(u64),
@@ -64,7 +65,7 @@ enum Stop {
 pub struct Trainer<'a> {
     trial: &'a Trial,
     device: &'a ComputeDevice,
-    /// Where progress is saved; none if nothing is saved.
+    /// The file in which progress is saved; none if nothing is saved.
     checkpoint: Option<PathBuf>,
     interrupt: Arc<AtomicBool>,
     reporter: &'a Reporter,
@@ -109,6 +110,8 @@ impl<'a> Trainer<'a> {
         };
         if let Some(path) = checkpoint.as_deref().filter(|path| path.is_file()) {
             state = checkpoint::load(path, state, &trial.hash)?;
+            // Images that were left out stay left out, even if they are readable now: batches must
+            // be those of an uninterrupted run.
             trial.data.recall(&state.progress.left_out);
             reporter.resumed(&state.progress);
         }
@@ -134,8 +137,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Computes the frozen prefix once, if the trial allows it and it pays: from then on batches are read
-    /// from the cache.
+    /// Computes the frozen prefix once, if the trial allows it and if it pays off. From then on
+    /// batches are read from the cache.
     ///
     /// # Errors
     /// If an image cannot be read, or the run is interrupted.
@@ -144,6 +147,7 @@ impl<'a> Trainer<'a> {
         if left == 0 {
             return Ok(self);
         }
+        // Only the augmentation and the number of views matter for the cache, not the epoch.
         let random = self.random(self.state.progress.epoch);
         let prefix = Prefix {
             trial: self.trial,
@@ -152,6 +156,7 @@ impl<'a> Trainer<'a> {
             device: self.device,
         };
         let attach = |loader, random| {
+            // A run that is about to end gains little from a cache: what is left of it decides.
             let uses = left;
             caches.attach(
                 loader,
@@ -189,7 +194,7 @@ impl<'a> Trainer<'a> {
         &self.trial.experiment.recipe
     }
 
-    /// Trains until the recipe ends or its patience does.
+    /// Trains until the recipe or its patience ends.
     ///
     /// # Errors
     /// [`Exit::Interrupted`] after saving, [`Exit::Diverged`] with the step, an image that cannot be read,
@@ -220,11 +225,12 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Trains a candidate of a search for `epochs`, or until its patience ends. It returns no model: a
-    /// search sees only how the candidate did on validation. A later call with more epochs resumes.
+    /// Trains a candidate of a search for `epochs` epochs, or until its patience ends. It returns
+    /// no model: a search sees only the validation scores of a candidate. A later call with more
+    /// epochs resumes.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub fn try_out(mut self, epochs: usize) -> Result<(Progress, Cost), Failure> {
         self.train_to(epochs.min(self.recipe().last_epoch()))?;
         Ok((self.state.progress, self.cache))
@@ -236,6 +242,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn train_to(&mut self, epochs: usize) -> Result<(), Failure> {
+        // The peak of a trial must not contain what earlier trials of this process held.
         memory::start_trial(&self.device.device);
         while self.state.progress.epoch < epochs && !self.out_of_patience() {
             self.epoch()?;
@@ -261,13 +268,14 @@ impl<'a> Trainer<'a> {
     }
 
     fn epoch(&mut self) -> Result<(), Failure> {
-        // Cloned so that `self` can be borrowed mutably in the loop.
+        // Cloned, because the loop borrows `self` mutably. A loader is a few references.
         let loader = self.training.clone();
         let (batches, epoch) = (loader.batches(), self.state.progress.epoch);
         let pass = Pass::Training(self.random(epoch));
         self.reporter
             .start_epoch(epoch, self.recipe().epochs, loader.len());
         let first = self.state.progress.batch;
+        // The clock starts again after an interruption, so earlier seconds are added.
         let spent = (
             self.state.progress.epoch_seconds,
             self.state.progress.total_seconds,
@@ -282,7 +290,7 @@ impl<'a> Trainer<'a> {
             let loss = self.batch(index, batches, batch, &mut accumulator, &mut |_| ());
             let step = self.state.progress.step;
             self.state.progress.batch = index + 1;
-            // Training resumes at steps only, because accumulated gradients are not saved.
+            // Accumulated gradients are not saved, so training can resume only at a whole step.
             let whole = (index + 1) % self.recipe().accumulate == 0 || index + 1 == batches;
             if let Some(loss) = loss
                 && let Err(step) = losses.push(loss, images, step, whole && index + 1 == batches)
@@ -299,6 +307,7 @@ impl<'a> Trainer<'a> {
         })?;
         self.state.progress.epoch_seconds = spent.0 + start.elapsed().as_secs_f64();
         self.state.progress.total_seconds = spent.1 + start.elapsed().as_secs_f64();
+        // Losses that are still on the device are part of the epoch, whether it ended early or not.
         if !matches!(stop, Some(Stop::Diverged(_)))
             && let Err(step) = losses.flush()
         {
@@ -312,10 +321,7 @@ impl<'a> Trainer<'a> {
             None => self.finish_epoch(),
             Some(Stop::Interrupted) => {
                 self.save()?;
-                Err(failure(
-                    Exit::Interrupted,
-                    "interrupted; run the same command to go on",
-                ))
+                Err(Failure::interrupted())
             }
             Some(Stop::Diverged(step)) => Err(failure(
                 Exit::Diverged,
@@ -354,9 +360,9 @@ impl<'a> Trainer<'a> {
         self.state.model.valid()
     }
 
-    /// Forward and backward of one batch, and the optimiser's step if it is the last of its part. Returns
-    /// the loss `[1]`. A batch of which no image can be read is `None` and counts like the others, so that
-    /// an epoch has as many steps.
+    /// Runs the forward and the backward pass of one batch, and the step of the optimiser if the
+    /// batch is the last of its part. Returns the loss `[1]`. A batch without a readable image is
+    /// `None` and counts like the others, so that every epoch has the same number of steps.
     fn batch(
         &mut self,
         index: usize,
@@ -373,6 +379,8 @@ impl<'a> Trainer<'a> {
             progress,
             ..
         } = &mut self.state;
+        // Gradients and random numbers are functions of this number; the schedule is too, so that
+        // resuming needs no other state.
         let number = progress.step;
         let (value, step) = batch
             .map(|batch| {
@@ -397,6 +405,8 @@ impl<'a> Trainer<'a> {
         let recipe = self.recipe();
         let start = Instant::now();
         let metric = self.trial.experiment.metric;
+        // The validation runs in evaluation mode on a copy without autodiff, which shares all
+        // tensors.
         let (mut validation, mut score) = (None, None);
         if let Some(loader) = &self.validation {
             let model = self.state.model.valid();
@@ -409,6 +419,7 @@ impl<'a> Trainer<'a> {
                 ));
             }
             score = metrics.score(metric);
+            // The history holds one record per epoch, so the confusion matrix stays out of it.
             validation = Some(metrics.brief());
         }
         let steps = self.training.batches().div_ceil(recipe.accumulate);
@@ -429,22 +440,23 @@ impl<'a> Trainer<'a> {
         progress.history.push(record);
         if better {
             progress.best = Some(progress.history.len() - 1);
+            // The model trains on, so the best values are copied out. They are few: adapters, head,
+            // tuned parameters.
             if recipe.select == Select::Best {
                 self.state.best = Some(adapter_file::tensors(&self.state.model));
             }
         }
+        // From here on the state is that of the start of the next epoch, and this is what is saved.
         progress.epoch += 1;
         progress.batch = 0;
         progress.loss_sum = 0.0;
         progress.images = 0;
         progress.epoch_seconds = 0.0;
+        // Validating counts as time of the run but not of the epoch.
         progress.total_seconds += start.elapsed().as_secs_f64();
         self.save()?;
         if self.interrupt.load(Ordering::Relaxed) {
-            return Err(failure(
-                Exit::Interrupted,
-                "interrupted; run the same command to go on",
-            ));
+            return Err(Failure::interrupted());
         }
         Ok(())
     }

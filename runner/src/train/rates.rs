@@ -1,4 +1,4 @@
-//! The optimiser's step: learning rates of single parameters, and the clipping of gradients.
+//! The step of the optimiser: learning rates of single parameters, and the clipping of gradients.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ impl Rates {
         Self(rates.filter(|(_, rate)| *rate != 1.0).collect())
     }
 
-    /// One step of the optimiser in which every parameter has its own learning rate. AdamW's weight decay
-    /// follows the learning rate, as in PyTorch's parameter groups.
+    /// Takes one step of the optimiser in which every parameter has its own learning rate. Weight
+    /// decay of AdamW follows the learning rate, as in the parameter groups of PyTorch.
     pub fn step(
         &self,
         optimizer: &mut ModuleOptimizer,
@@ -29,14 +29,15 @@ impl Rates {
         if self.0.is_empty() {
             return optimizer.step(lr, model, gradients);
         }
-        // The optimiser touches only parameters that have a gradient, so that one call per factor is one step.
+        // The optimiser changes only parameters that have a gradient, so one call per factor makes
+        // up one step.
         let groups = self.split(&model, gradients);
         groups.into_iter().fold(model, |model, (rate, gradients)| {
             optimizer.step(lr * rate, model, gradients)
         })
     }
 
-    /// The gradients, grouped by the factor of their parameter.
+    /// Groups the gradients by the factor of their parameter.
     fn split(&self, model: &Model, gradients: GradientsParams) -> Vec<(f64, GradientsParams)> {
         struct Split<'a> {
             rates: &'a BTreeMap<ParamId, f64>,
@@ -67,8 +68,8 @@ impl Rates {
     }
 }
 
-/// Scales all gradients down together if their Euclidean norm is above `limit` (Pascanu et al.
-/// 2013), on the device.
+/// Scales all gradients down together, on the device, if their Euclidean norm is above `limit`
+/// (Pascanu et al. 2013).
 pub fn clip_norm(model: &Model, gradients: GradientsParams, limit: f64) -> GradientsParams {
     struct Squares<'a>(&'a GradientsParams, Option<Tensor<1>>);
     impl ModuleVisitor for Squares<'_> {
@@ -91,6 +92,7 @@ pub fn clip_norm(model: &Model, gradients: GradientsParams, limit: f64) -> Gradi
             }
         }
     }
+    // The norm stays on the device: reading it would make every step wait for the queue.
     let mut squares = Squares(&gradients, None);
     model.visit(&mut squares);
     let Some(sum) = squares.1 else {

@@ -4,8 +4,8 @@ use std::ops::Deref;
 
 /// Holds a value that [`update`](Self::update) replaces by a function of itself.
 ///
-/// A panic of that function unwinds and leaves the slot empty; whoever catches it drops the owner and
-/// goes on with something else. That is how one trial of a comparison can fail without the others.
+/// If that function panics, the slot is left empty while the panic unwinds. Whoever catches it must
+/// drop the owner of the slot. In this way one trial of a comparison can fail without the others.
 pub struct Slot<T>(Option<T>);
 
 impl<T> Slot<T> {
@@ -22,7 +22,7 @@ impl<T> Slot<T> {
     /// Replaces the value `x` by `next(x)`.
     ///
     /// # Errors
-    /// Those of `next`; the slot is empty afterwards.
+    /// The error of `next`; the slot is empty afterwards.
     pub fn try_update<E>(&mut self, next: impl FnOnce(T) -> Result<T, E>) -> Result<(), E> {
         self.0 = self.0.take().map(next).transpose()?;
         Ok(())

@@ -15,11 +15,11 @@ use crate::train::rates::{Rates, clip_norm};
 pub enum Phase {
     /// The frozen part below the first cut.
     Prefix,
-    /// From the first cut to the loss.
+    /// The forward pass from the first cut to the loss.
     Forward,
-    /// From the loss to the gradients.
+    /// The backward pass from the loss to the gradients.
     Backward,
-    /// From the gradients to the next parameters.
+    /// The update of the parameters from the gradients.
     Optimizer,
 }
 
@@ -29,15 +29,15 @@ pub type PhaseEnded<'a> = &'a mut dyn FnMut(Phase);
 /// The place of a batch among those whose gradients are added up for one step of the optimiser.
 #[derive(Clone, Copy)]
 pub struct Part {
-    /// Which of them it is, from 0.
+    /// Its index among them, from 0.
     pub index: usize,
-    /// How many there are.
+    /// The number of them.
     pub of: usize,
 }
 
 impl Part {
-    /// The place of batch `index` of an epoch's `batches`, `accumulate` of which make a step. The last
-    /// step of an epoch may have fewer.
+    /// Returns the place of batch `index` among the `batches` of an epoch, `accumulate` of which
+    /// make a step. The last step of an epoch may have fewer.
     pub fn of_epoch(index: usize, batches: usize, accumulate: usize) -> Self {
         let part = index % accumulate;
         let of = accumulate.min(batches - (index - part));
@@ -50,7 +50,7 @@ impl Part {
     }
 }
 
-/// What every step of a trial needs and no step changes.
+/// The part of a trial that every step needs and no step changes.
 pub struct Stepper<'a> {
     /// Loss, clipping, optimiser.
     pub recipe: &'a Recipe,
@@ -58,16 +58,16 @@ pub struct Stepper<'a> {
     pub seed: u64,
     /// The type in which the backbone computes.
     pub compute: DType,
-    /// The frozen part on the plain device, so that autodiff records nothing below the first cut. None
-    /// if nothing lies below it.
+    /// The frozen part on the plain device, so that autodiff records nothing below the first cut;
+    /// none if nothing lies below it.
     pub prefix: Option<BoxedBackbone>,
     /// Factors of the learning rate of single parameters.
     pub rates: Rates,
 }
 
 impl Stepper<'_> {
-    /// Adds the gradients of one batch to `accumulator`. Returns the loss `[1]`, and the random numbers
-    /// and buffer updates of the forward pass.
+    /// Adds the gradients of one batch to `accumulator`. Returns the loss `[1]`, and the step with
+    /// its random numbers and buffer updates.
     pub fn backward(
         &self,
         model: &Model,
@@ -96,9 +96,11 @@ impl Stepper<'_> {
                 mixed_cross_entropy(logits, labels, lambda, smoothing)
             }
         };
+        // The value is taken before the backward pass consumes the graph.
         let value = loss.clone().inner();
         ended(Phase::Forward);
-        // The mean over the parts of a step, as if they were one batch.
+        // Dividing by the number of parts gives the mean over all of them, as if they were one
+        // batch.
         let gradients = (loss * (1.0 / part.of as f64)).backward();
         let gradients = GradientsParams::from_grads(gradients, model);
         accumulator.accumulate(model, gradients);
@@ -106,9 +108,9 @@ impl Stepper<'_> {
         (value, step)
     }
 
-    /// The model after a batch: its buffers updated, and its parameters too if there are gradients.
-    /// `lr` is the step's learning rate. The model is taken by value, so that the optimiser can write
-    /// in place and two copies of what trains are never in memory together.
+    /// Returns the model after a batch: its buffers are updated, and its parameters too if there
+    /// are gradients. `lr` is the learning rate of the step. The model is taken by value, so that
+    /// the optimiser can write in place and two copies of what trains are never in memory together.
     pub fn update(
         &self,
         model: Model,
@@ -117,6 +119,8 @@ impl Stepper<'_> {
         step: Option<Step>,
         gradients: Option<GradientsParams>,
     ) -> Model {
+        // All gradients are clipped together, before parameters with different learning rates are
+        // separated.
         let gradients = match (gradients, self.recipe.clip_norm) {
             (Some(gradients), Some(limit)) => Some(clip_norm(&model, gradients, limit)),
             (gradients, _) => gradients,
@@ -131,8 +135,8 @@ impl Stepper<'_> {
         }
     }
 
-    /// The frozen part of a model, if anything lies below its first cut. Nothing is held otherwise, so
-    /// that tuned weights are not in memory twice.
+    /// Returns the frozen part of a model if anything lies below its first cut. Otherwise nothing
+    /// is kept, so that tuned weights are not in memory twice.
     pub fn prefix_of(model: &Model) -> Option<BoxedBackbone> {
         (model.first_cut() > 0).then(|| model.backbone.valid())
     }

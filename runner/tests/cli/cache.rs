@@ -270,7 +270,7 @@ fn rows_beyond_the_budget_are_not_cached_and_this_is_reported() {
     let runs = tempfile::tempdir().unwrap();
     let set = ["method=linear-probe", "cache_budget_gib=0.000001"];
     let stderr = with(&set, runs.path(), &runs.path().join("cache"));
-    assert!(stderr.contains("more than the budget of"), "{stderr}");
+    assert!(stderr.contains("exceed the budget of"), "{stderr}");
     assert_eq!(summary(runs.path())["memory"]["cache_bytes"], 0);
     assert!(!runs.path().join("cache").exists());
 }

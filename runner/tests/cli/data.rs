@@ -471,7 +471,7 @@ fn reading_is_timed_with_and_without_a_cache() {
     let cache = tempfile::tempdir().unwrap();
     for (method, store, bytes) in [
         ("full-finetune", "off", 0),
-        // For each of 64 images, 32 x 32 pixels or 80 features.
+        // Each of the 64 images has 32 x 32 pixels or 80 features.
         ("full-finetune", "disk", 64 * 32 * 32 * 3),
         ("linear-probe", "memory", 64 * 4 * 80),
     ] {

@@ -28,7 +28,7 @@ fn blocks<'a>(page: &'a str, language: &'a str) -> impl Iterator<Item = &'a str>
     fenced.filter_map(move |block| block.strip_prefix(language)?.strip_prefix('\n'))
 }
 
-/// What `benches/tables.py` writes into a page.
+/// The text that `benches/tables.py` writes into a page.
 fn rendered(table: &Value) -> String {
     let text = |key: &str| table[key].as_str().unwrap();
     let row = |row: &Value| {
@@ -148,7 +148,8 @@ fn runner_in(place: &Path, args: &[String]) -> Output {
     command.args(args).current_dir(place).output().unwrap()
 }
 
-/// What makes a command of the front page short: an epoch, a step, the plan of a comparison.
+/// The settings that make a command of the front page short: an epoch, a step, the plan of a
+/// comparison.
 fn shortened(mut args: Vec<String>) -> Vec<String> {
     let more: &[&str] = match args[0].as_str() {
         "--config" | "train" => &["--set", "recipe.epochs=1", "--device", "cpu"],

@@ -86,6 +86,7 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
         Format::Json => json(&found)?,
         Format::Text => print(&found),
     }
+    // This comes after printing, so that the exit code does not cost the reader the findings.
     let wrong = found.differences.len() + found.unreadable.len() + found.duplicates.len();
     match wrong {
         0 => Ok(()),
@@ -173,6 +174,8 @@ fn images(dataset: &dyn Dataset) -> Images {
             let sample = sample.map(|sample| (hash(&sample.image), sample.label));
             (sample, storage)
         };
+        // Images are decoded in parallel and compared in order, so that the report does not depend
+        // on threads. Only hashes are kept: a whole data set does not fit in memory.
         let all: Vec<_> = (0..dataset.len(split)).into_par_iter().map(read).collect();
         for (index, (sample, storage)) in all.into_iter().enumerate() {
             for property in storage {
@@ -190,6 +193,8 @@ fn images(dataset: &dyn Dataset) -> Images {
                 }
             };
             let first = *seen.entry(hash).or_insert((split, index, label));
+            // Repeated images within a split and class are common and harm no result. Across splits
+            // they leak test images into training, and with two labels one label is wrong.
             if (first.0, first.2) != (split, label) {
                 let say = |(split, index, label): (Split, usize, usize)| {
                     format!("{split} image {index} ({})", dataset.classes()[label])
@@ -216,6 +221,7 @@ fn images(dataset: &dyn Dataset) -> Images {
 
 fn hash(image: &Image) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
+    // With the number of pixels the width also fixes the height.
     hasher.update(&(image.width as u64).to_le_bytes());
     hasher.update(&image.rgb);
     hasher.finalize()

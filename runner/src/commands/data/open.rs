@@ -13,6 +13,7 @@ pub fn read(which: &DatasetArgs) -> Result<(Box<dyn DatasetConfig>, Option<About
         .root
         .iter()
         .map(|root| format!("dataset.root={}", root.display()));
+    // The root comes last: the flag wins over a `--set` of the same field.
     let overrides: Vec<_> = which.set.iter().cloned().chain(root).collect();
     Experiment::read_dataset(&which.dataset, &overrides)
 }

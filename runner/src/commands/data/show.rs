@@ -49,6 +49,7 @@ pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     let backbone = Experiment::read_backbone(&args.backbone, &[])?;
     let input = config.input(backbone.input().map_err(config_error)?);
     let split = args.split.into();
+    // In random order, because many data sets list one class after the other.
     let mut order = Generator::new(args.seed, "contact sheet").permutation(dataset.len(split));
     order.truncate(args.images);
     let png = sheet::paint(&*dataset, split, &order, &Preprocess::new(&input))?;

@@ -16,7 +16,8 @@ use crate::data::held_out::Data;
 use crate::data::loader::Loader;
 use crate::data::random::{EpochRandom, Pass};
 use crate::device::ComputeDevice;
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::Failure;
+use crate::measure;
 use crate::model::base::Base;
 use crate::model::trial::Trial;
 use crate::report::numbers::{mebibytes, seconds, speed};
@@ -104,6 +105,7 @@ fn timed(
     let images = trial.data.train(trial.preprocess(), recipe.batch_size);
     let images = images.with_warnings(&reporter);
     let start = Instant::now();
+    // Before a cache is attached, so that the first batch is read and decoded in any case.
     images.each(0..1, Pass::Training(random), &device.device, |_, _| {
         Ok::<_, Failure>(true)
     })?;
@@ -146,8 +148,9 @@ fn read(loader: &Loader, random: EpochRandom, device: &ComputeDevice) -> Result<
             Ok::<_, Failure>(true)
         },
     )?;
-    let synced = device.device.sync();
-    synced.map_err(|e| failure(Exit::Unexpected, format_args!("{}: {e:?}", device.name)))?;
+    // Copies to a device are asynchronous: without waiting for them the last ones would not be
+    // timed.
+    measure::sync(device)?;
     Ok(images as f64 / start.elapsed().as_secs_f64())
 }
 

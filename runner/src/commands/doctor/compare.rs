@@ -87,7 +87,7 @@ pub fn judge(pairs: &[Pair], tolerance: f32) -> Outcome {
             let reason = format!("{name}: expected {expected} values, got {got}");
             return Outcome::Fail { reason };
         }
-        // `max` drops NaN, so that a tensor of them would pass below.
+        // `max` drops NaN, so a tensor of NaN would pass below.
         if !got.iter().chain(expected).all(|value| value.is_finite()) {
             let reason = format!("{name}: not finite");
             return Outcome::Fail { reason };

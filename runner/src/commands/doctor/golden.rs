@@ -1,6 +1,6 @@
-//! Tiny models whose outputs and gradients timm and transformers computed, bundled in the binary: what
-//! is right does not depend on anything that this program computes. `fixtures/` holds the scripts that
-//! made them.
+//! Tiny models whose outputs and gradients were computed by timm and transformers and are bundled
+//! in the binary, so that the expected values do not depend on anything that this program computes.
+//! `fixtures/` holds the scripts that made them.
 
 use std::time::Instant;
 
@@ -116,7 +116,7 @@ pub fn test(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Vec<Golden
 }
 
 impl Case {
-    /// The output and its gradients beside the bundled ones.
+    /// Computes the output and its gradients, each with the bundled values.
     fn compute(&self, device: &ComputeDevice) -> Result<Vec<Pair>, String> {
         let text = |e: peft_core::Error| e.to_string();
         let config: Box<dyn BackboneConfig> =
@@ -150,6 +150,8 @@ impl Case {
             expected: floats(value(self.output)?),
         }];
         if values.contains_key("loss_weights") {
+            // A plain sum would give every output the same gradient, under which many errors
+            // cancel.
             let factors = Tensor::<2>::from_data(value("loss_weights")?, &device.device);
             let loss = (output * Tensor::from_inner(factors)).sum();
             let gradients = GradientsParams::from_grads(loss.backward(), &backbone);
@@ -162,8 +164,8 @@ impl Case {
     }
 }
 
-/// The bundled gradients of parameters beside ours. That of the images is left out: it is the way of
-/// those of the first layers.
+/// Pairs the bundled gradients of parameters with ours. That of the images is left out, because it
+/// passes through those of the first layers.
 fn gradients_of(ours: &Tensors, values: &Tensors) -> Result<Vec<Pair>, String> {
     let bundled = values
         .iter()

@@ -1,13 +1,14 @@
-//! How a test is run: it may panic, and on a GPU it may take long.
+//! Runs the tests, which may panic and may take long on a GPU.
 
-use std::any::Any;
 use std::fmt::Arguments;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use crate::device::ComputeDevice;
+use crate::exit::panic_message;
 
-/// Prints on stderr that a test has ended, where tests take long: a GPU compiles kernels first.
+/// Reports on stderr that a test has ended, where tests take long because a GPU first compiles
+/// kernels.
 pub fn tell(device: &ComputeDevice, start: Instant, what: Arguments) {
     if !device.is_cpu() {
         let seconds = start.elapsed().as_secs_f64();
@@ -15,16 +16,10 @@ pub fn tell(device: &ComputeDevice, start: Instant, what: Arguments) {
     }
 }
 
-/// Runs a test. A panic, which a kernel that cannot be compiled raises, is a result too.
+/// Runs a test. A kernel that cannot be compiled panics, which is a result as well.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let message = |payload: Box<dyn Any + Send>| match payload.downcast::<String>() {
-        Ok(text) => *text,
-        Err(payload) => match payload.downcast::<&str>() {
-            Ok(text) => (*text).to_owned(),
-            Err(_) => "a panic".to_owned(),
-        },
-    };
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(message(payload)))
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(panic_message(&*panic).to_owned()))
 }
 
 #[cfg(test)]

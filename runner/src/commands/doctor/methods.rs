@@ -1,9 +1,9 @@
 //! Every method on a tiny model of every backbone: one training step in `f32` on a device against the
 //! same step in `f64` on the CPU.
 //!
-//! Our kernels take `f32` only, so that the step in `f64` runs on Burn's own operations and autodiff:
-//! two computations that share nothing but the model. On the CPU the forward pass is also cut at every
-//! boundary, as a cached prefix cuts it, and held against the uncut one.
+//! Our kernels take `f32` only, so the step in `f64` runs on the operations and the autodiff of
+//! Burn: the two computations share nothing but the model. On the CPU the forward pass is also cut
+//! at every boundary, as a cached prefix cuts it, and compared with the uncut one.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -75,6 +75,7 @@ fn of_pair(backbone: &str, method: &str, device: &ComputeDevice) -> Result<Outco
         pairs = cuts(&reference);
         reference.clone()
     } else {
+        // The method accepted this backbone on the CPU, so a refusal here is an error.
         assemble(backbone, method, &device.device)??
     };
     let got = one_step(tested, DType::F32, &device.device);
@@ -83,7 +84,7 @@ fn of_pair(backbone: &str, method: &str, device: &ComputeDevice) -> Result<Outco
     Ok(judge(&pairs, tolerance(device)))
 }
 
-/// The model, or why the method refuses the backbone.
+/// Assembles the model, or returns the reason why the method refuses the backbone.
 fn assemble(
     backbone: &str,
     method: &str,
@@ -102,8 +103,7 @@ fn assemble(
     }
 }
 
-/// The model with noise on what trains: prompts and low-rank factors that start at zero would hide
-/// an error.
+/// Adds noise to what trains: prompts and low-rank factors that start at zero would hide an error.
 fn shaken(model: Model) -> Result<Model, String> {
     let shake = |(name, data): (String, TensorData)| {
         let mut generator = Generator::new(0, &name);
@@ -119,8 +119,8 @@ fn shaken(model: Model) -> Result<Model, String> {
     params::write(model, trained).map_err(|mismatch| format!("{mismatch:?}"))
 }
 
-/// The model with everything in `f64` that decides what a layer computes in: the frozen part and the
-/// head. Adapters and tuned parameters follow their input, as under `precision: bf16`.
+/// Casts to `f64` everything that decides what a layer computes in: the frozen part and the head.
+/// Adapters and tuned parameters follow their input, as under `precision: bf16`.
 fn in_f64(model: Model) -> Model {
     let infos = params::infos(&model).into_iter();
     let outside: BTreeSet<String> = infos
@@ -199,13 +199,14 @@ mod tests {
                     }
                 })
                 .collect();
-            // Rounding differs between two computations. If nothing did, the test could not fail.
+            // Rounding differs between two computations. If no value differed, the test could not
+            // fail.
             assert!(errors.len() > 3, "{}", plugin.name);
             assert!(errors.iter().all(|error| *error > 0.0), "{}", plugin.name);
         }
     }
 
-    /// A kernel that is a little wrong would do this to the step of a method.
+    /// Changes a step as a kernel that is slightly wrong would.
     #[test]
     fn a_wrong_value_in_any_tensor_of_a_step_is_found() {
         let (vit, lora) = (

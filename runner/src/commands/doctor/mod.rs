@@ -1,9 +1,9 @@
 //! `runner doctor`: versions, devices, a numeric self-test of each device, its matrix-product peak.
 //!
-//! A device is tested in three ways, none of which holds it against itself: each operation of
-//! `peft-ops` against its formula ([`operations`]), tiny models against values of other libraries
-//! ([`golden`]), and one training step of every registered method on every registered backbone against
-//! the same step in `f64` on Burn's own operations ([`methods`]).
+//! A device is tested in three ways, none of which compares it with itself: each operation of
+//! `peft-ops` is compared with its formula ([`operations`]), tiny models with values of other
+//! libraries ([`golden`]), and one training step of every registered method on every registered
+//! backbone with the same step in `f64` on the operations of Burn ([`methods`]).
 
 mod compare;
 mod golden;
@@ -29,8 +29,8 @@ use crate::run::folder::BURN;
 
 /// Print versions and devices, and test the numbers and the speed of each device.
 ///
-/// Operations are held against their formulas, tiny models against values of other libraries, and one
-/// training step of every method on every backbone against the same step in 64 bits by Burn's own
+/// Operations are compared with their formulas, tiny models with values of other libraries, and one
+/// training step of every method on every backbone with the same step in 64 bits by Burn's own
 /// operations. The speed is that of the fastest matrix product.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
@@ -38,9 +38,9 @@ use crate::run::folder::BURN;
 pub struct DoctorArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Only the tests whose name holds this text, such as ops/gelu, golden/swin, vit/lora or peak/f32.
-    /// A GPU compiles and tunes a kernel at its first use, so that all tests together take minutes
-    /// there.
+    /// Only the tests whose name contains this text, such as ops/gelu, golden/swin, vit/lora or
+    /// peak/f32. A GPU compiles and tunes a kernel at its first use, so all tests together take
+    /// minutes there.
     #[arg(
         long,
         value_name = "TEXT",
@@ -100,7 +100,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     })
 }
 
-/// The vector instructions that this processor has.
+/// Lists the vector instructions that this processor has.
 fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -118,7 +118,7 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-/// Runs the tests of one device whose name holds `only`.
+/// Runs the tests of one device whose names contain `only`.
 fn examine(device: &ComputeDevice, only: &str) -> DeviceReport {
     let wanted = |name: String| name.contains(only);
     DeviceReport {
@@ -133,7 +133,7 @@ fn examine(device: &ComputeDevice, only: &str) -> DeviceReport {
     }
 }
 
-/// The peak in every element type that the device computes in.
+/// Measures the peak in every element type that the device computes in.
 fn peaks(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
     let types = [("f32", DType::F32), ("bf16", DType::BF16)].into_iter();
     let types = types.filter(|(name, dtype)| {
@@ -142,6 +142,7 @@ fn peaks(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Vec<Peak> {
     });
     types
         .map(|(name, dtype)| {
+            // A type that the device reports as supported may still lack a kernel, which panics.
             let speed = guarded(|| peak::matmul(device, dtype));
             Peak {
                 dtype: name,

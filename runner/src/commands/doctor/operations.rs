@@ -47,7 +47,7 @@ pub fn test(device: &ComputeDevice, wanted: &dyn Fn(&str) -> bool) -> Operations
                 });
             }
             Ok(None) => return operations,
-            // An iterator that has panicked cannot be asked for the rest.
+            // After a panic the iterator is in an unknown state, so the rest is not run.
             Err(error) => {
                 operations.error = Some(error);
                 return operations;

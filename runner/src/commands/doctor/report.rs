@@ -1,4 +1,4 @@
-//! The doctor's report: what it found out about the program and about each device.
+//! The report of the doctor: its findings about the program and about each device.
 
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub struct Cuda {
 #[derive(Serialize)]
 pub struct DeviceReport {
     pub name: String,
-    /// The largest relative error that passes, but for operations, each of which has its own.
+    /// The largest relative error that passes. Operations have bounds of their own.
     pub tolerance: f32,
     pub operations: Operations,
     pub golden: Vec<GoldenTest>,
@@ -52,7 +52,7 @@ pub struct Peak {
 }
 
 impl Report {
-    /// The device and name of every test that failed.
+    /// Lists the device and name of every test that failed.
     pub fn failed(&self) -> Vec<String> {
         let failed = |result: &Outcome| matches!(result, Outcome::Fail { .. });
         let mut all = Vec::new();

@@ -1,6 +1,6 @@
-//! `runner sweep`: a comparison that is too large for one process. `plan` writes down its trials, any
-//! number of processes `run` them, `status` and `collect` read the results. Scheduling is left to job
-//! schedulers, for which `script` prints a job array.
+//! `runner sweep`: runs a comparison that is too large for one process. `plan` writes its trials to
+//! a file, any number of processes `run` them, and `status` and `collect` read the results.
+//! Scheduling is left to job schedulers, for which `script` prints a job array.
 
 #[cfg(unix)]
 mod processes;
@@ -31,7 +31,7 @@ pub enum SweepCommand {
     Script(script::ScriptArgs),
 }
 
-/// Carries out a command about a sweep.
+/// Runs a command about a sweep.
 pub fn sweep(command: &SweepCommand) -> Result<(), Failure> {
     match command {
         SweepCommand::Plan(args) => plan_sweep(args),
@@ -56,11 +56,12 @@ pub struct PlanArgs {
     pub place: PlaceArgs,
 }
 
-/// Writes the manifest; the data sets and weights are opened, so that the plan is known to work.
+/// Writes the manifest. Data sets and weights are opened for that, so that the plan is known to
+/// work.
 fn plan_sweep(args: &PlanArgs) -> Result<(), Failure> {
     let comparison = Comparison::read(&args.config.config, &args.config.set)?;
     on_pool(&args.place, |device| {
-        // Nothing is trained, so that the folder of the cache is never used.
+        // Nothing is trained, so the folder of the cache is never used.
         let mut workshop = Workshop::new(&device, Path::new(""));
         let plan = plan(&comparison, &mut workshop)?;
         let path = manifest::write(&args.out, &plan)?;
@@ -78,7 +79,7 @@ pub struct CollectArgs {
     pub sweep: PathBuf,
 }
 
-/// Builds the report from the trials' summaries, with a line about those that have none yet.
+/// Builds the report from the summaries of the trials, with a line about trials that have none yet.
 fn collect(args: &CollectArgs) -> Result<(), Failure> {
     let sweep = &args.sweep;
     let plan = manifest::read(sweep)?;

@@ -1,5 +1,7 @@
-//! Trials in processes of their own, which a signal asks to save and stop. Only Unix can ask so.
+//! Runs trials in processes of their own, which a signal asks to save and stop. Only Unix has such
+//! signals.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::os::unix::process::CommandExt;
@@ -12,14 +14,14 @@ use std::time::Duration;
 use crate::cli::args::PlaceArgs;
 use crate::compare::execute::write_failed;
 use crate::compare::plan::Plan;
-use crate::exit::{Exit, Failure, failure};
+use crate::exit::{Exit, Failure, failure, panic_message};
 use crate::run::interrupt;
 
 /// The index of a trial, and the way in which its process ended.
 type Ended = (usize, ExitStatus);
 
-/// How the processes of the trials are started. Memory is measured by process, so that trials which run at
-/// the same time need one each.
+/// The settings with which the processes of the trials are started. Memory is measured per process,
+/// so trials that run at the same time need one each.
 pub struct Processes<'a> {
     /// The folder of the manifest.
     pub sweep: &'a Path,
@@ -27,11 +29,11 @@ pub struct Processes<'a> {
     pub cache: &'a Path,
     /// The device and the threads of each process; 0 threads share the cores among the processes.
     pub place: &'a PlaceArgs,
-    /// Processes at a time.
+    /// The number of processes at a time.
     pub jobs: NonZeroUsize,
 }
 
-/// Carries out every trial in a process of its own.
+/// Runs every trial in a process of its own.
 ///
 /// # Errors
 /// If trials failed, a signal came, or a process cannot be started.
@@ -47,7 +49,7 @@ pub fn in_processes(args: &Processes, plan: &Plan, indices: Vec<usize>) -> Resul
         .filter(|(_, status)| !status.success())
         .collect();
     for (index, status) in &failed {
-        // A trial that fails in good order has written down why.
+        // A process that ends in good order has recorded why its trial failed.
         if status.code() != Some(Exit::SomeFailed as i32) {
             let task = &plan.tasks[*index];
             let error = format!("its process ended with {status}");
@@ -95,7 +97,12 @@ fn run_all(
         let workers: Vec<_> = (0..args.jobs.get()).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(|worker| worker.join());
         joined
-            .map(|ended| ended.unwrap_or_else(|_| Err(failure(Exit::Unexpected, "a panic"))))
+            .map(|ended| {
+                let failed = |panic: Box<dyn Any + Send>| {
+                    Err(failure(Exit::Unexpected, panic_message(&*panic)))
+                };
+                ended.unwrap_or_else(failed)
+            })
             .collect::<Result<Vec<_>, Failure>>()
     })?;
     Ok(ended.into_iter().flatten().collect())
@@ -109,8 +116,8 @@ fn start(args: &Processes, index: usize, threads: usize) -> Result<Child, Failur
     command.args(["--threads", &threads.to_string()]);
     command.args(["--device", &args.place.device.to_string()]);
     command.arg("--cache").arg(args.cache);
-    // In a group of its own, so that a terminal's Ctrl-C reaches this process alone, which passes it on
-    // once: a second signal would end the child without saving.
+    // The child gets a process group of its own, so that Ctrl-C in a terminal reaches this process
+    // alone, which passes it on once. A second signal would end the child without saving.
     Ok(command.process_group(0).spawn()?)
 }
 
@@ -122,11 +129,12 @@ fn wait(mut child: Child, stop: &AtomicBool) -> Result<ExitStatus, Failure> {
             return Ok(status);
         }
         if stop.load(Ordering::Relaxed) && !asked {
-            // SAFETY: `kill` takes no pointers; the child has not been waited for, so that its number
+            // SAFETY: `kill` takes no pointers. The child has not been waited for, so its number
             // cannot have been given to another process.
             unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
             asked = true;
         }
+        // The standard library cannot wait for a child and for a signal at once.
         std::thread::sleep(Duration::from_millis(50));
     }
 }

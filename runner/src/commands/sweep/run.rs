@@ -1,4 +1,4 @@
-//! `runner sweep run`: carries out trials of a manifest, here or each in a process of its own.
+//! `runner sweep run`: runs trials of a manifest, here or each in a process of its own.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -8,9 +8,9 @@ use clap::Args;
 
 #[cfg(unix)]
 use super::processes::{self, Processes};
-use crate::cli::args::PlaceArgs;
+use crate::cli::args::{PlaceArgs, cache_folder};
 use crate::commands::compare::carry_out;
-use crate::commands::{cache_folder, on_pool};
+use crate::commands::on_pool;
 use crate::compare::execute::Executor;
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task};
@@ -32,7 +32,7 @@ pub struct RunArgs {
     /// The k-th of n parts of equal size, counted from 1.
     #[arg(long, value_name = "K/N")]
     pub chunk: Option<Chunk>,
-    /// Run so many trials at a time, each in a process of its own.
+    /// The number of trials to run at a time, each in a process of its own if there are several.
     #[arg(long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
     #[command(flatten)]
@@ -48,10 +48,10 @@ impl RunArgs {
         cache_folder(self.cache.as_deref(), &self.sweep)
     }
 
-    /// The indices of the selected trials, of so many.
+    /// Returns the indices of the selected trials out of `trials`.
     ///
     /// # Errors
-    /// An index that no trial has.
+    /// An error for an index that no trial has.
     fn selected(&self, trials: usize) -> Result<Vec<usize>, String> {
         match (self.index, self.chunk) {
             (Some(index), _) if index < trials => Ok(vec![index]),
@@ -60,6 +60,7 @@ impl RunArgs {
                 Err(format!("--index {index}: expected 0 to {last}"))
             }
             (None, Some(Chunk { part, of })) => {
+                // Rounding down at both ends gives every trial to exactly one part.
                 Ok((trials * (part - 1) / of..trials * part / of).collect())
             }
             (None, None) => Ok((0..trials).collect()),
@@ -67,7 +68,7 @@ impl RunArgs {
     }
 }
 
-/// `k/n`.
+/// A part `k/n` of the trials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
     part: usize,
@@ -86,7 +87,7 @@ impl FromStr for Chunk {
     }
 }
 
-/// Carries out the selected trials, here or in processes of their own.
+/// Runs the selected trials, here or in processes of their own.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let indices = args.selected(plan.tasks.len()).map_err(config_error)?;
@@ -96,6 +97,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     on_pool(&args.place, |device| {
         let mut executor = Executor {
             root: &args.sweep,
+            // Trials of a sweep are processes, which can share prefixes only through files.
             workshop: Workshop::new(&device, &args.cache()).in_files(),
             interrupt: interrupt()?,
         };
@@ -113,7 +115,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     })
 }
 
-/// Carries out every trial in a process of its own.
+/// Runs every trial in a process of its own.
 #[cfg(unix)]
 fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
     let processes = Processes {
@@ -125,7 +127,7 @@ fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), 
     processes::in_processes(&processes, plan, indices)
 }
 
-/// Other systems cannot ask a process to save and stop.
+/// Refuses, because other systems cannot ask a process to save and stop.
 #[cfg(not(unix))]
 fn in_processes(_: &RunArgs, _: &Plan, _: Vec<usize>) -> Result<(), Failure> {
     Err(config_error(

@@ -24,7 +24,7 @@ pub struct ScriptArgs {
     pub time: TimeLimit,
 }
 
-/// `hh:mm:ss`.
+/// A time limit, `hh:mm:ss`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeLimit(String);
 
@@ -54,7 +54,7 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
-    /// A job array in which names in braces are to be replaced.
+    /// Returns the template of a job array, in which names in braces are to be replaced.
     fn template(self) -> &'static str {
         match self {
             Self::Slurm => include_str!("slurm.sh"),
@@ -68,6 +68,7 @@ impl Scheduler {
 pub fn script(args: &ScriptArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let sweep = args.sweep.display().to_string();
+    // Shells and YAML quote differently, and the schedulers expand paths once more.
     if sweep.contains(|c: char| c.is_whitespace() || "\"'$`\\".contains(c)) {
         let message = format!("{sweep}: expected a path that needs no quotes in a script");
         return Err(config_error(message));

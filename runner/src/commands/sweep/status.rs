@@ -1,4 +1,4 @@
-//! `runner sweep status`: how far the trials of a manifest have come.
+//! `runner sweep status`: prints the state of the trials of a manifest.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,12 +25,12 @@ pub struct StatusArgs {
     pub format: Format,
 }
 
-/// How many trials are in each state.
+/// The number of trials in each state.
 #[derive(Serialize)]
 struct Status {
     trials: usize,
     states: BTreeMap<&'static str, usize>,
-    /// The trials that failed, run or were interrupted.
+    /// The trials that failed, are running or were interrupted.
     notable: Vec<Notable>,
 }
 
@@ -43,7 +43,7 @@ struct Notable {
     error: Option<String>,
 }
 
-/// Prints how far the trials have come.
+/// Prints the state of the trials.
 pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     let Plan { tasks, .. } = manifest::read(&args.sweep)?;
     let mut status = Status {
@@ -74,7 +74,7 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The states for people, on stdout.
+/// Prints the states for people on stdout.
 fn print(status: &Status) {
     for name in State::NAMES {
         println!("{name:<12}{:>6} of {}", status.states[name], status.trials);

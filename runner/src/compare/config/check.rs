@@ -1,9 +1,9 @@
-//! What a comparison must satisfy before anything is opened.
+//! Checks of a comparison before anything is opened.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use peft_core::error::nearest;
+use peft_core::error::alternatives;
 
 use super::{Comparison, FILLED, MethodEntry};
 use crate::compare::fields::Fields;
@@ -62,7 +62,8 @@ impl Comparison {
         }
     }
 
-    /// Entries set fields of their own part and of what all share, never those of another part.
+    /// Checks that entries set fields of their own part and of what all share, but none of another
+    /// part.
     fn check_settings(&self) -> Result<(), String> {
         for entry in &self.backbones {
             let others = ["name", "method", "dataset", "seed"];
@@ -81,7 +82,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// The labels that a method names are those of backbones and data sets.
+    /// Checks that the labels in a method are those of backbones and data sets.
     fn check_places(&self, method: &MethodEntry) -> Result<(), String> {
         let backbones = self.backbone_labels();
         let mut places = backbones.clone();
@@ -96,7 +97,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// The fields that a method tunes can be tuned by the search.
+    /// Checks that the search can tune the fields that a method tunes.
     fn check_spaces(&self, method: &MethodEntry) -> Result<(), String> {
         let at = format!("methods: {}: tune", method.label);
         if self.search.is_none() && !method.tune.is_empty() {
@@ -145,6 +146,7 @@ fn check_labels(key: &str, labels: &[&String]) -> Result<(), String> {
 }
 
 fn check_fields(key: &str, label: &str, fields: &Fields, others: &[&str]) -> Result<(), String> {
+    // A data set that set a method would make its column incomparable with the others.
     let foreign = |field: &&String| {
         let part = field.split('.').next().unwrap_or_default();
         others.contains(&part)
@@ -160,13 +162,6 @@ fn known(at: &str, label: &str, labels: &[&String]) -> Result<(), String> {
     if labels.iter().any(|other| *other == label) {
         return Ok(());
     }
-    let all: Vec<&str> = labels.iter().map(|label| label.as_str()).collect();
-    let hint = match nearest(label, all.iter().copied()) {
-        Some(near) => format!(" (did you mean {near:?}?)"),
-        None => String::new(),
-    };
-    let all = all.join(", ");
-    Err(format!(
-        "{at}: unknown label {label:?}{hint}; expected one of {all}"
-    ))
+    let hint = alternatives(label, labels.iter().map(|label| label.as_str()));
+    Err(format!("{at}: unknown label {label:?}{hint}"))
 }

@@ -10,7 +10,7 @@ use serde_yaml::{Mapping, Value};
 use super::fields::Fields;
 use super::search::{Search, Space};
 use crate::config::experiment::Experiment;
-use crate::config::resolve;
+use crate::config::set::assign;
 use crate::exit::Failure;
 
 mod check;
@@ -47,9 +47,9 @@ pub struct Comparison {
     /// The label of the method that the others are compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
-    /// How the values that the methods tune are chosen on validation. With a search, every trial is
-    /// then trained on training and validation images together, for the number of epochs that
-    /// validation chose.
+    /// The search that chooses tuned values on validation. With a search, every trial is then
+    /// trained on training and validation images together, for the number of epochs that validation
+    /// chose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }
@@ -104,7 +104,7 @@ pub struct MethodEntry {
     #[serde(default, skip_serializing_if = "Fields::is_empty")]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub set: Fields,
-    /// More settings, on some backbones or data sets only, by their label.
+    /// More settings that apply on some backbones or data sets only, by their label.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, BTreeMap<String, serde_json::Value>>")]
     pub on: BTreeMap<String, Fields>,
@@ -120,7 +120,7 @@ pub struct MethodEntry {
 pub const FILLED: [&str; 5] = ["name", "backbone", "method", "dataset", "seed"];
 
 impl Comparison {
-    /// The experiment of a cell with a seed.
+    /// Makes the experiment of a cell with a seed.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
@@ -142,11 +142,13 @@ impl Comparison {
         for (key, value) in parts {
             document.insert(key.into(), value);
         }
+        // Settings are applied to the document, not to the typed experiment, so that they may
+        // replace a whole component.
         let mut document = Value::Mapping(document);
         let declared = method.declared(backbone, dataset);
         let fields = dataset.set.iter().chain(&backbone.set).chain(declared);
         for (path, value) in fields {
-            resolve::assign(&mut document, path, value.clone())?;
+            assign(&mut document, path, value.clone())?;
         }
         Experiment::resolved(document)
     }
@@ -159,7 +161,8 @@ impl MethodEntry {
         self.backbones.as_ref().is_none_or(listed)
     }
 
-    /// The settings in which the method differs from the others, in the order in which they apply.
+    /// Returns the settings in which the method differs from the others, in the order in which they
+    /// apply.
     pub fn declared<'a>(
         &'a self,
         backbone: &BackboneEntry,

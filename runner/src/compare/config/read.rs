@@ -1,13 +1,15 @@
-//! From the text of a YAML to a comparison: what it extends, names alone, groups and labels.
+//! Turns the text of a YAML into a comparison: it resolves what the comparison extends, names
+//! without fields, groups and labels.
 
 use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
 use super::Comparison;
+use crate::config::error::ConfigError;
 use crate::config::experiment::Experiment;
 use crate::config::find::{self, Found};
-use crate::config::resolve;
+use crate::config::set::set;
 use crate::exit::{Failure, config_error};
 
 impl Comparison {
@@ -22,27 +24,28 @@ impl Comparison {
             mut value,
         } = find::find(config)?;
         for text in overrides {
-            resolve::set(&mut value, text)?;
+            set(&mut value, text)?;
         }
         let at = |failure: Failure| failure.within(&origin);
         let Value::Mapping(map) = &mut value else {
-            let expected = "expected a mapping with trial, seeds, backbones, datasets and methods";
-            return Err(at(config_error(expected)));
+            let expected = "a mapping with trial, seeds, backbones, datasets and methods";
+            return Err(ConfigError::expected(origin, expected).into());
         };
-        // Set before extending, or the name of the extended comparison would be taken.
+        // The name is set before extending, or that of the extended comparison would be taken.
         map.entry("name".into()).or_insert(stem.into());
         extend(map, EXTENSIONS).map_err(at)?;
         spell_out(map).map_err(at)?;
         let comparison: Self = serde_path_to_error::deserialize(value).map_err(|e| {
-            let path = e.path().to_string();
-            at(config_error(format!("{path}: {}", e.into_inner())))
+            let field = e.path().to_string();
+            let message = e.into_inner().to_string();
+            at(ConfigError::Field { field, message }.into())
         })?;
         comparison.check().map_err(|e| at(config_error(e)))?;
         Ok(comparison)
     }
 }
 
-/// At most this many files may extend one another.
+/// The number of files that may extend one another.
 const EXTENSIONS: usize = 8;
 
 /// Replaces `extends: NAME` by the keys of that comparison that are missing in `map`.
@@ -51,25 +54,27 @@ fn extend(map: &mut Mapping, left: usize) -> Result<(), Failure> {
         return Ok(());
     };
     let Value::String(name) = base else {
-        return Err(config_error("extends: expected a name"));
+        return Err(ConfigError::expected("extends", "a name").into());
     };
     if left == 0 {
-        let message = format!("extends: {name}: more than {EXTENSIONS} files, or in a circle");
-        return Err(config_error(message));
+        let limit = EXTENSIONS;
+        return Err(ConfigError::Circle { name, limit }.into());
     }
     let found = match find::in_room("compare", &name) {
         Some(found) => found?,
         None if Path::new(&name).is_file() => find::find(&name)?,
         None => {
-            let known = find::names("compare/").join(", ");
-            let message = format!("extends: {name}: no such comparison or file; there are {known}");
-            return Err(config_error(message));
+            let known: Vec<String> = (find::names("compare/").iter())
+                .filter_map(|name| Some(name.strip_prefix("compare/")?.to_owned()))
+                .collect();
+            return Err(ConfigError::unknown_name("extends", &name, &known).into());
         }
     };
     let Value::Mapping(mut base) = found.value else {
-        let message = format!("extends: {}: expected a mapping", found.origin);
-        return Err(config_error(message));
+        let place = format!("extends: {}", found.origin);
+        return Err(ConfigError::expected(place, "a mapping").into());
     };
+    // The base is extended first, so that keys come from the nearest file that has them.
     extend(&mut base, left - 1)?;
     for (key, value) in base {
         if !map.contains_key(&key) {
@@ -86,8 +91,8 @@ fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
         for (group, members) in groups {
             let Value::Sequence(members) = members else {
                 let group = group.as_str().unwrap_or_default();
-                let message = format!("datasets.{group}: expected a list of data sets");
-                return Err(config_error(message));
+                let place = format!("datasets.{group}");
+                return Err(ConfigError::expected(place, "a list of data sets").into());
             };
             for member in members {
                 let mut entry = entry(member);
@@ -113,7 +118,8 @@ fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
             };
             let label = label(&component, key == "datasets");
             entry.entry("label".into()).or_insert(label.into());
-            // A data set of the catalogue knows its group; a group that is given wins.
+            // The catalogue states the group of its data sets; a group in the comparison takes
+            // precedence.
             if let (Value::String(name), "datasets", false) =
                 (&component, key, entry.contains_key("group"))
                 && let (_, Some(about)) = Experiment::read_dataset(name, &[])?
@@ -125,7 +131,7 @@ fn spell_out(map: &mut Mapping) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A name alone is an entry that uses it.
+/// Turns a name alone into an entry that uses it.
 fn entry(item: &Value) -> Value {
     match item {
         Value::String(_) => Value::Mapping(Mapping::from_iter([("use".into(), item.clone())])),
@@ -133,7 +139,7 @@ fn entry(item: &Value) -> Value {
     }
 }
 
-/// The default label of a component; of a path only its last part, if asked.
+/// Returns the default label of a component; of a path only its last part, if asked.
 fn label(component: &Value, last_part: bool) -> String {
     match component {
         Value::String(name) if last_part => name.rsplit('/').next().unwrap_or(name).to_owned(),

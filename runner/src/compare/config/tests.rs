@@ -134,7 +134,7 @@ fn every_mistake_names_its_place() {
         (
             "trial:",
             "extends: lost\ntrial:",
-            "lost: no such comparison or file; there are",
+            "extends: unknown name \"lost\"; there are: ",
         ),
         (
             "set: {recipe.optimizer.lr: 0.1}",

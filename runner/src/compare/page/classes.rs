@@ -44,8 +44,8 @@ fn of_dataset(scores: &Scores, backbone: &str, dataset: &str) -> String {
     details(dataset, &body)
 }
 
-/// The methods whose confusion is shown: the best one and the baseline. The others have theirs in the
-/// reports of their trials.
+/// Chooses the methods whose confusion is shown: the best one and the baseline. The reports of
+/// their trials show that of the others.
 fn shown<'a>(scores: &'a Scores, trials: &[(&'a str, &Trials)]) -> Vec<(&'a str, &'static str)> {
     let scored = trials
         .iter()

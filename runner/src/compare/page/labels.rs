@@ -80,6 +80,7 @@ fn placed(widths: &[f64], places: &[[f64; 2]], within: &Area) -> Vec<Label> {
     let around = |[x, y]: &[f64; 2]| [x - MARK, y - MARK, x + MARK, y + MARK];
     let marks: Vec<Area> = places.iter().map(around).collect();
     let mut labels: Vec<Option<Label>> = vec![None; places.len()];
+    // The first names are placed before their neighbours exist; later rounds place them again.
     for _ in 0..ROUNDS {
         for index in 0..places.len() {
             labels[index] = None;
@@ -137,7 +138,7 @@ fn overlap(a: &Area, b: &Area) -> f64 {
     width.max(0.0) * height.max(0.0)
 }
 
-/// How much of a line lies in boxes, in tenths of its length.
+/// Returns how much of a line lies in boxes, in tenths of its length.
 fn crossings(start: [f64; 2], end: [f64; 2], boxes: &[Area]) -> usize {
     let at =
         |step: u32, axis: usize| start[axis] + f64::from(step) / 10.0 * (end[axis] - start[axis]);

@@ -150,6 +150,7 @@ fn plot(scores: &Scores, backbone: &str, cost: &Cost) -> String {
         .map(|point| [frame.x(point.cost), frame.y(point.percent())])
         .collect();
     frame.svg(|svg| {
+        // The front and the bars come first, so that no line covers a mark.
         front(svg, &points, &places, frame.end());
         for (point, [x, _]) in points.iter().zip(&places) {
             let (high, low) = (

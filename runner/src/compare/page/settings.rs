@@ -8,7 +8,7 @@ use crate::compare::tables::table::{Column, Entry, NONE, Table};
 use crate::report::document::{details, section, yaml};
 use crate::report::numbers::brief;
 
-/// At most this many resolved experiments are shown, because each is long.
+/// The number of resolved experiments that are shown, because each is long.
 const CONFIGURATIONS: usize = 60;
 
 /// The sections that come last.

@@ -1,4 +1,4 @@
-//! How the marks and curves of a method look.
+//! The look of the marks and curves of a method.
 
 use crate::compare::results::Results;
 use crate::report::marks::{self, Style};

@@ -18,6 +18,7 @@ enum Line<'a> {
 type Column = (&'static str, fn(&Line) -> Value);
 
 /// The name and the value of each column; null where a trial has no value.
+// One table for both files, so that they cannot differ.
 const COLUMNS: [Column; 40] = [
     ("status", |line| {
         json!(match line {

@@ -1,5 +1,5 @@
-//! Prints a report: as text for a terminal, as Markdown, as one line per trial for other programs, and
-//! all of it together with [`super::page`] as files.
+//! Prints a report: as text for a terminal, as Markdown, as one line per trial for other programs,
+//! or, together with [`super::page`], all of it as files.
 
 pub mod files;
 pub mod lines;

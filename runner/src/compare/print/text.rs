@@ -7,7 +7,7 @@ use crate::compare::report::Report;
 use crate::compare::tables::choices::SEARCHED;
 use crate::compare::tables::table::{Entry, Table};
 
-/// At most this many searches are listed in a terminal; the files list all.
+/// The number of searches that are listed in a terminal; the files list all.
 const SEARCHES: usize = 24;
 
 /// The whole report.

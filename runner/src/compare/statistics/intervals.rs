@@ -27,6 +27,8 @@ pub struct Bootstrap {
 impl Default for Bootstrap {
     fn default() -> Self {
         Self {
+            // At the 2.5 % quantile, 20,000 resamples leave an error of about 0.1 % in the
+            // coverage.
             resamples: 20_000,
             level: 0.95,
             seed: 0,
@@ -49,11 +51,12 @@ pub struct Difference {
     pub pairs: usize,
 }
 
-/// The mean difference over `clusters`: the paired differences of each data set, one per seed. The
-/// units are the data sets with a pair, or the seeds if there is a single data set; none with fewer
-/// than two units.
+/// Computes the mean difference over `clusters`, the paired differences of each data set, one per
+/// seed. The units are the data sets with a pair, or the seeds if there is a single data set; none
+/// with fewer than two units.
 pub fn difference(clusters: &[Vec<f64>], bootstrap: &Bootstrap) -> Option<Difference> {
-    // Averaging within a data set first is what makes data sets the units (see the module above).
+    // Averaging within a data set first makes data sets the units (see the documentation of the
+    // module above).
     let units = match clusters {
         [only] => only.clone(),
         _ => clusters.iter().filter_map(|c| mean(c)).collect(),
@@ -75,7 +78,7 @@ pub fn difference(clusters: &[Vec<f64>], bootstrap: &Bootstrap) -> Option<Differ
     })
 }
 
-/// The means of units drawn with replacement, in ascending order.
+/// Draws units with replacement and returns the means, in ascending order.
 fn resampled(units: &[f64], bootstrap: &Bootstrap) -> Vec<f64> {
     let mut generator = Generator::new(bootstrap.seed, "bootstrap");
     let count = units.len();
@@ -84,12 +87,12 @@ fn resampled(units: &[f64], bootstrap: &Bootstrap) -> Vec<f64> {
         sum / count as f64
     };
     let mut means: Vec<f64> = (0..bootstrap.resamples).map(&mut draw).collect();
-    // Sorted once, so that quantiles and the counts of BCa are look-ups.
+    // Sorting once turns quantiles and the counts of BCa into look-ups.
     means.sort_by(f64::total_cmp);
     means
 }
 
-/// The quantile of ascending values, interpolated linearly.
+/// Returns the quantile of ascending values, interpolated linearly.
 pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     let place = share * (values.len() - 1) as f64;
     let below = place.floor() as usize;
@@ -97,9 +100,9 @@ pub(super) fn quantile(values: &[f64], share: f64) -> f64 {
     values[below] + (place - below as f64) * (values[above] - values[below])
 }
 
-/// Efron's BCa interval with `tail` outside at each end, from the ascending resampled means. The
-/// quantiles are moved by the bias `z0` and the acceleration `a`, a skewness found by leaving out one
-/// unit at a time.
+/// Computes Efron's BCa interval with `tail` outside at each end, from the ascending resampled
+/// means. The quantiles are moved by the bias `z0` and the acceleration `a`, a skewness found by
+/// leaving out one unit at a time.
 pub(super) fn bca(means: &[f64], units: &[f64], tail: f64) -> Interval {
     let (count, estimate) = (units.len() as f64, mean(units).unwrap_or(f64::NAN));
     let (mut squares, mut cubes) = (0.0, 0.0);
@@ -109,7 +112,7 @@ pub(super) fn bca(means: &[f64], units: &[f64], tail: f64) -> Interval {
         squares += influence.powi(2);
         cubes += influence.powi(3);
     }
-    // All units are equal but for rounding, so that the acceleration would be 0 / 0.
+    // If all units are equal but for rounding, the acceleration would be 0 / 0.
     if squares.sqrt() <= f64::EPSILON * estimate.abs() * count {
         return Interval {
             low: estimate,
@@ -117,8 +120,8 @@ pub(super) fn bca(means: &[f64], units: &[f64], tail: f64) -> Interval {
         };
     }
     let acceleration = cubes / (6.0 * squares.powf(1.5));
-    // Half of the means that equal the estimate count as below it. With few units many do, and counting
-    // all of them on one side would look like bias.
+    // Half of the means that equal the estimate count as below it. With few units many means do,
+    // and counting all of them on one side would look like bias.
     let below = means.partition_point(|mean| *mean < estimate);
     let through = means.partition_point(|mean| *mean <= estimate);
     let bias = normal_quantile((below + through) as f64 / (2 * means.len()) as f64);

@@ -1,5 +1,5 @@
-//! What a comparison may claim: spread, paired differences with bootstrap intervals, and ranks over data
-//! sets with their tests.
+//! The statistics of a comparison: spread, paired differences with bootstrap intervals, and ranks
+//! over data sets with their tests.
 //!
 //! **The sampling unit is the data set.** A comparison over several data sets asks what would happen on
 //! another data set, so the differences of one data set (one per seed, paired: same split, same order

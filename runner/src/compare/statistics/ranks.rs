@@ -8,7 +8,8 @@ use statrs::function::gamma::gamma_ur;
 
 use super::moments::normal;
 
-/// Scores that differ by no more are equal: a mean over seeds depends on the order of its sum.
+/// Scores that differ by no more than this are equal: the order of summation changes the last
+/// digits of a mean over seeds.
 const EQUAL: f64 = 1e-9;
 
 /// Compares scores; a difference that may come from rounding counts as equality.
@@ -19,7 +20,7 @@ pub fn order(a: f64, b: f64) -> Ordering {
     }
 }
 
-/// The rank of each score: 1 for the largest; equal scores share the mean of their ranks.
+/// Returns the rank of each score: 1 for the largest; equal scores share the mean of their ranks.
 pub fn ranks(scores: &[f64]) -> Vec<f64> {
     let rank = |score: &f64| {
         let count = |wanted| {
@@ -48,8 +49,8 @@ pub struct Friedman {
     pub f_p: f64,
 }
 
-/// Friedman's test over `scores`, with a row per data set and a column per method; none with fewer than
-/// two data sets or three methods, or if all scores of every data set are equal.
+/// Computes Friedman's test over `scores`, with a row per data set and a column per method; none
+/// with fewer than two data sets or three methods, or if all scores of every data set are equal.
 pub fn friedman(scores: &[Vec<f64>]) -> Option<Friedman> {
     let (n, k) = (scores.len() as f64, scores.first()?.len() as f64);
     if n < 2.0 || k < 3.0 {
@@ -77,7 +78,7 @@ pub fn friedman(scores: &[Vec<f64>]) -> Option<Friedman> {
     let most = n * (k - 1.0);
     let chi2 = (plain / correction).clamp(0.0, most);
     let (between, within) = (k - 1.0, (k - 1.0) * (n - 1.0));
-    // If all data sets agree, the denominator is zero but for rounding.
+    // If all data sets agree, the denominator is zero except for rounding.
     let f = match most - chi2 > EQUAL * most {
         true => (n - 1.0) * chi2 / (most - chi2),
         false => f64::INFINITY,
@@ -104,7 +105,8 @@ pub fn critical_difference(methods: usize, datasets: usize, alpha: f64) -> f64 {
 
 /// The quantile of the studentised range of `methods` at infinitely many degrees of freedom, over √2.
 pub(super) fn nemenyi(methods: usize, alpha: f64) -> f64 {
-    // The probability grows with the width, so that bisection finds the quantile; none is near 20.
+    // The probability grows with the width, so bisection finds the quantile. No quantile is near
+    // 20.
     let (mut low, mut high) = (0.0, 20.0);
     while high - low > 1e-13 * high {
         let middle = f64::midpoint(low, high);
@@ -132,12 +134,13 @@ fn range(width: f64, count: usize) -> f64 {
     count as f64 * sum * STEP / (2.0 * PI).sqrt()
 }
 
-/// The groups of at least two methods that the critical difference does not separate, as index ranges
-/// into ascending `ranks`. Groups that lie within another are left out.
+/// Returns the groups of at least two methods that the critical difference does not separate, as
+/// index ranges into ascending `ranks`. Groups within another group are left out.
 pub fn cliques(ranks: &[f64], critical: f64) -> Vec<std::ops::Range<usize>> {
     let mut cliques: Vec<std::ops::Range<usize>> = Vec::new();
     for start in 0..ranks.len() {
-        // Ranks ascend, so that a group is a run and the next one that is not contained ends later.
+        // Ranks ascend, so a group is a run of neighbours, and a later one that is not contained
+        // ends later.
         let end = ranks.partition_point(|rank| rank - ranks[start] < critical);
         let contained = cliques.last().is_some_and(|last| last.end >= end);
         if end - start > 1 && !contained {
@@ -147,7 +150,7 @@ pub fn cliques(ranks: &[f64], critical: f64) -> Vec<std::ops::Range<usize>> {
     cliques
 }
 
-/// How often a method was better, equal and worse.
+/// The number of times that a method was better, equal and worse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// The number of data sets on which it was better.
@@ -171,8 +174,8 @@ pub fn record(differences: &[f64]) -> Record {
     }
 }
 
-/// The two-sided probability of paired differences by Wilcoxon's signed-rank test, exact also with ties.
-/// Zeros are left out, as Wilcoxon does; none if nothing is left.
+/// Returns the two-sided probability of paired differences by Wilcoxon's signed-rank test, which is
+/// exact with ties too. Zeros are left out, as Wilcoxon does; none if nothing is left.
 pub fn wilcoxon(differences: &[f64]) -> Option<f64> {
     let left = differences.iter().filter(|d| order(**d, 0.0).is_ne());
     let left: Vec<f64> = left.copied().collect();
@@ -193,7 +196,7 @@ pub fn wilcoxon(differences: &[f64]) -> Option<f64> {
     let mut shares = vec![0.0; total + 1];
     shares[0] = 1.0;
     for rank in doubled {
-        // Downwards, so that each rank counts at most once.
+        // Downwards, so that each rank is added at most once.
         for sum in (0..=total).rev() {
             let with = if sum >= rank { shares[sum - rank] } else { 0.0 };
             shares[sum] = f64::midpoint(shares[sum], with);
@@ -209,7 +212,7 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
     let (mut corrected, mut least) = (vec![0.0; p.len()], 0.0f64);
     for (done, index) in order.into_iter().enumerate() {
-        // The correction keeps the order of the probabilities.
+        // A larger probability never gets a smaller correction than the one before.
         least = least.max((p.len() - done) as f64 * p[index]).min(1.0);
         corrected[index] = least;
     }

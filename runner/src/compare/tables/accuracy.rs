@@ -10,12 +10,12 @@ use crate::compare::standing::Standing;
 use crate::compare::statistics::moments::{deviation, mean};
 use crate::train::metrics::Metric;
 
-/// More data sets than this do not fit in one table; then each group has its own.
+/// The number of data sets that fit in one table; with more, each group has a table of its own.
 const WIDE: usize = 8;
 
 type Datasets<'a> = Vec<&'a DatasetColumn>;
 
-/// One table if the data sets fit, else an overview and a table for each group.
+/// Makes one table if the data sets fit, else an overview and a table for each group.
 pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Table> {
     let groups = groups(&scores.results.datasets);
     let all: Datasets = scores.results.datasets.iter().collect();
@@ -56,7 +56,7 @@ pub fn accuracy(scores: &Scores, backbone: &str, standing: &Standing) -> Vec<Tab
     explained(tables.into_iter().map(Table::marked).collect())
 }
 
-/// The data sets by group, the groups in the order of their first data set.
+/// Groups the data sets, the groups in the order of their first data set.
 fn groups(columns: &[DatasetColumn]) -> Vec<(Option<&str>, Datasets<'_>)> {
     let mut groups: Vec<(Option<&str>, Datasets)> = Vec::new();
     for column in columns {
@@ -69,8 +69,8 @@ fn groups(columns: &[DatasetColumn]) -> Vec<(Option<&str>, Datasets<'_>)> {
     groups
 }
 
-/// The mean of a method over data sets; none unless each of them has a score. Its deviation is the one
-/// between the means of single seeds, for the seeds that every data set has.
+/// Computes the mean of a method over data sets; none unless each of them has a score. The
+/// deviation is that between the means of single seeds, over the seeds that every data set has.
 pub fn overall(
     scores: &Scores,
     backbone: &str,
@@ -80,11 +80,13 @@ pub fn overall(
     let trials = datasets
         .iter()
         .map(|d| scores.at(backbone, method, &d.label));
+    // A mean over other data sets than those of its neighbours would look comparable and not be.
     let trials: Vec<&Trials> = trials.collect::<Option<_>>()?;
     let by_seed: Vec<BTreeMap<u64, f64>> = trials.iter().map(|t| t.scores()).collect();
     let means: Option<Vec<f64>> = trials.iter().map(|t| Some(t.score()?.mean)).collect();
     let seeds = by_seed.first()?.keys();
-    // The spread is that of the mean over data sets, not of single scores: seeds stay together.
+    // The seeds stay together, because the spread is that of the mean over data sets, not of single
+    // scores.
     let of_seed: Vec<f64> = seeds
         .filter_map(|seed| {
             let row: Option<Vec<f64>> = by_seed.iter().map(|s| s.get(seed).copied()).collect();
@@ -130,7 +132,7 @@ impl Grid<'_> {
         let at = |method: &str| self.scores.at(self.backbone, method, &dataset.label);
         let methods = table.rows.iter().filter_map(|(method, _)| at(method));
         let metric = methods.flat_map(|trials| trials.done.values()).next();
-        // Top-1 is the rule, so that only other metrics are named.
+        // Most data sets report top-1, so only other metrics are named.
         let name = match metric.map(|summary| summary.metric) {
             None | Some(Metric::Top1) => dataset.label.clone(),
             Some(metric) => format!("{} ({metric})", dataset.label),

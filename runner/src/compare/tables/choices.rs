@@ -18,7 +18,7 @@ pub fn overrides(results: &Results) -> Option<Table> {
         .filter_map(|summary| summary.cell.as_ref()))
     .chain(results.failed.iter().map(|failed| &failed.cell))
     .chain(results.missing.iter().map(|missing| &missing.cell));
-    // For each method and its settings, the backbones and data sets where they apply.
+    // The backbones and data sets where settings apply, for each method and its settings.
     let mut places: BTreeMap<(&str, String), BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for cell in cells.filter(|cell| !cell.overrides.is_empty()) {
         let set = (cell.method.as_str(), settings(&cell.overrides));

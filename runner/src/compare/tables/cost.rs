@@ -6,7 +6,7 @@ use crate::compare::statistics::moments::mean;
 use crate::report::numbers::{brief, grouped, in_mebibytes};
 use crate::run::summary::Summary;
 
-/// How the trials of a method become one number.
+/// The way in which the trials of a method become one number.
 enum Over {
     /// The mean over data sets of the mean over seeds.
     Mean,
@@ -85,7 +85,7 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
         .iter()
         .map(|measure| Column::number(measure.name, measure.better))
         .collect();
-    // These two are not measures of a single trial, so that `MEASURES` does not list them.
+    // These two are not measures of a single trial, so `MEASURES` does not list them.
     columns.insert(0, Column::number("trials", None));
     columns.insert(2, Column::number("formula", None));
     let table = Table {
@@ -136,7 +136,7 @@ impl Measure {
             true => grouped(number.round() as usize),
             false => brief(number),
         };
-        // Sums and maxima over fewer trials would look cheaper than they are.
+        // With trials missing, a sum or a maximum would look cheaper than it is.
         let complete = row
             .iter()
             .all(|trials| trials.done.len() == trials.planned());
@@ -147,7 +147,7 @@ impl Measure {
     }
 }
 
-/// How many trials the row covers.
+/// Counts the trials that the row covers.
 fn count(row: &[&Trials]) -> String {
     let done: usize = row.iter().map(|trials| trials.done.len()).sum();
     let planned: usize = row.iter().map(|trials| trials.planned()).sum();

@@ -1,4 +1,4 @@
-//! A table of a report: what it says, before anything prints it.
+//! A table of a report, as data for the code that prints it.
 //!
 //! Gaps stay visible. A mean over fewer trials than planned states how many it covers, a mean over data
 //! sets is omitted if one of them has no score, and neither can be marked as the best.
@@ -15,7 +15,7 @@ pub struct Table {
     pub names: &'static str,
     /// The other columns.
     pub columns: Vec<Column>,
-    /// For each row its name and one entry per column.
+    /// The name of each row, and one entry per column.
     pub rows: Vec<(String, Vec<Entry>)>,
     /// Remarks below the table.
     pub notes: Vec<String>,
@@ -26,29 +26,29 @@ pub struct Table {
 pub struct Column {
     /// The head of the column.
     pub name: String,
-    /// Which entry is marked as the best; none where no entry is better than another.
+    /// The entries that are marked as the best; none where no entry is better than another.
     pub better: Option<Better>,
     /// Whether the entries are text, which is aligned to the left.
     pub words: bool,
 }
 
-/// Which of two numbers is better.
+/// The direction in which numbers are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
-    /// The larger one.
+    /// Larger numbers are better.
     More,
-    /// The smaller one.
+    /// Smaller numbers are better.
     Less,
 }
 
 /// One cell of a table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry {
-    /// What the cell shows.
+    /// The text of the cell.
     pub text: String,
     /// The spread of the value, for example `±0.4`.
     pub spread: Option<String>,
-    /// How much of the plan the value covers, for example `2/3`, where something is missing.
+    /// The part of the plan that the value covers, for example `2/3`, if something is missing.
     pub over: Option<String>,
     /// The number that competes for the best of the column; none if it may not.
     pub rival: Option<f64>,
@@ -96,7 +96,7 @@ impl Entry {
         }
     }
 
-    /// A cell without a value, because only `count` of `of` parts exist.
+    /// Makes a cell without a value, because only `count` of `of` parts exist.
     pub fn lacking(count: usize, of: usize) -> Self {
         Self {
             over: Some(format!("{count}/{of}")),
@@ -112,6 +112,7 @@ impl Entry {
             text: format!("{:.1}", 100.0 * mean.mean),
             spread: mean.deviation.map(|d| format!("±{:.1}", 100.0 * d)),
             over: (!mean.complete()).then(|| format!("{count}/{planned}{dagger}")),
+            // An incomplete mean could win only because its hardest trials are missing.
             rival: mean.complete().then_some(mean.mean),
             best: false,
         }
@@ -180,6 +181,7 @@ impl Table {
                 Better::Less => low,
             };
             for (_, row) in &mut self.rows {
+                // `order` treats scores that differ by rounding alone as equal.
                 let is_best = |value| order(value, best).is_eq() && order(low, high).is_ne();
                 row[index].best = row[index].rival.is_some_and(is_best);
             }

@@ -5,12 +5,13 @@ use crate::compare::results::Results;
 use crate::compare::standing::{ALPHA, FEW, Standing};
 use crate::compare::statistics::intervals::{Bootstrap, Interval};
 
-/// The differences from the baseline; none without a baseline.
+/// Makes the table of differences from the baseline; none without a baseline.
 pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
     let baseline = results.baseline.as_ref()?;
     if standing.versus.is_empty() {
         return None;
     }
+    // With a single data set no test is possible, and columns of dashes would only suggest one.
     let several = standing.versus.iter().any(|v| v.p.is_some());
     let level = 100.0 * Bootstrap::default().level;
     let mut columns = vec![
@@ -82,7 +83,7 @@ pub fn versus(results: &Results, standing: &Standing) -> Option<Table> {
     })
 }
 
-/// A probability; a small one is never shown as zero.
+/// Writes a probability; a small one is never shown as zero.
 fn probability(p: f64) -> String {
     match p < 0.001 {
         true => "<0.001".to_owned(),
@@ -90,7 +91,7 @@ fn probability(p: f64) -> String {
     }
 }
 
-/// Remarks on what the ranks cover, and whether they mean anything.
+/// Makes the remarks about what the ranks cover, and whether they mean anything.
 pub fn ranking(standing: &Standing) -> Vec<String> {
     let mut notes = Vec::new();
     if !standing.unranked.is_empty() {
