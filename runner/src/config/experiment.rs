@@ -1,7 +1,5 @@
 //! The typed experiment: what one YAML says, with defaults filled and names resolved.
 
-use std::path::PathBuf;
-
 use peft_core::{AdaptationMethod, BackboneConfig, DatasetConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +14,7 @@ use crate::config::recipe::Recipe;
 use crate::config::resolve::{
     COMPONENTS, part_value, resolve_all, set, take_about, typed_part, unknown_field_hint,
 };
+use crate::config::start::StartFrom;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 
@@ -70,11 +69,12 @@ pub struct Experiment {
     /// nothing.
     #[serde(default)]
     pub cache_views: usize,
-    /// Start from a trained adapter: a run folder or one of HF PEFT. Its methods take the place of
-    /// `method`; its head is taken over if it has as many classes as the data set.
+    /// Start from a trained adapter: a run folder or one of HF PEFT, as a path or as `{path, head}`.
+    /// Its methods take the place of `method`. Its head is joined with the data set's classes by name;
+    /// with `head: new` it is left out, and `head` of the experiment takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathBuf")]
-    pub adapter: Option<PathBuf>,
+    #[schemars(with = "StartFrom")]
+    pub adapter: Option<StartFrom>,
     /// Also write the whole adapted model under the checkpoint's own keys (`model.safetensors`);
     /// needs a method without adapters, such as full-finetune.
     #[serde(default)]
