@@ -62,6 +62,13 @@ pub fn load_backbone(
             "backbone: the names of the weights begin with {wrapper}, which is left out"
         ));
     }
+    let Reading { layout, prefix, .. } = &survey.reading;
+    let usual = prefix.is_empty() || layout.prefixes.first() == Some(prefix);
+    if survey.reading.wrapper.is_empty() && !usual {
+        remarks.push(format!(
+            "backbone: the names of the weights begin with {prefix}, which is left out"
+        ));
+    }
     if survey.layout() != "timm" {
         let name = survey.layout();
         remarks.push(format!("backbone: the checkpoint has the names of {name}"));

@@ -90,10 +90,11 @@ impl Recognised {
             .replace("{s+1}", &(stage + 1).to_string());
         let numbered = |number: usize| place.replace("{}", &number.to_string());
         let known = |name: &String| self.survey.plan.contains_key(name);
-        let last = (0..).map(numbered).take_while(known).last();
-        let place = match place.contains("{}") {
-            true => last.unwrap_or_else(|| numbered(0)),
-            false => place,
+        let place = if place.contains("{}") {
+            let last = (0..).map(numbered).take_while(known).last();
+            last.unwrap_or_else(|| numbered(0))
+        } else {
+            place
         };
         let path = file.path().display();
         let sources = self.survey.plan.get(&place).and_then(|own| own.first());

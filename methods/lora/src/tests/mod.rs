@@ -14,10 +14,7 @@ use peft_core::random::Generator;
 use peft_core::site::Targets;
 use peft_core::{Activation, LinearHead, Model, Plug};
 use peft_full_finetune as _;
-use peft_testing::{
-    FIXTURES, Golden, Verdict, assert_close, built, check_hf_peft, config, conforms, exported,
-    read_hf_peft, resnet, vit,
-};
+use peft_testing::{Golden, Verdict, assert_close, built, config, conforms, resnet, vit};
 
 use crate::Lora;
 
