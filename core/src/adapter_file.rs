@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::BoxedBackbone;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, unwrapped};
 use crate::error::{Error, Result, listed};
 use crate::model::Model;
 use crate::params::{self, Tensors};
@@ -72,7 +72,8 @@ pub fn write(path: &Path, tensors: &Tensors, info: &AdapterInfo) -> Result<()> {
     weights::write(path, tensors, metadata)
 }
 
-/// Reads an adapter file of this backbone.
+/// Reads an adapter file of this backbone: what it says of itself, its values, and what its user should
+/// know, for example that a wrapper's prefix before the names was left out.
 ///
 /// # Errors
 /// [`Error::File`] if the file is incomplete or not an adapter file; [`Error::Weights`] if it
@@ -81,7 +82,7 @@ pub fn read(
     path: &Path,
     backbone: &BoxedBackbone,
     weights: Option<&str>,
-) -> Result<(AdapterInfo, Tensors)> {
+) -> Result<(AdapterInfo, Tensors, Vec<String>)> {
     let file = Checkpoint::open(path)?;
     let metadata = file.metadata();
     let refuse = |message: String| Error::Weights {
@@ -112,7 +113,14 @@ pub fn read(
             short(weights)
         )));
     }
-    Ok((info, file.tensors()?))
+    let (tensors, wrapper) = unwrapped(file.tensors()?);
+    let mut remarks = file.remarks().to_vec();
+    if !wrapper.is_empty() {
+        remarks.push(format!(
+            "the names of the tensors begin with {wrapper}, which is left out"
+        ));
+    }
+    Ok((info, tensors, remarks))
 }
 
 /// Writes the trained values into a model that was assembled from the same configuration; the head
@@ -158,6 +166,6 @@ pub fn fill(model: Model, values: Tensors, path: &Path) -> Result<Model> {
 /// # Errors
 /// The errors of both.
 pub fn load(path: &Path, model: Model, weights: Option<&str>) -> Result<(Model, AdapterInfo)> {
-    let (info, values) = read(path, &model.backbone, weights)?;
+    let (info, values, _) = read(path, &model.backbone, weights)?;
     Ok((fill(model, values, path)?, info))
 }

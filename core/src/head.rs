@@ -198,6 +198,17 @@ fn rows(file: &Checkpoint, classes: &[String], count: usize) -> Result<Vec<usize
         ));
     }
     let of = |class: &String| names.iter().position(|name| name == class);
+    let count = |class: &String| names.iter().filter(|name| *name == class).count();
+    // A list in the order of the rows needs no names; any other needs each of them once.
+    if names == classes {
+        return Ok((0..names.len()).collect());
+    }
+    if let Some(class) = classes.iter().find(|class| count(class) > 1) {
+        let rows = count(class);
+        return Err(format!(
+            "{rows} embeddings are called {class:?}; expected one"
+        ));
+    }
     let missing: Vec<_> = classes
         .iter()
         .filter(|class| of(class).is_none())
@@ -254,6 +265,7 @@ mod tests {
             (Some(r#"["a", "b"]"#), &["c"], "no embedding of c"),
             (Some(r#"["a"]"#), &["a"], "expected 2 names, got 1"),
             (Some("a, b"), &["a"], "expected a JSON list"),
+            (Some(r#"["a", "a"]"#), &["a"], "2 embeddings are called"),
         ] {
             let error = head(&rows, names, classes).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

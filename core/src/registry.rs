@@ -47,6 +47,12 @@ pub struct Family {
     /// The configuration of a backbone whose parameters have these shapes; none if it is not of this
     /// family.
     pub recognise: fn(&Shapes) -> Option<Box<dyn BackboneConfig>>,
+    /// The facts that shapes show, each with the canonical name of a tensor that does: `{}` is the last
+    /// of a row of numbers, `{s}` the stage, `{s+1}` the number after it.
+    pub shown_by: &'static [(&'static str, &'static str)],
+    /// Why a tensor of this name (as any library writes it) belongs to a network that the family does not
+    /// have, if it is a known one.
+    pub foreign: fn(&str) -> Option<&'static str>,
 }
 
 /// The kind of a plugin.

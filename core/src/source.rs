@@ -1,12 +1,14 @@
 //! Where a backbone's weights come from and which images they were trained on: the part that the
 //! configurations of all families share.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::input::{CropMode, InputSpec, Interpolation, Published};
+use crate::facts::{Published, Setting, Unfollowed};
+use crate::input::{CropMode, InputSpec, Interpolation};
 
 /// The fields that every family's configuration has beside its own.
 ///
@@ -100,28 +102,48 @@ impl From<&str> for WeightsFile {
     }
 }
 
-// Not derived: for an untagged enum serde would answer a misspelt field without naming it.
+impl From<WeightsPart> for WeightsFile {
+    fn from(part: WeightsPart) -> Self {
+        Self::Part(part)
+    }
+}
+
 impl<'de> Deserialize<'de> for WeightsFile {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = WeightsFile;
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a path, or a mapping of path, key and prefix")
-            }
-            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<WeightsFile, E> {
-                Ok(path.into())
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(
-                self,
-                map: A,
-            ) -> Result<WeightsFile, A::Error> {
-                let map = serde::de::value::MapAccessDeserializer::new(map);
-                WeightsPart::deserialize(map).map(WeightsFile::Part)
-            }
-        }
-        deserializer.deserialize_any(Visitor)
+        path_or::<_, _, WeightsPart>(deserializer, "a path, or a mapping of path, key and prefix")
     }
+}
+
+/// Reads a path alone, or a mapping `M` that has one among its fields; `expected` describes both for
+/// messages. A derived untagged enum would answer a misspelt field without naming it.
+///
+/// # Errors
+/// What is wrong with the mapping, or `expected` for a value of another kind.
+pub fn path_or<'de, D: Deserializer<'de>, T, M>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<T, D::Error>
+where
+    T: From<PathBuf> + From<M>,
+    M: Deserialize<'de>,
+{
+    struct Visitor<T, M>(&'static str, PhantomData<(T, M)>);
+    impl<'de, T: From<PathBuf> + From<M>, M: Deserialize<'de>> serde::de::Visitor<'de>
+        for Visitor<T, M>
+    {
+        type Value = T;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<T, E> {
+            Ok(PathBuf::from(path).into())
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            let map = serde::de::value::MapAccessDeserializer::new(map);
+            M::deserialize(map).map(T::from)
+        }
+    }
+    deserializer.deserialize_any(Visitor::<T, M>(expected, PhantomData))
 }
 
 impl Source {
@@ -137,38 +159,70 @@ impl Source {
         }
     }
 
-    /// Takes over what a file beside the weights states where the configuration states nothing, and
+    /// Takes over what the files beside the weights state where the configuration states nothing, and
     /// returns one remark for each field where they differ: the configuration's value stands.
     pub fn take(&mut self, published: &Published) -> Vec<String> {
+        let images = &published.images;
         let differing = [
-            filled("mean", &mut self.mean, published.mean),
-            filled("std", &mut self.std, published.std),
+            filled("mean", &mut self.mean, images.mean.as_ref()),
+            filled("std", &mut self.std, images.std.as_ref()),
             filled(
                 "interpolation",
                 &mut self.interpolation,
-                published.interpolation,
+                images.interpolation.as_ref(),
             ),
-            filled("crop_pct", &mut self.crop_pct, published.crop_pct),
-            filled("crop_mode", &mut self.crop_mode, published.crop_mode),
+            filled("crop_pct", &mut self.crop_pct, images.crop_pct.as_ref()),
+            filled("crop_mode", &mut self.crop_mode, images.crop_mode.as_ref()),
         ];
-        let path = published.path.display();
-        let remark = |[field, own, other]: [String; 3]| {
-            format!("{field} is {own}, as the configuration states; {path} says {other}")
+        differing.into_iter().flatten().collect()
+    }
+
+    /// What the files beside the weights say of the preparation of images and cannot be followed, where
+    /// the configuration does not say what is to be done instead; `img_size`: whether it states one.
+    pub fn unfollowed(&self, published: &Published, img_size: bool) -> Vec<String> {
+        let states = |field: &&str| match *field {
+            "mean" => self.mean.is_some(),
+            "std" => self.std.is_some(),
+            "interpolation" => self.interpolation.is_some(),
+            "crop_pct" => self.crop_pct.is_some(),
+            "crop_mode" => self.crop_mode.is_some(),
+            _ => img_size,
         };
-        differing.into_iter().flatten().map(remark).collect()
+        let open = published.images.unfollowed.iter();
+        let open = open.filter(|one| one.fields.is_empty() || !one.fields.iter().all(states));
+        let message = |one: &Unfollowed| match one.fields {
+            [] => one.message.clone(),
+            fields => {
+                let (message, fields) = (&one.message, fields.join(" and "));
+                format!("{message}; {fields} in the configuration of the backbone decides")
+            }
+        };
+        open.map(message).collect()
     }
 }
 
-/// Fills an empty field with the published value, if there is one; the name and both values if the
-/// field holds another.
+/// Fills an empty field with the published value, if there is one; a remark with both values if the field
+/// holds another.
 fn filled<T: Copy + PartialEq + std::fmt::Debug>(
     name: &str,
     field: &mut Option<T>,
-    published: Option<T>,
-) -> Option<[String; 3]> {
-    let value = published?;
-    let own = *field.get_or_insert(value);
-    (own != value).then(|| [name.to_owned(), format!("{own:?}"), format!("{value:?}")])
+    published: Option<&Setting<T>>,
+) -> Option<String> {
+    let Setting {
+        value,
+        path,
+        field: theirs,
+    } = published?;
+    let own = *field.get_or_insert(*value);
+    let remark = || {
+        let of = match theirs == name {
+            true => String::new(),
+            false => format!(" ({theirs})"),
+        };
+        let path = path.display();
+        format!("{name} is {own:?}, as the configuration states; {path} says {value:?}{of}")
+    };
+    (own != *value).then(remark)
 }
 
 /// A configuration with the fields of a [`Source`]; implemented by

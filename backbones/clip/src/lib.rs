@@ -17,7 +17,7 @@ mod recognise;
 use peft_core::registry::Family;
 
 use layouts::LAYOUTS;
-use recognise::recognise;
+use recognise::{SHOWN_BY, recognise};
 
 pub use config::{Clip, Features};
 
@@ -37,6 +37,8 @@ peft_core::register!(
         variants: config::variants,
         layouts: &LAYOUTS,
         recognise,
+        shown_by: SHOWN_BY,
+        foreign: |_| None,
     },
 );
 

@@ -6,6 +6,14 @@ use peft_core::checkpoint::Shapes;
 
 use crate::config::Clip;
 
+/// The tensors that show the facts of an encoder.
+pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
+    ("embed_dim", "patch_embed.proj.weight"),
+    ("patch_size", "patch_embed.proj.weight"),
+    ("depth", "blocks.{}.norm1.weight"),
+    ("mlp_ratio", "blocks.0.mlp.fc1.weight"),
+];
+
 /// The configuration of the encoder with these shapes. They do not reveal whether its MLPs apply
 /// QuickGELU or GELU, which stays at the default.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {

@@ -21,7 +21,7 @@ mod stem;
 use peft_core::registry::Family;
 
 use layouts::LAYOUTS;
-use recognise::recognise;
+use recognise::{SHOWN_BY, recognise};
 
 pub use architecture::{BlockKind, StemType};
 pub use config::ResNet;
@@ -45,6 +45,8 @@ peft_core::register!(
         variants: config::variants,
         layouts: &LAYOUTS,
         recognise,
+        shown_by: SHOWN_BY,
+        foreign: |_| None,
     },
 );
 

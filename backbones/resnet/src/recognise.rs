@@ -6,6 +6,17 @@ use peft_core::checkpoint::Shapes;
 use crate::architecture::{BlockKind, STEM, StemType, WIDTH};
 use crate::config::ResNet;
 
+/// The tensors that show the facts of a residual network.
+pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
+    ("block", "layer1.0.conv3.weight"),
+    ("layers", "layer{s+1}.{}.conv1.weight"),
+    ("channels", "layer{s+1}.0.conv1.weight"),
+    ("cardinality", "layer1.0.conv2.weight"),
+    ("base_width", "layer1.0.conv2.weight"),
+    ("stem_type", "conv1.weight"),
+    ("avg_down", "layer2.0.downsample.1.weight"),
+];
+
 /// The configuration of the network with these shapes. They do not reveal the image's size, which
 /// stays at its default.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {

@@ -26,7 +26,7 @@ mod windows;
 use peft_core::registry::Family;
 
 use layouts::LAYOUTS;
-use recognise::recognise;
+use recognise::{SHOWN_BY, foreign, recognise};
 
 pub use config::Swin;
 pub use model::SwinTransformer;
@@ -50,6 +50,8 @@ peft_core::register!(
         variants: config::variants,
         layouts: &LAYOUTS,
         recognise,
+        shown_by: SHOWN_BY,
+        foreign,
     },
 );
 

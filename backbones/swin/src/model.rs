@@ -18,6 +18,7 @@ use crate::downsample::Downsample;
 use crate::layouts::LAYOUTS;
 use crate::place::Place;
 use crate::position_bias::resized;
+use crate::recognise::foreign;
 
 /// A Swin Transformer whose fields have timm's names.
 #[derive(Module, Debug)]
@@ -231,6 +232,10 @@ impl Backbone for SwinTransformer {
 
     fn layouts(&self) -> &'static [Layout] {
         &LAYOUTS
+    }
+
+    fn why_not(&self, tensor: &str) -> Option<&'static str> {
+        foreign(tensor)
     }
 
     /// Resizes bias tables as timm does where the window differs from the checkpoint's: because

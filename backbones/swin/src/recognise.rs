@@ -5,6 +5,34 @@ use peft_core::checkpoint::Shapes;
 
 use crate::config::Swin;
 
+/// The tensors that show the facts of a Swin Transformer.
+pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
+    ("embed_dim", "patch_embed.proj.weight"),
+    ("patch_size", "patch_embed.proj.weight"),
+    ("depths", "layers.{s}.blocks.{}.norm1.weight"),
+    (
+        "num_heads",
+        "layers.{s}.blocks.0.attn.relative_position_bias_table",
+    ),
+    ("mlp_ratio", "layers.0.blocks.0.mlp.fc1.weight"),
+    ("qkv_bias", "layers.0.blocks.0.attn.qkv.bias"),
+];
+
+/// What only the second version has, in the names of timm, Microsoft, torchvision and transformers: a
+/// scale of its cosines, and a network that makes the position biases.
+pub(crate) fn foreign(tensor: &str) -> Option<&'static str> {
+    const PARTS: [&str; 4] = [
+        "attn.logit_scale",
+        "attention.self.logit_scale",
+        "cpb_mlp.",
+        "continuous_position_bias_mlp.",
+    ];
+    let known = PARTS.iter().any(|part| tensor.contains(part));
+    known.then_some(
+        "this is a Swin Transformer V2, which is not supported; swin is the first version",
+    )
+}
+
 /// The configuration of the network with these shapes. They do not reveal the image's size, which
 /// stays at its default.
 pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {

@@ -22,7 +22,7 @@ mod recognise;
 use peft_core::registry::Family;
 
 use layouts::LAYOUTS;
-use recognise::recognise;
+use recognise::{SHOWN_BY, foreign, recognise};
 
 pub use architecture::{Architecture, GlobalPool, MlpActivation};
 pub use config::Vit;
@@ -46,6 +46,8 @@ peft_core::register!(
         variants: config::variants,
         layouts: &LAYOUTS,
         recognise,
+        shown_by: SHOWN_BY,
+        foreign,
     },
 );
 

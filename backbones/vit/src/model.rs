@@ -16,6 +16,7 @@ use peft_core::site::{Site, SiteKind};
 use crate::architecture::{Architecture, GlobalPool};
 use crate::block::Block;
 use crate::positions::resampled;
+use crate::recognise::foreign;
 
 /// Epsilon of the norms in transformers' ViT and DeiT; timm's is larger.
 const TRANSFORMERS_EPSILON: f64 = 1e-12;
@@ -336,20 +337,10 @@ impl Backbone for VisionTransformer {
     }
 
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
-        let ends = |names: &[&str]| names.iter().any(|name| tensor.ends_with(name));
-        if ends(&["dist_token", "distillation_token"]) {
-            return Some(
-                "a distilled DeiT has a second token for its teacher's predictions, which this \
-                 backbone does not support; expected a checkpoint without distillation",
-            );
-        }
-        if ends(&["reg_token", "register_tokens"]) {
+        if tensor.ends_with("reg_token") || tensor.ends_with("register_tokens") {
             return Some("the checkpoint has register tokens; expected their number as reg_tokens");
         }
-        if tensor.contains(".mlp.w12.") || tensor.contains(".mlp.weights_in.") {
-            return Some("its MLPs are SwiGLU, which this backbone does not support");
-        }
-        None
+        foreign(tensor)
     }
 
     /// Resamples position embeddings of another resolution as timm does.

@@ -6,6 +6,41 @@ use peft_core::checkpoint::Shapes;
 use crate::architecture::GlobalPool;
 use crate::config::Vit;
 
+/// The tensors that show the facts of a Vision Transformer.
+pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
+    ("embed_dim", "patch_embed.proj.weight"),
+    ("patch_size", "patch_embed.proj.weight"),
+    ("depth", "blocks.{}.norm1.weight"),
+    ("mlp_ratio", "blocks.0.mlp.fc1.weight"),
+    ("qkv_bias", "blocks.0.attn.qkv.bias"),
+    ("class_token", "cls_token"),
+    ("reg_tokens", "reg_token"),
+    ("no_embed_class", "pos_embed"),
+    ("init_values", "blocks.0.ls1.gamma"),
+    ("pre_norm", "norm_pre.weight"),
+    ("fc_norm", "fc_norm.weight"),
+];
+
+/// Networks that are much like a Vision Transformer, by a tensor that only they have.
+pub(crate) fn foreign(tensor: &str) -> Option<&'static str> {
+    let ends = |names: &[&str]| names.iter().any(|name| tensor.ends_with(name));
+    if ends(&["dist_token", "distillation_token"]) {
+        return Some(
+            "a distilled DeiT has a second token for its teacher's predictions, which this backbone does \
+             not support; expected a checkpoint without distillation",
+        );
+    }
+    if tensor.contains(".mlp.w12.") || tensor.contains(".mlp.weights_in.") {
+        return Some("its MLPs are SwiGLU, which this backbone does not support");
+    }
+    if tensor.contains("attn_pool.") {
+        return Some(
+            "its tokens are pooled by attention (SigLIP), which this backbone does not support",
+        );
+    }
+    None
+}
+
 /// The sizes that the shapes of any Vision Transformer reveal.
 #[derive(Clone, Copy, Debug)]
 pub struct Recognised {
@@ -48,12 +83,14 @@ impl Recognised {
         let guess = (1..=embed_dim.div_ceil(64))
             .rev()
             .find(|n| embed_dim % n == 0);
+        let fits = |heads: &usize| *heads > 0 && embed_dim.is_multiple_of(*heads);
+        let stated = shapes.num_heads.filter(fits);
         Some(Self {
             img_size: grid.isqrt() * patch_size,
             patch_size,
             embed_dim,
             depth,
-            num_heads: shapes.num_heads.or(guess)?,
+            num_heads: stated.or(guess)?,
             mlp_ratio: hidden as f64 / embed_dim as f64,
             no_embed_class,
         })

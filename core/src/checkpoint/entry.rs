@@ -125,6 +125,14 @@ impl Bytes {
         }
     }
 
+    /// Where they begin in memory or in the file: the same for the parts of one storage.
+    pub(super) fn place(&self) -> (bool, usize) {
+        match self {
+            Self::In(range) => (true, range.start),
+            Self::Own(bytes) => (false, bytes.as_ptr().addr()),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::In(range) => range.len(),

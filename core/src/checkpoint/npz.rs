@@ -3,27 +3,28 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use super::archive::{member, names};
+use super::archive::{Member, member, names};
 use super::entry::{Bytes, Element, Entry};
 
-/// The arrays of an `.npz` file.
+/// The arrays of an `.npz` file, and the members of the zip that hold them.
 ///
 /// # Errors
 /// A line that says what is wrong with the file.
-pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+pub(super) fn entries(bytes: &[u8]) -> Result<(BTreeMap<String, Entry>, Vec<Member>), String> {
     let mut archive =
         zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| format!("its zip is damaged: {e}"))?;
     let names = names(&archive)?;
-    let mut entries = BTreeMap::new();
+    let (mut entries, mut members) = (BTreeMap::new(), Vec::new());
     for file in &names {
         let Some(name) = file.strip_suffix(".npy") else {
             return Err(format!("expected .npy files in it, got {file}"));
         };
-        let content = member(&mut archive, file, bytes.len())?;
-        let entry = array(&content, bytes).map_err(|e| format!("{name}: {e}"))?;
+        let member = member(&mut archive, file, bytes.len())?;
+        let entry = array(&member.bytes, bytes).map_err(|e| format!("{name}: {e}"))?;
         entries.insert(name.to_owned(), entry);
+        members.push(member);
     }
-    Ok(entries)
+    Ok((entries, members))
 }
 
 /// Parses one `.npy`: magic number, version, a header that is a Python dictionary, and the values.

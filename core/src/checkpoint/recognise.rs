@@ -5,13 +5,13 @@ use burn::tensor::Device;
 use serde_json::json;
 
 use super::file::Checkpoint;
-use super::load::Survey;
 use super::prefix::wrappers;
 use super::shapes::Shapes;
+use super::survey::Survey;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::Result;
+use crate::facts::Published;
 use crate::init::Init;
-use crate::input::Published;
 use crate::layout::Layout;
 use crate::params;
 use crate::registry::{Plugin, PluginKind, plugins};
@@ -73,6 +73,17 @@ pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Opt
     }
 }
 
+/// What a checkpoint is that no family has, if one of its tensors shows it: the tensor's name and the
+/// reason.
+pub fn foreign(file: &Checkpoint) -> Option<(String, &'static str)> {
+    let families = plugins(PluginKind::Backbone).into_iter();
+    let families: Vec<_> = families.filter_map(|plugin| plugin.family).collect();
+    file.names().find_map(|name| {
+        let mut reasons = families.iter().filter_map(|family| (family.foreign)(name));
+        Some((name.to_owned(), reasons.next()?))
+    })
+}
+
 impl Recognised {
     fn of(
         plugin: &'static Plugin,
@@ -101,7 +112,7 @@ impl Recognised {
     /// checkpoint names, or else the first; at the image size of the checkpoint.
     fn into_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
         let size = self.config.input()?.size;
-        let named = published.and_then(|published| published.architecture.as_deref());
+        let named = published.and_then(Published::architecture);
         let mut names = self
             .plugin
             .family

@@ -6,10 +6,10 @@
 //! ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::rc::Rc;
 
-use super::archive::{member, names};
+use super::archive::{Member, member, names};
 use super::entry::{Bytes, Element, Entry};
 use super::pickle::{self, Object, Pickled, SCRIPTED, TensorRef, Value};
 use super::sets::Sets;
@@ -26,6 +26,8 @@ pub(super) struct Contents {
     pub beside: BTreeMap<String, String>,
     /// The functions and classes that its pickles name besides those of tensors.
     pub foreign: BTreeSet<String>,
+    /// The members of the zip that hold these tensors; none in a file without checksums.
+    pub members: Vec<Member>,
 }
 
 /// The contents of a `.pth`, `.pt` or `.bin` file, with the set of weights under `key`; without one,
@@ -58,9 +60,8 @@ fn zipped(bytes: &[u8], key: Option<&str>) -> Result<Contents, String> {
         .iter()
         .find(|name| **name == format!("{root}byteorder"))
     {
-        let mut text = String::new();
-        let mut file = archive.by_name(order).map_err(|e| e.to_string())?;
-        file.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        let order = member(&mut archive, order, bytes.len())?;
+        let text = String::from_utf8_lossy(order.content(bytes)?).into_owned();
         if text.trim() != "little" {
             return Err(format!(
                 "its byte order is {}, expected little",
@@ -69,15 +70,22 @@ fn zipped(bytes: &[u8], key: Option<&str>) -> Result<Contents, String> {
         }
     }
     let program = member(&mut archive, pickle, bytes.len())?;
-    let pickled = pickle::run(program.of(bytes))?;
-    let mut storages = BTreeMap::new();
+    let pickled = pickle::run(program.content(bytes)?)?;
+    let (mut storages, mut members) = (BTreeMap::new(), Vec::new());
     let data = format!("{root}data/");
     for name in &names {
         if let Some(key) = name.strip_prefix(&data) {
-            storages.insert(key.to_owned(), member(&mut archive, name, bytes.len())?);
+            let member = member(&mut archive, name, bytes.len())?;
+            storages.insert(key.to_owned(), member.bytes.clone());
+            members.push(member);
         }
     }
-    tensors(&pickled, &Storages(storages), key)
+    let mut contents = tensors(&pickled, &Storages(storages), key)?;
+    let entries = contents.entries.values();
+    let read: BTreeSet<_> = entries.map(|entry| entry.bytes.place()).collect();
+    members.retain(|member| read.contains(&member.bytes.place()));
+    contents.members = members;
+    Ok(contents)
 }
 
 /// The magic number at the beginning of a file from before version 1.6.
@@ -149,6 +157,7 @@ fn tensors(pickled: &Pickled, storages: &Storages, key: Option<&str>) -> Result<
         others: BTreeMap::new(),
         beside: BTreeMap::new(),
         foreign: pickled.foreign.clone(),
+        members: Vec::new(),
         sets,
     };
     let (entries, mut failure) = (&mut contents.entries, None);

@@ -6,12 +6,18 @@
 //! other in a fact of the network, that is an error, since one of them is wrong about the weights.
 
 mod fact;
+mod images;
+mod published;
 mod read;
 mod resolve;
+mod shapes;
 
 pub use fact::{Fact, Facts};
-pub(crate) use read::read;
-pub use resolve::{Resolved, Stated, resolve};
+pub use published::Published;
+pub(crate) use published::{Setting, Unfollowed};
+use read::read;
+pub use resolve::{Resolved, Shown, Stated, resolve};
+pub use shapes::contradictions;
 
 #[cfg(test)]
 mod tests;

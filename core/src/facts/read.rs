@@ -189,6 +189,9 @@ impl Reader<'_> {
         let Some(fields) = tower.as_object() else {
             return Ok(());
         };
+        if fields.contains_key("timm_model_name") {
+            return self.tower_of_timm(tower);
+        }
         let at = |name: &str| format!("model_cfg.vision_cfg.{name}");
         self.state("projection_dim", "model_cfg.embed_dim", &model["embed_dim"]);
         for (name, own) in fields {
@@ -199,7 +202,7 @@ impl Reader<'_> {
                     self.state("img_size", &field, &size);
                     continue;
                 }
-                "head_width" | "output_tokens" | "timm_model_pretrained" => continue,
+                "head_width" | "output_tokens" => continue,
                 name if harmless(name) => continue,
                 "layers" => "depth",
                 "width" => "embed_dim",
@@ -224,10 +227,6 @@ impl Reader<'_> {
             };
             self.state(ours, &field, own);
         }
-        // A tower of timm's own is described there.
-        if fields.contains_key("timm_model_name") {
-            return Ok(());
-        }
         if let Some(width) = tower["width"].as_u64() {
             let of_head = tower["head_width"].as_u64().unwrap_or(64).max(1);
             let field = match tower.get("head_width") {
@@ -243,6 +242,41 @@ impl Reader<'_> {
             None => ("gelu", "model_cfg without quick_gelu"),
         };
         self.state("act_layer", field, &json!(activation));
+        Ok(())
+    }
+}
+
+impl Reader<'_> {
+    /// open_clip's image tower where it is a network of timm's, whose name says its sizes. What open_clip
+    /// puts behind it is not part of that network.
+    fn tower_of_timm(&mut self, tower: &Value) -> Result<(), String> {
+        for (name, own) in tower.as_object().into_iter().flatten() {
+            let field = format!("model_cfg.vision_cfg.{name}");
+            let unset = own.is_null() || own == "" || own == "none";
+            match name.as_str() {
+                "image_size" => {
+                    let size = square(&field, own)?;
+                    self.state("img_size", &field, &size);
+                }
+                "timm_pool" if unset => {}
+                "timm_pool" if own == "abs_attn" || own == "rot_attn" => {
+                    return Err(format!(
+                        "{field}: expected token or avg, because pooling by attention is not supported \
+                         here, got {own}"
+                    ));
+                }
+                "timm_pool" => self.state("global_pool", &field, own),
+                "timm_proj" if unset => {}
+                "timm_proj" => self.remarks.push(format!(
+                    "its {field}, {own}, is not followed: features are those before open_clip's projection"
+                )),
+                // Sizes of open_clip's own towers, which such a tower does not use.
+                "layers" | "width" | "head_width" | "mlp_ratio" | "patch_size" => {}
+                "timm_model_name" | "timm_model_pretrained" | "timm_proj_bias" => {}
+                name if harmless(name) => {}
+                name => self.state(name, &field, own),
+            }
+        }
         Ok(())
     }
 }

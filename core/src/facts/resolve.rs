@@ -2,18 +2,26 @@
 
 use serde_json::{Value, json};
 
-use super::{Fact, Facts};
+use super::{Fact, Facts, Published};
 use crate::backbone::BackboneConfig;
 use crate::error::{Error, Result};
-use crate::input::Published;
 
 /// What the fields of a configuration were written by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stated {
+#[derive(Clone, Copy)]
+pub enum Stated<'a> {
     /// A person, in a YAML.
     Configuration,
     /// Recognition: they were derived from the shapes of weights.
-    Shapes,
+    Shapes(Shown<'a>),
+}
+
+/// What shapes show beside the fields of the configuration that was derived from them.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    /// The facts that they show, whether the configuration has them as fields or by its variant.
+    pub facts: &'a [(&'static str, &'static str)],
+    /// The tensor that shows a fact, given another value for it.
+    pub evidence: &'a dyn Fn(&str, &Value) -> Option<String>,
 }
 
 /// A configuration completed by the facts beside its weights.
@@ -38,15 +46,23 @@ const HIDDEN: [&str; 4] = ["num_heads", "act_layer", "layer_norm_eps", "global_p
 pub fn resolve(
     config: &dyn BackboneConfig,
     published: &Published,
-    stated_by: Stated,
+    stated_by: Stated<'_>,
 ) -> Result<Resolved> {
     let unreadable = |e: serde_json::Error| Error::config("backbone", e.to_string());
     let mut current = serde_json::to_value(config).map_err(unreadable)?;
     let mut stated = current.as_object().cloned().unwrap_or_default();
     stated.retain(|_, value| !value.is_null());
-    if stated_by == Stated::Shapes && stated.get("num_heads").is_some_and(Value::is_number) {
-        // A guess: shapes show the width of all heads together.
-        stated.remove("num_heads");
+    if let Stated::Shapes(shown) = stated_by {
+        if stated.get("num_heads").is_some_and(Value::is_number) {
+            // A guess: shapes show the width of all heads together.
+            stated.remove("num_heads");
+        }
+        let facts = config.facts().unwrap_or_default();
+        for (name, _) in shown.facts {
+            if let Some(value) = facts.get(*name).filter(|value| !value.is_null()) {
+                stated.entry(*name).or_insert(value.clone());
+            }
+        }
     }
     let mut remarks = Vec::new();
     let facts = ranked(config, published, &stated, &mut remarks)?;
@@ -161,17 +177,21 @@ fn of_architecture(
     stated: &Facts,
     remarks: &mut Vec<String>,
 ) -> Vec<Fact> {
-    let Some(name) = &published.architecture else {
+    let Some(Fact {
+        value: name,
+        path,
+        field,
+        ..
+    }) = &published.architecture
+    else {
         return Vec::new();
     };
-    // Only timm's file names one.
-    let path = published.path.with_file_name("config.json");
     let family = config.typetag_name();
     let row = json!({"name": family, "variant": name});
     let row = serde_json::from_value::<Box<dyn BackboneConfig>>(row).ok();
     let Some(row) = row.and_then(|row| row.facts().ok()) else {
         remarks.push(format!(
-            "{} names the architecture {name:?}, which is not a variant of {family} here: what the \
+            "{} names the architecture {name}, which is not a variant of {family} here: what the \
              name implies is not followed",
             path.display()
         ));
@@ -185,14 +205,14 @@ fn of_architecture(
             name,
             value,
             path: path.clone(),
-            field: "architecture".to_owned(),
+            field: field.clone(),
             implied: true,
         })
         .collect()
 }
 
 /// A fact that differs from a field of the configuration: an error, or a remark where both are valid.
-fn contradiction(fact: &Fact, own: &Value, stated_by: Stated) -> Result<Option<String>> {
+fn contradiction(fact: &Fact, own: &Value, stated_by: Stated<'_>) -> Result<Option<String>> {
     let Fact {
         name,
         value,
@@ -205,21 +225,26 @@ fn contradiction(fact: &Fact, own: &Value, stated_by: Stated) -> Result<Option<S
         let remark = format!(
             "img_size is {own}, as the configuration states; {path} says {value} ({field})"
         );
-        return Ok((stated_by == Stated::Configuration && !implied).then_some(remark));
+        let by_person = matches!(stated_by, Stated::Configuration);
+        return Ok((by_person && !implied).then_some(remark));
     }
     if *implied && !HIDDEN.contains(&&**name) {
         return Ok(None);
     }
     let by = match stated_by {
-        Stated::Configuration => "the configuration states",
-        Stated::Shapes => "the shapes of the weights show",
+        Stated::Configuration => format!("the configuration states {own}"),
+        Stated::Shapes(shown) => {
+            let evidence = (shown.evidence)(name, value).map(|evidence| format!(" ({evidence})"));
+            let evidence = evidence.unwrap_or_default();
+            format!("the shapes of the weights show {own}{evidence}")
+        }
     };
-    let message = format!("{by} {own}, but {path} says {value} ({field}); expected them to agree");
+    let message = format!("{by}, but {path} says {value} ({field}); expected them to agree");
     Err(Error::config(name.as_str(), message))
 }
 
 /// Whether two values of a fact are the same for the results.
-fn same(name: &str, a: &Value, b: &Value) -> bool {
+pub(super) fn same(name: &str, a: &Value, b: &Value) -> bool {
     match (name, a.as_f64(), b.as_f64()) {
         // Only what LayerScale starts with: the weights replace the value.
         ("init_values", Some(_), Some(_)) => true,

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::backbone::{Backbone, BackboneConfig, Init, InputSpec};
 use crate::error::{Error, Result};
-use crate::input::Published;
 
 crate::backbone_config! {
     /// A network with the facts that matter to the rule.
@@ -255,16 +254,29 @@ fn shapes_show_everything_but_heads() {
     let text = json!({"model_args": {"num_heads": 4, "global_pool": "avg"}});
     let (published, _folder) = published("config.json", text);
     let config: Factual = serde_json::from_value(json!({"num_heads": 2})).unwrap();
-    let resolved = resolve(&config, &published, Stated::Shapes).unwrap();
+    let shapes = Stated::Shapes(Shown {
+        facts: &[("num_features", "norm.weight")],
+        evidence: &|name, _| Some(format!("{name}.weight is [16]")),
+    });
+    let resolved = resolve(&config, &published, shapes).unwrap();
     let built = serde_json::to_value(&resolved.config).unwrap();
     assert_eq!(
         (&built["num_heads"], &built["global_pool"]),
         (&json!(4), &json!("avg"))
     );
     let config: Factual = serde_json::from_value(json!({"global_pool": "token"})).unwrap();
-    let error = resolve(&config, &published, Stated::Shapes);
+    let error = resolve(&config, &published, shapes);
     let error = error.err().unwrap().to_string();
-    let expected = "global_pool: the shapes of the weights show \"token\", but ";
+    let expected =
+        "global_pool: the shapes of the weights show \"token\" (global_pool.weight is [16]), but ";
+    assert!(error.starts_with(expected), "{error}");
+    // A fact that the configuration has no field for, or has by its variant.
+    let text = json!({"num_features": 32, "model_args": {}});
+    let (published, _folder) = self::published("config.json", text);
+    let error = resolve(&Factual::default(), &published, shapes);
+    let error = error.err().unwrap().to_string();
+    let expected =
+        "num_features: the shapes of the weights show 16 (num_features.weight is [16]), but ";
     assert!(error.starts_with(expected), "{error}");
 }
 

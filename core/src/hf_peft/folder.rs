@@ -1,6 +1,7 @@
 //! HF PEFT's folder on disk: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
@@ -9,7 +10,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::backbone::Backbone;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, WRAPPERS, unwrapped};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::layout::Layout;
@@ -33,6 +34,12 @@ pub struct HfPeft {
     /// The names in each object of the configuration in the order of the file, where the first
     /// pattern that matches counts; a [`Map`] sorts them.
     order: BTreeMap<String, Vec<String>>,
+    /// What wrappers put before the names of the model's modules, for example `_orig_mod.`.
+    wrapper: String,
+    /// The tensors that are not behind the wrapper, such as those of a head beside the backbone.
+    outside: BTreeSet<String>,
+    /// What the user should know of the names.
+    pub(super) remarks: Vec<String>,
 }
 
 /// How a method is stored in HF PEFT's folders, in both directions; made by
@@ -125,22 +132,61 @@ impl HfPeft {
             return Err(Error::file(folder, message));
         };
         let path = folder.join(tensors);
-        let all = Checkpoint::open(&path)?.tensors()?;
+        let file = Checkpoint::open(&path)?;
+        let mut remarks = file.remarks().to_vec();
+        let (all, outer) = unwrapped(file.tensors()?);
+        if !outer.is_empty() {
+            remarks.push(left_out(&outer));
+        }
         let mut tensors = Tensors::new();
         for (name, data) in all {
-            match name.strip_prefix(PREFIX) {
-                Some(rest) => tensors.insert(rest.to_owned(), data),
-                None => {
-                    let message = format!("expected names that begin with {PREFIX}, got {name}");
-                    return Err(Error::file(path, message));
-                }
+            let Some(rest) = name.strip_prefix(PREFIX) else {
+                let message = format!("expected names that begin with {PREFIX}, got {name}");
+                return Err(Error::file(path, message));
             };
+            if tensors.insert(without_inner(rest), data).is_some() {
+                return Err(Error::file(path, format!("{name} is there twice")));
+            }
         }
         Ok(Self {
             config,
             tensors,
             order: order.into_iter().map(|(k, names)| (k, names.0)).collect(),
+            remarks,
+            ..Self::default()
         })
+    }
+
+    /// Leaves out what a wrapper put before the names; those without it stay as they are.
+    pub(super) fn unwrap(&mut self, wrapper: &str) {
+        if wrapper.is_empty() {
+            return;
+        }
+        self.remarks.push(left_out(wrapper));
+        wrapper.clone_into(&mut self.wrapper);
+        let all = std::mem::take(&mut self.tensors);
+        for (name, data) in all {
+            match name.strip_prefix(wrapper) {
+                Some(rest) => self.tensors.insert(rest.to_owned(), data),
+                None => {
+                    self.outside.insert(name.clone());
+                    self.tensors.insert(name, data)
+                }
+            };
+        }
+    }
+
+    /// The name of a module or parameter as HF PEFT saw it, with what a wrapper put before it: the
+    /// patterns of the configuration are about that one.
+    pub fn seen<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        let inside = |outside: &String| {
+            let rest = outside.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if self.wrapper.is_empty() || self.outside.iter().any(inside) {
+            return name.into();
+        }
+        format!("{}{name}", self.wrapper).into()
     }
 
     /// Writes a folder, each file atomically.
@@ -178,8 +224,8 @@ impl HfPeft {
         entries
     }
 
-    /// Refuses fields that ask for unsupported features: each field must be absent, null, false, empty
-    /// or one of the given values. An empty list of values allows any value.
+    /// Refuses fields that ask for unsupported features: each field must be absent, null, false, empty,
+    /// one that every method has, or one of the given values. An empty list of values allows any value.
     ///
     /// # Errors
     /// [`Error::Config`] that names the field.
@@ -188,7 +234,8 @@ impl HfPeft {
             let allowed = known
                 .iter()
                 .find(|(name, _)| name == field)
-                .is_some_and(|(_, values)| values.is_empty() || values.contains(value));
+                .is_some_and(|(_, values)| values.is_empty() || values.contains(value))
+                || COMMON.contains(&field.as_str());
             // Library versions add fields; one that is switched off asks for nothing.
             if !is_off(value) && !allowed {
                 let message = format!("{value} is not supported");
@@ -197,6 +244,36 @@ impl HfPeft {
         }
         Ok(())
     }
+}
+
+/// The fields that the configuration of every method may have with any value.
+const COMMON: [&str; 10] = [
+    "peft_type",
+    "peft_version",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "task_type",
+    "inference_mode",
+    "modules_to_save",
+    "target_modules",
+    "exclude_modules",
+];
+
+/// A name without the wrappers around blocks and their parts. Those before the first number may be
+/// around the whole model, which the names of all tensors tell.
+fn without_inner(name: &str) -> String {
+    let mut numbered = false;
+    let parts = name.split('.').filter(|part| {
+        numbered |= part.parse::<usize>().is_ok();
+        !(numbered && WRAPPERS.contains(part))
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// What is said of a wrapper before the names.
+fn left_out(wrapper: &str) -> String {
+    format!("the names of the tensors begin with {wrapper}, which is left out")
 }
 
 /// Whether a value asks for nothing.

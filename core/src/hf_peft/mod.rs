@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::backbone::Backbone;
+use crate::checkpoint::prefixes;
 use crate::error::{Error, Result, listed};
 use crate::layout::Layout;
 use crate::method::{AdaptationMethod, name_of};
@@ -27,27 +28,50 @@ pub use targets::{check_targets, exactly};
 /// The layout in which the tensors name the backbone's modules: the canonical one, or the one of the
 /// backbone's others that knows most of them.
 pub fn layout_of(given: &HfPeft, backbone: &dyn Backbone) -> Layout {
+    reading_of(given, backbone).0
+}
+
+/// That layout, and what wrappers put before the names. A wrapper is one only if no module of the
+/// backbone is named without it.
+fn reading_of(given: &HfPeft, backbone: &dyn Backbone) -> (Layout, String) {
     let spec = backbone.spec();
     let canonical = Layout::canonical(spec.head_name);
     // A layout with a rule for every name differs from the canonical one in weights only.
     let own = |layout: &&Layout| layout.rules.iter().all(|(ours, _)| *ours != "{*}");
     let modules = modules(backbone);
-    let known = |layout: &Layout| {
-        let names = given.tensors.keys();
-        let known = |name: &&String| {
-            knows(layout, &modules, name) || ignored(layout, &modules, name).is_some()
-        };
-        names.filter(known).count()
+    let mut wrappers: Vec<&str> = given.tensors.keys().flat_map(|n| prefixes(n)).collect();
+    wrappers.sort_unstable_by_key(|wrapper| (wrapper.len(), *wrapper));
+    wrappers.dedup();
+    let known = |layout: &Layout, wrapper: &str| {
+        let mut count = 0;
+        for name in given.tensors.keys() {
+            let (bare, inside) = match name.strip_prefix(wrapper) {
+                Some(bare) => (bare, true),
+                None => (name.as_str(), false),
+            };
+            let of_head = bare.starts_with(&format!("{}.", layout.head));
+            let of_backbone = knows(layout, &modules, bare);
+            if of_backbone && !of_head && !inside {
+                return 0;
+            }
+            let read = of_backbone || ignored(layout, &modules, bare).is_some();
+            count += usize::from(read);
+        }
+        count
     };
+    let mut best = (known(&canonical, ""), canonical, "");
     let others = backbone.layouts().iter().filter(own);
-    let mut best = (known(&canonical), canonical);
-    for layout in others {
-        let count = known(layout);
-        if count > best.0 {
-            best = (count, *layout);
+    let layouts: Vec<Layout> = std::iter::once(canonical).chain(others.copied()).collect();
+    // Of equal readings the one with the shortest prefix counts.
+    for wrapper in wrappers {
+        for layout in &layouts {
+            let count = known(layout, wrapper);
+            if count > best.0 {
+                best = (count, *layout, wrapper);
+            }
         }
     }
-    best.1
+    (best.1, best.2.to_owned())
 }
 
 /// The names of the backbone's sites, slices and parameters.
@@ -109,7 +133,8 @@ pub fn layout(name: &str, backbone: &dyn Backbone) -> Result<Layout> {
 /// # Errors
 /// For an unknown `peft_type`, an unsupported field, or a name that matches nothing.
 pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
-    let layout = layout_of(&given, backbone);
+    let (layout, wrapper) = reading_of(&given, backbone);
+    given.unwrap(&wrapper);
     let peft_type = given.field("peft_type").as_str().unwrap_or("").to_owned();
     let formats: Vec<Format> = plugins(PluginKind::Method)
         .into_iter()
@@ -121,7 +146,7 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
         return Err(Error::config(format!("{CONFIG}: peft_type"), message));
     };
     let name = &backbone.spec().name;
-    let mut remarks = Vec::new();
+    let mut remarks = given.remarks.clone();
     match given.field("base_model_name_or_path").as_str() {
         Some(base) if base != name => {
             remarks.push(format!(

@@ -71,7 +71,11 @@ pub(super) fn take(given: &mut HfPeft, backbone: &dyn Backbone, layout: &Layout)
             part == "bias" && (bias == "all" || (bias == "lora_only" && adapted.contains(module)));
         biases += usize::from(is_bias);
         if let Some(name) = name.filter(|_| !is_head) {
-            if !is_bias && !names.iter().any(|saved| ends_in(module, saved)) {
+            if !is_bias
+                && !names
+                    .iter()
+                    .any(|saved| ends_in(&given.seen(module), saved))
+            {
                 let message = format!(
                     "{key}: a parameter of the backbone that neither modules_to_save nor bias names"
                 );
@@ -104,7 +108,7 @@ pub(super) fn not_there(given: &HfPeft) -> Result<Option<String>> {
     let mut names = strings("modules_to_save", given.field("modules_to_save"))?;
     for key in given.tensors.keys() {
         let module = key.rsplit_once('.').map_or("", |(module, _)| module);
-        names.retain(|name| !ends_in(module, name));
+        names.retain(|name| !ends_in(&given.seen(module), name));
     }
     let remark = || {
         let names = listed(&names, 12);

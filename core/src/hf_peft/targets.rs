@@ -14,7 +14,8 @@ use crate::pattern::Pattern;
 use crate::site::{Targets, is_suffix};
 
 /// Checks that the configuration selects exactly the `modules` for which the file has tensors, among
-/// `all` that the backbone has. Returns remarks about entries of a list that select nothing.
+/// `all` that the backbone has; both without what a wrapper put before their names. Returns remarks
+/// about entries of a list that select nothing.
 ///
 /// # Errors
 /// [`Error::Config`] for an invalid pattern, or for modules that only one side has.
@@ -24,6 +25,9 @@ pub fn check_targets(
     all: &[String],
     backbone: &str,
 ) -> Result<Vec<String>> {
+    let seen = |name: &String| given.seen(name).into_owned();
+    let all: Vec<String> = all.iter().map(seen).collect();
+    let modules: BTreeSet<String> = modules.iter().map(seen).collect();
     let names: Vec<&str> = all.iter().map(String::as_str).collect();
     let (mut readings, idle) = match given.field("target_modules") {
         Value::Null => return Ok(Vec::new()),

@@ -111,16 +111,6 @@ fn check_fields(given: &HfPeft) -> Result<()> {
         ));
     }
     let any = [
-        "peft_type",
-        "peft_version",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-        "task_type",
-        "inference_mode",
-        "modules_to_save",
-        "target_modules",
-        "exclude_modules",
         "layers_to_transform",
         "layers_pattern",
         "r",
@@ -194,7 +184,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         };
         if part == "lora_A.weight" {
             let own = data.shape()[0];
-            let said = rank_of.value(module)?.unwrap_or(rank as f64);
+            let said = rank_of.value(&given.seen(module))?.unwrap_or(rank as f64);
             if own as f64 != said {
                 return Err(unknown(&format!("expected rank {said}, got {own}")));
             }
@@ -213,7 +203,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
             if own != rank {
                 ranks.insert(whole.clone(), own.into());
             }
-            if let Some(alpha) = alpha_of.value(module)? {
+            if let Some(alpha) = alpha_of.value(&given.seen(module))? {
                 alphas.insert(whole, alpha.into());
             }
             names.push(name.clone());
@@ -236,7 +226,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         .collect();
     let mut head_delta = None;
     if !of_head.is_empty() {
-        let alpha = alpha_of.value(layout.head)?.unwrap_or(alpha);
+        let alpha = alpha_of.value(&given.seen(layout.head))?.unwrap_or(alpha);
         head_delta = Some(product(&of_head, alpha, is_on("use_rslora"), layout.head)?);
         all.push(layout.head.to_owned());
         modules.insert(layout.head.to_owned());

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::Args;
 use peft_core::Init;
-use peft_core::checkpoint::{Checkpoint, Survey, recognise};
+use peft_core::checkpoint::{Checkpoint, Survey, foreign, recognise};
 use peft_core::error::listed;
-use peft_core::facts::{Stated, resolve};
-use peft_core::input::{InputSpec, Published};
+use peft_core::facts::{Published, Shown, Stated, contradictions, resolve};
+use peft_core::input::InputSpec;
 use peft_core::params::floats;
 use peft_core::source::{WeightsFile, WeightsPart};
 use serde::Serialize;
@@ -69,6 +69,9 @@ struct Contents {
     named_functions: Vec<String>,
     /// The recognised model; none if no linked family knows the names.
     model: Option<Model>,
+    /// What the checkpoint is, if it is known and no family has it: a tensor that shows it, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    foreign: Option<String>,
 }
 
 /// A set of weights.
@@ -147,6 +150,9 @@ fn contents(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Contents
             not_finite.push(name.to_owned());
         }
     }
+    let model = model(file, named)?;
+    let known = model.as_ref().is_some_and(|model| model.loads);
+    let foreign = foreign(file).filter(|_| !known);
     Ok(Contents {
         path: file.path().display().to_string(),
         format: file.format(),
@@ -167,7 +173,8 @@ fn contents(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Contents
         beside: owned(file.beside()),
         metadata: file.metadata().clone().into_iter().collect(),
         named_functions: file.named_functions().map(str::to_owned).collect(),
-        model: model(file, named)?,
+        model,
+        foreign: foreign.map(|(name, why)| format!("{name}: {why}")),
     })
 }
 
@@ -191,14 +198,19 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
         }),
     });
     if let Some(published) = &published {
-        let unknown = published.remarks.iter();
-        remarks.extend(unknown.map(|remark| format!("{}: {remark}", published.path.display())));
+        remarks.extend(published.remarks.iter().cloned());
+        remarks.extend(source.unfollowed(published, false));
         remarks.extend(source.take(published));
     }
     found.config.set_source(source);
     let mut known = false;
     if let Some(published) = &published {
-        let resolved = resolve(&*found.config, published, Stated::Shapes)?;
+        let evidence = |name: &str, other: &Value| found.evidence(name, Some(other), file);
+        let shown = Shown {
+            facts: found.shown_by(),
+            evidence: &evidence,
+        };
+        let resolved = resolve(&*found.config, published, Stated::Shapes(shown))?;
         remarks.extend(resolved.remarks);
         // Only this fact cannot be seen in the shapes at all, so a guess is marked as one.
         let of_heads = |fact: &String| fact.starts_with("num_heads ");
@@ -208,6 +220,15 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
             // again.
             found.backbone = resolved.config.build(&Init::empty(&Device::flex()))?;
             found.survey = Survey::of(&*found.backbone, file, None)?;
+            if !found.survey.fits() {
+                let written = &*found.config;
+                remarks.extend(contradictions(
+                    &*resolved.config,
+                    written,
+                    Some(published),
+                    file,
+                ));
+            }
         }
         found.config = resolved.config;
     }
@@ -218,6 +239,7 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
     }
     let spec = found.backbone.spec();
     let head = found.survey.head(&*found.backbone, file)?;
+    remarks.extend(found.survey.unread_head(file));
     Ok(Some(Model {
         family: found.plugin.name,
         layout: found.survey.layout(),
@@ -276,6 +298,9 @@ fn print(contents: &Contents) -> Result<(), Failure> {
             "",
             "none of them was called: reading a checkpoint runs no code",
         );
+    }
+    if let Some(foreign) = &contents.foreign {
+        row("not supported", foreign);
     }
     match &contents.model {
         Some(model) => print_model(model),

@@ -8,6 +8,7 @@ use crate::cache::Caches;
 use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
 use crate::commands::print::row;
 use crate::commands::{experiment, on_pool};
+use crate::config::start::{StartFrom, StartHead};
 use crate::exit::Failure;
 use crate::model::trial::Trial;
 use crate::report::numbers::{mebibytes, percent, seconds, speed};
@@ -32,6 +33,10 @@ pub struct TrainArgs {
     /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Leave the adapter's head out and draw a new one, for other classes (as --set
+    /// 'adapter={path: DIR, head: new}').
+    #[arg(long, requires = "adapter")]
+    pub new_head: bool,
     /// Validate everything and print the plan, then stop.
     #[arg(long)]
     pub dry_run: bool,
@@ -43,8 +48,12 @@ pub struct TrainArgs {
 /// Trains and evaluates.
 pub fn train(args: &TrainArgs) -> Result<(), Failure> {
     let mut experiment = experiment(&args.config)?;
-    if args.adapter.is_some() {
-        experiment.adapter.clone_from(&args.adapter);
+    if let Some(path) = &args.adapter {
+        let head = match args.new_head {
+            true => StartHead::New,
+            false => StartHead::Keep,
+        };
+        experiment.adapter = Some(StartFrom::new(path.clone(), head));
     }
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;

@@ -1,7 +1,5 @@
 //! The typed experiment: the content of one YAML with defaults filled in and names resolved.
 
-use std::path::PathBuf;
-
 use peft_core::{AdaptationMethod, BackboneConfig, DatasetConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +15,7 @@ use crate::config::part::{part_value, take_about, typed_part};
 use crate::config::recipe::Recipe;
 use crate::config::resolve::{COMPONENTS, resolve_all, unknown_field_hint};
 use crate::config::set::set;
+use crate::config::start::StartFrom;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 
@@ -71,11 +70,12 @@ pub struct Experiment {
     /// caches nothing.
     #[serde(default)]
     pub cache_views: usize,
-    /// A trained adapter to start from: a run folder, or a folder of HF PEFT. Its methods replace
-    /// `method`; its head is used if it has as many classes as the data set.
+    /// Start from a trained adapter: a run folder or one of HF PEFT, as a path or as `{path, head}`.
+    /// Its methods take the place of `method`. Its head is joined with the data set's classes by name;
+    /// with `head: new` it is left out, and the `head` of the experiment takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathBuf")]
-    pub adapter: Option<PathBuf>,
+    #[schemars(with = "StartFrom")]
+    pub adapter: Option<StartFrom>,
     /// Whether the whole adapted model is also written under the checkpoint's own keys
     /// (`model.safetensors`); needs a method without adapters, such as full-finetune.
     #[serde(default)]

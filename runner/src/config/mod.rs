@@ -12,3 +12,4 @@ pub mod part;
 pub mod recipe;
 pub mod resolve;
 pub mod set;
+pub mod start;

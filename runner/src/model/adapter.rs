@@ -45,12 +45,12 @@ impl Adapter {
         let experiment = resolved(folder)?;
         let path = folder.join(ADAPTER);
         let weights = base.weights_hash.as_deref();
-        let (info, values) = adapter_file::read(&path, &base.backbone, weights)?;
+        let (info, values, remarks) = adapter_file::read(&path, &base.backbone, weights)?;
         Ok(Self {
             path,
             methods: experiment.method,
             classes: Some(info.classes),
-            remarks: Vec::new(),
+            remarks,
             values,
         })
     }

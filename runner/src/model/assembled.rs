@@ -19,7 +19,7 @@ use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::{Adapter, resolved};
 use crate::model::base::Base;
-use crate::model::classes::{Join, lacking};
+use crate::model::classes::Join;
 use crate::model::head::{head, text_classes};
 use crate::model::parts;
 use crate::run::folder::finished;
@@ -62,7 +62,7 @@ impl Assembled {
     pub fn join(&self, data: &[String]) -> Result<Join, Failure> {
         if self.named {
             let joined = Join::by_name(&self.classes, data);
-            return joined.map_err(|missing| config_error(lacking(&self.classes, &missing)));
+            return joined.map_err(config_error);
         }
         let (own, of_data) = (self.classes.len(), data.len());
         if own != of_data {
@@ -240,7 +240,7 @@ impl Source {
             (HeadConfig::Linear { .. }, None) => match (&self.base.classes, &self.base.head) {
                 (Some(classes), Some(_)) => return Ok((classes.clone(), true)),
                 (_, Some(head)) => head.bias.shape()[0],
-                (_, None) => return Err(config_error("head.from: the checkpoint has no head")),
+                (_, None) => return Err(self.base.no_head()),
             },
         };
         let (classes, why) = match known {

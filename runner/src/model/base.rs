@@ -2,8 +2,7 @@
 
 use peft_core::backbone::BoxedBackbone;
 use peft_core::checkpoint::{CheckpointHead, load_backbone};
-use peft_core::facts::{Stated, resolve};
-use peft_core::input::Published;
+use peft_core::facts::{Published, Stated, contradictions, resolve};
 use peft_core::{BackboneConfig, Init, Plug};
 
 use crate::config::find;
@@ -18,6 +17,8 @@ pub struct Base {
     pub backbone: BoxedBackbone,
     /// The head that came with the checkpoint.
     pub head: Option<CheckpointHead>,
+    /// Why the head that came with it cannot be read, if it cannot.
+    pub unread_head: Option<String>,
     /// The names of its classes, in the order of its rows, if the file beside the weights has them.
     pub classes: Option<Vec<String>>,
     /// Hash of the weights file; absent for random weights.
@@ -27,6 +28,14 @@ pub struct Base {
 }
 
 impl Base {
+    /// Why there is no head from the checkpoint where one is asked for.
+    pub fn no_head(&self) -> Failure {
+        match &self.unread_head {
+            Some(why) => config_error(format_args!("head.from: {why}")),
+            None => config_error("head.from: the checkpoint has no head"),
+        }
+    }
+
     /// Builds and fills it; random values come from `seed`.
     ///
     /// # Errors
@@ -48,31 +57,49 @@ impl Base {
         };
         let published = weights.as_ref().map(|file| Published::beside(file.path()));
         let published = published.transpose().map_err(at("backbone.weights"))?;
+        let published = published.flatten();
+        let written = config.clone();
         let (mut classes, mut followed) = (None, Vec::new());
-        if let Some(published) = published.flatten() {
-            let path = published.path.display();
-            let unknown = published.remarks.iter();
-            remarks.extend(unknown.map(|remark| format!("backbone: {path}: {remark}")));
-            let taken = source.take(&published);
-            remarks.extend(taken.iter().map(|remark| format!("backbone: {remark}")));
+        if let Some(published) = &published {
+            let states_size = serde_json::json!(config).get("img_size").is_some();
+            if let Some(message) = source.unfollowed(published, states_size).first() {
+                return Err(config_error(format_args!("backbone: {message}")));
+            }
+            let taken = source.take(published);
+            remarks.extend(published.remarks.iter().cloned().chain(taken));
             config.set_source(source.clone());
-            let resolved = resolve(&*config, &published, Stated::Configuration);
+            let resolved = resolve(&*config, published, Stated::Configuration);
             let resolved = resolved.map_err(at("backbone"))?;
-            remarks.extend(
-                resolved
-                    .remarks
-                    .iter()
-                    .map(|remark| format!("backbone: {remark}")),
-            );
+            remarks.extend(resolved.remarks);
+            for remark in &mut remarks {
+                remark.insert_str(0, "backbone: ");
+            }
             config = resolved.config;
             followed = resolved.followed;
-            classes = published.classes;
+            classes.clone_from(&published.classes);
         }
+        // What a file beside the weights states may be what does not fit.
+        let and_followed = |message: String| {
+            let beside = published.as_ref().map(|published| published.path.display());
+            match beside.filter(|_| !followed.is_empty()) {
+                None => config_error(message),
+                Some(path) => {
+                    let followed = followed.join(", ");
+                    config_error(format_args!(
+                        "{message}; beside the weights, {path} states {followed}"
+                    ))
+                }
+            }
+        };
         let init = match weights {
             Some(_) => Init::empty(&device.device),
             None => Init::seeded(&device.device, seed),
         };
-        let backbone = Plug::new(config.build(&init).map_err(at("backbone"))?);
+        let backbone = Plug::new(
+            config
+                .build(&init)
+                .map_err(|e| and_followed(format!("backbone: {e}")))?,
+        );
         let Some(file) = weights else {
             let random = "no weights are given, the values are random";
             remarks.push(format!("backbone: {random} (seed {seed})"));
@@ -80,21 +107,23 @@ impl Base {
                 config,
                 backbone,
                 head: None,
+                unread_head: None,
                 classes: None,
                 weights_hash: None,
                 remarks,
             });
         };
-        let loaded =
-            load_backbone(backbone, &file, source.layout.as_deref()).map_err(|e| match e {
-                peft_core::Error::Config { .. } => at("backbone")(e),
-                e if followed.is_empty() => at("backbone.weights")(e),
-                // What the file beside them states may be what does not fit.
-                e => config_error(format_args!(
-                    "backbone.weights: {e}; the file beside the weights states {}",
-                    followed.join(", ")
-                )),
-            })?;
+        let loaded = load_backbone(backbone, &file, source.layout.as_deref());
+        let loaded = loaded.map_err(|e| match e {
+            peft_core::Error::Config { .. } => at("backbone")(e),
+            e => match &contradictions(&*config, &*written, published.as_ref(), &file)[..] {
+                [] => and_followed(format!("backbone.weights: {e}")),
+                lines => {
+                    let lines = lines.join("\n  ");
+                    config_error(format_args!("backbone: {lines}\nbackbone.weights: {e}"))
+                }
+            },
+        })?;
         remarks.extend(loaded.remarks);
         let rows = loaded.head.as_ref().map(|head| head.bias.shape()[0]);
         if let (Some(rows), Some(names)) = (rows, &classes)
@@ -111,6 +140,7 @@ impl Base {
             config,
             backbone: loaded.backbone,
             head: loaded.head,
+            unread_head: loaded.unread_head,
             classes,
             weights_hash: Some(file.hash()),
             remarks,

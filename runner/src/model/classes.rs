@@ -1,6 +1,8 @@
 //! Classes are joined by name. An index of a class means something only beside the list that it points
 //! into, and the lists of two files may differ in order and in length.
 
+use std::collections::HashMap;
+
 use burn::tensor::TensorData;
 use peft_core::checkpoint::CheckpointHead;
 use peft_core::error::listed;
@@ -8,8 +10,9 @@ use peft_core::params::floats;
 
 use crate::data::loader::Loader;
 
-/// How many names a message lists.
-const LISTED: usize = 6;
+/// How many of the missing names, and of a head's own, a message lists.
+const MISSING: usize = 40;
+const OWN: usize = 12;
 
 /// The row of a head for each class of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,23 +30,39 @@ impl Join {
     /// Finds the classes of a data set among those of a head.
     ///
     /// # Errors
-    /// The classes that the head lacks.
-    pub fn by_name(head: &[String], data: &[String]) -> Result<Self, Vec<String>> {
+    /// A message with the classes that the head lacks, or with one that several of its rows are called.
+    pub fn by_name(head: &[String], data: &[String]) -> Result<Self, String> {
         if head == data {
             return Ok(Self::Same);
         }
-        let row = |class: &String| head.iter().position(|name| name == class);
-        let missing: Vec<String> = data
-            .iter()
-            .filter(|class| row(class).is_none())
-            .cloned()
-            .collect();
+        let mut rows: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (row, name) in head.iter().enumerate() {
+            rows.entry(name).or_default().push(row);
+        }
+        let (mut joined, mut missing) = (Vec::with_capacity(data.len()), Vec::new());
+        for class in data {
+            match rows.get(class.as_str()).map(Vec::as_slice) {
+                None => missing.push(class),
+                Some([row]) => joined.push(*row),
+                Some(several) => {
+                    return Err(format!(
+                        "the rows {several:?} of the head are all called {class}: they cannot be joined \
+                         with the data set's classes by name"
+                    ));
+                }
+            }
+        }
         if missing.is_empty() {
-            Ok(Self::Rows(data.iter().filter_map(row).collect()))
+            Ok(Self::Rows(joined))
         } else if head.len() == data.len() && numbered(head) != numbered(data) {
             Ok(Self::Assumed)
         } else {
-            Err(missing)
+            Err(format!(
+                "the head lacks {} of the data set's classes: {}; it has {}",
+                missing.len(),
+                listed(&missing, MISSING),
+                listed(head, OWN)
+            ))
         }
     }
 
@@ -91,16 +110,6 @@ fn numbered(names: &[String]) -> bool {
         .all(|(number, name)| *name == number.to_string())
 }
 
-/// What is wrong when a head lacks classes of a data set.
-pub fn lacking(head: &[String], missing: &[String]) -> String {
-    format!(
-        "the head lacks {} of the data set's classes: {}; it has {}",
-        missing.len(),
-        listed(missing, LISTED),
-        listed(head, LISTED)
-    )
-}
-
 /// A checkpoint's head with one row for each class of a data set, in the data set's order.
 pub fn reordered(head: &CheckpointHead, rows: &[usize]) -> CheckpointHead {
     CheckpointHead {
@@ -140,28 +149,48 @@ mod tests {
                 Some("another order"),
             ),
             (&["cat"], Ok(Join::Rows(vec![2])), Some("1 of the head's 3")),
-            (&["cat", "Ant"], Err(names(&["Ant"])), None),
+            (
+                &["cat", "Ant"],
+                Err("the head lacks 1 of the data set's classes: Ant; it has ant, bee, cat"),
+                None,
+            ),
             (
                 &["0", "1", "2"],
                 Ok(Join::Assumed),
                 Some("numbers on the other"),
             ),
-            (&["0", "1"], Err(names(&["0", "1"])), None),
-            (&["ant", "bee", "cat", "dog"], Err(names(&["dog"])), None),
+            (
+                &["0", "1"],
+                Err("the head lacks 2 of the data set's classes: 0, 1; it has ant, bee, cat"),
+                None,
+            ),
+            (
+                &["ant", "bee", "cat", "dog"],
+                Err("the head lacks 1 of the data set's classes: dog; it has ant, bee, cat"),
+                None,
+            ),
         ] {
             let join = Join::by_name(&head, &names(data));
-            assert_eq!(join, expected);
+            assert_eq!(join, expected.map_err(str::to_owned));
             let said = join.ok().and_then(|join| join.remark(head.len()));
             match remark {
                 Some(part) => assert!(said.unwrap().contains(part)),
                 None => assert_eq!(said, None),
             }
         }
-        let message = lacking(&head, &names(&["dog"]));
-        assert!(
-            message.contains("1 of the data set's classes: dog; it has ant, bee, cat"),
-            "{message}"
-        );
+    }
+
+    #[test]
+    fn a_name_of_several_rows_cannot_be_joined() {
+        // ImageNet has two classes called crane.
+        let head = names(&["crane", "dog", "crane"]);
+        assert_eq!(Join::by_name(&head, &head), Ok(Join::Same));
+        let only = Join::by_name(&head, &names(&["dog"]));
+        assert_eq!(only, Ok(Join::Rows(vec![1])));
+        for data in [&["crane"][..], &["dog", "crane"], &["crane", "dog", "owl"]] {
+            let error = Join::by_name(&head, &names(data)).unwrap_err();
+            assert!(error.starts_with("the rows [0, 2] of the head are all called crane"));
+        }
     }
 
     #[test]

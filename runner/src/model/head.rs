@@ -10,7 +10,7 @@ use peft_core::{Head, Init, LinearHead, TextHead};
 use crate::config::head::{HeadConfig, HeadFrom};
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
-use crate::model::classes::{Join, lacking, reordered};
+use crate::model::classes::{Join, reordered};
 use crate::model::parts::at;
 
 /// The head that `config` describes, on the features of `base`, for these classes. New values are drawn
@@ -35,7 +35,7 @@ pub fn head(
         HeadConfig::Linear {
             from: HeadFrom::Checkpoint,
         } => match &base.head {
-            None => Err(config_error("head.from: the checkpoint has no head")),
+            None => Err(base.no_head()),
             Some(head) => {
                 let head = of_checkpoint(head, base.classes.as_deref(), classes, remarks)?;
                 Ok(LinearHead::from_checkpoint(head, device).into())
@@ -82,8 +82,8 @@ fn of_checkpoint(
         );
         return Ok(head.clone());
     };
-    let join = Join::by_name(names, classes)
-        .map_err(|missing| config_error(format!("head.from: {}", lacking(names, &missing))))?;
+    let join = Join::by_name(names, classes);
+    let join = join.map_err(|message| config_error(format!("head.from: {message}")))?;
     remarks.extend(join.remark(outputs).map(|remark| format!("head: {remark}")));
     Ok(match join {
         Join::Same | Join::Assumed => head.clone(),

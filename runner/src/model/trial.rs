@@ -6,17 +6,19 @@ use std::sync::Arc;
 use burn::tensor::DType;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{Cut, InputSpec};
+use peft_core::error::listed;
 use peft_core::{BackboneSpec, Init, Model};
 use peft_datasets::Preprocess;
 
 use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
+use crate::config::start::StartHead;
 use crate::data::held_out::Data;
 use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
-use crate::model::classes::{Join, lacking};
+use crate::model::classes::Join;
 use crate::model::hash::Content;
 use crate::model::head::head;
 use crate::model::parts::{self, at};
@@ -196,53 +198,77 @@ impl Trial {
 }
 
 /// Reads the adapter that the experiment starts from, if it names one. Its methods take the place of the
-/// YAML's. Its head stays if it has all classes of the data set, joined by name; otherwise a new head is
-/// drawn.
+/// YAML's.
 fn start(
     experiment: &mut Experiment,
     base: &Base,
     classes: &[String],
     remarks: &mut Vec<String>,
 ) -> Result<Option<Adapter>, Failure> {
-    let Some(path) = &experiment.adapter else {
+    let Some(from) = &experiment.adapter else {
         return Ok(None);
     };
-    let mut adapter = Adapter::read(path, base)?;
+    let mut adapter = Adapter::read(from.path(), base)?;
     let own = adapter.remarks.iter();
     remarks.extend(own.map(|remark| format!("adapter: {remark}")));
     experiment.method = adapter.methods.clone();
-    if let Some(outputs) = adapter.outputs() {
-        let remark = start_head(&mut adapter, outputs, classes);
-        remarks.extend(remark.map(|remark| format!("adapter: {remark}")));
-    }
+    let remark = match (adapter.outputs(), from.head()) {
+        (None, _) => Some("it holds no head: that of the experiment is used".to_owned()),
+        (Some(outputs), StartHead::New) => {
+            adapter.drop_head();
+            Some(format!(
+                "its head ({outputs} classes) is left out, as head: new asks"
+            ))
+        }
+        (Some(_), StartHead::Keep) if matches!(experiment.head, HeadConfig::Text { .. }) => {
+            return Err(config_error(format!(
+                "adapter: its head is linear and that of the experiment is made of texts; {}",
+                asks_for_another(from.path())
+            )));
+        }
+        (Some(outputs), StartHead::Keep) => {
+            start_head(&mut adapter, outputs, classes).map_err(|e| {
+                config_error(format!("adapter: {e}; {}", asks_for_another(from.path())))
+            })?
+        }
+    };
+    remarks.extend(remark.map(|remark| format!("adapter: {remark}")));
     Ok(Some(adapter))
 }
 
-/// Brings the head of an adapter into the order of the data set's classes, or drops it. Returns what its user
-/// should know.
-fn start_head(adapter: &mut Adapter, outputs: usize, classes: &[String]) -> Option<String> {
-    let dropped = format!("its head ({outputs} classes) is dropped for a new one");
-    let Some(names) = adapter.classes.clone() else {
+/// How a configuration leaves the head of an adapter out.
+fn asks_for_another(path: &Path) -> String {
+    let path = path.display();
+    format!("`adapter: {{path: {path}, head: new}}` (or --new-head) trains with a new head")
+}
+
+/// Brings the head of an adapter into the order of the data set's classes. Returns what its user should
+/// know.
+///
+/// # Errors
+/// The classes that it lacks, or their number if it has no names.
+fn start_head(
+    adapter: &mut Adapter,
+    outputs: usize,
+    classes: &[String],
+) -> Result<Option<String>, String> {
+    let Some(names) = &adapter.classes else {
         if outputs == classes.len() {
             let assumed = "its head has no class names: its rows are taken in the data set's order";
-            return Some(assumed.to_owned());
+            return Ok(Some(assumed.to_owned()));
         }
-        adapter.drop_head();
-        return Some(dropped);
+        return Err(format!(
+            "its head has {outputs} classes without names, the data set {}: {}",
+            classes.len(),
+            listed(classes, 12)
+        ));
     };
-    match Join::by_name(&names, classes) {
-        Ok(join) => {
-            let remark = join.remark(outputs);
-            if let Join::Rows(rows) = join {
-                adapter.select_classes(&rows);
-            }
-            remark
-        }
-        Err(missing) => {
-            adapter.drop_head();
-            Some(format!("{dropped}: {}", lacking(&names, &missing)))
-        }
+    let join = Join::by_name(names, classes)?;
+    let remark = join.remark(outputs);
+    if let Join::Rows(rows) = join {
+        adapter.select_classes(&rows);
     }
+    Ok(remark)
 }
 
 /// Refuses what cannot be trained, or not saved as asked.

@@ -205,7 +205,7 @@ const BESIDE: [(&str, &str); 9] = [
 ];
 
 /// The logits of `fixtures/beside/image.png`, or the output of a command that failed.
-fn logits(folder: &Path, backbone: &Value) -> Result<Vec<f32>, Output> {
+pub fn logits(folder: &Path, backbone: &Value) -> Result<Vec<f32>, Output> {
     let config = json!({"backbone": backbone, "head": {"from": "checkpoint"}});
     let (yaml, out) = (folder.join("config.yaml"), folder.join("out.safetensors"));
     std::fs::write(&yaml, config.to_string()).unwrap();

@@ -110,17 +110,21 @@ fn a_continued_training_keeps_the_rows_of_its_head_by_name() {
     let own = table(&files.path().join("own"), &["ant", "bee", "cat"]);
     let runs = tempfile::tempdir().unwrap();
     let run = trained(&own, &[], runs.path());
-    let adapter = format!("adapter={}", run.display());
-    for (names, said, kept) in [
-        (&["cat", "ant", "bee"][..], "joined by name", true),
-        (&["bee", "ant"], "2 of the head's 3 classes", true),
+    let from = run.display();
+    for (names, head, said, kept) in [
+        (&["cat", "ant", "bee"][..], "keep", "joined by name", true),
+        (&["bee", "ant"], "keep", "2 of the head's 3 classes", true),
         (
             &["ant", "bee", "dog"],
-            "lacks 1 of the data set's classes: dog",
+            "new",
+            "its head (3 classes) is left out, as head: new asks",
             false,
         ),
+        (&["eel", "fox"], "new", "is left out", false),
+        (&["cat", "ant", "bee"], "new", "is left out", false),
     ] {
         let other = tempfile::tempdir().unwrap();
+        let adapter = format!("adapter={{path: {from}, head: {head}}}");
         let dataset = table(&other.path().join("other"), names);
         // No step moves the head: the first validation shows what it started from.
         let still = [
@@ -136,5 +140,43 @@ fn a_continued_training_keeps_the_rows_of_its_head_by_name() {
         let summary = std::fs::read_to_string(run.join("summary.json")).unwrap();
         let summary: Value = serde_json::from_str(&summary).unwrap();
         assert_eq!(summary["test"]["top1"] == 1.0, kept, "{names:?}: {log}");
+    }
+}
+
+#[test]
+fn a_class_that_the_head_of_an_adapter_lacks_is_an_error_unless_a_new_head_is_asked_for() {
+    let files = tempfile::tempdir().unwrap();
+    let own = table(&files.path().join("own"), &["ant", "bee", "cat"]);
+    let runs = tempfile::tempdir().unwrap();
+    let run = trained(&own, &["--set", "recipe.epochs=1"], runs.path());
+    for (names, lacks) in [
+        (
+            &["ant", "bee", "dog"][..],
+            "1 of the data set's classes: dog; it has ant, bee, cat",
+        ),
+        (
+            &["dog", "cat", "ant", "bee"],
+            "1 of the data set's classes: dog",
+        ),
+        (&["eel", "fox"], "2 of the data set's classes: eel, fox"),
+    ] {
+        let other = tempfile::tempdir().unwrap();
+        let config = config(&table(other.path(), names), other.path());
+        let train = |more: &[&dyn AsRef<std::ffi::OsStr>]| {
+            let args: [&dyn AsRef<std::ffi::OsStr>; 6] = [
+                &"train",
+                &"--config",
+                &config,
+                &"--adapter",
+                &run,
+                &"--dry-run",
+            ];
+            runner(&[&args[..], more].concat())
+        };
+        let asks = format!("`adapter: {{path: {}, head: new}}`", run.display());
+        refused(train(&[]), &format!("adapter: the head lacks {lacks}"));
+        refused(train(&[]), &asks);
+        let said = succeeded(train(&[&"--new-head"]));
+        assert!(said.contains("its head (3 classes) is left out"), "{said}");
     }
 }

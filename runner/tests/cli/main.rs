@@ -9,6 +9,7 @@ mod compare;
 mod costs;
 mod data;
 mod documentation;
+mod facts;
 mod library;
 mod methods;
 mod pins;

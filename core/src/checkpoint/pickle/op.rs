@@ -1,75 +1,33 @@
 //! The codes of a pickle's instructions, under the names of Python's `pickletools`.
 
-pub const PROTO: u8 = 0x80;
-pub const FRAME: u8 = 0x95;
-pub const STOP: u8 = b'.';
+macro_rules! codes {
+    ($($name:ident = $code:literal,)*) => {
+        $(pub const $name: u8 = $code;)*
+    };
+}
 
-// The stack.
-pub const MARK: u8 = b'(';
-pub const POP: u8 = b'0';
-pub const POP_MARK: u8 = b'1';
-pub const DUP: u8 = b'2';
-
-// Numbers and truth values.
-pub const NONE: u8 = b'N';
-pub const NEWTRUE: u8 = 0x88;
-pub const NEWFALSE: u8 = 0x89;
-pub const INT: u8 = b'I';
-pub const LONG: u8 = b'L';
-pub const BININT: u8 = b'J';
-pub const BININT1: u8 = b'K';
-pub const BININT2: u8 = b'M';
-pub const LONG1: u8 = 0x8a;
-pub const FLOAT: u8 = b'F';
-pub const BINFLOAT: u8 = b'G';
-
-// Text and bytes.
-pub const UNICODE: u8 = b'V';
-pub const BINUNICODE: u8 = b'X';
-pub const SHORT_BINUNICODE: u8 = 0x8c;
-pub const BINUNICODE8: u8 = 0x8d;
-/// Python 2's strings, in which old files keep the names of parameters.
-pub const BINSTRING: u8 = b'T';
-pub const SHORT_BINSTRING: u8 = b'U';
-pub const BINBYTES: u8 = b'B';
-pub const SHORT_BINBYTES: u8 = b'C';
-pub const BINBYTES8: u8 = 0x8e;
-pub const BYTEARRAY8: u8 = 0x96;
-
-// Tuples, lists, sets and dictionaries.
-pub const EMPTY_TUPLE: u8 = b')';
-pub const TUPLE: u8 = b't';
-pub const TUPLE1: u8 = 0x85;
-pub const TUPLE2: u8 = 0x86;
-pub const TUPLE3: u8 = 0x87;
-pub const EMPTY_LIST: u8 = b']';
-pub const LIST: u8 = b'l';
-pub const EMPTY_SET: u8 = 0x8f;
-pub const FROZENSET: u8 = 0x91;
-pub const EMPTY_DICT: u8 = b'}';
-pub const DICT: u8 = b'd';
-pub const APPEND: u8 = b'a';
-pub const APPENDS: u8 = b'e';
-pub const ADDITEMS: u8 = 0x90;
-pub const SETITEM: u8 = b's';
-pub const SETITEMS: u8 = b'u';
-
-// The memo.
-pub const PUT: u8 = b'p';
-pub const BINPUT: u8 = b'q';
-pub const LONG_BINPUT: u8 = b'r';
-pub const MEMOIZE: u8 = 0x94;
-pub const GET: u8 = b'g';
-pub const BINGET: u8 = b'h';
-pub const LONG_BINGET: u8 = b'j';
-
-// Names, calls and objects.
-pub const GLOBAL: u8 = b'c';
-pub const STACK_GLOBAL: u8 = 0x93;
-pub const REDUCE: u8 = b'R';
-pub const NEWOBJ: u8 = 0x81;
-pub const NEWOBJ_EX: u8 = 0x92;
-pub const OBJ: u8 = b'o';
-pub const INST: u8 = b'i';
-pub const BUILD: u8 = b'b';
-pub const BINPERSID: u8 = b'Q';
+#[rustfmt::skip]
+codes! {
+    PROTO = 0x80, FRAME = 0x95, STOP = b'.',
+    // The stack.
+    MARK = b'(', POP = b'0', POP_MARK = b'1', DUP = b'2',
+    // Numbers and truth values.
+    NONE = b'N', NEWTRUE = 0x88, NEWFALSE = 0x89,
+    INT = b'I', LONG = b'L', BININT = b'J', BININT1 = b'K', BININT2 = b'M', LONG1 = 0x8a,
+    FLOAT = b'F', BINFLOAT = b'G',
+    // Text; the last two are Python 2's strings, in which old files keep the names of parameters.
+    UNICODE = b'V', BINUNICODE = b'X', SHORT_BINUNICODE = 0x8c, BINUNICODE8 = 0x8d,
+    BINSTRING = b'T', SHORT_BINSTRING = b'U',
+    // Bytes.
+    BINBYTES = b'B', SHORT_BINBYTES = b'C', BINBYTES8 = 0x8e, BYTEARRAY8 = 0x96,
+    // Tuples, lists, sets and dictionaries.
+    EMPTY_TUPLE = b')', TUPLE = b't', TUPLE1 = 0x85, TUPLE2 = 0x86, TUPLE3 = 0x87,
+    EMPTY_LIST = b']', LIST = b'l', EMPTY_SET = 0x8f, FROZENSET = 0x91, EMPTY_DICT = b'}', DICT = b'd',
+    APPEND = b'a', APPENDS = b'e', ADDITEMS = 0x90, SETITEM = b's', SETITEMS = b'u',
+    // The memo.
+    PUT = b'p', BINPUT = b'q', LONG_BINPUT = b'r', MEMOIZE = 0x94,
+    GET = b'g', BINGET = b'h', LONG_BINGET = b'j',
+    // Names, calls and objects.
+    GLOBAL = b'c', STACK_GLOBAL = 0x93,
+    REDUCE = b'R', NEWOBJ = 0x81, NEWOBJ_EX = 0x92, OBJ = b'o', INST = b'i', BUILD = b'b', BINPERSID = b'Q',
+}

@@ -1,16 +1,20 @@
 //! A checkpoint of any known format.
 
+mod bytes;
+mod shards;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 
 use super::entry::{Bytes, Element, Entry};
+use super::prefix::{WRAPPERS, without_wrappers};
 use super::sets::WeightsSet;
 use super::{npz, safetensors, torch};
 use crate::error::{Error, Result, listed};
 use crate::params::Tensors;
+use bytes::{FileBytes, PIECE};
 
 /// A checkpoint of any known format, open and checked.
 pub struct Checkpoint {
@@ -30,64 +34,6 @@ pub struct Checkpoint {
     /// What was chosen of the file, if not all of it: part of its hash.
     chosen: String,
     remarks: Vec<String>,
-}
-
-/// Number of bytes that are hashed at once.
-const HASHED: usize = 16 << 20;
-
-/// A file's bytes: mapped into memory, or inside the binary.
-enum FileBytes {
-    Map(memmap2::Mmap),
-    Static(&'static [u8]),
-}
-
-impl FileBytes {
-    /// Maps a file.
-    fn map(path: &Path) -> Result<Self> {
-        let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        // An empty file cannot be mapped.
-        if file.metadata().map_err(Error::io(path))?.len() == 0 {
-            return Err(Error::file(
-                path,
-                "expected a checkpoint, the file is empty",
-            ));
-        }
-        // SAFETY: the map is read only; a file that another process truncates while it is mapped
-        // would raise SIGBUS, as with every reader of mapped checkpoints.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-        Ok(Self::Map(map))
-    }
-}
-
-impl FileBytes {
-    /// Tells the system that these bytes are not needed soon. Mapped pages that were read otherwise count
-    /// as memory of this process.
-    fn release(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if let Self::Map(map) = self {
-            // SAFETY: the map is backed by a file and never written, so a page that is dropped is read
-            // again with the same content.
-            let advised = unsafe {
-                map.unchecked_advise_range(
-                    memmap2::UncheckedAdvice::DontNeed,
-                    range.start,
-                    range.len(),
-                )
-            };
-            // Without effect if the system does not take the advice; the content is the same either way.
-            drop(advised);
-        }
-    }
-}
-
-impl std::ops::Deref for FileBytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Map(map) => map,
-            Self::Static(bytes) => bytes,
-        }
-    }
 }
 
 impl Checkpoint {
@@ -186,12 +132,16 @@ impl Checkpoint {
         if let Some(key) = key.filter(|_| !is_torch) {
             return Err(one_set(path, key));
         }
+        let (mut members, mut unchecked) = (Vec::new(), 0);
         let (format, entries) = if is_zip && npz {
-            ("npz", npz::entries(bytes).map_err(at)?)
+            let (entries, read) = npz::entries(bytes).map_err(at)?;
+            members = read;
+            ("npz", entries)
         } else if is_torch {
             let contents = torch::contents(bytes, key).map_err(at)?;
             (foreign, others) = (contents.foreign, contents.others);
             beside = contents.beside;
+            members = contents.members;
             sets = contents.sets.into_list();
             ("pytorch", contents.entries)
         } else {
@@ -199,7 +149,21 @@ impl Checkpoint {
             metadata = own;
             ("safetensors", entries)
         };
+        for member in &members {
+            match member.checked(bytes, PIECE, |range| file.release(range)) {
+                Ok(true) => {}
+                Ok(false) => unchecked += 1,
+                Err(message) => return Err(at(message)),
+            }
+        }
         let (mut chosen, mut remarks) = (String::new(), Vec::new());
+        if unchecked > 0 {
+            remarks.push(format!(
+                "{unchecked} of the {} parts of the file that are read have no checksum, so that damage to \
+                 them cannot be seen",
+                members.len()
+            ));
+        }
         let (entries, unwrapped) = without_wrappers(entries);
         if unwrapped > 0 {
             let wrappers = WRAPPERS.join(" or ");
@@ -233,62 +197,6 @@ impl Checkpoint {
         })
     }
 
-    /// Opens the files that an index names; they lie beside it.
-    fn sharded(path: &Path) -> Result<Self> {
-        let at = |message: String| Error::file(path, message);
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let index: serde_json::Value =
-            serde_json::from_str(&text).map_err(|e| at(format!("expected JSON: {e}")))?;
-        let map = index["weight_map"].as_object();
-        let map = map.ok_or_else(|| at("expected a weight_map of tensors to files".to_owned()))?;
-        let mut shards: BTreeMap<&str, Self> = BTreeMap::new();
-        for file in map.values() {
-            let name = file.as_str().unwrap_or_default();
-            // An index must not lead to files elsewhere on the disk.
-            let plain = Path::new(name).file_name().is_some_and(|own| own == name);
-            if !plain {
-                return Err(at(format!(
-                    "expected the name of a file beside it, got {file}"
-                )));
-            }
-            if !shards.contains_key(name) {
-                shards.insert(name, Self::open(&path.with_file_name(name))?);
-            }
-        }
-        let (mut files, mut entries, mut format) = (Vec::new(), BTreeMap::new(), "safetensors");
-        let (mut foreign, mut others) = (BTreeSet::new(), BTreeMap::new());
-        for (file, shard) in shards {
-            format = shard.format;
-            foreign.extend(shard.foreign);
-            others.extend(shard.others);
-            for (name, (_, entry)) in shard.entries {
-                if map.get(&name).and_then(|own| own.as_str()) != Some(file) {
-                    return Err(at(format!(
-                        "{file} holds {name}, which the index does not list"
-                    )));
-                }
-                entries.insert(name, (files.len(), entry));
-            }
-            files.extend(shard.files);
-        }
-        match map.keys().find(|name| !entries.contains_key(*name)) {
-            Some(name) => Err(at(format!("{} lacks {name}", map[name]))),
-            None => Ok(Self {
-                path: path.to_owned(),
-                format,
-                files,
-                entries,
-                metadata: HashMap::new(),
-                foreign,
-                sets: Vec::new(),
-                others,
-                beside: BTreeMap::new(),
-                chosen: String::new(),
-                remarks: Vec::new(),
-            }),
-        }
-    }
-
     /// The path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -304,8 +212,8 @@ impl Checkpoint {
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for file in &self.files {
-            for start in (0..file.len()).step_by(HASHED) {
-                let range = start..file.len().min(start + HASHED);
+            for start in (0..file.len()).step_by(PIECE) {
+                let range = start..file.len().min(start + PIECE);
                 hasher.update(&file[range.clone()]);
                 // Hashing touches every page; a file may be larger than memory.
                 file.release(range);
@@ -409,45 +317,6 @@ impl Checkpoint {
     }
 }
 
-/// The modules that PyTorch puts around others in the middle of a model: `torch.compile` of a block,
-/// sharding, activation checkpointing.
-const WRAPPERS: [&str; 3] = [
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-];
-
-/// The entries without wrappers in the middle of their names, and how many there were; unchanged if two
-/// names would be the same.
-fn without_wrappers(entries: BTreeMap<String, Entry>) -> (BTreeMap<String, Entry>, usize) {
-    // What all names begin with, and the part after it, are left for the search of a prefix. The names
-    // are sorted, so the first and the last have nothing in common that the others lack.
-    let (first, last) = (entries.first_key_value(), entries.last_key_value());
-    let ends = first.zip(last).map(|((first, _), (last, _))| {
-        let pairs = first.bytes().zip(last.bytes());
-        let same = pairs.take_while(|(a, b)| a == b).count();
-        first.as_bytes()[..same]
-            .iter()
-            .rposition(|byte| *byte == b'.')
-    });
-    let start = ends.flatten().map_or(0, |dot| dot + 1);
-    let bare = |name: &String| {
-        let parts = name[start..].split('.').enumerate();
-        let own = parts.filter(|(place, part)| *place == 0 || !WRAPPERS.contains(part));
-        let own: Vec<_> = own.map(|(_, part)| part).collect();
-        format!("{}{}", &name[..start], own.join("."))
-    };
-    let wrapped = entries.keys().filter(|name| bare(name) != **name).count();
-    let renamed = entries.iter().map(|(name, entry)| (bare(name), entry));
-    let renamed: BTreeMap<_, _> = renamed.collect();
-    if wrapped == 0 || renamed.len() < entries.len() {
-        return (entries, 0);
-    }
-    let renamed = renamed.into_iter();
-    let owned = renamed.map(|(name, entry)| (name, entry.clone()));
-    (owned.collect(), wrapped)
-}
-
 /// The error for a key in a file whose format knows one set of weights.
 fn one_set(path: &Path, key: &str) -> Error {
     let message = format!(
@@ -457,63 +326,4 @@ fn one_set(path: &Path, key: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn opened(header: &str, bytes: usize) -> Result<Checkpoint> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.safetensors");
-        let length = (header.len() as u64).to_le_bytes();
-        let content = [&length[..], header.as_bytes(), &vec![0; bytes]].concat();
-        std::fs::write(&path, content).unwrap();
-        Checkpoint::open(&path)
-    }
-
-    /// `{"w": tensor, "x": posix.system("true")}` as `torch.save` would write it.
-    const NAMES_A_FUNCTION: &[u8] = b"}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(\
-        (X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ\
-        K\0K\x01\x85K\x01\x85\x89NtR\
-        X\x01\0\0\0xcposix\nsystem\nX\x04\0\0\0true\x85Ru.";
-
-    #[test]
-    fn a_pickle_that_names_a_function_is_read_without_calling_it_and_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.pth");
-        let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
-        let stored = zip::write::SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Stored);
-        for (name, bytes) in [
-            ("model/data.pkl", NAMES_A_FUNCTION),
-            ("model/data/0", &2.5f32.to_le_bytes()),
-        ] {
-            archive.start_file(name, stored).unwrap();
-            std::io::Write::write_all(&mut archive, bytes).unwrap();
-        }
-        archive.finish().unwrap();
-        let file = Checkpoint::open(&path).unwrap();
-        assert_eq!(file.names().collect::<Vec<_>>(), ["w"]);
-        assert_eq!(crate::params::floats(file.tensor("w").unwrap()), [2.5]);
-        assert_eq!(file.named_functions().collect::<Vec<_>>(), ["posix.system"]);
-    }
-
-    #[test]
-    fn a_header_is_checked_against_the_file() {
-        let entry = |start: usize, end: usize| {
-            format!(r#"{{"dtype": "F32", "shape": [1], "data_offsets": [{start}, {end}]}}"#)
-        };
-        let (first, second) = (entry(0, 4), entry(4, 8));
-        let good = format!(r#"{{"a": {first}, "b": {second}}}"#);
-        assert_eq!(opened(&good, 8).unwrap().names().count(), 2);
-        let twice = format!(r#"{{"a": {second}, "b": {first}, "a": {second}}}"#);
-        let overlapping = format!(r#"{{"a": {first}, "b": {}}}"#, entry(2, 6));
-        let huge = r#"{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4398046511104]}}"#;
-        for (header, expected) in [
-            (twice.as_str(), "\"a\" twice"),
-            (&overlapping, "expected a safetensors file"),
-            (huge, "expected a safetensors file"),
-        ] {
-            let error = opened(header, 8).err().unwrap().to_string();
-            assert!(error.contains(expected), "{header}: {error}");
-        }
-    }
-}
+mod tests;
