@@ -136,15 +136,16 @@ impl Product<'_> {
         let width = range.len().next_multiple_of(LANES);
         // A power of two between rows would crowd them into few places of the cache.
         let size = [width, width + LANES];
-        plan.set(&self.outputs, range.clone());
+        plan.set(&self.outputs, range.clone(), size);
         let channels = (task.group * self.rows, task.rows.clone());
-        let a = packed::<{ DOTS[0] }>(plan, &self.outputs, self.gradient, channels, size, left);
-        plan.set(self.windows, range);
+        let a = packed::<{ DOTS[0] }>(plan, &self.outputs, self.gradient, channels, size[1], left);
+        plan.set(self.windows, range, size);
         let first = task.group * (self.windows.channels / self.groups);
         for column in (0..self.depth).step_by(COLUMNS) {
             let columns = column..(column + COLUMNS).min(self.depth);
             let channels = (first, columns.clone());
-            let b = packed::<{ DOTS[1] }>(plan, self.windows, self.source, channels, size, right);
+            let b =
+                packed::<{ DOTS[1] }>(plan, self.windows, self.source, channels, size[1], right);
             add_products(size, [a, b], columns, self.depth, sums);
         }
     }
@@ -157,13 +158,13 @@ fn packed<'a, const TILE: usize>(
     windows: &Windows,
     source: &[f32],
     (channel, rows): (usize, Range<usize>),
-    [width, stride]: [usize; 2],
+    stride: usize,
     scratch: &'a mut Scratch,
 ) -> &'a [f32] {
     let padded = rows.len().next_multiple_of(TILE);
     let packed = scratch.take(padded * stride);
     let (own, beyond) = packed.split_at_mut(rows.len() * stride);
-    plan.pack(windows, source, channel, rows, [width, stride], own);
+    plan.pack(windows, source, channel, rows, own);
     beyond.fill(0.0);
     packed
 }
