@@ -1,18 +1,11 @@
-//! The two inner loops of every convolution: a tile of a matrix product, and dot
-//! products of a few long rows with a few others.
+//! The inner loop of a convolution, a tile of a matrix product, and the packing of transposed weights.
 
 use std::ops::Range;
 
 use crate::buffer::Unset;
+#[cfg(target_arch = "x86_64")]
 use crate::level::{self, Level};
 use crate::matmul::Kernels;
-
-/// Values of the widest vector; rows of [`dots`] are a multiple of it long.
-pub(super) const LANES: usize = 16;
-
-/// Rows of the left and of the right side of [`dots`]: their 24 sums, four vectors of the left side and one
-/// of the right fill 29 of 32 registers.
-pub(super) const DOTS: [usize; 2] = [4, 6];
 
 /// The tile of a level.
 #[derive(Clone, Copy)]
@@ -63,11 +56,11 @@ impl Kernel {
     ) {
         assert!(b.len().is_multiple_of(width) && out.len() == self.rows * width);
         #[cfg(target_arch = "x86_64")]
-        if self.lanes == LANES {
+        if self.lanes == avx512::KERNEL.lanes {
             // SAFETY: only the kernel of AVX-512 has vectors as wide, and it is that of the current level.
             // The caller vouches for `a`.
             return unsafe {
-                match width / LANES {
+                match width / self.lanes {
                     1 => avx512::tile::<1>(a, strides, b, out, add),
                     2 => avx512::tile::<2>(a, strides, b, out, add),
                     _ => avx512::tile::<3>(a, strides, b, out, add),
@@ -77,28 +70,6 @@ impl Kernel {
         // SAFETY: the panel has as many rows as are read of it, and `out` has room for the tile. The caller
         // vouches for `a`.
         unsafe { Kernels::current().sums(width, (a, strides), b, out, add) }
-    }
-}
-
-/// `sum_k a[i, k] b[j, k]` of four rows with six.
-///
-/// # Shapes
-/// `a [4, stride]`, `b [6, stride]`, of which the first `length`, a multiple of [`LANES`], count.
-pub(super) fn dots(
-    [length, stride]: [usize; 2],
-    a: &[f32],
-    b: &[f32],
-) -> [[f32; DOTS[1]]; DOTS[0]] {
-    assert!(length.is_multiple_of(LANES) && length <= stride);
-    assert!(a.len() == DOTS[0] * stride && b.len() == DOTS[1] * stride);
-    match level::current() {
-        // SAFETY: this level is current only where the CPU has AVX-512 F and DQ.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::dots([length, stride], a, b) },
-        // SAFETY: this level is current only where the CPU has AVX2 and FMA.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::dots([length, stride], a, b) },
-        _ => portable::dots([length, stride], a, b),
     }
 }
 
@@ -179,8 +150,11 @@ impl Lines<'_> {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{DOTS, Kernel, LANES};
+    use super::Kernel;
     use crate::matmul::RUN;
+
+    /// Values of a vector.
+    const LANES: usize = 16;
 
     pub(super) const KERNEL: Kernel = Kernel {
         rows: 2 * PART,
@@ -260,134 +234,5 @@ mod avx512 {
                 unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(v * LANES), totals[v]) };
             }
         }
-    }
-
-    #[target_feature(enable = "avx512f,avx512dq")]
-    pub(super) fn dots(
-        [length, stride]: [usize; 2],
-        a: &[f32],
-        b: &[f32],
-    ) -> [[f32; DOTS[1]]; DOTS[0]] {
-        let mut sums = [[_mm512_setzero_ps(); DOTS[1]]; DOTS[0]];
-        for k in (0..length).step_by(LANES) {
-            let mut left = [_mm512_setzero_ps(); DOTS[0]];
-            for i in 0..DOTS[0] {
-                // SAFETY: `super::dots` checked that `a` has 4 rows of `stride` values, at least `length`,
-                // a multiple of LANES, so that a whole vector from k on lies in row i.
-                left[i] = unsafe { _mm512_loadu_ps(a.as_ptr().add(i * stride + k)) };
-            }
-            for j in 0..DOTS[1] {
-                // SAFETY: `super::dots` checked that `b` has 6 rows of `stride` values, at least `length`,
-                // a multiple of LANES, so that a whole vector from k on lies in row j.
-                let right = unsafe { _mm512_loadu_ps(b.as_ptr().add(j * stride + k)) };
-                for i in 0..DOTS[0] {
-                    sums[i][j] = _mm512_fmadd_ps(left[i], right, sums[i][j]);
-                }
-            }
-        }
-        let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
-        let sums = sums.as_flattened().chunks_exact(4);
-        for (sums, totals) in sums.zip(totals.as_flattened_mut().chunks_exact_mut(4)) {
-            // Four sums at once, within quarters of the vectors first and then across them: each step adds
-            // vectors of which every lane counts.
-            let pair = |a, b| _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let ab = _mm512_castps_pd(pair(sums[0], sums[1]));
-            let cd = _mm512_castps_pd(pair(sums[2], sums[3]));
-            let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-            let quarters = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-            let (low, high) = (
-                _mm512_castps512_ps256(quarters),
-                _mm512_extractf32x8_ps::<1>(quarters),
-            );
-            let halves = _mm256_add_ps(low, high);
-            let (low, high) = (
-                _mm256_castps256_ps128(halves),
-                _mm256_extractf128_ps::<1>(halves),
-            );
-            // SAFETY: `chunks_exact_mut(4)` gives four values.
-            unsafe { _mm_storeu_ps(totals.as_mut_ptr(), _mm_add_ps(low, high)) };
-        }
-        totals
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
-    use super::{DOTS, LANES};
-    use crate::math::halved;
-
-    /// Values of a vector of this level.
-    const HALF: usize = LANES / 2;
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn dots(
-        [length, stride]: [usize; 2],
-        a: &[f32],
-        b: &[f32],
-    ) -> [[f32; DOTS[1]]; DOTS[0]] {
-        // Half of the right rows at a time: 4 by 3 sums, the three of them and one of the left fill the 16
-        // registers.
-        const WIDE: usize = DOTS[1] / 2;
-        let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
-        for first in [0, WIDE] {
-            let mut sums = [[_mm256_setzero_ps(); WIDE]; DOTS[0]];
-            for k in (0..length).step_by(HALF) {
-                let mut right = [_mm256_setzero_ps(); WIDE];
-                for j in 0..WIDE {
-                    let row = first + j;
-                    // SAFETY: `super::dots` checked that `b` has 6 rows of `stride` values, at least
-                    // `length`, a multiple of HALF, so that a whole vector from k on lies in this row.
-                    right[j] = unsafe { _mm256_loadu_ps(b.as_ptr().add(row * stride + k)) };
-                }
-                for i in 0..DOTS[0] {
-                    // SAFETY: `super::dots` checked that `a` has 4 rows of `stride` values, at least
-                    // `length`, a multiple of HALF, so that a whole vector from k on lies in row i.
-                    let left = unsafe { _mm256_loadu_ps(a.as_ptr().add(i * stride + k)) };
-                    for j in 0..WIDE {
-                        sums[i][j] = _mm256_fmadd_ps(left, right[j], sums[i][j]);
-                    }
-                }
-            }
-            for i in 0..DOTS[0] {
-                for j in 0..WIDE {
-                    let mut lanes = [0.0; HALF];
-                    // SAFETY: the array has the HALF values of a vector.
-                    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums[i][j]) };
-                    totals[i][first + j] = halved(lanes, |a, b| a + b);
-                }
-            }
-        }
-        totals
-    }
-}
-
-/// For every other processor. The compiler vectorises it as far as the processor has vectors.
-mod portable {
-    use super::{DOTS, LANES};
-    use crate::math::halved;
-
-    pub(super) fn dots(
-        [length, stride]: [usize; 2],
-        a: &[f32],
-        b: &[f32],
-    ) -> [[f32; DOTS[1]]; DOTS[0]] {
-        let mut totals = [[0.0; DOTS[1]]; DOTS[0]];
-        for (i, a) in a.chunks_exact(stride).enumerate() {
-            for (j, b) in b.chunks_exact(stride).enumerate() {
-                let mut sums = [0.0; LANES];
-                for (a, b) in a[..length]
-                    .chunks_exact(LANES)
-                    .zip(b[..length].chunks_exact(LANES))
-                {
-                    for k in 0..LANES {
-                        sums[k] += a[k] * b[k];
-                    }
-                }
-                totals[i][j] = halved(sums, |a, b| a + b);
-            }
-        }
-        totals
     }
 }

@@ -83,12 +83,31 @@ impl Kernels {
     }
 
     /// Columns of a panel that holds `count` of the product's columns.
-    pub(super) fn width(&self, count: usize) -> usize {
+    pub(crate) fn width(&self, count: usize) -> usize {
         if count <= self.columns / 2 {
             self.columns / 2
         } else {
             self.columns
         }
+    }
+
+    /// Packs the transpose of `count` rows, `stride` values apart, of which the first `depth` count: a panel
+    /// of the product's right side, `depth` lines of [`width`](Self::width) values.
+    pub(crate) fn pack_transposed(
+        &self,
+        rows: &[f32],
+        [stride, count]: [usize; 2],
+        depth: usize,
+        panel: &mut [f32],
+    ) {
+        assert!(count > 0 && count <= self.columns && depth <= stride);
+        assert!(rows.len() >= (count - 1) * stride + depth);
+        assert!(panel.len() == depth * self.width(count));
+        // SAFETY: the rows have the values that are read, and the panel has room for the lines. These kernels
+        // are those of the current level.
+        unsafe {
+            (self.pack_columns)(rows.as_ptr(), [1, stride], depth, count, panel.as_mut_ptr())
+        };
     }
 
     /// `sums[i, j] = sum_k a[i, k] b[k, j]`, added to what is there if `add`.
@@ -299,6 +318,18 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
                 }
             }
         }
+        if tile.last {
+            // Both come from far away, the result too before it can be written. Waiting for them in the end
+            // would take as long as the products.
+            for i in 0..ROWS {
+                for j in (0..ACROSS * R::LANES).step_by(LINE) {
+                    prefetch_near(tile.out.wrapping_add(i * tile.stride + j));
+                    if let Some((residual, stride)) = tile.residual {
+                        prefetch_near(residual.wrapping_add(i * stride + j));
+                    }
+                }
+            }
+        }
         let mut waiting = !tile.first;
         let mut left = tile.depth;
         while left > 0 {
@@ -437,6 +468,19 @@ unsafe fn pack<R: Register, const WIDTH: usize>(
             }
         }
     }
+}
+
+/// Asks for a cache line that is used or written next.
+#[inline(always)]
+fn prefetch_near(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of an address that cannot be read does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// Asks for a cache line before it is used: into the second cache, because the first is full of what is
