@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 
 /// A value that may not have been written yet.
 pub(crate) type Unset = MaybeUninit<f32>;
@@ -30,6 +31,41 @@ pub(crate) unsafe fn written(count: usize, fill: impl FnOnce(&mut [Unset])) -> V
         "a value was not written"
     );
     values
+}
+
+/// Values that a cache line begins with, so that no vector of them lies across two lines.
+pub(crate) struct Aligned {
+    lines: Box<[Line]>,
+    count: usize,
+}
+
+#[repr(align(64))]
+struct Line {
+    _values: [Unset; LINE],
+}
+
+impl Aligned {
+    /// `count` values, all of them written by `fill`.
+    ///
+    /// # Safety
+    /// `fill` writes every value of the slice that it is given.
+    pub(crate) unsafe fn written(count: usize, fill: impl FnOnce(&mut [Unset])) -> Self {
+        let lines = Box::new_uninit_slice(count.div_ceil(LINE));
+        // SAFETY: a line is made of values that may be unset.
+        let mut lines: Box<[Line]> = unsafe { lines.assume_init() };
+        // SAFETY: the lines have at least as many values, one after the other.
+        fill(unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), count) });
+        Self { lines, count }
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `written` had its caller write all of these values.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.count) }
+    }
 }
 
 /// Whether `written` handed out these values and nobody has written them since. Only for builds with
@@ -78,7 +114,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Values that [`written`] has allocated and that nobody has written yet.
+    /// Values that [`written`] or [`Aligned::written`] has allocated and that nobody has written yet.
     pub(crate) fn unset(values: &'a mut [Unset]) -> Self {
         Self {
             start: values.as_mut_ptr().cast(),

@@ -43,23 +43,43 @@ macro_rules! multiversion {
             // Inlined into each of the functions below, so that it is compiled with their features.
             #[inline(always)]
             fn of<$simd: $crate::simd::Simd>($($arg: $ty),*) $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn avx512($($arg: $ty),*) { of::<$crate::simd::Fused>($($arg),*) }
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) { of::<$crate::simd::Fused>($($arg),*) }
-                match $crate::level::current() {
-                    // SAFETY: this level is current only where the CPU has all of its features, which
-                    // are those that `avx512` enables.
-                    $crate::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: this level is current only where the CPU has AVX2 and FMA.
-                    $crate::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    _ => {}
-                }
-            }
-            of::<$crate::simd::Portable>($($arg),*)
+            $crate::simd::of_level!(of($($arg: $ty),*));
+        }
+    )*};
+    // What the caller vouches for holds in each of the functions.
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis unsafe fn $name:ident<$simd:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block
+    )*) => {$(
+        $(#[$meta])*
+        $vis unsafe fn $name($($arg: $ty),*) {
+            #[inline(always)]
+            fn of<$simd: $crate::simd::Simd>($($arg: $ty),*) $body
+            $crate::simd::of_level!(of($($arg: $ty),*));
         }
     )*};
 }
 pub(crate) use multiversion;
+
+/// Calls `of::<S>` compiled for the current level.
+macro_rules! of_level {
+    ($of:ident($($arg:ident: $ty:ty),*)) => {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            fn avx512($($arg: $ty),*) { $of::<$crate::simd::Fused>($($arg),*) }
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) { $of::<$crate::simd::Fused>($($arg),*) }
+            match $crate::level::current() {
+                // SAFETY: this level is current only where the CPU has all of its features, which
+                // are those that `avx512` enables.
+                $crate::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                // SAFETY: this level is current only where the CPU has AVX2 and FMA.
+                $crate::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                _ => {}
+            }
+        }
+        $of::<$crate::simd::Portable>($($arg),*)
+    };
+}
+pub(crate) use of_level;

@@ -2,52 +2,99 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::slice::ChunksMut;
 
 use rayon::prelude::*;
 
-use super::kernel::{self, COLUMNS, LANES, ROWS};
+use super::kernel::{Kernel, Tiles};
 use super::windows::{Plan, Windows, runs};
-use crate::buffer::{Scratch, Shared, Unset};
-use crate::simd::multiversion;
+use crate::buffer::{LINE, Scratch, Shared, Unset};
+use crate::machine::{Caches, caches};
+use crate::matmul::{Blocking, RUN};
+use crate::simd::{Simd, multiversion};
 
-/// Number of channels and taps that are packed at a time. A panel of them, 36 KiB at 48 columns, is about
-/// as much as a first cache holds.
-const DEPTH: usize = 192;
+/// Part of the first cache for a panel of windows. The rows that it meets are read once and pass through.
+const SHARE: f64 = 0.75;
 /// Least number of tasks of a product, if there is enough to do: enough for every processor, and not a
 /// function of their number, because results must not be.
 const TASKS: usize = 32;
 
-/// Panels of the left side that are packed together: a line of the source may have values of several.
-const FEW: usize = 4;
+/// Values of a line of the source that are packed together. Tiles take a few of them each, and lines lie
+/// far apart, so that reading a few at a time would fetch the same memory again and again.
+const TOGETHER: usize = 256;
 
-/// The left side of the product, one matrix per group, in panels of [`ROWS`] rows.
-pub(super) struct Left {
-    /// `[groups, panels, depth, ROWS]`; where the last panel has fewer rows, the others are zero.
-    values: Vec<[f32; ROWS]>,
+/// The left side of the product, one matrix per group, in tiles of the kernel's rows.
+pub(super) struct Left<'a> {
+    kernel: Kernel,
+    /// The caches that the product is cut into blocks for.
+    pub(super) caches: Caches,
+    /// The rows where they lie, `[groups, rows, depth]`; empty if all tiles are packed.
+    plain: &'a [f32],
+    /// `[groups, tiles, depth, kernel.rows]`, with a gap behind each tile: all tiles, or the last of each
+    /// group if that is not a whole one. Rows that a tile lacks are zero.
+    packed: Box<[Unset]>,
     groups: usize,
     rows: usize,
     depth: usize,
 }
 
-impl Left {
-    /// Packs a few panels at a time: `fill` gets the group, the first row and the panels, each
-    /// `[depth, ROWS]`.
+impl<'a> Left<'a> {
+    /// Reads `plain [groups, rows, depth]` where it lies.
+    pub(super) fn plain([groups, rows, depth]: [usize; 3], plain: &'a [f32]) -> Self {
+        let kernel = Kernel::current();
+        // A tile reads all of its rows, so that one which reaches beyond the last row is packed.
+        let whole = rows / kernel.rows * kernel.rows;
+        let edges = if whole < rows { groups } else { 0 };
+        let size = tile_size(kernel, depth);
+        let mut packed = Box::new_uninit_slice(edges * size);
+        for (group, tile) in packed.chunks_exact_mut(size).enumerate() {
+            let edge = &plain[(group * rows + whole) * depth..(group + 1) * rows * depth];
+            for (k, line) in tile.chunks_exact_mut(kernel.rows).take(depth).enumerate() {
+                for (i, value) in line.iter_mut().enumerate() {
+                    value.write(edge.get(i * depth + k).copied().unwrap_or(0.0));
+                }
+            }
+        }
+        Self {
+            kernel,
+            caches: caches(),
+            plain,
+            packed,
+            groups,
+            rows,
+            depth,
+        }
+    }
+
+    /// Packs some tiles at a time: `fill` gets the group, the first row and the tiles, and writes all of
+    /// each. A line of the source has `taps` values for each row.
     pub(super) fn pack(
         [groups, rows, depth]: [usize; 3],
-        fill: impl Fn(usize, usize, ChunksMut<[f32; ROWS]>) + Sync,
+        taps: usize,
+        fill: impl Fn(usize, usize, Tiles) + Sync,
     ) -> Self {
-        let panels = rows.div_ceil(ROWS);
-        let few = if groups == 1 { FEW } else { 1 };
-        let mut values = vec![[0.0; ROWS]; groups * panels * depth];
-        let chunks = values.par_chunks_mut((few * depth).max(1)).enumerate();
+        let kernel = Kernel::current();
+        let (tiles, size) = (rows.div_ceil(kernel.rows), tile_size(kernel, depth));
+        let some = if groups == 1 {
+            (TOGETHER / (kernel.rows * taps)).max(1)
+        } else {
+            1
+        };
+        let mut packed = Box::new_uninit_slice(groups * tiles * size);
+        let chunks = packed.par_chunks_mut(some * size).enumerate();
         chunks.for_each(|(chunk, values)| {
-            let panel = chunk * few;
-            let own = values.chunks_mut(depth.max(1));
-            fill(panel / panels, panel % panels * ROWS, own);
+            let tile = chunk * some;
+            let own = Tiles {
+                values,
+                height: kernel.rows,
+                size,
+            };
+            fill(tile / tiles, tile % tiles * kernel.rows, own);
         });
         Self {
-            values,
+            kernel,
+            caches: caches(),
+            plain: &[],
+            packed,
             groups,
             rows,
             depth,
@@ -59,15 +106,39 @@ impl Left {
         self.groups * self.rows
     }
 
-    fn panels(&self) -> usize {
-        self.rows.div_ceil(ROWS)
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.kernel.rows)
     }
 
-    /// Part of a panel of a group.
-    fn panel(&self, group: usize, panel: usize, first: usize, depth: usize) -> &[[f32; ROWS]] {
-        let start = (group * self.panels() + panel) * self.depth + first;
-        &self.values[start..start + depth]
+    /// Where part of a tile of a group begins, `depth` values of each row from `first` on, and the way from
+    /// row to row and from value to value.
+    fn tile(
+        &self,
+        group: usize,
+        tile: usize,
+        first: usize,
+        depth: usize,
+    ) -> (*const f32, [usize; 2]) {
+        let height = self.kernel.rows;
+        let own = if self.plain.is_empty() {
+            group * self.tiles() + tile
+        } else if (tile + 1) * height > self.rows {
+            group
+        } else {
+            let start = (group * self.rows + tile * height) * self.depth + first;
+            let span = (height - 1) * self.depth + depth;
+            return (self.plain[start..start + span].as_ptr(), [self.depth, 1]);
+        };
+        let start = own * tile_size(self.kernel, self.depth) + first * height;
+        let values = &self.packed[start..start + depth * height];
+        (values.as_ptr().cast(), [1, height])
     }
+}
+
+/// From a packed tile to the next: an odd number of cache lines, since tiles that begin a power of two
+/// apart would be written to the same few places of the first cache.
+fn tile_size(kernel: Kernel, depth: usize) -> usize {
+    ((depth * kernel.rows).div_ceil(LINE) | 1) * LINE
 }
 
 /// Where the product goes: the window at `(y, x)` of the grid writes position
@@ -108,9 +179,11 @@ pub(super) struct Finish<'a> {
     pub(super) relu: bool,
 }
 
-/// Most panels of columns that a task takes. Several, so that it writes long runs.
-const PANELS: usize = 4;
-/// Most sums that a task holds, unless one panel has more: a part of the second cache.
+/// A task takes a multiple of as many columns, a whole number of panels of every kernel.
+const STEP: usize = 48;
+/// Most columns that a task takes: several panels, so that it writes long runs.
+const WIDEST: usize = 4 * STEP;
+/// Most sums that a task holds, unless the narrowest has more: a part of the second cache.
 const SUMS: usize = 1 << 16;
 
 /// What a task works in.
@@ -145,7 +218,7 @@ thread_local! {
 /// # Shapes
 /// `source [images, windows.channels, ..]`, `out [images, groups * rows, ..target.size]`.
 pub(super) fn product(
-    left: &Left,
+    left: &Left<'_>,
     windows: &Windows,
     source: &[f32],
     target: &Target,
@@ -178,14 +251,14 @@ pub(super) fn product(
             part.places(windows, target, places);
             // SAFETY: `out` has a map for each row of each image. No two parts have a row and a column in
             // common, and each is the part of one task.
-            unsafe { part.write(target, places, finish, sums, shared) };
+            unsafe { write(&part, target, places, finish, sums, shared) };
         });
     });
 }
 
 /// The right side of the product, cut into columns, and the way to cut the left side into rows.
 struct Right<'a> {
-    left: &'a Left,
+    left: &'a Left<'a>,
     windows: &'a Windows,
     source: &'a [f32],
     /// Of all images.
@@ -196,39 +269,44 @@ struct Right<'a> {
     parts: usize,
     /// Channels and taps that are packed at a time.
     depth: usize,
+    /// Tiles that pass by all panels of a block, one after the other.
+    tall: usize,
 }
 
 /// Rows of a group times columns.
 struct Part {
     group: usize,
-    /// Rows of the group, in panels.
-    panels: Range<usize>,
+    kernel: Kernel,
+    /// Rows of the group, in tiles.
+    tiles: Range<usize>,
     columns: Range<usize>,
-    /// Rows of the group, without those that fill up the last panel.
+    /// Rows of the group, without those that fill up the last tile.
     rows: usize,
     /// Rows of all groups.
     channels: usize,
 }
 
 impl<'a> Right<'a> {
-    fn new(left: &'a Left, windows: &'a Windows, source: &'a [f32], images: usize) -> Self {
+    fn new(left: &'a Left<'a>, windows: &'a Windows, source: &'a [f32], images: usize) -> Self {
         let columns = images * windows.count();
-        // As many panels as the cache holds the sums of, or fewer so that there are enough tasks.
-        let fitting = SUMS / (left.panels() * ROWS * COLUMNS);
-        let mut width = fitting.clamp(1, PANELS) * COLUMNS;
-        while width > COLUMNS && columns.div_ceil(width) * left.groups < TASKS {
-            width -= COLUMNS;
+        // As many columns as the cache holds the sums of, or fewer so that there are enough tasks.
+        let fitting = SUMS / (left.tiles() * left.kernel.rows).max(1);
+        let mut width = (fitting / STEP * STEP).clamp(STEP, WIDEST);
+        while width > STEP && columns.div_ceil(width) * left.groups < TASKS {
+            width -= STEP;
         }
         let tasks = columns.div_ceil(width) * left.groups;
-        let blocks = left.depth.div_ceil(DEPTH).max(1);
+        let blocking = Blocking::new(left.caches, left.kernel.columns, SHARE);
+        let blocks = left.depth.div_ceil(blocking.depth).max(1);
         Self {
             left,
             windows,
             source,
             columns,
             width,
-            parts: TASKS.div_ceil(tasks).min(left.panels()),
-            depth: left.depth.div_ceil(blocks),
+            parts: TASKS.div_ceil(tasks).min(left.tiles()),
+            depth: left.depth.div_ceil(blocks).next_multiple_of(RUN),
+            tall: blocking.rows.div_ceil(left.kernel.rows),
         }
     }
 
@@ -240,10 +318,11 @@ impl<'a> Right<'a> {
         let (rest, part) = (task / self.parts, task % self.parts);
         let wide = self.columns.div_ceil(self.width);
         let (group, first) = (rest / wide, rest % wide * self.width);
-        let panels = self.left.panels();
+        let tiles = self.left.tiles();
         Part {
             group,
-            panels: part * panels / self.parts..(part + 1) * panels / self.parts,
+            kernel: self.left.kernel,
+            tiles: part * tiles / self.parts..(part + 1) * tiles / self.parts,
             columns: first..(first + self.width).min(self.columns),
             rows: self.left.rows,
             channels: self.left.channels(),
@@ -258,16 +337,17 @@ impl<'a> Right<'a> {
             .map(move |first| first..(first + depth).min(end))
     }
 
-    /// Packs a block of `depth` of one panel of columns.
-    fn pack(&self, plan: &Plan, group: usize, depth: Range<usize>, width: usize, out: &mut [f32]) {
+    /// Packs a block of `depth` of the planned columns.
+    fn pack(&self, plan: &Plan, group: usize, depth: Range<usize>, out: &mut [f32]) {
         let first = group * (self.windows.channels / self.left.groups);
-        plan.pack(self.windows, self.source, first, depth, [width; 2], out);
+        plan.pack(self.windows, self.source, first, depth, out);
     }
 
     /// The whole right side: for each group and panel of columns the whole depth, block by block.
     fn packed(&self) -> Vec<f32> {
-        let panels = self.columns.div_ceil(COLUMNS);
-        let size = self.left.depth * COLUMNS;
+        let kernel = self.left.kernel;
+        let panels = self.columns.div_ceil(kernel.columns);
+        let size = self.left.depth * kernel.columns;
         let mut packed = vec![0.0; self.left.groups * panels * size];
         let blocks: Vec<_> = self.blocks().collect();
         packed
@@ -275,11 +355,12 @@ impl<'a> Right<'a> {
             .enumerate()
             .for_each(|(index, out)| {
                 let (group, panel) = (index / panels, index % panels);
-                let columns = panel * COLUMNS..(panel * COLUMNS + COLUMNS).min(self.columns);
-                let width = columns.len().next_multiple_of(LANES);
+                let first = panel * kernel.columns;
+                let columns = first..(first + kernel.columns).min(self.columns);
+                let width = kernel.width(columns.len());
                 // In parallel over blocks too: with few columns there are few panels.
                 let mut plan = Plan::default();
-                plan.set(self.windows, columns);
+                plan.set(self.windows, columns, [width; 2]);
                 let sizes = blocks.iter().map(|block| block.len() * width);
                 let mut out = out;
                 let mut parts = Vec::with_capacity(blocks.len());
@@ -289,7 +370,7 @@ impl<'a> Right<'a> {
                     parts.push(own);
                 }
                 blocks.par_iter().zip(parts).for_each(|(block, out)| {
-                    self.pack(&plan, group, block.clone(), width, out);
+                    self.pack(&plan, group, block.clone(), out);
                 });
             });
         packed
@@ -303,40 +384,56 @@ impl<'a> Right<'a> {
         packed: Option<&[f32]>,
         plan: &mut Plan,
         scratch: &mut Scratch,
-        mut sums: &mut [f32],
+        sums: &mut [f32],
     ) {
-        let rows = part.panels.len() * ROWS;
+        let kernel = self.left.kernel;
         if self.left.depth == 0 {
             // There is no block that would write them.
             sums.fill(0.0);
         }
-        for first in part.columns.clone().step_by(COLUMNS) {
-            let columns = first..(first + COLUMNS).min(part.columns.end);
-            let width = columns.len().next_multiple_of(LANES);
-            let (own, others) = sums.split_at_mut(rows * width);
-            sums = others;
-            // One plan serves all blocks of a panel, which differ in channels and taps only.
-            if packed.is_none() {
-                plan.set(self.windows, columns);
-            }
-            for block in self.blocks() {
-                let b: &[f32] = match packed {
-                    Some(packed) => {
-                        let panels = self.columns.div_ceil(COLUMNS);
-                        let panel = part.group * panels + first / COLUMNS;
-                        let start = panel * self.left.depth * COLUMNS + block.start * width;
-                        &packed[start..start + block.len() * width]
+        let across = kernel.columns;
+        let panels = || {
+            let columns = part.columns.clone().step_by(across);
+            columns.map(|first| first..(first + across).min(part.columns.end))
+        };
+        if packed.is_none() {
+            // A plan serves all blocks, which differ in channels and taps only.
+            let width = |columns| kernel.width(columns);
+            plan.set_panels(self.windows, part.columns.clone(), across, width);
+        }
+        let rows = part.tiles.len() * kernel.rows;
+        for block in self.blocks() {
+            let b: &[f32] = match packed {
+                Some(_) => &[],
+                None => {
+                    let b = scratch.take(block.len() * part.width());
+                    self.pack(plan, part.group, block.clone(), b);
+                    b
+                }
+            };
+            // The rows of some tiles stay in the second cache while all panels pass by, and a panel stays
+            // in the first while those tiles do.
+            for first in part.tiles.clone().step_by(self.tall) {
+                let tiles = first..(first + self.tall).min(part.tiles.end);
+                for (panel, columns) in panels().enumerate() {
+                    let width = kernel.width(columns.len());
+                    let b = match packed {
+                        Some(packed) => {
+                            let all = self.columns.div_ceil(across);
+                            let own = part.group * all + columns.start / across;
+                            let start = own * self.left.depth * across + block.start * width;
+                            &packed[start..][..block.len() * width]
+                        }
+                        None => &b[panel * across * block.len()..][..block.len() * width],
+                    };
+                    let below = (tiles.start - part.tiles.start) * kernel.rows * width;
+                    let own = &mut sums[panel * rows * across + below..];
+                    let own = own.chunks_exact_mut(kernel.rows * width);
+                    for (tile, sums) in tiles.clone().zip(own) {
+                        let a = self.left.tile(part.group, tile, block.start, block.len());
+                        // SAFETY: the left side has these values of all rows of the tile.
+                        unsafe { kernel.tile(width, a, b, sums, block.start > 0) };
                     }
-                    None => {
-                        let b = scratch.take(block.len() * width);
-                        self.pack(plan, part.group, block.clone(), width, b);
-                        b
-                    }
-                };
-                // The block of windows stays in the first cache while all panels of weights pass by.
-                for (panel, sums) in part.panels.clone().zip(own.chunks_exact_mut(ROWS * width)) {
-                    let a = self.left.panel(part.group, panel, block.start, block.len());
-                    kernel::tile(width, a, b, sums, block.start > 0);
                 }
             }
         }
@@ -344,9 +441,20 @@ impl<'a> Right<'a> {
 }
 
 impl Part {
-    /// Number of its sums, with those of the rows and columns that fill up panels and vectors.
+    /// Columns of all of its panels.
+    fn width(&self) -> usize {
+        let whole = self.columns.len() / self.kernel.columns * self.kernel.columns;
+        whole + self.kernel.width(self.columns.len() - whole)
+    }
+
+    /// Rows of all of its tiles.
+    fn height(&self) -> usize {
+        self.tiles.len() * self.kernel.rows
+    }
+
+    /// Number of its sums, with those of the rows and columns that fill up tiles and vectors.
     fn sums(&self) -> usize {
-        self.panels.len() * ROWS * self.columns.len().next_multiple_of(LANES)
+        self.height() * self.width()
     }
 
     /// Where the sums of its columns go, whatever the row.
@@ -357,11 +465,11 @@ impl Part {
         } else {
             windows.grid
         };
-        let across = self.panels.len() * ROWS * COLUMNS;
+        let across = self.kernel.columns;
         places.clear();
-        for first in self.columns.clone().step_by(COLUMNS) {
-            let columns = first..(first + COLUMNS).min(self.columns.end);
-            let start = (first - self.columns.start) / COLUMNS * across;
+        for first in self.columns.clone().step_by(across) {
+            let columns = first..(first + across).min(self.columns.end);
+            let start = (first - self.columns.start) * self.height();
             for run in runs(grid, columns) {
                 let place = [0, 1].map(|i| target.origin[i] + run.place[i] * target.step[i]);
                 let map = run.image * self.channels * target.area();
@@ -373,35 +481,35 @@ impl Part {
             }
         }
     }
+}
 
-    /// Writes the sums to their places. Panels are [`COLUMNS`] wide, but the last may be narrower.
+multiversion! {
+    /// Writes the sums of a part to their places, finished as `finish` says. Panels are as wide as the
+    /// kernel, but the last may be narrower.
     ///
     /// # Safety
     /// `out` has a map of the target for each row of all groups and each image, which nobody has written at
     /// these places before. Nobody else uses the places of this part's rows and columns meanwhile.
-    unsafe fn write(
-        &self,
-        target: &Target,
-        places: &[Place],
-        finish: Finish,
-        sums: &[f32],
-        out: Shared,
+    unsafe fn write<S>(
+        part: &Part, target: &Target, places: &[Place], finish: Finish, sums: &[f32], out: Shared,
     ) {
-        let rows = self.panels.start * ROWS..(self.panels.end * ROWS).min(self.rows);
-        let across = self.panels.len() * ROWS * COLUMNS;
-        let (whole, step) = (self.columns.len() / COLUMNS * across, target.step[1]);
-        let narrow = (self.columns.len() % COLUMNS).next_multiple_of(LANES);
+        let height = part.kernel.rows;
+        let rows = part.tiles.start * height..(part.tiles.end * height).min(part.rows);
+        let (across, step) = (part.kernel.columns, target.step[1]);
+        let whole = part.columns.len() / across * across * part.height();
+        let narrow = part.kernel.width(part.columns.len() % across);
         // Row by row: maps of a channel are written from front to back, in runs as long as can be.
         for row in rows.clone() {
-            let channel = self.group * self.rows + row;
+            let channel = part.group * part.rows + row;
             let of = |values: Option<&[f32]>, none: f32| values.map_or(none, |v| v[channel]);
-            let affine = [
-                of(finish.mean, 0.0),
-                of(finish.scale, 1.0),
-                of(finish.shift, 0.0),
-            ];
+            let line = Line {
+                mean: of(finish.mean, 0.0),
+                scale: of(finish.scale, 1.0),
+                shift: of(finish.shift, 0.0),
+                relu: finish.relu,
+            };
             for place in places {
-                let width = if place.at < whole { COLUMNS } else { narrow };
+                let width = if place.at < whole { across } else { narrow };
                 let sums = &sums[place.at + (row - rows.start) * width..][..place.length];
                 let start = place.to + channel * target.area();
                 if step > 1 {
@@ -418,29 +526,52 @@ impl Part {
                 // They are this part's.
                 let out = unsafe { out.unset_part(start, place.length) };
                 let residual = finish.residual.map(|r| &r[start..start + place.length]);
-                let residual = residual.unwrap_or_default();
-                write(sums, affine, residual, finish.relu, out);
+                line.write::<S>(sums, residual.unwrap_or_default(), out);
             }
         }
     }
 }
 
-multiversion! {
-    /// Finishes and writes one run, as [`Finish`] says, with the mean, the scale and the shift of its
-    /// channel. An empty residual is none.
-    fn write<S>(sums: &[f32], affine: [f32; 3], residual: &[f32], relu: bool, out: &mut [Unset]) {
-        let [mean, scale, shift] = affine;
+/// What happens to the sums of a channel.
+struct Line {
+    mean: f32,
+    scale: f32,
+    shift: f32,
+    relu: bool,
+}
+
+impl Line {
+    /// Finishes and writes one run. An empty residual is none.
+    #[inline(always)]
+    fn write<S: Simd>(&self, sums: &[f32], residual: &[f32], out: &mut [Unset]) {
+        // Most runs are as long as a panel of AVX2 is wide, and the compiler should know that.
+        let run = (
+            <&[f32; 16]>::try_from(sums),
+            <&mut [Unset; 16]>::try_from(&mut *out),
+        );
+        if let (Ok(sums), Ok(out)) = run {
+            return match <&[f32; 16]>::try_from(residual) {
+                Ok(residual) => self.write_run::<S>(sums, residual, out),
+                Err(_) => self.write_run::<S>(sums, &[], out),
+            };
+        }
+        self.write_run::<S>(sums, residual, out);
+    }
+
+    #[inline(always)]
+    fn write_run<S: Simd>(&self, sums: &[f32], residual: &[f32], out: &mut [Unset]) {
         // Without a ReLU the lower bound is minus infinity, so that one loop serves both. `f32::max` would
         // drop NaN; this comparison keeps it.
-        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         let bounded = |value: f32| if value <= floor { floor } else { value };
+        let affine = |sum: f32| S::fma(sum - self.mean, self.scale, self.shift);
         if residual.is_empty() {
             for (out, sum) in out.iter_mut().zip(sums) {
-                out.write(bounded(S::fma(sum - mean, scale, shift)));
+                out.write(bounded(affine(*sum)));
             }
         } else {
             for ((out, sum), residual) in out.iter_mut().zip(sums).zip(residual) {
-                out.write(bounded(S::fma(sum - mean, scale, shift) + residual));
+                out.write(bounded(affine(*sum) + residual));
             }
         }
     }

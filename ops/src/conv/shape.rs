@@ -2,7 +2,7 @@
 
 use burn::tensor::ops::ConvOptions;
 
-use super::kernel::{self, ROWS};
+use super::kernel;
 use super::product::{Finish, Left, Target, product};
 use super::weight_gradient::weight_gradient;
 use super::windows::Windows;
@@ -80,7 +80,7 @@ impl ConvShape {
     }
 
     /// The windows that the outputs read.
-    fn windows(&self) -> Windows {
+    pub(super) fn windows(&self) -> Windows {
         let tap = |tap: usize| {
             let place = [tap / self.kernel[1], tap % self.kernel[1]];
             [0, 1].map(|i| (place[i] * self.dilation[i]) as isize - self.padding[i] as isize)
@@ -102,13 +102,7 @@ impl ConvShape {
     /// [images, outputs, ..grid]`.
     pub(super) fn forward(&self, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
         let (rows, depth) = (self.outputs / self.groups, self.channels() * self.taps());
-        let left = Left::pack([self.groups, rows, depth], |group, first, panels| {
-            for (first, panel) in (first..).step_by(ROWS).zip(panels) {
-                let start = (group * rows + first) * depth;
-                let end = (group * rows + rows.min(first + ROWS)) * depth;
-                kernel::interleave(&weight[start..end], panel);
-            }
-        });
+        let left = Left::plain([self.groups, rows, depth], weight);
         let target = Target::whole(self.grid);
         // SAFETY: the grid has a window for each position of the output, and each writes its own.
         unsafe {
@@ -171,19 +165,17 @@ impl ConvShape {
             .collect();
         let (rows, channels, all) = (self.channels(), self.outputs / self.groups, self.taps());
         let depth = channels * taps.len();
-        let left = Left::pack([self.groups, rows, depth], |group, first, panels| {
-            let mut panels: Vec<_> = panels.collect();
+        let left = Left::pack([self.groups, rows, depth], all, |group, first, tiles| {
+            let mut lines = kernel::Lines {
+                taps: &taps,
+                all,
+                rows: first..rows,
+                tiles,
+            };
             for channel in 0..channels {
                 let output = group * channels + channel;
-                let scale = scale.map_or(1.0, |scale| scale[output]);
-                let own = channel * taps.len()..(channel + 1) * taps.len();
-                for (first, panel) in (first..).step_by(ROWS).zip(&mut panels) {
-                    let count = (rows - first).min(ROWS);
-                    let weight = &weight[(output * rows + first) * all..][..count * all];
-                    for (&tap, panel) in taps.iter().zip(&mut panel[own.clone()]) {
-                        kernel::column(&weight[tap..], all, scale, &mut panel[..count]);
-                    }
-                }
+                let weight = &weight[output * rows * all..][..rows * all];
+                lines.pack(channel, weight, scale.map_or(1.0, |scale| scale[output]));
             }
         });
         let grid = [0, 1].map(|i| (self.size[i] - origin[i]).div_ceil(self.stride[i]));

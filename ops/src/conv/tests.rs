@@ -4,7 +4,10 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
 use proptest::prelude::*;
 
+use super::product::{Left, Target, product};
 use super::*;
+use crate::buffer::written;
+use crate::machine::Caches;
 use crate::testing::{
     Case, Tensors, View, cases, compare, noise, results, same_on_any_threads,
     same_where_not_finite, short, views,
@@ -256,4 +259,48 @@ fn without_images_there_are_no_maps_and_gradients_are_zero() {
     assert_eq!(x.grad(&gradients).unwrap().dims(), [0, 3, 8, 8]);
     let gradient = weight.grad(&gradients).unwrap().into_data();
     assert!(gradient.iter::<f32>().all(|value| value == 0.0) && gradient.num_elements() == 108);
+}
+
+/// A machine's caches decide how a product is cut into blocks, but not its values.
+#[test]
+fn the_caches_change_nothing() {
+    let (inputs, outputs, size, images) = (70, 50, [6, 7], 3);
+    let layer = Layer::new(
+        [images, 1],
+        [inputs, outputs],
+        size,
+        [3, 3],
+        [[1, 1], [1, 1], [1, 1]],
+    );
+    let ([x, weight], output) = layer.shapes();
+    let count = |shape: [usize; 4]| shape.iter().product::<usize>();
+    let (source, weights) = (noise(count(x), 1), noise(count(weight), 2));
+    let windows = ConvShape::new(x, weight, &layer.options).unwrap().windows();
+    let run = |first: usize, second: usize| {
+        let mut left = Left::plain([1, outputs, inputs * 9], &weights);
+        left.caches = Caches {
+            first: first << 10,
+            second: second << 10,
+        };
+        // SAFETY: the grid has a window for each position of the output, and each writes its own.
+        unsafe {
+            written(count(output.unwrap()), |out| {
+                product(
+                    &left,
+                    &windows,
+                    &source,
+                    &Target::whole(size),
+                    Finish::default(),
+                    out,
+                );
+            })
+        }
+    };
+    let expected = run(32, 512);
+    for [first, second] in [[4, 32], [16, 128], [48, 2048], [128, 4096]] {
+        assert!(
+            run(first, second) == expected,
+            "caches of {first} and {second} KiB"
+        );
+    }
 }

@@ -1,32 +1,33 @@
-//! The gradient of a convolution's weights: the dot products of every row of the output's gradient with
-//! every row of the windows, along all positions of all images.
+//! The gradient of a convolution's weights: the product of the output's gradient, a row for each channel,
+//! with the transposed windows, along all positions of all images.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernel::{self, DOTS, LANES};
 use super::windows::{Plan, Windows};
 use crate::buffer::Scratch;
+use crate::machine::caches;
+use crate::matmul::{Blocking, Kernels, RUN};
 
-/// Number of windows whose products are summed in registers. The 10 rows of a tile, 4 KiB each, are about
-/// as much as a first cache holds.
-const LENGTH: usize = 1024;
-/// Rows of the output's gradient that a task packs: with [`LENGTH`], a part of the second cache.
+/// Windows that have sums of their own where the weights alone do not make enough tasks.
+const PART: usize = 16 * RUN;
+/// Rows of the output's gradient that a task packs.
 const ROWS: usize = 256;
-/// Rows of the windows that are packed at a time.
-const COLUMNS: usize = 8 * DOTS[1];
 /// Least number of tasks, if there is enough to do: enough for every processor, and not a function of
 /// their number, because results must not be.
 const TASKS: usize = 16;
+/// Part of the first cache for a panel of windows.
+const SHARE: f64 = 0.5;
 
 /// What a task works in.
 #[derive(Default)]
 struct Space {
     plan: Plan,
-    left: Scratch,
-    right: Scratch,
+    rows: Scratch,
+    windows: Scratch,
+    panel: Scratch,
 }
 
 thread_local! {
@@ -34,11 +35,11 @@ thread_local! {
     static SPACE: RefCell<Space> = RefCell::default();
 }
 
-/// A part of the weights, and of the windows that its gradient is summed over.
+/// A block of the weights' rows, and the windows that a part of its gradient is summed over.
 struct Task {
     group: usize,
     rows: Range<usize>,
-    chunks: Range<usize>,
+    windows: Range<usize>,
 }
 
 /// The sum over all windows of `gradient[row] windows[column]`.
@@ -54,6 +55,7 @@ pub(super) fn weight_gradient(
     images: usize,
 ) -> Vec<f32> {
     let product = Product {
+        kernels: Kernels::current(),
         windows,
         outputs: Windows::positions(channels, windows.grid),
         gradient,
@@ -63,29 +65,25 @@ pub(super) fn weight_gradient(
         depth: windows.channels / groups * windows.taps.len(),
         count: images * windows.count(),
     };
-    let size = channels * product.depth;
-    if size == 0 {
+    if channels * product.depth == 0 {
         return Vec::new();
     }
     // Where the weights alone do not make enough tasks, the windows are divided too: into parts with sums
     // of their own, which are added in order.
-    let chunks = product.count.div_ceil(LENGTH).max(1);
-    let blocks = product.rows.div_ceil(ROWS);
-    let parts = TASKS.div_ceil(blocks * groups).min(chunks);
-    let mut sums = vec![0.0; parts * size];
-    let tasks = product.tasks([parts, chunks], &mut sums);
-    tasks.into_par_iter().for_each(|(task, sums)| {
-        SPACE.with_borrow_mut(|space| {
-            for chunk in task.chunks.clone() {
-                product.add_chunk(&task, chunk, space, sums);
-            }
-        });
-    });
-    total(sums, size)
+    let blocks = product.rows.div_ceil(ROWS) * groups;
+    let most = product.count.div_ceil(PART).max(1);
+    let parts = TASKS.div_ceil(blocks).min(most);
+    let tasks = product.tasks(parts, most.div_ceil(parts) * PART);
+    let sums: Vec<Vec<f32>> = tasks
+        .par_iter()
+        .map(|task| SPACE.with_borrow_mut(|space| product.sums(task, space)))
+        .collect();
+    product.total(&tasks, &sums)
 }
 
 /// The two sides of the product, and its sizes.
 struct Product<'a> {
+    kernels: &'static Kernels,
     windows: &'a Windows,
     /// The positions of the output, as windows of one value.
     outputs: Windows,
@@ -101,111 +99,119 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// The tasks, each with the part of `sums [parts, channels, depth]` that it adds to.
-    fn tasks<'a>(
-        &self,
-        [parts, chunks]: [usize; 2],
-        sums: &'a mut [f32],
-    ) -> Vec<(Task, &'a mut [f32])> {
-        let per_part = chunks.div_ceil(parts);
+    /// The tasks: for each block of rows as many as there are parts of `length` windows.
+    fn tasks(&self, parts: usize, length: usize) -> Vec<Task> {
         let mut tasks = Vec::new();
-        let mut left = sums;
-        for part in 0..parts {
-            for group in 0..self.groups {
-                for first in (0..self.rows).step_by(ROWS) {
-                    let rows = first..(first + ROWS).min(self.rows);
-                    let (own, others) = left.split_at_mut(rows.len() * self.depth);
-                    left = others;
-                    let chunks = part * per_part..(part * per_part + per_part).min(chunks);
-                    let task = Task {
+        for group in 0..self.groups {
+            for first in (0..self.rows).step_by(ROWS) {
+                for part in 0..parts {
+                    let start = (part * length).min(self.count);
+                    tasks.push(Task {
                         group,
-                        rows,
-                        chunks,
-                    };
-                    tasks.push((task, own));
+                        rows: first..(first + ROWS).min(self.rows),
+                        windows: start..(start + length).min(self.count),
+                    });
                 }
             }
         }
         tasks
     }
 
-    /// Adds the products of a task along one chunk of the windows to `sums [rows, depth]`.
-    fn add_chunk(&self, task: &Task, chunk: usize, space: &mut Space, sums: &mut [f32]) {
-        let Space { plan, left, right } = space;
-        let range = chunk * LENGTH..(chunk * LENGTH + LENGTH).min(self.count);
-        let width = range.len().next_multiple_of(LANES);
-        // A power of two between rows would crowd them into few places of the cache.
-        let size = [width, width + LANES];
-        plan.set(&self.outputs, range.clone());
-        let channels = (task.group * self.rows, task.rows.clone());
-        let a = packed::<{ DOTS[0] }>(plan, &self.outputs, self.gradient, channels, size, left);
-        plan.set(self.windows, range);
-        let first = task.group * (self.windows.channels / self.groups);
-        for column in (0..self.depth).step_by(COLUMNS) {
-            let columns = column..(column + COLUMNS).min(self.depth);
-            let channels = (first, columns.clone());
-            let b = packed::<{ DOTS[1] }>(plan, self.windows, self.source, channels, size, right);
-            add_products(size, [a, b], columns, self.depth, sums);
-        }
+    /// Tiles of a task, one below the other.
+    fn tiles(&self, task: &Task) -> usize {
+        task.rows.len().div_ceil(self.kernels.rows)
     }
-}
 
-/// Packs rows of a matrix of windows, counted from the first tap of a channel, and adds rows of zeros up to
-/// a multiple of `TILE`.
-fn packed<'a, const TILE: usize>(
-    plan: &Plan,
-    windows: &Windows,
-    source: &[f32],
-    (channel, rows): (usize, Range<usize>),
-    [width, stride]: [usize; 2],
-    scratch: &'a mut Scratch,
-) -> &'a [f32] {
-    let padded = rows.len().next_multiple_of(TILE);
-    let packed = scratch.take(padded * stride);
-    let (own, beyond) = packed.split_at_mut(rows.len() * stride);
-    plan.pack(windows, source, channel, rows, [width, stride], own);
-    beyond.fill(0.0);
-    packed
-}
+    /// The columns of each panel.
+    fn panels(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (columns, depth) = (self.kernels.columns, self.depth);
+        let first = (0..depth).step_by(columns);
+        first.map(move |first| first..(first + columns).min(depth))
+    }
 
-/// Adds the dot products of all rows of `a` and `b` to `columns` of `sums`, whose rows have `depth` values.
-fn add_products(
-    size: [usize; 2],
-    [a, b]: [&[f32]; 2],
-    columns: Range<usize>,
-    depth: usize,
-    sums: &mut [f32],
-) {
-    let stride = size[1];
-    let tiles = b.chunks_exact(DOTS[1] * stride);
-    for (b, column) in tiles.zip(columns.step_by(DOTS[1])) {
-        let end = (column + DOTS[1]).min(depth);
-        let tiles = a.chunks_exact(DOTS[0] * stride);
-        for (a, sums) in tiles.zip(sums.chunks_mut(DOTS[0] * depth)) {
-            let products = kernel::dots(size, a, b);
-            for (products, sums) in products.iter().zip(sums.chunks_mut(depth)) {
-                for (product, sum) in products.iter().zip(&mut sums[column..end]) {
-                    *sum += product;
+    /// The sums of a task, panel by panel and tile by tile.
+    fn sums(&self, task: &Task, space: &mut Space) -> Vec<f32> {
+        let kernels = self.kernels;
+        let (tiles, size) = (self.tiles(task), kernels.rows * kernels.columns);
+        let mut sums = vec![0.0; self.panels().count() * tiles * size];
+        let piece = Blocking::new(caches(), kernels.columns, SHARE).depth;
+        for first in task.windows.clone().step_by(piece) {
+            let range = first..(first + piece).min(task.windows.end);
+            let (length, stride) = (range.len(), row_stride(range.len()));
+            let Space {
+                plan,
+                rows,
+                windows,
+                panel,
+            } = &mut *space;
+            // Rows that the last tile lacks are zero.
+            let rows = rows.take(tiles * kernels.rows * stride);
+            let (own, beyond) = rows.split_at_mut(task.rows.len() * stride);
+            beyond.fill(0.0);
+            plan.set(&self.outputs, range.clone(), [length, stride]);
+            let channel = task.group * self.rows;
+            plan.pack(
+                &self.outputs,
+                self.gradient,
+                channel,
+                task.rows.clone(),
+                own,
+            );
+            plan.set(self.windows, range, [length, stride]);
+            let channel = task.group * (self.windows.channels / self.groups);
+            for (columns, sums) in self.panels().zip(sums.chunks_exact_mut(tiles * size)) {
+                let (count, width) = (columns.len(), kernels.width(columns.len()));
+                let windows = windows.take(count * stride);
+                plan.pack(self.windows, self.source, channel, columns, windows);
+                let b = panel.take(length * width);
+                kernels.pack_transposed(windows, [stride, count], length, b);
+                let sums = sums
+                    .chunks_exact_mut(size)
+                    .map(|sums| &mut sums[..kernels.rows * width]);
+                for (a, sums) in rows.chunks_exact(kernels.rows * stride).zip(sums) {
+                    // SAFETY: the chunk has as many rows as a tile, of at least as many values as the panel
+                    // has lines.
+                    unsafe { kernels.sums(width, (a.as_ptr(), [stride, 1]), b, sums, true) };
                 }
             }
         }
+        sums
+    }
+
+    /// The sums of all parts, added in their order, as rows.
+    fn total(&self, tasks: &[Task], sums: &[Vec<f32>]) -> Vec<f32> {
+        let kernels = self.kernels;
+        let mut total = vec![0.0; self.groups * self.rows * self.depth];
+        for (task, sums) in tasks.iter().zip(sums) {
+            let start = (task.group * self.rows + task.rows.start) * self.depth;
+            let own = &mut total[start..start + task.rows.len() * self.depth];
+            let size = kernels.rows * kernels.columns;
+            let tall = kernels.rows * self.depth;
+            own.par_chunks_mut(tall)
+                .enumerate()
+                .for_each(|(tile, own)| {
+                    let panels = sums.chunks_exact(self.tiles(task) * size);
+                    for (columns, sums) in self.panels().zip(panels) {
+                        let width = kernels.width(columns.len());
+                        let sums = &sums[tile * size..][..size];
+                        for (own, sums) in own
+                            .chunks_exact_mut(self.depth)
+                            .zip(sums.chunks_exact(width))
+                        {
+                            for (own, sum) in own[columns.clone()].iter_mut().zip(sums) {
+                                *own += sum;
+                            }
+                        }
+                    }
+                });
+        }
+        total
     }
 }
 
-/// The sum of the parts, each of `size` values, in their order.
-fn total(mut sums: Vec<f32>, size: usize) -> Vec<f32> {
-    /// Values that one task adds: large enough to pay for it.
-    const CHUNK: usize = 1 << 14;
-    let (total, others) = sums.split_at_mut(size);
-    for other in others.chunks_exact(size) {
-        let chunks = total.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK));
-        chunks.for_each(|(total, other)| {
-            for (total, other) in total.iter_mut().zip(other) {
-                *total += other;
-            }
-        });
-    }
-    sums.truncate(size);
-    sums.shrink_to_fit();
-    sums
+/// From a row to the next: whole vectors, but no power of two, which would crowd rows into few places of
+/// the cache.
+fn row_stride(length: usize) -> usize {
+    const LINE: usize = crate::buffer::LINE;
+    (length.div_ceil(LINE) | 1) * LINE
 }

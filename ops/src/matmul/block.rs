@@ -6,9 +6,7 @@ use super::kernel::{RUN, Tile};
 use super::plan::{Piece, Plan, SPAN};
 use super::{Map, Matrix, Product};
 use crate::buffer::{LINE, Shared, as_unset};
-
-/// Values of packed panels that the second cache holds beside a block.
-const NEAR: usize = 1 << 18;
+use crate::machine::caches;
 
 /// Rows that begin a multiple of this many values apart fall on the same few places of the first cache.
 const ALIAS: usize = 1024;
@@ -84,7 +82,7 @@ impl Block<'_> {
         // that: each run of each tile asks for its share of it. If all panels are near anyway, asking
         // would only take the place of loads.
         let runs = piece.depth.div_ceil(RUN);
-        let (mut ahead, share) = if self.packed.len() > NEAR {
+        let (mut ahead, share) = if size_of_val(self.packed) > caches().second {
             let next = b.wrapping_add(plan.inner * width);
             let lines = (tiles * runs * LINE).max(1);
             (next, (piece.depth * width).div_ceil(lines))

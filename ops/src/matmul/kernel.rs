@@ -7,7 +7,10 @@ use crate::level::{self, Level};
 
 /// Number of products that are summed one after the other before they are added to the total. Rounding
 /// errors grow with the length of a sum: in two levels, that of 1024 products has the error of about 80.
-pub(super) const RUN: usize = 16;
+/// Shorter runs would cost AVX2 more, where the totals of a tile wait in memory. It is the same at every
+/// level, and pieces are whole runs, so that neither the registers nor the caches of a machine change a
+/// result.
+pub(crate) const RUN: usize = 64;
 
 /// What the micro-kernel computes: `out = a b + residual + bias`.
 #[derive(Clone, Copy)]
@@ -38,11 +41,11 @@ pub(super) struct Tile {
 }
 
 /// The kernels of a level.
-pub(super) struct Kernels {
+pub(crate) struct Kernels {
     /// Rows of a tile.
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     /// Columns of a tile, and of a panel.
-    pub(super) columns: usize,
+    pub(crate) columns: usize,
     wide: Compute,
     /// For panels of half as many columns.
     narrow: Compute,
@@ -69,7 +72,7 @@ type Compute = unsafe fn(Tile);
 pub(super) type Pack = unsafe fn(*const f32, [usize; 2], depth: usize, count: usize, *mut f32);
 
 impl Kernels {
-    pub(super) fn current() -> &'static Self {
+    pub(crate) fn current() -> &'static Self {
         match level::current() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => &avx512::KERNELS,
@@ -80,12 +83,73 @@ impl Kernels {
     }
 
     /// Columns of a panel that holds `count` of the product's columns.
-    pub(super) fn width(&self, count: usize) -> usize {
+    pub(crate) fn width(&self, count: usize) -> usize {
         if count <= self.columns / 2 {
             self.columns / 2
         } else {
             self.columns
         }
+    }
+
+    /// Packs the transpose of `count` rows, `stride` values apart, of which the first `depth` count: a panel
+    /// of the product's right side, `depth` lines of [`width`](Self::width) values.
+    pub(crate) fn pack_transposed(
+        &self,
+        rows: &[f32],
+        [stride, count]: [usize; 2],
+        depth: usize,
+        panel: &mut [f32],
+    ) {
+        assert!(count > 0 && count <= self.columns && depth <= stride);
+        assert!(rows.len() >= (count - 1) * stride + depth);
+        assert!(panel.len() == depth * self.width(count));
+        // SAFETY: the rows have the values that are read, and the panel has room for the lines. These kernels
+        // are those of the current level.
+        unsafe {
+            (self.pack_columns)(rows.as_ptr(), [1, stride], depth, count, panel.as_mut_ptr())
+        };
+    }
+
+    /// `sums[i, j] = sum_k a[i, k] b[k, j]`, added to what is there if `add`.
+    ///
+    /// # Shapes
+    /// `b [k, width]` with one of the two widths, `sums [rows, width]`.
+    ///
+    /// # Safety
+    /// The kernels are those of the current level. `a` has as many rows as a tile, of as many values as `b`
+    /// has rows, at the strides from row to row and from value to value.
+    pub(crate) unsafe fn sums(
+        &self,
+        width: usize,
+        (a, strides): (*const f32, [usize; 2]),
+        b: &[f32],
+        sums: &mut [f32],
+        add: bool,
+    ) {
+        debug_assert!(sums.len() == self.rows * width && b.len().is_multiple_of(width));
+        let compute = if width == self.columns {
+            self.wide
+        } else {
+            self.narrow
+        };
+        let tile = Tile {
+            depth: b.len() / width,
+            a,
+            strides,
+            b: b.as_ptr(),
+            ahead: b.as_ptr(),
+            share: 0,
+            partial: sums.as_mut_ptr(),
+            first: !add,
+            last: false,
+            residual: None,
+            bias: None,
+            out: std::ptr::null_mut(),
+            stride: 0,
+        };
+        // SAFETY: as a piece that is not the last, the tile goes to `sums` alone, which has room for it. The
+        // rest is what the caller vouches for.
+        unsafe { compute(tile) }
     }
 
     /// Computes a tile, of which only `count` rows and columns are in `residual`, `bias` and `out`. A tile
@@ -247,13 +311,26 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         } = tile;
         let partial = |i: usize, j: usize| tile.partial.add((i * ACROSS + j) * R::LANES);
         let mut totals = [[R::splat(0.0); ACROSS]; ROWS];
-        if !tile.first {
+        if !tile.first && R::SPACIOUS {
             for i in 0..ROWS {
                 for j in 0..ACROSS {
                     totals[i][j] = R::load(partial(i, j));
                 }
             }
         }
+        if tile.last {
+            // Both come from far away, the result too before it can be written. Waiting for them in the end
+            // would take as long as the products.
+            for i in 0..ROWS {
+                for j in (0..ACROSS * R::LANES).step_by(LINE) {
+                    prefetch_near(tile.out.wrapping_add(i * tile.stride + j));
+                    if let Some((residual, stride)) = tile.residual {
+                        prefetch_near(residual.wrapping_add(i * stride + j));
+                    }
+                }
+            }
+        }
+        let mut waiting = !tile.first;
         let mut left = tile.depth;
         while left > 0 {
             let run = left.min(RUN);
@@ -262,39 +339,49 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
                 prefetch(ahead);
                 ahead = ahead.wrapping_add(LINE);
             }
-            let mut sums = [[R::splat(0.0); ACROSS]; ROWS];
-            for _ in 0..run {
-                let mut row = [R::splat(0.0); ACROSS];
-                for j in 0..ACROSS {
-                    row[j] = R::load(b.add(j * R::LANES));
-                }
+            let mut sums = R::run::<ROWS, ACROSS>(a, tile.strides, b, run);
+            // Wrapping, since the last step of a strided `a` may lead beyond its end.
+            a = a.wrapping_add(run * tile.strides[1]);
+            b = b.add(run * ACROSS * R::LANES);
+            left -= run;
+            if R::SPACIOUS {
                 for i in 0..ROWS {
-                    let value = R::splat(*a.add(i * tile.strides[0]));
                     for j in 0..ACROSS {
-                        sums[i][j] = sums[i][j].plus_product(value, row[j]);
+                        totals[i][j] = totals[i][j].plus(sums[i][j]);
                     }
                 }
-                // Wrapping, since the last step of a strided `a` may lead beyond its end.
-                (a, b) = (a.wrapping_add(tile.strides[1]), b.add(ACROSS * R::LANES));
+                continue;
             }
-            for i in 0..ROWS {
-                for j in 0..ACROSS {
-                    totals[i][j] = totals[i][j].plus(sums[i][j]);
+            if waiting {
+                for i in 0..ROWS {
+                    for j in 0..ACROSS {
+                        sums[i][j] = R::load(partial(i, j)).plus(sums[i][j]);
+                    }
                 }
             }
-            left -= run;
+            waiting = true;
+            if left == 0 && tile.last {
+                totals = sums;
+            } else {
+                for i in 0..ROWS {
+                    for j in 0..ACROSS {
+                        sums[i][j].store(partial(i, j));
+                    }
+                }
+            }
         }
         if tile.last {
             add_to(&mut totals, tile);
-        }
-        for i in 0..ROWS {
-            for j in 0..ACROSS {
-                let place = if tile.last {
-                    tile.out.add(i * tile.stride + j * R::LANES)
-                } else {
-                    partial(i, j)
-                };
-                totals[i][j].store(place);
+            for i in 0..ROWS {
+                for j in 0..ACROSS {
+                    totals[i][j].store(tile.out.add(i * tile.stride + j * R::LANES));
+                }
+            }
+        } else if R::SPACIOUS {
+            for i in 0..ROWS {
+                for j in 0..ACROSS {
+                    totals[i][j].store(partial(i, j));
+                }
             }
         }
     }
@@ -381,6 +468,19 @@ unsafe fn pack<R: Register, const WIDTH: usize>(
             }
         }
     }
+}
+
+/// Asks for a cache line that is used or written next.
+#[inline(always)]
+fn prefetch_near(line: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of an address that cannot be read does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// Asks for a cache line before it is used: into the second cache, because the first is full of what is

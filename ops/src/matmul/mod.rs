@@ -6,6 +6,8 @@
 //! summed follows from the shapes alone, so that it is the same to the bit whichever thread computes it,
 //! and whatever rows stand beside it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod block;
 mod kernel;
 mod plan;
@@ -18,8 +20,10 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use self::block::Block;
+pub(crate) use self::kernel::{Kernels, RUN};
+pub(crate) use self::plan::Blocking;
 use self::plan::Plan;
-use crate::buffer::{Scratch, Shared, Unset, written};
+use crate::buffer::{Aligned, Scratch, Shared, Unset, written};
 
 /// A strided matrix to read.
 #[derive(Clone, Copy)]
@@ -135,16 +139,19 @@ impl<'a> Product<'a> {
     /// The result, contiguous, computed on all threads.
     pub(crate) fn run(&self) -> Vec<f32> {
         // The number of threads decides how the result is cut into blocks, but not how a value is summed.
-        let plan = Plan::new(self, SHARE * rayon::current_num_threads());
+        self.run_as(&Plan::new(self, SHARE * rayon::current_num_threads()))
+    }
+
+    fn run_as(&self, plan: &Plan) -> Vec<f32> {
         // One thread computes all of a small product.
         let least = if plan.size() < SMALL { usize::MAX } else { 1 };
         // SAFETY: the panels fill the buffer, there is a task for each, and `pack` writes all of a panel's
         // part.
         let packed = unsafe {
-            written(plan.packed(), |packed| {
+            Aligned::written(plan.packed(), |packed| {
                 let packed = Shared::unset(packed);
                 let panels = (0..plan.panels()).into_par_iter().with_min_len(least);
-                panels.for_each(|panel| self.pack(&plan, panel, packed));
+                panels.for_each(|panel| self.pack(plan, panel, packed));
             })
         };
         // SAFETY: the blocks of the tasks fill the result, no two of them overlap, and each task writes
@@ -156,7 +163,7 @@ impl<'a> Product<'a> {
                 tasks.for_each(|task| {
                     SCRATCH.with_borrow_mut(|scratch| {
                         let scratch = scratch.take(plan.scratch());
-                        let block = self.block(&plan, task, &packed, out, self.columns);
+                        let block = self.block(plan, task, &packed, out, self.columns);
                         block.compute(scratch);
                     });
                 });

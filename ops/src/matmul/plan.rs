@@ -3,21 +3,46 @@
 use std::ops::Range;
 
 use super::Product;
-use super::kernel::Kernels;
+use super::kernel::{Kernels, RUN};
+use crate::machine::{Caches, caches};
 
 /// Least number of panels of a block that does not have all of them: packing its rows should be worth it.
 pub(super) const SPAN: usize = 4;
 
-/// Most rows and columns of a block: its rows of `a`, and its sums between two pieces, stay in the second
-/// cache.
-const BLOCK: [usize; 2] = [112, 768];
+/// Part of the first cache for a panel: the rows that it meets need the rest.
+const SHARE: f64 = 0.5;
 
-/// Most values of the inner dimension in a piece: a panel that long, 24 KiB at 32 columns, stays in the
-/// first cache while all rows of the block pass by.
-const INNER: usize = 192;
+/// Sizes of blocks that suit the caches. They decide in which order sums are computed, but not how any of
+/// them is added up, so that results are the same on every machine of a level.
+pub(crate) struct Blocking {
+    /// Values of the inner dimension in a piece. A panel that long stays in the first cache while all rows
+    /// of the block pass by.
+    pub(crate) depth: usize,
+    /// Rows of a block: a piece of them stays in the second cache while all panels pass by.
+    pub(crate) rows: usize,
+    /// Columns of a block, whose sums wait in the second cache between two pieces.
+    columns: usize,
+}
 
-/// How a product is cut into tasks. The pieces of a sum depend on the shapes alone; only the blocks depend on
-/// the number of tasks.
+impl Blocking {
+    /// For panels of `columns` columns, which may take `share` of the first cache.
+    pub(crate) fn new(caches: Caches, columns: usize, share: f64) -> Self {
+        const VALUE: usize = size_of::<f32>();
+        let panel = (caches.first as f64 * share) as usize / (columns * VALUE);
+        // Whole runs: a run that a piece cuts off would be added up otherwise.
+        let depth = (panel / RUN * RUN).max(RUN);
+        // A twelfth of the second cache for the rows and a third for the sums: the rest is for the panels
+        // and the results, which pass through it.
+        let rows = (caches.second / 12 / (depth * VALUE)).max(1);
+        Self {
+            depth,
+            rows,
+            columns: (caches.second / 3 / (rows * VALUE)).max(columns),
+        }
+    }
+}
+
+/// How a product is cut into tasks. Pieces and blocks depend on the caches, and blocks on the number of tasks.
 pub(super) struct Plan {
     pub(super) kernels: &'static Kernels,
     rows: usize,
@@ -44,18 +69,24 @@ pub(super) struct Piece {
 impl Plan {
     /// With about `tasks` blocks or more, if there are that many tiles.
     pub(super) fn new(product: &Product, tasks: usize) -> Self {
+        Self::for_caches(caches(), product, tasks)
+    }
+
+    /// For the caches of any machine.
+    pub(super) fn for_caches(caches: Caches, product: &Product, tasks: usize) -> Self {
         let kernels = Kernels::current();
+        let blocking = Blocking::new(caches, kernels.columns, SHARE);
         let tiles = product.rows.div_ceil(kernels.rows);
         let panels = product.columns.div_ceil(kernels.columns);
         // As many blocks down and across as the caches ask for, or the tasks if those are more.
-        let least = product.rows.div_ceil(BLOCK[0]).max(1);
+        let least = product.rows.div_ceil(blocking.rows).max(1);
         // A map is applied to a row again for each block across, so there is one, which spans all panels,
         // and tasks are made of rows alone.
         let mapped = product.terms.iter().any(|term| term.map.is_some());
         let (tasks, wanted) = if mapped {
             (tasks.div_ceil(SPAN), 1)
         } else {
-            let least_across = product.columns.div_ceil(BLOCK[1]);
+            let least_across = product.columns.div_ceil(blocking.columns);
             (tasks, (tasks / least).max(least_across))
         };
         let across = wanted.clamp(1, (panels / SPAN).max(1));
@@ -63,7 +94,8 @@ impl Plan {
         let (mut pieces, mut inner) = (Vec::new(), 0);
         for (term, values) in product.terms.iter().enumerate() {
             // Pieces of about equal depth, rather than full ones and a short rest.
-            let depth = values.inner.div_ceil(values.inner.div_ceil(INNER).max(1));
+            let count = values.inner.div_ceil(blocking.depth).max(1);
+            let depth = values.inner.div_ceil(count).next_multiple_of(RUN);
             for from in (0..values.inner).step_by(depth.max(1)) {
                 pieces.push(Piece {
                     term,

@@ -11,6 +11,9 @@ pub(super) trait Register: Copy {
     /// Values in a register.
     const LANES: usize;
 
+    /// Whether there are registers for the totals of a tile beside the sums of a run.
+    const SPACIOUS: bool;
+
     /// # Safety
     /// The level is current, and `LANES` values from `from` on may be read.
     unsafe fn load(from: *const f32) -> Self;
@@ -33,6 +36,22 @@ pub(super) trait Register: Copy {
     /// The level is current.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
 
+    /// The sums of `count` products each, for a tile.
+    ///
+    /// # Safety
+    /// The level is current. `a` has `ROWS` rows and `b` has `ACROSS` registers to read in each of `count`
+    /// columns and rows, at the strides of `a` and without a gap in `b`.
+    #[inline(always)]
+    unsafe fn run<const ROWS: usize, const ACROSS: usize>(
+        a: *const f32,
+        strides: [usize; 2],
+        b: *const f32,
+        count: usize,
+    ) -> [[Self; ACROSS]; ROWS] {
+        // SAFETY: what the caller vouches for.
+        unsafe { run(a, strides, b, count) }
+    }
+
     /// Transposes a square: [`LANES`](Self::LANES) rows of as many values, `row` values apart, become the
     /// columns of lines that are `line` values apart.
     ///
@@ -52,10 +71,11 @@ pub(super) trait Register: Copy {
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! register {
-    ($register:ident x $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $fma:ident
-     $(, $transpose:ident)?) => {
+    ($register:ident x $lanes:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $fma:ident,
+     { $($better:item)* }) => {
         impl Register for std::arch::x86_64::$register {
             const LANES: usize = $lanes;
+            const SPACIOUS: bool = $lanes == 16;
 
             #[inline(always)]
             unsafe fn load(from: *const f32) -> Self {
@@ -87,20 +107,42 @@ macro_rules! register {
                 unsafe { std::arch::x86_64::$fma(a, b, self) }
             }
 
-            $(
-                #[inline(always)]
-                unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
-                    // SAFETY: the caller vouches for the level, the rows and the lines.
-                    unsafe { $transpose(from, row, to, line) }
-                }
-            )?
+            $($better)*
         }
     };
 }
 #[cfg(target_arch = "x86_64")]
-register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_fmadd_ps, transpose_16);
+register!(__m512 x 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps, _mm512_fmadd_ps, {
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+        // SAFETY: the caller vouches for the level, the rows and the lines.
+        unsafe { transpose_16(from, row, to, line) }
+    }
+});
 #[cfg(target_arch = "x86_64")]
-register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_fmadd_ps);
+register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps, _mm256_fmadd_ps, {
+    #[inline(always)]
+    unsafe fn run<const ROWS: usize, const ACROSS: usize>(
+        a: *const f32,
+        strides: [usize; 2],
+        b: *const f32,
+        count: usize,
+    ) -> [[Self; ACROSS]; ROWS] {
+        if ROWS == super::avx2::ROWS && ACROSS == 2 {
+            // SAFETY: what the caller vouches for; the two arrays have one type.
+            unsafe { std::mem::transmute_copy(&super::avx2::run(a, strides, b, count)) }
+        } else {
+            // SAFETY: what the caller vouches for.
+            unsafe { run(a, strides, b, count) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+        // SAFETY: the caller vouches for the level, the rows and the lines.
+        unsafe { super::avx2::transpose(from, row, to, line) }
+    }
+});
 
 /// [`Register::transpose`] of 16 by 16 values: pairs of rows within quarters of the registers, pairs of
 /// pairs, then quarters. One by one, their 256 values would take longer than the product that they are
@@ -161,6 +203,7 @@ unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) 
 /// Four values: every architecture has registers for as many.
 impl Register for [f32; 4] {
     const LANES: usize = 4;
+    const SPACIOUS: bool = cfg!(target_arch = "aarch64");
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -187,5 +230,34 @@ impl Register for [f32; 4] {
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
         std::array::from_fn(|i| Portable::fma(a[i], b[i], self[i]))
+    }
+}
+
+/// [`Register::run`] where nothing better is known.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn run<R: Register, const ROWS: usize, const ACROSS: usize>(
+    a: *const f32,
+    strides: [usize; 2],
+    b: *const f32,
+    count: usize,
+) -> [[R; ACROSS]; ROWS] {
+    // SAFETY: the loops read what the caller vouches for, at the level that it vouches for.
+    unsafe {
+        let mut sums = [[R::splat(0.0); ACROSS]; ROWS];
+        for k in 0..count {
+            let a = a.wrapping_add(k * strides[1]);
+            let b = b.add(k * ACROSS * R::LANES);
+            let row: [R; ACROSS] = std::array::from_fn(|j| R::load(b.add(j * R::LANES)));
+            for i in 0..ROWS {
+                let value = R::splat(*a.add(i * strides[0]));
+                for j in 0..ACROSS {
+                    sums[i][j] = sums[i][j].plus_product(value, row[j]);
+                }
+            }
+        }
+        sums
     }
 }

@@ -1,6 +1,7 @@
 //! Products compared with sums in `f64`.
 
 use super::*;
+use crate::machine::Caches;
 use crate::testing::{noise, short};
 
 /// Compares a sum of two products with `f64`, and with itself on one thread and with gaps between rows.
@@ -122,4 +123,32 @@ fn the_number_of_threads_changes_nothing() {
     };
     let one = run(1);
     assert!([2, 3, 7].into_iter().all(|threads| run(threads) == one));
+}
+
+/// A machine's caches decide how a product is cut into blocks, but not its values.
+#[test]
+fn the_caches_change_nothing() {
+    let (m, k, n) = (150, 1000, 130);
+    let (a, b, c, d) = (
+        noise(m * k, 1),
+        noise(k * n, 2),
+        noise(m * 70, 3),
+        noise(70 * n, 4),
+    );
+    let product = Product::new([m, k, n], Matrix::new(&a, k), Matrix::new(&b, n));
+    let product = product.plus(70, Matrix::new(&c, 70), Matrix::new(&d, n));
+    let run = |first: usize, second: usize| {
+        let caches = Caches {
+            first: first << 10,
+            second: second << 10,
+        };
+        product.run_as(&Plan::for_caches(caches, &product, 4))
+    };
+    let expected = run(32, 512);
+    for [first, second] in [[4, 32], [16, 128], [48, 2048], [128, 4096]] {
+        assert!(
+            run(first, second) == expected,
+            "caches of {first} and {second} KiB"
+        );
+    }
 }
