@@ -28,12 +28,11 @@ FILE = ROOT / "docs/performance.json"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 AVX2 = "PEFT_OPS=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2"
-SAMPLE = "vit-tiny/(ap|lora|ssf|full-finetune|inference)|vit-base/(lora|inference)|resnet50-64/(ap-late|lora)|clip-b32/lora"
 TABLES = {
     "digits": "cargo run --release --no-default-features --example digits",
     "cost": "benches/cost.sh target/release/runner",
     "peer": "benches/peer/run.sh",
-    "peer-avx2": f"{AVX2} benches/peer/run.sh --times --only '{SAMPLE}'",
+    "peer-avx2": f"{AVX2} benches/peer/run.sh",
     "cache": "benches/peer/run.sh cache",
     "loader": "python3 benches/loader/run.py target/release/runner",
     "loader-small": "python3 benches/loader/small.py target/release/runner",
@@ -45,15 +44,25 @@ GPU = {
 }
 
 
+def caches() -> str:
+    """The data caches of a core, by Linux's tables."""
+    sizes = []
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        if kind != "Instruction" and level in "12":
+            sizes.append(size.replace("K", " KiB").replace("M", " MiB"))
+    return f"caches of {' and '.join(sizes)}, " if sizes else ""
+
+
 def machine() -> str:
-    """The processor, its widest vectors and the cores that this process may use."""
+    """The processor, its widest vectors, its caches, and the cores that this process may use."""
     text = Path("/proc/cpuinfo").read_text()
     field = lambda name: (re.search(rf"^{name}\s*: (.*)", text, re.MULTILINE) or ["", "unknown"])[1]
     flags = text.split()
     vectors = next((name for flag, name in [("avx512f", "AVX-512, "), ("avx2", "AVX2, ")] if flag in flags), "")
     # Virtual machines hide the model's name, not its number.
     model = f"{field('model name')} family {field('cpu family')} model {field('model')}"
-    return f"{model}, {vectors}{len(os.sched_getaffinity(0))} cores"
+    return f"{model}, {vectors}{caches()}{len(os.sched_getaffinity(0))} cores"
 
 
 def cells(line: str) -> list[str]:

@@ -57,7 +57,9 @@ def measure(row, precision, mode, ours, theirs, shipped, heap, args):
         "theirs": {"mode": mode, "seconds": seconds["theirs"], "median": statistics.median(seconds["theirs"]), **memory},
         "trainable": report["trainable"],
         "steps": steps,
-        "limit": row.backbone.limit,
+        "limit": row.limit,
+        "level": report["level"],
+        "cache_bytes": report["cache_bytes"],
     }
     result["ratio"] = result["ours"]["median"] / result["theirs"]["median"]
     if shipped:

@@ -34,7 +34,6 @@ pub struct Loaded {
     pub remarks: Vec<String>,
 }
 
-
 /// Loads a checkpoint into a backbone, one tensor at a time, and returns its head. The layout is
 /// `forced`, or the one under which most parameters are found and fewest keys are left.
 ///

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use peft_core::flops::Flops;
 use peft_core::{Model, params};
+use peft_ops::Level;
 use serde::Serialize;
 
 use crate::cli::args::{ConfigArgs, Format, PlaceArgs, StepsArgs};
@@ -63,6 +64,10 @@ struct Timing {
     batch: usize,
     precision: Precision,
     device: String,
+    /// The instructions that the kernels use on the CPU.
+    level: &'static str,
+    /// Bytes of the first and the second cache of a core, which products are cut to.
+    cache_bytes: [usize; 2],
     trainable: usize,
     warmup: usize,
     steps: usize,
@@ -109,12 +114,15 @@ fn time(
     let mut repeats = Repeats::from(args.steps);
     let batch = measure::random_batch(trial, device);
     let images = trial.experiment.recipe.batch_size;
+    let caches = peft_ops::caches();
     let mut timing = Timing {
         method: methods(trial),
         backbone: trial.spec.name.clone(),
         batch: images,
         precision: trial.experiment.recipe.precision,
         device: device.name.clone(),
+        level: peft_ops::level().map_or("off", Level::name),
+        cache_bytes: [caches.first, caches.second],
         trainable: model.counts().trainable,
         warmup: repeats.warmup,
         steps: repeats.steps,
