@@ -145,7 +145,7 @@ impl Session {
         split: Split,
     ) -> Result<Metrics, Failure> {
         on_worker(|| {
-            let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+            let data = Data::open(&*experiment.dataset, experiment.on_error, experiment.seed)?;
             let join = model.join(data.classes())?;
             let (images, size) = (model.preprocess(), model.batch_size);
             let loader = match split {

@@ -9,9 +9,10 @@ use clap::Args;
 use crate::cli::args::{ConfigArgs, PlaceArgs};
 use crate::commands::{cache_folder, on_pool};
 use crate::compare::config::Comparison;
+use crate::compare::estimate::{CellPlan, total};
 use crate::compare::execute::{Ended, Executor, root};
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task, plan};
+use crate::compare::plan::{Plan, Task, plan, timed};
 use crate::compare::print::files;
 use crate::compare::print::text::text;
 use crate::compare::report::Report;
@@ -39,7 +40,7 @@ pub struct CompareArgs {
     /// the folder of --runs].
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
-    /// Validate everything and print the plan, then stop.
+    /// Validate everything, print the plan with what each cell trains and an estimate of time, then stop.
     #[arg(long)]
     pub dry_run: bool,
     /// List every trial of the plan, not only the first ones.
@@ -53,11 +54,12 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let folder = root(&args.runs, &comparison.name);
     on_pool(&args.place, |device| {
         let mut workshop = Workshop::new(&device, &cache_folder(args.cache.as_deref(), &args.runs));
-        let planned = plan(&comparison, &mut workshop)?;
         if args.dry_run {
-            println!("{}", overview(&planned, args.verbose));
+            let (planned, cells) = timed(&comparison, &mut workshop)?;
+            println!("{}", overview(&planned, &cells, args.verbose));
             return Ok(());
         }
+        let planned = plan(&comparison, &mut workshop)?;
         begin(&folder, &planned)?;
         let mut executor = Executor {
             root: &folder,
@@ -149,7 +151,7 @@ pub fn verdict(results: &Results) -> Result<(), Failure> {
 }
 
 /// The plan of a comparison, with the first trials only, unless all of them are wanted.
-fn overview(plan: &Plan, all: bool) -> String {
+fn overview(plan: &Plan, cells: &[CellPlan], all: bool) -> String {
     let Results {
         name,
         methods,
@@ -189,6 +191,13 @@ fn overview(plan: &Plan, all: bool) -> String {
     if !searches.is_empty() {
         lines.push(format!("searches    {}", searches.len()));
     }
+    lines.push("cells".to_owned());
+    lines.extend(cells.iter().flat_map(|cell| cell.lines()));
+    lines.push(format!("work        {}", total(cells)));
+    lines.push(
+        "            (of steps as measured here, without the prefix cache; validation and test come on top)"
+            .to_owned(),
+    );
     lines.join("\n")
 }
 

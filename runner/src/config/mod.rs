@@ -9,3 +9,4 @@ pub mod hub;
 pub mod on_error;
 pub mod recipe;
 pub mod resolve;
+pub mod stated;

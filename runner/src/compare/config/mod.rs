@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::search::{Search, Space};
 use crate::config::experiment::Experiment;
 use crate::config::resolve;
+use crate::config::stated::Stated;
 use crate::exit::Failure;
 
 mod check;
@@ -143,12 +144,14 @@ impl Comparison {
             document.insert(key.into(), value);
         }
         let mut document = Value::Mapping(document);
+        let mut stated = Stated::of(&document);
         let declared = method.declared(backbone, dataset);
         let fields = dataset.set.iter().chain(&backbone.set).chain(declared);
         for (path, value) in fields {
+            stated.set(path, Some(value));
             resolve::assign(&mut document, path, value.clone())?;
         }
-        Experiment::resolved(document)
+        Experiment::resolved(document, &stated)
     }
 }
 
