@@ -28,17 +28,21 @@ const SIDE: usize = 8;
 /// The brightest value of the file; the darkest is 0.
 const WHITE: u16 = 16;
 
-/// Handwritten digits (UCI, 1998), bundled with the program: 1,797 images of 8 x 8 pixels in 10
-/// classes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Digits {}
+peft_core::dataset_config! {
+    /// Handwritten digits (UCI, 1998), bundled with the program: 1,797 images of 8 x 8 pixels in 10
+    /// classes.
+    #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Digits {}
+}
 
 #[typetag::serde(name = "digits")]
 impl DatasetConfig for Digits {
     fn open(&self) -> Result<Box<dyn Dataset>> {
         Ok(Box::new(DigitsData::unpack()?))
     }
+
+    peft_core::protocol_methods!();
 }
 
 peft_core::register!(

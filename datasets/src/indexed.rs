@@ -158,9 +158,11 @@ impl<S: Source> Dataset for Indexed<S> {
                 .par_iter()
                 .map(|item| {
                     let bytes = self.source.bytes(&item.at).ok()?;
-                    let turn = self.source.header(&bytes).turn(self.exif);
+                    let header = self.source.header(&bytes);
+                    let turn = header.turn(self.exif);
                     let turn = turn.map(|turn| format!(" turned {}", turn.to_exif()));
-                    Some((blake3::hash(&bytes), turn.unwrap_or_default()))
+                    let anew = if header.is_read_anew() { " read 2" } else { "" };
+                    Some((blake3::hash(&bytes), turn.unwrap_or_default() + anew))
                 })
                 .collect();
             for (Item { label, group, .. }, read) in items.iter().zip(hashes) {

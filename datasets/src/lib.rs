@@ -15,12 +15,14 @@ mod formats;
 mod indexed;
 mod kinds;
 mod labels;
+mod orientation;
 mod procedural;
 mod python_random;
 mod shards;
 mod split;
 mod storage;
 mod text;
+mod tiff;
 mod transform;
 
 pub use crate::augment::Augment;

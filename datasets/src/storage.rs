@@ -3,14 +3,14 @@
 //!
 //! The orientation is found where Pillow's `getexif` finds it: in EXIF, or else in XMP.
 
-use std::io::Read;
+use std::ops::Range;
 
-use flate2::read::ZlibDecoder;
 use image::metadata::Orientation;
-use memchr::memmem;
 use peft_core::data::Storage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::orientation::{Directory, ORIENTATION, from_hex, of_exif, of_xmp, text_chunk, u32_be};
 
 /// What is done with the orientation that a camera notes beside the pixels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +38,30 @@ impl Exif {
     }
 }
 
+/// Entries of a tiff's directory.
+const BITS: u64 = 258;
+const PHOTOMETRIC: u64 = 262;
+const EXTRA_SAMPLES: u64 = 338;
+const SAMPLE_FORMAT: u64 = 339;
+
+/// Whether bytes begin as a tiff does, or a BigTIFF, whose places have eight bytes.
+pub(crate) fn is_tiff(bytes: &[u8]) -> bool {
+    matches!(
+        bytes,
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..]
+    )
+}
+
+/// The part of a gif's canvas that its first frame leaves empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Around {
+    /// The columns and rows of the frame.
+    pub columns: Range<usize>,
+    pub rows: Range<usize>,
+    /// The colour of everything else, as in Pillow: the transparent one of the palette, or its first.
+    pub colour: [u8; 3],
+}
+
 /// What the headers of an encoded image say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -51,6 +75,13 @@ pub(crate) struct Header {
     /// More than one frame or page.
     animated: bool,
     tiff: bool,
+    /// A value is a fraction, or a whole number of 32 bits.
+    float: bool,
+    long: bool,
+    /// The largest value of a pnm.
+    white: Option<u16>,
+    /// What lies around the first frame of a gif that does not fill its canvas.
+    around: Option<Around>,
     /// Where the first row and column of the pixels belong, unless that is where they are.
     orientation: Option<Orientation>,
 }
@@ -68,7 +99,7 @@ impl Header {
             [b'R', b'I', b'F', b'F', ..] => header.webp(bytes),
             [b'B', b'M', ..] => header.bmp(bytes),
             [b'P', b'1'..=b'7', ..] => header.pnm(bytes),
-            [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => header.tiff(bytes),
+            _ if is_tiff(bytes) => header.tiff(bytes),
             _ => None,
         };
         let upright = |orientation: &Orientation| *orientation != Orientation::NoTransforms;
@@ -76,9 +107,24 @@ impl Header {
         header
     }
 
-    /// The one kind of a palette that is not looked up.
-    pub fn is_tiff_with_palette(&self) -> bool {
-        self.tiff && self.palette
+    /// The largest value of a pnm, which stands for white.
+    pub fn white(&self) -> Option<u16> {
+        self.white
+    }
+
+    /// What lies around the first frame of a gif.
+    pub fn around(&self) -> Option<&Around> {
+        self.around.as_ref()
+    }
+
+    /// Whether an earlier version of this program read other pixels, so that what was computed from
+    /// them must not be found again.
+    pub fn is_read_anew(&self) -> bool {
+        let scaled = self
+            .white
+            .is_some_and(|white| white != 255 && white != u16::MAX);
+        let tiff = self.tiff && (self.cmyk || self.alpha || (self.grey && self.deep));
+        scaled || tiff || self.around.is_some()
     }
 
     /// How the decoded pixels are to be turned.
@@ -94,6 +140,14 @@ impl Header {
             (false, Exif::Ignore) => "left as stored; `exif: apply` turns them upright",
         };
         let deep = match (self.grey, self.alpha) {
+            _ if self.float => (
+                "floating-point",
+                "fractions are cut off, and values outside of 0 to 255 become 0 or 255, as in Pillow",
+            ),
+            _ if self.long => (
+                "32-bit greyscale",
+                "values above 255 become 255, as in Pillow",
+            ),
             (true, false) => (
                 "16-bit greyscale",
                 "values above 255 become 255, as in Pillow",
@@ -204,21 +258,43 @@ impl Header {
             0 => 0,
             _ => 3 << ((flags & 7) + 1),
         };
+        let short = |at: usize| {
+            let two = bytes.get(at..).and_then(|rest| rest.first_chunk())?;
+            Some(usize::from(u16::from_le_bytes(*two)))
+        };
         self.palette = true;
         let mut at = 13 + table(*bytes.get(10)?);
-        let mut frames = 0;
+        let (mut frames, mut transparent) = (0, 0);
         loop {
             match *bytes.get(at)? {
                 0x2C => {
                     frames += 1;
                     self.animated = frames > 1;
+                    if frames == 1 {
+                        let (left, top) = (short(at + 1)?, short(at + 3)?);
+                        let (columns, rows) =
+                            (left..left + short(at + 5)?, top..top + short(at + 7)?);
+                        let fills = left == 0 && top == 0;
+                        let own = table(*bytes.get(at + 9)?) > 0;
+                        let colour = if own { at + 10 } else { 13 } + 3 * transparent;
+                        let colour = *bytes.get(colour..)?.first_chunk()?;
+                        self.around = (!fills || columns.end < short(6)? || rows.end < short(8)?)
+                            .then_some(Around {
+                                columns,
+                                rows,
+                                colour,
+                            });
+                    }
                     // The minimal code size follows the frame's own table.
                     at += 10 + table(*bytes.get(at + 9)?) + 1;
                 }
                 0x21 => {
                     // A control extension whose first flag says that one colour is transparent.
                     let of_first = frames == 0 && bytes.get(at + 1) == Some(&0xF9);
-                    self.alpha |= of_first && bytes.get(at + 3)? & 1 == 1;
+                    if of_first && bytes.get(at + 3)? & 1 == 1 {
+                        self.alpha = true;
+                        transparent = usize::from(*bytes.get(at + 6)?);
+                    }
                     at += 2;
                 }
                 _ => return Some(()),
@@ -279,7 +355,8 @@ impl Header {
                     .unwrap_or_default()
                     .split_whitespace()
             });
-            self.deep = words.take(3).nth(2)?.parse::<u32>().ok()? > 255;
+            self.white = words.take(3).nth(2)?.parse().ok();
+            self.deep = self.white? > 255;
         }
         Some(())
     }
@@ -287,153 +364,24 @@ impl Header {
     fn tiff(&mut self, bytes: &[u8]) -> Option<()> {
         self.tiff = true;
         let directory = Directory::of(bytes)?;
-        self.deep = directory.value(258).is_some_and(|bits| bits > 8);
-        match directory.value(262) {
+        let bits = directory.value(BITS).unwrap_or(1);
+        self.deep = bits > 8;
+        self.float = directory.value(SAMPLE_FORMAT) == Some(3);
+        self.long = bits > 16;
+        match directory.value(PHOTOMETRIC) {
             Some(0 | 1) => self.grey = true,
             Some(3) => self.palette = true,
             Some(5) => self.cmyk = true,
             _ => {}
         }
-        self.alpha = directory.value(338).is_some();
+        self.alpha = directory.value(EXTRA_SAMPLES).is_some_and(|kind| kind > 0);
         self.animated = directory.next != 0;
         let value = directory
-            .value(274)
+            .value(ORIENTATION)
             .and_then(|value| u8::try_from(value).ok());
         self.orientation = value.and_then(Orientation::from_exif);
         Some(())
     }
-}
-
-/// A directory of a tiff, which is also the form of EXIF.
-struct Directory<'a> {
-    bytes: &'a [u8],
-    little: bool,
-    /// 12 bytes each.
-    entries: &'a [u8],
-    /// Where the next one is; 0 if this is the last.
-    next: u32,
-}
-
-impl<'a> Directory<'a> {
-    /// The first directory.
-    fn of(bytes: &'a [u8]) -> Option<Self> {
-        let little = bytes.starts_with(b"II");
-        let number = |at| u32_of(bytes, at, little);
-        let start = number(4)? as usize;
-        let count = usize::from(u16_of(bytes, start, little)?);
-        let end = start + 2 + 12 * count;
-        Some(Self {
-            bytes,
-            little,
-            entries: bytes.get(start + 2..end)?,
-            next: number(end).unwrap_or(0),
-        })
-    }
-
-    /// The first value of an entry, if it is a number without sign.
-    fn value(&self, tag: u16) -> Option<u32> {
-        let is = |entry: &&[u8]| u16_of(entry, 0, self.little) == Some(tag);
-        let entry = self.entries.chunks_exact(12).find(is)?;
-        let count = u32_of(entry, 4, self.little)?;
-        let number = |width, read: fn(&[u8], usize, bool) -> Option<u32>| {
-            // Values of more than four bytes are elsewhere.
-            match count * width > 4 {
-                true => read(
-                    self.bytes,
-                    u32_of(entry, 8, self.little)? as usize,
-                    self.little,
-                ),
-                false => read(entry, 8, self.little),
-            }
-        };
-        match u16_of(entry, 2, self.little)? {
-            1 => number(1, |bytes, at, _| bytes.get(at).map(|&byte| byte.into())),
-            3 => number(2, |bytes, at, little| {
-                u16_of(bytes, at, little).map(Into::into)
-            }),
-            4 => number(4, u32_of),
-            _ => None,
-        }
-    }
-}
-
-fn u16_of(bytes: &[u8], at: usize, little: bool) -> Option<u16> {
-    let two = *bytes.get(at..)?.first_chunk()?;
-    Some(if little {
-        u16::from_le_bytes(two)
-    } else {
-        u16::from_be_bytes(two)
-    })
-}
-
-fn u32_of(bytes: &[u8], at: usize, little: bool) -> Option<u32> {
-    let four = *bytes.get(at..)?.first_chunk()?;
-    Some(if little {
-        u32::from_le_bytes(four)
-    } else {
-        u32::from_be_bytes(four)
-    })
-}
-
-fn u32_be(bytes: &[u8], at: usize) -> Option<u32> {
-    u32_of(bytes, at, false)
-}
-
-fn of_exif(exif: &[u8]) -> Option<Orientation> {
-    let value = Directory::of(exif)?.value(274)?;
-    Orientation::from_exif(u8::try_from(value).ok()?)
-}
-
-/// `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
-fn of_xmp(xmp: &[u8]) -> Option<Orientation> {
-    const KEY: &[u8] = b"tiff:Orientation";
-    let rest = &xmp[memmem::find(xmp, KEY)? + KEY.len()..];
-    let digit = rest
-        .strip_prefix(b"=\"")
-        .or_else(|| rest.strip_prefix(b">"))?;
-    Orientation::from_exif(digit.first()?.checked_sub(b'0')?)
-}
-
-/// The key and the text of a png's text chunk.
-fn text_chunk<'a>(kind: &[u8], data: &'a [u8]) -> Option<(&'a [u8], Vec<u8>)> {
-    let (key, rest) = split_at_zero(data)?;
-    let (compressed, text) = match kind {
-        b"tEXt" => (false, rest),
-        b"zTXt" => (true, rest.get(1..)?),
-        _ => {
-            // A flag and a method, then the language and the key in it.
-            let (_, rest) = (rest.get(..2)?, split_at_zero(rest.get(2..)?)?.1);
-            (data.get(key.len() + 1) == Some(&1), split_at_zero(rest)?.1)
-        }
-    };
-    if !compressed {
-        return Some((key, text.to_vec()));
-    }
-    // A text of this kind is small; one that is not must not fill the memory.
-    let mut whole = Vec::new();
-    ZlibDecoder::new(text)
-        .take(1 << 24)
-        .read_to_end(&mut whole)
-        .ok()?;
-    Some((key, whole))
-}
-
-fn split_at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let zero = memchr::memchr(0, bytes)?;
-    Some((&bytes[..zero], &bytes[zero + 1..]))
-}
-
-/// The bytes of a raw profile: three lines of a head, then hexadecimal digits.
-fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
-    let lines = text.split(|&byte| byte == b'\n').skip(3).flatten();
-    let digits: Vec<u8> = lines
-        .filter_map(|&byte| char::from(byte).to_digit(16).map(|digit| digit as u8))
-        .collect();
-    let bytes: Vec<u8> = digits
-        .chunks_exact(2)
-        .map(|pair| 16 * pair[0] + pair[1])
-        .collect();
-    Some(bytes.strip_prefix(b"Exif\0\0").unwrap_or(&bytes).to_vec())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use peft_core::backbone::{CropMode, InputSpec, Interpolation};
-use peft_core::data::{Dataset, DatasetConfig, Split};
+use peft_core::data::{Dataset, DatasetConfig, Split, Subset};
 use peft_core::registry::{PluginKind, plugins};
 use peft_datasets::Preprocess;
 
@@ -282,4 +282,151 @@ fn the_root_of_a_folder_can_be_resolved_and_is_named_when_it_is_missing() {
     let error = config.open().err().unwrap();
     assert!(matches!(error, peft_core::Error::Data(_)));
     assert!(error.to_string().contains("/nowhere/flowers"), "{error}");
+}
+
+/// Each format, the fixture that it reads, and the file with the fixture's pictures.
+const FORMATS: [(&str, &str, &str); 9] = [
+    ("lists", "{name: vtab, root: ''}", "pictures"),
+    (
+        "lists",
+        "{name: fgvc, root: '', images: images}",
+        "pictures",
+    ),
+    (
+        "lists",
+        "{name: coop, root: '', list: split_zhou_Insects.json, images: images}",
+        "pictures",
+    ),
+    (
+        "lists",
+        "{name: csv, root: '', all: {file: metadata.csv}, path: img_filename, label: y, \
+         split: {column: split, train: '0', validation: '1', test: '2'}}",
+        "pictures",
+    ),
+    (
+        "parquet",
+        "{name: parquet, root: '', train: data/train-*, validation: data/validation-*, \
+         test: data/test-*}",
+        "pictures",
+    ),
+    (
+        "webdataset",
+        "{name: webdataset, root: '', train: 'train-*.tar', validation: 'validation-*.tar', \
+         test: test-000000.tar}",
+        "pictures",
+    ),
+    ("folder", "{name: folder, root: ''}", "pictures"),
+    ("cifar", "{name: cifar, root: ''}", "cifar"),
+    ("cifar100", "{name: cifar, root: ''}", "cifar100"),
+];
+
+/// What a checkpoint may want: the centre of the image.
+const CENTRE: InputSpec = InputSpec {
+    size: 6,
+    mean: [0.0; 3],
+    std: [1.0; 3],
+    interpolation: Interpolation::Bilinear,
+    crop_pct: 0.5,
+    crop_mode: CropMode::Center,
+};
+
+/// A format's configuration with a protocol.
+fn under(yaml: &str, transform: &str) -> Box<dyn DatasetConfig> {
+    let rest = yaml.strip_suffix('}').unwrap();
+    parse(&format!("{rest}, transform: {transform}}}"))
+}
+
+/// `fixtures/scripts/squash.py` made the golden values with Pillow.
+#[test]
+fn every_format_follows_its_transform_as_pillow_does() {
+    let open = |name: &str| fs_err::read(format!("{FIXTURES}/{name}")).unwrap();
+    let golden = open("../resize/squash.safetensors");
+    let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
+    for (folder, yaml, pictures) in FORMATS {
+        let file = open(&format!("{pictures}.safetensors"));
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        // In the order of `squash.py`.
+        let names: Vec<String> = match pictures {
+            "pictures" => vec!["train.images".into()],
+            "cifar" => (1..=5).map(|batch| format!("data_batch_{batch}")).collect(),
+            _ => vec!["train".into()],
+        };
+        let originals: Vec<u8> = names
+            .iter()
+            .flat_map(|name| file.tensor(name).unwrap().data().to_vec())
+            .collect();
+        for filter in ["bilinear", "bicubic"] {
+            let resized = golden.tensor(&format!("{pictures}.{filter}")).unwrap();
+            let resized: Vec<&[u8]> = resized.data().chunks_exact(6 * 6 * 3).collect();
+            let transform =
+                format!("{{crop_mode: squash, crop_pct: 1.0, interpolation: {filter}}}");
+            let mut config = under(yaml, &transform);
+            *config.paths_mut()[0] = Path::new(FIXTURES).join(folder);
+            let preprocess = Preprocess::new(&config.transform().over(CENTRE));
+            let data = config.open().unwrap();
+            for index in 0..data.len(Split::Train) {
+                let image = data.image(Split::Train, index).unwrap();
+                let mut all = originals.chunks_exact(image.rgb.len());
+                let place = all.position(|original| original == image.rgb).unwrap();
+                let pixels = preprocess.pixels(&image).unwrap();
+                let off = pixels
+                    .iter()
+                    .zip(resized[place])
+                    .map(|(got, expected)| got.abs_diff(*expected));
+                assert!(off.max() <= Some(1), "{yaml} {filter} {index}");
+            }
+        }
+    }
+}
+
+/// What a checkpoint's crop cuts away is seen under the protocol, and without one it is not.
+#[test]
+fn images_that_differ_only_at_their_edges_differ_under_the_protocol() {
+    for (folder, yaml, _) in FORMATS {
+        let own = parse(yaml).transform();
+        let mut config = under(yaml, "{crop_mode: squash, crop_pct: 1.0}");
+        *config.paths_mut()[0] = Path::new(FIXTURES).join(folder);
+        let image = config.open().unwrap().image(Split::Train, 0).unwrap();
+        let mut other = image.clone();
+        let row = 3 * image.width;
+        for rgb in other.rgb.chunks_exact_mut(row) {
+            rgb[..3].iter_mut().for_each(|value| *value ^= 128);
+            rgb[row - 3..].iter_mut().for_each(|value| *value ^= 128);
+        }
+        let seen = |input: InputSpec, image: &peft_core::data::Image| {
+            Preprocess::new(&input).to_vec(image).unwrap()
+        };
+        let input = config.transform().over(CENTRE);
+        assert_ne!(seen(input, &image), seen(input, &other), "{yaml}");
+        assert_eq!(seen(CENTRE, &image), seen(CENTRE, &other), "{yaml}");
+        // Two formats have the protocol by themselves.
+        let states = own.crop_mode.is_some();
+        let named = yaml.contains("vtab") || yaml.contains("fgvc");
+        assert_eq!(states, named, "{yaml}");
+    }
+}
+
+#[test]
+fn every_data_set_takes_a_part_of_its_training_split_and_a_transform() {
+    for plugin in plugins(PluginKind::Dataset) {
+        let with = |field: &str| {
+            let config: Box<dyn DatasetConfig> =
+                serde_yaml::from_str(&format!("{}{field}\n", plugin.example)).unwrap();
+            config
+        };
+        let name = plugin.name;
+        assert_eq!(with("").subset().unwrap(), None, "{name}");
+        let images = with("train_images: 7").subset().unwrap();
+        assert_eq!(images, Some(Subset::Images(7)), "{name}");
+        // CoOp's own code draws shots otherwise, unless the configuration says so.
+        let nested = if name == "coop" { "draw: nested\n" } else { "" };
+        let shots = with(&format!("{nested}shots: 3")).subset().unwrap();
+        assert_eq!(shots, Some(Subset::Shots(3)), "{name}");
+        for wrong in ["train_images: 0", "shots: 0", "train_images: 1\nshots: 1"] {
+            let wrong = with(&format!("{nested}{wrong}")).subset().unwrap_err();
+            assert!(wrong.to_string().contains("expected"), "{name}: {wrong}");
+        }
+        let transform = with("transform: {crop_pct: 0.5}").transform();
+        assert_eq!(transform.crop_pct, Some(0.5), "{name}");
+    }
 }

@@ -151,7 +151,7 @@ impl Session {
     ) -> Result<Metrics, Failure> {
         on_worker(|| {
             // The data is opened anew and not taken from the run: it may be another data set.
-            let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+            let data = Data::open(&*experiment.dataset, experiment.on_error, experiment.seed)?;
             let join = model.join(data.classes())?;
             let (images, size) = (model.preprocess(), model.batch_size);
             let loader = match split {

@@ -24,20 +24,22 @@ const SIDE: usize = 32;
 /// Values of one channel.
 const PLANE: usize = SIDE * SIDE;
 
-/// CIFAR-10 or CIFAR-100, binary version: the folder `cifar-10-batches-bin` or `cifar-100-binary`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Cifar {
-    /// The folder of the `.bin` files and of the text file with the class names.
-    pub root: PathBuf,
-    /// Which of CIFAR-100's two labels is taken.
-    #[serde(default)]
-    pub labels: CifarLabels,
-    /// Part of each class of the training images that is set aside for validation: a number in (0,
-    /// 1). The order is that of the blake3 hash of a record's index over all training files (as a
-    /// little-endian `u32`).
-    #[serde(default = "default_validation_fraction")]
-    pub validation_fraction: f32,
+peft_core::dataset_config! {
+    /// CIFAR-10 or CIFAR-100, binary version: the folder `cifar-10-batches-bin` or `cifar-100-binary`.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Cifar {
+        /// The folder of the `.bin` files and of the text file with the class names.
+        pub root: PathBuf,
+        /// Which of CIFAR-100's two labels is taken.
+        #[serde(default)]
+        pub labels: CifarLabels,
+        /// Part of each class of the training images that is set aside for validation: a number in (0,
+        /// 1). The order is that of the blake3 hash of a record's index over all training files (as a
+        /// little-endian `u32`).
+        #[serde(default = "default_validation_fraction")]
+        pub validation_fraction: f32,
+    }
 }
 
 /// The two labels of CIFAR-100.
@@ -231,7 +233,7 @@ impl Source for Records {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::{Dataset, Split};
+    use peft_core::data::{Dataset, Split, Transform};
     use tempfile::TempDir;
 
     use super::*;
@@ -264,6 +266,9 @@ mod tests {
             root: folder.path().into(),
             labels: CifarLabels::Fine,
             validation_fraction: 0.2,
+            transform: Transform::default(),
+            train_images: None,
+            shots: None,
         }
     }
 

@@ -21,48 +21,67 @@ use crate::python_random::PythonRandom;
 use crate::split::BySplit;
 use crate::storage::Exif;
 
-/// A list in CoOp's format: `split_zhou_<Dataset>.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Coop {
-    /// The folder of the data set.
-    pub root: PathBuf,
-    /// The list, relative to the root.
-    pub list: PathBuf,
-    /// The folder below the root to which the list's paths are relative: `2750` for EuroSAT,
-    /// `images` for most others.
-    #[serde(default)]
-    pub images: String,
-    /// Few-shot learning: the number of training images in each class, at least 1. Validation gets
-    /// `min(shots, 4)` per class, as in CoOp, and test stays whole. A class with fewer images keeps
-    /// them all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shots: Option<usize>,
-    /// Seed of the draw for `shots`: the images are those that CoOp draws with it. CoOp reports the
-    /// mean over the seeds 1, 2 and 3.
-    #[serde(default = "default_seed")]
-    pub seed: u64,
-    /// What becomes of an image without a label, or with a negative one, which marks a label that
-    /// is hidden.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unlabelled: OnStray,
-    /// What becomes of an image of a class that the training split lacks.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unseen: OnStray,
-    /// Whether EXIF orientation is applied. By default it is not, as CoOp
-    /// reads the images by Pillow.
-    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
-    pub exif: Exif,
+peft_core::dataset_config! {
+    /// A list in CoOp's format: `split_zhou_<Dataset>.json`.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Coop {
+        /// The folder of the data set.
+        pub root: PathBuf,
+        /// The list, relative to the root.
+        pub list: PathBuf,
+        /// The folder below the root to which the list's paths are relative: `2750` for EuroSAT,
+        /// `images` for most others.
+        #[serde(default)]
+        pub images: String,
+        /// Which images `shots` takes.
+        #[serde(default, skip_serializing_if = "Draw::is_coop")]
+        pub draw: Draw,
+        /// Seed of CoOp's draw of `shots`. CoOp reports the mean over the seeds 1, 2 and 3.
+        #[serde(default = "default_seed")]
+        pub seed: u64,
+        /// What becomes of an image without a label, or with a negative one, which marks a label that
+        /// is hidden.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unlabelled: OnStray,
+        /// What becomes of an image of a class that the training split lacks.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unseen: OnStray,
+        /// Whether EXIF orientation is applied. By default it is not, as CoOp
+        /// reads the images by Pillow.
+        #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+        pub exif: Exif,
+    }
 }
 
 fn default_seed() -> u64 {
     1
 }
 
+/// Which images of each class `shots` takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Draw {
+    /// Those that CoOp's own code draws with `seed`. Validation gets `min(shots, 4)` per class, as in
+    /// CoOp, and test stays whole.
+    #[default]
+    Coop,
+    /// As in every other format: from the experiment's seed, with fewer shots inside of more, and
+    /// validation whole.
+    Nested,
+}
+
+impl Draw {
+    fn is_coop(&self) -> bool {
+        *self == Self::Coop
+    }
+}
+
 file_format! {
     Coop,
     name: "coop",
     paths: [root],
+    own_shots: |config: &Self| config.draw.is_coop(),
     summary: "a list in CoOp's format, split_zhou_<Dataset>.json",
     reference: "Learning to Prompt for Vision-Language Models, Zhou et al., 2022",
     example: "name: coop\nroot: data/eurosat\nlist: split_zhou_EuroSAT.json\nimages: \"2750\"\n",
@@ -146,7 +165,7 @@ impl Coop {
         let classes = names
             .map(|(label, name)| name.map_or_else(|| label.to_string(), |(name, _)| name.clone()))
             .collect();
-        if let Some(shots) = self.shots {
+        if let (Some(shots), Draw::Coop) = (self.shots, self.draw) {
             if shots == 0 {
                 return Err(Error::invalid("shots", "at least 1", shots));
             }
@@ -194,7 +213,7 @@ fn few<A>(items: Vec<Item<A>>, shots: usize, random: &mut PythonRandom) -> Vec<I
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::Dataset;
+    use peft_core::data::{Dataset, Transform};
 
     use super::*;
 
@@ -209,11 +228,14 @@ mod tests {
             root: folder.path().into(),
             list: "split_zhou_Pets.json".into(),
             images: "images".into(),
-            shots,
+            draw: Draw::Coop,
             seed,
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Ignore,
+            transform: Transform::default(),
+            train_images: None,
+            shots,
         };
         config.read().map_err(|error| error.to_string())
     }

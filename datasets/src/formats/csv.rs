@@ -5,77 +5,76 @@
 //! group can be reported: "Distributionally Robust Neural Networks for Group Shifts", Sagawa et
 //! al., 2020.
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+mod table;
 
-use ::csv::{ErrorKind, Position, ReaderBuilder, StringRecord, Trim};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
 use peft_core::data::Split;
 use peft_core::error::listed;
-use peft_core::files::read_text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::file_format::file_format;
 use crate::error::Error;
-use crate::files::{File, Files, Place, distinct};
+use crate::files::{File, Files, distinct};
 use crate::indexed::{Indexed, Item, Items};
 use crate::labels::{Labelled, OnStray, Strays, read_names, resolve};
-use crate::shards::expand;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 use crate::storage::Exif;
-use crate::text::LineCounter;
 
-/// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Csv {
-    /// The folder of the tables and images.
-    pub root: PathBuf,
-    /// The tables of all three splits, which `split` tells apart.
-    #[serde(default)]
-    pub all: Option<List>,
-    /// The column of `all` that says which split a row belongs to.
-    #[serde(default)]
-    pub split: Option<SplitColumn>,
-    /// The tables of the training split.
-    #[serde(default)]
-    pub train: Option<List>,
-    /// The tables of the validation split. Without them, a part of `train` is set aside.
-    #[serde(default)]
-    pub validation: Option<List>,
-    /// The tables of the test split.
-    #[serde(default)]
-    pub test: Option<List>,
-    /// The column of the images' paths.
-    pub path: String,
-    /// The column of the labels: whole numbers from 0, or names.
-    pub label: String,
-    /// The columns whose values together form an image's group; by default there are no groups.
-    #[serde(default)]
-    pub group: Vec<String>,
-    /// A text file with the names of the classes, one per line. Without it, labels that are
-    /// all whole numbers are their own names, and other labels are sorted.
-    #[serde(default)]
-    pub names: Option<PathBuf>,
-    /// The separator of the columns: one ASCII character.
-    #[serde(default = "default_delimiter")]
-    pub delimiter: char,
-    /// Part of each class of `train` that is set aside where there is no validation split: a number
-    /// in (0, 1). The order is that of the blake3 hash of an image's path below the root.
-    #[serde(default = "default_validation_fraction")]
-    pub validation_fraction: f32,
-    /// What becomes of an image without a label, or with a negative one, which marks a label that
-    /// is hidden.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unlabelled: OnStray,
-    /// What becomes of an image of a class that the training split lacks, where no `names` list it.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unseen: OnStray,
-    /// Whether EXIF orientation is applied. By default it is not, as the code
-    /// for these tables reads images by Pillow.
-    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
-    pub exif: Exif,
+peft_core::dataset_config! {
+    /// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Csv {
+        /// The folder of the tables and images.
+        pub root: PathBuf,
+        /// The tables of all three splits, which `split` tells apart.
+        #[serde(default)]
+        pub all: Option<List>,
+        /// The column of `all` that says which split a row belongs to.
+        #[serde(default)]
+        pub split: Option<SplitColumn>,
+        /// The tables of the training split.
+        #[serde(default)]
+        pub train: Option<List>,
+        /// The tables of the validation split. Without them, a part of `train` is set aside.
+        #[serde(default)]
+        pub validation: Option<List>,
+        /// The tables of the test split.
+        #[serde(default)]
+        pub test: Option<List>,
+        /// The column of the images' paths.
+        pub path: String,
+        /// The column of the labels: whole numbers from 0, or names.
+        pub label: String,
+        /// The columns whose values together form an image's group; by default there are no groups.
+        #[serde(default)]
+        pub group: Vec<String>,
+        /// A text file with the names of the classes, one per line. Without it, labels that are
+        /// all whole numbers are their own names, and other labels are sorted.
+        #[serde(default)]
+        pub names: Option<PathBuf>,
+        /// The separator of the columns: one ASCII character.
+        #[serde(default = "default_delimiter")]
+        pub delimiter: char,
+        /// Part of each class of `train` that is set aside where there is no validation split: a number
+        /// in (0, 1). The order is that of the blake3 hash of an image's path below the root.
+        #[serde(default = "default_validation_fraction")]
+        pub validation_fraction: f32,
+        /// What becomes of an image without a label, or with a negative one, which marks a label that
+        /// is hidden.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unlabelled: OnStray,
+        /// What becomes of an image of a class that the training split lacks, where no `names` list it.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unseen: OnStray,
+        /// Whether EXIF orientation is applied. By default it is not, as the code
+        /// for these tables reads images by Pillow.
+        #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+        pub exif: Exif,
+    }
 }
 
 fn default_delimiter() -> char {
@@ -256,102 +255,6 @@ impl Csv {
         }
         Ok(rows)
     }
-
-    /// Calls `take` with every row and the value of its split column, if there is one.
-    fn each(
-        &self,
-        files: &Files,
-        field: &'static str,
-        list: &List,
-        split: Option<&str>,
-        mut take: impl FnMut(Row, &str) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let Ok(delimiter) = u8::try_from(self.delimiter) else {
-            return Err(Error::invalid(
-                "delimiter",
-                "an ASCII character",
-                self.delimiter,
-            ));
-        };
-        for path in expand(files.root(), field, &list.file)? {
-            // Tables like GTSRB's are beside their images and name them without a folder.
-            let folder: Cow<'_, str> = match (&list.images, path.parent()) {
-                (Some(images), _) => images.into(),
-                (None, Some(parent)) => relative(files.root(), parent),
-                (None, None) => "".into(),
-            };
-            let text = read_text(&path)?;
-            let mut lines = LineCounter::new(&text);
-            let mut reader = ReaderBuilder::new()
-                .delimiter(delimiter)
-                .trim(Trim::All)
-                .from_reader(text.as_bytes());
-            let header = reader
-                .headers()
-                .map_err(|error| unreadable(&path, 1, &error))?
-                .clone();
-            let column = |name: &str| {
-                header
-                    .iter()
-                    .position(|known| known == name)
-                    .ok_or_else(|| {
-                        let known: Vec<&str> = header.iter().collect();
-                        let expected = format!("a column `{name}`");
-                        Error::layout(&path, expected, listed(&known, 12))
-                    })
-            };
-            let (image, label) = (column(&self.path)?, column(&self.label)?);
-            let groups = self.group.iter().map(|name| column(name));
-            let groups = groups.collect::<Result<Vec<_>, _>>()?;
-            let split = split.map(column).transpose()?;
-            let first = Place::first(&path, "line");
-            for record in reader.records() {
-                // A quoted field may hold line breaks, and the reader's own count leaves out empty
-                // lines and differs where lines end in CRLF, so lines are counted in the text.
-                let mut line_of = |position: Option<&Position>| {
-                    lines.line_of(position.map_or(0, |position| position.byte() as usize))
-                };
-                let record: StringRecord =
-                    record.map_err(|error| unreadable(&path, line_of(error.position()), &error))?;
-                let place = first.at(line_of(record.position()));
-                // The reader refuses records that are not as long as the header, so no index is out
-                // of range.
-                let group = groups.iter().zip(&self.group);
-                let group: Vec<_> = group
-                    .map(|(&i, name)| format!("{name}={}", &record[i]))
-                    .collect();
-                let file = File::listed(&folder, &record[image], place.clone())?;
-                let row = Labelled {
-                    at: (file, group.join(" ")),
-                    label: record[label].to_owned(),
-                    place,
-                };
-                take(row, split.map_or("", |split| &record[split]))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// `path` below `root`, with forward slashes.
-fn relative(root: &Path, path: &Path) -> Cow<'static, str> {
-    let below = path.strip_prefix(root).unwrap_or(path);
-    let names: Vec<_> = below.iter().map(|name| name.to_string_lossy()).collect();
-    names.join("/").into()
-}
-
-/// The reader's error, with the path and the line.
-fn unreadable(path: &Path, line: usize, error: &::csv::Error) -> Error {
-    let (expected, got) = match error.kind() {
-        ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => (
-            format!("as many fields as the header has ({expected_len})"),
-            len.to_string(),
-        ),
-        _ => ("a row of the table".into(), error.to_string()),
-    };
-    Error::record(Place::first(path, "line").at(line), expected, got)
 }
 
 #[cfg(test)]
@@ -529,6 +432,22 @@ validation_fraction: 0.5
             (
                 tables("a.csv", "path: file\ndelimiter: \u{2192}"),
                 "invalid `delimiter`",
+            ),
+            (
+                tables("a.csv", "path: File"),
+                "got file, label (did you mean `file`?)",
+            ),
+            (
+                tables("a.csv", "path: file\ndelimiter: ;"),
+                "got file,label (set `delimiter` if ',' separates the columns)",
+            ),
+            (
+                read(
+                    &[("a.csv", "file,label,label\n1.jpg,0,1\n")],
+                    "train: {file: a.csv}\ntest: {file: a.csv}\npath: file\nlabel: label",
+                )
+                .unwrap_err(),
+                "expected a column `label`, got two of that name",
             ),
             (tables("a.csv", "path: file"), "`1.jpg` is listed twice"),
             (

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use peft_core::data::Split;
+use peft_core::data::{Split, Transform};
 use peft_core::files::read_text;
 use peft_core::input::CropMode;
 use schemars::JsonSchema;
@@ -24,27 +24,29 @@ use crate::labels::{Id, Labelled, OnStray, Strays, admit};
 use crate::split::BySplit;
 use crate::storage::Exif;
 
-/// VPT's lists of an FGVC data set: `train.json`, `val.json`, `test.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Fgvc {
-    /// The folder of the lists.
-    pub root: PathBuf,
-    /// The folder below the root to which their paths are relative: `images` for CUB-200-2011 and
-    /// NABirds, `Images` for Stanford Dogs, the root itself for Stanford Cars and Oxford Flowers.
-    #[serde(default)]
-    pub images: String,
-    /// What becomes of an image without a label, or with a negative one, which marks a label that
-    /// is hidden.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unlabelled: OnStray,
-    /// What becomes of an image of a class that the training split lacks.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unseen: OnStray,
-    /// Whether EXIF orientation is applied. By default it is not, as VPT
-    /// reads the images by torchvision.
-    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
-    pub exif: Exif,
+peft_core::dataset_config! {
+    /// VPT's lists of an FGVC data set: `train.json`, `val.json`, `test.json`.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Fgvc {
+        /// The folder of the lists.
+        pub root: PathBuf,
+        /// The folder below the root to which their paths are relative: `images` for CUB-200-2011 and
+        /// NABirds, `Images` for Stanford Dogs, the root itself for Stanford Cars and Oxford Flowers.
+        #[serde(default)]
+        pub images: String,
+        /// What becomes of an image without a label, or with a negative one, which marks a label that
+        /// is hidden.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unlabelled: OnStray,
+        /// What becomes of an image of a class that the training split lacks.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unseen: OnStray,
+        /// Whether EXIF orientation is applied. By default it is not, as VPT
+        /// reads the images by torchvision.
+        #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+        pub exif: Exif,
+    }
 }
 
 file_format! {
@@ -52,7 +54,11 @@ file_format! {
     name: "fgvc",
     paths: [root],
     // VPT resizes the shorter side to 256 pixels and takes the centre of 224.
-    crop: (0.875, CropMode::Center),
+    protocol: Transform {
+        crop_mode: Some(CropMode::Center),
+        crop_pct: Some(0.875),
+        interpolation: None,
+    },
     summary: "VPT's json lists of a fine-grained data set: train, val, test",
     reference: "Visual Prompt Tuning, Jia et al., 2022",
     example: "name: fgvc\nroot: data/CUB_200_2011\nimages: images\n",
@@ -166,6 +172,9 @@ mod tests {
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Ignore,
+            transform: Transform::default(),
+            train_images: None,
+            shots: None,
         };
         config.read().map_err(|error| error.to_string())
     }

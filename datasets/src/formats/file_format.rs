@@ -7,7 +7,8 @@
 ///     Vtab,
 ///     name: "vtab",
 ///     paths: [root, names], // `root: PathBuf`, then perhaps a field that is an `Option<PathBuf>`
-///     crop: (1.0, CropMode::Squash), // of the data set's protocol; without it, the backbone's
+///     protocol: Transform::SQUASH, // how images are resized; without it, as the backbone expects
+///     own_shots: |config| .., // whether the format draws `shots` itself
 ///     summary: "..", reference: "..", example: "..",
 /// }
 /// ```
@@ -16,7 +17,8 @@ macro_rules! file_format {
         $config:ident,
         name: $name:tt,
         paths: [$root:ident $(, $optional:ident)?],
-        $(crop: $crop:expr,)?
+        $(protocol: $protocol:expr,)?
+        $(own_shots: $own_shots:expr,)?
         summary: $summary:expr,
         reference: $reference:expr,
         example: $example:expr,
@@ -27,13 +29,10 @@ macro_rules! file_format {
                 Ok(Box::new(self.read()?))
             }
 
-            $(fn input(
-                &self,
-                backbone: peft_core::input::InputSpec,
-            ) -> peft_core::input::InputSpec {
-                let (crop_pct, crop_mode) = $crop;
-                peft_core::input::InputSpec { crop_pct, crop_mode, ..backbone }
-            })?
+            peft_core::protocol_methods!(
+                $(protocol: $protocol,)?
+                $(own_shots: $own_shots,)?
+            );
 
             fn paths_mut(&mut self) -> Vec<&mut std::path::PathBuf> {
                 std::iter::once(&mut self.$root)$(.chain(&mut self.$optional))?.collect()

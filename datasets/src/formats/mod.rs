@@ -10,6 +10,8 @@
 //!   names, and other labels are names, in the order of [`order`](crate::labels::order).
 //! - `unlabelled`, `unseen`: whether images without a label, and images of classes that `train`
 //!   lacks, are errors or left out.
+//! - `transform`, `train_images`, `shots`: how images are resized, and a part of the training split; see
+//!   [`dataset_config!`](peft_core::dataset_config).
 //! - `exif`: whether images are turned upright; the default is what the format's reference does.
 //! - `validation_fraction`: the part of each class of `train` that is set aside for validation
 //!   where the data have no validation split. Within a class the images are ordered by a blake3
@@ -27,7 +29,7 @@ mod vtab;
 mod webdataset;
 
 pub use self::cifar::{Cifar, CifarLabels};
-pub use self::coop::Coop;
+pub use self::coop::{Coop, Draw};
 pub use self::csv::{Csv, List, SplitColumn};
 pub use self::fgvc::Fgvc;
 pub use self::folder::Folder;

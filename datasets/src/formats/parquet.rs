@@ -25,47 +25,49 @@ use crate::shards::Patterns;
 use crate::split::{default_validation_fraction, set_aside};
 use crate::storage::Exif;
 
-/// Parquet shards in the layout of the Hugging Face hub: images and labels.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Parquet {
-    /// The folder of the shards.
-    pub root: PathBuf,
-    /// The shards of the training split: a path below the root, or a pattern in which `*` stands
-    /// for any part of a name.
-    pub train: String,
-    /// The shards of the validation split. Without them, a part of `train` is set aside.
-    #[serde(default)]
-    pub validation: Option<String>,
-    /// The shards of the test split.
-    pub test: String,
-    /// The column of the images: a struct of `bytes` and `path`, or bytes.
-    #[serde(default = "default_image")]
-    pub image: String,
-    /// The column of the labels: whole numbers or texts.
-    #[serde(default = "default_label")]
-    pub label: String,
-    /// A text file with the names of the classes, one per line. Without it, they are those in the
-    /// schema. If that has none, labels that are all whole numbers are their own names, and other
-    /// labels are sorted.
-    #[serde(default)]
-    pub names: Option<PathBuf>,
-    /// Part of each class of `train` that is set aside where there is no validation split: a number
-    /// in (0, 1). The order is that of the blake3 hash of a row's index over all training shards
-    /// (as a little-endian `u32`).
-    #[serde(default = "default_validation_fraction")]
-    pub validation_fraction: f32,
-    /// What becomes of an image without a label, or with a negative one, which marks a label that
-    /// is hidden.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unlabelled: OnStray,
-    /// What becomes of an image of a class that the training split lacks, where neither `names` nor the schema list it.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unseen: OnStray,
-    /// Whether EXIF orientation is applied. By default it is, as in the
-    /// datasets library.
-    #[serde(default = "Exif::apply", skip_serializing_if = "Exif::is_apply")]
-    pub exif: Exif,
+peft_core::dataset_config! {
+    /// Parquet shards in the layout of the Hugging Face hub: images and labels.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Parquet {
+        /// The folder of the shards.
+        pub root: PathBuf,
+        /// The shards of the training split: a path below the root, or a pattern in which `*` stands
+        /// for any part of a name.
+        pub train: String,
+        /// The shards of the validation split. Without them, a part of `train` is set aside.
+        #[serde(default)]
+        pub validation: Option<String>,
+        /// The shards of the test split.
+        pub test: String,
+        /// The column of the images: a struct of `bytes` and `path`, or bytes.
+        #[serde(default = "default_image")]
+        pub image: String,
+        /// The column of the labels: whole numbers or texts.
+        #[serde(default = "default_label")]
+        pub label: String,
+        /// A text file with the names of the classes, one per line. Without it, they are those in the
+        /// schema. If that has none, labels that are all whole numbers are their own names, and other
+        /// labels are sorted.
+        #[serde(default)]
+        pub names: Option<PathBuf>,
+        /// Part of each class of `train` that is set aside where there is no validation split: a number
+        /// in (0, 1). The order is that of the blake3 hash of a row's index over all training shards
+        /// (as a little-endian `u32`).
+        #[serde(default = "default_validation_fraction")]
+        pub validation_fraction: f32,
+        /// What becomes of an image without a label, or with a negative one, which marks a label that
+        /// is hidden.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unlabelled: OnStray,
+        /// What becomes of an image of a class that the training split lacks, where neither `names` nor the schema list it.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unseen: OnStray,
+        /// Whether EXIF orientation is applied. By default it is, as in the
+        /// datasets library.
+        #[serde(default = "Exif::apply", skip_serializing_if = "Exif::is_apply")]
+        pub exif: Exif,
+    }
 }
 
 fn default_image() -> String {
@@ -124,7 +126,7 @@ impl Parquet {
 
 #[cfg(test)]
 mod tests {
-    use peft_core::data::{Dataset, Split};
+    use peft_core::data::{Dataset, Split, Transform};
 
     use super::*;
 
@@ -143,6 +145,9 @@ mod tests {
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Apply,
+            transform: Transform::default(),
+            train_images: None,
+            shots: None,
         }
     }
 

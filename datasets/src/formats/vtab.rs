@@ -6,9 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use peft_core::data::Split;
+use peft_core::data::{Split, Transform};
 use peft_core::files::read_text;
-use peft_core::input::CropMode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,36 +20,38 @@ use crate::split::BySplit;
 use crate::storage::Exif;
 use crate::text::lines;
 
-/// The VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`,
-/// `test.txt`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Vtab {
-    /// The folder of the lists, to which their paths are relative.
-    pub root: PathBuf,
-    /// Which lists are for training.
-    #[serde(default)]
-    pub protocol: Protocol,
-    /// Number of classes: at least 1. Without it, and without `names`, it is one more than the
-    /// largest label.
-    #[serde(default)]
-    pub classes: Option<usize>,
-    /// A text file with the names of the classes, one per line. Without it, their names are
-    /// their numbers.
-    #[serde(default)]
-    pub names: Option<PathBuf>,
-    /// What becomes of an image without a label, or with a negative one, which marks a label that
-    /// is hidden.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unlabelled: OnStray,
-    /// What becomes of an image of a class that the training split lacks, where neither `classes` nor
-    /// `names` list it.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unseen: OnStray,
-    /// Whether EXIF orientation is applied. By default it is not, as
-    /// torchvision reads the images.
-    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
-    pub exif: Exif,
+peft_core::dataset_config! {
+    /// The VTAB-1k lists of one data set: `train800.txt`, `val200.txt`, `train800val200.txt`,
+    /// `test.txt`.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Vtab {
+        /// The folder of the lists, to which their paths are relative.
+        pub root: PathBuf,
+        /// Which lists are for training.
+        #[serde(default)]
+        pub protocol: Protocol,
+        /// Number of classes: at least 1. Without it, and without `names`, it is one more than the
+        /// largest label.
+        #[serde(default)]
+        pub classes: Option<usize>,
+        /// A text file with the names of the classes, one per line. Without it, their names are
+        /// their numbers.
+        #[serde(default)]
+        pub names: Option<PathBuf>,
+        /// What becomes of an image without a label, or with a negative one, which marks a label that
+        /// is hidden.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unlabelled: OnStray,
+        /// What becomes of an image of a class that the training split lacks, where neither `classes` nor
+        /// `names` list it.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unseen: OnStray,
+        /// Whether EXIF orientation is applied. By default it is not, as
+        /// torchvision reads the images.
+        #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+        pub exif: Exif,
+    }
 }
 
 /// The two steps of VTAB-1k.
@@ -69,7 +70,7 @@ file_format! {
     name: "vtab",
     paths: [root, names],
     // The whole image, whatever its aspect.
-    crop: (1.0, CropMode::Squash),
+    protocol: Transform::SQUASH,
     summary: "the lists of a VTAB-1k data set: train800, val200, train800val200, test",
     reference: "A Large-scale Study of Representation Learning with the Visual Task Adaptation \
                 Benchmark, Zhai et al., 2019",
@@ -214,6 +215,9 @@ mod tests {
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Ignore,
+            transform: Transform::default(),
+            train_images: None,
+            shots: None,
         }
     }
 

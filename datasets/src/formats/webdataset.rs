@@ -6,64 +6,65 @@
 //! must not be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
 //! Learning", 2019.
 
+mod samples;
+
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Cursor};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use peft_core::error::listed;
-use peft_core::files::text_of;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::samples::{PassedOver, Samples, counted, split_name};
 use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::Place;
 use crate::indexed::{Indexed, Source};
-use crate::kinds::EXTENSIONS;
 use crate::labels::{Labelled, OnStray, Strays, read_names, resolve};
 use crate::shards::{Mapped, Patterns};
 use crate::split::{default_validation_fraction, set_aside};
 use crate::storage::Exif;
 
-/// Tar shards of a WebDataset, with an image and a label for each sample.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WebDataset {
-    /// The folder of the shards.
-    pub root: PathBuf,
-    /// The shards of the training split: a path below the root, or a pattern in which `*` stands
-    /// for any part of a name and `{000000..000003}` for a range.
-    pub train: String,
-    /// The shards of the validation split. Without them, a part of `train` is set aside.
-    #[serde(default)]
-    pub validation: Option<String>,
-    /// The shards of the test split.
-    pub test: String,
-    /// The field of a sample's `.json` that holds its label. Without it, the label is in the
-    /// `.cls`.
-    #[serde(default)]
-    pub label: Option<String>,
-    /// A text file with the names of the classes, one per line. Without it, labels that are
-    /// all whole numbers are their own names, and other labels are sorted.
-    #[serde(default)]
-    pub names: Option<PathBuf>,
-    /// Part of each class of `train` that is set aside where there is no validation split: a number
-    /// in (0, 1). The order is that of the blake3 hash of `<shard's file name>/<key>`.
-    #[serde(default = "default_validation_fraction")]
-    pub validation_fraction: f32,
-    /// What becomes of an image without a label, or with a negative one, which marks a label that
-    /// is hidden.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unlabelled: OnStray,
-    /// What becomes of an image of a class that the training split lacks, where no `names` list it.
-    #[serde(default, skip_serializing_if = "OnStray::is_fail")]
-    pub unseen: OnStray,
-    /// Whether EXIF orientation is applied. By default it is not, as the
-    /// webdataset library reads images by Pillow.
-    #[serde(default, skip_serializing_if = "Exif::is_ignore")]
-    pub exif: Exif,
+peft_core::dataset_config! {
+    /// Tar shards of a WebDataset, with an image and a label for each sample.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct WebDataset {
+        /// The folder of the shards.
+        pub root: PathBuf,
+        /// The shards of the training split: a path below the root, or a pattern in which `*` stands
+        /// for any part of a name and `{000000..000003}` for a range.
+        pub train: String,
+        /// The shards of the validation split. Without them, a part of `train` is set aside.
+        #[serde(default)]
+        pub validation: Option<String>,
+        /// The shards of the test split.
+        pub test: String,
+        /// The field of a sample's `.json` that holds its label. Without it, the label is in the
+        /// `.cls`.
+        #[serde(default)]
+        pub label: Option<String>,
+        /// A text file with the names of the classes, one per line. Without it, labels that are
+        /// all whole numbers are their own names, and other labels are sorted.
+        #[serde(default)]
+        pub names: Option<PathBuf>,
+        /// Part of each class of `train` that is set aside where there is no validation split: a number
+        /// in (0, 1). The order is that of the blake3 hash of `<shard's file name>/<key>`.
+        #[serde(default = "default_validation_fraction")]
+        pub validation_fraction: f32,
+        /// What becomes of an image without a label, or with a negative one, which marks a label that
+        /// is hidden.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unlabelled: OnStray,
+        /// What becomes of an image of a class that the training split lacks, where no `names` list it.
+        #[serde(default, skip_serializing_if = "OnStray::is_fail")]
+        pub unseen: OnStray,
+        /// Whether EXIF orientation is applied. By default it is not, as the
+        /// webdataset library reads images by Pillow.
+        #[serde(default, skip_serializing_if = "Exif::is_ignore")]
+        pub exif: Exif,
+    }
 }
 
 file_format! {
@@ -116,8 +117,17 @@ struct Shards {
     passed_over: PassedOver,
 }
 
-/// Members that are no part of a sample, by their extension.
-type PassedOver = BTreeMap<String, usize>;
+/// The program that compressed a file, by its first bytes.
+fn compressed(content: &[u8]) -> Option<&'static str> {
+    let known: [(&[u8], _); 4] = [
+        (&[0x1F, 0x8B], "gzip"),
+        (b"BZh", "bzip2"),
+        (&[0xFD, b'7', b'z', b'X', b'Z'], "xz"),
+        (&[0x28, 0xB5, 0x2F, 0xFD], "zstd"),
+    ];
+    let found = known.iter().find(|(first, _)| content.starts_with(first));
+    found.map(|(_, name)| *name)
+}
 
 /// An image in a shard.
 #[derive(Debug)]
@@ -137,8 +147,13 @@ impl Shards {
         let shard = self.files.len();
         let file = Mapped::open(path)?;
         let (path, content) = (&file.path, file.bytes());
-        let damaged =
-            |error: io::Error| Error::layout(path, "an uncompressed tar file", error.to_string());
+        if let Some(codec) = compressed(content) {
+            let got = format!("one that {codec} compressed: unpack it first");
+            return Err(Error::layout(path, "an uncompressed tar file", got));
+        }
+        let damaged = |error: io::Error| {
+            Error::layout(path, "a whole, uncompressed tar file", error.to_string())
+        };
         let first = Place::first(path, "member");
         let mut samples = Samples::new(field);
         let mut archive = tar::Archive::new(Cursor::new(content));
@@ -198,257 +213,9 @@ impl Source for Shards {
     }
 }
 
-/// `2 .json, 1 .txt`, or `neither`.
-fn counted(members: &PassedOver) -> String {
-    let kinds: Vec<String> = members
-        .iter()
-        .map(|(extension, count)| format!("{count} {extension}"))
-        .collect();
-    match kinds.is_empty() {
-        true => "neither".into(),
-        false => listed(&kinds, 10),
-    }
-}
-
-/// The samples of a shard, put together as their members come.
-struct Samples<'a> {
-    /// The field of the `.json` that holds the label; without it, a `.cls` is the label.
-    field: Option<&'a str>,
-    /// The keys in the order in which they come in the shard: the map has none of its own.
-    order: Vec<String>,
-    parts: HashMap<String, Parts>,
-    /// Members with several dots that would be part of a sample if names were cut at the last one.
-    dotted: Vec<Dotted>,
-    passed_over: PassedOver,
-}
-
-/// A member such as `img.v1.png`.
-struct Dotted {
-    /// `img`.
-    key: String,
-    /// `img.v1`.
-    stem: String,
-    /// Whether the last extension is that of an image; else it is that of labels.
-    image: bool,
-    name: Box<str>,
-    place: Place,
-}
-
-/// The extensions that stand for an image only where a sample has no other.
-const LESS_USUAL: [&str; 6] = ["pgm", "pbm", "pnm", "tif", "tiff", "jfif"];
-
-struct Picture {
-    member: Member,
-    place: Place,
-    /// Not one of [`LESS_USUAL`].
-    usual: bool,
-}
-
-/// What a sample has so far, and where.
-#[derive(Default)]
-struct Parts {
-    image: Option<Picture>,
-    label: Option<(String, Place)>,
-}
-
-impl<'a> Samples<'a> {
-    fn new(field: Option<&'a str>) -> Self {
-        Self {
-            field,
-            order: Vec::new(),
-            parts: HashMap::new(),
-            dotted: Vec::new(),
-            passed_over: PassedOver::new(),
-        }
-    }
-
-    /// The extension of the members that hold labels.
-    fn label_extension(&self) -> &'static str {
-        if self.field.is_some() { "json" } else { "cls" }
-    }
-
-    /// Takes a member of the shard, whose content is `content`; one that is neither an image nor a
-    /// label is passed over.
-    fn take(&mut self, member: Member, place: Place, content: &[u8]) -> Result<(), Error> {
-        let name = member.name.clone();
-        let Some((key, extension)) = split_name(&name) else {
-            self.pass_over("without an extension");
-            return Ok(());
-        };
-        // A shard whose copy was interrupted still has whole headers.
-        let Some(value) = content.get(member.bytes.clone()) else {
-            let expected = format!("the {} bytes of `{name}`", member.bytes.len());
-            let got = content.len().saturating_sub(member.bytes.start);
-            return Err(Error::record(place, expected, format!("{got} of them")));
-        };
-        let (kind, earlier) = if EXTENSIONS.contains(&extension.as_str()) {
-            let sample = self.sample(key);
-            let usual = !LESS_USUAL.contains(&extension.as_str());
-            let earlier = sample.image.take();
-            let (image, other) = match earlier {
-                // A mask beside the image, most likely.
-                Some(earlier) if earlier.usual && !usual => (earlier, Some(extension)),
-                Some(earlier) if !earlier.usual && usual => {
-                    let (_, other) = split_name(&earlier.member.name).unwrap_or_default();
-                    (
-                        Picture {
-                            member,
-                            place: place.clone(),
-                            usual,
-                        },
-                        Some(other),
-                    )
-                }
-                Some(earlier) => {
-                    return Err(Error::Twice {
-                        image: format!("the image of `{key}`"),
-                        first: earlier.place.to_string(),
-                        second: place.to_string(),
-                    });
-                }
-                None => (
-                    Picture {
-                        member,
-                        place: place.clone(),
-                        usual,
-                    },
-                    None,
-                ),
-            };
-            sample.image = Some(image);
-            if let Some(other) = other {
-                self.pass_over(&format!(".{other}"));
-            }
-            return Ok(());
-        } else if extension == self.label_extension() {
-            let text = label_of(value, self.field).map_err(|(expected, got)| {
-                Error::record(format!("{place} (`{name}`)"), expected, got)
-            })?;
-            let earlier = self.sample(key).label.replace((text, place.clone()));
-            ("label", earlier.map(|(_, place)| place))
-        } else {
-            self.pass_over(&format!(".{extension}"));
-            if let Some((stem, last)) = extension.rsplit_once('.') {
-                let image = EXTENSIONS.contains(&last);
-                if image || last == self.label_extension() {
-                    self.dotted.push(Dotted {
-                        key: key.to_owned(),
-                        stem: format!("{key}.{stem}"),
-                        image,
-                        name,
-                        place,
-                    });
-                }
-            }
-            return Ok(());
-        };
-        match earlier {
-            None => Ok(()),
-            Some(earlier) => Err(Error::Twice {
-                image: format!("the {kind} of `{key}`"),
-                first: earlier.to_string(),
-                second: place.to_string(),
-            }),
-        }
-    }
-
-    /// The parts with this key, noted when it is new.
-    fn sample(&mut self, key: &str) -> &mut Parts {
-        self.parts.entry(key.to_owned()).or_insert_with(|| {
-            self.order.push(key.to_owned());
-            Parts::default()
-        })
-    }
-
-    /// Counts a member that is no part of a sample. A text beside an image is usual, and not counted.
-    fn pass_over(&mut self, extension: &str) {
-        if [".json", ".txt", ".cls"].contains(&extension) {
-            return;
-        }
-        *self.passed_over.entry(extension.to_owned()).or_default() += 1;
-    }
-
-    /// The samples in the order of the shard, and what was passed over.
-    ///
-    /// # Errors
-    /// A sample that lacks its image or its label, or whose name has a dot. An image such as
-    /// `a.seg.png` beside `a.png` is another part of one sample; but where there is no `a.png`, or
-    /// there is an `a.seg.cls`, the image is meant to be a sample.
-    fn finish(mut self) -> Result<(Vec<Labelled<Member>>, PassedOver), Error> {
-        let labels = self.dotted.iter().filter(|dotted| !dotted.image);
-        let labels: HashSet<&str> = labels.map(|dotted| dotted.stem.as_str()).collect();
-        let cut = self.dotted.iter().find(|dotted| {
-            let sample = self.parts.get(&dotted.key);
-            let whole = sample.is_some_and(|sample| sample.image.is_some());
-            dotted.image && (!whole || labels.contains(dotted.stem.as_str()))
-        });
-        if let Some(Dotted {
-            key, name, place, ..
-        }) = cut
-        {
-            let expected = "a name without a dot before its extension, as names are cut at the \
-                            first dot";
-            let got = format!("`{name}`, which would be a part of the sample `{key}`");
-            return Err(Error::record(place, expected, got));
-        }
-        let extension = self.label_extension();
-        let order = std::mem::take(&mut self.order).into_iter();
-        let whole = order.map(|key| {
-            let Parts { image, label } = self.parts.remove(&key).unwrap_or_default();
-            match (image, label) {
-                (Some(Picture { member: at, .. }), Some((label, place))) => {
-                    Ok(Labelled { at, label, place })
-                }
-                (Some(Picture { place, .. }), None) => {
-                    let expected = format!("a `{key}.{extension}` beside the image");
-                    Err(Error::record(place, expected, "none"))
-                }
-                (None, Some((_, place))) => {
-                    let expected = format!("an image of `{key}` beside its label");
-                    Err(Error::record(place, expected, "none"))
-                }
-                (None, None) => unreachable!("a key is noted with its first part"),
-            }
-        });
-        Ok((whole.collect::<Result<_, _>>()?, self.passed_over))
-    }
-}
-
-/// A member's key and its extension in lower case: the parts before and after the first dot of its
-/// file name. `None` for a hidden file and for a name without a dot.
-fn split_name(name: &str) -> Option<(&str, String)> {
-    let start = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = start + name[start..].find('.')?;
-    (dot > start).then(|| (&name[..dot], name[dot + 1..].to_lowercase()))
-}
-
-/// The text of a `.cls`, or the value of a field of a `.json`; or else what was expected and what
-/// was found.
-fn label_of(bytes: &[u8], field: Option<&str>) -> Result<String, (String, String)> {
-    let Some(field) = field else {
-        let text = text_of(bytes).map(str::trim).unwrap_or_default();
-        let got = || format!("{} bytes that are not text", bytes.len());
-        return match text.is_empty() {
-            true => Err(("the text of a label".into(), got())),
-            false => Ok(text.to_owned()),
-        };
-    };
-    let expected = || format!("an object with a number or a string in `{field}`");
-    let text = text_of(bytes).map_err(|got| (expected(), got))?;
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| (expected(), error.to_string()))?;
-    match &value[field] {
-        serde_json::Value::Number(number) => Ok(number.to_string()),
-        serde_json::Value::String(text) => Ok(text.clone()),
-        // No label, which is refused or left out later.
-        serde_json::Value::Null if value.get(field).is_some() => Ok(String::new()),
-        other => Err((expected(), other.to_string())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use peft_core::data::{Dataset, Split};
+    use peft_core::data::{Dataset, Split, Transform};
     use tempfile::TempDir;
 
     use super::*;
@@ -487,6 +254,9 @@ mod tests {
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Ignore,
+            transform: Transform::default(),
+            train_images: None,
+            shots: None,
         };
         let data = config.read().map_err(|error| error.to_string())?;
         Ok((folder, data))
@@ -576,8 +346,9 @@ mod tests {
                 assert!(message.contains(&name.unwrap().0[..4]), "{message}");
             }
         }
-        let others: [(&str, &[u8]); 5] = [
+        let others: [(&str, &[u8]); 6] = [
             ("a.seg.png", b""),
+            ("c.txt", b"a text without an image"),
             ("b.json", b"{}"),
             ("b.txt", b""),
             ("README", b""),
@@ -586,7 +357,9 @@ mod tests {
         let (_folder, data) = read(&tar(&[&fine[..], &others].concat()), None).unwrap();
         assert_eq!(
             data.remarks(),
-            ["members that are passed over: 3 (1 .seg.png, 1 .tif, 1 without an extension)"]
+            [
+                "members that are passed over: 4 (1 .seg.png, 1 .tif, 1 .txt, 1 without an extension)"
+            ]
         );
     }
 
@@ -663,6 +436,16 @@ mod tests {
             let message = read(&tar(&[&fine, members].concat()), None).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
+        for (text, part) in [
+            ("a.json", "`label` names its field"),
+            ("a.txt", "of another kind"),
+        ] {
+            let message = read(&tar(&[("a.png", b""), (text, b"0")]), None).unwrap_err();
+            assert!(message.contains("a `a.cls` beside the image"), "{message}");
+            assert!(message.contains(part), "{message}");
+        }
+        let message = read(&[0x1F, 0x8B, 8, 0], None).unwrap_err();
+        assert!(message.contains("that gzip compressed"), "{message}");
         let whole = tar(&[("a.png", &[7; 2000]), ("a.cls", b"0")]);
         let message = read(&whole[..1024], None).unwrap_err();
         assert!(
@@ -671,7 +454,7 @@ mod tests {
         );
         let message = read(&[0x1f; 600], None).unwrap_err();
         assert!(
-            message.contains("train-000000.tar`: expected an uncompressed tar"),
+            message.contains("train-000000.tar`: expected a whole, uncompressed tar"),
             "{message}"
         );
         let message = read(b"", None).unwrap_err();

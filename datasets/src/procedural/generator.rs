@@ -34,28 +34,30 @@ macro_rules! procedural {
         reference: $reference:literal,
         example: $example:literal,
     ) => {
-        $(#[$doc])*
-        #[derive(
-            Debug, Clone, PartialEq, Eq,
-            serde::Serialize, serde::Deserialize, schemars::JsonSchema,
-        )]
-        #[serde(deny_unknown_fields, default)]
-        pub struct $config {
-            $($(#[$task_doc])* pub $task: $task_type,)?
-            /// Seed of all images; another seed is another data set.
-            pub seed: u64,
-            /// Side of an image, in pixels: 16..=1024.
-            #[schemars(range(min = 16, max = 1024))]
-            pub size: usize,
-            /// Images in the train split: at least 1.
-            #[schemars(range(min = 1))]
-            pub train: usize,
-            /// Images in the validation split: at least 1.
-            #[schemars(range(min = 1))]
-            pub validation: usize,
-            /// Images in the test split: at least 1.
-            #[schemars(range(min = 1))]
-            pub test: usize,
+        peft_core::dataset_config! {
+            $(#[$doc])*
+            #[derive(
+                Debug, Clone, PartialEq,
+                serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+            )]
+            #[serde(deny_unknown_fields, default)]
+            pub struct $config {
+                $($(#[$task_doc])* pub $task: $task_type,)?
+                /// Seed of all images; another seed is another data set.
+                pub seed: u64,
+                /// Side of an image, in pixels: 16..=1024.
+                #[schemars(range(min = 16, max = 1024))]
+                pub size: usize,
+                /// Images in the train split: at least 1.
+                #[schemars(range(min = 1))]
+                pub train: usize,
+                /// Images in the validation split: at least 1.
+                #[schemars(range(min = 1))]
+                pub validation: usize,
+                /// Images in the test split: at least 1.
+                #[schemars(range(min = 1))]
+                pub test: usize,
+            }
         }
 
         impl Default for $config {
@@ -67,6 +69,9 @@ macro_rules! procedural {
                     train: $train,
                     validation: $validation,
                     test: $test,
+                    transform: peft_core::data::Transform::default(),
+                    train_images: None,
+                    shots: None,
                 }
             }
         }
@@ -76,6 +81,8 @@ macro_rules! procedural {
             fn open(&self) -> peft_core::Result<Box<dyn peft_core::data::Dataset>> {
                 Ok(Box::new($open(self.clone())?))
             }
+
+            peft_core::protocol_methods!();
         }
 
         peft_core::register!(

@@ -9,9 +9,10 @@ use clap::Args;
 use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
 use crate::commands::on_pool;
 use crate::compare::config::Comparison;
+use crate::compare::estimate::{CellPlan, total};
 use crate::compare::execute::{Ended, Executor, root};
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task, plan};
+use crate::compare::plan::{Plan, Task, plan, timed};
 use crate::compare::print::files;
 use crate::compare::print::text::text;
 use crate::compare::report::Report;
@@ -34,7 +35,7 @@ pub struct CompareArgs {
     pub place: PlaceArgs,
     #[command(flatten)]
     pub folders: RunsArgs,
-    /// Validate everything and print the plan, then stop.
+    /// Validate everything, print the plan with what each cell trains and an estimate of time, then stop.
     #[arg(long)]
     pub dry_run: bool,
     /// List every trial of the plan, not only the first ones.
@@ -48,11 +49,12 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let folder = root(&args.folders.runs, &comparison.name);
     on_pool(&args.place, |device| {
         let mut workshop = Workshop::new(&device, &args.folders.cache());
-        let planned = plan(&comparison, &mut workshop)?;
         if args.dry_run {
-            println!("{}", overview(&planned, args.verbose));
+            let (planned, cells) = timed(&comparison, &mut workshop)?;
+            println!("{}", overview(&planned, &cells, args.verbose));
             return Ok(());
         }
+        let planned = plan(&comparison, &mut workshop)?;
         begin(&folder, &planned)?;
         let mut executor = Executor {
             root: &folder,
@@ -146,7 +148,7 @@ pub fn verdict(results: &Results) -> Result<(), Failure> {
 }
 
 /// Describes the plan of a comparison, with the first trials only unless all of them are wanted.
-fn overview(plan: &Plan, all: bool) -> String {
+fn overview(plan: &Plan, cells: &[CellPlan], all: bool) -> String {
     let Results {
         name,
         methods,
@@ -187,6 +189,13 @@ fn overview(plan: &Plan, all: bool) -> String {
     if !searches.is_empty() {
         lines.push(format!("searches    {}", searches.len()));
     }
+    lines.push("cells".to_owned());
+    lines.extend(cells.iter().flat_map(|cell| cell.lines()));
+    lines.push(format!("work        {}", total(cells)));
+    lines.push(
+        "            (of steps as measured here, without the prefix cache; validation and test come on top)"
+            .to_owned(),
+    );
     lines.join("\n")
 }
 

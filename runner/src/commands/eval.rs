@@ -30,7 +30,10 @@ pub struct EvalArgs {
 pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     on_pool(&args.place, |device| {
         let (source, assembled) = assemble(&args.trained, &device)?;
-        let data = Data::open(&*source.experiment.dataset, source.experiment.on_error)?;
+        let data = {
+            let experiment = &source.experiment;
+            Data::open(&*experiment.dataset, experiment.on_error, experiment.seed)?
+        };
         let join = assembled.join(data.classes())?;
         if let Some(remark) = join.remark(assembled.classes.len()) {
             eprintln!("{remark}");

@@ -9,7 +9,7 @@ use peft_core::backbone::Cut;
 use peft_core::checkpoint::Checkpoint;
 use peft_core::params::floats;
 use peft_core::weights::Writer;
-use peft_core::{Activation, BackboneSpec, Init, LinearHead, Model};
+use peft_core::{Activation, BackboneSpec, DatasetConfig, Init, LinearHead, Model};
 use peft_datasets::{Preprocess, decode};
 use rayon::prelude::*;
 
@@ -18,14 +18,17 @@ use crate::commands::on_pool;
 use crate::commands::print::row;
 use crate::config::experiment::Experiment;
 use crate::config::on_error::OnError;
+use crate::config::stated::Stated;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
+use crate::data::subset;
 use crate::device::ComputeDevice;
 use crate::exit::{At, Failure, config_error};
 use crate::measure;
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
+use crate::model::parts;
 
 /// The number of images in a forward pass.
 const BATCH: usize = 16;
@@ -59,7 +62,7 @@ pub struct FeaturesArgs {
     /// A trained adapter on the backbone: a run's folder, or one of HF PEFT.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
-    /// Seed of random weights, where none are given.
+    /// Seed of random weights, where none are given, and of a part of the training split.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[command(flatten)]
@@ -70,6 +73,7 @@ pub struct FeaturesArgs {
 /// boundaries.
 pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
     let backbone = Experiment::read_backbone(&args.config.config, &args.config.set)?;
+    let stated = Stated::of_config(&args.config.config, &args.config.set);
     on_pool(&args.place, |device| {
         let base = Base::open(backbone, args.seed, &device)?;
         for remark in &base.remarks {
@@ -82,8 +86,15 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
             eprintln!("adapter: {remark}");
         }
         let methods = adapter.as_ref().map_or(&[][..], |adapter| &adapter.methods);
-        let input = base.config.input()?;
-        let input = methods.iter().try_fold(input, |input, m| m.input(input))?;
+        let dataset = match &args.dataset {
+            Some(name) => {
+                let mut dataset = Experiment::read_dataset(name, &[])?.0;
+                stated.override_transform(&mut *dataset, &base.config.source());
+                Some(dataset)
+            }
+            None => None,
+        };
+        let input = parts::input(&*base.config, dataset.as_deref(), methods)?;
         eprintln!("input: {input}");
 
         let (model, has_head) = model(&base, adapter.as_ref(), args.seed, &device)?;
@@ -95,8 +106,8 @@ pub fn features(args: &FeaturesArgs) -> Result<(), Failure> {
             writer: None,
         };
         let preprocess = Preprocess::new(&input);
-        match &args.dataset {
-            Some(dataset) => output.of_dataset(&model, dataset, args, preprocess)?,
+        match &dataset {
+            Some(dataset) => output.of_dataset(&model, &**dataset, args, preprocess)?,
             None => output.of_files(&model, args, &preprocess)?,
         }
         output.finish()
@@ -163,12 +174,11 @@ impl Output<'_> {
     fn of_dataset(
         &mut self,
         model: &Model,
-        config: &str,
+        config: &dyn DatasetConfig,
         args: &FeaturesArgs,
         preprocess: Preprocess,
     ) -> Result<(), Failure> {
-        let dataset = Experiment::read_dataset(config, &[])?.0.open();
-        let dataset = dataset.at("--dataset")?;
+        let dataset = subset::open(config, args.seed).at("--dataset")?;
         let images = Images::new(dataset, OnError::Fail);
         let split = args.split.into();
         let loader = Loader::new(&images, &[split], preprocess, BATCH);

@@ -96,7 +96,7 @@ impl<'a> Check<'a> {
     fn run(&mut self, source: &Source, device: &ComputeDevice) -> Result<&'static str, Failure> {
         let Self { assembled, .. } = *self;
         let experiment = &source.experiment;
-        let data = match Data::open(&*experiment.dataset, experiment.on_error) {
+        let data = match Data::open(&*experiment.dataset, experiment.on_error, experiment.seed) {
             Ok(data) => data,
             Err(failure) => {
                 eprintln!("checked on random images: {:#}", failure.error);

@@ -6,6 +6,7 @@
 //! one call.
 
 pub mod config;
+pub mod estimate;
 pub mod execute;
 pub mod fields;
 pub mod manifest;

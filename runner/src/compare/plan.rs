@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
+use super::estimate::{CellPlan, Measured};
 use super::fields::Fields;
 use super::results::{DatasetColumn, Missing, Results};
 use super::search::{Search, Space};
@@ -149,14 +150,37 @@ pub fn id(hash: &str, tuned: Option<&Tuned>) -> String {
 /// An error that lists all cells that cannot be trained, each with the reason, or two cells that
 /// are the same trial.
 pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Failure> {
-    let mut tasks = Vec::new();
+    Ok(planned(comparison, workshop, None)?.0)
+}
+
+/// As [`plan`], with what each cell does, by a step of each method on each backbone that is measured.
+///
+/// # Errors
+/// As [`plan`].
+pub fn timed(
+    comparison: &Comparison,
+    workshop: &mut Workshop,
+) -> Result<(Plan, Vec<CellPlan>), Failure> {
+    planned(comparison, workshop, Some(&mut Measured::new()))
+}
+
+fn planned(
+    comparison: &Comparison,
+    workshop: &mut Workshop,
+    mut measured: Option<&mut Measured>,
+) -> Result<(Plan, Vec<CellPlan>), Failure> {
+    let (mut tasks, mut cells) = (Vec::new(), Vec::new());
     let mut refused: Vec<(String, String)> = Vec::new();
     for dataset in &comparison.datasets {
         for backbone in &comparison.backbones {
             let methods = comparison.methods.iter();
             for method in methods.filter(|method| method.takes(backbone)) {
-                match of_cell(comparison, method, backbone, dataset, workshop) {
-                    Ok(of_cell) => tasks.extend(of_cell),
+                let parts = (method, backbone, dataset);
+                match of_cell(comparison, parts, workshop, measured.as_deref_mut()) {
+                    Ok((of_cell, plan)) => {
+                        tasks.extend(of_cell);
+                        cells.push(plan);
+                    }
                     Err(Failure { error, .. }) => {
                         let place =
                             format!("{}, {}, {}", method.label, backbone.label, dataset.label);
@@ -179,7 +203,7 @@ pub fn plan(comparison: &Comparison, workshop: &mut Workshop) -> Result<Plan, Fa
         }
     }
     let results = unstarted(comparison, &tasks)?;
-    Ok(Plan { results, tasks })
+    Ok((Plan { results, tasks }, cells))
 }
 
 /// Makes the results as they are before any trial has run.
@@ -209,21 +233,20 @@ fn unstarted(comparison: &Comparison, tasks: &[Task]) -> Result<Results, Failure
     })
 }
 
-/// Makes the trials of a cell, one per seed.
+/// Makes the trials of a cell, one per seed, and its plan.
 fn of_cell(
     comparison: &Comparison,
-    method: &MethodEntry,
-    backbone: &BackboneEntry,
-    dataset: &DatasetEntry,
+    (method, backbone, dataset): (&MethodEntry, &BackboneEntry, &DatasetEntry),
     workshop: &mut Workshop,
-) -> Result<Vec<Task>, Failure> {
+    measured: Option<&mut Measured>,
+) -> Result<(Vec<Task>, CellPlan), Failure> {
     let first = comparison.seeds[0];
     let base = comparison.experiment(method, backbone, dataset, first)?;
     if let Some(search) = comparison.search {
         check_candidates(search, method, &base, workshop)?;
     }
     // Opening reads weights and data, so that nothing which can be checked fails hours later.
-    let (trial, _) = workshop.open(base.clone())?;
+    let (trial, model) = workshop.open(base.clone())?;
     let declared = method.declared(backbone, dataset);
     let cell = Cell {
         method: method.label.clone(),
@@ -271,7 +294,12 @@ fn of_cell(
             tuned: tuned.clone(),
         })
     };
-    comparison.seeds.iter().map(task).collect()
+    let tasks = comparison.seeds.iter().map(task);
+    let tasks = tasks.collect::<Result<Vec<_>, Failure>>()?;
+    let trainings = (comparison.seeds.len(), tuned.as_ref());
+    let device = workshop.device();
+    let plan = CellPlan::of((&trial, model), cell, method, trainings, device, measured)?;
+    Ok((tasks, plan))
 }
 
 /// Checks every candidate of a cell's search, and opens those that change more than the recipe.

@@ -16,6 +16,7 @@ use crate::config::recipe::Recipe;
 use crate::config::resolve::{COMPONENTS, resolve_all, unknown_field_hint};
 use crate::config::set::set;
 use crate::config::start::StartFrom;
+use crate::config::stated::Stated;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::Metric;
 
@@ -97,22 +98,28 @@ impl Experiment {
             let expected = "a mapping with backbone, method, dataset and recipe";
             return Err(ConfigError::expected(origin, expected).into());
         };
+        let mut stated = Stated::of(&value);
+        stated.add_all(overrides);
         for text in overrides {
             set(&mut value, text)?;
         }
         if let Value::Mapping(map) = &mut value {
             map.entry("name".into()).or_insert(stem.into());
         }
-        Self::resolved(value).map_err(|failure| failure.within(&origin))
+        Self::resolved(value, &stated).map_err(|failure| failure.within(&origin))
     }
 
-    /// Makes the experiment of a document in which components may be given by name.
+    /// Makes the experiment of a document in which components may be given by name. What it has `stated`
+    /// about the input wins over the protocol of the data set.
     ///
     /// # Errors
     /// One message with the dotted path of what is wrong.
-    pub fn resolved(mut document: Value) -> Result<Self, Failure> {
+    pub fn resolved(mut document: Value, stated: &Stated) -> Result<Self, Failure> {
         resolve_all(&mut document)?;
-        Self::typed(document).map_err(config_error)
+        let mut experiment = Self::typed(document).map_err(config_error)?;
+        let source = experiment.backbone.source();
+        stated.override_transform(&mut *experiment.dataset, &source);
+        Ok(experiment)
     }
 
     /// Reads only the backbone of the YAML called `config`, which may hold nothing else.

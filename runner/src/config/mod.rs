@@ -13,3 +13,4 @@ pub mod recipe;
 pub mod resolve;
 pub mod set;
 pub mod start;
+pub mod stated;

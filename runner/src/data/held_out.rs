@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use peft_core::DatasetConfig;
-use peft_core::data::Split;
+use peft_core::data::{Dataset, Split};
 use peft_datasets::Preprocess;
 
 use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
+use crate::data::subset::{Part, at_dataset};
 use crate::exit::{Failure, config_error};
 
 /// Implemented by what exists only once a model is final: the result of a training, the summary of a
@@ -30,35 +31,57 @@ impl Choice {
 /// An open data set that several trials may share.
 pub struct Data {
     images: Images,
+    content: String,
     fingerprint: String,
 }
 
 impl Data {
-    /// Opens a data set.
+    /// Opens a data set, of whose training split the part that the configuration states is drawn from
+    /// `seed`.
     ///
     /// # Errors
     /// If its files are missing or wrong, or a split is empty.
-    pub fn open(config: &dyn DatasetConfig, on_error: OnError) -> Result<Arc<Self>, Failure> {
-        let at = |e: peft_core::Error| config_error(format_args!("dataset: {e}"));
-        let dataset = config.open().map_err(at)?;
+    pub fn open(
+        config: &dyn DatasetConfig,
+        on_error: OnError,
+        seed: u64,
+    ) -> Result<Arc<Self>, Failure> {
+        let whole = config.open().map_err(at_dataset)?;
         // An empty split would be noticed only when it is needed, which for the test split is after training.
         for split in Split::ALL {
-            if dataset.is_empty(split) {
+            if whole.is_empty(split) {
                 // Images that were left out are among the remarks.
-                let remarks = dataset.remarks().join("; ");
+                let remarks = whole.remarks().join("; ");
                 let why = if remarks.is_empty() { "" } else { ": " };
                 let message = format!("dataset: the {split} split is empty{why}{remarks}");
                 return Err(config_error(message));
             }
         }
-        let fingerprint = dataset.fingerprint().map_err(at)?;
+        let content = whole.fingerprint().map_err(at_dataset)?;
+        let (fingerprint, dataset) = match config.subset().map_err(at_dataset)? {
+            None => (content.clone(), whole),
+            Some(subset) => {
+                let part = Part::draw(whole, subset, seed).map_err(at_dataset)?;
+                (
+                    part.fingerprint_of(&content),
+                    Box::new(part) as Box<dyn Dataset>,
+                )
+            }
+        };
         Ok(Arc::new(Self {
             images: Images::new(dataset, on_error),
+            content,
             fingerprint,
         }))
     }
 
-    /// A hash of the data set's content.
+    /// A hash of the whole data set's content.
+    pub fn content(&self) -> &str {
+        &self.content
+    }
+
+    /// A hash of the images that are used, in their order: the content, and which part of the training
+    /// split was drawn.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

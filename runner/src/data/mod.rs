@@ -8,4 +8,5 @@ pub mod loader;
 pub mod on_device;
 pub mod random;
 pub mod rows;
+pub mod subset;
 pub mod table;

@@ -216,9 +216,14 @@ pub fn inference(
     })
 }
 
-/// Random images, uniform in `[-1, 1)`, and labels, from the experiment's seed.
+/// A batch of random images, as many as the recipe says.
 pub fn random_batch(trial: &Trial, device: &ComputeDevice) -> Batch {
-    let (rows, size) = (trial.experiment.recipe.batch_size, trial.input.size);
+    random_rows(trial, device, trial.experiment.recipe.batch_size)
+}
+
+/// So many random images, uniform in `[-1, 1)`, and labels, from the experiment's seed.
+pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch {
+    let size = trial.input.size;
     let mut generator = Generator::new(trial.experiment.seed, "bench");
     let pixels: Vec<f32> = (0..rows * 3 * size * size)
         .map(|_| generator.uniform(-1.0, 1.0))

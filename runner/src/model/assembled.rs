@@ -172,7 +172,7 @@ impl Source {
             Some(adapter) => adapter.methods.clone(),
             None => experiment.method.clone(),
         };
-        let input = parts::input(&*experiment.backbone, &*experiment.dataset, &methods)?;
+        let input = parts::input(&*experiment.backbone, Some(&*experiment.dataset), &methods)?;
         let init = Init::seeded(&device.device, experiment.seed);
         let head = head(
             &experiment.head,

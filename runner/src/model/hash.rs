@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use peft_core::DatasetConfig;
+use peft_core::data::Transform;
 
 use crate::config::experiment::Experiment;
 use crate::config::head::HeadConfig;
@@ -75,6 +76,10 @@ fn without_paths(config: &dyn DatasetConfig) -> serde_json::Value {
     let mut config = dyn_clone::clone_box(config);
     for path in config.paths_mut() {
         *path = PathBuf::new();
+    }
+    // What the format does by itself makes no other trial where it is stated.
+    if config.transform() == config.protocol() {
+        config.set_transform(Transform::default());
     }
     serde_json::to_value(config).unwrap_or_default()
 }

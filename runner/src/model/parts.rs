@@ -14,17 +14,18 @@ pub fn at(key: &'static str) -> impl Fn(peft_core::Error) -> Failure {
     move |e| config_error(format_args!("{key}: {e}"))
 }
 
-/// The images that the model takes: what the weights want, then the data set's protocol, then the
-/// methods in their order.
+/// The images that the model takes: what the weights want, then the protocol of the data set, if there
+/// is one, then the methods in their order.
 ///
 /// # Errors
 /// A size that a method cannot work with.
 pub fn input(
     backbone: &dyn BackboneConfig,
-    dataset: &dyn DatasetConfig,
+    dataset: Option<&dyn DatasetConfig>,
     methods: &[Box<dyn AdaptationMethod>],
 ) -> Result<InputSpec, Failure> {
-    let wanted = dataset.input(backbone.input().map_err(at("backbone"))?);
+    let wanted = backbone.input().map_err(at("backbone"))?;
+    let wanted = dataset.map_or(wanted, |dataset| dataset.transform().over(wanted));
     let mut methods = methods.iter();
     methods
         .try_fold(wanted, |input, method| method.input(input))
@@ -55,5 +56,53 @@ pub fn assemble(
             let message = format!("recipe.precision: {} has no bf16", device.name);
             Err(config_error(message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::experiment::Experiment;
+    use crate::config::find;
+
+    /// The protocol of every row of the catalogue, in words, beside the input line of the plan.
+    #[test]
+    fn the_rows_protocols_are_the_plans_inputs_on_any_backbone() {
+        let names = find::names("datasets/");
+        let mut rows = 0;
+        for name in &names {
+            let name = name.trim_start_matches("datasets/");
+            let (_, about) = Experiment::read_dataset(name, &[]).unwrap();
+            let Some(about) = about else {
+                continue;
+            };
+            rows += 1;
+            let text = about
+                .protocol
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ");
+            let crop = match &text {
+                text if text.contains("resizes the shorter side to 256") => "crop 0.875 (center)",
+                text if text.contains("the whole image is resized to 224 x 224")
+                    || text.contains("Resize to 224 x 224 without cropping") =>
+                {
+                    "crop 1 (squash)"
+                }
+                text => panic!("{name}: {text}"),
+            };
+            // Both have a crop of their own: 0.9 and 0.875.
+            for (backbone, filter) in [
+                ("{name: vit, crop_pct: 0.9}", "bicubic"),
+                ("{name: resnet, variant: resnet101}", "bilinear"),
+            ] {
+                let backbone: Box<dyn BackboneConfig> = serde_yaml::from_str(backbone).unwrap();
+                let (dataset, _) = Experiment::read_dataset(name, &[]).unwrap();
+                let input = input(&*backbone, Some(&*dataset), &[]).unwrap().to_string();
+                let expected = format!("224 x 224, {filter}, {crop}, mean");
+                assert!(input.starts_with(&expected), "{name}: {input}");
+            }
+        }
+        assert_eq!(rows, 38);
     }
 }

@@ -56,7 +56,7 @@ impl Trial {
     /// What is wrong with a path, a file, a shape or a target, with the component's name.
     pub fn open(experiment: Experiment, device: &ComputeDevice) -> Result<(Self, Model), Failure> {
         let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
-        let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+        let data = Data::open(&*experiment.dataset, experiment.on_error, experiment.seed)?;
         Self::on(&base, data, experiment, device)
     }
 
@@ -81,7 +81,7 @@ impl Trial {
         remarks.extend(data.remarks().iter().map(|text| format!("dataset: {text}")));
         let adapter = start(&mut experiment, base, &classes, &mut remarks)?;
         let methods = &experiment.method;
-        let input = parts::input(&*experiment.backbone, &*experiment.dataset, methods)?;
+        let input = parts::input(&*experiment.backbone, Some(&*experiment.dataset), methods)?;
 
         let init = Init::seeded(&device.device, experiment.seed);
         if let (HeadConfig::Linear { .. }, true, Some(old)) =
@@ -109,7 +109,7 @@ impl Trial {
         check(&experiment, &model)?;
         remarks.extend(model.remarks().iter().map(|text| format!("method: {text}")));
 
-        let content = Content::of(&experiment, base, data.fingerprint(), adapter.as_ref())?;
+        let content = Content::of(&experiment, base, data.content(), adapter.as_ref())?;
         let trial = Self {
             hash: content.hash(&experiment)?,
             spec: model.spec().clone(),

@@ -95,10 +95,14 @@ impl<'a> Workshop<'a> {
             let bytes = infos.iter().map(|info| info.bytes).sum();
             Ok((Arc::new(base), bytes))
         })?;
-        let key = serde_json::json!([dataset, on_error]).to_string();
+        let mut key = serde_json::json!([dataset, on_error]).to_string();
+        // A part of the training split is drawn from the seed.
+        if dataset.subset().is_ok_and(|subset| subset.is_some()) {
+            key += &format!(" seed {seed}");
+        }
         let data = self
             .data
-            .get(key, || Ok((Data::open(&**dataset, *on_error)?, 0)))?;
+            .get(key, || Ok((Data::open(&**dataset, *on_error, *seed)?, 0)))?;
         Trial::on(&base, data, experiment, device)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use peft_core::{BackboneSpec, Model, params};
+use peft_core::{BackboneSpec, Counts, Model, params};
 
 use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
@@ -22,7 +22,7 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
         let _ = writeln!(text, "{key:<12}{value}");
     };
     line("backbone", format!("{} ({} blocks)", spec.name, spec.depth));
-    line("input", trial.input.to_string());
+    line("input", input(trial));
     let methods = trial.experiment.method.iter();
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     line("method", methods.join(" + "));
@@ -46,19 +46,7 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
             counts.trainable, counts.total, counts.adapter, counts.tuned, counts.head
         ),
     );
-    let equal = trial.formula == counts.adapter + counts.tuned;
-    line(
-        "formula",
-        format!(
-            "{} without the head: {}",
-            trial.formula,
-            if equal {
-                "equal"
-            } else {
-                "NOT EQUAL to what trains, which is a defect"
-            }
-        ),
-    );
+    line("formula", formula(trial.formula, counts));
     let cut = model.first_cut();
     line(
         "prefix",
@@ -82,6 +70,35 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     line("device", device.name.clone());
     line("run", trial.slug());
     text
+}
+
+/// Describes the images that the model takes, and what of it the data set decides.
+pub fn input(trial: &Trial) -> String {
+    let stated = trial.experiment.dataset.transform().stated();
+    let by = match stated.is_empty() {
+        true => String::new(),
+        false => format!("; {} by the data set's protocol", stated.join(", ")),
+    };
+    format!("{}{by}", trial.input)
+}
+
+/// The formula's count beside what trains.
+pub fn formula(formula: usize, counts: Counts) -> String {
+    let equal = formula == counts.adapter + counts.tuned;
+    format!(
+        "{formula} without the head: {}",
+        if equal {
+            "equal"
+        } else {
+            "NOT EQUAL to what trains, which is a defect"
+        }
+    )
+}
+
+/// The places where the adapters act, equal ones as one.
+pub fn folded_places(spec: &BackboneSpec, model: &Model) -> Vec<String> {
+    let folds = folded(&acting(spec, model));
+    folds.iter().map(ToString::to_string).collect()
 }
 
 /// Lists every place where the adapters act, one on each line, which the plan folds.

@@ -362,5 +362,19 @@ fn mistakes_are_reported_before_any_work() {
         out.contains("trials      16") && out.contains("LoRA: method.rank=2"),
         "{out}"
     );
+    // Each cell says what it trains and where, and what that takes.
+    for part in [
+        "  LoRA, ",
+        "    trains    ",
+        " without the head: equal",
+        "    acts at   ",
+        "    input     32 x 32, ",
+        "    remark    ",
+        " images, about ",
+        " an image",
+        "work        ",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
     assert!(!place.path("runs").exists());
 }

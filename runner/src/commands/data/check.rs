@@ -11,6 +11,7 @@ use super::open::{read, unopened};
 use crate::cli::args::{DatasetArgs, Format};
 use crate::commands::print::json;
 use crate::config::about::About;
+use crate::data::subset;
 use crate::exit::{Failure, config_error};
 
 /// Check a data set on disk: counts, classes, how images are stored, unreadable images, equal images in
@@ -80,7 +81,7 @@ struct Stored {
 /// If it cannot be opened, or, after everything was printed, if something is wrong with it.
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let (config, about) = read(&args.which)?;
-    let dataset = config.open().map_err(|e| unopened(&e, about.as_ref()))?;
+    let dataset = subset::open(&*config, 0).map_err(|e| unopened(&e, about.as_ref()))?;
     let found = found(&*dataset, about.as_ref(), !args.quick)?;
     match args.format {
         Format::Json => json(&found)?,

@@ -11,7 +11,9 @@ use super::open::{read, unopened};
 use super::sheet;
 use crate::cli::args::{DatasetArgs, SplitChoice};
 use crate::config::experiment::Experiment;
-use crate::exit::{Failure, config_error};
+use crate::data::subset;
+use crate::exit::Failure;
+use crate::model::parts;
 
 /// Print the split table and paint a contact sheet of images before and after the transforms.
 #[derive(Args, Clone)]
@@ -32,7 +34,7 @@ pub struct ShowArgs {
     /// The backbone whose input is shown: a name under configs/backbones, or a YAML with one.
     #[arg(long, value_name = "CONFIG", default_value = "vit-micro")]
     pub backbone: String,
-    /// Seed of the choice of images.
+    /// Seed of the choice of images, and of a part of the training split.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
@@ -44,10 +46,11 @@ pub struct ShowArgs {
 /// If the data set cannot be opened, an image cannot be read, or the file cannot be written.
 pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     let (config, about) = read(&args.which)?;
-    let dataset = config.open().map_err(|e| unopened(&e, about.as_ref()))?;
+    let dataset = subset::open(&*config, args.seed);
+    let dataset = dataset.map_err(|e| unopened(&e, about.as_ref()))?;
     print(&found(&*dataset, about.as_ref(), false)?);
     let backbone = Experiment::read_backbone(&args.backbone, &[])?;
-    let input = config.input(backbone.input().map_err(config_error)?);
+    let input = parts::input(&*backbone, Some(&*config), &[])?;
     let split = args.split.into();
     // In random order, because many data sets list one class after the other.
     let mut order = Generator::new(args.seed, "contact sheet").permutation(dataset.len(split));

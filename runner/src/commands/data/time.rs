@@ -84,7 +84,7 @@ fn timed(
 ) -> Result<Timing, Failure> {
     let base = Base::open(experiment.backbone.clone(), experiment.seed, device)?;
     let start = Instant::now();
-    let data = Data::open(&*experiment.dataset, experiment.on_error)?;
+    let data = Data::open(&*experiment.dataset, experiment.on_error, experiment.seed)?;
     let open_seconds = start.elapsed().as_secs_f64();
     let (trial, model) = Trial::on(&base, data, experiment, device)?;
 

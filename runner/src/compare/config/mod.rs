@@ -11,6 +11,7 @@ use super::fields::Fields;
 use super::search::{Search, Space};
 use crate::config::experiment::Experiment;
 use crate::config::set::assign;
+use crate::config::stated::Stated;
 use crate::exit::Failure;
 
 mod check;
@@ -145,12 +146,14 @@ impl Comparison {
         // Settings are applied to the document, not to the typed experiment, so that they may
         // replace a whole component.
         let mut document = Value::Mapping(document);
+        let mut stated = Stated::of(&document);
         let declared = method.declared(backbone, dataset);
         let fields = dataset.set.iter().chain(&backbone.set).chain(declared);
         for (path, value) in fields {
+            stated.set(path, Some(value));
             assign(&mut document, path, value.clone())?;
         }
-        Experiment::resolved(document)
+        Experiment::resolved(document, &stated)
     }
 }
 
