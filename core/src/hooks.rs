@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::adapter::BoxedAdapter;
+use crate::attention::AttentionRecord;
 use crate::channels::{Join, join, scale_shift, scale_shift_activation};
 use crate::low_rank::{SidePath, Weighted};
 use crate::named::Named;
@@ -79,6 +80,8 @@ impl Places {
 pub struct Hooks<'a> {
     acting: Option<(&'a Named<String, BoxedAdapter>, &'a Places)>,
     step: Option<&'a Step>,
+    /// Where blocks leave their attention weights, if they are asked for.
+    pub(crate) attention: Option<&'a AttentionRecord>,
     /// How much of the adapters acts, between absent (0) and as they are (1).
     strength: f64,
 }
@@ -107,6 +110,7 @@ impl<'a> Hooks<'a> {
         Self {
             acting: None,
             step: None,
+            attention: None,
             strength: 1.0,
         }
     }
@@ -121,6 +125,7 @@ impl<'a> Hooks<'a> {
         Self {
             acting: Some((adapters, places)),
             step,
+            attention: None,
             strength,
         }
     }

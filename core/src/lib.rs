@@ -9,6 +9,7 @@ pub mod activation;
 pub mod acts;
 pub mod adapter;
 pub mod adapter_file;
+pub mod attention;
 pub mod backbone;
 pub mod channels;
 pub mod check;
