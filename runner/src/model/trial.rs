@@ -211,6 +211,7 @@ fn start(
     let own = adapter.remarks.iter();
     remarks.extend(own.map(|remark| format!("adapter: {remark}")));
     experiment.method = adapter.methods.clone();
+    adapter.drop_label_map();
     if let Some(outputs) = adapter.outputs() {
         let remark = start_head(&mut adapter, outputs, classes);
         remarks.extend(remark.map(|remark| format!("adapter: {remark}")));

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod evaluate;
+mod labels;
 mod losses;
 pub mod metrics;
 mod rates;
@@ -268,6 +269,9 @@ impl<'a> Trainer<'a> {
         self.reporter
             .start_epoch(epoch, self.recipe().epochs, loader.len());
         let first = self.state.progress.batch;
+        if first == 0 {
+            self.map_labels(epoch)?;
+        }
         let spent = (
             self.state.progress.epoch_seconds,
             self.state.progress.total_seconds,
