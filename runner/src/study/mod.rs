@@ -14,6 +14,7 @@ pub mod request;
 pub mod statistics;
 pub mod table;
 
+mod prop1;
 mod theory;
 
 use outcome::Outcome;
@@ -40,6 +41,7 @@ pub struct Study {
 /// All studies.
 pub static STUDIES: &[Study] = &[
     theory::STUDY,
+    prop1::STUDY,
 ];
 
 /// The study of that name.
