@@ -14,6 +14,7 @@ pub mod request;
 pub mod statistics;
 pub mod table;
 
+mod cka;
 mod prop1;
 mod theory;
 
@@ -40,6 +41,7 @@ pub struct Study {
 
 /// All studies.
 pub static STUDIES: &[Study] = &[
+    cka::STUDY,
     theory::STUDY,
     prop1::STUDY,
 ];
