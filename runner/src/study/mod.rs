@@ -14,6 +14,7 @@ pub mod request;
 pub mod statistics;
 pub mod table;
 
+mod attention_distance;
 mod cka;
 mod prop1;
 mod theory;
@@ -42,6 +43,7 @@ pub struct Study {
 /// All studies.
 pub static STUDIES: &[Study] = &[
     cka::STUDY,
+    attention_distance::STUDY,
     theory::STUDY,
     prop1::STUDY,
 ];
