@@ -13,9 +13,11 @@ pub mod print;
 pub mod request;
 pub mod statistics;
 pub mod table;
+pub mod trained;
 
 mod attention_distance;
 mod cka;
+mod layer_sweep;
 mod prop1;
 mod theory;
 
@@ -42,6 +44,7 @@ pub struct Study {
 
 /// All studies.
 pub static STUDIES: &[Study] = &[
+    layer_sweep::STUDY,
     cka::STUDY,
     attention_distance::STUDY,
     theory::STUDY,
