@@ -17,6 +17,7 @@ pub mod trained;
 
 mod attention_distance;
 mod cka;
+mod compact;
 mod layer_sweep;
 mod prop1;
 mod theory;
@@ -49,6 +50,7 @@ pub static STUDIES: &[Study] = &[
     attention_distance::STUDY,
     theory::STUDY,
     prop1::STUDY,
+    compact::STUDY,
 ];
 
 /// The study of that name.
