@@ -20,6 +20,7 @@ mod cka;
 mod compact;
 mod layer_sweep;
 mod prop1;
+mod samples;
 mod theory;
 
 use outcome::Outcome;
@@ -46,6 +47,7 @@ pub struct Study {
 /// All studies.
 pub static STUDIES: &[Study] = &[
     layer_sweep::STUDY,
+    samples::STUDY,
     cka::STUDY,
     attention_distance::STUDY,
     theory::STUDY,
