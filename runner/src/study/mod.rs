@@ -18,6 +18,7 @@ pub mod trained;
 mod attention_distance;
 mod cka;
 mod compact;
+mod efficiency;
 mod layer_sweep;
 mod prop1;
 mod samples;
@@ -53,6 +54,7 @@ pub static STUDIES: &[Study] = &[
     theory::STUDY,
     prop1::STUDY,
     compact::STUDY,
+    efficiency::STUDY,
 ];
 
 /// The study of that name.
