@@ -19,6 +19,7 @@ mod attention_distance;
 mod cka;
 mod compact;
 mod efficiency;
+mod label_mapping;
 mod layer_sweep;
 mod prop1;
 mod samples;
@@ -55,6 +56,7 @@ pub static STUDIES: &[Study] = &[
     prop1::STUDY,
     compact::STUDY,
     efficiency::STUDY,
+    label_mapping::STUDY,
 ];
 
 /// The study of that name.
