@@ -6,6 +6,7 @@ use std::ops::Range;
 use burn::tensor::TensorData;
 
 use crate::activation::Activation;
+use crate::attention::AttentionGrid;
 use crate::error::{Error, Result, alternatives};
 use crate::hooks::Hooks;
 use crate::layout::Layout;
@@ -32,6 +33,13 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
     /// `x` and the result have the shapes of `spec().boundaries` at those cuts with the batch in
     /// front; a span that ends at [`BackboneSpec::features_cut`] gives `[b, features]`.
     fn forward(&self, x: Activation, span: Range<Cut>, hooks: &Hooks) -> Activation;
+
+    /// Where the tokens lie that block `block` of `1..=L` attends between; none if it has no attention. A
+    /// block that has some leaves its weights in an [`AttentionRecord`](crate::attention::AttentionRecord).
+    fn attention_grid(&self, block: usize) -> Option<AttentionGrid> {
+        let _ = block;
+        None
+    }
 
     /// The layouts of libraries other than timm and torchvision.
     fn layouts(&self) -> &'static [Layout] {

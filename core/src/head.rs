@@ -7,6 +7,7 @@ use crate::checkpoint::{Checkpoint, CheckpointHead};
 use crate::error::{Error, Result, listed};
 use crate::init::Init;
 use crate::layers::linear;
+use crate::mapped_head::MappedHead;
 use crate::params::floats;
 use crate::random::Distribution;
 
@@ -17,6 +18,8 @@ pub enum Head {
     Linear(LinearHead),
     /// Similarity to embedded texts, frozen.
     Text(TextHead),
+    /// The checkpoint's classes, which stand for others; frozen.
+    Mapped(MappedHead),
 }
 
 impl Head {
@@ -25,6 +28,7 @@ impl Head {
         match self {
             Self::Linear(head) => head.weight.dims()[0],
             Self::Text(head) => head.weight.dims()[0],
+            Self::Mapped(head) => head.classes(),
         }
     }
 
@@ -41,12 +45,13 @@ impl Head {
         match self {
             Self::Linear(head) => head.forward(features),
             Self::Text(head) => head.forward(features),
+            Self::Mapped(head) => head.forward(features),
         }
     }
 }
 
 /// Casts features to f32, whatever type the backbone computes in.
-fn wide(features: Tensor<2>) -> Tensor<2> {
+pub(crate) fn wide(features: Tensor<2>) -> Tensor<2> {
     match features.dtype() {
         DType::F32 | DType::F64 => features,
         _ => features.cast(DType::F32),
@@ -56,6 +61,12 @@ fn wide(features: Tensor<2>) -> Tensor<2> {
 impl From<LinearHead> for Head {
     fn from(head: LinearHead) -> Self {
         Self::Linear(head)
+    }
+}
+
+impl From<MappedHead> for Head {
+    fn from(head: MappedHead) -> Self {
+        Self::Mapped(head)
     }
 }
 

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::adapter::BoxedAdapter;
+use crate::attention::AttentionRecord;
 use crate::channels::{Join, join, scale_shift, scale_shift_activation};
 use crate::low_rank::{SidePath, Weighted};
 use crate::named::Named;
@@ -80,6 +81,8 @@ pub struct Hooks<'a> {
     // `None` for the backbone alone, so that a pass without adapters looks nothing up.
     acting: Option<(&'a Named<String, BoxedAdapter>, &'a Places)>,
     step: Option<&'a Step>,
+    /// The place where blocks leave their attention weights, if they are asked for.
+    pub(crate) attention: Option<&'a AttentionRecord>,
     /// The strength of the adapters, from absent (0) to unchanged (1).
     strength: f64,
 }
@@ -108,6 +111,7 @@ impl<'a> Hooks<'a> {
         Self {
             acting: None,
             step: None,
+            attention: None,
             strength: 1.0,
         }
     }
@@ -122,6 +126,7 @@ impl<'a> Hooks<'a> {
         Self {
             acting: Some((adapters, places)),
             step,
+            attention: None,
             strength,
         }
     }

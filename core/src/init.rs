@@ -42,6 +42,11 @@ impl Init {
         }
     }
 
+    /// The seed; 0 for a source of zeros.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(0)
+    }
+
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device

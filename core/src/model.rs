@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::head::Head;
 use crate::hooks::{Act, Hooks, Places};
 use crate::init::Init;
+use crate::mapped_head::{MAPPING, mapping_data};
 use crate::merge;
 use crate::method::{AdaptationMethod, Statistics, Tuned, name_of};
 use crate::named::Named;
@@ -269,8 +270,10 @@ impl Model {
 
     /// The model with its frozen part in `dtype`; trained parameters keep their type.
     pub fn with_compute_type(self, dtype: DType) -> Self {
-        let trainable = self.assembly.trainable.clone();
-        params::cast_except(self, &trainable, dtype)
+        let mut kept = self.assembly.trainable.clone();
+        // Indices of classes are not rounded.
+        kept.insert(MAPPING.to_owned());
+        params::cast_except(self, &kept, dtype)
     }
 
     /// Factor of the learning rate for the parameter of that name.
@@ -345,10 +348,21 @@ impl Model {
         self.assembly.trainable.contains(name)
     }
 
-    /// Whether a parameter or buffer must be saved: everything that trains, and the buffers if training
-    /// changes them.
+    /// Whether a parameter or buffer must be saved: everything that trains, a label map, and the other
+    /// buffers if training changes them.
     pub fn saved(&self, info: &ParamInfo) -> bool {
-        self.trains(&info.name) || (info.buffer && self.assembly.batch_statistics)
+        let changes = self.assembly.batch_statistics || info.name == MAPPING;
+        self.trains(&info.name) || (info.buffer && changes)
+    }
+
+    /// The model with another label map: for each target class the source classes that stand for it.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if its head has no label map of that shape.
+    pub fn with_mapping(self, mapping: &[Vec<usize>]) -> Result<Self> {
+        let data = Tensors::from([(MAPPING.to_owned(), mapping_data(mapping))]);
+        params::write(self, data)
+            .map_err(|mismatch| Error::Conflict(format!("the label map: {mismatch:?}")))
     }
 
     /// Counts the parameters by group.

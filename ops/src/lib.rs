@@ -45,7 +45,7 @@ mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{attention, attention_with_bias};
+pub use attention::{attention, attention_weights, attention_with_bias};
 pub use batch_norm::{FixedNorm, batch_norm, batch_norm_train};
 pub use check::{Check, check};
 pub use conv::{conv2d, conv2d_norm, conv2d_residual};

@@ -23,6 +23,7 @@ mod pool;
 mod report;
 mod run;
 mod session;
+mod study;
 mod train;
 
 /// Comparisons and their results as values.

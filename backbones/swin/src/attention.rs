@@ -6,7 +6,7 @@ use peft_core::hooks::{Hooks, like};
 use peft_core::layers::Linear;
 use peft_core::random::Distribution;
 use peft_core::site::{Branch, Site, SiteKind};
-use peft_ops::attention_with_bias;
+use peft_ops::{attention_weights, attention_with_bias};
 
 use crate::architecture::StageSizes;
 use crate::place::Place;
@@ -62,6 +62,9 @@ impl WindowAttention {
         // position are the projections' biases.
         let qkv = self.qkv.forward(self.windows.cut(x), hooks); // [b * windows, n, 3c]
         let bias = self.bias(&qkv); // [windows or 1, heads, n, n]
+        hooks.attended(&self.site, || {
+            attention_weights(qkv.clone(), self.heads, Some(bias.clone()))
+        });
         let y = self.proj.forward(attention_with_bias(qkv, bias), hooks);
         self.windows.join(y)
     }
@@ -81,6 +84,59 @@ impl WindowAttention {
         match &self.mask {
             Some(mask) => bias + like(mask.clone(), x).unsqueeze_dim::<4>(1),
             None => bias,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use peft_core::attention::AttentionRecord;
+    use peft_core::backbone::Init;
+    use peft_core::params::floats;
+
+    use super::*;
+
+    /// In windows of every kind: plain, shifted with a mask, padded, and one for the whole grid.
+    #[test]
+    fn recorded_weights_reproduce_what_the_fused_attention_puts_out() {
+        let device = Device::flex();
+        let init = Init::seeded(&device, 5);
+        for (grid, window, shifted) in [(8, 4, false), (8, 4, true), (7, 3, true), (3, 7, true)] {
+            let place = Place {
+                name: "layers.0.blocks.0".to_owned(),
+                block: 1,
+                init: &init,
+                epsilon: 1e-5,
+            };
+            let sizes = StageSizes {
+                width: 12,
+                hidden: 24,
+                heads: 3,
+                grid,
+                window,
+                qkv_bias: true,
+            };
+            let windows = Windows::new(grid, window, shifted);
+            let attention = WindowAttention::new(&place, &sizes, windows);
+            let values: Vec<f32> = (0..2 * grid * grid * 12)
+                .map(|i| (i as f32 * 0.71).sin())
+                .collect();
+            let x = Tensor::from_data(TensorData::new(values, [2, grid, grid, 12]), &device);
+            let record = AttentionRecord::default();
+            let fused = attention.forward(x.clone(), &Hooks::none().recording(&record));
+            let plain = attention.forward(x, &Hooks::none());
+            assert_eq!(
+                fused.to_data(),
+                plain.into_data(),
+                "recording changes nothing"
+            );
+            let attended = record.take().remove(0);
+            let own = attention.proj.forward(attended.mixed(), &Hooks::none());
+            let own = floats(windows.join(own).into_data());
+            for (own, fused) in own.into_iter().zip(floats(fused.into_data())) {
+                assert!((own - fused).abs() < 1e-5, "{windows:?}: {own} {fused}");
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape};
+use peft_core::attention::AttentionGrid;
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::Hooks;
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm};
@@ -227,6 +228,21 @@ impl Backbone for SwinTransformer {
             }
             Activation::Grid(x) => Activation::Features(self.pool(x, hooks)),
             x => panic!("cut {cut} of a swin cannot take {:?}", x.shape()),
+        })
+    }
+
+    fn attention_grid(&self, block: usize) -> Option<AttentionGrid> {
+        let BoundaryShape::Grid { height, .. } = self.spec.boundaries.get(block)?.shape else {
+            return None;
+        };
+        (1..=self.spec.depth).contains(&block).then(|| {
+            let window = self.block(block).0.attn.windows.size();
+            AttentionGrid {
+                prefix: 0,
+                grid: [window; 2],
+                patch: self.spec.input.size / height,
+                windows: true,
+            }
         })
     }
 

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use peft_core::hooks::Hooks;
 use peft_core::layers::Linear;
 use peft_core::site::Site;
-use peft_ops::attention;
+use peft_ops::{attention, attention_weights};
 
 /// Softmax attention between all tokens, with heads of `d / heads` contiguous channels.
 #[derive(Module, Debug)]
@@ -24,6 +24,10 @@ impl Attention {
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
     pub fn mixed(&self, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        attention(self.qkv.forward(x, hooks), self.heads)
+        let qkv = self.qkv.forward(x, hooks); // [b, n, 3d]
+        hooks.attended(&self.site, || {
+            attention_weights(qkv.clone(), self.heads, None)
+        });
+        attention(qkv, self.heads)
     }
 }

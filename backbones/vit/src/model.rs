@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape, Tokens};
+use peft_core::attention::AttentionGrid;
 use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
 use peft_core::hooks::{Hooks, like};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
@@ -313,6 +314,19 @@ impl Backbone for VisionTransformer {
             }
             (_, Activation::Tokens(x)) => Activation::Features(self.pool(x, hooks)),
             (cut, x) => panic!("cut {cut} of a vit cannot take {:?}", x.shape()),
+        })
+    }
+
+    fn attention_grid(&self, block: usize) -> Option<AttentionGrid> {
+        let BoundaryShape::Tokens { count, .. } = self.spec.boundaries.get(block)?.shape else {
+            return None;
+        };
+        let side = (count - self.prefix_tokens).isqrt();
+        (block <= self.spec.depth).then(|| AttentionGrid {
+            prefix: self.prefix_tokens,
+            grid: [side; 2],
+            patch: self.spec.input.size / side,
+            windows: false,
         })
     }
 

@@ -84,6 +84,14 @@ impl Entry {
         TensorData::new(floats, self.shape.clone())
     }
 
+    /// The values in double precision.
+    pub(super) fn doubles(&self, file: &[u8]) -> Vec<f64> {
+        match self.element {
+            Element::F64 => self.decode(self.bytes.of(file), f64::from_le_bytes),
+            _ => self.data(file).iter::<f64>().collect(),
+        }
+    }
+
     fn decode<const N: usize, T>(&self, bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
         let (elements, _) = bytes.as_chunks::<N>();
         let count = self.shape.iter().product::<usize>();

@@ -61,10 +61,15 @@ pub fn attention_with_bias(qkv: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
     }
 }
 
-/// Attention as Burn's operations.
-pub(crate) fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+/// The weights of [`attention`], or of [`attention_with_bias`] if there is a bias, and the values that
+/// they mix: what the fused operation never holds as a whole.
+///
+/// # Shapes
+/// `qkv [b, n, 3 d]`, `bias [windows, heads, n, n] -> weights [b, heads, n, n]` (a row for each query),
+/// `values [b, heads, n, d / heads]`.
+pub fn attention_weights(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> [Tensor<4>; 2] {
     let [b, n, d3] = qkv.dims();
-    let (d, width) = (d3 / 3, d3 / 3 / heads);
+    let width = d3 / 3 / heads;
     let qkv = qkv
         .reshape([b, n, 3, heads, width])
         .permute([2, 0, 3, 1, 4]); // [3, b, h, n, w]
@@ -76,8 +81,15 @@ pub(crate) fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) ->
         let by_window = scores.reshape([b / windows, windows, heads, n, n]);
         scores = (by_window + bias.unsqueeze()).reshape([b, heads, n, n]);
     }
-    let mixed = softmax(scores, 3).matmul(v); // [b, h, n, w]
-    mixed.swap_dims(1, 2).reshape([b, n, d])
+    [softmax(scores, 3), v]
+}
+
+/// Attention as Burn's operations.
+pub(crate) fn composed(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let [b, n, d3] = qkv.dims();
+    let [weights, values] = attention_weights(qkv, heads, bias);
+    let mixed = weights.matmul(values); // [b, h, n, w]
+    mixed.swap_dims(1, 2).reshape([b, n, d3 / 3])
 }
 
 #[derive(Clone, Debug)]

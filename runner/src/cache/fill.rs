@@ -11,6 +11,7 @@ use crate::cache::key::Request;
 use crate::data::images::bad;
 use crate::data::loader::Loader;
 use crate::data::random::Pass;
+use crate::data::rows::Rows;
 use crate::data::table::{Table, Writer};
 use crate::exit::Failure;
 use crate::run::progress::Reporter;
@@ -31,7 +32,7 @@ impl From<Failure> for Unavailable {
     }
 }
 
-/// Computes all rows of a table.
+/// Computes all rows of a table: from the images, or from the rows of a lower cut if there are some.
 ///
 /// # Errors
 /// If an image cannot be read and `on_error` is `fail`, if the run is interrupted, or if the disk is full.
@@ -39,6 +40,7 @@ pub fn fill(
     writer: Writer,
     request: &Request,
     loader: &Loader,
+    below: Option<Rows>,
     interrupt: &AtomicBool,
     reporter: &Reporter,
 ) -> Result<Table, Unavailable> {
@@ -47,10 +49,14 @@ pub fn fill(
         _ => format!("prefix of {}", request.split),
     };
     reporter.start_filling(&what, request.shape.rows);
+    let images = loader.of_split(request.split);
     let mut filling = Filling {
         writer,
         request,
-        source: loader.of_split(request.split),
+        source: match below {
+            Some(rows) => images.with_rows(rows),
+            None => images,
+        },
         interrupt,
         reporter,
     };
@@ -77,7 +83,7 @@ fn unwritten(error: &io::Error) -> Unavailable {
 struct Filling<'a> {
     writer: Writer,
     request: &'a Request<'a>,
-    /// The images of the split.
+    /// The images of the split, or what a part of the prefix made of them.
     source: Loader<'a>,
     interrupt: &'a AtomicBool,
     reporter: &'a Reporter,
@@ -147,7 +153,7 @@ impl Filling<'_> {
             self.check_interrupt()?;
             let mut x = batch.x.cast(prefix.compute_type());
             if let Some(backbone) = prefix.backbone {
-                x = backbone.forward(x, 0..prefix.cut, &Hooks::none());
+                x = backbone.forward(x, batch.from..prefix.cut, &Hooks::none());
             }
             // Rows must not depend on the batch that they are computed in: the exactness of the cache rests on
             // operations that treat each image alone, in an order of sums that the batch's size does not change.

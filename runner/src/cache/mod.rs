@@ -209,7 +209,8 @@ impl Caches {
         if !to_disk {
             let start = Instant::now();
             let writer = Writer::memory(request.shape).map_err(|e| because(&"memory", &e))?;
-            let table = fill(writer, request, loader, interrupt, reporter)?;
+            let below = self.below(request, loader);
+            let table = fill(writer, request, loader, below, interrupt, reporter)?;
             cost.seconds += start.elapsed().as_secs_f64();
             return Ok(self.hold(&request.key, table));
         }
@@ -232,9 +233,33 @@ impl Caches {
         self.make_room_on_disk(bytes, on_disk);
         let writer = Writer::file(&path, &request.key, request.shape);
         let writer = writer.map_err(|e| because(&path.display(), &e))?;
-        let table = fill(writer, request, loader, interrupt, reporter)?;
+        let below = self.below(request, loader);
+        let table = fill(writer, request, loader, below, interrupt, reporter)?;
         cost.seconds += start.elapsed().as_secs_f64();
         Ok(self.hold(&request.key, table))
+    }
+
+    /// The rows of the nearest lower cut that this process holds, if the rows of the request follow from
+    /// them to the bit: a sweep over boundaries then runs each block once.
+    fn below(&self, request: &Request, loader: &Loader) -> Option<Rows> {
+        if request.random.is_some() || !request.prefix.is_exact() {
+            return None;
+        }
+        (1..request.prefix.cut).rev().find_map(|cut| {
+            let prefix = Prefix {
+                cut,
+                ..*request.prefix
+            };
+            let lower = Request::new(request.split, loader, &prefix, None);
+            let table = self.held(&lower.key)?;
+            Some(Rows {
+                cut,
+                shape: prefix.shape(),
+                views: 1,
+                encoding: prefix.encoding(),
+                tables: Tables::Host(vec![table]),
+            })
+        })
     }
 
     fn tables(&self) -> MutexGuard<'_, Vec<(String, Arc<Table>)>> {

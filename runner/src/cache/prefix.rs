@@ -63,6 +63,14 @@ impl Prefix<'_> {
         self.trial.experiment.cache_type.unwrap_or(computed)
     }
 
+    /// Whether stored activations are those that were computed, to the bit.
+    pub fn is_exact(&self) -> bool {
+        match self.compute_type() {
+            DType::BF16 => self.value_type() != ValueType::F16,
+            _ => self.value_type() == ValueType::F32,
+        }
+    }
+
     /// Whether rows differ from epoch to epoch under these random changes. Pixels are stored before the
     /// changes, so that only a random crop, which comes before the resize, makes them differ.
     pub fn is_changed_by(&self, random: &EpochRandom) -> bool {

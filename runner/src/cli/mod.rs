@@ -21,6 +21,7 @@ use crate::commands::predict::{self, PredictArgs};
 use crate::commands::profile::{self, ProfileArgs};
 use crate::commands::schema::{self, SchemaArgs};
 use crate::commands::show::{self, ShowArgs};
+use crate::commands::study::{self, StudyArgs};
 use crate::commands::sweep::{self, SweepCommand};
 use crate::commands::train::{self, TrainArgs};
 use crate::exit::Failure;
@@ -39,6 +40,7 @@ enum Command {
     Compare(CompareArgs),
     #[command(subcommand)]
     Sweep(SweepCommand),
+    Study(StudyArgs),
     List(ListArgs),
     Show(ShowArgs),
     Inspect(InspectArgs),
@@ -57,7 +59,7 @@ enum Command {
 
 /// The commands by what they are for, as `--help` lists them.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Train and compare", &["train", "compare", "sweep"]),
+    ("Train and compare", &["train", "compare", "sweep", "study"]),
     ("Look", &["list", "show", "inspect", "data", "schema"]),
     ("Use", &["eval", "predict", "features", "merge", "export"]),
     ("Measure", &["bench", "profile", "doctor"]),
@@ -82,6 +84,7 @@ impl Cli {
             Command::Train(args) => train::train(args),
             Command::Compare(args) => compare::compare(args),
             Command::Sweep(command) => sweep::sweep(command),
+            Command::Study(args) => study::study(args),
             Command::List(args) => list::list(args),
             Command::Show(args) => show::show(args),
             Command::Inspect(args) => inspect::inspect(args),

@@ -1,4 +1,4 @@
-//! `runner list`: the methods, backbones, data sets and configs that this binary knows.
+//! `runner list`: the methods, backbones, data sets, configs and studies that this binary knows.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,11 @@ use peft_core::registry::{PluginKind, plugins};
 use serde_json::json;
 
 use crate::cli::args::Format;
+use crate::commands::study;
 use crate::config::find;
 use crate::exit::Failure;
 
-/// List methods, backbones, their published variants, data sets, or shipped configs.
+/// List methods, backbones, their published variants, data sets, shipped configs, or studies.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner list methods")]
@@ -35,6 +36,8 @@ pub enum Listed {
     Datasets,
     /// Shipped configs.
     Configs,
+    /// The paper's studies.
+    Studies,
 }
 
 /// Lists plugins or shipped configs.
@@ -56,6 +59,7 @@ pub fn list(args: &ListArgs) -> Result<(), Failure> {
             }
             return Ok(());
         }
+        Listed::Studies => return study::list(format),
         Listed::Configs => {
             let names = find::names("");
             match format {

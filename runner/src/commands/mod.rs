@@ -15,6 +15,7 @@ mod print;
 pub mod profile;
 pub mod schema;
 pub mod show;
+pub mod study;
 pub mod sweep;
 pub mod train;
 

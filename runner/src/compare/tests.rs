@@ -67,6 +67,40 @@ fn a_comparison_is_a_call_that_returns_values() {
     assert_eq!(results().unwrap(), first);
 }
 
+/// Rows at a boundary are computed from those of a lower one where these are held.
+#[test]
+fn a_prefix_goes_on_from_a_lower_boundary_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = [1, 2, 3].map(|boundary| {
+        format!("{{label: b{boundary}, use: {{name: ap, boundaries: [{boundary}]}}}}")
+    });
+    let scores = |store: &str| {
+        let text = SMALL
+            .replace("linear-probe, norm-tune", &prompts.join(", "))
+            .replace("baseline: linear-probe", "")
+            .replace("seeds: [0, 1]", "seeds: [0]")
+            .replace("trial:", &format!("trial:\n  prefix_cache: {store}"));
+        let path = folder.path().join(format!("{store}.yaml"));
+        std::fs::write(&path, text).unwrap();
+        let comparison = Comparison::read(path.to_str().unwrap(), &[]);
+        let comparison = comparison.map_err(|failure| failure.error).unwrap();
+        let out = folder.path().join(store);
+        let results = run(&comparison, &out, &ComputeDevice::cpu(), Arc::default());
+        let results = results.map_err(|failure| failure.error).unwrap();
+        let scores = results.done.into_iter();
+        let scores: Vec<_> = scores
+            .map(|summary| (summary.test, summary.validation, summary.memory.cache_bytes))
+            .collect();
+        assert_eq!(scores.len(), 3);
+        scores
+    };
+    let (cached, plain) = (scores("memory"), scores("off"));
+    for (cached, plain) in cached.iter().zip(&plain) {
+        assert_eq!((&cached.0, &cached.1), (&plain.0, &plain.1));
+        assert!(cached.2 > 0 && plain.2 == 0);
+    }
+}
+
 /// A method that panics in the first training step of every trial.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Panics {

@@ -28,6 +28,45 @@ pub enum HeadConfig {
         #[serde(default = "default_scale")]
         scale: f64,
     },
+    /// The checkpoint's own classes, which stand for those of the data set; frozen, so that only the method
+    /// trains: visual prompting in its original sense.
+    #[serde(rename = "label-mapping")]
+    LabelMapping {
+        /// How the source classes are found.
+        kind: MapKind,
+        /// Epochs between two maps of `iterative`, at least 1. Default: 1.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        #[schemars(range(min = 1))]
+        every: usize,
+        /// Source classes that stand for a target class, at least 1: their mean logit counts. Default: 1.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        #[schemars(range(min = 1))]
+        sources: usize,
+    },
+}
+
+/// How the source classes that stand for target classes are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MapKind {
+    /// They are drawn from the seed.
+    Random,
+    /// By how often they are the largest logit of the training images, before training.
+    Frequency,
+    /// The same, again at the start of each `every`-th epoch.
+    Iterative,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_one(value: &usize) -> bool {
+    *value == 1
 }
 
 fn default_scale() -> f64 {

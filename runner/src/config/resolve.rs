@@ -113,7 +113,9 @@ fn named(name: &str, component: &Component) -> Result<Value, Failure> {
 pub fn plugin_names(component: &Component) -> Vec<String> {
     match component.plugins {
         Some(kind) => plugins(kind).iter().map(|p| p.name.to_owned()).collect(),
-        None if component.key == "head" => vec!["linear".to_owned(), "text".to_owned()],
+        None if component.key == "head" => ["linear", "text", "label-mapping"]
+            .map(str::to_owned)
+            .into(),
         None => Vec::new(),
     }
 }

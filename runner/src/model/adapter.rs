@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use peft_core::hf_peft::{self, HfPeft};
+use peft_core::mapped_head::MAPPING;
 use peft_core::params::{self, Tensors};
 use peft_core::{AdaptationMethod, Model, adapter_file};
 
@@ -81,6 +82,11 @@ impl Adapter {
     /// The number of classes of its head; none if it has no head.
     pub fn outputs(&self) -> Option<usize> {
         self.values.get("head.bias").map(|bias| bias.shape()[0])
+    }
+
+    /// Drops a label map: training makes another one.
+    pub fn drop_label_map(&mut self) {
+        self.values.remove(MAPPING);
     }
 
     /// Drops the head, because the data set has other classes.

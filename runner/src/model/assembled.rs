@@ -231,6 +231,11 @@ impl Source {
                     ))),
                 };
             }
+            (HeadConfig::LabelMapping { .. }, None) => {
+                return Err(config_error(
+                    "head: label-mapping: training makes the map; expected a finished run",
+                ));
+            }
             (HeadConfig::Linear { .. }, None) if self.experiment.head.is_new() => {
                 return Err(config_error(
                     "adapter: its folder holds no head; the checkpoint's is taken with \

@@ -37,7 +37,7 @@ impl Content {
             weights: base.weights_hash.clone(),
             data: data.to_owned(),
             embeddings: match &experiment.head {
-                HeadConfig::Linear { .. } => None,
+                HeadConfig::Linear { .. } | HeadConfig::LabelMapping { .. } => None,
                 HeadConfig::Text { embeddings, .. } => Some(text_embeddings(embeddings)?.hash()),
             },
             adapter: adapter.map(Adapter::hash),

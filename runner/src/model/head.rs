@@ -1,16 +1,18 @@
-//! The head of a model: drawn from the seed, taken from the checkpoint, or made of text embeddings.
+//! The head of a model: drawn from the seed, taken from the checkpoint with or without a label map, or made of text
+//! embeddings.
 
 use std::path::Path;
 
 use burn::tensor::Device;
 use peft_core::checkpoint::{Checkpoint, CheckpointHead};
 use peft_core::head::CLASSES;
-use peft_core::{Head, Init, LinearHead, TextHead};
+use peft_core::{Head, Init, LinearHead, MappedHead, TextHead};
 
 use crate::config::head::{HeadConfig, HeadFrom};
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
 use crate::model::classes::{Join, reordered};
+use crate::model::label_map;
 use crate::model::parts::at;
 
 /// The head that `config` describes, on the features of `base`, for these classes. New values are drawn
@@ -56,6 +58,21 @@ pub fn head(
             let rows = (classes, features);
             let head = TextHead::read(&file, tensor.as_deref(), rows, *scale, device);
             Ok(head.map_err(at("head.embeddings"))?.into())
+        }
+        HeadConfig::LabelMapping { sources, every, .. } => {
+            let Some(head) = &base.head else {
+                return Err(config_error(
+                    "head: label-mapping: the checkpoint has no head",
+                ));
+            };
+            if *every == 0 {
+                return Err(config_error("head.every: expected at least 1, got 0"));
+            }
+            let (own, targets) = (head.bias.shape()[0], classes.len());
+            label_map::check(own, targets, *sources)?;
+            // The other kinds replace it before the first epoch.
+            let mapping = label_map::random(own, targets, *sources, init.seed());
+            Ok(MappedHead::new(head.clone(), &mapping, device).into())
         }
     }
 }

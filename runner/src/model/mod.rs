@@ -7,6 +7,7 @@ pub mod classes;
 pub mod export;
 mod hash;
 pub mod head;
+pub mod label_map;
 pub mod parts;
 pub mod trial;
 pub mod workshop;

@@ -212,6 +212,7 @@ fn start(
     let own = adapter.remarks.iter();
     remarks.extend(own.map(|remark| format!("adapter: {remark}")));
     experiment.method = adapter.methods.clone();
+    adapter.drop_label_map();
     let remark = match (adapter.outputs(), from.head()) {
         (None, _) => Some("it holds no head: that of the experiment is used".to_owned()),
         (Some(outputs), StartHead::New) => {

@@ -86,6 +86,23 @@ impl Axis {
         }
     }
 
+    /// Makes an axis of the whole numbers `low..=high`.
+    pub fn whole(label: &str, low: usize, high: usize) -> Self {
+        let high = high.max(low + 1);
+        let step = (high - low).div_ceil(12);
+        let tick = |value: usize| Tick {
+            value: value as f64,
+            text: value.to_string(),
+        };
+        Self {
+            label: label.to_owned(),
+            ticks: (low..=high).step_by(step).map(tick).collect(),
+            low: low as f64,
+            high: high as f64,
+            logarithmic: false,
+        }
+    }
+
     /// Returns the position of a value: 0 at the low end of the axis, 1 at the high end.
     pub fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| match self.logarithmic {

@@ -13,7 +13,7 @@ pub struct Series<'a> {
     pub name: &'a str,
     /// Its colour, dashes and marks.
     pub style: Style,
-    /// Epochs and values, in the order of the epochs.
+    /// Points in ascending order: epochs, for example, and their values.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -49,18 +49,11 @@ impl Curves<'_> {
         let Some(y) = Axis::linear("", values.map(|point| point.1)) else {
             return String::new();
         };
-        let names = self
-            .series
-            .iter()
-            .map(|series| text_width(&cut(series.name), 11.0));
         let frame = Frame {
             title: self.title,
             x: Axis::epochs(self.epochs),
             y,
-            right: match self.series.len() {
-                1 => 12.0,
-                _ => names.fold(0.0, f64::max) + 28.0,
-            },
+            right: margin(&self.series),
             height: HEIGHT,
         };
         frame.svg(|svg| {
@@ -82,7 +75,19 @@ impl Curves<'_> {
     }
 }
 
-fn curve(svg: &mut String, series: &Series, index: usize, frame: &Frame) {
+/// The margin on the right in which the names of curves fit; a single curve needs no name.
+pub fn margin(series: &[Series]) -> f64 {
+    let names = series
+        .iter()
+        .map(|series| text_width(&cut(series.name), 11.0));
+    match series.len() {
+        0 | 1 => 12.0,
+        _ => names.fold(0.0, f64::max) + 28.0,
+    }
+}
+
+/// Draws a curve and its marks.
+pub fn curve(svg: &mut String, series: &Series, index: usize, frame: &Frame) {
     let last = series.points.len() - 1;
     let every = series.points.len().div_ceil(POINTS);
     let shown = series.points.iter().enumerate();
@@ -108,7 +113,8 @@ fn curve(svg: &mut String, series: &Series, index: usize, frame: &Frame) {
     svg.push('\n');
 }
 
-fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
+/// Writes the names of curves behind their last points.
+pub fn names_at_the_ends(svg: &mut String, series: &[Series], frame: &Frame) {
     let mut ends: Vec<(f64, f64, &Series)> = series
         .iter()
         .filter_map(|series| {

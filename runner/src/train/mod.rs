@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod evaluate;
+mod labels;
 mod losses;
 pub mod metrics;
 mod rates;
@@ -275,6 +276,9 @@ impl<'a> Trainer<'a> {
         self.reporter
             .start_epoch(epoch, self.recipe().epochs, loader.len());
         let first = self.state.progress.batch;
+        if first == 0 {
+            self.map_labels(epoch)?;
+        }
         // The clock starts again after an interruption, so earlier seconds are added.
         let spent = (
             self.state.progress.epoch_seconds,

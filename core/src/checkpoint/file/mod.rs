@@ -306,6 +306,16 @@ impl Checkpoint {
         Ok(data)
     }
 
+    /// The shape and the values of a tensor in double precision: what a file stores as `f64` loses nothing.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn doubles(&self, name: &str) -> Result<(Vec<usize>, Vec<f64>)> {
+        let unknown = || Error::file(&self.path, format!("no tensor is named {name:?}"));
+        let (file, entry) = self.entries.get(name).ok_or_else(unknown)?;
+        Ok((entry.shape.clone(), entry.doubles(&self.files[*file])))
+    }
+
     /// All tensors.
     ///
     /// # Errors

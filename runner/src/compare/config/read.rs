@@ -26,7 +26,15 @@ impl Comparison {
         for text in overrides {
             set(&mut value, text)?;
         }
-        let at = |failure: Failure| failure.within(&origin);
+        Self::resolved(value, &origin, stem)
+    }
+
+    /// The comparison of a document from `origin`, whose name is `stem` unless it has another.
+    ///
+    /// # Errors
+    /// One message with the dotted path of the mistake.
+    pub fn resolved(mut value: Value, origin: &str, stem: String) -> Result<Self, Failure> {
+        let at = |failure: Failure| failure.within(origin);
         let Value::Mapping(map) = &mut value else {
             let expected = "a mapping with trial, seeds, backbones, datasets and methods";
             return Err(ConfigError::expected(origin, expected).into());

@@ -19,7 +19,8 @@ use super::scores::Scores;
 use super::tables::table::Table;
 use crate::report::document::{escape, page, section};
 
-const STYLE: &str = include_str!("style.css");
+/// The style of tables and marks, which other pages share.
+pub const STYLE: &str = include_str!("style.css");
 
 /// The whole page.
 pub fn html(report: &Report) -> String {

@@ -33,7 +33,8 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-fn of_table(table: &Table) -> String {
+/// A table with its title and notes.
+pub fn of_table(table: &Table) -> String {
     let mut grid = comfy_table::Table::new();
     grid.load_style(UTF8_FULL_CONDENSED);
     // Wraps cells to the width of the terminal; a pipe has none, and lines stay whole.

@@ -1,0 +1,78 @@
+//! Attention weights on request: a forward pass whose [`Hooks`] carry an [`AttentionRecord`] leaves the weights of its
+//! blocks there. A pass without one computes and keeps nothing more than before.
+
+use std::cell::RefCell;
+
+use burn::tensor::Tensor;
+
+use crate::hooks::Hooks;
+use crate::site::Site;
+
+/// The attention weights of blocks, in the order in which they ran.
+#[derive(Debug, Default)]
+pub struct AttentionRecord(RefCell<Vec<Attended>>);
+
+/// What a block attended to.
+#[derive(Clone, Debug)]
+pub struct Attended {
+    /// The name of the branch, for example `blocks.0.attn`.
+    pub branch: String,
+    /// `[b, heads, n, n]`, softmax applied, a row for each query. With windows, `b` counts the windows of
+    /// all images.
+    pub weights: Tensor<4>,
+    /// The values that the weights mix, `[b, heads, n, d / heads]`.
+    pub values: Tensor<4>,
+}
+
+/// Where the tokens of a block's attention lie in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionGrid {
+    /// The number of tokens before those of the patches: class and register tokens.
+    pub prefix: usize,
+    /// Rows and columns of the patches, which are in row-major order; those of a window, if there are windows.
+    pub grid: [usize; 2],
+    /// Pixels between the centres of neighbouring patches.
+    pub patch: usize,
+    /// Whether tokens attend within windows only.
+    pub windows: bool,
+}
+
+impl Attended {
+    /// The mixed values, before the last projection.
+    ///
+    /// # Shapes
+    /// `[b, n, d]`.
+    pub fn mixed(&self) -> Tensor<3> {
+        let [b, heads, n, width] = self.values.dims();
+        let mixed = self.weights.clone().matmul(self.values.clone());
+        mixed.swap_dims(1, 2).reshape([b, n, heads * width])
+    }
+}
+
+impl AttentionRecord {
+    /// What was recorded since the last call.
+    pub fn take(&self) -> Vec<Attended> {
+        self.0.take()
+    }
+}
+
+impl<'a> Hooks<'a> {
+    /// The same hooks, whose pass records attention weights.
+    pub fn recording(mut self, record: &'a AttentionRecord) -> Self {
+        self.attention = Some(record);
+        self
+    }
+
+    /// Called by a block that attends: `weights` gives the weights and the values, and runs only in a pass
+    /// that records them.
+    pub fn attended(&self, branch: &Site, weights: impl FnOnce() -> [Tensor<4>; 2]) {
+        if let Some(record) = self.attention {
+            let [weights, values] = weights();
+            record.0.borrow_mut().push(Attended {
+                branch: branch.name.clone(),
+                weights,
+                values,
+            });
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a study hands over: verdicts, numbers for programs, tables and figures for people.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::compare::tables::table::Table;
+use crate::exit::{Exit, Failure, failure};
+use crate::study::claim::Judged;
+
+/// What a study found.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The claims with their verdicts.
+    pub claims: Vec<Judged>,
+    /// The numbers, under the keys that other programs may rely on.
+    pub result: Value,
+    /// The settings with all defaults.
+    pub settings: Value,
+    /// The numbers for people.
+    pub tables: Vec<Table>,
+    /// Figures as SVG.
+    pub figures: Vec<String>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+}
+
+/// `study.json`.
+#[derive(Serialize)]
+pub struct Document<'a> {
+    /// The study's name.
+    pub study: &'a str,
+    /// The claims with their verdicts.
+    pub claims: &'a [Judged],
+    /// The numbers.
+    pub result: &'a Value,
+    /// The settings.
+    pub settings: &'a Value,
+    /// The time that the study took.
+    pub seconds: f64,
+}
+
+/// A value as JSON; numbers that are not finite become null.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn json(value: impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(value).map_err(|e| failure(Exit::Unexpected, e))
+}
