@@ -12,6 +12,7 @@ mod documentation;
 mod library;
 mod methods;
 mod pins;
+mod studies;
 mod weights_files;
 
 use std::path::{Path, PathBuf};
