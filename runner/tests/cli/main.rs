@@ -16,6 +16,7 @@ mod facts;
 mod library;
 mod methods;
 mod pins;
+mod studies;
 mod weights_files;
 
 use std::path::{Path, PathBuf};

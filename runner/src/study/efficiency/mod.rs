@@ -3,6 +3,7 @@
 mod verdicts;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,9 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
             .iter()
             .filter(|method| method.takes(backbone))
         {
+            if request.interrupt.load(Ordering::Relaxed) {
+                return Err(Failure::interrupted());
+            }
             let count = skeleton.count(&method.component, classes)?;
             let measured = match own.counts_only || request.dry_run {
                 true => None,
