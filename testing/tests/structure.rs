@@ -1,6 +1,6 @@
 //! The files of every crate form a hierarchy: none imports, directly or through others, a file that imports
 //! it. Read from the text of the sources, without test modules. A name that a file only hands on
-//! (`pub use child::Name`) counts as an import of the file that defines it.
+//! (`pub use child::Name`, for the crate alone too) counts as an import of the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -111,6 +111,15 @@ fn tree<'a>(text: &'a str, prefix: &mut Vec<String>, found: &mut Vec<Vec<String>
     }
 }
 
+/// What follows each `pub use`, `pub(crate) use` and `pub(super) use`.
+fn handed_on_by(code: &str) -> impl Iterator<Item = &str> {
+    code.split("pub").skip(1).filter_map(|rest| {
+        let scope = rest.strip_prefix("(crate)");
+        let scope = scope.or_else(|| rest.strip_prefix("(super)"));
+        scope.unwrap_or(rest).strip_prefix(" use ")
+    })
+}
+
 /// The sources of a crate by module, and what they hand on.
 struct Crate {
     code: BTreeMap<Module, String>,
@@ -126,7 +135,7 @@ impl Crate {
         };
         let mut handed_on = BTreeMap::new();
         for (module, code) in &all.code {
-            for declaration in code.split("pub use ").skip(1) {
+            for declaration in handed_on_by(code) {
                 let declaration = declaration.split(';').next().unwrap();
                 for path in paths(declaration, &all.starts(module)) {
                     let name = path.last().unwrap().clone();

@@ -3,6 +3,7 @@
 use burn::tensor::TensorData;
 
 use super::file::Checkpoint;
+use super::head::CheckpointHead;
 use super::reading::{COUNTS, Reading, Source};
 use super::survey::Survey;
 use crate::backbone::{Backbone, BoxedBackbone};
@@ -10,15 +11,6 @@ use crate::error::{Error, Result, listed};
 use crate::input::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::params::{self, floats};
 use crate::spec::BackboneSpec;
-
-/// A head that came with a checkpoint.
-#[derive(Clone, Debug)]
-pub struct CheckpointHead {
-    /// `[classes, features]`.
-    pub weight: TensorData,
-    /// `[classes]`.
-    pub bias: TensorData,
-}
 
 /// A backbone with the values of a checkpoint.
 pub struct Loaded {

@@ -7,6 +7,7 @@
 mod archive;
 mod entry;
 mod file;
+mod head;
 mod load;
 mod npz;
 mod pickle;
@@ -20,7 +21,8 @@ mod survey;
 mod torch;
 
 pub use file::Checkpoint;
-pub use load::{CheckpointHead, Loaded, load_backbone};
+pub use head::CheckpointHead;
+pub use load::{Loaded, load_backbone};
 pub(crate) use prefix::{WRAPPERS, prefixes, unwrapped};
 pub use recognise::{Recognised, foreign, recognise};
 pub use sets::WeightsSet;

@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 
 use super::entry::Entry;
-use super::file::Checkpoint;
 
-/// The prefixes that may stand before the names of a backbone, shortest first; the first is empty. They
+/// The prefixes that may stand before the `names` of a backbone, shortest first; the first is empty. They
 /// are read off the names, so a wrapper need not be known.
-pub(super) fn wrappers(file: &Checkpoint) -> Vec<String> {
-    let mut prefixes: Vec<&str> = file.names().flat_map(prefixes).collect();
+pub(super) fn wrappers<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut prefixes: Vec<&str> = names.flat_map(prefixes).collect();
     prefixes.sort_unstable_by_key(|prefix| (prefix.len(), *prefix));
     prefixes.dedup();
     prefixes.into_iter().map(str::to_owned).collect()

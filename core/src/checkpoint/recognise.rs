@@ -37,7 +37,7 @@ pub struct Recognised {
 /// If a family returns a configuration that cannot be built, which is a defect of the family.
 pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Option<Recognised>> {
     let mut best: Option<Recognised> = None;
-    let wrappers = wrappers(file);
+    let wrappers = wrappers(file.names());
     for plugin in plugins(PluginKind::Backbone) {
         let Some(family) = plugin.family else {
             continue;

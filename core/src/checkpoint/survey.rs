@@ -7,7 +7,7 @@ use std::rc::Rc;
 use burn::tensor::TensorData;
 
 use super::file::Checkpoint;
-use super::load::CheckpointHead;
+use super::head::CheckpointHead;
 use super::prefix::wrappers;
 use super::reading::{PROJECTION, Reading, Source};
 use crate::backbone::Backbone;
@@ -60,7 +60,7 @@ impl Survey {
         let expected: BTreeMap<_, _> = infos.map(|info| (info.name, info.shape)).collect();
         let expected = Rc::new(expected);
         let under = |reading| Self::under(reading, backbone, file, expected.clone());
-        let wrappers = wrappers(file);
+        let wrappers = wrappers(file.names());
         let mut best: Option<Self> = None;
         // The places of the whole backbone: different tensors for the same parameters.
         let mut whole: Vec<(String, Vec<String>)> = Vec::new();
