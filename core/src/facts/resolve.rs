@@ -101,6 +101,20 @@ pub fn resolve(
         taken.push(fact);
     }
 
+    // A fact that was followed may have changed the default of one that the shapes show.
+    if let Stated::Shapes(shown) = stated_by {
+        for (name, _) in shown.facts {
+            let facts = config.facts().unwrap_or_default();
+            let (Some(value), Some(own)) = (stated.get(*name), facts.get(*name)) else {
+                continue;
+            };
+            if config.has_field(name) && !same(name, own, value) {
+                current[*name] = value.clone();
+                config = build(&current).map_err(unreadable)?;
+            }
+        }
+    }
+
     let own = config.facts().unwrap_or_default();
     let mut unknown = Vec::new();
     for fact in open.iter().filter(|fact| !config.has_field(&fact.name)) {

@@ -209,7 +209,8 @@ fn what_the_yaml_says_of_images_wins_over_the_file_beside_the_weights() {
         let line = line.unwrap_or_else(|| panic!("{field}: {said}"));
         assert!(
             line.contains("as the configuration states")
-                && line.ends_with(&format!("says {value}")),
+                && line.contains("config.json says")
+                && line.ends_with(&format!("says {value} (pretrained_cfg.{field})")),
             "{line}"
         );
     }

@@ -368,7 +368,7 @@ fn mistakes_are_reported_before_any_work() {
         "    trains    ",
         " without the head: equal",
         "    acts at   ",
-        "    input     32 x 32, ",
+        "    input     16 x 16, ",
         "    remark    ",
         " images, about ",
         " an image",

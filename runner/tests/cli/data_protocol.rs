@@ -130,8 +130,10 @@ fn a_smaller_part_is_drawn_from_the_seed_and_trains() {
     let disk = tempfile::tempdir().unwrap();
     for (shots, rows) in [("2", 20), ("3", 30)] {
         let shots = format!("dataset.shots={shots}");
+        // One epoch alone would read no row again, so nothing would be kept.
         let more = ["--set", &shots, "--set", "prefix_cache=disk"];
-        succeeded(run(&[&args[..], &more].concat(), disk.path()));
+        let twice = ["--set", "recipe.epochs=2"];
+        succeeded(run(&[&args[..], &more, &twice].concat(), disk.path()));
         let files = content(&disk.path().join(".cache"));
         let files = files
             .keys()
