@@ -140,8 +140,8 @@ fn the_theorem_is_judged_by_its_exponents() {
     assert_eq!((&flow["P"], &flow["layer"]), (&16.into(), &1.into()));
     let exponents = found["result"]["exponents"].as_array().unwrap();
     let of = |layer: u64, key: &str| {
-        let own = exponents.iter().filter(|row| row["layer"] == layer);
-        own.last().unwrap()[key].as_f64().unwrap()
+        let mut own = exponents.iter().filter(|row| row["layer"] == layer);
+        own.next_back().unwrap()[key].as_f64().unwrap()
     };
     for (layer, key, known) in [
         (1, "hinge", 2.04),

@@ -1,6 +1,6 @@
 //! CKA between the activations of files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::similarity::{Gram, LEAST, Sums, plain};
 use super::{Side, Similarity};
@@ -16,7 +16,7 @@ struct Features {
 }
 
 impl Features {
-    fn read(path: &PathBuf) -> Result<Self, Failure> {
+    fn read(path: &Path) -> Result<Self, Failure> {
         let file = TensorFile::open("--features", path)?;
         let mut features = Self {
             side: Side {
@@ -105,8 +105,6 @@ pub fn similarity(paths: &[PathBuf], batch: Option<usize>) -> Result<Similarity,
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use serde_json::Value;
 
     use super::*;

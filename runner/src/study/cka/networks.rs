@@ -145,7 +145,7 @@ impl Networks {
         let loaders: Vec<Loader> = networks
             .iter()
             .map(|network| {
-                let input = self.dataset.input(network.input.clone());
+                let input = self.dataset.input(network.input);
                 Loader::new(&images, &[self.split], Preprocess::new(&input), batch)
             })
             .collect();

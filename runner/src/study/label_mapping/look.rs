@@ -48,7 +48,7 @@ pub fn looks(grid: &Grid, sources: usize, request: &Request) -> Result<Vec<Look>
             let (trial, model) = workshop.open(experiment)?;
             let (images, size) = (trial.preprocess(), trial.experiment.recipe.batch_size);
             let (device, compute) = (request.device, trial.compute_type());
-            let loader = trial.data.train(images.clone(), size);
+            let loader = trial.data.train(images, size);
             let counts = count(&model, &loader, device, compute)?;
             let counts =
                 counts.ok_or_else(|| failure(Exit::Unexpected, "the head has no label map"))?;

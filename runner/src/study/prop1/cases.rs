@@ -286,10 +286,13 @@ pub fn ln_before<T: Real>(draw: &mut Draw) -> f64 {
 mod tests {
     use super::*;
 
+    /// A name, and the residual in both precisions.
+    type Identity = (&'static str, fn(&mut Draw) -> f64, fn(&mut Draw) -> f64);
+
     /// Over random shapes, strides and epsilons.
     #[test]
     fn the_identities_hold_whatever_the_sizes() {
-        let equal: [(&str, fn(&mut Draw) -> f64, fn(&mut Draw) -> f64); 6] = [
+        let equal: [Identity; 6] = [
             ("bn-conv1x1", bn_conv1x1::<f64>, bn_conv1x1::<f32>),
             (
                 "bn-conv3x3-valid",

@@ -84,7 +84,7 @@ pub fn flow(model: &Model, tokens: usize, layer: Layer, frac: f64) -> Flow {
         for sample in &samples {
             let (output, own) = match layer {
                 Layer::First => model.gradient(&sample.tokens, layer, &delta),
-                Layer::Second => model.from_hidden(&sample.tokens.plus(&delta)),
+                Layer::Second => model.above_hidden(&sample.tokens.plus(&delta)),
             };
             let margin = sample.label * output * length;
             right &= margin > 0.0;

@@ -235,9 +235,9 @@ impl Model {
         let first = attend(&input, self.beta_sq[0]);
         let hidden = self.first_layer(&first.output);
         match layer {
-            Layer::Second => self.from_hidden(&hidden.plus(prompt)),
+            Layer::Second => self.above_hidden(&hidden.plus(prompt)),
             Layer::First => {
-                let (output, gradient) = self.from_hidden(&hidden);
+                let (output, gradient) = self.above_hidden(&hidden);
                 let scale = (self.copies() as f64).sqrt();
                 let mut below = vec![0.0; gradient.len()];
                 for i in 0..input.counts.len() {
@@ -256,7 +256,7 @@ impl Model {
     }
 
     /// The output, and its gradient with respect to the input of layer 2.
-    pub fn from_hidden(&self, z: &Tokens) -> (f64, Vec<f64>) {
+    pub fn above_hidden(&self, z: &Tokens) -> (f64, Vec<f64>) {
         let second = attend(z, self.beta_sq[1]);
         let length = z.length();
         let copies = self.copies();

@@ -14,8 +14,15 @@ use crate::study::figure::lines::{Line, Lines, Scale};
 use crate::study::outcome::{Outcome, json};
 use crate::study::table::{count, number, numbers};
 
+/// A reading of zero generalisation error: its name, its time and its exponent.
+type Reading = (
+    &'static str,
+    fn(&Flow) -> Option<f64>,
+    fn(&Exponent) -> Option<f64>,
+);
+
 /// The two readings of zero generalisation error.
-const READINGS: [(&str, fn(&Flow) -> Option<f64>, fn(&Exponent) -> Option<f64>); 2] = [
+const READINGS: [Reading; 2] = [
     ("hinge", |flow| flow.hinge, |exponent| exponent.hinge),
     (
         "zero_one",

@@ -70,7 +70,7 @@ fn draw(model: &Model, tokens: usize, layer: Layer, generator: &mut Generator) -
 fn gradient(model: &Model, sample: &Drawn, layer: Layer, delta: &[f64]) -> (f64, Vec<f64>) {
     match layer {
         Layer::First => model.gradient(&sample.tokens, layer, delta),
-        Layer::Second => model.from_hidden(&sample.tokens.plus(delta)),
+        Layer::Second => model.above_hidden(&sample.tokens.plus(delta)),
     }
 }
 
