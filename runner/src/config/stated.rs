@@ -148,11 +148,11 @@ mod tests {
             // Another file takes the place of what was stated.
             (
                 &["backbone.crop_pct=0.8", "backbone=resnet-micro", svhn],
-                "32 x 32, bilinear, crop 1 (squash)",
+                "64 x 64, bilinear, crop 1 (squash)",
             ),
             (
                 &["backbone={extends: resnet-micro, crop_pct: 0.7}", svhn],
-                "32 x 32, bilinear, crop 0.7 (squash)",
+                "64 x 64, bilinear, crop 0.7 (squash)",
             ),
         ] {
             assert_eq!(input(overrides), expected, "{overrides:?}");
