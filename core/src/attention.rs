@@ -1,12 +1,9 @@
-//! Attention weights on request: a forward pass whose [`Hooks`] carry an [`AttentionRecord`] leaves the weights of its
+//! Attention weights on request: a forward pass whose [`Hooks`](crate::hooks::Hooks) carry an [`AttentionRecord`] leaves the weights of its
 //! blocks there. A pass without one computes and keeps nothing more than before.
 
 use std::cell::RefCell;
 
 use burn::tensor::Tensor;
-
-use crate::hooks::Hooks;
-use crate::site::Site;
 
 /// The attention weights of blocks, in the order in which they ran.
 #[derive(Debug, Default)]
@@ -50,29 +47,13 @@ impl Attended {
 }
 
 impl AttentionRecord {
+    /// Keeps what one more block attended to.
+    pub(crate) fn add(&self, attended: Attended) {
+        self.0.borrow_mut().push(attended);
+    }
+
     /// What was recorded since the last call.
     pub fn take(&self) -> Vec<Attended> {
         self.0.take()
-    }
-}
-
-impl<'a> Hooks<'a> {
-    /// The same hooks, whose pass records attention weights.
-    pub fn recording(mut self, record: &'a AttentionRecord) -> Self {
-        self.attention = Some(record);
-        self
-    }
-
-    /// Called by a block that attends: `weights` gives the weights and the values, and runs only in a pass
-    /// that records them.
-    pub fn attended(&self, branch: &Site, weights: impl FnOnce() -> [Tensor<4>; 2]) {
-        if let Some(record) = self.attention {
-            let [weights, values] = weights();
-            record.0.borrow_mut().push(Attended {
-                branch: branch.name.clone(),
-                weights,
-                values,
-            });
-        }
     }
 }

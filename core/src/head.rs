@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use crate::checkpoint::{Checkpoint, CheckpointHead};
 use crate::error::{Error, Result, listed};
 use crate::init::Init;
-use crate::layers::linear;
+use crate::layers::{linear, wide};
 use crate::mapped_head::MappedHead;
 use crate::params::floats;
 use crate::random::Distribution;
@@ -47,14 +47,6 @@ impl Head {
             Self::Text(head) => head.forward(features),
             Self::Mapped(head) => head.forward(features),
         }
-    }
-}
-
-/// Casts features to f32, whatever type the backbone computes in.
-pub(crate) fn wide(features: Tensor<2>) -> Tensor<2> {
-    match features.dtype() {
-        DType::F32 | DType::F64 => features,
-        _ => features.cast(DType::F32),
     }
 }
 

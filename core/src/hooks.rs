@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::adapter::BoxedAdapter;
-use crate::attention::AttentionRecord;
+use crate::attention::{Attended, AttentionRecord};
 use crate::channels::{Join, join, scale_shift, scale_shift_activation};
 use crate::low_rank::{SidePath, Weighted};
 use crate::named::Named;
@@ -375,6 +375,27 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
         };
     }
     y
+}
+
+impl<'a> Hooks<'a> {
+    /// The same hooks, whose pass records attention weights.
+    pub fn recording(mut self, record: &'a AttentionRecord) -> Self {
+        self.attention = Some(record);
+        self
+    }
+
+    /// Called by a block that attends: `weights` gives the weights and the values, and runs only in a pass
+    /// that records them.
+    pub fn attended(&self, branch: &Site, weights: impl FnOnce() -> [Tensor<4>; 2]) {
+        if let Some(record) = self.attention {
+            let [weights, values] = weights();
+            record.add(Attended {
+                branch: branch.name.clone(),
+                weights,
+                values,
+            });
+        }
+    }
 }
 
 #[cfg(test)]

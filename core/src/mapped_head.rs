@@ -8,8 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::CheckpointHead;
-use crate::head::wide;
-use crate::layers::linear;
+use crate::layers::{linear, wide};
 use crate::named::Buffer;
 use crate::params::floats;
 

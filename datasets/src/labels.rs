@@ -3,6 +3,7 @@
 //! Classes are ordered by one rule: as the format lists them, if it does (a `names` file, the
 //! schema of a parquet, CIFAR's text file); else as numbers, if all are whole numbers; else by name.
 
+mod labelled;
 mod strays;
 
 use std::collections::{BTreeSet, HashMap};
@@ -14,6 +15,8 @@ use peft_core::files::read_text;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 
+pub(crate) use self::labelled::{Labelled, fraction, order};
+use self::labelled::{MAX_CLASSES, no_fractions, whole_number};
 pub use self::strays::OnStray;
 pub(crate) use self::strays::{Strays, admit, is_hidden, left_out};
 
@@ -22,9 +25,6 @@ use crate::files::Place;
 use crate::indexed::{Item, Items};
 use crate::split::BySplit;
 use crate::text::lines;
-
-/// More classes than this are taken for a mistake in the labels, not allocated.
-const MAX_CLASSES: usize = 1 << 20;
 
 /// The names in a text file, one per line.
 ///
@@ -81,27 +81,6 @@ pub(crate) fn numbered<'a>(
         count = count.max(label + 1);
     }
     Ok(names.unwrap_or_else(|| (0..count).map(|label| label.to_string()).collect()))
-}
-
-/// Orders the names of classes that nothing lists: as numbers if all are whole numbers, else by
-/// name. (torchvision's `ImageFolder` orders numbers as texts: 0, 1, 10, 2.)
-pub(crate) fn order(names: &mut [String]) {
-    let number = |name: &String| name.parse::<u64>();
-    match names.iter().all(|name| number(name).is_ok()) {
-        // `7` and `07` are two names of one number.
-        true => names.sort_by_cached_key(|name| (number(name).ok(), name.clone())),
-        false => names.sort_unstable(),
-    }
-}
-
-/// A record whose label is still a text.
-pub(crate) struct Labelled<A> {
-    /// Where its image is.
-    pub at: A,
-    /// The label, as the record spells it.
-    pub label: String,
-    /// Where the label is written.
-    pub place: Place,
 }
 
 /// The classes of records in three splits, and the records with the index of theirs.
@@ -186,26 +165,6 @@ fn classes_of(
     Ok((names, indices))
 }
 
-/// Refuses labels that are all numbers, but not all whole ones.
-fn no_fractions(labels: &[(&str, &Place)]) -> Result<(), Error> {
-    let is_number = |(text, _): &(&str, &Place)| text.parse::<f64>().is_ok();
-    let is_whole = |(text, _): &(&str, &Place)| text.parse::<u64>().is_ok();
-    match labels.iter().find(|label| !is_whole(label)) {
-        Some((text, place)) if labels.iter().all(is_number) => Err(fraction(place, text)),
-        _ => Ok(()),
-    }
-}
-
-/// The error of a label that is a number, but not a whole one.
-pub(crate) fn fraction(place: impl ToString, label: &str) -> Error {
-    let hint = match whole_number(label) {
-        Some(number) => format!("write `{number}`"),
-        None => "it is a quantity, not a class".into(),
-    };
-    let got = format!("`{label}`: {hint}, or list it in `names` if it is the name of a class");
-    Error::record(place, "a label that is a whole number or a name", got)
-}
-
 /// The id of a class in a list in JSON. A fraction is refused with what to write instead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Id(pub i64);
@@ -243,13 +202,6 @@ impl<'de> Deserialize<'de> for Id {
 
         deserializer.deserialize_any(Number)
     }
-}
-
-/// The whole number that a label such as `3.0` spells as a fraction.
-fn whole_number(label: &str) -> Option<u64> {
-    let number: f64 = label.parse().ok()?;
-    let whole = number.fract() == 0.0 && (0.0..MAX_CLASSES as f64).contains(&number);
-    (whole && label.parse::<u64>().is_err()).then_some(number as u64)
 }
 
 #[cfg(test)]

@@ -113,11 +113,9 @@ fn tree<'a>(text: &'a str, prefix: &mut Vec<String>, found: &mut Vec<Vec<String>
 
 /// What follows each `pub use`, `pub(crate) use` and `pub(super) use`.
 fn handed_on_by(code: &str) -> impl Iterator<Item = &str> {
-    code.split("pub").skip(1).filter_map(|rest| {
-        let scope = rest.strip_prefix("(crate)");
-        let scope = scope.or_else(|| rest.strip_prefix("(super)"));
-        scope.unwrap_or(rest).strip_prefix(" use ")
-    })
+    let starts = ["pub use ", "pub(crate) use ", "pub(super) use "];
+    let declarations = starts.into_iter().map(|start| code.split(start).skip(1));
+    declarations.flatten()
 }
 
 /// The sources of a crate by module, and what they hand on.

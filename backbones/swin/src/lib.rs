@@ -15,6 +15,7 @@ mod attention;
 mod block;
 mod config;
 mod downsample;
+mod foreign;
 mod layouts;
 mod mlp;
 mod model;
@@ -25,8 +26,9 @@ mod windows;
 
 use peft_core::registry::Family;
 
+use foreign::foreign;
 use layouts::LAYOUTS;
-use recognise::{SHOWN_BY, foreign, recognise};
+use recognise::{SHOWN_BY, recognise};
 
 pub use config::Swin;
 pub use model::SwinTransformer;

@@ -16,10 +16,10 @@ use peft_core::site::{Site, SiteKind};
 use crate::architecture::{Architecture, EPSILON, StageSizes};
 use crate::block::Block;
 use crate::downsample::Downsample;
+use crate::foreign::foreign;
 use crate::layouts::LAYOUTS;
 use crate::place::Place;
 use crate::position_bias::resized;
-use crate::recognise::foreign;
 
 /// A Swin Transformer whose fields have timm's names.
 #[derive(Module, Debug)]

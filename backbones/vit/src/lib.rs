@@ -13,6 +13,7 @@ mod architecture;
 mod attention;
 mod block;
 mod config;
+mod foreign;
 mod layouts;
 mod mlp;
 mod model;
@@ -21,8 +22,9 @@ mod recognise;
 
 use peft_core::registry::Family;
 
+use foreign::foreign;
 use layouts::LAYOUTS;
-use recognise::{SHOWN_BY, foreign, recognise};
+use recognise::{SHOWN_BY, recognise};
 
 pub use architecture::{Architecture, GlobalPool, MlpActivation};
 pub use config::Vit;

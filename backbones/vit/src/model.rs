@@ -16,8 +16,8 @@ use peft_core::site::{Site, SiteKind};
 
 use crate::architecture::{Architecture, GlobalPool};
 use crate::block::Block;
+use crate::foreign::foreign;
 use crate::positions::resampled;
-use crate::recognise::foreign;
 
 /// Epsilon of the norms in transformers' ViT and DeiT; timm's is larger.
 const TRANSFORMERS_EPSILON: f64 = 1e-12;

@@ -3,12 +3,42 @@
 //! Every setting is followed, refused, or printed. What is refused can be decided by the configuration,
 //! where it has a field for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::published::{Images, Setting, Unfollowed};
 use crate::input::{CropMode, Interpolation};
+
+/// How images are prepared, as far as files say it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Images {
+    pub mean: Option<Setting<[f32; 3]>>,
+    pub std: Option<Setting<[f32; 3]>>,
+    pub interpolation: Option<Setting<Interpolation>>,
+    pub crop_pct: Option<Setting<f32>>,
+    pub crop_mode: Option<Setting<CropMode>>,
+    /// Rows and columns of the prepared image.
+    pub size: Option<Setting<usize>>,
+    /// What cannot be followed, which is an error unless the configuration says what is to be done.
+    pub unfollowed: Vec<Unfollowed>,
+}
+
+/// A value, and what a file calls it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Setting<T> {
+    pub value: T,
+    pub path: PathBuf,
+    pub field: String,
+}
+
+/// A setting that cannot be followed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Unfollowed {
+    /// The fields of a configuration that replace it; none if nothing does.
+    pub fields: &'static [&'static str],
+    /// The path, the file's field and why.
+    pub message: String,
+}
 
 /// What one file says, and remarks on it.
 ///

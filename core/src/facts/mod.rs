@@ -13,8 +13,8 @@ mod resolve;
 mod shapes;
 
 pub use fact::{Fact, Facts};
+pub(crate) use images::{Setting, Unfollowed};
 pub use published::Published;
-pub(crate) use published::{Setting, Unfollowed};
 use read::read;
 pub use resolve::{Resolved, Shown, Stated, resolve};
 pub use shapes::contradictions;

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::images::Images;
 use super::{Fact, images, read};
 use crate::error::{Error, Result};
 use crate::files::text_of;
-use crate::input::{CropMode, Interpolation};
 
 /// What the files beside a checkpoint say of its input, its architecture and its classes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,37 +26,6 @@ pub struct Published {
     pub(crate) images: Images,
     /// What the files say and cannot be followed, each with its path.
     pub remarks: Vec<String>,
-}
-
-/// How images are prepared, as far as files say it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Images {
-    pub mean: Option<Setting<[f32; 3]>>,
-    pub std: Option<Setting<[f32; 3]>>,
-    pub interpolation: Option<Setting<Interpolation>>,
-    pub crop_pct: Option<Setting<f32>>,
-    pub crop_mode: Option<Setting<CropMode>>,
-    /// Rows and columns of the prepared image.
-    pub size: Option<Setting<usize>>,
-    /// What cannot be followed, which is an error unless the configuration says what is to be done.
-    pub unfollowed: Vec<Unfollowed>,
-}
-
-/// A value, and what a file calls it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Setting<T> {
-    pub value: T,
-    pub path: PathBuf,
-    pub field: String,
-}
-
-/// A setting that cannot be followed.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Unfollowed {
-    /// The fields of a configuration that replace it; none if nothing does.
-    pub fields: &'static [&'static str],
-    /// The path, the file's field and why.
-    pub message: String,
 }
 
 /// What is looked for beside a checkpoint, in this order: of transformers, of open_clip, of timm or

@@ -11,6 +11,7 @@ mod branch_bottlenecks;
 mod conv;
 mod layer_norm;
 mod linear;
+mod wide;
 
 pub use batch_norm::{BatchNorm2d, Then};
 pub use bottleneck::{Bottleneck, Nonlinearity};
@@ -20,3 +21,4 @@ pub use conv::{Conv2d, Conv2dSizes};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub(crate) use linear::linear;
+pub(crate) use wide::wide;

@@ -6,16 +6,17 @@
 //! must not be compressed. The library is Aizman et al., "High Performance I/O For Large Scale Deep
 //! Learning", 2019.
 
+mod member;
 mod samples;
 
 use std::borrow::Cow;
 use std::io::{self, Cursor};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::member::Member;
 use self::samples::{PassedOver, Samples, counted, split_name};
 use super::file_format::file_format;
 use crate::error::Error;
@@ -127,14 +128,6 @@ fn compressed(content: &[u8]) -> Option<&'static str> {
     ];
     let found = known.iter().find(|(first, _)| content.starts_with(first));
     found.map(|(_, name)| *name)
-}
-
-/// An image in a shard.
-#[derive(Debug)]
-struct Member {
-    shard: usize,
-    name: Box<str>,
-    bytes: Range<usize>,
 }
 
 impl Shards {

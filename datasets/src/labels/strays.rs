@@ -8,7 +8,7 @@ use peft_core::error::listed;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Labelled, no_fractions, order};
+use super::labelled::{Labelled, no_fractions, order};
 use crate::error::Error;
 use crate::split::BySplit;
 

@@ -11,7 +11,7 @@ use crate::commands::study;
 use crate::config::find;
 use crate::exit::Failure;
 
-/// List methods, backbones, their published variants, data sets, shipped configs, or studies.
+/// List methods, backbones, their variants, data sets, shipped configs, or studies.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner list methods")]

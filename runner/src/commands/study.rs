@@ -8,8 +8,8 @@ use clap::builder::PossibleValuesParser;
 use peft_core::files::write_atomically;
 use serde_json::json;
 
-use crate::cli::args::{Format, PlaceArgs};
-use crate::commands::{cache_folder, on_pool, print};
+use crate::cli::args::{Format, PlaceArgs, RunsArgs};
+use crate::commands::{on_pool, print};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::run::interrupt;
 use crate::study::outcome::{Document, Outcome};
@@ -32,15 +32,11 @@ pub struct StudyArgs {
     pub set: Vec<String>,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Folder of the runs' folders.
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    pub runs: PathBuf,
+    #[command(flatten)]
+    pub folders: RunsArgs,
     /// Folder of report.html and study.json [default: a folder below that of --runs].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Folder of the prefix cache's files [default: .cache in the folder of --runs].
-    #[arg(long, value_name = "DIR")]
-    pub cache: Option<PathBuf>,
     /// cka: activations of a network, as `runner features` writes them; twice for two networks.
     #[arg(long, value_name = "FILE")]
     pub features: Vec<PathBuf>,
@@ -86,8 +82,8 @@ pub fn study(args: &StudyArgs) -> Result<(), Failure> {
             set: &args.set,
             files: &files,
             dry_run: args.dry_run,
-            runs: &args.runs,
-            cache: &cache_folder(args.cache.as_deref(), &args.runs),
+            runs: &args.folders.runs,
+            cache: &args.folders.cache(),
             device: &device,
             interrupt: interrupt()?,
         };
@@ -103,7 +99,10 @@ pub fn study(args: &StudyArgs) -> Result<(), Failure> {
         let page = match args.dry_run {
             true => None,
             false => {
-                let folder = args.out.clone().unwrap_or_else(|| args.runs.join(folder));
+                let folder = args
+                    .out
+                    .clone()
+                    .unwrap_or_else(|| args.folders.runs.join(folder));
                 Some(write(study, &outcome, &document, folder)?)
             }
         };

@@ -8,7 +8,7 @@ use peft_core::data::Split;
 use peft_core::{Counts, Model};
 
 use super::config::MethodEntry;
-use super::plan::Tuned;
+use super::tuned::Tuned;
 use crate::config::recipe::TrainOn;
 use crate::device::ComputeDevice;
 use crate::exit::Failure;

@@ -23,6 +23,7 @@ pub mod state;
 pub mod statistics;
 pub mod tables;
 mod tune;
+pub mod tuned;
 
 #[cfg(test)]
 mod sample;

@@ -9,8 +9,9 @@ use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
 use super::estimate::{CellPlan, Measured};
 use super::fields::Fields;
 use super::results::{DatasetColumn, Missing, Results};
-use super::search::{Search, Space};
+use super::search::Search;
 use super::state::Unfinished;
+pub use super::tuned::Tuned;
 use crate::config::experiment::Experiment;
 use crate::config::recipe::{Select, TrainOn};
 use crate::config::set::assign;
@@ -35,20 +36,6 @@ pub struct Task {
     /// The search that comes first; none if nothing is tuned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<Tuned>,
-}
-
-/// A search that all seeds of a cell share.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tuned {
-    /// The name of its folder, below that of the comparison.
-    pub folder: String,
-    /// The kind of search.
-    pub search: Search,
-    /// The values that each field may take, by dotted path.
-    pub spaces: BTreeMap<String, Space>,
-    /// The seed of all candidates.
-    pub seed: u64,
 }
 
 /// All trials of a comparison, and the layout of its tables.

@@ -93,7 +93,10 @@ mod tests {
             };
             // Both have a crop of their own: 0.9 and 0.875.
             for (backbone, filter) in [
-                ("{name: vit, variant: vit_base_patch16_224, crop_pct: 0.9}", "bicubic"),
+                (
+                    "{name: vit, variant: vit_base_patch16_224, crop_pct: 0.9}",
+                    "bicubic",
+                ),
                 ("{name: resnet, variant: resnet101}", "bilinear"),
             ] {
                 let backbone: Box<dyn BackboneConfig> = serde_yaml::from_str(backbone).unwrap();

@@ -5,7 +5,8 @@ use serde_yaml::{Mapping, Value};
 
 use crate::config::about::About;
 use crate::config::find;
-use crate::config::resolve::{resolve_all, take_about, typed_part};
+use crate::config::part::{take_about, typed_part};
+use crate::config::resolve::resolve_all;
 use crate::exit::{Failure, config_error};
 
 /// A component by name or by its fields, resolved.

@@ -6,6 +6,7 @@
 
 pub mod claim;
 pub mod components;
+pub mod entry;
 pub mod figure;
 pub mod outcome;
 pub mod page;
@@ -25,26 +26,7 @@ mod prop1;
 mod samples;
 mod theory;
 
-use outcome::Outcome;
-use request::Request;
-
-use crate::exit::Failure;
-
-/// A study.
-pub struct Study {
-    /// Its name on the command line.
-    pub name: &'static str,
-    /// What it is about, in one sentence without a full stop.
-    pub summary: &'static str,
-    /// Its place in the paper.
-    pub source: &'static str,
-    /// The flags of files that it takes in the place of its own data.
-    pub files: &'static [&'static str],
-    /// The shipped configuration that is used where none is given.
-    pub config: Option<&'static str>,
-    /// Carries it out.
-    pub run: fn(&Request) -> Result<Outcome, Failure>,
-}
+pub use entry::Study;
 
 /// All studies.
 pub static STUDIES: &[Study] = &[

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
 use crate::config::find::{self, Found};
-use crate::config::resolve::{set, unknown_field_hint};
+use crate::config::resolve::unknown_field_hint;
+use crate::config::set::set;
 use crate::device::ComputeDevice;
 use crate::exit::{At, Failure, config_error};
 

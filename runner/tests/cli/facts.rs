@@ -10,7 +10,7 @@ use peft_core::checkpoint::Checkpoint;
 use peft_core::weights;
 use serde_json::{Value, json};
 
-use crate::adapters::{refused, runner};
+use crate::adapters::refused;
 use crate::backbones::logits;
 use crate::methods::root;
 use crate::succeeded;

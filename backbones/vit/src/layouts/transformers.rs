@@ -2,7 +2,7 @@
 
 use peft_core::layout::Layout;
 
-use super::from_dinov2;
+use super::dinov2::from_dinov2;
 
 /// A layout: its name, the library's prefixes, and the names inside a block: attention's three
 /// projections and its output, the MLP's two layers, the norms, and what only some networks have.

@@ -1,6 +1,8 @@
 //! The files as libraries publish them, and damaged ones.
 
 use super::*;
+use crate::facts::Setting;
+use crate::input::{CropMode, Interpolation};
 
 fn beside(files: &[(&str, &str)]) -> Result<Option<Published>> {
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use peft_core::error::listed;
 use peft_core::files::text_of;
 
-use super::Member;
+use super::member::Member;
 use crate::error::Error;
 use crate::files::Place;
 use crate::kinds::EXTENSIONS;

@@ -1,17 +1,15 @@
 //! Fig. 5B: how far the heads of a Vision Transformer look, layer by layer.
 
 mod distance;
+mod settings;
 mod weights;
 
-use peft_core::Split;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_yaml::Value;
 
+use self::settings::{CLAIM, Found, Settings};
 use crate::exit::{Failure, config_error};
 use crate::study::Study;
-use crate::study::claim::{Claim, Judged, Verdict, all};
+use crate::study::claim::{Judged, Verdict, all};
 use crate::study::figure::heat::Heat;
 use crate::study::figure::lines::{Line, Lines, Scale};
 use crate::study::outcome::{Outcome, json};
@@ -28,48 +26,6 @@ pub const STUDY: Study = Study {
     config: Some("study/attention-distance-micro.yaml"),
     run,
 };
-
-const CLAIM: Claim = Claim {
-    id: "falls-then-rises",
-    source: "Fig. 5B, Sec. 4.1, 4.2",
-    claim: "on ViT-L/16 the average attention distance of the heads goes down from layer 1 to 12 and slightly up beyond 15",
-};
-
-/// The settings.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-struct Settings {
-    /// The network, a name in `configs/backbones` or the fields of a backbone.
-    #[schemars(with = "serde_json::Value")]
-    backbone: Option<Value>,
-    /// The data set, a name in `configs/datasets` or its fields.
-    #[schemars(with = "serde_json::Value")]
-    dataset: Option<Value>,
-    /// The split whose images are taken in order. Default: test.
-    #[schemars(with = "String")]
-    split: Option<Split>,
-    /// The number of images, at least 1. Default: all of the split.
-    images: Option<usize>,
-    /// Images of a forward pass, at least 1. Default: 16.
-    batch: Option<usize>,
-    /// The seed of random weights, where the network has none.
-    seed: u64,
-    /// Rows and columns of patches in a file of weights.
-    grid: Option<[usize; 2]>,
-    /// Pixels of a patch in a file of weights.
-    patch: Option<usize>,
-    /// Tokens before the patches in a file of weights. Default: 0.
-    prefix: usize,
-}
-
-/// The distances of all layers.
-struct Found {
-    layers: Vec<Layer>,
-    uniform: f64,
-    title: String,
-    images: usize,
-    windows: bool,
-}
 
 const QUANTITIES: [(&str, Quantity); 5] = [
     ("pixels", |layer| &layer.pixels),

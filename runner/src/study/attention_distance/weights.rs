@@ -10,7 +10,7 @@ use peft_datasets::Preprocess;
 use serde_json::json;
 
 use super::distance::{Sums, uniform};
-use super::{CLAIM, Found, Settings};
+use super::settings::{CLAIM, Found, Settings};
 use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
@@ -164,7 +164,8 @@ impl Network {
         for remark in &base.remarks {
             eprintln!("{remark}");
         }
-        let input = self.dataset.input(base.config.input().at("backbone")?);
+        let input = base.config.input().at("backbone")?;
+        let input = self.dataset.transform().over(input);
         let loader = Loader::new(&images, &[self.split], Preprocess::new(&input), batch);
         let backbone = base.backbone.valid();
         let mut sums: Vec<Option<Sums>> = self.grids.iter().map(|_| None).collect();

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::settings::{Side, Similarity};
 use super::similarity::{Gram, LEAST, Sums, plain};
-use super::{Side, Similarity};
 use crate::exit::{Failure, config_error};
 use crate::study::request::TensorFile;
 

@@ -2,17 +2,15 @@
 
 mod files;
 mod networks;
+mod settings;
 mod similarity;
 
-use peft_core::Split;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_yaml::Value;
 
+use self::settings::{CLAIM, Layers, Settings, Side, Similarity};
 use crate::exit::{Failure, config_error};
 use crate::study::Study;
-use crate::study::claim::{Claim, Verdict, all};
+use crate::study::claim::{Verdict, all};
 use crate::study::figure::heat::Heat;
 use crate::study::outcome::{Outcome, json};
 use crate::study::request::Request;
@@ -26,78 +24,6 @@ pub const STUDY: Study = Study {
     config: Some("study/cka-micro.yaml"),
     run,
 };
-
-const CLAIM: Claim = Claim {
-    id: "deep-cnn-middle-vit",
-    source: "Fig. 5A, Sec. 4.1",
-    claim: "the deep features of ResNet-101 are most similar to the middle layers of ViT-L/16",
-};
-
-/// The settings.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// The first network, a name in `configs/backbones` or the fields of a backbone: the rows.
-    #[schemars(with = "serde_json::Value")]
-    backbone: Option<Value>,
-    /// The second network: the columns. Default: the first one again.
-    #[schemars(with = "serde_json::Value")]
-    other: Option<Value>,
-    /// The data set, a name in `configs/datasets` or its fields.
-    #[schemars(with = "serde_json::Value")]
-    dataset: Option<Value>,
-    /// The split whose images are taken in order. Default: test.
-    #[schemars(with = "String")]
-    split: Option<Split>,
-    /// The number of images. Default: all of the split.
-    images: Option<usize>,
-    /// The number of images of a batch, at least 4. Default: all images in one batch.
-    batch: Option<usize>,
-    /// Which CKA: `minibatch`, or `plain` for the biased one over all images too.
-    kind: Kind,
-    /// The seed of random weights, where a network has none.
-    seed: u64,
-}
-
-/// Which CKA is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    /// From the unbiased HSIC, summed over batches.
-    #[default]
-    Minibatch,
-    /// That, and the biased one over all images at once.
-    Plain,
-}
-
-/// What one network contributes.
-#[derive(Clone, Debug)]
-struct Side {
-    /// The names of its boundaries.
-    names: Vec<String>,
-    /// What the network is called.
-    title: String,
-    /// Whether its activations are feature maps or tokens; none if that is unknown.
-    kind: Option<Layers>,
-    /// Its number of blocks.
-    depth: usize,
-}
-
-/// What the activations of a network are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layers {
-    Maps,
-    Tokens,
-}
-
-/// What was computed.
-struct Similarity {
-    sides: [Side; 2],
-    cka: Vec<Vec<Option<f64>>>,
-    plain: Option<Vec<Vec<Option<f64>>>>,
-    batch: usize,
-    used: usize,
-}
 
 /// What the biased form is worth.
 const BIASED: &str = "The plain CKA is biased: it is near 1 for unrelated features where there are fewer images than \

@@ -7,8 +7,8 @@ use peft_datasets::Preprocess;
 use serde_json::json;
 use serde_yaml::Value;
 
+use super::settings::{CLAIM, Kind, Layers, Settings, Side, Similarity};
 use super::similarity::{Gram, LEAST, Sums, plain, products};
-use super::{CLAIM, Kind, Layers, Settings, Side, Similarity};
 use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
@@ -145,7 +145,7 @@ impl Networks {
         let loaders: Vec<Loader> = networks
             .iter()
             .map(|network| {
-                let input = self.dataset.input(network.input);
+                let input = self.dataset.transform().over(network.input);
                 Loader::new(&images, &[self.split], Preprocess::new(&input), batch)
             })
             .collect();

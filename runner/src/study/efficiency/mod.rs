@@ -1,5 +1,6 @@
 //! Tab. 2, 4 and A4 to A9: what the methods cost, by counting and by measuring.
 
+mod row;
 mod verdicts;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_yaml::Value;
 
+use self::row::{Measured, Row};
 use crate::compare::config::{BackboneEntry, Comparison, MethodEntry};
 use crate::compare::tables::table::{Column, Entry, Table};
 use crate::exit::{Failure, config_error};
@@ -22,7 +24,7 @@ use crate::study::claim::{Judged, Verdict, all};
 use crate::study::outcome::Outcome;
 use crate::study::request::{Request, taken, typed};
 use crate::study::table::number;
-use crate::study::trained::plan::{Count, Skeleton, sizes};
+use crate::study::trained::plan::{Skeleton, sizes};
 use crate::study::trained::settings;
 use crate::train::Trainer;
 use verdicts::{CLAIMS, Times, judge};
@@ -57,26 +59,6 @@ const KEYS: [&str; 4] = ["batch", "counts_only", "images", "stretches"];
 
 fn stretches() -> usize {
     5
-}
-
-/// What a row costs.
-struct Row {
-    backbone: String,
-    label: String,
-    cnn: bool,
-    count: Count,
-    measured: Option<Measured>,
-}
-
-/// What a row was measured to cost.
-struct Measured {
-    peak: usize,
-    kept: usize,
-    optimizer: usize,
-    /// Seconds of each timed step.
-    steps: Vec<f64>,
-    seconds_per_epoch: f64,
-    images_per_second: f64,
 }
 
 fn run(request: &Request) -> Result<Outcome, Failure> {

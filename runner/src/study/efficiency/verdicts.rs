@@ -1,6 +1,6 @@
 //! The claims about cost, and how counts and measurements decide them.
 
-use super::Row;
+use super::row::Row;
 use crate::study::claim::{Claim, Verdict};
 
 /// The claims.

@@ -3,6 +3,7 @@
 //! One trial for each boundary, seed and learning rate. The rate is chosen for each boundary, because one fixed rate
 //! would confound depth with step size. The best boundary is chosen on validation, where the paper marks the best on test.
 
+mod sweep;
 mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_yaml::{Mapping, Value};
 
+use self::sweep::{Place, Sweep};
 use crate::compare::config::DatasetEntry;
 use crate::compare::tables::table::{Column, Entry, Table};
 use crate::exit::{Failure, config_error};
@@ -22,7 +24,7 @@ use crate::study::figure::lines::{Line, Lines, Scale};
 use crate::study::outcome::Outcome;
 use crate::study::request::{Request, taken, typed};
 use crate::study::table::{number, percent};
-use crate::study::trained::plan::{Count, Skeleton, sizes};
+use crate::study::trained::plan::{Skeleton, sizes};
 use crate::study::trained::rows::{Row, deviation_of, mean_of, rows};
 use crate::study::trained::{Frame, Grid, Method, Rates, missing, settings};
 use verdicts::{claims_of, decide_by_counting, judge};
@@ -83,41 +85,6 @@ impl Swept {
             Self::Ap => "ap",
             Self::Vpt => "vpt",
         }
-    }
-}
-
-/// A row: what its method is, where it acts, what it costs and what it came to.
-struct Place {
-    row: Row,
-    /// The boundary; none for a line.
-    boundary: Option<usize>,
-    /// The method's name: `ap` or `vpt`, or the label of a line.
-    method: String,
-    count: Count,
-}
-
-/// Everything about the sweep on one backbone and data set.
-struct Sweep<'a> {
-    skeleton: &'a Skeleton,
-    dataset: String,
-    places: Vec<Place>,
-}
-
-impl Sweep<'_> {
-    /// The rows of a swept method, in the order of boundaries.
-    fn of(&self, method: &str) -> Vec<&Place> {
-        let own = self.places.iter().filter(|place| place.method == method);
-        own.filter(|place| place.boundary.is_some()).collect()
-    }
-
-    /// A line, by the label that its method has.
-    fn line(&self, label: &str) -> Option<&Place> {
-        let mut lines = self.places.iter().filter(|place| place.boundary.is_none());
-        lines.find(|place| place.method == label)
-    }
-
-    fn title(&self) -> String {
-        format!("{}, {}", self.skeleton.label, self.dataset)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Place, Sweep};
+use super::sweep::{Place, Sweep};
 use crate::study::claim::{Claim, Judged, Verdict};
 use crate::study::statistics::{Paired, SEEDS, above};
 use crate::study::trained::rows::{differences, mean_of};

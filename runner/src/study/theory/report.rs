@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::flow::Flow;
+use super::lemma::Distances;
 use super::model::Layer;
+use super::settings::{CLAIMS, EXPONENT, Exponent, Lemma, Settings};
 use super::sgd::Run;
-use super::{CLAIMS, EXPONENT, Exponent, Lemma, Settings};
 use crate::compare::statistics::moments::mean;
 use crate::compare::tables::table::Entry;
 use crate::exit::Failure;
@@ -221,7 +222,7 @@ fn exponent_table(exponents: &[&Exponent]) -> crate::compare::tables::table::Tab
 }
 
 fn lemma_tables(lemma: &Lemma) -> Vec<crate::compare::tables::table::Table> {
-    let entries = |row: &super::Distances| -> Vec<Entry> {
+    let entries = |row: &Distances| -> Vec<Entry> {
         vec![
             count(row.swap as u64),
             number(Some(row.layer1)),

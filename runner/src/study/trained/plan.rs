@@ -12,7 +12,9 @@ use serde_yaml::{Mapping, Value};
 
 use super::{Grid, Method};
 use crate::compare::config::{BackboneEntry, DatasetEntry};
-use crate::config::resolve::{resolve_all, typed_part};
+use crate::config::part::typed_part;
+use crate::config::resolve::resolve_all;
+use crate::config::set::assign;
 use crate::exit::{At, Failure, config_error};
 use crate::study::components;
 
@@ -49,7 +51,7 @@ impl Skeleton {
                 entry.component.clone(),
             )]));
             for (path, value) in &entry.set {
-                crate::config::resolve::assign(&mut document, path, value.clone())?;
+                assign(&mut document, path, value.clone())?;
             }
             resolve_all(&mut document)?;
             let own = document.get_mut("backbone").map(std::mem::take);

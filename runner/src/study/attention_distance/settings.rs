@@ -1,0 +1,51 @@
+//! What the study of attention distances claims, takes and finds.
+
+use peft_core::data::Split;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_yaml::Value;
+
+use super::distance::Layer;
+use crate::study::claim::Claim;
+
+pub const CLAIM: Claim = Claim {
+    id: "falls-then-rises",
+    source: "Fig. 5B, Sec. 4.1, 4.2",
+    claim: "on ViT-L/16 the average attention distance of the heads goes down from layer 1 to 12 and slightly up beyond 15",
+};
+
+/// The settings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The network, a name in `configs/backbones` or the fields of a backbone.
+    #[schemars(with = "serde_json::Value")]
+    pub backbone: Option<Value>,
+    /// The data set, a name in `configs/datasets` or its fields.
+    #[schemars(with = "serde_json::Value")]
+    pub dataset: Option<Value>,
+    /// The split whose images are taken in order. Default: test.
+    #[schemars(with = "String")]
+    pub split: Option<Split>,
+    /// The number of images, at least 1. Default: all of the split.
+    pub images: Option<usize>,
+    /// Images of a forward pass, at least 1. Default: 16.
+    pub batch: Option<usize>,
+    /// The seed of random weights, where the network has none.
+    pub seed: u64,
+    /// Rows and columns of patches in a file of weights.
+    pub grid: Option<[usize; 2]>,
+    /// Pixels of a patch in a file of weights.
+    pub patch: Option<usize>,
+    /// Tokens before the patches in a file of weights. Default: 0.
+    pub prefix: usize,
+}
+
+/// The distances of all layers.
+pub struct Found {
+    pub layers: Vec<Layer>,
+    pub uniform: f64,
+    pub title: String,
+    pub images: usize,
+    pub windows: bool,
+}

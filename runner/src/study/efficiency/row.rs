@@ -1,0 +1,23 @@
+//! A method in the study of costs.
+
+use crate::study::trained::plan::Count;
+
+/// What a row costs.
+pub struct Row {
+    pub backbone: String,
+    pub label: String,
+    pub cnn: bool,
+    pub count: Count,
+    pub measured: Option<Measured>,
+}
+
+/// What a row was measured to cost.
+pub struct Measured {
+    pub peak: usize,
+    pub kept: usize,
+    pub optimizer: usize,
+    /// Seconds of each timed step.
+    pub steps: Vec<f64>,
+    pub seconds_per_epoch: f64,
+    pub images_per_second: f64,
+}
