@@ -28,11 +28,12 @@ FILE = ROOT / "docs/performance.json"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 AVX2 = "PEFT_OPS=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2"
+SAMPLE = "vit-tiny/(linear-probe|lora|inference)|vit-base/inference|resnet50-64/(ap-late|lora|norm-tune|inference)|clip-b32/lora"
 TABLES = {
     "digits": "cargo run --release --no-default-features --example digits",
     "cost": "benches/cost.sh target/release/runner",
     "peer": "benches/peer/run.sh",
-    "peer-avx2": f"{AVX2} benches/peer/run.sh",
+    "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",
     "cache": "benches/peer/run.sh cache",
     "loader": "python3 benches/loader/run.py target/release/runner",
     "loader-small": "python3 benches/loader/small.py target/release/runner",
