@@ -49,7 +49,7 @@ pub enum SiteAct<'a> {
     LowRank(LowRank),
     /// `scale * v + shift` per channel on the site's input or output.
     ScaleShift {
-        /// Whether it acts on the input or on the output.
+        /// The side of the layer on which the act happens: its input or its output.
         on: Side,
         /// Factor of each channel `[c]`; 1 if absent.
         scale: Option<Tensor<1>>,

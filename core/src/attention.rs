@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 #[derive(Debug, Default)]
 pub struct AttentionRecord(RefCell<Vec<Attended>>);
 
-/// What a block attended to.
+/// The attention of one block to its tokens.
 #[derive(Clone, Debug)]
 pub struct Attended {
     /// The name of the branch, for example `blocks.0.attn`.
@@ -21,7 +21,7 @@ pub struct Attended {
     pub values: Tensor<4>,
 }
 
-/// Where the tokens of a block's attention lie in the image.
+/// The places in the image of the tokens that a block attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionGrid {
     /// The number of tokens before those of the patches: class and register tokens.
@@ -30,7 +30,7 @@ pub struct AttentionGrid {
     pub grid: [usize; 2],
     /// Pixels between the centres of neighbouring patches.
     pub patch: usize,
-    /// Whether tokens attend within windows only.
+    /// True if a token attends only to the tokens of its own window.
     pub windows: bool,
 }
 
@@ -47,12 +47,12 @@ impl Attended {
 }
 
 impl AttentionRecord {
-    /// Keeps what one more block attended to.
+    /// Records the attention of one more block.
     pub(crate) fn add(&self, attended: Attended) {
         self.0.borrow_mut().push(attended);
     }
 
-    /// What was recorded since the last call.
+    /// Returns the attention of every block that ran since the last call.
     pub fn take(&self) -> Vec<Attended> {
         self.0.take()
     }

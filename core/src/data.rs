@@ -73,12 +73,12 @@ impl Transform {
         interpolation: None,
     };
 
-    /// Whether nothing is stated.
+    /// Returns true if no field is stated.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The same, with what is absent taken from another.
+    /// Fills the fields that are absent from `other`.
     pub fn or(self, other: Self) -> Self {
         Self {
             crop_mode: self.crop_mode.or(other.crop_mode),

@@ -378,7 +378,7 @@ pub(crate) fn run_site<const D: usize, const E: usize>(
 }
 
 impl<'a> Hooks<'a> {
-    /// The same hooks, whose pass records attention weights.
+    /// Makes the pass of these hooks record attention weights.
     pub fn recording(mut self, record: &'a AttentionRecord) -> Self {
         self.attention = Some(record);
         self

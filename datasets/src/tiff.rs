@@ -89,7 +89,7 @@ impl Page {
         usize::from(self.colour.num_samples())
     }
 
-    /// Whether a pixel is one grey value, perhaps beside others.
+    /// True if a pixel is one grey value, perhaps with further channels beside it.
     fn is_grey(&self) -> bool {
         matches!(
             self.colour,

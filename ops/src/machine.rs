@@ -11,7 +11,7 @@ pub struct Caches {
     pub second: usize,
 }
 
-/// What is assumed where the machine does not say: the smallest caches of the processors of ten years.
+/// The caches that are assumed where the machine does not tell: the smallest of the last ten years' processors.
 const SMALL: Caches = Caches {
     first: 32 << 10,
     second: 256 << 10,

@@ -1,4 +1,4 @@
-//! One way to read the names of a checkpoint as those of a backbone.
+//! A `Reading` translates the names of a checkpoint into those of a backbone.
 
 use burn::tensor::{DType, TensorData};
 
@@ -54,7 +54,7 @@ impl Reading {
         there.collect()
     }
 
-    /// What stands before the names inside the backbone.
+    /// Returns the prefix that all names of the backbone have in the file.
     pub(super) fn whole_prefix(&self) -> String {
         format!("{}{}", self.wrapper, self.prefix)
     }

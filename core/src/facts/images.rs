@@ -3,44 +3,14 @@
 //! Every setting is followed, refused, or printed. What is refused can be decided by the configuration,
 //! where it has a field for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
+use super::setting::{Images, Setting, Unfollowed};
 use crate::input::{CropMode, Interpolation};
 
-/// How images are prepared, as far as files say it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Images {
-    pub mean: Option<Setting<[f32; 3]>>,
-    pub std: Option<Setting<[f32; 3]>>,
-    pub interpolation: Option<Setting<Interpolation>>,
-    pub crop_pct: Option<Setting<f32>>,
-    pub crop_mode: Option<Setting<CropMode>>,
-    /// Rows and columns of the prepared image.
-    pub size: Option<Setting<usize>>,
-    /// What cannot be followed, which is an error unless the configuration says what is to be done.
-    pub unfollowed: Vec<Unfollowed>,
-}
-
-/// A value, and what a file calls it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Setting<T> {
-    pub value: T,
-    pub path: PathBuf,
-    pub field: String,
-}
-
-/// A setting that cannot be followed.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Unfollowed {
-    /// The fields of a configuration that replace it; none if nothing does.
-    pub fields: &'static [&'static str],
-    /// The path, the file's field and why.
-    pub message: String,
-}
-
-/// What one file says, and remarks on it.
+/// Reads the preparation of images from one file, and returns it with remarks for the user.
 ///
 /// # Errors
 /// A message with the field, for a value of another kind than its library writes.
@@ -73,7 +43,7 @@ pub(super) fn read(value: &Value, path: &Path) -> Result<(Images, Vec<String>), 
 
 struct Reader<'a> {
     path: &'a Path,
-    /// What stands before its fields in the file, for example `pretrained_cfg.`.
+    /// The path of the section in the file, with a dot behind it, for example `pretrained_cfg.`.
     at: String,
     own: &'a Value,
     images: Images,
@@ -226,7 +196,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Whether a step is done: all are, unless the file says otherwise.
+    /// Returns true if a step is done. All steps are, unless the file turns them off.
     fn is_on(&self, step: &str) -> bool {
         self.own[step].as_bool() != Some(false)
     }
@@ -362,7 +332,7 @@ const CROPPING: [&str; 8] = [
     "PoolFormer",
 ];
 
-/// Those for which a size without a name is that of the shortest edge, and not of a square.
+/// Processors that read a size without a name as that of the shortest edge, not of a square.
 const SHORTEST: [&str; 9] = [
     "CLIP",
     "ChineseCLIP",
@@ -469,7 +439,7 @@ fn side(value: &Value, one_number: fn(usize) -> Side) -> Side {
     }
 }
 
-/// Whether a value asks for nothing.
+/// Returns true if a value asks for nothing.
 fn is_off(value: &Value) -> bool {
     matches!(value, Value::Null | Value::Bool(false))
 }

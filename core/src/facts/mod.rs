@@ -10,13 +10,14 @@ mod images;
 mod published;
 mod read;
 mod resolve;
+mod setting;
 mod shapes;
 
 pub use fact::{Fact, Facts};
-pub(crate) use images::{Setting, Unfollowed};
 pub use published::Published;
 use read::read;
 pub use resolve::{Resolved, Shown, Stated, resolve};
+pub(crate) use setting::{Setting, Unfollowed};
 pub use shapes::contradictions;
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::images::Images;
+use super::setting::Images;
 use super::{Fact, images, read};
 use crate::error::{Error, Result};
 use crate::files::text_of;
 
-/// What the files beside a checkpoint say of its input, its architecture and its classes.
+/// The statements of the files beside a checkpoint about its input, its architecture and its classes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
     /// The first of the files that says anything.
@@ -18,13 +18,13 @@ pub struct Published {
     pub architecture: Option<Fact>,
     /// Attention heads, where they are one number that the files state.
     pub num_heads: Option<usize>,
-    /// What the files state about the network.
+    /// The facts of the network that the files state.
     pub facts: Vec<Fact>,
     /// The names of the head's classes, in the order of its rows: transformers' `id2label`, timm's
     /// `label_names`.
     pub classes: Option<Vec<String>>,
     pub(crate) images: Images,
-    /// What the files say and cannot be followed, each with its path.
+    /// Statements that cannot be followed, each with the path of its file.
     pub remarks: Vec<String>,
 }
 
@@ -38,10 +38,10 @@ const FILES: [&str; 4] = [
 ];
 
 impl Published {
-    /// What lies beside `weights`, if it states anything about the input or the network.
+    /// Reads the files beside `weights`; none if they state nothing about the input or the network.
     ///
     /// # Errors
-    /// [`Error::File`] if a file there is no JSON or holds values of another kind.
+    /// [`Error::File`] if a file there is not JSON or holds values of another kind.
     pub fn beside(weights: &Path) -> Result<Option<Self>> {
         let mut all = Self::default();
         for file in FILES {
@@ -66,7 +66,7 @@ impl Published {
         Ok(Some(all).filter(|published| *published != Self::default()))
     }
 
-    /// The same with the holes filled from another file.
+    /// Fills the fields that are absent from another file.
     fn or(self, other: Self) -> Self {
         let silent = Self::default();
         if self == silent {

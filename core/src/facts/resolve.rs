@@ -15,7 +15,7 @@ pub enum Stated<'a> {
     Shapes(Shown<'a>),
 }
 
-/// What shapes show beside the fields of the configuration that was derived from them.
+/// The facts that shapes show beside the fields of the configuration that was derived from them.
 #[derive(Clone, Copy)]
 pub struct Shown<'a> {
     /// The facts that they show, whether the configuration has them as fields or by its variant.

@@ -48,7 +48,7 @@ pub fn contradictions(
     differing.collect()
 }
 
-/// What states a fact, in words.
+/// Says in words who states a fact.
 fn stating(name: &str, own: &Value, written: &Value, published: Option<&Published>) -> String {
     if !written[name].is_null() {
         return format!("the configuration states {own}");

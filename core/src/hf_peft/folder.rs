@@ -34,11 +34,11 @@ pub struct HfPeft {
     /// The names in each object of the configuration in the order of the file, where the first
     /// pattern that matches counts; a [`Map`] sorts them.
     order: BTreeMap<String, Vec<String>>,
-    /// What wrappers put before the names of the model's modules, for example `_orig_mod.`.
+    /// The prefix that wrappers put before the names of the model's modules, for example `_orig_mod.`.
     wrapper: String,
     /// The tensors that are not behind the wrapper, such as those of a head beside the backbone.
     outside: BTreeSet<String>,
-    /// What the user should know of the names.
+    /// Remarks for the user about the names.
     pub(super) remarks: Vec<String>,
 }
 
@@ -271,7 +271,7 @@ fn without_inner(name: &str) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-/// What is said of a wrapper before the names.
+/// The remark about a wrapper before the names.
 fn left_out(wrapper: &str) -> String {
     format!("the names of the tensors begin with {wrapper}, which is left out")
 }

@@ -138,7 +138,7 @@ pub(crate) fn left_out(split: Split, count: usize, why: &str, labels: &[String])
     )
 }
 
-/// What [`leave_out`] reports.
+/// The records that [`leave_out`] reports.
 enum Stray<'a, A> {
     /// The first record, which is refused.
     Record(&'a Labelled<A>),

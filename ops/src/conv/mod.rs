@@ -6,6 +6,7 @@
 //! the caches. Maps stay in Burn's layout `[b, c, h, w]`.
 
 mod kernel;
+mod left;
 mod product;
 mod shape;
 mod weight_gradient;

@@ -3,7 +3,8 @@
 use burn::tensor::ops::ConvOptions;
 
 use super::kernel;
-use super::product::{Finish, Left, Target, product};
+use super::left::Left;
+use super::product::{Finish, Target, product};
 use super::weight_gradient::weight_gradient;
 use super::windows::Windows;
 use crate::batch_norm;

@@ -4,7 +4,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData, activation, module};
 use proptest::prelude::*;
 
-use super::product::{Left, Target, product};
+use super::left::Left;
+use super::product::{Target, product};
 use super::*;
 use crate::buffer::written;
 use crate::machine::Caches;

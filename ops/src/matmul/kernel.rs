@@ -285,7 +285,7 @@ macro_rules! kernels {
 
 // The shapes fill the registers. With 32 of them there is room for the sums of a run, for the totals and
 // for a row of `b`: 14 + 14 + 2. With 16 there is room for the sums of a run and a row of `b`, 12 + 2 and
-// 8 + 2; the totals are on the stack, where they are needed once in a run. Each column of `a` is one
+// 8 + 2; the totals wait in memory, where they are needed once in a run. Each column of `a` is one
 // broadcast from memory for each row, which two registers across pay for.
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, std::arch::x86_64::__m512, 7 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");

@@ -12,8 +12,8 @@ pub(super) const SPAN: usize = 4;
 /// Part of the first cache for a panel: the rows that it meets need the rest.
 const SHARE: f64 = 0.5;
 
-/// Sizes of blocks that suit the caches. They decide in which order sums are computed, but not how any of
-/// them is added up, so that results are the same on every machine of a level.
+/// Sizes of blocks that suit the caches. They decide when a part of a sum is computed, but not in which order
+/// its products are added, so that results are the same on every machine of a level.
 pub(crate) struct Blocking {
     /// Values of the inner dimension in a piece. A panel that long stays in the first cache while all rows
     /// of the block pass by.
@@ -42,7 +42,7 @@ impl Blocking {
     }
 }
 
-/// How a product is cut into tasks. Pieces and blocks depend on the caches, and blocks on the number of tasks.
+/// A product, cut into tasks. Pieces and blocks depend on the caches, and blocks on the number of tasks.
 pub(super) struct Plan {
     pub(super) kernels: &'static Kernels,
     rows: usize,

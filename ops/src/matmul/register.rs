@@ -236,7 +236,7 @@ impl Register for [f32; 4] {
 /// [`Register::run`] where nothing better is known.
 ///
 /// # Safety
-/// As there.
+/// The caller keeps the conditions of [`Register::run`].
 #[inline(always)]
 unsafe fn run<R: Register, const ROWS: usize, const ACROSS: usize>(
     a: *const f32,

@@ -1,4 +1,4 @@
-//! What the cells of a comparison will do, before any work: what trains and where, which images the model
+//! The plan of a comparison's cells, before any work: what trains and where, which images the model
 //! takes, how many trainings there are, and how long they take by a measured step.
 
 use std::collections::BTreeMap;

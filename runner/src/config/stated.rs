@@ -15,14 +15,14 @@ const FIELDS: [&str; 3] = ["crop_mode", "crop_pct", "interpolation"];
 /// The fields that a document states about the input, before names in it are resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stated {
-    /// Those of the backbone.
+    /// The fields of the backbone.
     backbone: BTreeSet<&'static str>,
-    /// Those of the data set's `transform`, which win over the backbone's.
+    /// The fields of the data set's `transform`, which win over the backbone's.
     transform: BTreeSet<&'static str>,
 }
 
 impl Stated {
-    /// What an experiment's document states.
+    /// Reads the fields that an experiment's document states.
     pub fn of(document: &Value) -> Self {
         let mut stated = Self::default();
         stated.set("backbone", document.get("backbone"));
@@ -30,7 +30,8 @@ impl Stated {
         stated
     }
 
-    /// What the YAML called `config`, which may be an experiment or a backbone alone, and `--set` state.
+    /// Reads the fields that `--set` and the YAML called `config` state. The YAML may be an experiment or a
+    /// backbone alone.
     /// A file of `configs/backbones` describes a checkpoint, and states nothing.
     pub fn of_config(config: &str, overrides: &[String]) -> Self {
         let mut stated = match find::in_room("backbones", config) {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// What a study found about a claim.
+/// The verdict of a study on a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -50,7 +50,7 @@ pub struct Claim {
     pub id: &'static str,
     /// Its place in the paper.
     pub source: &'static str,
-    /// What it says.
+    /// The claim in words.
     pub claim: &'static str,
 }
 
@@ -61,9 +61,9 @@ pub struct Judged {
     pub id: String,
     /// Its place in the paper.
     pub source: &'static str,
-    /// What it says.
+    /// The claim in words.
     pub claim: &'static str,
-    /// What was found.
+    /// The verdict.
     pub verdict: Verdict,
     /// The numbers that the verdict rests on.
     pub reason: String,

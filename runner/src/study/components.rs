@@ -52,7 +52,7 @@ pub fn title(value: &Value) -> String {
     }
 }
 
-/// What is missing of a backbone's weights; none if they are there or not named.
+/// Says which weights of a backbone are missing; none if they are there or not named.
 pub fn missing_weights(config: &dyn BackboneConfig) -> Option<String> {
     let file = config.source().weights?;
     // A file that is there and cannot be read is an error of its own.
@@ -63,7 +63,7 @@ pub fn missing_weights(config: &dyn BackboneConfig) -> Option<String> {
     }
 }
 
-/// What is missing of a data set's files; none if they are there, or it has none.
+/// Says which files of a data set are missing; none if they are there, or it has none.
 pub fn missing_images(config: &dyn DatasetConfig) -> Option<String> {
     let mut config = dyn_clone::clone_box(config);
     let paths = config.paths_mut().into_iter();

@@ -8,7 +8,7 @@ use crate::study::request::Request;
 pub struct Study {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it is about, in one sentence without a full stop.
+    /// The subject in one sentence without a full stop.
     pub summary: &'static str,
     /// Its place in the paper.
     pub source: &'static str,

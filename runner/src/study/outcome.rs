@@ -1,4 +1,4 @@
-//! What a study hands over: verdicts, numbers for programs, tables and figures for people.
+//! The results of a study: verdicts, numbers for programs, tables and figures for people.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use crate::compare::tables::table::Table;
 use crate::exit::{Exit, Failure, failure};
 use crate::study::claim::Judged;
 
-/// What a study found.
+/// The results of a study.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The claims with their verdicts.
@@ -20,7 +20,7 @@ pub struct Outcome {
     pub tables: Vec<Table>,
     /// Figures as SVG.
     pub figures: Vec<String>,
-    /// What a reader should know.
+    /// Notes for the reader.
     pub notes: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use crate::report::document::{details, escape, note, page, section, yaml};
 use crate::study::Study;
 use crate::study::outcome::Outcome;
 
-/// What studies add to the style of comparisons.
+/// The style that studies add to that of comparisons.
 const OWN: &str = "\
 svg .cell { fill: var(--heat); }
 .verdict { font-weight: 600; }

@@ -1,4 +1,4 @@
-//! What a study is asked to do: its settings, its files, and where it runs.
+//! The request to a study: its settings, its files, and the device that it runs on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Files {
     }
 }
 
-/// What a study is asked to do.
+/// The request to a study.
 pub struct Request<'a> {
     /// The study's name.
     pub study: &'static str,

@@ -1,4 +1,4 @@
-//! What verdicts rest on: differences that are paired by seed, with Student's interval, and rank
+//! The statistics of verdicts: differences that are paired by seed, with Student's interval, and rank
 //! correlation. All in double precision.
 
 use statrs::function::beta::beta_reg;

@@ -13,6 +13,7 @@ mod data_kinds;
 mod data_protocol;
 mod documentation;
 mod facts;
+mod label_maps;
 mod library;
 mod methods;
 mod pins;

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::kinds::{EXTENSIONS, KINDS};
 
-/// What lies in a split and is no image of it, by the reason.
+/// The files in a split that are not among its images, counted by the reason.
 #[derive(Default)]
 pub(super) struct PassedOver(BTreeMap<String, usize>);
 

@@ -65,7 +65,7 @@ struct Picture {
     usual: bool,
 }
 
-/// What a sample has so far, and where.
+/// The members of a sample that were seen so far, and their places.
 #[derive(Default)]
 struct Parts {
     image: Option<Picture>,

@@ -13,9 +13,9 @@ pub struct Layer {
     pub layer: usize,
     /// `sum_j A_ij D_ij`: what prefix tokens hold counts as 0.
     pub pixels: Vec<f64>,
-    /// The same with the weights of the patches scaled to a sum of 1.
+    /// The distance with the weights of the patches scaled to a sum of 1.
     pub renormalised: Vec<f64>,
-    /// What prefix tokens hold.
+    /// The sum of the weights of the prefix tokens.
     pub prefix_mass: Vec<f64>,
     /// `|i - argmax_j A_ij|`, in tokens.
     pub argmax_tokens: Vec<f64>,

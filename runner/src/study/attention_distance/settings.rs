@@ -1,4 +1,4 @@
-//! What the study of attention distances claims, takes and finds.
+//! The claim, the settings and the results of the study of attention distances.
 
 use peft_core::data::Split;
 use schemars::JsonSchema;

@@ -119,7 +119,7 @@ impl Network {
         })
     }
 
-    /// What is missing, if anything is.
+    /// Says which files are missing; none if all are there.
     pub fn missing(&self) -> Option<String> {
         let weights = missing_weights(&*self.config);
         let all: Vec<String> = weights

@@ -25,7 +25,7 @@ pub const STUDY: Study = Study {
     run,
 };
 
-/// What the biased form is worth.
+/// A warning about the biased form.
 const BIASED: &str = "The plain CKA is biased: it is near 1 for unrelated features where there are fewer images than \
                       features (16 images and 512 features: 0.97, where the minibatch CKA is -0.03). No verdict rests on it.";
 

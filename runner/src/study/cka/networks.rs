@@ -58,7 +58,7 @@ impl Networks {
         })
     }
 
-    /// What is missing, if anything is.
+    /// Says which files are missing; none if all are there.
     pub fn missing(&self) -> Option<String> {
         let weights = self
             .configs

@@ -1,4 +1,4 @@
-//! What the study of similarity claims, takes and finds.
+//! The claim, the settings and the results of the study of similarity.
 
 use peft_core::data::Split;
 use schemars::JsonSchema;
@@ -50,12 +50,12 @@ pub enum Kind {
     Plain,
 }
 
-/// What one network contributes.
+/// One of the two networks.
 #[derive(Clone, Debug)]
 pub struct Side {
     /// The names of its boundaries.
     pub names: Vec<String>,
-    /// What the network is called.
+    /// The title of the network in tables and figures.
     pub title: String,
     /// Whether its activations are feature maps or tokens; none if that is unknown.
     pub kind: Option<Layers>,
@@ -63,14 +63,14 @@ pub struct Side {
     pub depth: usize,
 }
 
-/// What the activations of a network are.
+/// The kind of a network's activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layers {
     Maps,
     Tokens,
 }
 
-/// What was computed.
+/// The similarities of all pairs of boundaries.
 pub struct Similarity {
     pub sides: [Side; 2],
     pub cka: Vec<Vec<Option<f64>>>,

@@ -2,7 +2,7 @@
 
 use crate::study::trained::plan::Count;
 
-/// What a row costs.
+/// A method on a backbone, with its costs.
 pub struct Row {
     pub backbone: String,
     pub label: String,
@@ -11,7 +11,7 @@ pub struct Row {
     pub measured: Option<Measured>,
 }
 
-/// What a row was measured to cost.
+/// The measured costs of a row.
 pub struct Measured {
     pub peak: usize,
     pub kept: usize,

@@ -37,10 +37,10 @@ pub const CLAIMS: [Claim; 6] = [
     },
 ];
 
-/// How far a ratio may be from the paper's.
+/// The largest accepted distance of a ratio from the paper's.
 const NEAR: f64 = 0.15;
 
-/// Where times come from.
+/// The origin of times.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Times {
     /// Nothing was measured.
@@ -99,7 +99,7 @@ pub fn judge(claim: &Claim, rows: &[Row], times: Times) -> (Verdict, String) {
     }
 }
 
-/// What counts alone cannot say.
+/// The verdict where counts alone do not decide.
 fn needs_gpu(counted: String) -> (Verdict, String) {
     let text = format!(
         "{counted}; memory and time need a GPU: runner study efficiency --config study/portrait.yaml --device cuda"

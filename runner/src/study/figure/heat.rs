@@ -20,9 +20,9 @@ const LABELS: usize = 14;
 pub struct Heat<'a> {
     /// The title above the plot.
     pub title: &'a str,
-    /// What the columns are.
+    /// The label of the columns.
     pub x: &'a str,
-    /// What the rows are.
+    /// The label of the rows.
     pub y: &'a str,
     /// Names of the columns.
     pub columns: &'a [String],

@@ -14,7 +14,7 @@ const HEIGHT: f64 = 280.0;
 pub struct Line {
     /// Its name.
     pub name: String,
-    /// Where the points lie.
+    /// The places of the points.
     pub points: Vec<(f64, f64)>,
     /// The spread of each point above and below; empty if it is unknown.
     pub spread: Vec<f64>,
@@ -38,13 +38,13 @@ pub struct Lines<'a> {
     pub title: &'a str,
     /// The label of the horizontal axis.
     pub x: &'a str,
-    /// How the axes are divided.
+    /// The division of the axes.
     pub scale: Scale,
     /// The lines.
     pub lines: &'a [Line],
 }
 
-/// How the axes of a plot are divided.
+/// The division of the axes of a plot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// Whole numbers from left to right, a linear axis upwards.

@@ -34,7 +34,7 @@ impl Default for Settings {
     }
 }
 
-/// What a map makes of logits.
+/// A label map and its accuracy on given logits.
 struct Found {
     counts: Counts,
     mapping: Mapping,

@@ -130,7 +130,7 @@ fn pretrained_twice(
     }
 }
 
-/// What one sweep says about a claim; none if it does not speak of it.
+/// The verdict of one sweep on a claim; none if the claim does not apply to it.
 fn on(claim: &Claim, sweep: &Sweep) -> Option<(Verdict, String)> {
     let cnn = sweep.skeleton.is_cnn();
     match claim.id {

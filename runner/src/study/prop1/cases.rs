@@ -13,7 +13,7 @@ pub struct Sizes {
     pub outputs: usize,
     /// The stride of convolutions.
     pub stride: usize,
-    /// What norms add to the variance.
+    /// The epsilon that the norms add to a variance.
     pub epsilon: f64,
 }
 

@@ -51,7 +51,7 @@ impl Default for Settings {
     }
 }
 
-/// What an identity is expected to be.
+/// The expected size of an identity's residual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Expected {

@@ -159,7 +159,7 @@ impl<T: Real> Conv<T> {
         }
     }
 
-    /// What the convolution makes of a map that has one value in each channel, away from its border.
+    /// Returns the output of the convolution, away from the border, for a map with one value in each channel.
     pub fn of_constant(&self, delta: &[T]) -> Vec<T> {
         let [outputs, inputs, height, width] = self.shape;
         let of = |output: usize| {
@@ -186,7 +186,7 @@ pub struct BatchNorm<T> {
     pub mean: Vec<T>,
     /// The variance.
     pub variance: Vec<T>,
-    /// What is added to the variance.
+    /// The epsilon that is added to the variance.
     pub epsilon: f64,
 }
 

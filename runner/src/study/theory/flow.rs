@@ -13,7 +13,7 @@ const REACHED: f64 = 1.0 - 1e-9;
 /// More steps mean that the path does not arrive.
 const MOST_STEPS: usize = 2_000_000;
 
-/// What a flow found.
+/// The result of a flow.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Flow {
     /// The number of tokens.
@@ -23,7 +23,7 @@ pub struct Flow {
     pub layer: usize,
     /// Learning rate times iterations until the hinge risk is 0; none if that is never reached.
     pub hinge: Option<f64>,
-    /// The same until all samples are on the right side.
+    /// The time until all samples are on the right side.
     pub zero_one: Option<f64>,
     /// The length of the prompt at the end.
     pub delta_norm: f64,

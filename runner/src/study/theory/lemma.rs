@@ -32,7 +32,7 @@ pub struct Distances {
     pub layer2: f64,
 }
 
-/// How keys of equal score are chosen among.
+/// The rule that chooses among keys of equal score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ties {
     /// The key nearest to the query.
@@ -50,7 +50,7 @@ pub struct Setting {
     pub distance: usize,
     /// Whether keys are swapped at all.
     pub swapped: bool,
-    /// What counts among equals.
+    /// The rule for keys of equal score.
     pub ties: Ties,
     /// The standard deviation of the noise.
     pub sigma: f64,

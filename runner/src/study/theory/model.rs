@@ -31,7 +31,7 @@ impl Tokens {
         &self.values[index * self.width..][..self.width]
     }
 
-    /// The same tokens with a prompt added, one row for all of them or one for each.
+    /// Adds a prompt to the tokens, one row for all of them or one for each.
     pub fn plus(&self, prompt: &[f64]) -> Self {
         let mut sum = self.clone();
         for (value, delta) in sum.values.iter_mut().zip(prompt.iter().cycle()) {
@@ -71,7 +71,7 @@ impl Layer {
     }
 }
 
-/// What an attention computed: its output, and the share of each key in it.
+/// The result of an attention: its output, and the share of each key in it.
 struct Attended {
     output: Tokens,
     shares: Vec<f64>,
@@ -206,7 +206,7 @@ impl Model {
         self.first_layer(&attend(x, self.beta_sq[0]).output)
     }
 
-    /// What row `quarter` of `W2` reads from an attended token.
+    /// Returns the product of row `quarter` of `W2` and an attended token.
     fn read(&self, token: &[f64], quarter: usize) -> f64 {
         let copies = self.copies();
         let own = &token[quarter * copies..][..copies];

@@ -32,7 +32,7 @@ const READINGS: [Reading; 2] = [
     ),
 ];
 
-/// What would be computed.
+/// The plan of the study.
 pub fn plan(settings: &Settings) -> Result<Outcome, Failure> {
     let rows = settings.patches.iter().flat_map(|tokens| {
         Layer::BOTH.map(|layer| {

@@ -1,4 +1,4 @@
-//! What the study of Theorem 1 claims, takes and finds.
+//! The claims, the settings and the results of the study of Theorem 1.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -31,7 +31,7 @@ pub const CLAIMS: [Claim; 4] = [
     },
 ];
 
-/// How far an exponent may be from the claimed rate's.
+/// The largest accepted distance of an exponent from that of the claimed rate.
 pub const EXPONENT: f64 = 0.15;
 
 /// The settings.
@@ -142,7 +142,7 @@ fn least_beta_sq(tokens: usize) -> f64 {
     }
 }
 
-/// How the time grows from one number of tokens to the next.
+/// The growth of the time from one number of tokens to the next.
 #[derive(Serialize)]
 pub struct Exponent {
     #[serde(rename = "P")]
@@ -154,7 +154,7 @@ pub struct Exponent {
     pub claimed: f64,
 }
 
-/// What Lemma 1 gives, and what other readings of its setting give.
+/// The distances of Lemma 1, and those of other readings of its setting.
 pub struct Lemma {
     pub rows: Vec<Distances>,
     pub others: Vec<(&'static str, Distances)>,

@@ -19,7 +19,7 @@ const SEEDS: u64 = 5;
 /// More steps mean that a run does not arrive.
 const MOST_STEPS: usize = 4_000_000;
 
-/// What a run found.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Run {
     /// The number of tokens.

@@ -182,7 +182,7 @@ impl Frame {
     }
 }
 
-/// What is missing of the files of backbones and data sets; none if all are there.
+/// Says which files of backbones and data sets are missing; none if all are there.
 ///
 /// # Errors
 /// If one of them is not a backbone or a data set.

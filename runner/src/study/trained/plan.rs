@@ -1,4 +1,4 @@
-//! What the rows of a study cost, by counting: no weights and no images are read.
+//! The costs of a study's rows by counting: no weights and no images are read.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub struct Skeleton {
     backbone: BoxedBackbone,
 }
 
-/// What a row costs.
+/// The counted costs of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
     /// Trained parameters without the head.
@@ -77,7 +77,7 @@ impl Skeleton {
         matches!(first, Some(BoundaryShape::Map { .. }))
     }
 
-    /// What a method costs on it, with that many classes.
+    /// Counts the costs of a method on this backbone, with that many classes.
     ///
     /// # Errors
     /// If the method does not fit.
@@ -125,7 +125,7 @@ pub fn sizes(entry: &DatasetEntry) -> Result<(usize, usize), Failure> {
     Ok((dataset.classes().len(), dataset.len(Split::Train)))
 }
 
-/// What training a grid takes.
+/// The number of trainings and images of a grid.
 #[derive(Clone, Debug)]
 pub struct Work {
     /// The number of trainings.
@@ -155,7 +155,7 @@ impl Grid {
         rates * self.comparison.seeds.len()
     }
 
-    /// What training the grid takes.
+    /// Counts the trainings and images of the grid.
     ///
     /// # Errors
     /// If the recipe or a data set is wrong.

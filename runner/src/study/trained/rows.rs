@@ -1,4 +1,4 @@
-//! What the rows of a study that trains came to: for each the learning rate that validation chose, and its scores by seed.
+//! The results of a study that trains: for each row the learning rate that validation chose, and its scores by seed.
 
 use std::collections::BTreeMap;
 
