@@ -15,21 +15,29 @@ pub(super) struct Kernel {
     pub(super) columns: usize,
     /// Panels are a multiple of as many columns wide.
     lanes: usize,
+    /// Those of a matrix product, whose tile all levels but AVX-512 have.
+    kernels: &'static Kernels,
 }
 
 impl Kernel {
     /// That of the current level. AVX-512 has registers for a wider tile than that of a matrix product; the
     /// others have one tile for both.
     pub(super) fn current() -> Self {
+        let kernels = Kernels::current();
         #[cfg(target_arch = "x86_64")]
         if level::current() == Level::Avx512 {
-            return avx512::KERNEL;
+            return Self {
+                rows: avx512::ROWS,
+                columns: avx512::COLUMNS,
+                lanes: avx512::LANES,
+                kernels,
+            };
         }
-        let kernels = Kernels::current();
         Self {
             rows: kernels.rows,
             columns: kernels.columns,
             lanes: kernels.columns / 2,
+            kernels,
         }
     }
 
@@ -56,7 +64,7 @@ impl Kernel {
     ) {
         assert!(b.len().is_multiple_of(width) && out.len() == self.rows * width);
         #[cfg(target_arch = "x86_64")]
-        if self.lanes == avx512::KERNEL.lanes {
+        if self.lanes == avx512::LANES {
             // SAFETY: only the kernel of AVX-512 has vectors as wide, and it is that of the current level.
             // The caller vouches for `a`.
             return unsafe {
@@ -69,7 +77,7 @@ impl Kernel {
         }
         // SAFETY: the panel has as many rows as are read of it, and `out` has room for the tile. The caller
         // vouches for `a`.
-        unsafe { Kernels::current().sums(width, (a, strides), b, out, add) }
+        unsafe { self.kernels.sums(width, (a, strides), b, out, add) }
     }
 }
 
@@ -150,24 +158,19 @@ impl Lines<'_> {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::Kernel;
     use crate::matmul::RUN;
 
+    pub(super) const ROWS: usize = 2 * PART;
+    pub(super) const COLUMNS: usize = 3 * LANES;
     /// Values of a vector.
-    const LANES: usize = 16;
-
-    pub(super) const KERNEL: Kernel = Kernel {
-        rows: 2 * PART,
-        columns: 3 * LANES,
-        lanes: LANES,
-    };
+    pub(super) const LANES: usize = 16;
 
     /// Rows whose sums and totals fit into the 32 registers beside a row of the panel: 12 + 12 + 3 with
     /// three vectors across. A tile is computed in two parts.
     const PART: usize = 4;
 
     /// # Safety
-    /// As for [`Kernel::tile`], with V vectors across.
+    /// As for [`Kernel::tile`](super::Kernel::tile), with V vectors across.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn tile<const V: usize>(
         a: *const f32,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
 
 use clap::Args;
 
@@ -10,19 +9,18 @@ use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
 use crate::commands::on_pool;
 use crate::compare::config::Comparison;
 use crate::compare::estimate::{CellPlan, total};
-use crate::compare::execute::{Ended, Executor, root};
+use crate::compare::execute::{Executor, root};
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task, plan, timed};
+use crate::compare::plan::{Plan, plan, timed};
 use crate::compare::print::files;
 use crate::compare::print::text::text;
+use crate::compare::progress::carry_out;
 use crate::compare::report::Report;
 use crate::compare::results::Results;
 use crate::compare::run::begin;
 use crate::exit::{Exit, Failure, failure};
 use crate::model::workshop::Workshop;
-use crate::report::numbers::{percent, seconds};
 use crate::run::interrupt;
-use crate::run::summary::{Outcome, Summary};
 
 /// Train many methods on many backbones and data sets under equal settings, and report.
 #[derive(Args, Clone)]
@@ -78,41 +76,6 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
             }
         }
     })
-}
-
-/// Runs trials in order, with a line on stderr for each.
-///
-/// # Errors
-/// If they are interrupted, or the disk cannot be written to.
-pub fn carry_out(executor: &mut Executor, tasks: &[&Task]) -> Result<(), Failure> {
-    let (start, of) = (Instant::now(), tasks.len());
-    let width = of.to_string().len();
-    let mut trained = 0;
-    executor.execute_all(tasks.iter().copied(), &mut |step| {
-        let ended = match step.ended {
-            Ended::Elsewhere => "another process works on it".to_owned(),
-            Ended::With(outcome) => match &**outcome {
-                Outcome::Failed(failed) => format!("FAILED: {}", failed.error),
-                Outcome::Done(summary) => score(summary),
-            },
-        };
-        // A trial that was done before takes no time, so it tells nothing about the others.
-        trained += usize::from(step.seconds > 0.5);
-        let left = match (trained, of - step.index - 1) {
-            (0, _) | (_, 0) => String::new(),
-            (trained, left) => {
-                let each = start.elapsed().as_secs_f64() / trained as f64;
-                format!(", about {:.0} min left", (each * left as f64 / 60.0).ceil())
-            }
-        };
-        let (number, title, took) = (step.index + 1, step.task.title(), seconds(step.seconds));
-        eprintln!("[{number:>width$}/{of}] {title}: {ended}  ({took}{left})");
-    })
-}
-
-fn score(summary: &Summary) -> String {
-    let score = summary.test.score(summary.metric).unwrap_or(f64::NAN);
-    format!("test {} {}", summary.metric, percent(score))
 }
 
 /// Writes the report of a comparison and prints its tables.

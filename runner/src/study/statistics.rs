@@ -1,7 +1,7 @@
 //! The statistics of verdicts: differences that are paired by seed, with Student's interval, and rank
 //! correlation. All in double precision.
 
-use statrs::function::beta::beta_reg;
+use statrs::function::beta::{beta_reg, inv_beta_reg};
 
 use crate::compare::statistics::moments::{deviation, mean};
 use crate::study::claim::Verdict;
@@ -17,22 +17,11 @@ pub fn student_tail(t: f64, freedom: f64) -> f64 {
     beta_reg(freedom / 2.0, 0.5, freedom / (freedom + t * t))
 }
 
-/// The `t` that Student's `|t|` with `freedom` degrees exceeds with probability `share`.
+/// The `t` that Student's `|t|` with `freedom` degrees exceeds with probability `share`: the inverse of
+/// [`student_tail`].
 pub fn student_bound(share: f64, freedom: f64) -> f64 {
-    let (mut low, mut high) = (0.0, 1.0);
-    while student_tail(high, freedom) > share {
-        high *= 2.0;
-    }
-    // The interval halves to the resolution of a double.
-    for _ in 0..200 {
-        let middle = f64::midpoint(low, high);
-        if student_tail(middle, freedom) > share {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    f64::midpoint(low, high)
+    let x = inv_beta_reg(freedom / 2.0, 0.5, share);
+    (freedom * (1.0 - x) / x).sqrt()
 }
 
 /// The mean of paired differences with its 95 % interval by Student's distribution.

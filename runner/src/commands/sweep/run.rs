@@ -9,11 +9,11 @@ use clap::Args;
 #[cfg(unix)]
 use super::processes::{self, Processes};
 use crate::cli::args::{PlaceArgs, cache_folder};
-use crate::commands::compare::carry_out;
 use crate::commands::on_pool;
 use crate::compare::execute::Executor;
 use crate::compare::manifest;
 use crate::compare::plan::{Plan, Task};
+use crate::compare::progress::carry_out;
 use crate::compare::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;

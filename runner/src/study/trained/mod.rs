@@ -12,11 +12,11 @@ use std::path::PathBuf;
 
 use serde_yaml::{Mapping, Value};
 
-use crate::commands::compare::carry_out;
 use crate::compare::config::{BackboneEntry, Comparison, DatasetEntry};
 use crate::compare::execute::{Executor, root};
 use crate::compare::manifest::collect;
 use crate::compare::plan::plan as plan_trials;
+use crate::compare::progress::carry_out;
 use crate::compare::results::Results;
 use crate::compare::run::begin;
 use crate::exit::{Failure, config_error};
