@@ -20,8 +20,8 @@ pub struct Published {
     pub num_heads: Option<usize>,
     /// The facts of the network that the files state.
     pub facts: Vec<Fact>,
-    /// The names of the head's classes, in the order of its rows: transformers' `id2label`, timm's
-    /// `label_names`.
+    /// The names of the head's classes, in the order of its rows: transformers' `id2label` or `label2id`,
+    /// timm's `label_names`.
     pub classes: Option<Vec<String>>,
     pub(crate) images: Images,
     /// Statements that cannot be followed, each with the path of its file.
@@ -165,30 +165,32 @@ impl Published {
     }
 }
 
-/// The classes' names. transformers writes `LABEL_0`, `LABEL_1`, .. where it was given none.
+/// The classes' names: transformers' `id2label` and `label2id`, which must agree, or timm's `label_names`.
 fn classes(value: &Value) -> Result<Option<Vec<String>>, String> {
-    if let Value::Object(labels) = &value["id2label"] {
-        let text = |name: &Value| match name {
-            Value::String(name) => Some(name.clone()),
-            // The classes of digits, say, are sometimes written as numbers.
-            Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let mut names = labels
-            .iter()
-            .map(|(row, name)| Some((row.parse::<usize>().ok()?, text(name)?)))
-            .collect::<Option<Vec<_>>>()
-            .ok_or("id2label: expected names by row")?;
-        names.sort();
-        if names.iter().enumerate().any(|(i, (row, _))| i != *row) {
-            let rows = names.len();
-            return Err(format!("id2label: expected the rows 0 to {}", rows - 1));
+    let by_row = rows_of(&value["id2label"], "id2label", |row, name| {
+        Some((number(&Value::from(row))?, text(name)?))
+    })?;
+    let by_name = rows_of(&value["label2id"], "label2id", |name, row| {
+        Some((number(row)?, name.to_owned()))
+    })?;
+    match (by_row, by_name) {
+        (Some(names), by_name) => {
+            // Two classes may share a name, of which `label2id` can hold one only.
+            let differs = |(row, name): &&(usize, String)| {
+                names.iter().all(|own| own != &(*row, name.clone()))
+            };
+            if let Some((row, name)) = by_name.iter().flatten().find(differs) {
+                let own = names.iter().find(|(own, _)| own == row);
+                let own = own.map_or("none".to_owned(), |(_, own)| format!("`{own}`"));
+                return Err(format!(
+                    "id2label and label2id disagree: the name of row {row} is {own} in the one and `{name}` in \
+                     the other"
+                ));
+            }
+            return consecutive(names, "id2label").map(Some);
         }
-        let given = |(row, name): &(usize, String)| *name != format!("LABEL_{row}");
-        return Ok(names
-            .iter()
-            .any(given)
-            .then(|| names.into_iter().map(|(_, name)| name).collect()));
+        (None, Some(names)) => return consecutive(names, "label2id").map(Some),
+        (None, None) => {}
     }
     let own = &value["pretrained_cfg"]["label_names"];
     let names = own.as_array().or(value["label_names"].as_array());
@@ -199,6 +201,54 @@ fn classes(value: &Value) -> Result<Option<Vec<String>>, String> {
             .ok_or("label_names: expected a list of names")
     });
     Ok(names.transpose()?)
+}
+
+/// The entries of one of transformers' two tables of classes, none if it is absent or says `LABEL_0`,
+/// `LABEL_1`, .., which transformers writes where it was given no names.
+fn rows_of(
+    table: &Value,
+    field: &str,
+    entry: impl Fn(&str, &Value) -> Option<(usize, String)>,
+) -> Result<Option<Vec<(usize, String)>>, String> {
+    let Value::Object(table) = table else {
+        return Ok(None);
+    };
+    let entries = table.iter().map(|(key, value)| entry(key, value));
+    let rows = entries
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| format!("{field}: expected names by row"))?;
+    let given = |(row, name): &(usize, String)| *name != format!("LABEL_{row}");
+    Ok(rows.iter().any(given).then_some(rows))
+}
+
+/// The names in the order of their rows.
+fn consecutive(mut names: Vec<(usize, String)>, field: &str) -> Result<Vec<String>, String> {
+    names.sort();
+    if names.iter().enumerate().any(|(i, (row, _))| i != *row) {
+        return Err(format!(
+            "{field}: expected the rows 0 to {}",
+            names.len() - 1
+        ));
+    }
+    Ok(names.into_iter().map(|(_, name)| name).collect())
+}
+
+/// The name of a class. The classes of digits, say, are sometimes written as numbers.
+fn text(name: &Value) -> Option<String> {
+    match name {
+        Value::String(name) => Some(name.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A row, which scripts write as a number or as its digits.
+fn number(row: &Value) -> Option<usize> {
+    match row {
+        Value::Number(row) => usize::try_from(row.as_u64()?).ok(),
+        Value::String(row) => row.parse().ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -107,6 +107,16 @@ fn the_classes_of_a_head_are_named_beside_it() {
             list(&["cat"]),
         ),
         (r#"{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}"#, None),
+        // Scripts write the rows as text too.
+        (
+            r#"{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"bee": "1", "ant": "0"}}"#,
+            list(&["ant", "bee"]),
+        ),
+        // Two classes of ImageNet are called crane.
+        (
+            r#"{"id2label": {"0": "crane", "1": "ant", "2": "crane"}, "label2id": {"crane": 2, "ant": 1}}"#,
+            list(&["crane", "ant", "crane"]),
+        ),
     ] {
         assert_eq!(names(json), expected, "{json}");
     }
@@ -118,6 +128,18 @@ fn the_classes_of_a_head_are_named_beside_it() {
         (
             r#"{"id2label": {"a": "0"}}"#,
             "id2label: expected names by row",
+        ),
+        (
+            r#"{"id2label": {"0": "ant", "1": "bee"}, "label2id": {"ant": 1, "bee": 0}}"#,
+            "id2label and label2id disagree: the name of row",
+        ),
+        (
+            r#"{"id2label": {"0": "ant", "1": "bee"}, "label2id": {"cat": 2, "ant": 0}}"#,
+            "row 2 is none in the one and `cat` in the other",
+        ),
+        (
+            r#"{"label2id": {"ant": 0, "bee": 2}}"#,
+            "label2id: expected the rows 0 to 1",
         ),
         (
             r#"{"label_names": [1, 2]}"#,
