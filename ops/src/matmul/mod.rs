@@ -16,6 +16,7 @@ mod register;
 mod tests;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -85,6 +86,58 @@ struct Term<'a> {
     map: Option<Map>,
 }
 
+impl Term<'_> {
+    /// Packs the lines of all panels, in tasks of `least` shares or more.
+    ///
+    /// # Safety
+    /// As for [`pack`](Self::pack), for these lines of all panels.
+    unsafe fn pack_all(&self, plan: &Plan, above: usize, least: usize, packed: Shared) {
+        let shares = |count: usize| (0..count).into_par_iter().with_min_len(least);
+        if self.b.column == 1 {
+            // Lines that are read from end to end come from memory twice as fast as pieces of them, which are
+            // all that a panel needs.
+            shares(self.inner.div_ceil(TOGETHER)).for_each(|share| {
+                let first = share * TOGETHER;
+                let lines = first..(first + TOGETHER).min(self.inner);
+                for panel in 0..plan.panels() {
+                    // SAFETY: the caller lends all panels, and these lines of them are this share's.
+                    unsafe { self.pack(plan, panel, above, lines.clone(), packed) };
+                }
+            });
+        } else {
+            shares(plan.panels()).for_each(|panel| {
+                // SAFETY: the caller lends all panels, and this one is this share's.
+                unsafe { self.pack(plan, panel, above, 0..self.inner, packed) };
+            });
+        }
+    }
+
+    /// Packs some lines of a panel, whose other terms have `above` lines before them.
+    ///
+    /// # Safety
+    /// `packed` has room for the panels of `plan`, and nobody else uses these lines of this one meanwhile.
+    unsafe fn pack(
+        &self,
+        plan: &Plan,
+        panel: usize,
+        above: usize,
+        lines: Range<usize>,
+        packed: Shared,
+    ) {
+        let columns = plan.columns(panel..panel + 1);
+        let width = plan.kernels.width(columns.len());
+        let place = plan.panel(panel) + (above + lines.start) * width;
+        // SAFETY: `plus` checked that `b` holds all lines and columns. The caller lends the lines of the panel,
+        // of `width` values each. The plan's kernels are those of the current level.
+        unsafe {
+            let from = self.b.at(lines.start, columns.start);
+            let to = packed.at(place, lines.len() * width);
+            let strides = [self.b.row, self.b.column];
+            (plan.kernels.pack_columns)(from, strides, lines.len(), columns.len(), to);
+        }
+    }
+}
+
 /// Writes the image of each value; all of the second slice, which is as long as the first.
 pub(crate) type Map = fn(&[f32], &mut [Unset]);
 
@@ -145,13 +198,15 @@ impl<'a> Product<'a> {
     fn run_as(&self, plan: &Plan) -> Vec<f32> {
         // One thread computes all of a small product.
         let least = if plan.size() < SMALL { usize::MAX } else { 1 };
-        // SAFETY: the panels fill the buffer, there is a task for each, and `pack` writes all of a panel's
-        // part.
+        // SAFETY: the panels fill the buffer, and each term's part of them is packed by one task.
         let packed = unsafe {
             Aligned::written(plan.packed(), |packed| {
                 let packed = Shared::unset(packed);
-                let panels = (0..plan.panels()).into_par_iter().with_min_len(least);
-                panels.for_each(|panel| self.pack(plan, panel, packed));
+                let mut above = 0;
+                for term in &self.terms {
+                    term.pack_all(plan, above, least, packed);
+                    above += term.inner;
+                }
             })
         };
         // SAFETY: the blocks of the tasks fill the result, no two of them overlap, and each task writes
@@ -180,34 +235,18 @@ impl<'a> Product<'a> {
         let scratch = scratch.take(plan.packed() + plan.scratch());
         let (packed, scratch) = scratch.split_at_mut(plan.packed());
         let place = Shared::new(packed);
-        for panel in 0..plan.panels() {
-            // SAFETY: `place` has room for all panels, and they are packed one after the other.
-            unsafe { self.pack(&plan, panel, place) };
+        let mut above = 0;
+        for term in &self.terms {
+            for panel in 0..plan.panels() {
+                // SAFETY: `place` has room for all panels, and they are packed one after the other.
+                unsafe { term.pack(&plan, panel, above, 0..term.inner, place) };
+            }
+            above += term.inner;
         }
         for task in 0..plan.tasks() {
             let block = self.block(&plan, task, packed, out, stride);
             // SAFETY: the caller lends the rows of `out` to this call.
             unsafe { block.compute(scratch) };
-        }
-    }
-
-    /// Packs the columns of a panel, those of one term after those of the other.
-    ///
-    /// # Safety
-    /// `packed` has room for the panels of `plan`, and nobody else uses the part of this one meanwhile.
-    unsafe fn pack(&self, plan: &Plan, panel: usize, packed: Shared) {
-        let columns = plan.columns(panel..panel + 1);
-        let (mut place, count) = (plan.panel(panel), columns.len());
-        let width = plan.kernels.width(count);
-        for Term { b, inner, .. } in &self.terms {
-            // SAFETY: `plus` checked that `b` holds `inner` rows and all columns. The caller lends the
-            // panel, which has `inner` rows of `width` values for this term. The plan's kernels are
-            // those of the current level.
-            unsafe {
-                let (from, to) = (b.at(0, columns.start), packed.at(place, inner * width));
-                (plan.kernels.pack_columns)(from, [b.row, b.column], *inner, count, to);
-            }
-            place += inner * width;
         }
     }
 
@@ -232,6 +271,10 @@ impl<'a> Product<'a> {
         }
     }
 }
+
+/// Lines of `b` that are packed together, for all panels: few enough that their memory is read from end to
+/// end.
+const TOGETHER: usize = 16;
 
 /// Products of fewer multiplications are not worth a second thread.
 const SMALL: usize = 1 << 16;
