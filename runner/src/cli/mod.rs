@@ -9,6 +9,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::bench::{self, BenchArgs};
 use crate::commands::compare::{self, CompareArgs};
+use crate::commands::completions::{self, CompletionsArgs};
 use crate::commands::data::{self, DataCommand};
 use crate::commands::doctor::{self, DoctorArgs};
 use crate::commands::eval::{self, EvalArgs};
@@ -16,6 +17,7 @@ use crate::commands::export::{self, ExportArgs};
 use crate::commands::features::{self, FeaturesArgs};
 use crate::commands::inspect::{self, InspectArgs};
 use crate::commands::list::{self, ListArgs};
+use crate::commands::manual::{self, ManualArgs};
 use crate::commands::merge::{self, MergeArgs};
 use crate::commands::predict::{self, PredictArgs};
 use crate::commands::profile::{self, ProfileArgs};
@@ -55,14 +57,17 @@ enum Command {
     Bench(BenchArgs),
     Profile(ProfileArgs),
     Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Manual(ManualArgs),
 }
 
 /// The commands by what they are for, as `--help` lists them.
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     ("Train and compare", &["train", "compare", "sweep", "study"]),
     ("Look", &["list", "show", "inspect", "data", "schema"]),
     ("Use", &["eval", "predict", "features", "merge", "export"]),
     ("Measure", &["bench", "profile", "doctor"]),
+    ("Install", &["completions", "manual"]),
 ];
 
 impl Cli {
@@ -98,6 +103,11 @@ impl Cli {
             Command::Bench(args) => bench::bench(args),
             Command::Profile(args) => profile::profile(args),
             Command::Doctor(args) => doctor::doctor(args),
+            Command::Completions(args) => {
+                completions::completions(args, Self::command());
+                Ok(())
+            }
+            Command::Manual(args) => manual::manual(args, Self::command()),
         }
     }
 }

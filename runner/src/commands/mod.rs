@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod completions;
 pub mod data;
 pub mod doctor;
 pub mod eval;
@@ -9,6 +10,7 @@ pub mod export;
 pub mod features;
 pub mod inspect;
 pub mod list;
+pub mod manual;
 pub mod merge;
 pub mod predict;
 mod print;
