@@ -224,6 +224,12 @@ pub trait Dataset: Send + Sync {
     /// images are not affected, so a caller may count it and go on without it.
     fn image(&self, split: Split, index: usize) -> Result<Image>;
 
+    /// The name of the image at `index < len(split)` in messages and tables: its file, with the line or
+    /// row. By default its split and index.
+    fn name(&self, split: Split, index: usize) -> String {
+        format!("{split}/{index}")
+    }
+
     /// The image and label at `index < len(split)`.
     ///
     /// # Errors

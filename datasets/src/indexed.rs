@@ -63,8 +63,8 @@ pub(crate) struct Indexed<S: Source> {
 }
 
 impl<S: Source> Indexed<S> {
-    /// A set without groups, whose images are not turned. A class without training images is a remark and not an error: the 800
-    /// images of some VTAB-1k sets leave classes out.
+    /// A set without groups, whose images are not turned. A class without training images is a remark and
+    /// not an error: the 800 images of some VTAB-1k sets leave classes out.
     ///
     /// Labels must be below the number of classes. The parsers check that, because they can name
     /// the line.
@@ -125,6 +125,13 @@ impl<S: Source> Dataset for Indexed<S> {
         Ok(image)
     }
 
+    fn name(&self, split: Split, index: usize) -> String {
+        match self.splits.at(split, index) {
+            Ok(item) => self.source.name(&item.at),
+            Err(_) => format!("{split}/{index}"),
+        }
+    }
+
     fn storage(&self, split: Split, index: usize) -> Result<Vec<Storage>> {
         let bytes = self.source.bytes(&self.splits.at(split, index)?.at)?;
         Ok(self.source.header(&bytes).storage(self.exif))
@@ -144,9 +151,9 @@ impl<S: Source> Dataset for Indexed<S> {
 
     /// The blake3 hash of the classes, the groups and, split by split, the label, the group and the
     /// encoded image of every record. Reads every image once. The location of the files and the way
-    /// they are packed make no difference. An image that cannot be read counts as absent here;
-    /// asking for it is an error. An image
-    /// that is turned upright counts as another one than the same image as it is stored.
+    /// they are packed make no difference. An image that cannot be read counts as absent here; asking
+    /// for it is an error. An image that is turned upright counts as another one than the same image as
+    /// it is stored.
     fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?} {:?}\n", self.classes, self.groups).as_bytes());

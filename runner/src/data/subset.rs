@@ -152,6 +152,13 @@ impl Dataset for Part {
         self.whole.sample(split, self.place(split, index)?)
     }
 
+    fn name(&self, split: Split, index: usize) -> String {
+        match self.place(split, index) {
+            Ok(place) => self.whole.name(split, place),
+            Err(_) => format!("{split}/{index}"),
+        }
+    }
+
     fn storage(&self, split: Split, index: usize) -> Result<Vec<Storage>> {
         self.whole.storage(split, self.place(split, index)?)
     }

@@ -72,7 +72,7 @@ impl Trial {
     ) -> Result<(Self, Model), Failure> {
         if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
             return Err(config_error(
-                "metric: worst_group: the data set has no groups; expected top1 or mean_per_class",
+                "metric: worst_group: the data set has no groups; expected another metric, such as top1",
             ));
         }
         experiment.backbone = base.config.clone();

@@ -8,6 +8,7 @@ pub mod document;
 pub mod frame;
 pub mod marks;
 pub mod numbers;
+mod scores;
 
 use std::fmt::Write;
 
@@ -20,6 +21,7 @@ use curves::{Curves, Series};
 use document::{escape, note, page, section, yaml};
 use marks::Style;
 use numbers::{grouped, mebibytes, percent, seconds, speed};
+use scores::scores;
 
 /// The report of a finished run.
 pub fn html(summary: &Summary, experiment: &Experiment) -> String {
@@ -27,6 +29,7 @@ pub fn html(summary: &Summary, experiment: &Experiment) -> String {
     let sections = [
         headline(summary),
         curves(summary),
+        section("Scores and calibration", &scores(summary)),
         portrait(summary),
         section("Test accuracy by class", &per_class(test, classes)),
         section(

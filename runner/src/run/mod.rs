@@ -3,6 +3,7 @@
 
 pub mod folder;
 pub mod plan;
+mod predictions;
 pub mod progress;
 pub mod summary;
 
@@ -29,7 +30,7 @@ use crate::run::folder::{Environment, RunFolder};
 use crate::run::plan::plan;
 use crate::run::progress::Reporter;
 use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
-use crate::train::evaluate::evaluate;
+use crate::train::evaluate::evaluate_all;
 use crate::train::{Trained, Trainer};
 
 /// The number of batches on which the speed of inference is measured, after one to warm up.
@@ -131,7 +132,8 @@ pub fn run(
         attached.inspect(|(_, cost)| cache.seconds += cost.seconds)
     };
     let (tested, _) = attach(images())?;
-    let (test, _) = evaluate(&model, &tested, device, compute)?;
+    let (test, outputs) = evaluate_all(&model, &tested, device, compute)?;
+    let mut predictions = vec![(Split::Test, outputs)];
     // The history keeps only brief metrics, so the selected epoch is validated once more with the
     // confusion matrix.
     let validation = match progress.history[selected].validation {
@@ -139,7 +141,9 @@ pub fn run(
         Some(_) => {
             let loader = trial.data.validation(trial.preprocess(), recipe.batch_size);
             let (loader, _) = attach(loader.with_warnings(reporter))?;
-            Some(evaluate(&model, &loader, device, compute)?.0)
+            let (metrics, outputs) = evaluate_all(&model, &loader, device, compute)?;
+            predictions.insert(0, (Split::Validation, outputs));
+            Some(metrics)
         }
     };
     // The speed includes the whole network, so it is measured on images even if the test read
@@ -153,6 +157,7 @@ pub fn run(
         let path = folder.file("model.safetensors");
         weights::write(&path, &checkpoint_tensors(&model), [].into())?;
     }
+    predictions::write(folder, tested.images().dataset(), &predictions)?;
     let lines = progress.history.iter().map(serde_json::to_string);
     let lines = lines
         .collect::<Result<Vec<_>, _>>()

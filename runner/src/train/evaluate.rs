@@ -12,6 +12,7 @@ use crate::data::random::Pass;
 use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::{Metrics, Tally};
+use crate::train::outputs::Outputs;
 
 /// Computes the metrics of a model on the images of a loader, and the seconds that its forward
 /// passes took. A pass begins at the cut at which the batches of the loader are.
@@ -23,6 +24,32 @@ pub fn evaluate(
     loader: &Loader,
     device: &ComputeDevice,
     compute: DType,
+) -> Result<(Metrics, f64), Failure> {
+    measure(model, loader, device, compute, None)
+}
+
+/// As [`evaluate`], and keeps the probabilities of all images, which some metrics need.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_all(
+    model: &Model,
+    loader: &Loader,
+    device: &ComputeDevice,
+    compute: DType,
+) -> Result<(Metrics, Outputs), Failure> {
+    let mut outputs = Outputs::default();
+    let (metrics, _) = measure(model, loader, device, compute, Some(&mut outputs))?;
+    let auroc = outputs.auroc();
+    Ok((Metrics { auroc, ..metrics }, outputs))
+}
+
+fn measure(
+    model: &Model,
+    loader: &Loader,
+    device: &ComputeDevice,
+    compute: DType,
+    mut outputs: Option<&mut Outputs>,
 ) -> Result<(Metrics, f64), Failure> {
     let groups = loader.images().dataset().groups();
     let mut tally = Tally::new(model.head.classes(), groups);
@@ -38,6 +65,9 @@ pub fn evaluate(
             let logits = floats(model.logits(x, batch.from, None).into_data());
             seconds += start.elapsed().as_secs_f64();
             tally.add(&logits, &batch.targets, &batch.groups);
+            if let Some(outputs) = &mut outputs {
+                outputs.add(&logits, &batch.targets, &batch.places);
+            }
             Ok::<_, Failure>(true)
         },
     )?;

@@ -1,4 +1,5 @@
-//! Loss, top-1 and top-5 accuracy, accuracy per class and per group, and the confusion matrix.
+//! What a split is scored by: loss, accuracies, the confusion matrix and what follows from it, calibration
+//! and areas under ROC curves. The definitions are scikit-learn's where it has them.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +13,48 @@ pub enum Metric {
     /// The share of images that are classified correctly.
     #[default]
     Top1,
-    /// The mean of that share over classes.
+    /// The share of images whose label is among the five most likely classes.
+    Top5,
+    /// The mean of the share that is classified correctly over classes, also called balanced accuracy.
+    #[serde(alias = "balanced_accuracy")]
     MeanPerClass,
     /// The smallest of that share over groups.
     WorstGroup,
+    /// The mean over classes of F1, the harmonic mean of precision and recall.
+    F1Macro,
+    /// The mean of F1 over classes, weighted by their images.
+    F1Weighted,
+    /// Cohen's kappa: the agreement of labels and predictions beyond that of chance, at most 1.
+    Kappa,
+    /// The mean over classes of the area under the ROC curve of the class against all others.
+    Auroc,
+}
+
+impl Metric {
+    /// All metrics.
+    pub const ALL: [Self; 8] = [
+        Self::Top1,
+        Self::Top5,
+        Self::MeanPerClass,
+        Self::WorstGroup,
+        Self::F1Macro,
+        Self::F1Weighted,
+        Self::Kappa,
+        Self::Auroc,
+    ];
 }
 
 impl std::fmt::Display for Metric {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Top1 => "top-1",
+            Self::Top5 => "top-5",
             Self::MeanPerClass => "mean per class",
             Self::WorstGroup => "worst group",
+            Self::F1Macro => "macro F1",
+            Self::F1Weighted => "weighted F1",
+            Self::Kappa => "kappa",
+            Self::Auroc => "AUROC",
         })
     }
 }
@@ -51,6 +82,28 @@ pub struct Metrics {
     /// Top-1 of each group that has images, by name; empty where the data set has no groups.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, f64>,
+    /// Images by the probability of their most likely class, in [`BINS`] bins of equal width.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibration: Vec<Bin>,
+    /// The metric [`Metric::Auroc`], where probabilities were kept and a class has both images of its own
+    /// and others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auroc: Option<f64>,
+}
+
+/// Number of bins of a reliability diagram, as in *On Calibration of Modern Neural Networks* (Guo et al.
+/// 2017).
+pub const BINS: usize = 15;
+
+/// The images whose most likely class has a probability in one range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    /// Number of images.
+    pub images: usize,
+    /// Images whose most likely class is right.
+    pub correct: usize,
+    /// Mean probability of the most likely class; 0 without images.
+    pub confidence: f64,
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -58,23 +111,82 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Metrics {
-    /// The value of `metric`, in `[0, 1]`; none if there are no images, classes or groups to take it over.
+    /// The value of `metric`, at most 1; none if there are no images, classes, groups or probabilities to
+    /// take it over.
     pub fn score(&self, metric: Metric) -> Option<f64> {
         match metric {
             Metric::Top1 => (self.images > 0).then_some(self.top1),
+            Metric::Top5 => (self.images > 0).then_some(self.top5),
             Metric::MeanPerClass => {
                 let shares: Vec<f64> = self.per_class.iter().flatten().copied().collect();
                 (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
             }
             Metric::WorstGroup => self.groups.values().copied().reduce(f64::min),
+            Metric::F1Macro => {
+                let f1 = self.f1();
+                (!f1.is_empty()).then(|| f1.iter().map(|(f1, _)| f1).sum::<f64>() / f1.len() as f64)
+            }
+            Metric::F1Weighted => {
+                let f1 = self.f1();
+                let images: usize = f1.iter().map(|(_, images)| images).sum();
+                let sum: f64 = f1.iter().map(|(f1, images)| f1 * *images as f64).sum();
+                (images > 0).then(|| sum / images as f64)
+            }
+            Metric::Kappa => self.kappa(),
+            Metric::Auroc => self.auroc,
         }
     }
 
-    /// The metrics without the fields that grow with the number of classes.
+    /// F1 and the number of images of each class that has images or is predicted.
+    fn f1(&self) -> Vec<(f64, usize)> {
+        let (labels, predictions) = self.totals();
+        let counts = labels.into_iter().zip(predictions).enumerate();
+        let seen = counts.filter(|(_, (labels, predictions))| labels + predictions > 0);
+        seen.map(|(class, (labels, predictions))| {
+            let right = self.confusion[class][class];
+            (2.0 * right as f64 / (labels + predictions) as f64, labels)
+        })
+        .collect()
+    }
+
+    /// Cohen's kappa; none without images, or where chance alone would agree on all of them.
+    fn kappa(&self) -> Option<f64> {
+        let (labels, predictions) = self.totals();
+        let images: f64 = labels.iter().sum::<usize>() as f64;
+        let pairs = labels.iter().zip(&predictions);
+        let chance: f64 =
+            pairs.map(|(l, p)| *l as f64 * *p as f64).sum::<f64>() / (images * images);
+        let right: usize = (0..labels.len())
+            .map(|class| self.confusion[class][class])
+            .sum();
+        (images > 0.0 && chance < 1.0).then(|| (right as f64 / images - chance) / (1.0 - chance))
+    }
+
+    /// Images of each class by label, and by prediction.
+    fn totals(&self) -> (Vec<usize>, Vec<usize>) {
+        let labels = self.confusion.iter().map(|row| row.iter().sum());
+        let column = |class: usize| self.confusion.iter().map(|row| row[class]).sum();
+        let predictions = (0..self.confusion.len()).map(column);
+        (labels.collect(), predictions.collect())
+    }
+
+    /// The expected calibration error: the mean over images of the distance between the accuracy and the
+    /// confidence of their bin. None if no image was counted by its confidence.
+    pub fn calibration_error(&self) -> Option<f64> {
+        let images: usize = self.calibration.iter().map(|bin| bin.images).sum();
+        let gaps = self
+            .calibration
+            .iter()
+            .map(|bin| (bin.correct as f64 - bin.images as f64 * bin.confidence).abs());
+        (images > 0).then(|| gaps.sum::<f64>() / images as f64)
+    }
+
+    /// The metrics without the fields that grow with the number of classes or of bins.
     pub fn brief(self) -> Self {
         Self {
             per_class: Vec::new(),
             confusion: Vec::new(),
+            calibration: Vec::new(),
             ..self
         }
     }
@@ -89,6 +201,8 @@ pub struct Tally {
     loss: f64,
     top5: usize,
     confusion: Vec<Vec<usize>>,
+    /// The images, the correct ones and the sum of confidences of each bin.
+    bins: [(usize, usize, f64); BINS],
 }
 
 impl Tally {
@@ -101,6 +215,7 @@ impl Tally {
             loss: 0.0,
             top5: 0,
             confusion: vec![vec![0; classes]; classes],
+            bins: [(0, 0, 0.0); BINS],
         }
     }
 
@@ -125,6 +240,13 @@ impl Tally {
             let best = row.iter().position(|&v| v == max).unwrap_or(0);
             self.confusion[label][best] += 1;
             self.images += 1;
+            // Bins are closed above, as in the paper: a confidence of 1 belongs to the last.
+            let confidence = 1.0 / sum;
+            let bin = (confidence * BINS as f64).ceil() as usize;
+            let (images, correct, confidences) = &mut self.bins[bin.clamp(1, BINS) - 1];
+            *images += 1;
+            *correct += usize::from(best == label);
+            *confidences += confidence;
             if let Some(&group) = groups.get(place) {
                 let (_, right, all) = &mut self.groups[group];
                 *right += usize::from(best == label);
@@ -142,6 +264,11 @@ impl Tally {
             (images > 0).then(|| share(row[c], images))
         };
         let groups = self.groups.into_iter().filter(|(_, _, all)| *all > 0);
+        let bin = |(images, correct, confidences): (usize, usize, f64)| Bin {
+            images,
+            correct,
+            confidence: confidences / images.max(1) as f64,
+        };
         Metrics {
             images: self.images,
             skipped: 0,
@@ -153,6 +280,8 @@ impl Tally {
             top5: share(self.top5, self.images),
             per_class: self.confusion.iter().enumerate().map(class).collect(),
             confusion: self.confusion,
+            calibration: self.bins.map(bin).into(),
+            auroc: None,
         }
     }
 }
@@ -188,5 +317,48 @@ mod tests {
         let second = (0..6).map(|i| f64::from(-i).exp()).sum::<f64>().ln() + 5.0;
         let third = (2.0 + 4.0 * (-1.0f64).exp()).ln();
         assert!((metrics.loss - (first + second + third) / 3.0).abs() < 1e-9);
+    }
+
+    /// Golden values, written by `fixtures/scripts/metrics.py` with scikit-learn.
+    #[test]
+    fn scores_are_those_of_scikit_learn() {
+        #[derive(Deserialize)]
+        struct Golden {
+            labels: Vec<usize>,
+            logits: Vec<Vec<f32>>,
+            scores: BTreeMap<String, f64>,
+        }
+        let text = include_str!("../../../fixtures/metrics/scores.json");
+        let golden: Golden = serde_json::from_str(text).unwrap();
+        let mut tally = Tally::new(7, &[]);
+        let mut outputs = crate::train::outputs::Outputs::default();
+        let logits = golden.logits.concat();
+        tally.add(&logits, &golden.labels, &[]);
+        let places: Vec<usize> = (0..golden.labels.len()).collect();
+        outputs.add(&logits, &golden.labels, &places);
+        let metrics = Metrics {
+            auroc: outputs.auroc(),
+            ..tally.finish()
+        };
+        let mut seen = 0;
+        let mut close = |name: &str, got: Option<f64>| {
+            let error = (got.unwrap() - golden.scores[name]).abs();
+            // Logits and probabilities are f32.
+            assert!(
+                error < 1e-7,
+                "{name}: {got:?}, expected {}",
+                golden.scores[name]
+            );
+            seen += 1;
+        };
+        for metric in Metric::ALL {
+            if metric != Metric::WorstGroup {
+                let name = serde_json::to_value(metric).unwrap();
+                close(name.as_str().unwrap(), metrics.score(metric));
+            }
+        }
+        close("log_loss", Some(metrics.loss));
+        close("calibration_error", metrics.calibration_error());
+        assert_eq!(seen, golden.scores.len());
     }
 }

@@ -5,6 +5,7 @@ pub mod evaluate;
 mod labels;
 mod losses;
 pub mod metrics;
+pub mod outputs;
 mod rates;
 mod slot;
 pub mod step;
@@ -32,8 +33,9 @@ use crate::measure::memory;
 use crate::model::trial::Trial;
 use crate::run::progress::Reporter;
 use crate::train::checkpoint::{EpochRecord, Progress, State};
-use crate::train::evaluate::{evaluate, none_readable};
+use crate::train::evaluate::{evaluate, evaluate_all, none_readable};
 use crate::train::losses::Losses;
+use crate::train::metrics::Metric;
 use crate::train::rates::Rates;
 use crate::train::slot::Slot;
 use crate::train::step::{Part, Phase, PhaseEnded, Stepper};
@@ -414,7 +416,11 @@ impl<'a> Trainer<'a> {
         let (mut validation, mut score) = (None, None);
         if let Some(loader) = &self.validation {
             let model = self.state.model.valid();
-            let (metrics, _) = evaluate(&model, loader, self.device, self.trial.compute_type())?;
+            let compute = self.trial.compute_type();
+            let metrics = match metric {
+                Metric::Auroc => evaluate_all(&model, loader, self.device, compute)?.0,
+                _ => evaluate(&model, loader, self.device, compute)?.0,
+            };
             if !metrics.loss.is_finite() {
                 let step = self.state.progress.step;
                 return Err(failure(
