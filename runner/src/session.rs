@@ -23,7 +23,7 @@ use crate::run::folder::RunFolder;
 use crate::run::progress::Reporter;
 use crate::run::summary::Summary;
 use crate::run::{Part, run};
-use crate::train::evaluate::evaluate;
+use crate::train::evaluate::evaluate_all;
 use crate::train::metrics::Metrics;
 
 /// A device, and the folder below which runs are kept.
@@ -160,7 +160,7 @@ impl Session {
                 Split::Test => data.test(&Choice::after(model), images, size),
             };
             let loader = join.apply(loader);
-            Ok(evaluate(&model.model, &loader, &self.device, model.compute)?.0)
+            Ok(evaluate_all(&model.model, &loader, &self.device, model.compute)?.0)
         })
     }
 }

@@ -9,7 +9,7 @@ use crate::commands::{assemble, on_pool};
 use crate::data::held_out::{Choice, Data};
 use crate::exit::Failure;
 use crate::report::numbers::{percent, speed};
-use crate::train::evaluate::evaluate;
+use crate::train::evaluate::evaluate_all;
 use crate::train::metrics::Metrics;
 
 /// Evaluate a finished run again on the test split, from its adapter file.
@@ -41,7 +41,8 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
         let choice = Choice::after(&assembled);
         let loader = data.test(&choice, assembled.preprocess(), assembled.batch_size);
         let loader = join.apply(loader);
-        let (metrics, seconds) = evaluate(&assembled.model, &loader, &device, assembled.compute)?;
+        let (metrics, seconds, _) =
+            evaluate_all(&assembled.model, &loader, &device, assembled.compute)?;
         let images_per_second = metrics.images as f64 / seconds;
         match args.format {
             Format::Json => println!(

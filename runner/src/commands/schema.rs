@@ -341,8 +341,14 @@ mod tests {
     fn an_experiments_fields_are_those_of_the_schema() {
         let schema = experiment_schema();
         let known = schema["properties"].as_object().unwrap();
-        // Fields that are not set are not written; these three have no default.
-        let set = ["adapter=x", "cache_type=f16", "cache_budget_gib=1"].map(str::to_owned);
+        // These are written only if they are set.
+        let set = [
+            "adapter=x",
+            "cache_type=f16",
+            "cache_budget_gib=1",
+            "tensorboard=true",
+        ];
+        let set = set.map(str::to_owned);
         let experiment = crate::config::experiment::Experiment::read("quickstart", &set);
         let experiment = serde_json::to_value(experiment.map_err(|f| f.error).unwrap()).unwrap();
         let fields: Vec<_> = experiment.as_object().unwrap().keys().collect();

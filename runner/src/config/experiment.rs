@@ -45,8 +45,8 @@ pub struct Experiment {
     /// The seed of initial values, order and dropout.
     #[serde(default)]
     pub seed: u64,
-    /// The metric that chooses the epoch and is reported: `top1`, `mean_per_class` or
-    /// `worst_group`. Default: the data set's own.
+    /// The metric that chooses the epoch and is reported: `top1`, `top5`, `mean_per_class`, `worst_group`,
+    /// `f1_macro`, `f1_weighted`, `kappa` or `auroc`. Default: the data set's own.
     #[serde(default)]
     pub metric: Metric,
     /// What happens to an image that cannot be read: `fail` ends the run, `skip` leaves the image out,
@@ -81,6 +81,9 @@ pub struct Experiment {
     /// (`model.safetensors`); needs a method without adapters, such as full-finetune.
     #[serde(default)]
     pub save_model: bool,
+    /// Whether TensorBoard's event files are also written, into `tensorboard/` of the run's folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tensorboard: bool,
 }
 
 impl Experiment {

@@ -45,7 +45,8 @@ impl Content {
     }
 
     /// The hash of everything that changes results: the resolved experiment without its name, with files
-    /// by content. Device, threads, output folder and the place of the prefix cache are not part of it.
+    /// by content. Device, threads, output folder, the place of the prefix cache and trackers are not part of
+    /// it.
     ///
     /// # Errors
     /// If the experiment cannot be written as JSON.
@@ -53,7 +54,7 @@ impl Content {
         let mut value = serde_json::to_value(experiment)
             .map_err(|e| config_error(format!("the experiment cannot be written: {e}")))?;
         if let Some(map) = value.as_object_mut() {
-            for place in ["name", "prefix_cache", "cache_budget_gib"] {
+            for place in ["name", "prefix_cache", "cache_budget_gib", "tensorboard"] {
                 map.remove(place);
             }
         }

@@ -2,10 +2,12 @@
 //! folder.
 
 pub mod folder;
+pub mod journal;
 pub mod plan;
 mod predictions;
 pub mod progress;
 pub mod summary;
+mod tensorboard;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -100,7 +102,10 @@ pub fn run(
     let checkpoint = Some(checkpoint);
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let before = trainer.seconds_before();
-    let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
+    let trained = trainer
+        .with_journal(folder)
+        .and_then(|trainer| trainer.with_caches(part.caches))
+        .and_then(Trainer::run);
     // The live view is removed before an error is printed.
     reporter.finish();
     let trained = trained?;
@@ -132,7 +137,7 @@ pub fn run(
         attached.inspect(|(_, cost)| cache.seconds += cost.seconds)
     };
     let (tested, _) = attach(images())?;
-    let (test, outputs) = evaluate_all(&model, &tested, device, compute)?;
+    let (test, _, outputs) = evaluate_all(&model, &tested, device, compute)?;
     let mut predictions = vec![(Split::Test, outputs)];
     // The history keeps only brief metrics, so the selected epoch is validated once more with the
     // confusion matrix.
@@ -141,7 +146,7 @@ pub fn run(
         Some(_) => {
             let loader = trial.data.validation(trial.preprocess(), recipe.batch_size);
             let (loader, _) = attach(loader.with_warnings(reporter))?;
-            let (metrics, outputs) = evaluate_all(&model, &loader, device, compute)?;
+            let (metrics, _, outputs) = evaluate_all(&model, &loader, device, compute)?;
             predictions.insert(0, (Split::Validation, outputs));
             Some(metrics)
         }
@@ -208,6 +213,9 @@ pub fn run(
         environment: serde_json::to_value(Environment::here(&device.name))
             .map_err(|e| failure(Exit::Unexpected, e))?,
     };
+    if trial.experiment.tensorboard {
+        tensorboard::write_results(folder, &summary)?;
+    }
     let html = report::html(&summary, &trial.experiment);
     folder.write("report.html", html.as_bytes())?;
     folder.write_json("summary.json", &Outcome::Done(Box::new(summary.clone())))?;

@@ -28,7 +28,7 @@ pub fn evaluate(
     measure(model, loader, device, compute, None)
 }
 
-/// As [`evaluate`], and keeps the probabilities of all images, which some metrics need.
+/// As [`evaluate`], and also returns the probabilities of all images, which some metrics need.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -37,11 +37,11 @@ pub fn evaluate_all(
     loader: &Loader,
     device: &ComputeDevice,
     compute: DType,
-) -> Result<(Metrics, Outputs), Failure> {
+) -> Result<(Metrics, f64, Outputs), Failure> {
     let mut outputs = Outputs::default();
-    let (metrics, _) = measure(model, loader, device, compute, Some(&mut outputs))?;
+    let (metrics, seconds) = measure(model, loader, device, compute, Some(&mut outputs))?;
     let auroc = outputs.auroc();
-    Ok((Metrics { auroc, ..metrics }, outputs))
+    Ok((Metrics { auroc, ..metrics }, seconds, outputs))
 }
 
 fn measure(

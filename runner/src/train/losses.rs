@@ -16,6 +16,8 @@ pub struct Losses {
     pub images: usize,
     /// The newest loss that was read.
     pub last: f64,
+    /// The losses that were read and not taken yet, with their steps.
+    read: Vec<(u64, f64)>,
 }
 
 impl Losses {
@@ -27,7 +29,13 @@ impl Losses {
             sum: progress.loss_sum,
             images: progress.images,
             last: f64::NAN,
+            read: Vec::new(),
         }
+    }
+
+    /// Takes the losses that were read since the last call, with their steps.
+    pub fn take(&mut self) -> Vec<(u64, f64)> {
+        std::mem::take(&mut self.read)
     }
 
     /// Adds the loss of a batch of `images` images in step `step`. The step of the first loss that
@@ -58,6 +66,7 @@ impl Losses {
             self.sum += value * images as f64;
             self.images += images;
             self.last = value;
+            self.read.push((step, value));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ pub mod outputs;
 mod rates;
 mod slot;
 pub mod step;
+mod trained;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,19 +19,20 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Tensor;
-use peft_core::params::{self, Tensors};
-use peft_core::{Model, adapter_file};
+use peft_core::{Model, adapter_file, params};
 
+pub use self::trained::Trained;
 use crate::cache::{Caches, Cost, Prefix};
 use crate::config::recipe::{Recipe, Select, TrainOn};
 use crate::data::batch::Batch;
-use crate::data::held_out::Settled;
 use crate::data::loader::Loader;
 use crate::data::random::{EpochRandom, Pass};
 use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::memory;
 use crate::model::trial::Trial;
+use crate::run::folder::RunFolder;
+use crate::run::journal::Journal;
 use crate::run::progress::Reporter;
 use crate::train::checkpoint::{EpochRecord, Progress, State};
 use crate::train::evaluate::{evaluate, evaluate_all, none_readable};
@@ -39,24 +41,6 @@ use crate::train::metrics::Metric;
 use crate::train::rates::Rates;
 use crate::train::slot::Slot;
 use crate::train::step::{Part, Phase, PhaseEnded, Stepper};
-
-/// A trained model, and how its training went.
-pub struct Trained {
-    /// The model of the selected epoch, on the plain device.
-    pub model: Model,
-    /// The values that were trained, by name.
-    pub tensors: Tensors,
-    /// The history of the training, epoch by epoch.
-    pub progress: Progress,
-    /// The selected epoch, an index into the history.
-    pub selected: usize,
-    /// Time and memory that the prefix cache took.
-    pub cache: Cost,
-}
-
-/// A trained model has its epoch. Candidates of a search yield their progress only, so that none of
-/// them can read the test split.
-impl Settled for Trained {}
 
 /// The reason why an epoch ended early.
 enum Stop {
@@ -78,6 +62,8 @@ pub struct Trainer<'a> {
     /// The images that choices are made on; none if they are trained on.
     validation: Option<Loader<'a>>,
     cache: Cost,
+    /// Where steps and epochs are written; none if nothing is.
+    journal: Option<Journal>,
     state: State,
 }
 
@@ -131,6 +117,7 @@ impl<'a> Trainer<'a> {
             training: training.with_warnings(reporter),
             validation: validation.map(|loader| loader.with_warnings(reporter)),
             cache: Cost::default(),
+            journal: None,
             trial,
             device,
             checkpoint,
@@ -138,6 +125,16 @@ impl<'a> Trainer<'a> {
             reporter,
             state,
         })
+    }
+
+    /// Writes steps and epochs into the folder of the run.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn with_journal(mut self, folder: &RunFolder) -> Result<Self, Failure> {
+        let tensorboard = self.trial.experiment.tensorboard;
+        self.journal = Some(Journal::open(folder, &self.state.progress, tensorboard)?);
+        Ok(self)
     }
 
     /// Computes the frozen prefix once, if the trial allows it and if it pays off. From then on
@@ -264,6 +261,9 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self) -> Result<(), Failure> {
         self.state.progress.left_out = self.trial.data.left_out();
+        if let Some(journal) = &mut self.journal {
+            journal.flush()?;
+        }
         if let Some(path) = &self.checkpoint {
             checkpoint::save(path, &self.state)?;
         }
@@ -287,14 +287,15 @@ impl<'a> Trainer<'a> {
             self.state.progress.total_seconds,
         );
         let start = Instant::now();
+        let rates = self.rates();
         let mut losses = Losses::new(self.device.is_cpu(), &self.state.progress);
         let mut accumulator = GradientsAccumulator::new();
         let mut stop = None;
         let plain = &self.device.device;
         loader.each_or_none(first..batches, pass, plain, |index, batch| {
             let images = batch.as_ref().map_or(0, |batch| batch.targets.len());
+            let step = self.state.progress.step + 1;
             let loss = self.batch(index, batches, batch, &mut accumulator, &mut |_| ());
-            let step = self.state.progress.step;
             self.state.progress.batch = index + 1;
             // Accumulated gradients are not saved, so training can resume only at a whole step.
             let whole = (index + 1) % self.recipe().accumulate == 0 || index + 1 == batches;
@@ -303,6 +304,9 @@ impl<'a> Trainer<'a> {
             {
                 stop = Some(Stop::Diverged(step));
                 return Ok(false);
+            }
+            if let Some(journal) = &mut self.journal {
+                journal.batches(epoch + 1, losses.take(), &rates)?;
             }
             self.reporter.batch(images, losses.last);
             if whole && self.interrupt.load(Ordering::Relaxed) {
@@ -318,6 +322,9 @@ impl<'a> Trainer<'a> {
             && let Err(step) = losses.flush()
         {
             stop = Some(Stop::Diverged(step));
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.batches(epoch + 1, losses.take(), &rates)?;
         }
         self.state.progress.loss_sum = losses.sum;
         self.state.progress.images = losses.images;
@@ -341,6 +348,16 @@ impl<'a> Trainer<'a> {
                     }
                 ),
             )),
+        }
+    }
+
+    /// The learning rate of each step, counted from 1.
+    fn rates(&self) -> impl Fn(u64) -> f64 + use<'a> {
+        let recipe = self.recipe();
+        let steps = self.training.batches().div_ceil(recipe.accumulate);
+        move |step| {
+            let before = step.saturating_sub(1) as usize;
+            recipe.optimizer.lr() * recipe.schedule.factor(before, steps, recipe.epochs)
         }
     }
 
@@ -432,14 +449,13 @@ impl<'a> Trainer<'a> {
             // The history holds one record per epoch, so the confusion matrix stays out of it.
             validation = Some(metrics.brief());
         }
-        let steps = self.training.batches().div_ceil(recipe.accumulate);
+        let lr = self.rates()(self.state.progress.step);
         let progress = &mut self.state.progress;
-        let last = progress.step.saturating_sub(1) as usize;
         let record = EpochRecord {
             epoch: progress.epoch + 1,
             step: progress.step,
             train_loss: progress.loss_sum / progress.images.max(1) as f64,
-            lr: recipe.optimizer.lr() * recipe.schedule.factor(last, steps, recipe.epochs),
+            lr,
             seconds: progress.epoch_seconds,
             validation,
             score,
@@ -447,6 +463,9 @@ impl<'a> Trainer<'a> {
         let best = progress.best.map(|best| &progress.history[best]);
         let better = record.validation.is_some() && best.is_none_or(|best| record.beats(best));
         self.reporter.finish_epoch(&record, recipe.epochs, better);
+        if let Some(journal) = &mut self.journal {
+            journal.epoch(&record)?;
+        }
         progress.history.push(record);
         if better {
             progress.best = Some(progress.history.len() - 1);

@@ -95,8 +95,15 @@ fn assert_same(a: &Path, b: &Path) {
     ] {
         assert_eq!(x[key], y[key], "{key}");
     }
-    let adapter = |runs| std::fs::read(folder(runs).join("adapter.safetensors")).unwrap();
-    assert!(adapter(a) == adapter(b), "the adapters differ");
+    for name in [
+        "adapter.safetensors",
+        "steps.jsonl",
+        "predictions.csv",
+        "predictions.parquet",
+    ] {
+        let file = |runs| std::fs::read(folder(runs).join(name)).unwrap();
+        assert!(file(a) == file(b), "{name} differs");
+    }
     let losses = |runs| {
         let text = std::fs::read_to_string(folder(runs).join("metrics.jsonl")).unwrap();
         let line = |line: &str| -> Value { serde_json::from_str(line).unwrap() };
@@ -106,6 +113,27 @@ fn assert_same(a: &Path, b: &Path) {
             .collect::<Vec<_>>()
     };
     assert_eq!(losses(a), losses(b));
+}
+
+#[test]
+fn tensorboard_files_are_written_on_request_and_do_not_change_the_run() {
+    let (plain, tracked) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    succeeded(small(&[], plain.path()));
+    assert!(!folder(plain.path()).join("tensorboard").exists());
+    succeeded(small(&["--set", "tensorboard=true"], tracked.path()));
+    assert_same(plain.path(), tracked.path());
+    let files = std::fs::read_dir(folder(tracked.path()).join("tensorboard")).unwrap();
+    let mut files: Vec<Vec<u8>> = files
+        .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+        .collect();
+    assert_eq!(files.len(), 2, "one of the training and one of its results");
+    files.sort_by_key(Vec::len);
+    let tags = [&b"step/loss"[..], b"epoch/validation_score"];
+    let results = [&b"test/confusion"[..], b"_hparams_/session_end_info"];
+    for tag in tags.into_iter().chain(results) {
+        let holds = |file: &Vec<u8>| file.windows(tag.len()).any(|bytes| bytes == tag);
+        assert_eq!(files.iter().filter(|file| holds(file)).count(), 1);
+    }
 }
 
 #[test]
