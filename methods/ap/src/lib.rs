@@ -5,23 +5,25 @@
 //!
 //! `z(l) <- z(l) + delta(l)`, one `delta` for all inputs, of the activation's full shape; `l = 0`
 //! is additive visual prompting. `product` multiplies element by element, `concat` appends `p` trained
-//! tokens to the sequence. Parameters: `N D` on tokens (the class token included), `C H W` on
-//! maps, per boundary; `D` or `C` if shared over positions; `p D` for `concat`. A delta starts at
-//! zero and a factor at one, so that an adapted model starts as the backbone; concatenated tokens
-//! start as VPT's prompts do.
+//! tokens to the sequence. Parameters: `N D` on tokens (the class token included) or `(N - 1) D` without
+//! it, `C H W` on maps, per boundary; `D` or `C` if shared over positions; `p D` for `concat`. A delta
+//! starts at zero and a factor at one, so that an adapted model starts as the backbone; concatenated
+//! tokens start as VPT's prompts do.
 //!
 //! Departure: the paper's text puts the prompt at the input of the third block (ViT-L) and of the
 //! third-to-last block (ResNet-101), which is the default rule here; its parameter count for
-//! ResNet-101 (0.12 M) fits one block later.
+//! ResNet-101 (0.12 M) fits one block later, and that for ViT-L (0.16 M) fits no place of a ViT-L, with
+//! or without the class token.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peft_core::activation::BoundaryShape;
+use peft_core::activation::{Activation, BoundaryShape, Tokens};
 use peft_core::backbone::{Backbone, BoundarySpec, Init};
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, Extras};
 use peft_core::layers::BoundaryTensor;
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
+use peft_core::params;
 use peft_core::plug::{Boundary, ByBoundary};
 use peft_core::random::Distribution;
 use schemars::JsonSchema;
@@ -44,6 +46,10 @@ pub struct Ap {
     /// Whether there is one value per channel, shared over all positions. Not with `concat`. Default
     /// false.
     pub shared: bool,
+    /// Whether the prompt covers the class token too. False needs a backbone that has one and an
+    /// unshared prompt on its tokens. Default true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_token: Option<bool>,
     /// Number of tokens of `concat`, at least 1. Default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
@@ -92,6 +98,9 @@ impl Ap {
         if self.kind == Kind::Concat {
             spec.check_extras("ap with kind concat", &places)?;
         }
+        if !self.covers_class() {
+            check_class(backbone, &places)?;
+        }
         Ok(places)
     }
 
@@ -99,6 +108,11 @@ impl Ap {
         if self.first.is_some() && !self.boundaries.is_empty() {
             let message = "expected either `first` or `boundaries`, got both";
             return Err(Error::config("first", message));
+        }
+        if !self.covers_class() && (self.shared || self.kind == Kind::Concat) {
+            let message =
+                "expected true with shared or with kind concat, whose values have no position";
+            return Err(Error::config("class_token", message));
         }
         match (self.kind, self.length) {
             (Kind::Concat, Some(0)) => Err(Error::config("length", "expected at least 1, got 0")),
@@ -114,6 +128,10 @@ impl Ap {
         }
     }
 
+    fn covers_class(&self) -> bool {
+        self.class_token.unwrap_or(true)
+    }
+
     /// The shape of the prompt at a boundary.
     fn shape(&self, place: &BoundarySpec) -> BoundaryShape {
         match (self.kind, place.shape) {
@@ -122,8 +140,26 @@ impl Ap {
                 width: shape.channels(),
             },
             (_, shape) if self.shared => shape.shared(),
+            (_, BoundaryShape::Tokens { count, width }) if !self.covers_class() => {
+                let count = count - 1;
+                BoundaryShape::Tokens { count, width }
+            }
             (_, shape) => shape,
         }
+    }
+}
+
+/// Checks that the activation at these boundaries begins with a class token.
+fn check_class(backbone: &dyn Backbone, places: &[&BoundarySpec]) -> Result<()> {
+    let has_class = params::value(backbone, "cls_token").is_some();
+    let begins =
+        |place: &BoundarySpec| has_class && matches!(place.shape, BoundaryShape::Tokens { .. });
+    match places.iter().find(|place| !begins(place)) {
+        None => Ok(()),
+        Some(place) => Err(backbone.spec().unfit(
+            "ap with class_token: false",
+            format!("{place} has no class token that could be left out"),
+        )),
     }
 }
 
@@ -148,6 +184,7 @@ impl AdaptationMethod for Ap {
         Ok(Attachment::adapter(ApAdapter {
             prompts: prompts.collect(),
             kind: self.kind,
+            covers_class: self.covers_class(),
         }))
     }
 
@@ -167,6 +204,8 @@ pub struct ApAdapter {
     prompts: ByBoundary<AtBoundary>,
     #[module(skip)]
     kind: Kind,
+    #[module(skip)]
+    covers_class: bool,
 }
 
 #[derive(Module, Debug)]
@@ -183,14 +222,34 @@ enum Prompt {
     Tokens(Param<Tensor<2>>),
 }
 
+impl ApAdapter {
+    /// The value at all positions: one that leaves out the class token does nothing there.
+    ///
+    /// # Shapes
+    /// `[1, n - 1, d] -> [1, n, d]` without the class token.
+    fn whole(&self, value: Activation) -> Activation {
+        match value {
+            Activation::Tokens(Tokens { x, .. }) if !self.covers_class => {
+                let class = x.clone().narrow(1, 0, 1); // [1, 1, d]
+                let class = match self.kind {
+                    Kind::Product => class.ones_like(),
+                    Kind::Additive | Kind::Concat => class.zeros_like(),
+                };
+                Tensor::cat(vec![class, x], 1).into()
+            }
+            value => value,
+        }
+    }
+}
+
 impl Adapter for ApAdapter {
     fn at_boundary(&self, index: usize) -> Option<BoundaryAct<'_>> {
         let at = self.prompts.get(&Boundary(index))?;
         Some(match &at.prompt {
             Prompt::Tensor(factor) if self.kind == Kind::Product => {
-                BoundaryAct::Multiply(factor.value())
+                BoundaryAct::Multiply(self.whole(factor.value()))
             }
-            Prompt::Tensor(delta) => BoundaryAct::Add(delta.value()),
+            Prompt::Tensor(delta) => BoundaryAct::Add(self.whole(delta.value())),
             Prompt::Tokens(tokens) => BoundaryAct::Extras(Extras {
                 tokens: tokens.val(),
                 dropout: 0.0,
@@ -205,7 +264,7 @@ peft_core::register!(
     name: "ap",
     summary: "activation prompt: one trained perturbation at a boundary",
     reference: "Visual Prompting Reimagined: The Power of Activation Prompts, 2026, arXiv 2604.06440",
-    example: "name: ap\nboundaries: [3]\nkind: additive\nshared: false\n",
+    example: "name: ap\nboundaries: [3]\nkind: additive\nshared: false\n# class_token: false\n",
 );
 
 #[cfg(test)]

@@ -1,15 +1,21 @@
 //! Golden values made with timm, the conformance suite, and refusals.
 
-use burn::tensor::Device;
+use burn::module::Param;
+use burn::tensor::{Device, TensorData};
 use peft_backbone_clip as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;
+use peft_core::activation::Activation;
 use peft_core::backbone::{BackboneConfig, Init};
-use peft_core::method::AdaptationMethod;
+use peft_core::hooks::BoundaryAct;
+use peft_core::layers::BoundaryTensor;
+use peft_core::method::{AdaptationMethod, Adapter};
+use peft_core::params::floats;
+use peft_core::plug::Boundary;
 use peft_testing::{Golden, Verdict, built, conforms, resnet, tiny_backbones, vit};
 
-use crate::{Ap, Kind};
+use crate::{Ap, ApAdapter, AtBoundary, Kind, Prompt};
 
 #[test]
 fn a_prompt_at_block_2_of_a_vit_agrees_with_timm() {
@@ -125,6 +131,97 @@ fn exclusive_options_are_refused_by_field() {
     assert!(error(late).contains("no block follows that could read tokens at boundary 5"));
 }
 
+/// At the input of `blocks.2`, on every token but the class token.
+fn patches_only(kind: Kind) -> Ap {
+    Ap {
+        boundaries: vec![3],
+        kind,
+        class_token: Some(false),
+        ..Ap::default()
+    }
+}
+
+#[test]
+fn a_prompt_without_the_class_token_leaves_its_position_alone() {
+    let backbone = built(&*vit());
+    // Four by four patches of width 48, and the class token.
+    assert_eq!(
+        patches_only(Kind::Additive).formula(&*backbone).unwrap(),
+        16 * 48
+    );
+    for (kind, neutral) in [(Kind::Additive, 0.0), (Kind::Product, 1.0)] {
+        let values: Vec<f32> = (0..6).map(|i| i as f32 + 2.0).collect();
+        let data = TensorData::new(values.clone(), [3, 2]);
+        let prompt = BoundaryTensor::Tokens(Param::from_data(data, &Device::flex()));
+        let adapter = ApAdapter {
+            prompts: [(
+                Boundary(3),
+                AtBoundary {
+                    prompt: Prompt::Tensor(prompt),
+                },
+            )]
+            .into_iter()
+            .collect(),
+            kind,
+            covers_class: false,
+        };
+        let (Some(BoundaryAct::Add(Activation::Tokens(whole)))
+        | Some(BoundaryAct::Multiply(Activation::Tokens(whole)))) = adapter.at_boundary(3)
+        else {
+            panic!("{kind:?} acts on tokens");
+        };
+        assert_eq!(whole.x.dims(), [1, 4, 2]);
+        let expected = [vec![neutral; 2], values].concat();
+        assert_eq!(floats(whole.x.into_data()), expected, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_prompt_without_the_class_token_conforms_where_there_is_one() {
+    let verdicts = conforms(&[
+        Box::new(patches_only(Kind::Additive)),
+        Box::new(patches_only(Kind::Product)),
+    ]);
+    let mut fits = 0;
+    for verdict in &verdicts {
+        match verdict {
+            Verdict::Refused(reason) => {
+                assert!(reason.contains("has no class token"), "{reason}");
+            }
+            _ => fits += 1,
+        }
+    }
+    assert!(0 < fits && fits < verdicts.len(), "{fits}");
+}
+
+#[test]
+fn a_class_token_that_is_not_there_cannot_be_left_out() {
+    let error = |method: Ap, config: &dyn BackboneConfig| {
+        let backbone = built(config);
+        method.formula(&*backbone).unwrap_err().to_string()
+    };
+    let map = error(patches_only(Kind::Additive), &*resnet());
+    assert!(
+        map.contains("boundary 3 (input of layer2.1) has no class token"),
+        "{map}"
+    );
+    let image = Ap {
+        boundaries: vec![0],
+        ..patches_only(Kind::Additive)
+    };
+    let image = error(image, &*vit());
+    assert!(
+        image.contains("boundary 0 (normalised image) has no class token"),
+        "{image}"
+    );
+    let shared = Ap {
+        shared: true,
+        ..patches_only(Kind::Additive)
+    };
+    assert!(error(shared, &*vit()).starts_with("class_token: expected true"));
+    assert!(error(patches_only(Kind::Concat), &*vit()).starts_with("class_token: "));
+}
+
 #[test]
 fn every_kind_conforms() {
     let ap = |kind, shared, first, boundaries: &[i64]| -> Box<dyn AdaptationMethod> {
@@ -133,7 +230,7 @@ fn every_kind_conforms() {
             shared,
             first,
             boundaries: boundaries.to_vec(),
-            length: None,
+            ..Ap::default()
         })
     };
     let verdicts = conforms(&[

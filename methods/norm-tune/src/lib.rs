@@ -4,8 +4,11 @@
 //! of "Visual Prompting Reimagined: The Power of Activation Prompts", 2026 (arXiv 2604.06440).
 //!
 //! `y = gamma (x - mean) / sqrt(var + eps) + beta` with `gamma` and `beta` trained in place.
-//! Parameters: twice the channels of every norm, `(4 L + 2) D` on a ViT. BatchNorm layers whose
-//! `gamma` and `beta` train use and update batch statistics, unless configured otherwise.
+//! Parameters: twice the channels of every norm, `(4 L + 2) D` on a ViT; half of that with `gamma` or
+//! `beta` alone. BatchNorm layers of which either trains use and update batch statistics, unless
+//! configured otherwise.
+//!
+//! The second paper's count for ViT-L (0.06 M) fits `gamma` alone, that for ResNet-101 (0.13 M) both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,14 +30,44 @@ pub struct NormTune {
     /// Norms by suffix (a list) or regular expression over the whole name (a string). Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sites: Option<Targets>,
+    /// The parameters of each norm that train: `weight` (`gamma`), `bias` (`beta`), or both. Default both.
+    #[serde(skip_serializing_if = "are_all")]
+    pub parts: Vec<Part>,
     /// The statistics with which tuned BatchNorm layers normalise while training. Default `batch`.
     pub statistics: Statistics,
+}
+
+/// A parameter of a norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// `gamma`.
+    Weight,
+    /// `beta`.
+    Bias,
+}
+
+impl Part {
+    const ALL: [Self; 2] = [Self::Weight, Self::Bias];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+        }
+    }
+}
+
+/// Whether these are the default, which is not written, so that the hashes of older trials stay.
+fn are_all(parts: &[Part]) -> bool {
+    parts == Part::ALL
 }
 
 impl Default for NormTune {
     fn default() -> Self {
         Self {
             sites: None,
+            parts: Part::ALL.to_vec(),
             statistics: Statistics::Batch,
         }
     }
@@ -43,6 +76,7 @@ impl Default for NormTune {
 impl NormTune {
     /// The norms with their channels.
     fn norms<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<(&'a Site, usize)>> {
+        self.check()?;
         let spec = backbone.spec();
         let unfit = |reason: String| spec.unfit("norm-tune", reason);
         let channels = |site: &Site| match site.kind {
@@ -71,17 +105,33 @@ impl NormTune {
         };
         picked.into_iter().map(norm).collect()
     }
+
+    fn check(&self) -> Result<()> {
+        match self.parts[..] {
+            [_] => Ok(()),
+            [first, second] if first != second => Ok(()),
+            _ => {
+                let message = "expected weight, bias, or both, each once";
+                Err(Error::config("parts", message))
+            }
+        }
+    }
+
+    fn trains(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
 }
 
 #[typetag::serde(name = "norm-tune")]
 impl AdaptationMethod for NormTune {
     fn attach(&self, backbone: &dyn Backbone, _: &Init) -> Result<Attachment> {
-        let norms = self.norms(backbone)?.into_iter();
-        let names = |(site, _): (&Site, usize)| {
-            ["weight", "bias"].map(|part| format!("{}.{part}", site.name))
-        };
+        let mut names = BTreeSet::new();
+        for (site, _) in self.norms(backbone)? {
+            let of = |part: &Part| format!("{}.{}", site.name, part.name());
+            names.extend(self.parts.iter().map(of));
+        }
         Ok(Attachment::tuned(Tuned {
-            names: norms.flat_map(names).collect(),
+            names,
             statistics: self.statistics,
             rates: BTreeMap::new(),
         }))
@@ -89,7 +139,8 @@ impl AdaptationMethod for NormTune {
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
         let norms = self.norms(backbone)?.into_iter();
-        Ok(norms.map(|(_, channels)| 2 * channels).sum())
+        let channels: usize = norms.map(|(_, channels)| channels).sum();
+        Ok(self.parts.len() * channels)
     }
 }
 
@@ -113,10 +164,16 @@ fn write(
             });
         }
         let module = layout.theirs(&site.name)?;
-        for part in ["weight", "bias"] {
-            if let Some(data) = values.get(&format!("backbone.{}.{part}", site.name)) {
-                let name = format!("{module}.{LN_TUNING}.{part}");
-                folder.tensors.insert(name, data.clone());
+        for part in Part::ALL {
+            let own = format!("{}.{}", site.name, part.name());
+            let data = match method.trains(part) {
+                true => values.get(&format!("backbone.{own}")).cloned(),
+                // PEFT holds copies of whole norms, so that the part which is frozen goes along.
+                false => params::value(backbone, &own),
+            };
+            if let Some(data) = data {
+                let name = format!("{module}.{LN_TUNING}.{}", part.name());
+                folder.tensors.insert(name, data);
             }
         }
         modules.push(module);
@@ -172,9 +229,9 @@ fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Impo
 peft_core::register!(
     Method, NormTune,
     name: "norm-tune",
-    summary: "train weight and bias of the norms",
+    summary: "train weight and bias of the norms, or one of them",
     reference: "Training BatchNorm and Only BatchNorm, Frankle, Schwab and Morcos, 2021",
-    example: "name: norm-tune\nstatistics: batch\n# sites: [norm1, norm2]\n",
+    example: "name: norm-tune\nstatistics: batch\n# parts: [weight]\n# sites: [norm1, norm2]\n",
     hf_peft: { peft_type: "LN_TUNING", read: read, write: write },
 );
 

@@ -149,8 +149,10 @@ fn overview(plan: &Plan, cells: &[CellPlan], all: bool) -> String {
     }
     let searches = plan.tasks.iter().filter_map(|task| task.tuned.as_ref());
     let searches: BTreeSet<&str> = searches.map(|tuned| tuned.folder.as_str()).collect();
-    if !searches.is_empty() {
-        lines.push(format!("searches    {}", searches.len()));
+    let after = plan.tasks.iter().find_map(|task| task.tuned.as_ref());
+    if let Some(tuned) = after {
+        let (count, words) = (searches.len(), tuned.search.retrain().words());
+        lines.push(format!("searches    {count}; {words}"));
     }
     lines.push("cells".to_owned());
     lines.extend(cells.iter().flat_map(|cell| cell.lines()));

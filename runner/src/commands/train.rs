@@ -118,7 +118,11 @@ fn print(summary: &Summary, folder: &RunFolder) {
     row("peak memory", mebibytes(summary.memory.peak_bytes));
     let epoch = seconds(summary.time.seconds_per_epoch);
     let all = seconds(summary.time.total_seconds);
-    row("time", format_args!("{epoch} per epoch, {all} in all"));
+    let timed = summary.time.timed();
+    row(
+        "time",
+        format_args!("{epoch} per epoch ({timed}), {all} in all"),
+    );
     row("inference", speed(summary.inference.images_per_second));
     row("run", folder.path().display());
 }

@@ -8,6 +8,7 @@ use peft_core::data::Split;
 use peft_core::{Counts, Model};
 
 use super::config::MethodEntry;
+use super::search::Retrain;
 use super::tuned::Tuned;
 use crate::config::recipe::TrainOn;
 use crate::device::ComputeDevice;
@@ -75,8 +76,10 @@ impl CellPlan {
                 images += rung.candidates * (rung.epochs - before) * train;
                 before = rung.epochs;
             }
-            // The trainings after a search take the validation images too, and at most all epochs.
-            images += seeds * epochs * (both - train);
+            if tuned.search.retrain() == Retrain::TrainValidation {
+                // At most all epochs: the search may choose fewer.
+                images += seeds * epochs * (both - train);
+            }
             trainings += candidates;
         }
         let mut plan = Self {

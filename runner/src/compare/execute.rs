@@ -177,7 +177,7 @@ fn chosen(base: &Experiment, tuning: &Tuning, seed: u64) -> Result<Experiment, F
         .collect::<Result<_, serde_yaml::Error>>()
         .map_err(config_error)?;
     let candidate = candidate(document(base)?, &fields, tuning.seed)?;
-    Ok(retrained(candidate, best.best_epoch, seed))
+    Ok(retrained(candidate, best.best_epoch, seed, tuning.retrain))
 }
 
 /// Returns the outcome of a finished trial in its place in this comparison; none if it has to run,

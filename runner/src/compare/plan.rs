@@ -9,7 +9,7 @@ use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
 use super::estimate::{CellPlan, Measured};
 use super::fields::Fields;
 use super::results::{DatasetColumn, Missing, Results};
-use super::search::Search;
+use super::search::{Retrain, Search};
 use super::state::Unfinished;
 pub use super::tuned::Tuned;
 use crate::config::experiment::Experiment;
@@ -104,10 +104,18 @@ pub fn candidate(
     Ok(experiment)
 }
 
-/// Makes the trial after the search: the chosen candidate, trained on training and validation
-/// images together for the number of epochs that validation chose.
-pub fn retrained(mut candidate: Experiment, epochs: usize, seed: u64) -> Experiment {
+/// Makes the trial after the search: the chosen candidate, trained with another seed on the images that
+/// `retrain` names. `epochs` is the number that validation chose.
+pub fn retrained(
+    mut candidate: Experiment,
+    epochs: usize,
+    seed: u64,
+    retrain: Retrain,
+) -> Experiment {
     candidate.seed = seed;
+    if retrain == Retrain::Train {
+        return candidate;
+    }
     let recipe = &mut candidate.recipe;
     recipe.train_on = TrainOn::TrainValidation;
     recipe.select = Select::Last;

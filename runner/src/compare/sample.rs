@@ -6,6 +6,7 @@ use peft_core::random::Generator;
 use serde_json::json;
 
 use super::results::{DatasetColumn, Missing, Results};
+use super::search::Retrain;
 use super::state::Unfinished;
 use crate::run::summary::{
     Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning,
@@ -141,6 +142,7 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
         },
         time: Time {
             seconds_per_epoch: seconds,
+            timed_epochs: EPOCHS - 1,
             cache_seconds: if m.3 < 4.0 && seed == 0 { 4.2 } else { 0.0 },
             total_seconds: seconds * EPOCHS as f64 * 1.2,
         },
@@ -254,6 +256,7 @@ fn search(dataset: &str) -> Tuning {
     };
     Tuning {
         search: "grid".to_owned(),
+        retrain: Retrain::TrainValidation,
         seed: 0,
         candidates: vec![
             candidate("0.0001", Some(0.6)),

@@ -35,7 +35,11 @@ pub struct Space {
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Search {
     /// All combinations of the values.
-    Grid,
+    Grid {
+        /// The images of the trial after the search.
+        #[serde(default, skip_serializing_if = "Retrain::is_default")]
+        retrain: Retrain,
+    },
     /// Combinations drawn at random (Bergstra and Bengio 2012, Random Search for Hyper-Parameter
     /// Optimization).
     Random {
@@ -44,6 +48,9 @@ pub enum Search {
         /// The seed of the draw.
         #[serde(default)]
         seed: u64,
+        /// The images of the trial after the search.
+        #[serde(default, skip_serializing_if = "Retrain::is_default")]
+        retrain: Retrain,
     },
     /// Combinations drawn at random. After `min_epochs` epochs the best one in `eta` goes on for `eta`
     /// times as many, until one is left (Jamieson and Talwalkar 2016, Non-stochastic Best Arm
@@ -60,7 +67,44 @@ pub enum Search {
         /// One candidate in `eta` goes on after each cut, at least 2.
         #[serde(default = "three")]
         eta: usize,
+        /// The images of the trial after the search.
+        #[serde(default, skip_serializing_if = "Retrain::is_default")]
+        retrain: Retrain,
     },
+}
+
+/// The images on which the chosen candidate is trained after a search.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Retrain {
+    /// Those of the training split, as in the search. Validation chooses the epoch of every seed.
+    Train,
+    /// Those of the training and the validation split together, for the number of epochs that validation
+    /// chose: the protocol of VTAB-1k.
+    #[default]
+    TrainValidation,
+}
+
+impl Retrain {
+    /// Whether it is the default. It is then not written, so that the ids of older trials stay.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What reports say about the trials after a search.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Train => {
+                "the chosen candidate is trained on the training images alone, and validation chooses its epoch"
+            }
+            Self::TrainValidation => {
+                "the chosen candidate is trained on training and validation images together, for the number of \
+                 epochs that validation chose"
+            }
+        }
+    }
 }
 
 fn one() -> usize {
@@ -87,7 +131,7 @@ impl Space {
     pub fn check(&self, search: Option<Search>) -> Result<(), String> {
         match (&self.values[..], self.min, self.max) {
             ([], Some(min), Some(max)) => {
-                if matches!(search, Some(Search::Grid)) {
+                if matches!(search, Some(Search::Grid { .. })) {
                     return Err("a grid needs values, got a range".to_owned());
                 }
                 let least = if self.log { 0.0 } else { f64::NEG_INFINITY };
@@ -140,7 +184,7 @@ impl Search {
             )),
         };
         match self {
-            Self::Grid => Ok(()),
+            Self::Grid { .. } => Ok(()),
             Self::Random { candidates, .. } => least("candidates", candidates, 1),
             Self::Halving {
                 candidates,
@@ -158,18 +202,27 @@ impl Search {
     /// The name of the search in reports.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Grid => "grid",
+            Self::Grid { .. } => "grid",
             Self::Random { .. } => "random",
             Self::Halving { .. } => "halving",
         }
     }
 
+    /// The images of the trials after the search.
+    pub fn retrain(self) -> Retrain {
+        let (Self::Grid { retrain } | Self::Random { retrain, .. } | Self::Halving { retrain, .. }) =
+            self;
+        retrain
+    }
+
     /// Returns the candidates, all different. Without spaces there is one, which sets nothing.
     pub fn candidates(self, spaces: &BTreeMap<String, Space>) -> Vec<Fields> {
         let (wanted, seed) = match self {
-            Self::Grid => return grid(spaces),
-            Self::Random { candidates, seed } => (candidates, seed),
-            Self::Halving {
+            Self::Grid { .. } => return grid(spaces),
+            Self::Random {
+                candidates, seed, ..
+            }
+            | Self::Halving {
                 candidates, seed, ..
             } => (candidates, seed),
         };
@@ -251,11 +304,23 @@ mod tests {
         serde_yaml::from_str(text).unwrap()
     }
 
+    const GRID: Search = Search::Grid {
+        retrain: Retrain::TrainValidation,
+    };
+
+    fn random(candidates: usize, seed: u64) -> Search {
+        Search::Random {
+            candidates,
+            seed,
+            retrain: Retrain::default(),
+        }
+    }
+
     const TWO: &str = "{a: {values: [1, 2, 3]}, b: {values: [x, y]}}";
 
     #[test]
     fn a_grid_is_every_combination_once() {
-        let all = Search::Grid.candidates(&spaces(TWO));
+        let all = GRID.candidates(&spaces(TWO));
         let text: Vec<_> = all
             .iter()
             .map(|fields| {
@@ -267,12 +332,12 @@ mod tests {
             })
             .collect();
         assert_eq!(text, ["1x", "1y", "2x", "2y", "3x", "3y"]);
-        assert_eq!(Search::Grid.candidates(&BTreeMap::new()), [Fields::new()]);
+        assert_eq!(GRID.candidates(&BTreeMap::new()), [Fields::new()]);
     }
 
     #[test]
     fn draws_are_distinct_within_bounds_and_follow_their_seed() {
-        let drawn = |candidates, seed| Search::Random { candidates, seed }.candidates(&spaces(TWO));
+        let drawn = |candidates, seed| random(candidates, seed).candidates(&spaces(TWO));
         assert_eq!(drawn(4, 1), drawn(4, 1));
         assert_ne!(drawn(4, 1), drawn(4, 2));
         let mut all = drawn(9, 3);
@@ -280,10 +345,7 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), 6);
         let range = spaces("{lr: {min: 1.0e-4, max: 0.1, log: true}}");
-        let search = Search::Random {
-            candidates: 400,
-            seed: 0,
-        };
+        let search = random(400, 0);
         let values: Vec<f64> = search
             .candidates(&range)
             .iter()
@@ -301,10 +363,7 @@ mod tests {
     #[test]
     fn a_narrow_range_gives_fewer_candidates() {
         let range = spaces("{lr: {min: 0.1, max: 0.1002}}");
-        let search = Search::Random {
-            candidates: 50,
-            seed: 0,
-        };
+        let search = random(50, 0);
         let found = search.candidates(&range);
         assert!((2..=3).contains(&found.len()), "{found:?}");
     }
@@ -316,6 +375,7 @@ mod tests {
             seed: 0,
             min_epochs: 1,
             eta: 3,
+            retrain: Retrain::default(),
         };
         let rungs = |epochs| -> Vec<(usize, usize)> {
             let rungs = search.rungs(9, epochs).into_iter();
@@ -324,8 +384,24 @@ mod tests {
         assert_eq!(rungs(20), [(9, 1), (3, 3), (1, 20)]);
         assert_eq!(rungs(2), [(9, 1), (3, 2)]);
         assert_eq!(rungs(1), [(9, 1)]);
-        let all = Search::Grid.rungs(5, 8);
+        let all = GRID.rungs(5, 8);
         assert_eq!((all.len(), all[0].candidates, all[0].epochs), (1, 5, 8));
+    }
+
+    /// The id of a trial hashes this text, so that it must not change for a search without `retrain`.
+    #[test]
+    fn what_a_search_retrains_on_is_written_only_if_it_is_stated() {
+        let written = |text: &str| {
+            let search: Search = serde_yaml::from_str(text).unwrap();
+            serde_json::to_string(&search).unwrap()
+        };
+        assert_eq!(written("{name: grid}"), r#"{"name":"grid"}"#);
+        assert_eq!(
+            written("{name: random, candidates: 3, retrain: train_validation}"),
+            r#"{"name":"random","candidates":3,"seed":0}"#
+        );
+        let text = r#"{"name":"grid","retrain":"train"}"#;
+        assert_eq!(written(text), text);
     }
 
     #[test]
@@ -334,18 +410,11 @@ mod tests {
             let space: Space = serde_yaml::from_str(text).unwrap();
             space.check(Some(search)).err()
         };
-        let random = Search::Random {
-            candidates: 1,
-            seed: 0,
-        };
-        assert_eq!(check("{values: [1]}", Search::Grid), None);
+        let random = random(1, 0);
+        assert_eq!(check("{values: [1]}", GRID), None);
         assert_eq!(check("{min: 0, max: 1}", random), None);
         for (text, search, expected) in [
-            (
-                "{min: 0, max: 1}",
-                Search::Grid,
-                "a grid needs values, got a range",
-            ),
+            ("{min: 0, max: 1}", GRID, "a grid needs values, got a range"),
             (
                 "{min: 1, max: 1}",
                 random,

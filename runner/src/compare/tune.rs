@@ -122,6 +122,7 @@ fn search(
     };
     Ok(Tuning {
         search: tuned.search.name().to_owned(),
+        retrain: tuned.search.retrain(),
         seed: tuned.seed,
         seconds: tried.iter().map(|candidate| candidate.seconds).sum(),
         candidates: tried,

@@ -153,7 +153,14 @@ fn portrait(summary: &Summary) -> String {
             format!("{} ({formula})", grouped(params.formula)),
         ),
         ("peak memory", mebibytes(summary.memory.peak_bytes)),
-        ("time per epoch", seconds(summary.time.seconds_per_epoch)),
+        (
+            "time per epoch",
+            format!(
+                "{} ({})",
+                seconds(summary.time.seconds_per_epoch),
+                summary.time.timed()
+            ),
+        ),
         ("total time", seconds(summary.time.total_seconds)),
         (
             "epochs",
@@ -258,6 +265,7 @@ mod tests {
             },
             time: Time {
                 seconds_per_epoch: 4.0,
+                timed_epochs: 11,
                 cache_seconds: 0.0,
                 total_seconds: 50.0,
             },

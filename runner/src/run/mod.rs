@@ -173,7 +173,8 @@ pub fn run(
     )?;
 
     let epochs = progress.history.len();
-    let epoch_seconds: f64 = progress.history.iter().map(|record| record.seconds).sum();
+    let seconds = progress.history.iter().map(|record| record.seconds);
+    let seconds: Vec<f64> = seconds.collect();
     let methods = trial.experiment.method.iter();
     let value = |value| serde_json::to_value(value).map_err(|e| failure(Exit::Unexpected, e));
     let summary = Summary {
@@ -198,11 +199,11 @@ pub fn run(
             peak_bytes: progress.peak_bytes,
             cache_bytes: cache.bytes,
         },
-        time: Time {
-            seconds_per_epoch: epoch_seconds / epochs as f64,
-            cache_seconds: cache.seconds,
-            total_seconds: before + start.elapsed().as_secs_f64(),
-        },
+        time: Time::of(
+            &seconds,
+            cache.seconds,
+            before + start.elapsed().as_secs_f64(),
+        ),
         device: device.name.clone(),
         config_hash: trial.hash.clone(),
         seed: trial.experiment.seed,

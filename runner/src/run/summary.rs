@@ -7,6 +7,7 @@ use peft_core::Counts;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::compare::search::Retrain;
 use crate::data::held_out::Settled;
 use crate::train::checkpoint::EpochRecord;
 use crate::train::metrics::{Metric, Metrics};
@@ -116,6 +117,9 @@ pub struct Cell {
 pub struct Tuning {
     /// `grid`, `random` or `halving`.
     pub search: String,
+    /// The images of the trial after the search.
+    #[serde(default)]
+    pub retrain: Retrain,
     /// The seed of all candidates.
     pub seed: u64,
     /// All candidates, in the order of the search.
@@ -191,8 +195,12 @@ pub struct Memory {
 /// Time of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Time {
-    /// Mean seconds of a training epoch, validation excluded.
+    /// Mean seconds of a training epoch, validation excluded. The first epoch warms up and is left out,
+    /// unless it is the only one.
     pub seconds_per_epoch: f64,
+    /// The epochs that the mean is over; 0 if the only epoch, warm-up included, is all there is.
+    #[serde(default)]
+    pub timed_epochs: usize,
     /// Seconds spent on filling the cache of the prefix or of the images; 0 if another trial had
     /// filled it.
     #[serde(default)]
@@ -201,9 +209,50 @@ pub struct Time {
     pub total_seconds: f64,
 }
 
+impl Time {
+    /// The times of a run whose epochs took `epochs` seconds each.
+    pub fn of(epochs: &[f64], cache_seconds: f64, total_seconds: f64) -> Self {
+        // Kernels are compiled and tuned, memory is requested and files are read for the first time in
+        // the first epoch, on a CPU as on a GPU.
+        let timed = epochs.get(1..).unwrap_or_default();
+        let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len().max(1) as f64;
+        Self {
+            seconds_per_epoch: mean(if timed.is_empty() { epochs } else { timed }),
+            timed_epochs: timed.len(),
+            cache_seconds,
+            total_seconds,
+        }
+    }
+
+    /// Says which epochs the mean is over.
+    pub fn timed(&self) -> String {
+        match self.timed_epochs {
+            0 => "warm-up included".to_owned(),
+            1 => "the epoch after the first".to_owned(),
+            count => format!("mean of the {count} epochs after the first"),
+        }
+    }
+}
+
 /// Speed of evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Inference {
     /// Images per second on the test split, reading excluded.
     pub images_per_second: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_epoch_is_not_timed_unless_it_is_the_only_one() {
+        let time = |epochs: &[f64]| Time::of(epochs, 0.0, 9.0);
+        let three = time(&[9.0, 1.0, 2.0]);
+        assert_eq!((three.seconds_per_epoch, three.timed_epochs), (1.5, 2));
+        assert_eq!(three.timed(), "mean of the 2 epochs after the first");
+        let one = time(&[9.0]);
+        assert_eq!((one.seconds_per_epoch, one.timed_epochs), (9.0, 0));
+        assert_eq!(one.timed(), "warm-up included");
+    }
 }

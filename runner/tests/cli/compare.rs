@@ -290,6 +290,38 @@ fn tuning_chooses_on_validation_and_trains_again_on_all() {
     assert_eq!(searches.count(), 6);
 }
 
+#[test]
+fn a_search_may_train_its_choice_on_the_training_split_alone() {
+    let place = Place::new(&tuned());
+    let methods = "methods=[{use: {name: ap, boundaries: [-1]}, label: AP, \
+                   tune: {recipe.optimizer.lr: {values: [0.001, 0.02]}}}]";
+    let sets = ["search.retrain=train", methods, "baseline=null"];
+    let args: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let plan = succeeded(place.compare(&[&args[..], &["--dry-run"]].concat()));
+    let declared = "trained on the training images alone";
+    assert!(plan.contains(declared), "{plan}");
+    let out = succeeded(place.compare(&args));
+    assert!(out.contains(declared), "{out}");
+    let page = std::fs::read_to_string(place.path("runs/small/report.html")).unwrap();
+    assert!(page.contains(declared));
+    let lines = std::fs::read_to_string(place.path("runs/small/results.jsonl")).unwrap();
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["search_retrain"], "train");
+    }
+    for summary in place.summaries("runs/small").values() {
+        let recipe = &summary["config"]["recipe"];
+        assert_eq!(recipe["train_on"], "train");
+        assert_eq!(recipe["stop_after"], Value::Null);
+        // The first seed repeats the training of the candidate, so that its score is that of the search.
+        if summary["seed"] == 0 {
+            let tuning = &summary["tuning"];
+            let chosen = &tuning["candidates"][tuning["chosen"].as_u64().unwrap() as usize];
+            assert_eq!(summary["validation"]["top1"], chosen["score"]);
+        }
+    }
+}
+
 /// Starts a command, lets it work, and kills it.
 fn killed(place: &Place, args: &[&str], after: Duration) -> bool {
     let mut child: Child = place.command(args).spawn().unwrap();

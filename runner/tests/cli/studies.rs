@@ -1,5 +1,7 @@
 //! `runner study`: every study in its smallest form, the values that are known, and what is refused.
 
+mod counts;
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -62,7 +64,8 @@ fn every_shipped_study_opens_and_one_without_its_files_says_what_is_missing() {
     for (config, name) in configs {
         let planned = json(&[&name, "--config", &config, "--dry-run"]);
         assert_eq!(planned["study"], name.as_str());
-        let full = !config.contains("micro") && !config.contains("portrait");
+        let counted = ["micro", "portrait", "paper-counts"];
+        let full = !counted.iter().any(|part| config.contains(part));
         if full {
             let found = json(&[&name, "--config", &config]);
             for claim in found["claims"].as_array().unwrap() {
@@ -240,7 +243,10 @@ fn the_networks_at_hand_are_measured() {
     let shapes = "dataset={name: shapes, train: 64, validation: 64, test: 64}";
     let sets = ["--set", shapes, "--set", "images=64", "--set", "batch=16"];
     let found = json(&[&["cka"], &sets[..], &["--set", "kind=plain"]].concat());
-    assert!(["holds", "does_not_hold"].contains(&verdict(&found, "deep-cnn-middle-vit")));
+    let decided = ["holds", "does_not_hold", "undecided"];
+    assert!(decided.contains(&verdict(&found, "deep-cnn-middle-vit")));
+    let again = found["result"]["again"].as_array().unwrap();
+    assert_eq!(again[0]["cka"].as_array().unwrap().len(), 10);
     let result = &found["result"];
     assert_eq!(
         (
@@ -251,7 +257,8 @@ fn the_networks_at_hand_are_measured() {
     );
     assert_eq!(result["plain"].as_array().unwrap().len(), 10);
     // A network is compared with itself if there is one.
-    let own = ["--set", "other=null", "--set", "backbone=vit-micro"];
+    let own = ["other=null", "again=[]", "backbone=vit-micro"];
+    let own: Vec<&str> = own.iter().flat_map(|set| ["--set", *set]).collect();
     let found = json(&[&["cka"], &sets[..], &own[..]].concat());
     for at in 0..8 {
         let cell = found["result"]["cka"][at][at].as_f64().unwrap();
@@ -369,42 +376,42 @@ fn a_row_of_a_sweep_is_the_single_run_and_nothing_is_trained_twice() {
 }
 
 #[test]
-fn compact_models_and_costs_are_judged() {
-    let runs = tempfile::tempdir().unwrap();
-    let rates = "learning_rates={ap: [0.1], vp: [0.1], norm: [0.01]}";
-    let found = json_in(
-        &[&["compact"], &TINY[..], &["--set", rates]].concat(),
-        runs.path(),
-    );
-    assert_eq!(found["result"]["rows"].as_array().unwrap().len(), 3);
-    for id in ["above-vp", "not-above-norm"] {
-        assert!(["holds", "does_not_hold", "undecided"].contains(&verdict(&found, id)));
-    }
-
-    let counted = [
-        "--config",
-        "study/portrait.yaml",
-        "--set",
-        "counts_only=true",
+fn the_samples_of_a_curve_are_those_that_train() {
+    let sets = [
+        "datasets=[digits]",
+        "boundaries=[1,3]",
+        "shots=[1,2]",
+        "learning_rates=[0.1]",
     ];
-    let found = json(&[&["efficiency"], &counted[..]].concat());
-    let rows = found["result"]["rows"].as_array().unwrap();
-    let of = |backbone: &str, label: &str| {
-        let own = rows
-            .iter()
-            .find(|row| row["backbone"] == backbone && row["label"] == label);
-        own.unwrap_or_else(|| panic!("{backbone} {label}"))
-    };
-    assert_eq!(of("vit-large", "AP")["trainable"], 201_728);
-    assert_eq!(of("vit-large", "Norm-Tune")["trainable"], 100_352);
-    assert_eq!(of("resnet101", "Norm-Tune")["trainable"], 105_344);
-    assert_eq!(of("vit-large", "VPT-50")["trainable"], 1_228_800);
-    let forward = |label: &str| of("vit-large", label)["forward_flop"].as_f64().unwrap();
-    let ratio = forward("AdaptFormer") / forward("AP");
-    assert!((ratio - 1.010).abs() < 0.001, "{ratio}");
-    assert!(of("vit-large", "AP")["peak_bytes"].is_null());
-    assert_eq!(verdict(&found, "adaptformer-slow"), "does_not_hold");
-    assert_eq!(verdict(&found, "ap-cheaper-than-vp"), "needs_gpu");
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let found = json(&[&["samples"], &TINY[..], &sets[..]].concat());
+    let curves = found["result"]["curves"].as_array().unwrap();
+    let images: Vec<u64> = curves
+        .iter()
+        .map(|point| point["images"].as_u64().unwrap())
+        .collect();
+    assert_eq!(images, [10, 20, 10, 20]);
+    for point in curves {
+        assert_eq!(point["accuracy"].as_array().unwrap().len(), 3, "{point}");
+        assert_eq!(point["backbone"], "tiny");
+    }
+    assert_eq!(found["result"]["images_to"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_claim_that_one_bundled_pretraining_shows_stays_undecided() {
+    let shapes = "dataset={name: shapes, train: 64, validation: 64, test: 64}";
+    let sets = ["--set", shapes, "--set", "images=20"];
+    let found = json(&[&["attention-distance"], &sets[..]].concat());
+    let again = found["result"]["again"].as_array().unwrap();
+    assert_eq!(again.len(), 1);
+    assert_ne!(again[0]["layers"], found["result"]["layers"]);
+    let alone = [&["attention-distance"], &sets[..], &["--set", "again=[]"]].concat();
+    let alone = json(&alone);
+    assert_eq!(verdict(&alone, "falls-then-rises"), "undecided");
+    let reason = alone["claims"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("two pretrainings"), "{reason}");
+    assert_eq!(alone["result"]["layers"], found["result"]["layers"]);
 }
 
 #[test]

@@ -48,9 +48,8 @@ pub struct Comparison {
     /// The label of the method that the others are compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
-    /// The search that chooses tuned values on validation. With a search, every trial is then
-    /// trained on training and validation images together, for the number of epochs that validation
-    /// chose.
+    /// The search that chooses tuned values on validation. Every trial is then trained on the images that
+    /// its `retrain` names, by default on training and validation images together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }

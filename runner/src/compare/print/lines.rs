@@ -19,7 +19,7 @@ type Column = (&'static str, fn(&Line) -> Value);
 
 /// The name and the value of each column; null where a trial has no value.
 // One table for both files, so that they cannot differ.
-const COLUMNS: [Column; 40] = [
+const COLUMNS: [Column; 42] = [
     ("status", |line| {
         json!(match line {
             Line::Done(_) => "done",
@@ -107,6 +107,12 @@ const COLUMNS: [Column; 40] = [
     ("trial", |line| line.of_done(|s| json!(s.trial))),
     ("exit", |line| line.of_failed(|f| json!(f.exit))),
     ("error", |line| line.of_failed(|f| json!(f.error))),
+    ("search_retrain", |line| {
+        line.of_done(|s| json!(s.tuning.as_ref().map(|t| t.retrain)))
+    }),
+    ("timed_epochs", |line| {
+        line.of_done(|s| json!(s.time.timed_epochs))
+    }),
 ];
 
 impl Line<'_> {

@@ -1,9 +1,10 @@
 //! Declared overrides, searches, and failures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::table::{Column, Entry, NONE, Table};
 use crate::compare::results::Results;
+use crate::compare::search::Retrain;
 use crate::report::numbers::brief;
 use crate::run::summary::{Cell, Failed, Tuning};
 
@@ -145,6 +146,11 @@ pub fn searches(results: &Results) -> Option<Table> {
     });
     let rows: Vec<_> = rows.collect();
     let seconds: f64 = searches.iter().map(|search| search.tuning.seconds).sum();
+    let after: BTreeSet<Retrain> = searches
+        .iter()
+        .map(|search| search.tuning.retrain)
+        .collect();
+    let after: Vec<&str> = after.into_iter().map(Retrain::words).collect();
     (!rows.is_empty()).then(|| Table {
         title: "Searches".to_owned(),
         names: SEARCHED,
@@ -160,7 +166,8 @@ pub fn searches(results: &Results) -> Option<Table> {
         rows,
         notes: vec![format!(
             "Candidates train on the training split. They and their epochs are chosen on validation, before the \
-             test split is read. All searches took {} s.",
+             test split is read. Then {}. All searches took {} s.",
+            after.join("; "),
             brief(seconds)
         )],
     })

@@ -4,7 +4,7 @@ use super::table::{Better, Column, Entry, NONE, Table};
 use crate::compare::scores::{Scores, Trials};
 use crate::compare::statistics::moments::mean;
 use crate::report::numbers::{brief, grouped, in_mebibytes};
-use crate::run::summary::Summary;
+use crate::run::summary::{Params, Summary};
 
 /// The way in which the trials of a method become one number.
 enum Over {
@@ -36,7 +36,7 @@ const fn measure(name: &'static str, over: Over, value: fn(&Summary) -> f64) -> 
     }
 }
 
-const MEASURES: [Measure; 9] = [
+const MEASURES: [Measure; 10] = [
     Measure {
         whole: true,
         ..measure("trained", Over::Mean, |s| {
@@ -58,6 +58,11 @@ const MEASURES: [Measure; 9] = [
         in_mebibytes(s.memory.peak_bytes)
     }),
     measure("s/epoch", Over::Mean, |s| s.time.seconds_per_epoch),
+    Measure {
+        whole: true,
+        better: None,
+        ..measure("timed", Over::Sum, |s| s.time.timed_epochs as f64)
+    },
     Measure {
         better: Some(Better::More),
         ..measure("images/s", Over::Mean, |s| s.inference.images_per_second)
@@ -85,9 +90,13 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
         .iter()
         .map(|measure| Column::number(measure.name, measure.better))
         .collect();
-    // These two are not measures of a single trial, so `MEASURES` does not list them.
+    // These are not measures of a single trial, so `MEASURES` does not list them.
     columns.insert(0, Column::number("trials", None));
     columns.insert(2, Column::number("formula", None));
+    let tasks = scores.results.datasets.len();
+    if tasks > 1 {
+        columns.insert(ALL_TASKS, Column::number("all tasks", Better::Less));
+    }
     let table = Table {
         title: format!("{backbone}: parameters, memory, time"),
         names: "method",
@@ -99,13 +108,18 @@ pub fn cost(scores: &Scores, backbone: &str) -> Table {
                 let mut entries: Vec<Entry> = MEASURES.iter().map(|m| m.entry(&row)).collect();
                 entries.insert(0, Entry::text(count(&row)));
                 entries.insert(2, formula(&row));
+                if tasks > 1 {
+                    entries.insert(ALL_TASKS, all_tasks(&row, tasks));
+                }
                 (method.to_owned(), entries)
             })
             .collect(),
         notes: vec![
             "trained: parameters of adapter and backbone that train; formula: = if that is what the method's \
-             formula gives in every trial; head: parameters of the head. peak: the most memory that a trial \
-             took while training, caches excluded. s/epoch: training only; images/s: from image to logits. \
+             formula gives in every trial; head: parameters of the head. all tasks: the parameters that all data sets \
+             need together, as a multiple of the backbone's. peak: the most memory that a trial \
+             took while training, caches excluded. s/epoch: training only, without the first epoch, which warms up; \
+             timed: the epochs of all trials that are left. images/s: from image to logits. \
              cache s: time spent on filling caches, once for all trials that share one. total s: all trials, \
              searches excluded. Parameters, s/epoch and images/s are means over data sets. A row that covers \
              fewer trials than planned is not marked as the best."
@@ -154,6 +168,35 @@ fn count(row: &[&Trials]) -> String {
     match done == planned {
         true => done.to_string(),
         false => format!("{done}/{planned}"),
+    }
+}
+
+/// The place of the column about all tasks: after the head's parameters.
+const ALL_TASKS: usize = 4;
+
+/// The parameters that all data sets need together, as a multiple of the backbone's: what stays frozen
+/// once, and what each of them trains or brings along.
+fn all_tasks(row: &[&Trials], tasks: usize) -> Entry {
+    let first = row.iter().filter_map(|trials| trials.done.values().next());
+    let params: Vec<Params> = first.map(|summary| summary.params).collect();
+    let known = params.first().filter(|_| params.len() == tasks);
+    let Some(&Params {
+        total,
+        adapter,
+        tuned,
+        head,
+        ..
+    }) = known
+    else {
+        return Entry::text(NONE);
+    };
+    let backbone = total - adapter - head;
+    let own = params.iter().map(|p| p.adapter + p.tuned + p.head);
+    let all = backbone - tuned + own.sum::<usize>();
+    let times = all as f64 / backbone as f64;
+    Entry {
+        rival: Some(times),
+        ..Entry::text(format!("{times:.2}×"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tab. 2, 4 and A4 to A9: what the methods cost, by counting and by measuring.
 
+mod printed;
 mod row;
 mod verdicts;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_yaml::Value;
 
+use self::printed::{Compared, Printed};
 use self::row::{Measured, Row};
 use crate::compare::config::{BackboneEntry, Comparison, MethodEntry};
 use crate::compare::tables::table::{Column, Entry, Table};
@@ -53,9 +55,12 @@ struct Own {
     /// Stretches that are timed after the warm-up, at least 5.
     #[serde(default = "stretches")]
     stretches: usize,
+    /// Numbers of parameters that the paper prints. With them, they alone are judged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    paper: Vec<Printed>,
 }
 
-const KEYS: [&str; 4] = ["batch", "counts_only", "images", "stretches"];
+const KEYS: [&str; 5] = ["batch", "counts_only", "images", "stretches", "paper"];
 
 fn stretches() -> usize {
     5
@@ -106,6 +111,7 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
                 backbone: backbone.label.clone(),
                 label: method.label.clone(),
                 cnn: skeleton.is_cnn(),
+                features: skeleton.spec().features,
                 count,
                 measured,
             });
@@ -119,10 +125,18 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
     let claims = CLAIMS
         .iter()
         .map(|claim| claim.judged(judge(claim, &rows, times)));
-    let claims: Vec<Judged> = match request.dry_run {
-        true => all(&CLAIMS, Verdict::Undecided, "a dry run measures nothing"),
-        false => claims.collect(),
+    let printed = own.paper.iter();
+    let printed = printed.map(|printed| Compared::of(printed, &rows, classes));
+    let printed: Vec<Compared> = printed.collect::<Result<_, Failure>>()?;
+    let claims: Vec<Judged> = match (printed.is_empty(), request.dry_run) {
+        (false, _) => vec![printed::judge(&printed)],
+        (true, true) => all(&CLAIMS, Verdict::Undecided, "a dry run measures nothing"),
+        (true, false) => claims.collect(),
     };
+    let mut tables = vec![table(&rows)];
+    if !printed.is_empty() {
+        tables.push(printed::table(&printed));
+    }
     let result = rows.iter().map(|row| {
         let measured = row.measured.as_ref();
         json!({
@@ -141,9 +155,12 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
     });
     Ok(Outcome {
         claims,
-        result: json!({ "rows": result.collect::<Vec<_>>() }),
+        result: json!({
+            "rows": result.collect::<Vec<_>>(),
+            "printed": printed.iter().map(Compared::json).collect::<Vec<_>>(),
+        }),
         settings: settings(&own, &comparison)?,
-        tables: vec![table(&rows)],
+        tables,
         figures: Vec::new(),
         notes: vec![format!(
             "Operations are those of one image, memory and times those of batches of {} on {}, random images, without a prefix \

@@ -7,6 +7,8 @@ pub struct Row {
     pub backbone: String,
     pub label: String,
     pub cnn: bool,
+    /// The width of what the head reads.
+    pub features: usize,
     pub count: Count,
     pub measured: Option<Measured>,
 }
