@@ -62,7 +62,7 @@ fn apply<const N: usize>(
     };
     match **kind {
         DispatchTensorKind::Flex(_) => Ok(bridge::run::<Flex, DispatchTensor, N>(op, inputs)),
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "accelerator")]
         DispatchTensorKind::Cube(_) => Ok(bridge::run::<burn::backend::Cube, DispatchTensor, N>(
             op, inputs,
         )),

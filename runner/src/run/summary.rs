@@ -55,7 +55,7 @@ pub struct Summary {
     pub time: Time,
     /// The speed of evaluation.
     pub inference: Inference,
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, or kind and index such as `cuda:0`.
     pub device: String,
     /// Hash of everything that changes results.
     pub config_hash: String,

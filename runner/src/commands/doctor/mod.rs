@@ -18,11 +18,11 @@ use clap::Args;
 
 use self::compare::tolerance;
 use self::guard::guarded;
-use self::report::{Cuda, DeviceReport, Peak, Report};
+use self::report::{Accelerator, DeviceReport, Peak, Report};
 use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::commands::print::json;
-use crate::device::{self, ComputeDevice, DeviceChoice};
+use crate::device::{ComputeDevice, DeviceChoice, Kind, answering};
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::peak;
 use crate::run::folder::BURN;
@@ -66,9 +66,19 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     }
     on_pool(&first, |chosen| {
         let mut devices = vec![chosen];
-        if auto {
-            let answers = |index| device::choose(DeviceChoice::Cuda(index)).ok();
-            devices.extend((0..).map_while(answers));
+        let mut accelerators = Vec::new();
+        for kind in Kind::ALL {
+            let found = answering(kind);
+            accelerators.push(Accelerator {
+                kind: kind.name(),
+                missing: found.as_ref().err().cloned(),
+            });
+            // WebGPU finds the devices of the other kinds again.
+            if auto && kind != Kind::Wgpu {
+                let found = found.into_iter().flatten();
+                let found = found.filter(|answer| !answer.software);
+                devices.extend(found.map(|answer| answer.device));
+            }
         }
         let report = Report {
             runner: env!("CARGO_PKG_VERSION"),
@@ -78,10 +88,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
             cpu_features: cpu_features(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             threads: rayon::current_num_threads(),
-            cuda: Cuda {
-                built_in: cfg!(feature = "cuda"),
-                missing: device::missing(),
-            },
+            accelerators,
             devices: devices
                 .iter()
                 .map(|device| examine(device, &args.only))

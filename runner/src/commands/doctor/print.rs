@@ -15,11 +15,6 @@ pub fn print(report: &Report) {
         [] => "none".to_owned(),
         names => names.join(" "),
     };
-    let cuda = match (report.cuda.built_in, &report.cuda.missing[..]) {
-        (true, []) => "usable".to_owned(),
-        (true, missing) => missing.join("; "),
-        (false, _) => "this binary was built without the cuda feature".to_owned(),
-    };
     row("runner", report.runner);
     row("burn", report.burn);
     row("system", format_args!("{} {}", report.os, report.arch));
@@ -28,7 +23,10 @@ pub fn print(report: &Report) {
         "threads",
         format_args!("{} of {} cores", report.threads, report.cpus),
     );
-    row("cuda", cuda);
+    for accelerator in &report.accelerators {
+        let missing = accelerator.missing.as_deref();
+        row(accelerator.kind, missing.unwrap_or("usable"));
+    }
     report.devices.iter().for_each(print_device);
 }
 

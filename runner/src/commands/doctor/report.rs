@@ -17,15 +17,17 @@ pub struct Report {
     pub cpu_features: Vec<&'static str>,
     pub cpus: usize,
     pub threads: usize,
-    pub cuda: Cuda,
+    pub accelerators: Vec<Accelerator>,
     pub devices: Vec<DeviceReport>,
 }
 
-/// Whether CUDA can be used.
+/// Whether a kind of accelerator can be used.
 #[derive(Serialize)]
-pub struct Cuda {
-    pub built_in: bool,
-    pub missing: Vec<String>,
+pub struct Accelerator {
+    pub kind: &'static str,
+    /// What this binary or this machine lacks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// The results of one device.
@@ -104,10 +106,7 @@ mod tests {
             cpu_features: Vec::new(),
             cpus: 1,
             threads: 1,
-            cuda: Cuda {
-                built_in: false,
-                missing: Vec::new(),
-            },
+            accelerators: Vec::new(),
             devices: vec![device],
         };
         assert_eq!(report.failed(), ["cpu golden/vit"]);
