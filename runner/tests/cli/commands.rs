@@ -288,7 +288,7 @@ fn the_doctor_examines_everything_that_is_registered() {
         assert!(test["max_relative_error"].as_f64() > Some(0.0), "{test}");
     }
     let operations = device["operations"]["checks"].as_array().unwrap();
-    assert!(operations.len() >= 5, "{device}");
+    assert!(operations.len() >= 11, "{device}");
     assert!(
         operations.iter().all(|check| check["passed"] == true),
         "{device}"
