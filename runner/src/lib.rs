@@ -22,9 +22,11 @@ mod plugins;
 mod pool;
 mod report;
 mod run;
+mod selftest;
 mod session;
 mod study;
 mod train;
+mod trust;
 
 /// Comparisons and their results as values.
 pub mod comparison {

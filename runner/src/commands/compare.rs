@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
+use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs, TrustArgs};
 use crate::commands::on_pool;
 use crate::compare::config::Comparison;
 use crate::compare::estimate::{CellPlan, total};
@@ -32,6 +32,8 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]
+    pub trust: TrustArgs,
+    #[command(flatten)]
     pub folders: RunsArgs,
     /// Validate everything, print the plan with what each cell trains and an estimate of time, then stop.
     #[arg(long)]
@@ -46,6 +48,7 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let comparison = Comparison::read(&args.config.config, &args.config.set)?;
     let folder = root(&args.folders.runs, &comparison.name);
     on_pool(&args.place, |device| {
+        let device = device.vouched(args.trust.trust_device);
         let mut workshop = Workshop::new(&device, &args.folders.cache());
         if args.dry_run {
             let (planned, cells) = timed(&comparison, &mut workshop)?;

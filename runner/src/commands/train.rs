@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cache::Caches;
-use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
+use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs, TrustArgs};
 use crate::commands::print::row;
 use crate::commands::{experiment, on_pool};
 use crate::config::start::{StartFrom, StartHead};
@@ -18,6 +18,7 @@ use crate::run::progress::Reporter;
 use crate::run::summary::Summary;
 use crate::run::{Part, interrupt, run};
 use crate::train::metrics::Metric;
+use crate::trust::admit;
 
 /// Train, test once, and leave a run folder; `runner --config ..` does the same.
 #[derive(Args, Clone)]
@@ -28,6 +29,8 @@ pub struct TrainArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     #[command(flatten)]
     pub folders: RunsArgs,
     /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
@@ -56,6 +59,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
         experiment.adapter = Some(StartFrom::new(path.clone(), head));
     }
     on_pool(&args.place, |device| {
+        let device = device.vouched(args.trust.trust_device);
         let (trial, model) = Trial::open(experiment, &device)?;
         let details = if args.verbose {
             places(&trial, &model)
@@ -68,6 +72,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             remarks.for_each(|line| println!("{line}"));
             return Ok(());
         }
+        admit(&device, &args.folders.cache(), &trial, &model)?;
         // The name of the folder needs the hash, and the hash needs the opened weights and data.
         let path = trial.folder(&args.folders.runs);
         let folder = RunFolder::open(path, &trial.experiment, &device.name)?;

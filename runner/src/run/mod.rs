@@ -31,6 +31,7 @@ use crate::run::progress::Reporter;
 use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
 use crate::train::evaluate::evaluate;
 use crate::train::{Trained, Trainer};
+use crate::trust::is_examined;
 
 /// The number of batches on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;
@@ -194,6 +195,7 @@ pub fn run(
             total_seconds: before + start.elapsed().as_secs_f64(),
         },
         device: device.name.clone(),
+        device_vouched: device.vouched && is_examined(device),
         config_hash: trial.hash.clone(),
         seed: trial.experiment.seed,
         classes: trial.classes.clone(),

@@ -3,11 +3,11 @@
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use super::compare::Outcome;
-use super::operations::Operations;
 use super::report::{DeviceReport, Report};
 use crate::commands::print::row;
 use crate::measure::peak;
+use crate::selftest::compare::Outcome;
+use crate::selftest::operations::Operations;
 
 /// Prints the report on stdout.
 pub fn print(report: &Report) {
@@ -57,6 +57,16 @@ fn print_device(device: &DeviceReport) {
         let rows = rows.map(|test| [test.backbone, test.method, result(&test.result)]);
         let details = device.methods.iter().map(|test| detail(&test.result));
         println!("{}", table("method", device.tolerance, rows.zip(details)));
+    }
+    if !device.kinds.is_empty() {
+        println!("\nkinds of trained parameters; training what fails is refused");
+        let rows = device.kinds.iter();
+        let rows = rows.map(|test| [&*test.family, &*test.kind, result(&test.result)]);
+        let details = device.kinds.iter().map(|test| detail(&test.result));
+        println!(
+            "{}",
+            table("kind", device.kinds_tolerance, rows.zip(details))
+        );
     }
 }
 

@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::compare::Outcome;
-use super::golden::GoldenTest;
-use super::methods::Test;
-use super::operations::Operations;
+use crate::selftest::compare::Outcome;
+use crate::selftest::golden::GoldenTest;
+use crate::selftest::kinds::KindTest;
+use crate::selftest::methods::Test;
+use crate::selftest::operations::Operations;
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -40,6 +41,10 @@ pub struct DeviceReport {
     pub golden: Vec<GoldenTest>,
     #[serde(rename = "tests")]
     pub methods: Vec<Test>,
+    /// Kinds of trained parameters; training one that fails is refused.
+    pub kinds: Vec<KindTest>,
+    /// The largest relative error that passes there.
+    pub kinds_tolerance: f32,
     pub peaks: Vec<Peak>,
 }
 
@@ -68,6 +73,8 @@ impl Report {
             names.extend(golden.map(|test| format!("golden/{}", test.backbone)));
             let methods = device.methods.iter().filter(|test| failed(&test.result));
             names.extend(methods.map(|test| format!("{}/{}", test.backbone, test.method)));
+            let kinds = device.kinds.iter().filter(|test| test.failed());
+            names.extend(kinds.map(|test| format!("kinds/{}/{}", test.family, test.kind)));
             all.extend(names.iter().map(|name| format!("{} {name}", device.name)));
         }
         all
@@ -96,6 +103,8 @@ mod tests {
             },
             golden: vec![golden],
             methods: Vec::new(),
+            kinds: Vec::new(),
+            kinds_tolerance: 2e-4,
             peaks: Vec::new(),
         };
         let report = Report {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cli::args::PlaceArgs;
+use crate::cli::args::{PlaceArgs, TrustArgs};
 use crate::compare::execute::write_failed;
 use crate::compare::plan::Plan;
 use crate::exit::{Exit, Failure, failure, panic_message};
@@ -29,6 +29,8 @@ pub struct Processes<'a> {
     pub cache: &'a Path,
     /// The device and the threads of each process; 0 threads share the cores among the processes.
     pub place: &'a PlaceArgs,
+    /// What is asked of the device.
+    pub trust: TrustArgs,
     /// The number of processes at a time.
     pub jobs: NonZeroUsize,
 }
@@ -115,6 +117,7 @@ fn start(args: &Processes, index: usize, threads: usize) -> Result<Child, Failur
     command.args(["--index", &index.to_string()]);
     command.args(["--threads", &threads.to_string()]);
     command.args(["--device", &args.place.device.to_string()]);
+    command.args(args.trust.trust_device.then_some("--trust-device"));
     command.arg("--cache").arg(args.cache);
     // The child gets a process group of its own, so that Ctrl-C in a terminal reaches this process
     // alone, which passes it on once. A second signal would end the child without saving.

@@ -8,7 +8,7 @@ use clap::Args;
 
 #[cfg(unix)]
 use super::processes::{self, Processes};
-use crate::cli::args::{PlaceArgs, cache_folder};
+use crate::cli::args::{PlaceArgs, TrustArgs, cache_folder};
 use crate::commands::on_pool;
 use crate::compare::execute::Executor;
 use crate::compare::manifest;
@@ -37,6 +37,8 @@ pub struct RunArgs {
     pub jobs: NonZeroUsize,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Folder of the prefix cache's files [default: .cache in the sweep's folder].
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -95,6 +97,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         return in_processes(args, &plan, indices);
     }
     on_pool(&args.place, |device| {
+        let device = device.vouched(args.trust.trust_device);
         let mut executor = Executor {
             root: &args.sweep,
             // Trials of a sweep are processes, which can share prefixes only through files.
@@ -122,6 +125,7 @@ fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), 
         sweep: &args.sweep,
         cache: &args.cache(),
         place: &args.place,
+        trust: args.trust,
         jobs: args.jobs,
     };
     processes::in_processes(&processes, plan, indices)
@@ -149,6 +153,7 @@ mod tests {
                 chunk: Some(chunk),
                 jobs: NonZeroUsize::MIN,
                 place: PlaceArgs::default(),
+                trust: TrustArgs::default(),
                 cache: None,
             };
             args.selected(10).unwrap()
