@@ -97,6 +97,7 @@ impl Session {
                         interrupt: self.interrupt(),
                         cell: None,
                         tuning: None,
+                        others: &[],
                         // A library must not write to the terminal of its caller.
                         reporter: Reporter::to_log(&folder.file("log.txt")),
                     };

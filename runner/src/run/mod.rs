@@ -49,6 +49,8 @@ pub struct Part<'a> {
     pub cell: Option<Cell>,
     /// The search that chose the tuned settings of the trial.
     pub tuning: Option<Tuning>,
+    /// The devices that share each batch with the first.
+    pub others: &'a [ComputeDevice],
     /// Reports the progress.
     pub reporter: Reporter,
 }
@@ -100,6 +102,7 @@ pub fn run(
     let checkpoint = Some(checkpoint);
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let before = trainer.seconds_before();
+    let trainer = trainer.on_devices(part.others)?;
     let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
     // The live view is removed before an error is printed.
     reporter.finish();
@@ -194,7 +197,7 @@ pub fn run(
             cache_seconds: cache.seconds,
             total_seconds: before + start.elapsed().as_secs_f64(),
         },
-        device: device.name.clone(),
+        device: names(device, part.others),
         device_vouched: device.vouched && is_examined(device),
         config_hash: trial.hash.clone(),
         seed: trial.experiment.seed,
@@ -202,13 +205,20 @@ pub fn run(
         history: progress.history,
         tuning: part.tuning,
         config: value(&trial.experiment)?,
-        environment: serde_json::to_value(Environment::here(&device.name))
+        environment: serde_json::to_value(Environment::here(&names(device, part.others)))
             .map_err(|e| failure(Exit::Unexpected, e))?,
     };
     let html = report::html(&summary, &trial.experiment);
     folder.write("report.html", html.as_bytes())?;
     folder.write_json("summary.json", &Outcome::Done(Box::new(summary.clone())))?;
     Ok(summary)
+}
+
+/// The names of the devices of a run, in order.
+pub fn names(device: &ComputeDevice, others: &[ComputeDevice]) -> String {
+    let devices = std::iter::once(device).chain(others);
+    let names: Vec<&str> = devices.map(|device| device.name.as_str()).collect();
+    names.join(",")
 }
 
 /// Measures the images per second from image to logits, reading excluded: the median over a few

@@ -6,6 +6,7 @@ mod labels;
 mod losses;
 pub mod metrics;
 mod rates;
+mod replicas;
 mod slot;
 pub mod step;
 
@@ -35,8 +36,9 @@ use crate::train::checkpoint::{EpochRecord, Progress, State};
 use crate::train::evaluate::{evaluate, none_readable};
 use crate::train::losses::Losses;
 use crate::train::rates::Rates;
+use crate::train::replicas::Replicas;
 use crate::train::slot::Slot;
-use crate::train::step::{Part, Phase, PhaseEnded, Stepper};
+use crate::train::step::{Images, Part, Phase, PhaseEnded, Stepper};
 
 /// A trained model, and how its training went.
 pub struct Trained {
@@ -71,6 +73,8 @@ pub struct Trainer<'a> {
     interrupt: Arc<AtomicBool>,
     reporter: &'a Reporter,
     stepper: Stepper<'a>,
+    /// The devices that share each batch with the first; none if there is one.
+    replicas: Option<Replicas>,
     /// The images that gradients are computed from.
     training: Loader<'a>,
     /// The images that choices are made on; none if they are trained on.
@@ -126,6 +130,7 @@ impl<'a> Trainer<'a> {
         };
         Ok(Self {
             stepper,
+            replicas: None,
             training: training.with_warnings(reporter),
             validation: validation.map(|loader| loader.with_warnings(reporter)),
             cache: Cost::default(),
@@ -136,6 +141,17 @@ impl<'a> Trainer<'a> {
             reporter,
             state,
         })
+    }
+
+    /// Shares each batch with other devices.
+    ///
+    /// # Errors
+    /// As [`Replicas::new`].
+    pub fn on_devices(mut self, others: &[ComputeDevice]) -> Result<Self, Failure> {
+        if !others.is_empty() {
+            self.replicas = Some(Replicas::new(&self.state.model, others)?);
+        }
+        Ok(self)
     }
 
     /// Computes the frozen prefix once, if the trial allows it and if it pays off. From then on
@@ -388,8 +404,17 @@ impl<'a> Trainer<'a> {
         let number = progress.step;
         let (value, step) = batch
             .map(|batch| {
-                let stepper = &self.stepper;
-                stepper.backward(model, number, batch, part, accumulator, ended)
+                let (stepper, model) = (&self.stepper, &**model);
+                let (value, step, gradients) = match &mut self.replicas {
+                    None => {
+                        let (images, prefix) = (Images::all(batch), stepper.prefix.as_ref());
+                        stepper.gradients(model, prefix, number, images, part, ended)
+                    }
+                    Some(all) => all.gradients(stepper, model, number, batch, part, ended),
+                };
+                accumulator.accumulate(model, gradients);
+                ended(Phase::Backward);
+                (value, step)
             })
             .unzip();
         let gradients = part.is_last().then(|| accumulator.grads());

@@ -2,8 +2,6 @@
 //! a file, any number of processes `run` them, and `status` and `collect` read the results.
 //! Scheduling is left to job schedulers, for which `script` prints a job array.
 
-#[cfg(unix)]
-mod processes;
 mod run;
 mod script;
 mod status;
