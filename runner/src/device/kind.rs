@@ -88,6 +88,8 @@ impl Kind {
                 return Err(missing.join("; "));
             }
         }
+        #[cfg(all(feature = "accelerator", feature = "persistence"))]
+        super::kernels::keep();
         let devices = self.enumerate();
         if devices.is_empty() {
             return Err(format!("no device answers ({})", self.needs()));

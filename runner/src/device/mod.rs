@@ -2,6 +2,8 @@
 
 mod cuda;
 mod driver;
+#[cfg(all(feature = "accelerator", feature = "persistence"))]
+mod kernels;
 mod kind;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
