@@ -1,7 +1,7 @@
 //! Times the operations of a residual network on batches of 16, ours as `operation/layer/ops` and Burn's as
 //! `operation/layer/burn`: values alone, and values with all gradients.
 //!
-//! `cargo bench -p peft-benches --bench convolution`
+//! `cargo bench --features criterion --bench convolution`
 
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Distribution, Tensor, activation, module};

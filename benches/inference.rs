@@ -1,6 +1,6 @@
 //! Times one forward pass from image to logits. Ids are `backbone/batch`.
 //!
-//! `cargo bench -p peft-benches --bench inference`
+//! `cargo bench --features criterion --bench inference`
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! Times the forward pass of an operation, and its forward and backward pass together, at the sizes of ViT-Ti/16 with 16
 //! images. Ids are `operation/peft-ops/pass` and `operation/burn/pass`.
 //!
-//! `cargo bench -p peft-benches --bench operations`
+//! `cargo bench --features criterion --bench operations`
 
 mod common;
 

@@ -9,7 +9,7 @@ A table is the Markdown that a command prints. It is kept in docs/performance.js
 date and the commit, and is quoted between `<!-- table: NAME -->` and `<!-- end -->` in one page. A test fails when page and
 file differ (runner/tests/cli/documentation.rs).
 
-Build first (`cargo build --release --no-default-features --workspace`) and leave the machine alone meanwhile. The tables
+Build first (`cargo build --release`) and leave the machine alone meanwhile. The tables
 beside PyTorch need what benches/peer/run.sh and benches/loader/run.py need, and loader-small needs what benches/loader/small.py
 needs. The tables of a GPU are measured only when they are named.
 """
@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 AVX2 = "PEFT_OPS=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2"
 SAMPLE = "vit-tiny/(linear-probe|lora|inference)|vit-base/inference|resnet50-64/(ap-late|lora|norm-tune|inference)|clip-b32/lora"
 TABLES = {
-    "digits": "cargo run --release --no-default-features --example digits",
+    "digits": "cargo run --release --example digits",
     "cost": "benches/cost.sh target/release/runner",
     "peer": "benches/peer/run.sh",
     "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",

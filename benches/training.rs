@@ -1,7 +1,7 @@
 //! Times one training step: the prefix without autodiff, the suffix with it, and a step of AdamW. Ids are
 //! `method/backbone/batch`. `runner bench` measures memory.
 //!
-//! `cargo bench -p peft-benches --bench training`
+//! `cargo bench --features criterion --bench training`
 
 mod common;
 

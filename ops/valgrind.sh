@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 profile=profile.release.package.peft-ops
-build=(cargo test --release --no-default-features --workspace --lib --no-run
+build=(cargo test --release --lib --no-run
     --config "$profile.debug-assertions=true" --config "$profile.overflow-checks=true")
 # The features of the whole workspace, without which Burn would be compiled again; but nothing is waited for
 # beyond the tests of ops, which are among the first.

@@ -29,8 +29,8 @@ for ((i = 1; i <= $#; i++)); do
 done
 
 if [[ -z ${RUNNER:-} ]]; then
-    flags=(--no-default-features --workspace)
-    [[ $device == cuda* ]] && flags=(-p peft-runner)
+    flags=()
+    [[ $device == cpu || $device == auto ]] || flags=(--features "${device%%:*}")
     (cd "$root" && cargo build --release "${flags[@]}" --bin runner >&2)
     RUNNER=$root/target/release/runner
 fi

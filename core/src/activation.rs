@@ -1,6 +1,7 @@
 //! The values that flow through a backbone, and the shape of a boundary.
 
 use std::fmt;
+use std::ops::Range;
 
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
@@ -157,6 +158,12 @@ impl Activation {
     /// The values in row-major order, as `f32`.
     pub fn to_vec(&self) -> Vec<f32> {
         read!(self, x => crate::params::floats(x.clone().into_data()))
+    }
+
+    /// The activations of the images `rows` alone, on `device`.
+    pub fn rows(self, rows: Range<usize>, device: &Device) -> Self {
+        let (first, count) = (rows.start, rows.len());
+        each!(self, x => x.narrow(0, first, count).to_device(device))
     }
 
     /// The same values with another element type.

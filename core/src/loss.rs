@@ -14,23 +14,22 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) 
     peft_ops::cross_entropy(logits, smoothed(targets, smoothing))
 }
 
-/// Mean cross-entropy of a batch in which image `i` of `b` is mixed with image `b - 1 - i`: the
-/// target is `lambda` on the image's label plus `1 - lambda` on its partner's, smoothed as that of
-/// [`cross_entropy`] (mixup, Zhang et al. 2018).
+/// Mean cross-entropy of images that are mixed with others: the target is `lambda` on the image's label
+/// plus `1 - lambda` on its partner's, smoothed as that of [`cross_entropy`] (mixup, Zhang et al. 2018).
 ///
 /// # Shapes
 /// - logits: `[b, classes]`
-/// - labels, lambda: `[b]`
+/// - labels, partners, lambda: `[b]`
 /// - returns `[1]`
 pub fn mixed_cross_entropy(
     logits: Tensor<2>,
-    labels: Tensor<1, Int>,
+    [labels, partners]: [Tensor<1, Int>; 2],
     lambda: Tensor<1>,
     smoothing: f64,
 ) -> Tensor<1> {
     let lambda = like(lambda.unsqueeze_dim::<2>(1), &logits); // [b, 1]
-    let own = one_hot(labels.clone(), &logits);
-    let other = one_hot(labels.flip([0]), &logits);
+    let own = one_hot(labels, &logits);
+    let other = one_hot(partners, &logits);
     let targets = own * lambda.clone() + other * (-lambda + 1.0);
     peft_ops::cross_entropy(logits, smoothed(targets, smoothing))
 }
@@ -79,10 +78,12 @@ mod tests {
             let rows = case.labels.len();
             let logits = TensorData::new(case.logits, [rows, case.classes]);
             let logits = Tensor::from_data(logits, &device);
-            let labels = Tensor::from_data(TensorData::new(case.labels, [rows]), &device);
+            let labels = Tensor::<1, Int>::from_data(TensorData::new(case.labels, [rows]), &device);
+            // timm mixes image `i` of `b` with image `b - 1 - i`.
+            let partners = labels.clone().flip([0]);
             let lambda: Vec<f32> = case.mix.iter().map(|row| row.lambda).collect();
             let lambda = Tensor::from_data(TensorData::new(lambda, [rows]), &device);
-            let loss = mixed_cross_entropy(logits, labels, lambda, case.smoothing);
+            let loss = mixed_cross_entropy(logits, [labels, partners], lambda, case.smoothing);
             let loss: f32 = loss.into_scalar();
             assert!((loss - case.loss).abs() < 1e-5, "{loss} {}", case.loss);
         }

@@ -261,6 +261,13 @@ impl Model {
         Step::new(seed, number, part, self.assembly.batch_statistics)
     }
 
+    /// Whether a step computes statistics over the images of its batch, in tuned BatchNorm layers.
+    pub fn has_batch_statistics(&self) -> bool {
+        let infos = params::infos(self);
+        let mut buffers = infos.iter().filter(|info| info.buffer);
+        self.assembly.batch_statistics && buffers.any(|info| info.name.starts_with("backbone."))
+    }
+
     /// The model with the buffers that a step updated.
     pub fn with_updates(self, step: Step) -> Self {
         let prefixed = |(name, value)| (format!("backbone.{name}"), value);

@@ -1,6 +1,7 @@
 //! A training step: its random numbers, and the buffers that it updates.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -24,6 +25,24 @@ struct Key {
     seed: u64,
     number: u64,
     part: usize,
+    /// None for a whole batch.
+    shard: Option<Shard>,
+}
+
+/// The place of some images among those of a batch.
+#[derive(Clone, Copy, Debug)]
+struct Shard {
+    first: usize,
+    images: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// The elements of a tensor with `own` of them for these images, among those of the whole batch.
+    fn elements(self, own: usize) -> Range<usize> {
+        let each = own / self.images;
+        self.first * each..(self.first + self.images) * each
+    }
 }
 
 impl Step {
@@ -31,10 +50,26 @@ impl Step {
     /// BatchNorm layers.
     pub fn new(seed: u64, number: u64, part: usize, batch_statistics: bool) -> Self {
         Self {
-            key: Key { seed, number, part },
+            key: Key {
+                seed,
+                number,
+                part,
+                shard: None,
+            },
             updates: RefCell::default(),
             batch_statistics,
         }
+    }
+
+    /// The same step for the images `rows` alone of a batch of `of`: what is drawn for them is what would be
+    /// drawn in the whole batch.
+    pub fn on_rows(mut self, rows: Range<usize>, of: usize) -> Self {
+        self.key.shard = Some(Shard {
+            first: rows.start,
+            images: rows.len(),
+            of,
+        });
+        self
     }
 
     /// The buffers' new values by canonical name, each `[c]`, once the forward pass has run.
@@ -86,17 +121,52 @@ impl Draws {
     /// mask is a function of seed, step, the adapter's place and `name`.
     ///
     /// # Shapes
-    /// Any shape; the result has the same.
+    /// Any shape whose first axis goes image by image; the result has the same.
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, p: f64, name: &str) -> Tensor<D> {
-        let Some(Key { seed, number, part }) = self.key.filter(|_| p > 0.0) else {
+        let Some(key) = self.key.filter(|_| p > 0.0) else {
             return x;
         };
+        let Key {
+            seed, number, part, ..
+        } = key;
         let path = format!("dropout/{number}/{part}/{}/{name}", self.owner);
         let shape = x.shape();
         // The mask is drawn on the CPU, so that it is the same on every device and for every number
         // of threads.
-        let mask = Generator::new(seed, &path).dropout_mask(shape.num_elements(), p);
+        let mut generator = Generator::new(seed, &path);
+        let own = shape.num_elements();
+        let mask = match key.shard {
+            None => generator.dropout_mask(own, p),
+            Some(shard) => {
+                let all = own / shard.images * shard.of;
+                generator.dropout_mask(all, p)[shard.elements(own)].to_vec()
+            }
+        };
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
         x.clone() * like(mask, &x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_masks_of_parts_make_up_that_of_the_batch() {
+        let draw = |step: Step, images: usize| -> Vec<f32> {
+            let x = Tensor::<3>::ones([images * 2, 3, 5], &Device::flex());
+            let dropped = Draws::new(Some(&step), 0).dropout(x, 0.5, "blocks.0");
+            dropped.into_data().iter().collect()
+        };
+        let step = || Step::new(1, 2, 0, false);
+        let whole = draw(step(), 5);
+        let parts = [0..2, 2..3, 3..5].map(|rows| {
+            let images = rows.len();
+            draw(step().on_rows(rows, 5), images)
+        });
+        assert_eq!(parts.concat(), whole);
+        assert!(whole.contains(&0.0) && whole.contains(&2.0));
     }
 }

@@ -2,7 +2,8 @@
 //! inputs.
 
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Device, Tensor, TensorData, module};
 
 /// How far an operation is off on a device.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,7 @@ pub fn check<'a>(
 /// From the input and the parameters to the output.
 pub(crate) type Function = fn(Tensor<3>, &[Tensor<1>]) -> Tensor<3>;
 
-/// An operation, on sizes that no block or vector divides.
+/// An operation on small sizes.
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
     run: Function,
@@ -68,7 +69,48 @@ pub(crate) struct Operation {
 const HEADS: usize = 3;
 const WINDOWS: usize = 2;
 
-pub(crate) static OPERATIONS: [Operation; 5] = [
+/// The maps of the convolutions, and those that they write.
+const MAP: [usize; 2] = [9, 7];
+const STRIDED: usize = 5 * 4;
+
+/// A 3 x 3 convolution of stride 2 with `outputs` channels.
+fn convolution(
+    conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, ConvOptions<2>) -> Tensor<4>,
+    [outputs, groups]: [usize; 2],
+    x: Tensor<3>,
+    weight: Tensor<1>,
+) -> Tensor<3> {
+    let [images, inputs, _] = x.dims();
+    let x = x.reshape([images, inputs, MAP[0], MAP[1]]);
+    let weight = weight.reshape([outputs, inputs / groups, 3, 3]);
+    let options = ConvOptions::new([2, 2], [1, 1], [1, 1], groups);
+    conv(x, weight, None, options).flatten(2, 3)
+}
+
+/// A convolution as an operation.
+macro_rules! convolution {
+    ($name:literal, inputs: $inputs:literal, outputs: $outputs:literal, groups: $groups:literal) => {
+        Operation {
+            name: $name,
+            run: |x, p| convolution(crate::conv2d, [$outputs, $groups], x, p[0].clone()),
+            plain: |x, p| convolution(module::conv2d, [$outputs, $groups], x, p[0].clone()),
+            multiplies: true,
+            input: [2, $inputs, MAP[0] * MAP[1]],
+            output: [2, $outputs, STRIDED],
+            parameters: &[$outputs * $inputs / $groups * 9],
+        }
+    };
+}
+
+// Devices compute the gradient of a convolution's weights in tiles of 8 or 16 outputs and as many of the 9 taps of
+// all inputs: 16 of either fill their tiles, 9 and 7 leave ragged edges.
+pub(crate) static OPERATIONS: [Operation; 11] = [
+    convolution!("conv2d", inputs: 16, outputs: 16, groups: 1),
+    convolution!("conv2d_ragged", inputs: 7, outputs: 9, groups: 1),
+    convolution!("conv2d_ragged_outputs", inputs: 16, outputs: 9, groups: 1),
+    convolution!("conv2d_ragged_inputs", inputs: 7, outputs: 16, groups: 1),
+    convolution!("conv2d_grouped", inputs: 10, outputs: 6, groups: 2),
+    convolution!("conv2d_depthwise", inputs: 8, outputs: 8, groups: 8),
     Operation {
         name: "gelu",
         run: |x, _| crate::gelu(x),

@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 pub enum Level {
     /// No kernels: Burn's own operations.
     Off,
+    /// No kernels: the operations that accelerators run, composed of Burn's.
+    Composed,
     /// Kernels with what every CPU of the architecture has: SSE2 on x86-64, NEON on AArch64.
     Baseline,
     /// AVX2 and FMA.
@@ -19,23 +21,35 @@ pub enum Level {
 }
 
 /// All of them, the best last.
-const LEVELS: [Level; 4] = [Level::Off, Level::Baseline, Level::Avx2, Level::Avx512];
+const LEVELS: [Level; 5] = [
+    Level::Off,
+    Level::Composed,
+    Level::Baseline,
+    Level::Avx2,
+    Level::Avx512,
+];
 
 impl Level {
     /// The name in `PEFT_OPS`, such as `avx2`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Composed => "composed",
             Self::Baseline => "baseline",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
     }
 
+    /// Whether kernels run at this level.
+    pub(crate) fn has_kernels(self) -> bool {
+        !matches!(self, Self::Off | Self::Composed)
+    }
+
     /// Whether this CPU has the instructions.
     pub(crate) fn available(self) -> bool {
         match self {
-            Self::Off | Self::Baseline => true,
+            Self::Off | Self::Composed | Self::Baseline => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
@@ -114,7 +128,7 @@ mod tests {
         assert_eq!(chosen(""), None);
         let message = chosen("avx3").unwrap().unwrap_err();
         assert!(
-            message.contains("off, baseline, avx2, avx512, got \"avx3\""),
+            message.contains("off, composed, baseline, avx2, avx512, got \"avx3\""),
             "{message}"
         );
     }
@@ -131,6 +145,6 @@ mod tests {
                 }
             }
         }
-        assert!(best().available() && best() != Level::Off);
+        assert!(best().available() && best().has_kernels());
     }
 }

@@ -7,12 +7,12 @@
 //!
 //! Kernels are compiled for several instruction sets, and the best that the CPU has is picked when the
 //! program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests: `avx512`,
-//! `avx2`, `baseline` (what every CPU of the architecture has) or `off` (Burn's own operations). A level
-//! that the CPU lacks, or an unknown name, is an error ([`level`]).
+//! `avx2`, `baseline` (what every CPU of the architecture has), `composed` (what other devices run) or
+//! `off` (Burn's own operations). A level that the CPU lacks, or an unknown name, is an error ([`level`]).
 //!
-//! On other devices GELU, LayerNorm and attention are composed of Burn's operations, but with a backward
-//! pass of their own. `PEFT_OPS_CUDA=off` leaves these to Burn too. [`check`] compares operations on a
-//! device with their formulas.
+//! On other devices convolutions, GELU, LayerNorm and attention are composed of Burn's operations, but with
+//! a backward pass of their own. `PEFT_OPS_CUDA=off` leaves all but convolutions to Burn too. [`check`]
+//! compares operations on a device with their formulas.
 
 #![allow(
     clippy::needless_range_loop,

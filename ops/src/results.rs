@@ -10,12 +10,10 @@ pub const RESULTS: u32 = 5;
 
 #[cfg(all(test, target_arch = "x86_64", not(target_feature = "fma")))]
 mod tests {
-    use std::process::Command;
-
     use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
     use burn::tensor::{Device, Tensor, TensorData};
 
-    use crate::testing::{noise, on_threads};
+    use crate::testing::{at_level, noise, on_threads};
     use crate::*;
 
     const LEVELS: [Level; 3] = [Level::Baseline, Level::Avx2, Level::Avx512];
@@ -232,14 +230,7 @@ mod tests {
     fn each_level_computes_what_its_hashes_say() {
         for level in LEVELS.into_iter().filter(|level| level.available()) {
             let test = "results::tests::the_current_level_computes_what_its_hashes_say";
-            let run = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", test])
-                .env("PEFT_OPS", level.name())
-                .output()
-                .unwrap();
-            let output = String::from_utf8_lossy(&run.stdout);
-            assert!(run.status.success(), "{output}");
-            assert!(output.contains("1 passed"), "{output}");
+            at_level(level, test);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Compares an operation with Burn's own: both against values and gradients in `f64`, on the same input.
 
+use std::process::Command;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use proptest::prelude::*;
 
+use crate::Level;
 pub(crate) use crate::check::noise;
 
 /// Whether tests should be short. `ops/valgrind.sh` sets the variable: under valgrind everything takes 50
@@ -14,6 +17,18 @@ pub(crate) fn short() -> bool {
 /// A property test of `count` cases, or of an eighth of them if tests should be short.
 pub(crate) fn cases(count: u32) -> ProptestConfig {
     ProptestConfig::with_cases(if short() { count / 8 } else { count })
+}
+
+/// Runs a test of this binary at another level. A process has one level, so this is a process of its own.
+pub(crate) fn at_level(level: Level, test: &str) {
+    let run = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env("PEFT_OPS", level.name())
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{output}");
+    assert!(output.contains("1 passed"), "{output}");
 }
 
 /// How a tensor lies in memory.

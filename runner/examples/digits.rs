@@ -1,7 +1,7 @@
 //! The README's table: three methods on digits, three seeds, each with the learning rate that validation
 //! chose from one grid. It uses the library; `runner compare` does the same from a YAML.
 //!
-//! `cargo run --release --no-default-features --example digits [RUNS]` prints Markdown. Runs are kept in
+//! `cargo run --release --example digits [RUNS]` prints Markdown. Runs are kept in
 //! RUNS (default `runs`), so that a second call only reads them.
 
 use peft_runner::{Device, Exit, Experiment, Failure, Session, Summary};

@@ -1,6 +1,6 @@
 //! The library without the command line; docs/library.md quotes this file.
 //!
-//! `cargo run --release --no-default-features --example library [RUNS]`
+//! `cargo run --release --example library [RUNS]`
 
 use std::path::Path;
 

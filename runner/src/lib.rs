@@ -22,9 +22,11 @@ mod plugins;
 mod pool;
 mod report;
 mod run;
+mod selftest;
 mod session;
 mod study;
 mod train;
+mod trust;
 
 /// Comparisons and their results as values.
 pub mod comparison {
@@ -65,17 +67,23 @@ fn end_quietly_on_a_broken_pipe() {
     }));
 }
 
-/// Makes the CPU Burn's default device. Burn restores optimiser states there before it moves them to
-/// their parameters, and would otherwise take CUDA in every binary that has it.
-fn default_to_the_cpu() {
+/// Makes the CPU Burn's default device, and the toolkit of a Python environment CubeCL's if there is no other.
+/// Burn restores optimiser states on its default device before it moves them to their parameters, and would
+/// otherwise take an accelerator in every binary that has one.
+fn set_the_environment() {
     // SAFETY: called first in `main`, while no other thread runs that could read the environment.
-    unsafe { std::env::set_var("BURN_DEVICE", "flex") };
+    unsafe {
+        std::env::set_var("BURN_DEVICE", "flex");
+        if let Some(toolkit) = device::toolkit_in_python() {
+            std::env::set_var("CUDA_PATH", toolkit);
+        }
+    }
 }
 
 /// The whole program: it reads the command line, runs the command, and prints one message if that
 /// fails.
 pub fn main() -> ExitCode {
-    default_to_the_cpu();
+    set_the_environment();
     end_quietly_on_a_broken_pipe();
     let cli = match Cli::read() {
         Ok(cli) => cli,

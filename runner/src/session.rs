@@ -25,6 +25,7 @@ use crate::run::summary::Summary;
 use crate::run::{Part, run};
 use crate::train::evaluate::evaluate_all;
 use crate::train::metrics::Metrics;
+use crate::trust::admit;
 
 /// A device, and the folder below which runs are kept.
 ///
@@ -84,16 +85,19 @@ impl Session {
     pub fn train(&self, experiment: Experiment) -> Result<Run, Failure> {
         on_worker(|| {
             let (trial, model) = Trial::open(experiment, &self.device)?;
+            let cache = self.runs.join(".cache");
+            admit(&self.device, &cache, &trial, &model)?;
             let path = trial.folder(&self.runs);
             let folder = RunFolder::open(path.clone(), &trial.experiment, &self.device.name)?;
             let summary = match folder.finished() {
                 Some(summary) => summary,
                 None => {
                     let part = Part {
-                        caches: &Caches::new(&self.runs.join(".cache"), false),
+                        caches: &Caches::new(&cache, false),
                         interrupt: self.interrupt(),
                         cell: None,
                         tuning: None,
+                        others: &[],
                         // A library must not write to the terminal of its caller.
                         reporter: Reporter::to_log(&folder.file("log.txt")),
                     };

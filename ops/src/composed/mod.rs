@@ -4,10 +4,11 @@
 //! Burn's autodiff keeps every intermediate of a composed operation, and its GELU backward is that of
 //! the tanh approximation. These keep their inputs, compute the rest again and have the exact
 //! derivative. Element types below 32 bits are widened while a value is normalised or squashed, as
-//! PyTorch does. `PEFT_OPS_CUDA=off` in the environment turns them off: then Burn's operations and
-//! autodiff run as they are.
+//! PyTorch does. `PEFT_OPS_CUDA=off` in the environment turns all but the convolution off: then Burn's
+//! operations and autodiff run as they are. `PEFT_OPS=composed` runs all of them on the CPU, for tests.
 
 mod attention;
+mod conv;
 mod gelu;
 mod layer_norm;
 #[cfg(test)]
@@ -18,19 +19,28 @@ use std::sync::OnceLock;
 use burn::backend::{DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex};
 use burn::tensor::{DType, Tensor};
 
-use crate::bridge::{self, Operation};
+use crate::bridge::{self, Operation, on_cpu};
+use crate::level::{self, Level};
 
 pub(crate) use attention::attention;
+pub(crate) use conv::conv2d;
 pub(crate) use gelu::{Gate, gelu};
 pub(crate) use layer_norm::layer_norm;
 
-/// Whether they run on the tensor's device: on all but the CPU, unless they are turned off.
+/// Whether they run on the tensor, unless they are turned off.
 fn run_on(x: &DispatchTensor) -> bool {
+    foreign(x) && enabled()
+}
+
+/// Whether it is not a tensor of the CPU backend, or one that has to be treated as if it were not.
+fn foreign(x: &DispatchTensor) -> bool {
     let kind = match &x.kind {
         DispatchTensorKind::Autodiff(kind) => kind,
         kind => kind,
     };
-    !matches!(kind, DispatchTensorKind::Flex(_)) && enabled()
+    let flex = matches!(kind, DispatchTensorKind::Flex(_));
+    // The doctor's reference is in `f64`, and must stay Burn's.
+    !flex || level::current() == Level::Composed && on_cpu(x)
 }
 
 fn enabled() -> bool {
@@ -62,7 +72,7 @@ fn apply<const N: usize>(
     };
     match **kind {
         DispatchTensorKind::Flex(_) => Ok(bridge::run::<Flex, DispatchTensor, N>(op, inputs)),
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "accelerator")]
         DispatchTensorKind::Cube(_) => Ok(bridge::run::<burn::backend::Cube, DispatchTensor, N>(
             op, inputs,
         )),

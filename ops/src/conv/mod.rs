@@ -25,6 +25,7 @@ use self::product::Finish;
 use self::shape::ConvShape;
 use crate::batch_norm::{Constants, FixedNorm, batch_norm};
 use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::composed;
 use crate::relu::mask;
 
 /// Burn's `conv2d`. A gradient that nobody wants is not computed.
@@ -50,9 +51,17 @@ pub fn conv2d(
     match apply(op, [x, weight, bias]) {
         Ok(y) => Tensor::from_dispatch(y),
         Err([x, weight, bias]) => {
-            let [x, weight] = [x, weight].map(Tensor::from_dispatch);
             let bias = has_bias.then(|| Tensor::from_dispatch(bias));
-            module::conv2d(x, weight, bias, options)
+            match composed::conv2d([x, weight], &options) {
+                Ok(y) => match bias {
+                    Some(bias) => y + bias.reshape([1, -1, 1, 1]),
+                    None => y,
+                },
+                Err([x, weight]) => {
+                    let [x, weight] = [x, weight].map(Tensor::from_dispatch);
+                    module::conv2d(x, weight, bias, options)
+                }
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use crate::bridge::{on_cpu, values};
 use crate::constant::values_mut;
-use crate::level::{self, Level};
+use crate::level;
 use crate::math::CHUNK;
 use crate::simd::multiversion;
 
@@ -274,7 +274,7 @@ impl Optimizer for FusedSgd {
 /// switched off.
 fn fit<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
     let fits = |x: &&Tensor<D>| !x.is_autodiff() && on_cpu(&(*x).clone().into_dispatch());
-    level::current() != Level::Off && tensors.iter().all(fits)
+    level::current().has_kernels() && tensors.iter().all(fits)
 }
 
 /// A tensor that fits, to write to. [`values_mut`] copies it if somebody else holds it too.

@@ -120,6 +120,7 @@ fn code_of_cpu(instructions: &str, level: Level) -> String {
     let arch = std::env::consts::ARCH;
     let level = match level {
         Level::Off => "off",
+        Level::Composed => "composed",
         Level::Baseline => "base",
         Level::Avx2 => "avx2",
         Level::Avx512 => "avx512",
@@ -137,7 +138,13 @@ mod tests {
 
     use super::*;
 
-    const LEVELS: [Level; 4] = [Level::Off, Level::Baseline, Level::Avx2, Level::Avx512];
+    const LEVELS: [Level; 5] = [
+        Level::Off,
+        Level::Composed,
+        Level::Baseline,
+        Level::Avx2,
+        Level::Avx512,
+    ];
 
     #[test]
     fn code_differs_with_the_cpu_and_with_the_level() {

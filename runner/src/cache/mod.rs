@@ -68,6 +68,11 @@ impl Caches {
         }
     }
 
+    /// The folder of the files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Returns the loader with rows in place of its images, if the trial's `prefix_cache` allows
     /// it; rows that do not exist yet are computed. The trial goes through the images `uses` times,
     /// with or without random changes.

@@ -21,12 +21,56 @@ pub struct ConfigArgs {
 /// The device and the threads on which a command runs.
 #[derive(Args, Clone, Default)]
 pub struct PlaceArgs {
-    /// The device: auto (CUDA if a device answers, else the CPU), cpu, cuda or cuda:N.
+    /// The device: auto (the first CUDA, Metal or Vulkan device that answers, else the CPU), cpu, or cuda,
+    /// metal, vulkan, rocm or wgpu with an index such as cuda:1. `runner list devices` prints those that
+    /// answer.
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     /// Threads on the CPU; 0 takes all cores.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
+}
+
+/// Several devices for one command.
+#[derive(Args, Clone, Default)]
+pub struct DevicesArgs {
+    /// Several devices in place of --device, such as cuda:0,cuda:1. A single trial splits every batch over
+    /// them; of many trials each runs on one of them, in a process of its own.
+    #[arg(
+        long,
+        value_name = "DEVICES",
+        value_delimiter = ',',
+        conflicts_with = "device"
+    )]
+    pub devices: Vec<DeviceChoice>,
+}
+
+impl DevicesArgs {
+    /// The devices, or the one of `--device`.
+    pub fn all(&self, place: &PlaceArgs) -> Vec<DeviceChoice> {
+        match self.devices[..] {
+            [] => vec![place.device],
+            _ => self.devices.clone(),
+        }
+    }
+
+    /// The place of the first device, or the one of `--device`.
+    pub fn first(&self, place: &PlaceArgs) -> PlaceArgs {
+        let device = *self.devices.first().unwrap_or(&place.device);
+        PlaceArgs {
+            device,
+            ..place.clone()
+        }
+    }
+}
+
+/// What is asked of the device before it trains.
+#[derive(Args, Clone, Copy, Default)]
+pub struct TrustArgs {
+    /// Train on an accelerator without comparing it with the CPU first, or against the result; the
+    /// summary records it.
+    #[arg(long)]
+    pub trust_device: bool,
 }
 
 /// The folders that training writes to.

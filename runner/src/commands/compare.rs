@@ -1,11 +1,12 @@
 //! `runner compare`: all trials of a comparison, one after the other, and its report.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use clap::Args;
 
-use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
+use crate::cli::args::{ConfigArgs, DevicesArgs, PlaceArgs, RunsArgs, TrustArgs};
 use crate::commands::on_pool;
 use crate::compare::config::Comparison;
 use crate::compare::estimate::{CellPlan, total};
@@ -14,6 +15,7 @@ use crate::compare::manifest;
 use crate::compare::plan::{Plan, plan, timed};
 use crate::compare::print::files;
 use crate::compare::print::text::text;
+use crate::compare::processes::{Processes, in_processes};
 use crate::compare::progress::carry_out;
 use crate::compare::report::Report;
 use crate::compare::results::Results;
@@ -32,6 +34,10 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]
+    pub devices: DevicesArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
+    #[command(flatten)]
     pub folders: RunsArgs,
     /// Validate everything, print the plan with what each cell trains and an estimate of time, then stop.
     #[arg(long)]
@@ -45,7 +51,8 @@ pub struct CompareArgs {
 pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let comparison = Comparison::read(&args.config.config, &args.config.set)?;
     let folder = root(&args.folders.runs, &comparison.name);
-    on_pool(&args.place, |device| {
+    on_pool(&args.devices.first(&args.place), |device| {
+        let device = device.vouched(args.trust.trust_device);
         let mut workshop = Workshop::new(&device, &args.folders.cache());
         if args.dry_run {
             let (planned, cells) = timed(&comparison, &mut workshop)?;
@@ -54,14 +61,23 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
         }
         let planned = plan(&comparison, &mut workshop)?;
         begin(&folder, &planned)?;
-        let mut executor = Executor {
-            root: &folder,
-            workshop,
-            interrupt: interrupt()?,
-        };
         // The report is written before errors are looked at: also after an interruption or a
         // failure it shows the trials that are done.
-        let ended = carry_out(&mut executor, &planned.tasks.iter().collect::<Vec<_>>());
+        let ended = match args.devices.devices.len() {
+            0 | 1 => {
+                let mut executor = Executor {
+                    root: &folder,
+                    workshop,
+                    interrupt: interrupt()?,
+                };
+                carry_out(&mut executor, &planned.tasks.iter().collect::<Vec<_>>())
+            }
+            _ => {
+                // What planning has opened would stay in memory beside what the processes open.
+                drop(workshop);
+                on_devices(args, &folder, &planned)
+            }
+        };
         let results = manifest::collect(&folder, planned);
         report(&folder, &results)?;
         ended?;
@@ -76,6 +92,21 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// Trains every trial that is not done on one of several devices, in a process of its own.
+fn on_devices(args: &CompareArgs, folder: &Path, plan: &Plan) -> Result<(), Failure> {
+    manifest::replace(folder, plan)?;
+    let devices = &args.devices.devices;
+    let processes = Processes {
+        sweep: folder,
+        cache: &args.folders.cache(),
+        devices,
+        threads: args.place.threads,
+        trust_device: args.trust.trust_device,
+        jobs: NonZeroUsize::new(devices.len()).unwrap_or(NonZeroUsize::MIN),
+    };
+    in_processes(&processes, plan, (0..plan.tasks.len()).collect())
 }
 
 /// Writes the report of a comparison and prints its tables.

@@ -1,17 +1,21 @@
-//! `runner list`: the methods, backbones, data sets, configs and studies that this binary knows.
+//! `runner list`: the methods, backbones, data sets, configs and studies that this binary knows, and the
+//! devices that answer it here.
 
 use std::collections::BTreeMap;
 
 use clap::{Args, ValueEnum};
 use peft_core::registry::{PluginKind, plugins};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::args::Format;
+use crate::commands::print::json as print_json;
 use crate::commands::study;
 use crate::config::find;
+use crate::device::{Answer, ComputeDevice, Kind, answering};
 use crate::exit::Failure;
 
-/// List methods, backbones, their variants, data sets, shipped configs, or studies.
+/// List methods, backbones, their variants, data sets, shipped configs, studies, or devices.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner list methods")]
@@ -38,6 +42,8 @@ pub enum Listed {
     Configs,
     /// The paper's studies.
     Studies,
+    /// Devices that answer, and what the other kinds lack here.
+    Devices,
 }
 
 /// Lists plugins or shipped configs.
@@ -60,6 +66,7 @@ pub fn list(args: &ListArgs) -> Result<(), Failure> {
             return Ok(());
         }
         Listed::Studies => return study::list(format),
+        Listed::Devices => return list_devices(format),
         Listed::Configs => {
             let names = find::names("");
             match format {
@@ -87,6 +94,83 @@ pub fn list(args: &ListArgs) -> Result<(), Failure> {
     for plugin in plugins {
         println!("{:<width$}  {}", plugin.name, plugin.summary);
         println!("{:<width$}  {}", "", plugin.reference);
+    }
+    Ok(())
+}
+
+/// A device, or a kind of which none can be used.
+#[derive(Serialize)]
+struct DeviceEntry {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// Whether it computes in bf16.
+    bf16: bool,
+    /// Whether it is a driver that computes on the CPU.
+    software: bool,
+    /// What this binary or this machine lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+}
+
+impl DeviceEntry {
+    fn of(device: &ComputeDevice, model: String, software: bool) -> Self {
+        Self {
+            name: device.name.clone(),
+            model: Some(model),
+            bf16: device.has_bf16(),
+            software,
+            missing: None,
+        }
+    }
+
+    fn text(&self) -> String {
+        let what = match (&self.model, &self.missing) {
+            (_, Some(missing)) => format!("not usable: {missing}"),
+            (model, None) => model.clone().unwrap_or_default(),
+        };
+        let bf16 = if self.bf16 { ", bf16" } else { "" };
+        let software = if self.software {
+            ", a software rasteriser"
+        } else {
+            ""
+        };
+        format!("{:<10}{what}{bf16}{software}", self.name)
+    }
+}
+
+/// Lists the CPU, and for each kind of accelerator its devices or what it lacks.
+fn list_devices(format: Format) -> Result<(), Failure> {
+    let cpu = ComputeDevice::cpu();
+    let mut entries = vec![DeviceEntry::of(
+        &cpu,
+        std::env::consts::ARCH.to_owned(),
+        false,
+    )];
+    for kind in Kind::ALL {
+        match answering(kind) {
+            Ok(found) => entries.extend(found.into_iter().map(|answer| {
+                let Answer {
+                    device,
+                    software,
+                    model,
+                } = answer;
+                DeviceEntry::of(&device, model, software)
+            })),
+            Err(missing) => entries.push(DeviceEntry {
+                name: kind.name().to_owned(),
+                model: None,
+                bf16: false,
+                software: false,
+                missing: Some(missing),
+            }),
+        }
+    }
+    match format {
+        Format::Text => entries
+            .iter()
+            .for_each(|entry| println!("{}", entry.text())),
+        Format::Json => print_json(&entries)?,
     }
     Ok(())
 }

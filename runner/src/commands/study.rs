@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use peft_core::files::write_atomically;
 use serde_json::json;
 
-use crate::cli::args::{Format, PlaceArgs, RunsArgs};
+use crate::cli::args::{Format, PlaceArgs, RunsArgs, TrustArgs};
 use crate::commands::{on_pool, print};
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::run::interrupt;
@@ -32,6 +32,8 @@ pub struct StudyArgs {
     pub set: Vec<String>,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     #[command(flatten)]
     pub folders: RunsArgs,
     /// Folder of report.html and study.json [default: a folder below that of --runs].
@@ -75,6 +77,7 @@ pub fn study(args: &StudyArgs) -> Result<(), Failure> {
     }
     on_pool(&args.place, |device| {
         let start = Instant::now();
+        let device = device.vouched(args.trust.trust_device);
         let request = Request {
             study: study.name,
             config: args.config.as_deref(),

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cache::Caches;
-use crate::cli::args::{ConfigArgs, PlaceArgs, RunsArgs};
+use crate::cli::args::{ConfigArgs, DevicesArgs, PlaceArgs, RunsArgs, TrustArgs};
 use crate::commands::print::row;
 use crate::commands::{experiment, on_pool};
 use crate::config::start::{StartFrom, StartHead};
+use crate::device::choose;
 use crate::exit::Failure;
 use crate::model::trial::Trial;
 use crate::report::numbers::{mebibytes, percent, seconds, speed};
@@ -16,8 +17,9 @@ use crate::run::folder::RunFolder;
 use crate::run::plan::{places, plan};
 use crate::run::progress::Reporter;
 use crate::run::summary::Summary;
-use crate::run::{Part, interrupt, run};
+use crate::run::{Part, interrupt, names, run};
 use crate::train::metrics::Metric;
+use crate::trust::admit;
 
 /// Train, test once, and leave a run folder; `runner --config ..` does the same.
 #[derive(Args, Clone)]
@@ -28,6 +30,10 @@ pub struct TrainArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub devices: DevicesArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     #[command(flatten)]
     pub folders: RunsArgs,
     /// Start from a trained adapter: a run's folder, or one of HF PEFT (as --set adapter=DIR).
@@ -55,7 +61,12 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
         };
         experiment.adapter = Some(StartFrom::new(path.clone(), head));
     }
-    on_pool(&args.place, |device| {
+    on_pool(&args.devices.first(&args.place), |device| {
+        let vouched = args.trust.trust_device;
+        let device = device.vouched(vouched);
+        let others = args.devices.devices.iter().skip(1);
+        let others = others.map(|&other| Ok(choose(other)?.vouched(vouched)));
+        let others = others.collect::<Result<Vec<_>, Failure>>()?;
         let (trial, model) = Trial::open(experiment, &device)?;
         let details = if args.verbose {
             places(&trial, &model)
@@ -68,9 +79,12 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
             remarks.for_each(|line| println!("{line}"));
             return Ok(());
         }
+        for device in std::iter::once(&device).chain(&others) {
+            admit(device, &args.folders.cache(), &trial, &model)?;
+        }
         // The name of the folder needs the hash, and the hash needs the opened weights and data.
         let path = trial.folder(&args.folders.runs);
-        let folder = RunFolder::open(path, &trial.experiment, &device.name)?;
+        let folder = RunFolder::open(path, &trial.experiment, &names(&device, &others))?;
         let summary = match folder.finished() {
             Some(summary) => {
                 eprintln!("finished before: {}", folder.path().display());
@@ -85,6 +99,7 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
                     interrupt: interrupt()?,
                     cell: None,
                     tuning: None,
+                    others: &others,
                     reporter,
                 };
                 run(&trial, model, &folder, &device, part)?

@@ -135,6 +135,7 @@ impl Executor<'_> {
             interrupt: self.interrupt.clone(),
             cell: Some(task.cell.clone()),
             tuning,
+            others: &[],
             reporter: Reporter::to_log(&folder.file("log.txt")),
         };
         let summary = run(&trial, model, &folder, device, part)?;

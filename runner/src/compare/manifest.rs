@@ -35,21 +35,7 @@ struct Header {
 /// # Errors
 /// If the folder holds the manifest of another plan, which is never replaced, or cannot be written.
 pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
-    let lines = plan.tasks.iter().map(serde_json::to_string);
-    let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(unwritten)?;
-    let body = lines.join("\n") + "\n";
-    let header = Header {
-        format: FORMAT.to_owned(),
-        trials: plan.tasks.len(),
-        hash: hash(&body),
-        // The lines below are the plan. Listing every trial here as missing would double the file.
-        results: Results {
-            missing: Vec::new(),
-            ..plan.results.clone()
-        },
-    };
-    let header = serde_json::to_string(&header).map_err(unwritten)?;
-    let text = format!("{header}\n{body}");
+    let text = text(plan)?;
     let path = folder.join(MANIFEST);
     fs_err::create_dir_all(folder)?;
     match std::fs::read_to_string(&path) {
@@ -68,6 +54,33 @@ pub fn write(folder: &Path, plan: &Plan) -> Result<PathBuf, Failure> {
         Err(e) => return Err(peft_core::Error::io(&path)(e).into()),
     }
     Ok(path)
+}
+
+/// Writes the manifest that only processes of this one will read, in place of an older one.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn replace(folder: &Path, plan: &Plan) -> Result<(), Failure> {
+    let text = text(plan)?;
+    Ok(write_atomically(&folder.join(MANIFEST), text.as_bytes())?)
+}
+
+fn text(plan: &Plan) -> Result<String, Failure> {
+    let lines = plan.tasks.iter().map(serde_json::to_string);
+    let lines: Vec<String> = lines.collect::<Result<_, _>>().map_err(unwritten)?;
+    let body = lines.join("\n") + "\n";
+    let header = Header {
+        format: FORMAT.to_owned(),
+        trials: plan.tasks.len(),
+        hash: hash(&body),
+        // The lines below are the plan. Listing every trial here as missing would double the file.
+        results: Results {
+            missing: Vec::new(),
+            ..plan.results.clone()
+        },
+    };
+    let header = serde_json::to_string(&header).map_err(unwritten)?;
+    Ok(format!("{header}\n{body}"))
 }
 
 fn unwritten(error: serde_json::Error) -> Failure {

@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod page;
 pub mod plan;
 pub mod print;
+pub mod processes;
 pub mod progress;
 pub mod report;
 pub mod results;

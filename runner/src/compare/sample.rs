@@ -150,6 +150,7 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
             images_per_second: 700.0 / (1.0 + 0.05 * m.3) / (1.0 + backbone as f64),
         },
         device: "cpu".to_owned(),
+        device_vouched: false,
         config_hash: "c99f49cb".to_owned(),
         seed,
         classes: (0..d.2).map(|class| format!("{} <{class}>", d.0)).collect(),

@@ -1,6 +1,8 @@
 //! A batch, on the host and on the device.
 
-use burn::tensor::{Int, Tensor};
+use std::ops::Range;
+
+use burn::tensor::{Device, Int, Tensor};
 use peft_core::Activation;
 use peft_core::backbone::Cut;
 
@@ -19,8 +21,40 @@ pub struct Batch {
     pub groups: Vec<usize>,
     /// The places of the images in the loader.
     pub places: Vec<usize>,
-    /// `[b]`: the share that an image has in its own target, if image `i` is mixed with image `b - 1 - i`.
-    pub lambda: Option<Tensor<1>>,
+    /// The images that are mixed into these, if any are.
+    pub mixed: Option<Mixed>,
+}
+
+/// What images are mixed with.
+#[derive(Clone)]
+pub struct Mixed {
+    /// `[b]`: the share that an image has in its own target.
+    pub lambda: Tensor<1>,
+    /// `[b]`: the labels of its partners.
+    pub partners: Tensor<1, Int>,
+}
+
+impl Batch {
+    /// The images `rows` alone, on `device`.
+    pub fn rows(self, rows: Range<usize>, device: &Device) -> Self {
+        let (first, count) = (rows.start, rows.len());
+        let of = |values: Vec<usize>| match values.is_empty() {
+            true => values,
+            false => values[rows.clone()].to_vec(),
+        };
+        Self {
+            x: self.x.rows(rows.clone(), device),
+            from: self.from,
+            labels: self.labels.narrow(0, first, count).to_device(device),
+            targets: of(self.targets),
+            groups: of(self.groups),
+            places: of(self.places),
+            mixed: self.mixed.map(|Mixed { lambda, partners }| Mixed {
+                lambda: lambda.narrow(0, first, count).to_device(device),
+                partners: partners.narrow(0, first, count).to_device(device),
+            }),
+        }
+    }
 }
 
 /// A batch that is not on the device yet.
@@ -33,7 +67,7 @@ pub struct HostBatch {
     pub groups: Vec<usize>,
     /// As [`Batch::places`].
     pub places: Vec<usize>,
-    /// As [`Batch::lambda`].
+    /// The share that an image has in its own target, if image `i` is mixed with image `b - 1 - i`.
     pub lambda: Option<Vec<f32>>,
 }
 

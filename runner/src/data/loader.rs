@@ -10,7 +10,7 @@ use peft_core::data::{Sample, Split};
 use peft_datasets::Preprocess;
 use rayon::prelude::*;
 
-use crate::data::batch::{Batch, HostBatch, HostValues};
+use crate::data::batch::{Batch, HostBatch, HostValues, Mixed};
 use crate::data::images::{Images, ToStderr, Warn, bad};
 use crate::data::lanes::Lanes;
 use crate::data::random::Pass;
@@ -221,15 +221,19 @@ impl<'a> Loader<'a> {
                 }
             }
         };
-        let lambda = batch.lambda.map(|lambda| TensorData::new(lambda, [count]));
+        let labels = Tensor::from_data(TensorData::new(labels, [count]), device);
+        let mixed = batch.lambda.map(|lambda| Mixed {
+            lambda: Tensor::from_data(TensorData::new(lambda, [count]), device),
+            partners: Tensor::flip(labels.clone(), [0]),
+        });
         Batch {
             x,
             from: self.from(),
-            labels: Tensor::from_data(TensorData::new(labels, [count]), device),
+            labels,
             targets: batch.targets,
             groups: batch.groups,
             places: batch.places,
-            lambda: lambda.map(|lambda| Tensor::from_data(lambda, device)),
+            mixed,
         }
     }
 

@@ -239,7 +239,7 @@ pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch 
         groups: Vec::new(),
         places: (0..rows).collect(),
         targets,
-        lambda: None,
+        mixed: None,
     }
 }
 

@@ -49,11 +49,12 @@ pub fn assemble(
         Model::assemble(base.backbone.clone(), methods, head, init).map_err(at("method"))?;
     match precision {
         Precision::F32 => Ok(model),
-        Precision::Bf16 if device.device.supports_dtype(DType::BF16) => {
-            Ok(model.with_compute_type(DType::BF16))
-        }
+        Precision::Bf16 if device.has_bf16() => Ok(model.with_compute_type(DType::BF16)),
         Precision::Bf16 => {
-            let message = format!("recipe.precision: {} has no bf16", device.name);
+            let message = format!(
+                "recipe.precision: expected f32, because {} does not compute in bf16; got bf16",
+                device.name
+            );
             Err(config_error(message))
         }
     }

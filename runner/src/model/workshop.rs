@@ -14,6 +14,7 @@ use crate::device::ComputeDevice;
 use crate::exit::Failure;
 use crate::model::base::Base;
 use crate::model::trial::Trial;
+use crate::trust::admit;
 
 /// Opens trials and keeps what they have in common.
 ///
@@ -27,6 +28,8 @@ pub struct Workshop<'a> {
     caches: Caches,
     /// Whether `prefix_cache: auto` means files, which other processes share.
     in_files: bool,
+    /// Whether trials that the device computes wrongly are refused.
+    trains: bool,
     bases: Shelf<Arc<Base>>,
     data: Shelf<Arc<Data>>,
 }
@@ -45,6 +48,7 @@ impl<'a> Workshop<'a> {
             device,
             caches: Caches::new(folder, true),
             in_files: false,
+            trains: true,
             bases: Shelf::new(weights),
             data: Shelf::new(0),
         }
@@ -54,6 +58,14 @@ impl<'a> Workshop<'a> {
     pub fn in_files(self) -> Self {
         Self {
             in_files: true,
+            ..self
+        }
+    }
+
+    /// A workshop whose trials other processes train, on devices of their own.
+    pub fn for_others(self) -> Self {
+        Self {
+            trains: false,
             ..self
         }
     }
@@ -71,7 +83,7 @@ impl<'a> Workshop<'a> {
     /// Opens a trial on shared weights and data, and assembles its model.
     ///
     /// # Errors
-    /// As [`Trial::open`].
+    /// As [`Trial::open`] and [`admit`].
     pub fn open(&mut self, mut experiment: Experiment) -> Result<(Trial, Model), Failure> {
         if self.in_files && experiment.prefix_cache == Store::Auto {
             experiment.prefix_cache = Store::Disk;
@@ -103,7 +115,11 @@ impl<'a> Workshop<'a> {
         let data = self
             .data
             .get(key, || Ok((Data::open(&**dataset, *on_error, *seed)?, 0)))?;
-        Trial::on(&base, data, experiment, device)
+        let (trial, model) = Trial::on(&base, data, experiment, device)?;
+        if self.trains {
+            admit(device, self.caches.folder(), &trial, &model)?;
+        }
+        Ok((trial, model))
     }
 }
 

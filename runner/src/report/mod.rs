@@ -273,6 +273,7 @@ mod tests {
                 images_per_second: 653.0,
             },
             device: "cpu".into(),
+            device_vouched: false,
             config_hash: "c99f49cb".into(),
             seed: 0,
             classes: names.collect(),

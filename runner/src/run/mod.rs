@@ -34,6 +34,7 @@ use crate::run::progress::Reporter;
 use crate::run::summary::{Cell, Inference, Memory, Outcome, Params, Summary, Time, Tuning};
 use crate::train::evaluate::evaluate_all;
 use crate::train::{Trained, Trainer};
+use crate::trust::is_examined;
 
 /// The number of batches on which the speed of inference is measured, after one to warm up.
 const TIMED_BATCHES: usize = 8;
@@ -51,6 +52,8 @@ pub struct Part<'a> {
     pub cell: Option<Cell>,
     /// The search that chose the tuned settings of the trial.
     pub tuning: Option<Tuning>,
+    /// The devices that share each batch with the first.
+    pub others: &'a [ComputeDevice],
     /// Reports the progress.
     pub reporter: Reporter,
 }
@@ -102,10 +105,8 @@ pub fn run(
     let checkpoint = Some(checkpoint);
     let trainer = Trainer::new(trial, model, device, checkpoint, stop.clone(), reporter)?;
     let before = trainer.seconds_before();
-    let trained = trainer
-        .with_journal(folder)
-        .and_then(|trainer| trainer.with_caches(part.caches))
-        .and_then(Trainer::run);
+    let trainer = trainer.on_devices(part.others)?.with_journal(folder)?;
+    let trained = trainer.with_caches(part.caches).and_then(Trainer::run);
     // The live view is removed before an error is printed.
     reporter.finish();
     let trained = trained?;
@@ -204,14 +205,15 @@ pub fn run(
             cache.seconds,
             before + start.elapsed().as_secs_f64(),
         ),
-        device: device.name.clone(),
+        device: names(device, part.others),
+        device_vouched: device.vouched && is_examined(device),
         config_hash: trial.hash.clone(),
         seed: trial.experiment.seed,
         classes: trial.classes.clone(),
         history: progress.history,
         tuning: part.tuning,
         config: value(&trial.experiment)?,
-        environment: serde_json::to_value(Environment::here(&device.name))
+        environment: serde_json::to_value(Environment::here(&names(device, part.others)))
             .map_err(|e| failure(Exit::Unexpected, e))?,
     };
     if trial.experiment.tensorboard {
@@ -221,6 +223,13 @@ pub fn run(
     folder.write("report.html", html.as_bytes())?;
     folder.write_json("summary.json", &Outcome::Done(Box::new(summary.clone())))?;
     Ok(summary)
+}
+
+/// The names of the devices of a run, in order.
+pub fn names(device: &ComputeDevice, others: &[ComputeDevice]) -> String {
+    let devices = std::iter::once(device).chain(others);
+    let names: Vec<&str> = devices.map(|device| device.name.as_str()).collect();
+    names.join(",")
 }
 
 /// Measures the images per second from image to logits, reading excluded: the median over a few

@@ -56,8 +56,11 @@ pub struct Summary {
     pub time: Time,
     /// The speed of evaluation.
     pub inference: Inference,
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, or kind and index such as `cuda:0`.
     pub device: String,
+    /// Whether the device trained without a comparison with the CPU, because its user vouched for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub device_vouched: bool,
     /// Hash of everything that changes results.
     pub config_hash: String,
     /// The seed.

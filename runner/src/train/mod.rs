@@ -7,6 +7,7 @@ mod losses;
 pub mod metrics;
 pub mod outputs;
 mod rates;
+mod replicas;
 mod slot;
 pub mod step;
 mod trained;
@@ -39,8 +40,9 @@ use crate::train::evaluate::{evaluate, evaluate_all, none_readable};
 use crate::train::losses::Losses;
 use crate::train::metrics::Metric;
 use crate::train::rates::Rates;
+use crate::train::replicas::Replicas;
 use crate::train::slot::Slot;
-use crate::train::step::{Part, Phase, PhaseEnded, Stepper};
+use crate::train::step::{Images, Part, Phase, PhaseEnded, Stepper};
 
 /// The reason why an epoch ended early.
 enum Stop {
@@ -57,6 +59,8 @@ pub struct Trainer<'a> {
     interrupt: Arc<AtomicBool>,
     reporter: &'a Reporter,
     stepper: Stepper<'a>,
+    /// The devices that share each batch with the first; none if there is one.
+    replicas: Option<Replicas>,
     /// The images that gradients are computed from.
     training: Loader<'a>,
     /// The images that choices are made on; none if they are trained on.
@@ -114,6 +118,7 @@ impl<'a> Trainer<'a> {
         };
         Ok(Self {
             stepper,
+            replicas: None,
             training: training.with_warnings(reporter),
             validation: validation.map(|loader| loader.with_warnings(reporter)),
             cache: Cost::default(),
@@ -134,6 +139,17 @@ impl<'a> Trainer<'a> {
     pub fn with_journal(mut self, folder: &RunFolder) -> Result<Self, Failure> {
         let tensorboard = self.trial.experiment.tensorboard;
         self.journal = Some(Journal::open(folder, &self.state.progress, tensorboard)?);
+        Ok(self)
+    }
+
+    /// Shares each batch with other devices.
+    ///
+    /// # Errors
+    /// As [`Replicas::new`].
+    pub fn on_devices(mut self, others: &[ComputeDevice]) -> Result<Self, Failure> {
+        if !others.is_empty() {
+            self.replicas = Some(Replicas::new(&self.state.model, others)?);
+        }
         Ok(self)
     }
 
@@ -407,8 +423,17 @@ impl<'a> Trainer<'a> {
         let number = progress.step;
         let (value, step) = batch
             .map(|batch| {
-                let stepper = &self.stepper;
-                stepper.backward(model, number, batch, part, accumulator, ended)
+                let (stepper, model) = (&self.stepper, &**model);
+                let (value, step, gradients) = match &mut self.replicas {
+                    None => {
+                        let (images, prefix) = (Images::all(batch), stepper.prefix.as_ref());
+                        stepper.gradients(model, prefix, number, images, part, ended)
+                    }
+                    Some(all) => all.gradients(stepper, model, number, batch, part, ended),
+                };
+                accumulator.accumulate(model, gradients);
+                ended(Phase::Backward);
+                (value, step)
             })
             .unzip();
         let gradients = part.is_last().then(|| accumulator.grads());

@@ -1,13 +1,15 @@
 //! One training step: a pure function of model, batch and step number.
 
+use std::ops::Range;
+
 use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Tensor};
 use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::{BoxedBackbone, Hooks, Model, Step};
 
 use crate::config::recipe::Recipe;
-use crate::data::batch::Batch;
+use crate::data::batch::{Batch, Mixed};
 use crate::train::rates::{Rates, clip_norm};
 
 /// A part of a training step.
@@ -50,6 +52,33 @@ impl Part {
     }
 }
 
+/// The images of a batch for which gradients are computed.
+pub struct Images {
+    /// Their activations and labels.
+    pub batch: Batch,
+    /// Their places in the whole batch.
+    pub rows: Range<usize>,
+    /// The number of images in the whole batch.
+    pub of: usize,
+}
+
+impl Images {
+    /// All images of a batch.
+    pub fn all(batch: Batch) -> Self {
+        let of = batch.targets.len();
+        Self {
+            batch,
+            rows: 0..of,
+            of,
+        }
+    }
+
+    /// Their share of the batch.
+    pub fn share(&self) -> f64 {
+        self.rows.len() as f64 / self.of as f64
+    }
+}
+
 /// The part of a trial that every step needs and no step changes.
 pub struct Stepper<'a> {
     /// Loss, clipping, optimiser.
@@ -66,34 +95,41 @@ pub struct Stepper<'a> {
 }
 
 impl Stepper<'_> {
-    /// Adds the gradients of one batch to `accumulator`. Returns the loss `[1]`, and the step with
-    /// its random numbers and buffer updates.
-    pub fn backward(
+    /// The mean loss `[1]` of images of a batch, the step with its random numbers and buffer updates, and
+    /// the gradients of the images: their part of those of the whole batch. All are on the device of the
+    /// model and its `prefix`.
+    pub fn gradients(
         &self,
         model: &Model,
+        prefix: Option<&BoxedBackbone>,
         number: u64,
-        batch: Batch,
+        images: Images,
         part: Part,
-        accumulator: &mut GradientsAccumulator<Model>,
         ended: PhaseEnded,
-    ) -> (Tensor<1>, Step) {
+    ) -> (Tensor<1>, Step, GradientsParams) {
         let smoothing = self.recipe.label_smoothing;
         let cut = model.first_cut();
+        let share = images.share();
+        let Images { batch, rows, of } = images;
         let mut x = batch.x.cast(self.compute);
-        if let Some(prefix) = &self.prefix
+        if let Some(prefix) = prefix
             && batch.from < cut
         {
             x = prefix.forward(x, batch.from..cut, &Hooks::none());
         }
         ended(Phase::Prefix);
         let step = model.step(self.seed, number, part.index);
+        let step = match rows.len() == of {
+            true => step,
+            false => step.on_rows(rows, of),
+        };
         let logits = model.logits(x.into_autodiff(), cut, Some(&step));
         let labels = Tensor::from_inner(batch.labels);
-        let loss = match batch.lambda {
+        let loss = match batch.mixed {
             None => cross_entropy(logits, labels, smoothing),
-            Some(lambda) => {
-                let lambda = Tensor::from_inner(lambda);
-                mixed_cross_entropy(logits, labels, lambda, smoothing)
+            Some(Mixed { lambda, partners }) => {
+                let labels = [labels, Tensor::from_inner(partners)];
+                mixed_cross_entropy(logits, labels, Tensor::from_inner(lambda), smoothing)
             }
         };
         // The value is taken before the backward pass consumes the graph.
@@ -101,11 +137,8 @@ impl Stepper<'_> {
         ended(Phase::Forward);
         // Dividing by the number of parts gives the mean over all of them, as if they were one
         // batch.
-        let gradients = (loss * (1.0 / part.of as f64)).backward();
-        let gradients = GradientsParams::from_grads(gradients, model);
-        accumulator.accumulate(model, gradients);
-        ended(Phase::Backward);
-        (value, step)
+        let gradients = (loss * (share / part.of as f64)).backward();
+        (value, step, GradientsParams::from_grads(gradients, model))
     }
 
     /// Returns the model after a batch: its buffers are updated, and its parameters too if there

@@ -183,7 +183,7 @@ fn asking_for_cuda_where_there_is_none_says_what_is_missing() {
     let output = run(&["--config", "quickstart", "--device", "cuda"], runs.path());
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
-    let named = message.contains("libcuda") || message.contains("without the cuda feature");
+    let named = message.contains("libcuda") || message.contains("without the feature cuda");
     assert!(named && message.contains("--device cpu"), "{message}");
 }
 
@@ -236,6 +236,16 @@ fn lists_schema_and_doctor_answer_programs() {
         "webdataset",
     ];
     assert_eq!(names("datasets"), datasets);
+    assert_eq!(names("devices")[0], "cpu");
+    let devices = json(&["list", "devices", "--format", "json"]);
+    for device in devices.as_array().unwrap() {
+        // A device answers with its model, and a kind without one says what it lacks.
+        assert_ne!(
+            device["model"].is_string(),
+            device["missing"].is_string(),
+            "{device}"
+        );
+    }
     let schema = json(&["schema"]);
     assert!(schema["properties"]["method"]["anyOf"].is_array());
     assert_eq!(schema["additionalProperties"], false);
@@ -278,7 +288,7 @@ fn the_doctor_examines_everything_that_is_registered() {
         assert!(test["max_relative_error"].as_f64() > Some(0.0), "{test}");
     }
     let operations = device["operations"]["checks"].as_array().unwrap();
-    assert!(operations.len() >= 5, "{device}");
+    assert!(operations.len() >= 11, "{device}");
     assert!(
         operations.iter().all(|check| check["passed"] == true),
         "{device}"

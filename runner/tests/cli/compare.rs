@@ -131,6 +131,22 @@ fn results(summaries: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
 }
 
 #[test]
+fn trials_on_several_devices_are_those_of_one() {
+    let (one, two) = (Place::new(COMPARISON), Place::new(COMPARISON));
+    succeeded(one.compare(&[]));
+    let several = ["compare", "--config", "small.yaml", "--devices", "cpu,cpu"];
+    let output = two.run(&several);
+    assert!(stderr(&output).contains("device"), "{}", stderr(&output));
+    succeeded(output);
+    assert_eq!(
+        results(&one.summaries("runs/small")),
+        results(&two.summaries("runs/small"))
+    );
+    // A comparison may change from call to call, unlike a sweep.
+    succeeded(two.run(&[&several[..], &["--set", "seeds=[0]"]].concat()));
+}
+
+#[test]
 fn a_comparison_is_fair_and_reports() {
     let place = Place::new(COMPARISON);
     let out = succeeded(place.compare(&[]));

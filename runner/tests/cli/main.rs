@@ -11,6 +11,7 @@ mod costs;
 mod data;
 mod data_kinds;
 mod data_protocol;
+mod devices;
 mod documentation;
 mod facts;
 mod label_maps;

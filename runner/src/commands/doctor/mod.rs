@@ -1,31 +1,24 @@
 //! `runner doctor`: versions, devices, a numeric self-test of each device, its matrix-product peak.
 //!
-//! A device is tested in three ways, none of which compares it with itself: each operation of
-//! `peft-ops` is compared with its formula ([`operations`]), tiny models with values of other
-//! libraries ([`golden`]), and one training step of every registered method on every registered
-//! backbone with the same step in `f64` on the operations of Burn ([`methods`]).
+//! The tests are those of [`crate::selftest`].
 
-mod compare;
-mod golden;
-mod guard;
-mod methods;
-mod operations;
 mod print;
 mod report;
 
 use burn::tensor::DType;
 use clap::Args;
 
-use self::compare::tolerance;
-use self::guard::guarded;
-use self::report::{Cuda, DeviceReport, Peak, Report};
+use self::report::{Accelerator, DeviceReport, Peak, Report};
 use crate::cli::args::{Format, PlaceArgs};
 use crate::commands::on_pool;
 use crate::commands::print::json;
-use crate::device::{self, ComputeDevice, DeviceChoice};
+use crate::device::{ComputeDevice, DeviceChoice, Kind, answering};
 use crate::exit::{Exit, Failure, failure};
 use crate::measure::peak;
 use crate::run::folder::BURN;
+use crate::selftest::compare::tolerance;
+use crate::selftest::guard::guarded;
+use crate::selftest::{golden, kinds, methods, operations};
 
 /// Print versions and devices, and test the numbers and the speed of each device.
 ///
@@ -38,8 +31,8 @@ use crate::run::folder::BURN;
 pub struct DoctorArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Only the tests whose name contains this text, such as ops/gelu, golden/swin, vit/lora or
-    /// peak/f32. A GPU compiles and tunes a kernel at its first use, so all tests together take
+    /// Only the tests whose name contains this text, such as ops/gelu, golden/swin, vit/lora,
+    /// kinds/resnet or peak/f32. A GPU compiles and tunes a kernel at its first use, so all tests together take
     /// minutes there.
     #[arg(
         long,
@@ -66,9 +59,19 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     }
     on_pool(&first, |chosen| {
         let mut devices = vec![chosen];
-        if auto {
-            let answers = |index| device::choose(DeviceChoice::Cuda(index)).ok();
-            devices.extend((0..).map_while(answers));
+        let mut accelerators = Vec::new();
+        for kind in Kind::ALL {
+            let found = answering(kind);
+            accelerators.push(Accelerator {
+                kind: kind.name(),
+                missing: found.as_ref().err().cloned(),
+            });
+            // WebGPU finds the devices of the other kinds again.
+            if auto && kind != Kind::Wgpu {
+                let found = found.into_iter().flatten();
+                let found = found.filter(|answer| !answer.software);
+                devices.extend(found.map(|answer| answer.device));
+            }
         }
         let report = Report {
             runner: env!("CARGO_PKG_VERSION"),
@@ -78,10 +81,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
             cpu_features: cpu_features(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             threads: rayon::current_num_threads(),
-            cuda: Cuda {
-                built_in: cfg!(feature = "cuda"),
-                missing: device::missing(),
-            },
+            accelerators,
             devices: devices
                 .iter()
                 .map(|device| examine(device, &args.only))
@@ -129,6 +129,8 @@ fn examine(device: &ComputeDevice, only: &str) -> DeviceReport {
         methods: methods::test(device, &|backbone, method| {
             wanted(format!("{backbone}/{method}"))
         }),
+        kinds: kinds::test(device, &|family| wanted(format!("kinds/{family}"))),
+        kinds_tolerance: kinds::allowed(device),
         peaks: peaks(device, &|dtype| wanted(format!("peak/{dtype}"))),
     }
 }

@@ -3,22 +3,17 @@
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use super::compare::Outcome;
-use super::operations::Operations;
 use super::report::{DeviceReport, Report};
 use crate::commands::print::row;
 use crate::measure::peak;
+use crate::selftest::compare::Outcome;
+use crate::selftest::operations::Operations;
 
 /// Prints the report on stdout.
 pub fn print(report: &Report) {
     let instructions = match &report.cpu_features[..] {
         [] => "none".to_owned(),
         names => names.join(" "),
-    };
-    let cuda = match (report.cuda.built_in, &report.cuda.missing[..]) {
-        (true, []) => "usable".to_owned(),
-        (true, missing) => missing.join("; "),
-        (false, _) => "this binary was built without the cuda feature".to_owned(),
     };
     row("runner", report.runner);
     row("burn", report.burn);
@@ -28,7 +23,10 @@ pub fn print(report: &Report) {
         "threads",
         format_args!("{} of {} cores", report.threads, report.cpus),
     );
-    row("cuda", cuda);
+    for accelerator in &report.accelerators {
+        let missing = accelerator.missing.as_deref();
+        row(accelerator.kind, missing.unwrap_or("usable"));
+    }
     report.devices.iter().for_each(print_device);
 }
 
@@ -59,6 +57,16 @@ fn print_device(device: &DeviceReport) {
         let rows = rows.map(|test| [test.backbone, test.method, result(&test.result)]);
         let details = device.methods.iter().map(|test| detail(&test.result));
         println!("{}", table("method", device.tolerance, rows.zip(details)));
+    }
+    if !device.kinds.is_empty() {
+        println!("\nkinds of trained parameters; training what fails is refused");
+        let rows = device.kinds.iter();
+        let rows = rows.map(|test| [&*test.family, &*test.kind, result(&test.result)]);
+        let details = device.kinds.iter().map(|test| detail(&test.result));
+        println!(
+            "{}",
+            table("kind", device.kinds_tolerance, rows.zip(details))
+        );
     }
 }
 

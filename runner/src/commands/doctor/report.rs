@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::compare::Outcome;
-use super::golden::GoldenTest;
-use super::methods::Test;
-use super::operations::Operations;
+use crate::selftest::compare::Outcome;
+use crate::selftest::golden::GoldenTest;
+use crate::selftest::kinds::KindTest;
+use crate::selftest::methods::Test;
+use crate::selftest::operations::Operations;
 
 /// Everything that is printed.
 #[derive(Serialize)]
@@ -17,15 +18,17 @@ pub struct Report {
     pub cpu_features: Vec<&'static str>,
     pub cpus: usize,
     pub threads: usize,
-    pub cuda: Cuda,
+    pub accelerators: Vec<Accelerator>,
     pub devices: Vec<DeviceReport>,
 }
 
-/// Whether CUDA can be used.
+/// Whether a kind of accelerator can be used.
 #[derive(Serialize)]
-pub struct Cuda {
-    pub built_in: bool,
-    pub missing: Vec<String>,
+pub struct Accelerator {
+    pub kind: &'static str,
+    /// What this binary or this machine lacks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// The results of one device.
@@ -38,6 +41,10 @@ pub struct DeviceReport {
     pub golden: Vec<GoldenTest>,
     #[serde(rename = "tests")]
     pub methods: Vec<Test>,
+    /// Kinds of trained parameters; training one that fails is refused.
+    pub kinds: Vec<KindTest>,
+    /// The largest relative error that passes there.
+    pub kinds_tolerance: f32,
     pub peaks: Vec<Peak>,
 }
 
@@ -66,6 +73,8 @@ impl Report {
             names.extend(golden.map(|test| format!("golden/{}", test.backbone)));
             let methods = device.methods.iter().filter(|test| failed(&test.result));
             names.extend(methods.map(|test| format!("{}/{}", test.backbone, test.method)));
+            let kinds = device.kinds.iter().filter(|test| test.failed());
+            names.extend(kinds.map(|test| format!("kinds/{}/{}", test.family, test.kind)));
             all.extend(names.iter().map(|name| format!("{} {name}", device.name)));
         }
         all
@@ -94,6 +103,8 @@ mod tests {
             },
             golden: vec![golden],
             methods: Vec::new(),
+            kinds: Vec::new(),
+            kinds_tolerance: 2e-4,
             peaks: Vec::new(),
         };
         let report = Report {
@@ -104,10 +115,7 @@ mod tests {
             cpu_features: Vec::new(),
             cpus: 1,
             threads: 1,
-            cuda: Cuda {
-                built_in: false,
-                missing: Vec::new(),
-            },
+            accelerators: Vec::new(),
             devices: vec![device],
         };
         assert_eq!(report.failed(), ["cpu golden/vit"]);

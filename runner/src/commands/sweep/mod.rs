@@ -2,8 +2,6 @@
 //! a file, any number of processes `run` them, and `status` and `collect` read the results.
 //! Scheduling is left to job schedulers, for which `script` prints a job array.
 
-#[cfg(unix)]
-mod processes;
 mod run;
 mod script;
 mod status;
@@ -62,7 +60,7 @@ fn plan_sweep(args: &PlanArgs) -> Result<(), Failure> {
     let comparison = Comparison::read(&args.config.config, &args.config.set)?;
     on_pool(&args.place, |device| {
         // Nothing is trained, so the folder of the cache is never used.
-        let mut workshop = Workshop::new(&device, Path::new(""));
+        let mut workshop = Workshop::new(&device, Path::new("")).for_others();
         let plan = plan(&comparison, &mut workshop)?;
         let path = manifest::write(&args.out, &plan)?;
         println!("{}: {} trials", path.display(), plan.tasks.len());

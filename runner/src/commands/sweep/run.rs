@@ -6,13 +6,12 @@ use std::str::FromStr;
 
 use clap::Args;
 
-#[cfg(unix)]
-use super::processes::{self, Processes};
-use crate::cli::args::{PlaceArgs, cache_folder};
+use crate::cli::args::{DevicesArgs, PlaceArgs, TrustArgs, cache_folder};
 use crate::commands::on_pool;
 use crate::compare::execute::Executor;
 use crate::compare::manifest;
-use crate::compare::plan::{Plan, Task};
+use crate::compare::plan::Task;
+use crate::compare::processes::{Processes, in_processes};
 use crate::compare::progress::carry_out;
 use crate::compare::state::State;
 use crate::exit::{Exit, Failure, config_error, failure};
@@ -22,7 +21,7 @@ use crate::run::interrupt;
 /// Train the trials that are not done: all, one, or a part. Interrupted trials are resumed.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
-  runner sweep run sweeps/quick --jobs 4")]
+  runner sweep run sweeps/quick --jobs 4 --devices cuda:0,cuda:1")]
 pub struct RunArgs {
     /// The folder of the manifest.
     pub sweep: PathBuf,
@@ -32,11 +31,16 @@ pub struct RunArgs {
     /// The k-th of n parts of equal size, counted from 1.
     #[arg(long, value_name = "K/N")]
     pub chunk: Option<Chunk>,
-    /// The number of trials to run at a time, each in a process of its own if there are several.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub jobs: NonZeroUsize,
+    /// The number of trials to run at a time, each in a process of its own if there are several
+    /// [default: the number of devices].
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
     #[command(flatten)]
     pub place: PlaceArgs,
+    #[command(flatten)]
+    pub devices: DevicesArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Folder of the prefix cache's files [default: .cache in the sweep's folder].
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -91,10 +95,21 @@ impl FromStr for Chunk {
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let plan = manifest::read(&args.sweep)?;
     let indices = args.selected(plan.tasks.len()).map_err(config_error)?;
-    if args.jobs.get() > 1 {
-        return in_processes(args, &plan, indices);
+    let devices = args.devices.all(&args.place);
+    let jobs = args.jobs.or(NonZeroUsize::new(devices.len()));
+    if let Some(jobs) = jobs.filter(|jobs| jobs.get() > 1) {
+        let processes = Processes {
+            sweep: &args.sweep,
+            cache: &args.cache(),
+            devices: &devices,
+            threads: args.place.threads,
+            trust_device: args.trust.trust_device,
+            jobs,
+        };
+        return in_processes(&processes, &plan, indices);
     }
-    on_pool(&args.place, |device| {
+    on_pool(&args.devices.first(&args.place), |device| {
+        let device = device.vouched(args.trust.trust_device);
         let mut executor = Executor {
             root: &args.sweep,
             // Trials of a sweep are processes, which can share prefixes only through files.
@@ -115,26 +130,6 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     })
 }
 
-/// Runs every trial in a process of its own.
-#[cfg(unix)]
-fn in_processes(args: &RunArgs, plan: &Plan, indices: Vec<usize>) -> Result<(), Failure> {
-    let processes = Processes {
-        sweep: &args.sweep,
-        cache: &args.cache(),
-        place: &args.place,
-        jobs: args.jobs,
-    };
-    processes::in_processes(&processes, plan, indices)
-}
-
-/// Refuses, because other systems cannot ask a process to save and stop.
-#[cfg(not(unix))]
-fn in_processes(_: &RunArgs, _: &Plan, _: Vec<usize>) -> Result<(), Failure> {
-    Err(config_error(
-        "--jobs: expected 1 on this system; start `runner sweep run` several times instead",
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,8 +142,10 @@ mod tests {
                 sweep: PathBuf::new(),
                 index: None,
                 chunk: Some(chunk),
-                jobs: NonZeroUsize::MIN,
+                jobs: None,
+                devices: DevicesArgs::default(),
                 place: PlaceArgs::default(),
+                trust: TrustArgs::default(),
                 cache: None,
             };
             args.selected(10).unwrap()

@@ -56,7 +56,11 @@ fn a_sweep_in_parts_is_the_comparison() {
     assert!(stderr(&partial).contains(said), "{}", stderr(&partial));
     assert_eq!(status(&place)["states"]["running"], 1);
     drop(lock);
-    run(&["--jobs", "2"]);
+    // One table says which device ran what, of the trials that are left and of those that were done.
+    let rest = place.run(&["sweep", "run", "sweep", "--devices", "cpu,cpu"]);
+    let table = stderr(&rest);
+    succeeded(rest);
+    assert_eq!(table.matches(" cpu ").count(), 12, "{table}");
     assert_eq!(status(&place)["states"]["done"], 12);
     succeeded(place.run(&["sweep", "collect", "sweep"]));
     assert_eq!(

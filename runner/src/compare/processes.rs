@@ -1,5 +1,4 @@
-//! Runs trials in processes of their own, which a signal asks to save and stop. Only Unix has such
-//! signals.
+//! Runs trials in processes of their own, on one device or several. A signal asks them to save and stop.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -9,16 +8,25 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::cli::args::PlaceArgs;
-use crate::compare::execute::write_failed;
-use crate::compare::plan::Plan;
+use comfy_table::Table;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+
+use super::execute::write_failed;
+use super::plan::Plan;
+use crate::device::DeviceChoice;
 use crate::exit::{Exit, Failure, failure, panic_message};
+use crate::report::numbers::seconds;
 use crate::run::interrupt;
 
-/// The index of a trial, and the way in which its process ended.
-type Ended = (usize, ExitStatus);
+/// A trial whose process has ended.
+struct Ended {
+    index: usize,
+    device: DeviceChoice,
+    status: ExitStatus,
+    seconds: f64,
+}
 
 /// The settings with which the processes of the trials are started. Memory is measured per process,
 /// so trials that run at the same time need one each.
@@ -27,8 +35,12 @@ pub struct Processes<'a> {
     pub sweep: &'a Path,
     /// The folder of the prefix cache's files.
     pub cache: &'a Path,
-    /// The device and the threads of each process; 0 threads share the cores among the processes.
-    pub place: &'a PlaceArgs,
+    /// The devices, which the processes take in turn: the first job the first one.
+    pub devices: &'a [DeviceChoice],
+    /// The threads of each process; 0 shares the cores among the processes.
+    pub threads: usize,
+    /// Whether the processes vouch for their devices.
+    pub trust_device: bool,
     /// The number of processes at a time.
     pub jobs: NonZeroUsize,
 }
@@ -44,11 +56,14 @@ pub fn in_processes(args: &Processes, plan: &Plan, indices: Vec<usize>) -> Resul
     if stop.load(Ordering::Relaxed) {
         return Err(Failure::interrupted());
     }
+    if args.devices.len() > 1 {
+        eprintln!("{}", table(plan, &ended));
+    }
     let failed: Vec<&Ended> = ended
         .iter()
-        .filter(|(_, status)| !status.success())
+        .filter(|ended| !ended.status.success())
         .collect();
-    for (index, status) in &failed {
+    for Ended { index, status, .. } in &failed {
         // A process that ends in good order has recorded why its trial failed.
         if status.code() != Some(Exit::SomeFailed as i32) {
             let task = &plan.tasks[*index];
@@ -74,7 +89,7 @@ fn run_all(
     stop: &AtomicBool,
 ) -> Result<Vec<Ended>, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = match args.place.threads {
+    let threads = match args.threads {
         0 => (cores / args.jobs).max(1),
         threads => threads,
     };
@@ -83,18 +98,28 @@ fn run_all(
         let queue = queue.lock();
         queue.unwrap_or_else(PoisonError::into_inner).pop_front()
     };
-    let work = || -> Result<Vec<Ended>, Failure> {
+    let work = |job: usize| -> Result<Vec<Ended>, Failure> {
+        let device = args.devices[job % args.devices.len()];
         let mut ended = Vec::new();
         while !stop.load(Ordering::Relaxed)
             && let Some(index) = next()
         {
-            let child = start(args, index, threads)?;
-            ended.push((index, wait(child, stop)?));
+            let start = Instant::now();
+            let child = start_on(device, args, index, threads)?;
+            ended.push(Ended {
+                index,
+                device,
+                status: wait(child, stop)?,
+                seconds: start.elapsed().as_secs_f64(),
+            });
         }
         Ok(ended)
     };
+    let work = &work;
     let ended = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..args.jobs.get()).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..args.jobs.get())
+            .map(|job| scope.spawn(move || work(job)))
+            .collect();
         let joined = workers.into_iter().map(|worker| worker.join());
         joined
             .map(|ended| {
@@ -105,16 +130,42 @@ fn run_all(
             })
             .collect::<Result<Vec<_>, Failure>>()
     })?;
-    Ok(ended.into_iter().flatten().collect())
+    let mut ended: Vec<Ended> = ended.into_iter().flatten().collect();
+    ended.sort_by_key(|ended| ended.index);
+    Ok(ended)
 }
 
-/// Starts the process of one trial.
-fn start(args: &Processes, index: usize, threads: usize) -> Result<Child, Failure> {
+/// Which device ran which trial.
+fn table(plan: &Plan, ended: &[Ended]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_header(["trial", "device", "exit", "time"]);
+    for ended in ended {
+        let code = ended.status.code();
+        table.add_row([
+            plan.tasks[ended.index].title(),
+            ended.device.to_string(),
+            code.map_or_else(|| ended.status.to_string(), |code| code.to_string()),
+            seconds(ended.seconds),
+        ]);
+    }
+    table
+}
+
+/// Starts the process of one trial on a device.
+fn start_on(
+    device: DeviceChoice,
+    args: &Processes,
+    index: usize,
+    threads: usize,
+) -> Result<Child, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["sweep", "run"]).arg(args.sweep);
     command.args(["--index", &index.to_string()]);
     command.args(["--threads", &threads.to_string()]);
-    command.args(["--device", &args.place.device.to_string()]);
+    command.args(["--device", &device.to_string()]);
+    command.args(args.trust_device.then_some("--trust-device"));
     command.arg("--cache").arg(args.cache);
     // The child gets a process group of its own, so that Ctrl-C in a terminal reaches this process
     // alone, which passes it on once. A second signal would end the child without saving.

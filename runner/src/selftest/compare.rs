@@ -1,6 +1,6 @@
 //! Compares the values that a device computed with expected ones.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::device::ComputeDevice;
 
@@ -20,7 +20,7 @@ pub fn tolerance(device: &ComputeDevice) -> f32 {
 }
 
 /// The result of a test.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub enum Outcome {
     /// Within the tolerance.
@@ -66,44 +66,52 @@ pub fn pair(got: Named, expected: Named) -> Result<Vec<Pair>, String> {
         .collect())
 }
 
-/// Compares the largest error of each tensor, divided by its largest expected value, with the
-/// tolerance.
+/// The largest error of each tensor, divided by its largest expected value, or what is wrong with it beyond
+/// that: another number of values than expected, or one that is not finite.
 ///
 /// A tensor that is far smaller than the largest one of all holds mostly rounding noise; its error is
 /// divided by a thousandth of that one's largest value instead.
-pub fn judge(pairs: &[Pair], tolerance: f32) -> Outcome {
+pub fn errors(pairs: &[Pair]) -> Vec<Result<f32, String>> {
     let largest = |values: &[f32]| values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let all = pairs.iter().map(|pair| largest(&pair.expected));
     let floor = 1e-3 * all.fold(0.0, f32::max);
-    let mut worst = (0.0f32, "");
-    for Pair {
-        name,
-        got,
-        expected,
-    } in pairs
-    {
+    let error = |pair: &Pair| {
+        let Pair {
+            name,
+            got,
+            expected,
+        } = pair;
         if got.len() != expected.len() {
             let (expected, got) = (expected.len(), got.len());
-            let reason = format!("{name}: expected {expected} values, got {got}");
-            return Outcome::Fail { reason };
+            return Err(format!("{name}: expected {expected} values, got {got}"));
         }
         // `max` drops NaN, so a tensor of NaN would pass below.
         if !got.iter().chain(expected).all(|value| value.is_finite()) {
-            let reason = format!("{name}: not finite");
-            return Outcome::Fail { reason };
+            return Err(format!("{name}: not finite"));
         }
         let difference: Vec<f32> = got.iter().zip(expected).map(|(a, b)| a - b).collect();
-        let error = largest(&difference) / largest(expected).max(floor).max(f32::MIN_POSITIVE);
-        if error > worst.0 {
-            worst = (error, name);
-        }
-    }
+        Ok(largest(&difference) / largest(expected).max(floor).max(f32::MIN_POSITIVE))
+    };
+    pairs.iter().map(error).collect()
+}
+
+/// Compares the largest of all [`errors`] with the tolerance.
+pub fn judge(pairs: &[Pair], tolerance: f32) -> Outcome {
+    let errors: Result<Vec<f32>, String> = errors(pairs).into_iter().collect();
+    let errors = match errors {
+        Ok(errors) => errors,
+        Err(reason) => return Outcome::Fail { reason },
+    };
+    let worst = errors
+        .iter()
+        .zip(pairs)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
     match worst {
-        (error, _) if error <= tolerance => Outcome::Pass {
-            max_relative_error: error,
+        Some((error, pair)) if *error > tolerance => Outcome::Fail {
+            reason: format!("{}: relative error {error:.1e}", pair.name),
         },
-        (error, name) => Outcome::Fail {
-            reason: format!("{name}: relative error {error:.1e}"),
+        worst => Outcome::Pass {
+            max_relative_error: worst.map_or(0.0, |(error, _)| *error),
         },
     }
 }
