@@ -12,6 +12,7 @@ use peft_datasets as _;
 use peft_full_finetune as _;
 use peft_linear_probe as _;
 use peft_loha as _;
+use peft_lokr as _;
 use peft_lora as _;
 use peft_norm_tune as _;
 use peft_ssf as _;
