@@ -15,6 +15,7 @@ use peft_loha as _;
 use peft_lokr as _;
 use peft_lora as _;
 use peft_norm_tune as _;
+use peft_oft as _;
 use peft_ssf as _;
 use peft_vp as _;
 use peft_vpt as _;
