@@ -18,5 +18,6 @@ use peft_lora as _;
 use peft_norm_tune as _;
 use peft_oft as _;
 use peft_ssf as _;
+use peft_vera as _;
 use peft_vp as _;
 use peft_vpt as _;
