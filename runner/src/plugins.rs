@@ -9,6 +9,7 @@ use peft_backbone_swin as _;
 use peft_backbone_vit as _;
 use peft_bias as _;
 use peft_datasets as _;
+use peft_fact as _;
 use peft_fourierft as _;
 use peft_full_finetune as _;
 use peft_linear_probe as _;
