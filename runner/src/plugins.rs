@@ -19,6 +19,7 @@ use peft_lokr as _;
 use peft_lora as _;
 use peft_norm_tune as _;
 use peft_oft as _;
+use peft_partial as _;
 use peft_rep_adapter as _;
 use peft_ssf as _;
 use peft_vera as _;
