@@ -1,10 +1,15 @@
 //! The acts of adapters at boundaries and sites, as data.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::low_rank::LowRank;
+use crate::named::BySite;
+use crate::site::Site;
 use crate::step::Draws;
+use crate::weight::{WeightAct, WeightFunction};
 
 /// The act of an adapter on the activation at a boundary.
 #[allow(
@@ -47,6 +52,8 @@ pub struct Extras {
 pub enum SiteAct<'a> {
     /// `y + scale * B A dropout(x)` beside a linear layer or a convolution.
     LowRank(LowRank),
+    /// `x + scale * B A dropout(x)` in place of what a linear layer reads.
+    InputLowRank(LowRank),
     /// `scale * v + shift` per channel on the site's input or output.
     ScaleShift {
         /// The side of the layer on which the act happens: its input or its output.
@@ -56,8 +63,28 @@ pub enum SiteAct<'a> {
         /// Offset of each channel `[c]`; 0 if absent.
         shift: Option<Tensor<1>>,
     },
+    /// The weight of a linear layer or a convolution is replaced by a function of it. Such an act comes
+    /// before every other one on the layer's output.
+    Weight(WeightAct<'a>),
     /// A function of a branch, before LayerScale and the sum.
     Branch(BranchFunction<'a>),
+}
+
+impl<'a> SiteAct<'a> {
+    /// The functions of the weight at a site, of a method that keeps the parameters `M` of each in a
+    /// container by site or slice.
+    pub fn weights<M>(
+        modules: &'a BySite<M>,
+        site: &Site,
+        function: impl Fn(&M, Tensor<2>) -> Tensor<2> + Copy + 'a,
+    ) -> Vec<Self> {
+        let act = |(name, rows): (&str, Option<Range<usize>>)| {
+            let module = modules.get(name)?;
+            let function: WeightFunction<'a> = Box::new(move |weight| function(module, weight));
+            Some(Self::Weight(WeightAct { rows, function }))
+        };
+        site.parts().filter_map(act).collect()
+    }
 }
 
 /// The input or the output of a site.

@@ -1,5 +1,7 @@
 //! Operations between an activation and the tensors of adapters: casting, broadcasting, scaling.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Tensor};
 
 use crate::activation::Activation;
@@ -97,4 +99,28 @@ pub(crate) fn scale_shift_activation(
         Activation::Tokens(x) => Activation::Tokens(x.map(|x| scale_shift(x, 2, scale, shift))),
         Activation::Features(x) => Activation::Features(scale_shift(x, 1, scale, shift)),
     }
+}
+
+/// Replaces some indices of `axis` by a function of them; all if `rows` is absent.
+pub(crate) fn replace_rows<const D: usize>(
+    x: Tensor<D>,
+    axis: usize,
+    rows: Option<Range<usize>>,
+    f: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Tensor<D> {
+    let Some(Range { start, end }) = rows else {
+        return f(x);
+    };
+    // The others pass through unchanged. Computing something neutral for them would cost a pass over
+    // all of them.
+    let all = x.dims()[axis];
+    let mut parts = Vec::with_capacity(3);
+    if start > 0 {
+        parts.push(x.clone().narrow(axis, 0, start));
+    }
+    parts.push(f(x.clone().narrow(axis, start, end - start)));
+    if end < all {
+        parts.push(x.narrow(axis, end, all - end));
+    }
+    Tensor::cat(parts, axis)
 }

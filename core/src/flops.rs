@@ -11,8 +11,8 @@
 //! activations). A trained weight also gets a gradient of its own, which costs the same again.
 //!
 //! Not counted: norms, nonlinearities, softmax, pooling and sums; gradients of biases and norms; the
-//! loss and the optimiser; work that a step does once whatever the batch size (DoRA's row norms); and
-//! values that an implementation computes twice to save memory.
+//! loss and the optimiser; work that a step does once whatever the batch size (DoRA's row norms, a
+//! function of a weight, of which only the weight's gradient counts); and values that an implementation computes twice to save memory.
 
 use std::collections::BTreeSet;
 
@@ -224,14 +224,10 @@ impl<'a> Walk<'a> {
             let acts = adapter.at_site(site).into_iter();
             acts.map(move |act| (name, act))
         });
-        let on_input = |act: &SiteAct| {
-            matches!(
-                act,
-                SiteAct::ScaleShift {
-                    on: Side::Input,
-                    ..
-                }
-            )
+        let on_input = |act: &SiteAct| match act {
+            SiteAct::InputLowRank(_) => true,
+            SiteAct::ScaleShift { on, .. } => *on == Side::Input,
+            _ => false,
         };
         let (inputs, outputs): (Vec<_>, Vec<_>) = acts.partition(|(_, act)| on_input(act));
         let before = match *map {
@@ -248,7 +244,7 @@ impl<'a> Walk<'a> {
         self.live |= self.tuned.iter().any(|name| parent(name) == site.name);
         for (name, act) in outputs {
             let inside = format!("{}.", site.name);
-            let of_branch = match act {
+            let size = match act {
                 SiteAct::Branch(_) => {
                     let adapter = adapters.get(name.as_str());
                     let infos = adapter
@@ -257,27 +253,26 @@ impl<'a> Walk<'a> {
                     let own = infos.iter().filter(|info| info.name.starts_with(&inside));
                     own.map(ParamInfo::count).sum()
                 }
+                SiteAct::Weight(_) => products(site.kind).unwrap_or_default(),
                 _ => 0,
             };
             // Acts at one site are beside each other, so each is judged by what came before the
             // site.
             let after = std::mem::replace(&mut self.live, live);
-            self.act(act, positions, of_branch);
+            self.act(act, positions, size);
             self.live |= after;
         }
     }
 
     /// Counts the frozen or tuned layer itself; returns the number of positions that it writes.
     fn operation(&mut self, site: &Site, map: &mut Option<Map>) -> usize {
-        let (each, positions) = match site.kind {
-            SiteKind::Linear { inputs, outputs } => (inputs * outputs, self.positions(site)),
+        let positions = match site.kind {
+            SiteKind::Linear { .. } => self.positions(site),
             SiteKind::Conv {
-                inputs,
-                outputs,
                 kernel,
                 stride,
                 padding,
-                groups,
+                ..
             } => {
                 let written = match stride {
                     [1, 1] => *map,
@@ -285,25 +280,27 @@ impl<'a> Walk<'a> {
                     _ => self.input_map(site.block),
                 };
                 *map = written.map(|map| map.after(kernel, stride, padding));
-                let positions = map.map_or_else(|| self.positions(site), Map::positions);
-                (inputs / groups * outputs * kernel[0] * kernel[1], positions)
+                map.map_or_else(|| self.positions(site), Map::positions)
             }
             SiteKind::Norm { .. } | SiteKind::Branch { .. } => {
-                let positions = map.map_or_else(|| self.positions(site), Map::positions);
-                return positions;
+                map.map_or_else(|| self.positions(site), Map::positions)
             }
+        };
+        let Some(each) = products(site.kind) else {
+            return positions;
         };
         let trains = self.tuned.contains(&format!("{}.weight", site.name));
         self.layer((2 * each * positions) as u64, trains);
         positions
     }
 
-    /// Counts an act at a site; `of_branch` is the number of parameters of a function of a branch.
-    fn act(&mut self, act: SiteAct, positions: usize, of_branch: usize) {
+    /// Counts an act at a site; `size` is the number of parameters of a function of a branch, or of
+    /// products at each position of a layer whose weight is a function.
+    fn act(&mut self, act: SiteAct, positions: usize, size: usize) {
         // The operations per position: of the forward pass, and of its part above the first trained
         // layer.
         let (forward, above) = match act {
-            SiteAct::LowRank(path) => {
+            SiteAct::LowRank(path) | SiteAct::InputLowRank(path) => {
                 let [a, b] = match &path.factors {
                     Factors::Linear(a, b) => [a.shape(), b.shape()],
                     Factors::Conv(a, b) => [a.shape(), b.shape()],
@@ -320,7 +317,11 @@ impl<'a> Walk<'a> {
                 self.flops.weights += (shift * positions) as u64;
                 (scale, 0)
             }
-            SiteAct::Branch(_) => (2 * of_branch, of_branch),
+            SiteAct::Weight(_) => {
+                self.flops.weights += (2 * size * positions) as u64;
+                (0, 0)
+            }
+            SiteAct::Branch(_) => (2 * size, size),
         };
         let [forward, above] = [forward, above].map(|each| (each * positions) as u64);
         self.flops.adapter += forward;
@@ -381,6 +382,21 @@ impl Map {
     fn after(self, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Self {
         let side = |i: usize| (self.0[i] + 2 * padding[i] - kernel[i]) / stride[i] + 1;
         Self([side(0), side(1)])
+    }
+}
+
+/// The products of a layer at each position that it writes; none if it has no weight matrix.
+fn products(kind: SiteKind) -> Option<usize> {
+    match kind {
+        SiteKind::Linear { inputs, outputs } => Some(inputs * outputs),
+        SiteKind::Conv {
+            inputs,
+            outputs,
+            kernel: [kh, kw],
+            groups,
+            ..
+        } => Some(inputs / groups * outputs * kh * kw),
+        SiteKind::Norm { .. } | SiteKind::Branch { .. } => None,
     }
 }
 

@@ -8,11 +8,12 @@ use burn::tensor::Tensor;
 use crate::activation::Activation;
 use crate::adapter::BoxedAdapter;
 use crate::attention::{Attended, AttentionRecord};
-use crate::channels::{Join, join, scale_shift, scale_shift_activation};
-use crate::low_rank::{SidePath, Weighted};
+use crate::channels::{Join, join, scale_shift_activation};
+use crate::low_rank::SidePath;
 use crate::named::Named;
 use crate::site::Site;
 use crate::spec::BackboneSpec;
+use crate::weight::WeightChange;
 
 pub use crate::acts::{
     BoundaryAct, BoundaryFunction, BranchFunction, BranchValues, Extras, Side, SiteAct,
@@ -95,14 +96,29 @@ pub struct Hooks<'a> {
 pub(crate) enum Act<'a> {
     /// See [`SiteAct::LowRank`].
     LowRank(SidePath),
+    /// See [`SiteAct::InputLowRank`].
+    InputLowRank(SidePath),
     /// See [`SiteAct::ScaleShift`].
     ScaleShift {
         on: Side,
         scale: Option<Tensor<1>>,
         shift: Option<Tensor<1>>,
     },
+    /// See [`SiteAct::Weight`].
+    Weight(WeightChange<'a>),
     /// See [`SiteAct::Branch`]. The strength is applied where the output of the branch is known.
     Branch(BranchFunction<'a>, Draws),
+}
+
+impl Act<'_> {
+    /// Whether it changes what the site reads.
+    pub(crate) fn is_on_input(&self) -> bool {
+        match self {
+            Self::InputLowRank(_) => true,
+            Self::ScaleShift { on, .. } => *on == Side::Input,
+            _ => false,
+        }
+    }
 }
 
 impl<'a> Hooks<'a> {
@@ -219,12 +235,14 @@ impl<'a> Hooks<'a> {
     /// Returns an act with the random numbers of its adapter, at the strength of the hooks.
     fn in_pass<'s>(&self, act: SiteAct<'s>, draws: Draws) -> Act<'s> {
         let strength = self.strength;
+        let in_pass = |path| SidePath {
+            path,
+            draws,
+            strength,
+        };
         match act {
-            SiteAct::LowRank(path) => Act::LowRank(SidePath {
-                path,
-                draws,
-                strength,
-            }),
+            SiteAct::LowRank(path) => Act::LowRank(in_pass(path)),
+            SiteAct::InputLowRank(path) => Act::InputLowRank(in_pass(path)),
             SiteAct::ScaleShift { on, scale, shift } => {
                 let (scale, shift) = match strength {
                     1.0 => (scale, shift),
@@ -235,6 +253,7 @@ impl<'a> Hooks<'a> {
                 };
                 Act::ScaleShift { on, scale, shift }
             }
+            SiteAct::Weight(act) => Act::Weight(WeightChange { act, strength }),
             SiteAct::Branch(f) => Act::Branch(f, draws),
         }
     }
@@ -299,82 +318,6 @@ fn with_extras(x: Activation, index: usize, extras: Extras, draws: &Draws) -> Ac
     // The mask is drawn after expanding, so that every image of the batch has its own.
     let prompts = draws.dropout(prompts, extras.dropout, &format!("extras/{index}"));
     Activation::Tokens(tokens.with_extras(draws.owner(), prompts, extras.replace))
-}
-
-/// Returns a factor and an offset for each channel of the output of a site, after the acts on them,
-/// if all acts are factors and offsets. None if something else acts there.
-///
-/// # Shapes
-/// `[c]` each.
-pub(crate) fn affine(acts: &[Act], own: [Tensor<1>; 2]) -> Option<[Tensor<1>; 2]> {
-    let [mut factor, mut offset] = own;
-    for act in acts {
-        let Act::ScaleShift {
-            on: Side::Output,
-            scale,
-            shift,
-        } = act
-        else {
-            return None;
-        };
-        if let Some(scale) = scale {
-            let scale = like(scale.clone(), &factor);
-            (factor, offset) = (factor * scale.clone(), offset * scale);
-        }
-        if let Some(shift) = shift {
-            let shift = like(shift.clone(), &offset);
-            offset = offset + shift;
-        }
-    }
-    Some([factor, offset])
-}
-
-/// Runs a site: acts on the input, the operation itself, then acts on the output and side paths, in
-/// order.
-///
-/// `axis` is the axis of the channels in the input and in the output; `layer` is the layer that
-/// low-rank paths are beside.
-pub(crate) fn run_site<const D: usize, const E: usize>(
-    acts: Vec<Act>,
-    site: &Site,
-    x: Tensor<D>,
-    axis: [usize; 2],
-    operation: impl FnOnce(Tensor<D>) -> Tensor<E>,
-    layer: &impl Weighted<D, E>,
-) -> Tensor<E> {
-    // Acts on the input come first, whatever their place in the list: they change what the layer and
-    // every side path read.
-    let (mut input, mut outputs) = (x, Vec::new());
-    for act in acts {
-        match act {
-            Act::ScaleShift {
-                on: Side::Input,
-                scale,
-                shift,
-            } => input = scale_shift(input, axis[0], scale, shift),
-            act => outputs.push(act),
-        }
-    }
-    if outputs.is_empty() {
-        return operation(input);
-    }
-    // A layer may compute its output together with the first act, which saves a pass over the
-    // output. A path with dropout reads another input than the layer, so it cannot be joined.
-    let together = match &outputs[0] {
-        Act::LowRank(path) if !path.drops() => layer.with_low_rank(&input, path),
-        Act::ScaleShift { scale, shift, .. } => layer.with_scale_shift(&input, scale, shift),
-        _ => None,
-    };
-    let done = usize::from(together.is_some());
-    let mut y = together.unwrap_or_else(|| operation(input.clone()));
-    for act in outputs.into_iter().skip(done) {
-        y = match act {
-            Act::ScaleShift { scale, shift, .. } => scale_shift(y, axis[1], scale, shift),
-            Act::LowRank(path) => path.beside(y, &input, axis[1], layer, site),
-            Act::Branch(..) => panic!("{}: a {} is not a branch", site.name, site.kind),
-        };
-    }
-    y
 }
 
 impl<'a> Hooks<'a> {

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor};
-use peft_ops::{linear_low_rank, scale_shift};
+use burn::tensor::Tensor;
+use peft_ops::{linear_low_rank, linear_residual, scale_shift};
 
-use crate::channels::like;
+use crate::channels::{like, replace_rows};
 use crate::site::Site;
 use crate::step::Draws;
 
@@ -164,7 +164,17 @@ impl SidePath {
         if self.strength != 1.0 {
             delta = delta * self.strength;
         }
-        add_to_rows(y, delta, axis, self.path.rows)
+        replace_rows(y, axis, self.path.rows, |y| y + delta)
+    }
+
+    /// Returns `x + scale * B A dropout(x)`, for a path on the input of a linear layer.
+    pub(crate) fn onto<const D: usize>(self, x: Tensor<D>, site: &Site) -> Tensor<D> {
+        let Factors::Linear(a, b) = &self.path.factors else {
+            panic!("{}: a path on the input has linear factors", site.name)
+        };
+        let dropped = (self.draws).dropout(x.clone(), self.path.dropout, &site.name);
+        let hidden = peft_ops::linear(dropped, like(a.clone(), &x), None);
+        linear_residual(hidden, like(b.clone() * self.factor(), &x), None, x)
     }
 
     /// The layer's output together with the path, in one operation; for paths that read the same input
@@ -210,25 +220,8 @@ impl SidePath {
                 sum * factor.unsqueeze_dim(1) - own
             }
         };
-        add_to_rows(weight, delta * self.strength, 0, path.rows.clone())
-    }
-
-    /// Returns the same path on the CPU and without autodiff, where weights are folded.
-    pub(crate) fn to_plain(&self) -> Self {
-        let path = &self.path;
-        let factors = match &path.factors {
-            Factors::Linear(a, b) => Factors::Linear(to_plain(a), to_plain(b)),
-            Factors::Conv(a, b) => Factors::Conv(to_plain(a), to_plain(b)),
-        };
-        let path = LowRank {
-            factors,
-            magnitude: path.magnitude.as_ref().map(to_plain),
-            ..path.clone()
-        };
-        Self {
-            path,
-            ..self.clone()
-        }
+        let delta = delta * self.strength;
+        replace_rows(weight, 0, path.rows.clone(), |own| own + delta)
     }
 
     /// Factor of the product, with the strength.
@@ -253,11 +246,6 @@ impl SidePath {
     }
 }
 
-/// The same values on the CPU, without autodiff.
-pub(crate) fn to_plain<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
-    Tensor::from_data(x.to_data(), &Device::flex())
-}
-
 impl Factors {
     /// `B A`, a kernel flattened to `[out, in * kh * kw]`.
     pub fn product(&self) -> Tensor<2> {
@@ -269,30 +257,6 @@ impl Factors {
             }
         }
     }
-}
-
-/// Adds `delta` to some channels of `y`; to all if `rows` is absent.
-fn add_to_rows<const D: usize>(
-    y: Tensor<D>,
-    delta: Tensor<D>,
-    axis: usize,
-    rows: Option<Range<usize>>,
-) -> Tensor<D> {
-    let Some(Range { start, end }) = rows else {
-        return y + delta;
-    };
-    // The other channels pass through unchanged. Padding the delta with zeros would cost a pass
-    // over all of them.
-    let channels = y.dims()[axis];
-    let mut parts = Vec::with_capacity(3);
-    if start > 0 {
-        parts.push(y.clone().narrow(axis, 0, start));
-    }
-    parts.push(y.clone().narrow(axis, start, end - start) + delta);
-    if end < channels {
-        parts.push(y.narrow(axis, end, channels - end));
-    }
-    Tensor::cat(parts, axis)
 }
 
 /// A layer that can have a low-rank path beside it.

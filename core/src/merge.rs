@@ -1,7 +1,7 @@
 //! Folding adapters into the weights, where that is exact.
 //!
-//! At a site the acts are folded in their order: a low-rank path adds its product to the weight, a
-//! scale multiplies rows (or columns, on the input), and a shift is added to the bias. At a
+//! At a site the acts are folded in their order: a function of the weight replaces it, a low-rank path
+//! adds its product, a scale multiplies rows (or columns, on the input), and a shift is added to the bias. At a
 //! boundary a prompt that is added goes where the backbone can absorb it. Everything else is
 //! refused by name, because a merged model must compute the same.
 
@@ -9,20 +9,25 @@ use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::acts::{BoundaryAct, Side};
+use crate::acts::BoundaryAct;
 use crate::backbone::BoxedBackbone;
 use crate::error::{Error, Result};
 use crate::hooks::{Act, Hooks};
-use crate::low_rank::to_plain;
 use crate::params::{self, Tensors};
 
 use crate::site::{Site, SiteKind};
 
-/// Returns the backbone with all acts folded into its weights, without autodiff.
+/// Returns the backbone with all acts folded into its weights, without autodiff. Layers are folded on
+/// the CPU in f32, whatever the model computes in, because a merged checkpoint must not depend on the
+/// device: `on_cpu` are the same hooks there.
 ///
 /// # Errors
 /// [`Error::Unfoldable`] for the first act that has no exact fold.
-pub(crate) fn fold(backbone: &BoxedBackbone, hooks: &Hooks) -> Result<BoxedBackbone> {
+pub(crate) fn fold(
+    backbone: &BoxedBackbone,
+    hooks: &Hooks,
+    on_cpu: &Hooks,
+) -> Result<BoxedBackbone> {
     let mut backbone = backbone.clone();
     let acting = |site: &&Site| hooks.acts_at(site);
     let sites: Vec<&Site> = backbone.spec().sites.iter().filter(acting).collect();
@@ -32,7 +37,7 @@ pub(crate) fn fold(backbone: &BoxedBackbone, hooks: &Hooks) -> Result<BoxedBackb
     let mut folded = Tensors::new();
     for site in sites {
         let [weight, bias] = parts(site).map(|name| values.remove(&name));
-        folded.extend(fold_site(site, [weight, bias], hooks.at_site(site))?);
+        folded.extend(fold_site(site, [weight, bias], on_cpu.at_site(site))?);
     }
     // Sites come first, because a prompt is absorbed by parameters that a site may have changed.
     backbone = write(backbone, folded)?;
@@ -95,8 +100,6 @@ fn fold_site(
         return Err(unfoldable(site, refused));
     };
     let device = Device::flex();
-    // Folding happens on the CPU in f32, whatever the model computes in: a merged checkpoint must
-    // not depend on the device.
     let shape = weight.shape().to_vec();
     let rows = match site.kind {
         SiteKind::Norm { .. } => 1,
@@ -115,16 +118,7 @@ fn fold_site(
     };
     // Acts on the input run before the layer, whatever their place in the list, so they are folded
     // after the acts on the output.
-    let on_input = |act: &Act| {
-        matches!(
-            act,
-            Act::ScaleShift {
-                on: Side::Input,
-                ..
-            }
-        )
-    };
-    let (inputs, outputs): (Vec<_>, Vec<_>) = acts.into_iter().partition(on_input);
+    let (inputs, outputs): (Vec<_>, Vec<_>) = acts.into_iter().partition(Act::is_on_input);
     for act in outputs {
         folding.output(act)?;
     }
@@ -164,32 +158,49 @@ impl Folding<'_> {
                     let reason = "its side path reads all channels, its weight those of a group";
                     return Err(self.refuse(reason));
                 }
-                self.weight = path.to_plain().folded(self.weight.clone());
+                self.weight = path.folded(self.weight.clone());
             }
             Act::ScaleShift { scale, shift, .. } => {
-                if let Some(scale) = scale.as_ref().map(to_plain) {
+                if let Some(scale) = scale {
                     // The weight is [out, ..]; that of a norm is [1, c].
                     let axis = usize::from(!self.is_norm());
                     self.weight = self.weight.clone() * scale.clone().unsqueeze_dim(axis);
                     self.bias = self.bias.take().map(|bias| bias * scale);
                 }
-                if let Some(shift) = shift.as_ref().map(to_plain) {
+                if let Some(shift) = shift {
                     self.add_to_bias(shift)?;
                 }
             }
+            Act::Weight(change) => self.weight = change.of(self.weight.clone()),
             Act::Branch(..) => return Err(self.refuse("a function of a branch is not linear")),
+            Act::InputLowRank(_) => unreachable!("folded with the input"),
         }
         Ok(())
     }
 
-    /// `W (g x + h) + b = (W diag g) x + (W h + b)`.
     fn input(&mut self, act: Act) -> Result<()> {
-        let Act::ScaleShift { scale, shift, .. } = act else {
-            return Err(self.refuse("only scales and shifts act on an input"));
-        };
         if self.is_norm() {
             return Err(self.refuse("what acts on the input of a norm is normalised away"));
         }
+        match act {
+            // `W (x + B A x) = (W + W B A) x`.
+            Act::InputLowRank(path) => {
+                let weight = self.weight.clone();
+                let product = weight.clone().matmul(path.path.factors.product());
+                self.weight = weight + product * path.factor();
+                Ok(())
+            }
+            Act::ScaleShift { scale, shift, .. } => self.scale_shift_input(scale, shift),
+            _ => Err(self.refuse("only paths, scales and shifts act on an input")),
+        }
+    }
+
+    /// `W (g x + h) + b = (W diag g) x + (W h + b)`.
+    fn scale_shift_input(
+        &mut self,
+        scale: Option<Tensor<1>>,
+        shift: Option<Tensor<1>>,
+    ) -> Result<()> {
         let (padded, groups) = match self.site.kind {
             SiteKind::Conv {
                 padding, groups, ..
@@ -209,7 +220,7 @@ impl Folding<'_> {
             v.expand([channels, each]).reshape([1, columns])
         };
         let columns = self.weight.dims()[1];
-        if let Some(shift) = shift.as_ref().map(to_plain) {
+        if let Some(shift) = shift {
             if padded {
                 return Err(self.refuse("a shift before zero padding differs at the border"));
             }
@@ -218,7 +229,7 @@ impl Folding<'_> {
             let added = (self.weight.clone() * taps(shift, columns)).sum_dim(1);
             self.add_to_bias(added.squeeze_dim(1))?;
         }
-        if let Some(scale) = scale.as_ref().map(to_plain) {
+        if let Some(scale) = scale {
             self.weight = self.weight.clone() * taps(scale, columns);
         }
         Ok(())

@@ -54,6 +54,8 @@ dyn_clone::clone_trait_object!(AdaptationMethod);
 pub struct Attachment {
     /// The module that acts, if the method adds one.
     pub adapter: Option<Box<dyn Adapter>>,
+    /// Factors of the learning rate of the adapter's parameters by name, where they are not 1.
+    pub rates: BTreeMap<String, f64>,
     /// The backbone's own parameters that train.
     pub tuned: Tuned,
     /// Facts that the user should know and that are not errors.
@@ -75,6 +77,11 @@ impl Attachment {
             tuned,
             ..Self::default()
         }
+    }
+
+    /// Adds factors of the learning rate of the adapter's parameters.
+    pub fn with_rates(self, rates: BTreeMap<String, f64>) -> Self {
+        Self { rates, ..self }
     }
 
     /// Adds remarks.

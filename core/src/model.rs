@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use serde::Serialize;
 
 use crate::activation::Activation;
@@ -67,7 +67,7 @@ impl Model {
         head: impl Into<Head>,
         init: &Init,
     ) -> Result<Self> {
-        let (mut tuned, mut remarks) = (Vec::new(), Vec::new());
+        let (mut tuned, mut remarks, mut rates) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut adapters: Vec<(String, BoxedAdapter)> = Vec::new();
         for (place, method) in methods.iter().enumerate() {
             // The first method has no scope, so its initial values are the same alone and in a
@@ -91,10 +91,14 @@ impl Model {
                     count += 1;
                     unique = format!("{name}-{count}");
                 }
+                let own = attachment.rates.into_iter();
+                rates.extend(own.map(|(name, rate)| (format!("{unique}.{name}"), rate)));
                 adapters.push((unique, Plug::new(adapter)));
             }
         }
         let tuned = Tuned::unite(tuned)?;
+        let of_tuned = tuned.rates.iter();
+        rates.extend(of_tuned.map(|(name, rate)| (format!("backbone.{name}"), *rate)));
         let adapters = adapters.into_iter().collect();
         let places = Places::of(&adapters, backbone.spec());
         let mut model = Self {
@@ -106,9 +110,7 @@ impl Model {
                 places,
                 batch_statistics: tuned.statistics == Statistics::Batch,
                 first_cut: 0,
-                rates: (tuned.rates.iter())
-                    .map(|(name, rate)| (format!("backbone.{name}"), *rate))
-                    .collect(),
+                rates,
                 remarks,
                 strength: 1.0,
                 merged: false,
@@ -141,7 +143,7 @@ impl Model {
     }
 
     /// Checks that a path which rescales the frozen weight (DoRA) comes before every other act on
-    /// its rows.
+    /// its rows, and a function of the weight before every act on the output but another one.
     fn check_sites(&self) -> Result<()> {
         let hooks = self.hooks(None);
         for site in &self.spec().sites {
@@ -153,12 +155,15 @@ impl Model {
                         _ => true,
                     })
                 }
+                Act::Weight(_) => acts[..i]
+                    .iter()
+                    .any(|earlier| !(earlier.is_on_input() || matches!(earlier, Act::Weight(_)))),
                 _ => false,
             };
             if acts.iter().enumerate().any(meets_another) {
                 return Err(Error::Conflict(format!(
-                    "{}: a low-rank path with a magnitude must be the first to act; put its method \
-                     first in the list",
+                    "{}: a low-rank path with a magnitude or a function of the weight must be the first \
+                     to act; put its method first in the list",
                     site.name
                 )));
             }
@@ -341,7 +346,9 @@ impl Model {
             });
         }
         let mut merged = self.valid();
-        merged.backbone = merge::fold(&merged.backbone, &merged.hooks(None))?;
+        let mut on_cpu = merged.clone();
+        on_cpu.adapters = on_cpu.adapters.to_device(&Device::flex());
+        merged.backbone = merge::fold(&merged.backbone, &merged.hooks(None), &on_cpu.hooks(None))?;
         // The folded acts must not act again.
         merged.adapters = std::iter::empty().collect();
         merged.assembly.places = Places::default();
@@ -358,7 +365,9 @@ impl Model {
     /// Whether a parameter or buffer must be saved: everything that trains, a label map, and the other
     /// buffers if training changes them.
     pub fn saved(&self, info: &ParamInfo) -> bool {
-        let changes = self.assembly.batch_statistics || info.name == MAPPING;
+        // Buffers of adapters are constants that follow from a seed.
+        let changes = self.assembly.batch_statistics && info.name.starts_with("backbone.");
+        let changes = changes || info.name == MAPPING;
         self.trains(&info.name) || (info.buffer && changes)
     }
 

@@ -94,6 +94,13 @@ impl Site {
         }
     }
 
+    /// Its name and those of its slices, with the rows of a slice.
+    pub fn parts(&self) -> impl Iterator<Item = (&str, Option<Range<usize>>)> {
+        let slices = self.slices.iter();
+        let slices = slices.map(|slice| (slice.name.as_str(), Some(slice.rows.clone())));
+        std::iter::once((self.name.as_str(), None)).chain(slices)
+    }
+
     /// The same site with its output divided into named slices of `rows` rows each.
     pub fn with_slices(mut self, names: &[&str], rows: usize) -> Self {
         let parent = self.name.rsplit_once('.').map_or("", |(parent, _)| parent);
@@ -105,6 +112,13 @@ impl Site {
         };
         self.slices = names.iter().enumerate().map(slice).collect();
         self
+    }
+}
+
+impl SiteKind {
+    /// Whether it is a linear layer or a convolution.
+    pub fn has_matrix(&self) -> bool {
+        matches!(self, Self::Linear { .. } | Self::Conv { .. })
     }
 }
 

@@ -4,10 +4,12 @@
 //! It is a development dependency; no released crate contains it.
 
 mod conformance;
+mod folders;
 mod golden;
 mod tiny;
 
 pub use conformance::{Verdict, conforms};
+pub use folders::{check_folder, refusal, theirs};
 pub use golden::{
     FIXTURES, Golden, HfPeftCase, Reference, assert_close, check_hf_peft, exported, read_hf_peft,
 };

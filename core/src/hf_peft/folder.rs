@@ -23,6 +23,8 @@ pub(super) const TENSORS: &str = "adapter_model.safetensors";
 /// The file of tensors up to version 0.3, pickled by PyTorch.
 const PICKLED: &str = "adapter_model.bin";
 const PREFIX: &str = "base_model.model.";
+/// The prefix of tensors that belong to the adapter as a whole.
+const SHARED: &str = "base_model.";
 
 /// The content of a folder: the configuration, and the tensors by name without the prefix.
 #[derive(Clone, Debug, Default)]
@@ -140,7 +142,14 @@ impl HfPeft {
         }
         let mut tensors = Tensors::new();
         for (name, data) in all {
-            let Some(rest) = name.strip_prefix(PREFIX) else {
+            // What belongs to no module, such as VeRA's shared matrices, keeps its name.
+            let shared = name.starts_with(SHARED) && !name.starts_with(PREFIX);
+            let rest = if shared {
+                Some(&name[..])
+            } else {
+                name.strip_prefix(PREFIX)
+            };
+            let Some(rest) = rest else {
                 let message = format!("expected names that begin with {PREFIX}, got {name}");
                 return Err(Error::file(path, message));
             };
@@ -195,8 +204,10 @@ impl HfPeft {
     /// [`Error::Io`] with the path.
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let prefixed =
-            |(name, data): (&String, &_)| (format!("{PREFIX}{name}"), Clone::clone(data));
+        let prefixed = |(name, data): (&String, &_)| {
+            let prefix = if name.starts_with(SHARED) { "" } else { PREFIX };
+            (format!("{prefix}{name}"), Clone::clone(data))
+        };
         let tensors: Tensors = self.tensors.iter().map(prefixed).collect();
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
         weights::write(&folder.join(TENSORS), &tensors, metadata)?;
@@ -209,6 +220,25 @@ impl HfPeft {
     /// A field of the configuration; null if it is absent.
     pub fn field(&self, name: &str) -> &Value {
         self.config.get(name).unwrap_or(&Value::Null)
+    }
+
+    /// A number of the configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is absent or no number.
+    pub fn number(&self, name: &str) -> Result<f64> {
+        let value = self.field(name);
+        let message = || format!("expected a number, got {value}");
+        let number = value.as_f64();
+        number.ok_or_else(|| Error::config(format!("{CONFIG}: {name}"), message()))
+    }
+
+    /// The same folder with the fields of a JSON object in its configuration.
+    pub fn with_fields(mut self, fields: Value) -> Self {
+        if let Value::Object(fields) = fields {
+            self.config.extend(fields);
+        }
+        self
     }
 
     /// The entries of an object in the configuration, in the order of the file; none if the field is

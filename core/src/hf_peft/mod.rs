@@ -5,6 +5,7 @@
 //! not fit. PEFT itself silently loads adapters of which nothing matches.
 
 pub(crate) mod folder;
+mod parts;
 mod saved;
 mod targets;
 
@@ -23,6 +24,7 @@ use crate::site::Site;
 
 use folder::{CONFIG, TENSORS};
 pub use folder::{Format, HfPeft, Imported, Write};
+pub use parts::{Parts, layer_modules, module_of, read_parts, write_parts};
 pub use targets::{check_targets, exactly};
 
 /// The layout in which the tensors name the backbone's modules: the canonical one, or the one of the

@@ -117,10 +117,25 @@ pub(super) fn not_there(given: &HfPeft) -> Result<Option<String>> {
     Ok((!names.is_empty()).then(remark))
 }
 
+/// The beginnings of the library's names of what a method adds to a module.
+const FACTORS: [&str; 7] = [
+    ".lora_",
+    ".hada_",
+    ".lokr_",
+    ".oft_",
+    ".boft_",
+    ".fourierft_",
+    ".vera_",
+];
+
 /// The modules, as the library calls them, that have factors.
 fn adapted(tensors: &Tensors) -> BTreeSet<String> {
-    let with_factors = tensors.keys().filter_map(|key| key.split_once(".lora_"));
-    with_factors.map(|(module, _)| module.to_owned()).collect()
+    let module = |key: &String| {
+        FACTORS
+            .iter()
+            .find_map(|part| Some(key.split_once(part)?.0.to_owned()))
+    };
+    tensors.keys().filter_map(module).collect()
 }
 
 /// Whether the library saves a module, or one that contains it, under this name: it compares ends of

@@ -9,11 +9,12 @@ use burn::tensor::Tensor;
 use peft_ops::{FixedNorm, add_relu, batch_norm, batch_norm_train, relu};
 
 use crate::channels::like;
-use crate::hooks::{Act, Hooks, affine, run_site};
+use crate::hooks::{Act, Hooks};
 use crate::init::Init;
 use crate::low_rank::Unweighted;
 use crate::named::Buffer;
 use crate::random::Distribution;
+use crate::run_site::{affine, run_site};
 use crate::site::{Site, SiteKind};
 
 /// `gamma (x - mean) / sqrt(var + eps) + beta` over the channels of a map.

@@ -1,15 +1,18 @@
 //! The two-dimensional convolution.
 
+use std::borrow::Cow;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use peft_ops::{FixedNorm, batch_norm, conv2d, conv2d_norm, conv2d_residual};
 
 use crate::channels::like;
-use crate::hooks::{Act, Hooks, affine, run_site};
+use crate::hooks::{Act, Hooks};
 use crate::init::Init;
 use crate::low_rank::{Factors, SidePath, Weighted};
 use crate::random::Distribution;
+use crate::run_site::{affine, run_site, split_weight};
 use crate::site::{Site, SiteKind};
 
 use super::batch_norm::{BatchNorm2d, Then};
@@ -101,7 +104,21 @@ impl Conv2d {
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        self.with_acts(hooks.at_site(&self.site), x)
+        let (layer, acts) = self.changed(hooks);
+        layer.with_acts(acts, x)
+    }
+
+    /// The layer with the weight that functions at its site make of its own, and the other acts.
+    fn changed<'a>(&self, hooks: &Hooks<'a>) -> (Cow<'_, Self>, Vec<Act<'a>>) {
+        let (weight, acts) = split_weight(hooks.at_site(&self.site), || self.matrix());
+        let layer = match weight {
+            None => Cow::Borrowed(self),
+            Some(weight) => Cow::Owned(Self {
+                weight: Param::initialized(self.weight.id, weight.reshape(self.weight.dims())),
+                ..self.clone()
+            }),
+        };
+        (layer, acts)
     }
 
     fn with_acts(&self, acts: Vec<Act>, x: Tensor<4>) -> Tensor<4> {
@@ -119,29 +136,30 @@ impl Conv2d {
     /// # Shapes
     /// `[b, in, h, w] -> [b, out, h', w']`.
     pub fn normed(&self, norm: &BatchNorm2d, x: Tensor<4>, hooks: &Hooks, then: Then) -> Tensor<4> {
-        let (acts, behind) = (hooks.at_site(&self.site), hooks.at_site(norm.site()));
+        let (layer, acts) = self.changed(hooks);
+        let behind = hooks.at_site(norm.site());
         // One operation needs a norm that is constant, and no bias in between.
         let frozen = !norm.trains() && behind.is_empty() && self.bias.is_none();
         match &acts[..] {
             [] if frozen => {
-                let weight = like(self.weight.val(), &x);
+                let weight = like(layer.weight.val(), &x);
                 let fixed = norm.fixed(&x, norm.affine(&x));
                 return conv2d_norm(x, weight, self.options(), fixed, then.residual, then.relu);
             }
             [Act::LowRank(path)] if frozen && path.is_plain() => {
-                return self.normed_beside(path, norm, x, then);
+                return layer.normed_beside(path, norm, x, then);
             }
             [_, ..] if !norm.follows_batch(hooks) => {
                 let own = norm.affine(&x);
                 let [ones, zeros] = [own[0].ones_like(), own[0].zeros_like()];
                 let between = affine(&acts, [ones, zeros]);
                 if let (Some(between), Some(behind)) = (between, affine(&behind, own)) {
-                    return self.scaled_into(norm, x, between, behind, then);
+                    return layer.scaled_into(norm, x, between, behind, then);
                 }
             }
             _ => {}
         }
-        norm.with_acts(behind, self.with_acts(acts, x), hooks, then)
+        norm.with_acts(behind, layer.with_acts(acts, x), hooks, then)
     }
 
     /// Applies the layer with a side path before a frozen norm `n`: `n(W x + B A x) + r` equals

@@ -4,10 +4,11 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::channels::like;
-use crate::hooks::{Hooks, run_site};
+use crate::hooks::Hooks;
 use crate::init::Init;
 use crate::low_rank::{Factors, Weighted};
 use crate::random::Distribution;
+use crate::run_site::run_site;
 use crate::site::{Site, SiteKind};
 
 /// `gamma (x - mean) / sqrt(var + eps) + beta` over the last axis.

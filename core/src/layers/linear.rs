@@ -1,14 +1,17 @@
 //! The linear layer `y = x W^T + b`.
 
+use std::borrow::Cow;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_ops::Gelu;
 
 use crate::channels::like;
-use crate::hooks::{Act, Hooks, run_site};
+use crate::hooks::{Act, Hooks};
 use crate::init::Init;
 use crate::low_rank::{Factors, SidePath, Weighted};
 use crate::random::Distribution;
+use crate::run_site::{run_site, split_weight};
 use crate::site::{Site, SiteKind};
 
 /// A linear layer at a site.
@@ -48,7 +51,21 @@ impl Linear {
     /// # Shapes
     /// `[.., in] -> [.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>, hooks: &Hooks) -> Tensor<D> {
-        self.with_acts(hooks.at_site(&self.site), x)
+        let (layer, acts) = self.changed(hooks);
+        layer.with_acts(acts, x)
+    }
+
+    /// The layer with the weight that functions at its site make of its own, and the other acts.
+    fn changed<'a>(&self, hooks: &Hooks<'a>) -> (Cow<'_, Self>, Vec<Act<'a>>) {
+        let (weight, acts) = split_weight(hooks.at_site(&self.site), || self.weight.val());
+        let layer = match weight {
+            None => Cow::Borrowed(self),
+            Some(weight) => Cow::Owned(Self {
+                weight: Param::initialized(self.weight.id, weight),
+                ..self.clone()
+            }),
+        };
+        (layer, acts)
     }
 
     fn with_acts<const D: usize>(&self, acts: Vec<Act>, x: Tensor<D>) -> Tensor<D> {
@@ -57,7 +74,7 @@ impl Linear {
         run_site(acts, &self.site, x, last, operation, self)
     }
 
-    /// Returns `residual + forward(x)`, in one pass if nothing acts at the site.
+    /// Returns `residual + forward(x)`, in one pass if nothing acts at the site but on the weight.
     ///
     /// # Shapes
     /// `[.., in]`, `[.., out] -> [.., out]`.
@@ -68,16 +85,16 @@ impl Linear {
         hooks: &Hooks,
     ) -> Tensor<D> {
         // An act needs the output on its own, before the sum.
-        let acts = hooks.at_site(&self.site);
+        let (layer, acts) = self.changed(hooks);
         if !acts.is_empty() {
-            return residual + self.with_acts(acts, x);
+            return residual + layer.with_acts(acts, x);
         }
-        let (weight, bias) = self.like(&x);
+        let (weight, bias) = layer.like(&x);
         peft_ops::linear_residual(x, weight, bias, residual)
     }
 
     /// Returns `residual + forward(gelu(x))`, or `forward(gelu(x))` without a residual, in one pass
-    /// if nothing acts at the site.
+    /// if nothing acts at the site but on the weight.
     ///
     /// # Shapes
     /// See [`forward_onto`](Self::forward_onto).
@@ -88,15 +105,15 @@ impl Linear {
         gelu: Gelu,
         hooks: &Hooks,
     ) -> Tensor<D> {
-        let acts = hooks.at_site(&self.site);
+        let (layer, acts) = self.changed(hooks);
         if !acts.is_empty() {
-            let y = self.with_acts(acts, gelu.of(x));
+            let y = layer.with_acts(acts, gelu.of(x));
             return match residual {
                 Some(residual) => residual + y,
                 None => y,
             };
         }
-        let (weight, bias) = self.like(&x);
+        let (weight, bias) = layer.like(&x);
         peft_ops::linear_gelu(x, gelu, weight, bias, residual)
     }
 

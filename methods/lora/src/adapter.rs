@@ -9,11 +9,13 @@ use peft_core::hooks::{Side, SiteAct, like};
 use peft_core::low_rank::{Factors, LowRank};
 use peft_core::method::Adapter;
 use peft_core::params;
-use peft_core::plug::BySite;
+use peft_core::plug::{Buffer, BySite};
 use peft_core::random::Distribution;
 use peft_core::site::{Picked, Site, SiteKind};
+use peft_core::weight::WeightAct;
 
-use crate::config::{Place, sizes};
+use crate::config::{Lora, Place, Start, sizes};
+use crate::decompose::Matrix;
 
 /// The factors of a [`Lora`](crate::Lora).
 #[derive(Module, Debug)]
@@ -24,13 +26,12 @@ pub struct LoraAdapter {
 
 impl Adapter for LoraAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-        let whole = std::iter::once((&site.name, None));
-        let slices = site.slices.iter().map(|s| (&s.name, Some(s.rows.clone())));
         let mut acts = Vec::new();
-        for (name, rows) in whole.chain(slices) {
-            let Some(at) = self.factors.get(name.as_str()) else {
+        for (name, rows) in site.parts() {
+            let Some(at) = self.factors.get(name) else {
                 continue;
             };
+            acts.extend(at.residual(rows.clone()).map(SiteAct::Weight));
             let shift = at.shift(site, rows.clone());
             let mut path = LowRank::new(at.factors(), at.scale);
             path.dropout = self.dropout;
@@ -54,6 +55,15 @@ pub(crate) struct SiteFactors {
     lora_B: Factor,
     lora_magnitude_vector: Option<Param<Tensor<1>>>,
     scale: f64,
+    /// The factors that the frozen weight loses, if they started from it.
+    taken: Option<Taken>,
+}
+
+/// `A` and `B` as they started.
+#[derive(Module, Debug)]
+struct Taken {
+    a: Buffer<2>,
+    b: Buffer<2>,
 }
 
 /// A matrix, or a convolution's kernel.
@@ -73,7 +83,7 @@ impl SiteFactors {
     pub(crate) fn new(
         place: &Place,
         magnitude: Option<Param<Tensor<1>>>,
-        with_bias: bool,
+        lora: &Lora,
         init: &Init,
     ) -> Self {
         let Place {
@@ -84,7 +94,11 @@ impl SiteFactors {
         } = place;
         let name = |part: &str| format!("{}.{part}.weight", picked.name());
         let [fan_in, rows, groups] = sizes(picked);
-        let (a, b) = (Distribution::kaiming(fan_in), Distribution::Zeros);
+        let a = match lora.init {
+            Start::Gaussian => Distribution::Normal(0.0, 1.0 / *rank as f32),
+            _ => Distribution::kaiming(fan_in),
+        };
+        let b = Distribution::Zeros;
         let [lora_A, lora_B] = match picked.site.kind {
             SiteKind::Conv {
                 inputs,
@@ -107,7 +121,7 @@ impl SiteFactors {
         .map(|weight| Factor { weight, bias: None });
         let bias = format!("{}.lora_B.bias", picked.name());
         let lora_B = Factor {
-            bias: with_bias.then(|| init.param(&bias, [rows], Distribution::Zeros)),
+            bias: (lora.lora_bias).then(|| init.param(&bias, [rows], Distribution::Zeros)),
             ..lora_B
         };
         Self {
@@ -115,7 +129,41 @@ impl SiteFactors {
             lora_B,
             lora_magnitude_vector: magnitude,
             scale: *scale,
+            taken: None,
         }
+    }
+
+    /// The same factors starting from these, `A [r, in]` and `B [rows, r]`, whose product is a part of
+    /// the frozen weight.
+    pub(crate) fn starting_from(self, [a, b]: [TensorData; 2], init: &Init) -> Self {
+        let tensor = |data: TensorData| Tensor::<2>::from_data(data, init.device());
+        let (a, b) = (tensor(a), tensor(b));
+        let factor = |value: &Tensor<2>, bias| Factor {
+            weight: Weight::Matrix(Param::from_tensor(value.clone())),
+            bias,
+        };
+        Self {
+            lora_A: factor(&a, None),
+            lora_B: factor(&b, self.lora_B.bias),
+            taken: Some(Taken {
+                a: Buffer::new(a),
+                b: Buffer::new(b),
+            }),
+            ..self
+        }
+    }
+
+    /// The frozen weight without the product with which the factors started.
+    fn residual(&self, rows: Option<Range<usize>>) -> Option<WeightAct<'_>> {
+        let taken = self.taken.as_ref()?;
+        let function = move |weight: Tensor<2>| {
+            let (a, b) = (like(taken.a.val(), &weight), like(taken.b.val(), &weight));
+            weight - b.matmul(a) * self.scale
+        };
+        Some(WeightAct {
+            rows,
+            function: Box::new(function),
+        })
     }
 
     /// The scaled bias of `B` among all outputs of the site.
@@ -143,19 +191,32 @@ impl SiteFactors {
     }
 }
 
-/// The norm of each row of the frozen weight, where DoRA's magnitude starts.
-pub(crate) fn row_norms(backbone: &dyn Backbone, picked: &Picked, init: &Init) -> Param<Tensor<1>> {
+/// The rows of the frozen weight at a site or slice.
+fn rows(backbone: &dyn Backbone, picked: &Picked) -> Vec<Vec<f32>> {
     // The weight is read by its name, because an erased backbone gives access to its parameters in
     // no other way.
     let weight = params::value(backbone, &format!("{}.weight", picked.site.name));
     let weight = params::floats(weight.unwrap_or_else(|| TensorData::from([0.0f32; 0])));
     let [fan_in, rows, groups] = sizes(picked);
     let first = picked.slice.map_or(0, |slice| slice.rows.start);
-    let norms: Vec<f32> = weight
-        // A row of a grouped convolution holds only the channels of its group.
-        .chunks(fan_in / groups)
-        .skip(first)
-        .take(rows)
+    // A row of a grouped convolution holds only the channels of its group.
+    let all = weight.chunks(fan_in / groups).skip(first).take(rows);
+    all.map(<[f32]>::to_vec).collect()
+}
+
+/// The frozen weight of a linear layer or a slice of it, from which factors can start.
+pub(crate) fn weight(backbone: &dyn Backbone, place: &Place) -> Matrix {
+    let rows = rows(backbone, &place.picked).into_iter();
+    Matrix::new(
+        rows.map(|row| row.into_iter().map(f64::from).collect())
+            .collect(),
+    )
+}
+
+/// The norm of each row of the frozen weight, where DoRA's magnitude starts.
+pub(crate) fn row_norms(backbone: &dyn Backbone, picked: &Picked, init: &Init) -> Param<Tensor<1>> {
+    let norms: Vec<f32> = rows(backbone, picked)
+        .iter()
         .map(|row| row.iter().map(|w| w * w).sum::<f32>().sqrt())
         .collect();
     Param::from_tensor(Tensor::from_data(&norms[..], init.device()))

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use peft_core::backbone::Backbone;
 use peft_core::check;
 use peft_core::error::{Error, Result};
-use peft_core::site::{Picked, Site, SiteKind, Targets};
+use peft_core::layer_sites::layer_sites;
+use peft_core::site::{Picked, SiteKind, Targets};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,47 @@ pub struct Lora {
     // The field is not written if it is false, so that runs from before it existed keep their hash.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lora_bias: bool,
+    /// How the factors start. `pissa` and `olora` need linear layers and no `dora`. Default `default`.
+    #[serde(skip_serializing_if = "Start::is_default")]
+    pub init: Start,
+    /// Factor of the learning rate of `B`, more than 0 (LoRA+). Default 1, which gives both factors the
+    /// same.
+    #[serde(skip_serializing_if = "is_one")]
+    pub b_rate: f64,
+}
+
+/// How the factors of LoRA start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// `A` kaiming-uniform, `B` zero.
+    #[default]
+    Default,
+    /// `A` normal with deviation `1 / r`, `B` zero.
+    Gaussian,
+    /// Both from the largest singular values of the weight, whose share the frozen weight loses.
+    Pissa,
+    /// Both from the QR decomposition of the weight, likewise.
+    Olora,
+}
+
+impl Start {
+    fn is_default(&self) -> bool {
+        *self == Self::Default
+    }
+
+    /// Whether the frozen weight loses what the factors start with.
+    pub(crate) fn is_of_weight(self) -> bool {
+        matches!(self, Self::Pissa | Self::Olora)
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_one(rate: &f64) -> bool {
+    *rate == 1.0
 }
 
 impl Default for Lora {
@@ -54,6 +96,8 @@ impl Default for Lora {
             rslora: false,
             dora: false,
             lora_bias: false,
+            init: Start::Default,
+            b_rate: 1.0,
         }
     }
 }
@@ -77,6 +121,19 @@ impl Lora {
             let message = "expected false beside dora, got true";
             return Err(Error::config("lora_bias", message));
         }
+        if self.dora && self.init.is_of_weight() {
+            let message = "expected default or gaussian beside dora, got another";
+            return Err(Error::config("init", message));
+        }
+        let alphas = self.alpha.iter().chain(self.alpha_pattern.values());
+        if self.init.is_of_weight() && alphas.into_iter().any(|alpha| *alpha == 0.0) {
+            let message = "expected a scale other than 0 where the factors start from the weight";
+            return Err(Error::config("alpha", message));
+        }
+        if !(self.b_rate > 0.0 && self.b_rate.is_finite()) {
+            let message = format!("expected a finite number more than 0, got {}", self.b_rate);
+            return Err(Error::config("b_rate", message));
+        }
         for (pattern, alpha) in &self.alpha_pattern {
             check::finite(format!("alpha_pattern.{pattern}"), *alpha)?;
         }
@@ -86,35 +143,31 @@ impl Lora {
         }
     }
 
+    /// Checks that a site's weight has the values that the factors start with.
+    fn check_start(&self, backbone: &dyn Backbone, picked: &Picked, rank: usize) -> Result<()> {
+        if !self.init.is_of_weight() {
+            return Ok(());
+        }
+        if matches!(picked.site.kind, SiteKind::Conv { .. }) {
+            let reason = "factors that start from the weight need a linear layer";
+            return Err(unfit(backbone, picked, reason));
+        }
+        let [columns, rows, _] = sizes(picked);
+        if rank > columns.min(rows) {
+            let name = picked.name();
+            let message = format!(
+                "expected at most {}, got {rank} at {name}",
+                columns.min(rows)
+            );
+            return Err(Error::config("rank", message));
+        }
+        Ok(())
+    }
+
     /// The sites, all of which can carry a low-rank path.
     pub(crate) fn picked<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<Picked<'a>>> {
-        let spec = backbone.spec();
-        let Some(targets) = &self.targets else {
-            let qkv = Targets::Suffixes(vec!["qkv".to_owned()]);
-            let convolutions = || {
-                let is_conv = |site: &&Site| matches!(site.kind, SiteKind::Conv { .. });
-                let sites = spec.sites.iter().filter(is_conv);
-                sites.map(|site| Picked { site, slice: None }).collect()
-            };
-            // A backbone without `qkv` has no attention to adapt. Convolutions are then the usual
-            // choice.
-            return Ok(qkv
-                .pick(&spec.sites, &spec.name)
-                .unwrap_or_else(|_| convolutions()));
-        };
-        let picked = targets.pick(&spec.sites, &spec.name)?;
-        let is_layer = |picked: &&Picked| {
-            let kind = picked.site.kind;
-            matches!(kind, SiteKind::Linear { .. } | SiteKind::Conv { .. })
-        };
-        match picked.iter().find(|picked| !is_layer(picked)) {
-            None => Ok(picked),
-            Some(other) => Err(unfit(
-                backbone,
-                other,
-                "expected a linear layer or a convolution",
-            )),
-        }
+        let sites = layer_sites("lora", self.targets.as_ref(), backbone.spec())?;
+        Ok(sites.into_iter().map(|site| site.picked).collect())
     }
 
     pub(crate) fn places<'a>(&self, backbone: &'a dyn Backbone) -> Result<Vec<Place<'a>>> {
@@ -150,6 +203,7 @@ impl Lora {
                         return Err(Error::config("rank", message));
                     }
                 }
+                self.check_start(backbone, picked, *rank)?;
                 let alpha = alpha.unwrap_or(*rank as f64);
                 Ok(Place {
                     picked: picked.clone(),

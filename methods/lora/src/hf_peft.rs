@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::TensorData;
 use peft_core::backbone::Backbone;
 use peft_core::error::{Error, Result};
-use peft_core::hf_peft::{HfPeft, Imported, check_targets, exactly};
+use peft_core::hf_peft::{HfPeft, Imported, check_targets, exactly, layer_modules, module_of};
 use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::site::{Site, SiteKind, Targets};
@@ -32,18 +32,7 @@ pub(crate) fn write(
     let alpha = lora.alpha.unwrap_or(lora.rank as f64);
     for place in lora.places(backbone)? {
         let name = place.picked.name();
-        if place.picked.slice.is_some() && layout.theirs(&place.picked.site.name).is_ok() {
-            return Err(Error::Unfit {
-                method: "lora in HF PEFT's form".to_owned(),
-                backbone: backbone.spec().name.clone(),
-                reason: format!(
-                    "{name} is a part of {}, which {} adapts whole; another layout may have it as \
-                     a module",
-                    place.picked.site.name, layout.name
-                ),
-            });
-        }
-        let module = layout.theirs(name)?;
+        let module = module_of(&place.picked, backbone, layout, "lora")?;
         // PEFT matches patterns at the end of a name; `^` makes them match the whole name.
         let whole = || format!("^{}", exactly([&module]));
         if place.rank != lora.rank {
@@ -80,10 +69,7 @@ pub(crate) fn write(
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
     });
-    if let Value::Object(config) = config {
-        folder.config = config;
-    }
-    Ok(folder)
+    Ok(folder.with_fields(config))
 }
 
 fn floats(data: &TensorData) -> Vec<f32> {
@@ -144,25 +130,14 @@ fn check_fields(given: &HfPeft) -> Result<()> {
 
 pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Imported> {
     check_fields(given)?;
-    let number = |field: &str| {
-        let message = || format!("expected a number, got {}", given.field(field));
-        let value = given.field(field).as_f64();
-        value.ok_or_else(|| Error::config(format!("adapter_config.json: {field}"), message()))
-    };
-    let (rank, alpha) = (number("r")? as usize, number("lora_alpha")?);
+    let (rank, alpha) = (given.number("r")? as usize, given.number("lora_alpha")?);
     let is_on = |field: &str| given.field(field) == &Value::Bool(true);
     let mut rank_of = Patterns::of(given, "rank_pattern")?;
     let mut alpha_of = Patterns::of(given, "alpha_pattern")?;
 
     let spec = backbone.spec();
-    let sites: BTreeMap<&str, &Site> = (spec.sites.iter())
-        .flat_map(|site| {
-            let slices = site.slices.iter().map(|slice| slice.name.as_str());
-            slices
-                .chain([site.name.as_str()])
-                .map(move |name| (name, site))
-        })
-        .collect();
+    let sites = spec.sites.iter().flat_map(Site::parts);
+    let sites: BTreeSet<&str> = sites.map(|(name, _)| name).collect();
     let (mut modules, mut tensors) = (BTreeSet::new(), Tensors::new());
     let (mut names, mut ranks, mut alphas) = (Vec::new(), Map::new(), Map::new());
     let mut of_head = BTreeMap::new();
@@ -194,7 +169,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
             continue;
         }
         let name = layout.ours(module)?;
-        if !sites.contains_key(name.as_str()) {
+        if !sites.contains(name.as_str()) {
             return Err(unknown(&format!("{} has no module {name}", spec.name)));
         }
         if part == "lora_A.weight" {
@@ -217,13 +192,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         tensors.insert(format!("lora.{name}.{part}"), data);
         modules.insert(module.to_owned());
     }
-    let mut all: Vec<String> = sites
-        .iter()
-        .filter(|(_, site)| matches!(site.kind, SiteKind::Linear { .. } | SiteKind::Conv { .. }))
-        // Where the layout has the fused layer as a module, its parts are none.
-        .filter(|(name, site)| **name == site.name || layout.theirs(&site.name).is_err())
-        .filter_map(|(name, _)| layout.theirs(name).ok())
-        .collect();
+    let mut all = layer_modules(backbone, layout);
     let mut head_delta = None;
     if !of_head.is_empty() {
         let alpha = alpha_of.value(&given.seen(layout.head))?.unwrap_or(alpha);
@@ -245,7 +214,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         "name": "lora",
         "rank": rank,
         "alpha": alpha,
-        "dropout": number("lora_dropout").unwrap_or(0.0),
+        "dropout": given.number("lora_dropout").unwrap_or(0.0),
         "targets": exactly(&names),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,

@@ -13,6 +13,11 @@
 //! `query`, `key` and `value` count the rows of their slice; DoRA adds one per row,
 //! and so does the bias of `B` (`lora_bias`), which is scaled like the product.
 //!
+//! `init: pissa` ("PiSSA: Principal Singular Values and Singular Vectors Adaptation", Meng et al., 2024) and
+//! `olora` ("OLoRA: Orthonormal Low-Rank Adaptation", Buyukakyuz, 2024) start the factors from the weight
+//! and take their product from it, so that an adapted model still starts as the backbone. LoRA+ ("LoRA+:
+//! Efficient Low Rank Adaptation of Large Models", Hayou et al., 2024) is `b_rate`.
+//!
 //! Departures: `query`, `key` and `value` adapt those rows of a fused projection, which HF PEFT can
 //! only do on models whose projections are separate. A pattern that matches nothing is an error
 //! here; HF PEFT ignores it, and reading its folders reports it.
@@ -21,30 +26,48 @@
 
 mod adapter;
 mod config;
+mod decompose;
 mod hf_peft;
+
+use std::collections::BTreeMap;
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::Result;
 use peft_core::method::{AdaptationMethod, Attachment};
 
-use adapter::{SiteFactors, row_norms};
+use adapter::{SiteFactors, row_norms, weight};
 use config::{Place, sizes};
+use decompose::{singular, triangular};
 
 pub use adapter::LoraAdapter;
-pub use config::Lora;
+pub use config::{Lora, Start};
 
 #[typetag::serde(name = "lora")]
 impl AdaptationMethod for Lora {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
-        let factors = self.places(backbone)?.into_iter().map(|place| {
+        let (mut factors, mut rates) = (Vec::new(), BTreeMap::new());
+        for place in self.places(backbone)? {
+            let name = place.picked.name();
             let magnitude = self.dora.then(|| row_norms(backbone, &place.picked, init));
-            let factors = SiteFactors::new(&place, magnitude, self.lora_bias, init);
-            (place.picked.name().to_owned(), factors)
-        });
-        Ok(Attachment::adapter(LoraAdapter {
-            factors: factors.collect(),
+            let own = SiteFactors::new(&place, magnitude, self, init);
+            let weight = || weight(backbone, &place);
+            let own = match self.init {
+                Start::Default | Start::Gaussian => own,
+                Start::Pissa => {
+                    own.starting_from(singular(&weight(), place.rank, place.scale), init)
+                }
+                Start::Olora => own.starting_from(triangular(&weight(), place.rank), init),
+            };
+            if self.b_rate != 1.0 {
+                rates.insert(format!("{name}.lora_B.weight"), self.b_rate);
+            }
+            factors.push((name.to_owned(), own));
+        }
+        let adapter = LoraAdapter {
+            factors: factors.into_iter().collect(),
             dropout: self.dropout,
-        }))
+        };
+        Ok(Attachment::adapter(adapter).with_rates(rates))
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {

@@ -3,18 +3,15 @@
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use peft_core::backbone::BackboneConfig;
 use peft_core::hf_peft::{self, HfPeft};
 use peft_core::params::{Tensors, floats};
 use peft_core::weights;
-use peft_testing::{FIXTURES, built, check_hf_peft, config, exported, read_hf_peft, resnet, vit};
+use peft_testing::{
+    FIXTURES, built, check_folder, check_hf_peft, config, exported, read_hf_peft, resnet, vit,
+};
 
 #[test]
 fn folders_of_hf_peft_are_read_and_written() {
-    let check = |name: &str, base: &str, backbone: &dyn BackboneConfig| {
-        let folder = format!("{FIXTURES}/hf_peft/{name}");
-        check_hf_peft(&folder, &format!("{FIXTURES}/{base}"), backbone);
-    };
     for name in [
         "lora",
         "rslora",
@@ -22,17 +19,18 @@ fn folders_of_hf_peft_are_read_and_written() {
         "dora",
         "lora_transformers",
     ] {
-        check(name, "vit_tiny", &*vit());
+        check_folder(name, &*vit());
     }
     for name in ["lora_resnet", "dora_resnet"] {
-        check(name, "resnet_bottleneck", &*resnet());
+        check_folder(name, &*resnet());
     }
     // The Swin of transformers, which numbers each downsampling by the stage before it.
     let swin = config(
         "{name: swin, img_size: 32, patch_size: 2, embed_dim: 8, depths: [2, 2, 1], \
          num_heads: [2, 2, 4], window_size: 4}",
     );
-    check("../swin_checkpoints/lora", "swin_checkpoints", &*swin);
+    let base = format!("{FIXTURES}/swin_checkpoints");
+    check_hf_peft(&format!("{base}/lora"), &base, &*swin);
 }
 
 #[test]

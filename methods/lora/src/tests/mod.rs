@@ -14,7 +14,7 @@ use peft_core::random::Generator;
 use peft_core::site::Targets;
 use peft_core::{Activation, LinearHead, Model, Plug};
 use peft_full_finetune as _;
-use peft_testing::{Golden, Verdict, assert_close, built, config, conforms, resnet, vit};
+use peft_testing::{Golden, Verdict, assert_close, built, config, conforms, resnet, theirs, vit};
 
 use crate::Lora;
 
@@ -30,17 +30,12 @@ fn lora(targets: &[&str]) -> Lora {
 }
 
 fn check(name: &str, backbone: &dyn BackboneConfig, method: Lora) {
-    let rename = |name: &str| {
-        let name = name.trim_start_matches("lora.");
-        let own_head = name
-            .strip_prefix("head.")
-            .filter(|_| backbone.typetag_name() == "resnet");
-        match own_head {
-            Some(part) => format!("base_model.model.fc.{part}"),
-            None => format!("base_model.model.{name}"),
-        }
+    let head = match backbone.typetag_name() {
+        "resnet" => "fc",
+        _ => "head",
     };
-    Golden::fixture(&format!("peft/{name}")).check_training(backbone, Box::new(method), rename);
+    let golden = Golden::fixture(&format!("peft/{name}"));
+    golden.check_training(backbone, Box::new(method), theirs("lora", head));
 }
 
 #[test]
