@@ -15,7 +15,7 @@ use crate::config::find;
 use crate::device::{Answer, ComputeDevice, Kind, answering};
 use crate::exit::Failure;
 
-/// List methods, backbones, their variants, data sets, shipped configs, studies, or devices.
+/// List methods, backbones, variants, data sets, shipped configs, studies, or devices.
 #[derive(Args, Clone)]
 #[command(after_help = "Example:
   runner list methods")]

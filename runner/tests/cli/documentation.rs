@@ -171,7 +171,10 @@ fn the_commands_of_the_front_page_run() {
     let lines = blocks(&page, "sh").flat_map(str::lines);
     let mut first_run = None;
     let mut commands = 0;
-    for line in lines.filter_map(|line| line.strip_prefix("runner ")) {
+    for line in lines.filter_map(|line| {
+        let first = line.strip_prefix("cargo run --release -- ");
+        first.or_else(|| line.strip_prefix("runner "))
+    }) {
         let args = words(line).into_iter().map(|word| match word.as_str() {
             "RUN" => String::clone(first_run.as_ref().expect("a run before RUN")),
             _ => word,
