@@ -16,7 +16,8 @@ use crate::study::outcome::{Outcome, json};
 use crate::study::request::Request;
 use crate::study::statistics::spearman;
 use crate::study::table::{number, numbers};
-use crate::study::trained::{pretrained_twice, together};
+use crate::study::trained::pretrainings::pretrained_twice;
+use crate::study::trained::together;
 use distance::{Layer, Quantity};
 
 pub const STUDY: Study = Study {

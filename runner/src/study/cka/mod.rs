@@ -15,7 +15,8 @@ use crate::study::figure::heat::Heat;
 use crate::study::outcome::{Outcome, json};
 use crate::study::request::Request;
 use crate::study::table::{number, numbers};
-use crate::study::trained::{pretrained_twice, together};
+use crate::study::trained::pretrainings::pretrained_twice;
+use crate::study::trained::together;
 
 pub const STUDY: Study = Study {
     name: "cka",

@@ -21,8 +21,9 @@ use crate::study::request::{Request, taken, typed};
 use crate::study::statistics::above;
 use crate::study::table::{number, percent};
 use crate::study::trained::plan::Skeleton;
+use crate::study::trained::pretrainings::of_pretrainings;
 use crate::study::trained::rows::{Row, deviation_of, differences, mean_of, rows};
-use crate::study::trained::{Frame, Method, Rates, missing, of_pretrainings, settings, together};
+use crate::study::trained::{Frame, Method, Rates, missing, settings, together};
 
 pub const STUDY: Study = Study {
     name: "label-mapping",

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use super::sweep::{Place, Sweep};
 use crate::study::claim::{Claim, Judged, Verdict};
 use crate::study::statistics::{Paired, SEEDS, above};
+use crate::study::trained::pretrainings::{bundled, pretrained_twice};
 use crate::study::trained::rows::{differences, mean_of};
-use crate::study::trained::{bundled, pretrained_twice, together};
+use crate::study::trained::together;
 
 const CNN_DEEP: Claim = Claim {
     id: "cnn-deep",

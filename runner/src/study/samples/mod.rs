@@ -20,10 +20,9 @@ use crate::study::figure::lines::{Line, Lines, Scale};
 use crate::study::outcome::Outcome;
 use crate::study::request::{Request, taken, typed};
 use crate::study::table::{number, numbers, percent};
+use crate::study::trained::pretrainings::of_pretrainings;
 use crate::study::trained::rows::{Row, deviation_of, mean_of, rows};
-use crate::study::trained::{
-    Frame, Grid, Method, Rates, missing, of_pretrainings, settings, together,
-};
+use crate::study::trained::{Frame, Grid, Method, Rates, missing, settings, together};
 
 pub const STUDY: Study = Study {
     name: "samples",

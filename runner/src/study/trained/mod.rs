@@ -5,9 +5,10 @@
 //! a row is the one with the largest mean over seeds on validation; the test scores of the others are not looked at.
 
 pub mod plan;
+pub mod pretrainings;
 pub mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_yaml::{Mapping, Value};
@@ -25,7 +26,6 @@ use crate::study::claim::Verdict;
 use crate::study::components::{self, missing_images, missing_weights};
 use crate::study::outcome::json;
 use crate::study::request::Request;
-use crate::study::trained::plan::Skeleton;
 
 /// A row that is trained on some backbones: a method at a place.
 #[derive(Clone, Debug)]
@@ -238,46 +238,6 @@ pub fn settings(
         all.extend(own.clone());
     }
     Ok(all)
-}
-
-/// The labels of the networks among these whose weights are bundled, of one kind: miniatures.
-pub fn bundled<'a>(
-    skeletons: impl IntoIterator<Item = &'a Skeleton>,
-    cnn: bool,
-) -> BTreeSet<&'a str> {
-    let own = skeletons.into_iter();
-    own.filter(|skeleton| skeleton.bundled && skeleton.is_cnn() == cnn)
-        .map(|skeleton| skeleton.label.as_str())
-        .collect()
-}
-
-/// The verdict on what miniature networks show: one of them may owe it to its pretraining, so that a verdict
-/// needs two.
-pub fn pretrained_twice(
-    miniatures: &BTreeSet<&str>,
-    (verdict, reason): (Verdict, String),
-) -> (Verdict, String) {
-    match miniatures.first() {
-        Some(only) if miniatures.len() == 1 => {
-            let text = format!(
-                "{reason}; in miniature a verdict needs two pretrainings of a backbone, and this is one ({only})"
-            );
-            (Verdict::Undecided, text)
-        }
-        _ => (verdict, reason),
-    }
-}
-
-/// The verdict on what a study of several kinds of networks shows: in miniature each kind needs two
-/// pretrainings.
-pub fn of_pretrainings(
-    skeletons: &BTreeMap<String, Skeleton>,
-    judgement: (Verdict, String),
-) -> (Verdict, String) {
-    let kinds = [true, false];
-    kinds.into_iter().fold(judgement, |judgement, cnn| {
-        pretrained_twice(&bundled(skeletons.values(), cnn), judgement)
-    })
 }
 
 /// One verdict of several, each with what it is about: that of all, or undecided.
