@@ -77,7 +77,12 @@ pub fn brief(number: f64) -> String {
 
 /// A number with the prefix of its multiple: `12 k`, `3.4 M`.
 pub fn short(number: f64) -> String {
-    let multiples = [(1e9, "\u{202f}G"), (1e6, "\u{202f}M"), (1e3, "\u{202f}k")];
+    let multiples = [
+        (1e12, "\u{202f}T"),
+        (1e9, "\u{202f}G"),
+        (1e6, "\u{202f}M"),
+        (1e3, "\u{202f}k"),
+    ];
     let fitting = multiples.into_iter().find(|(size, _)| number >= *size);
     let (size, prefix) = fitting.unwrap_or((1.0, ""));
     // A tick such as 0.1 + 0.2 must not show the rounding error of its sum.

@@ -1,5 +1,7 @@
 //! The paper's limitation: on compact models an activation prompt beats VP but not norm-tuning.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,7 +16,8 @@ use crate::study::outcome::Outcome;
 use crate::study::request::{Request, taken, typed};
 use crate::study::statistics::{above, not_below};
 use crate::study::table::{number, percent};
-use crate::study::trained::plan::sizes;
+use crate::study::trained::plan::{Skeleton, sizes};
+use crate::study::trained::pretrainings::of_pretrainings;
 use crate::study::trained::rows::{Row, deviation_of, differences, mean_of, rows};
 use crate::study::trained::{Frame, Method, Rates, missing, settings, together};
 
@@ -113,6 +116,7 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
         Some(results) => rows(&grid, results),
         None => Vec::new(),
     };
+    let skeletons = grid.skeletons()?;
     let claims = [ABOVE_VP, NOT_ABOVE_NORM];
     let judged = match (&lacking, request.dry_run) {
         (_, true) => all(&claims, Verdict::Undecided, "a dry run trains nothing"),
@@ -120,9 +124,8 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
             let reason = format!("{missing}; with them, the same command decides");
             all(&claims, Verdict::NeedsData, &reason)
         }
-        (None, false) => judge(&found),
+        (None, false) => judge(&found, &skeletons),
     };
-    let skeletons = grid.skeletons()?;
     let (mut result, mut table_rows) = (Vec::new(), Vec::new());
     for dataset in &grid.comparison.datasets {
         let (classes, _) = sizes(dataset)?;
@@ -178,7 +181,7 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
     })
 }
 
-fn judge(found: &[Row]) -> Vec<Judged> {
+fn judge(found: &[Row], skeletons: &BTreeMap<String, Skeleton>) -> Vec<Judged> {
     let row = |of: &Row, method: &str| {
         let mut own = found.iter().filter(|row| row.method == method);
         own.find(|row| (&row.backbone, &row.dataset) == (&of.backbone, &of.dataset))
@@ -196,8 +199,9 @@ fn judge(found: &[Row]) -> Vec<Judged> {
             norm.push((title, (verdict, format!("norm-tuning minus AP: {text}"))));
         }
     }
+    let of_all = |each| of_pretrainings(skeletons, together(each));
     vec![
-        ABOVE_VP.judged(together(vp)),
-        NOT_ABOVE_NORM.judged(together(norm)),
+        ABOVE_VP.judged(of_all(vp)),
+        NOT_ABOVE_NORM.judged(of_all(norm)),
     ]
 }

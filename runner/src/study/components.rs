@@ -52,6 +52,12 @@ pub fn title(value: &Value) -> String {
     }
 }
 
+/// Whether the weights of a backbone are bundled: a miniature.
+pub fn is_bundled(config: &dyn BackboneConfig) -> bool {
+    let weights = config.source().weights;
+    weights.is_some_and(|file| file.path().starts_with("assets"))
+}
+
 /// Says which weights of a backbone are missing; none if they are there or not named.
 pub fn missing_weights(config: &dyn BackboneConfig) -> Option<String> {
     let file = config.source().weights?;

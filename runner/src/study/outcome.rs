@@ -24,6 +24,26 @@ pub struct Outcome {
     pub notes: Vec<String>,
 }
 
+impl Outcome {
+    /// The results of one study on several networks: claims, settings and result are those of the first, which
+    /// holds the results of the others under `again`; tables, figures and notes are those of all.
+    pub fn joined(all: Vec<Self>) -> Self {
+        let mut all = all.into_iter();
+        let mut whole = all.next().unwrap_or_default();
+        let mut again = Vec::new();
+        for other in all {
+            again.push(other.result);
+            whole.tables.extend(other.tables);
+            whole.figures.extend(other.figures);
+            whole.notes.extend(other.notes);
+        }
+        if let (Value::Object(result), false) = (&mut whole.result, again.is_empty()) {
+            result.insert("again".to_owned(), again.into());
+        }
+        whole
+    }
+}
+
 /// `study.json`.
 #[derive(Serialize)]
 pub struct Document<'a> {

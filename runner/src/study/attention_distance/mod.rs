@@ -16,6 +16,8 @@ use crate::study::outcome::{Outcome, json};
 use crate::study::request::Request;
 use crate::study::statistics::spearman;
 use crate::study::table::{number, numbers};
+use crate::study::trained::pretrainings::pretrained_twice;
+use crate::study::trained::together;
 use distance::{Layer, Quantity};
 
 pub const STUDY: Study = Study {
@@ -46,11 +48,14 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
         let message = "grid, patch and prefix describe a file of weights; expected --attention";
         return Err(config_error(message));
     }
-    let network = weights::Network::read(&settings)?;
+    let networks = settings.networks();
+    let networks = networks.iter().map(weights::Network::read);
+    let networks = networks.collect::<Result<Vec<_>, Failure>>()?;
     if request.dry_run {
-        return network.plan(&settings);
+        let plans = networks.iter().map(|network| network.plan(&settings));
+        return Ok(Outcome::joined(plans.collect::<Result<_, Failure>>()?));
     }
-    if let Some(missing) = network.missing() {
+    if let Some(missing) = networks.iter().find_map(|network| network.missing()) {
         let reason = format!("{missing}; with them, the same command decides");
         return Ok(Outcome {
             claims: all(&[CLAIM], Verdict::NeedsData, &reason),
@@ -59,9 +64,19 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
             ..Outcome::default()
         });
     }
-    let found = network.distances(&settings, request)?;
-    let claims = vec![CLAIM.judged(verdict(&found.layers))];
-    outcome(&settings, claims, &found)
+    let (mut outcomes, mut each) = (Vec::new(), Vec::new());
+    for network in &networks {
+        let found = network.distances(&settings, request)?;
+        outcomes.push(outcome(&settings, Vec::new(), &found)?);
+        each.push((network.title.clone(), verdict(&found.layers)));
+    }
+    let bundled = networks.iter().filter(|network| network.is_bundled());
+    let bundled = bundled.map(|network| network.title.as_str()).collect();
+    let judgement = pretrained_twice(&bundled, together(each));
+    Ok(Outcome {
+        claims: vec![CLAIM.judged(judgement)],
+        ..Outcome::joined(outcomes)
+    })
 }
 
 /// Whether the mean of heads falls over the first half of the layers, and is higher in the last third than
@@ -107,7 +122,8 @@ fn outcome(settings: &Settings, claims: Vec<Judged>, found: &Found) -> Result<Ou
         (layer.layer.to_string(), means.collect())
     });
     let names: Vec<&str> = QUANTITIES.iter().map(|(name, _)| *name).collect();
-    let table = numbers("Means over heads", "layer", &names, rows.collect());
+    let title = format!("Means over heads, {}", found.title);
+    let table = numbers(title, "layer", &names, rows.collect());
     let mut notes = vec![format!(
         "{} images through {}. Uniform attention has a distance of {:.2} pixels. Raghu et al. (2021) and Walmer et al. (2023), \
          whom the paper follows, report that the mean distance grows with depth.",
@@ -125,8 +141,9 @@ fn outcome(settings: &Settings, claims: Vec<Judged>, found: &Found) -> Result<Ou
         ("attention distance in pixels", QUANTITIES[0].1),
         ("distance of the largest weight in tokens", QUANTITIES[3].1),
     ] {
-        figures.push(heat(found, title, of));
-        figures.push(means(found, title, of));
+        let title = format!("{title}, {}", found.title);
+        figures.push(heat(found, &title, of));
+        figures.push(means(found, &title, of));
     }
     Ok(Outcome {
         claims,

@@ -21,6 +21,10 @@ pub struct Settings {
     /// The network, a name in `configs/backbones` or the fields of a backbone.
     #[schemars(with = "serde_json::Value")]
     pub backbone: Option<Value>,
+    /// Further networks on which the claim is tried too: in miniature, other pretrainings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub again: Vec<Value>,
     /// The data set, a name in `configs/datasets` or its fields.
     #[schemars(with = "serde_json::Value")]
     pub dataset: Option<Value>,
@@ -39,6 +43,22 @@ pub struct Settings {
     pub patch: Option<usize>,
     /// Tokens before the patches in a file of weights. Default: 0.
     pub prefix: usize,
+}
+
+impl Settings {
+    /// The settings of every network, each as if it were the only one.
+    pub fn networks(&self) -> Vec<Self> {
+        let alone = Self {
+            again: Vec::new(),
+            ..self.clone()
+        };
+        let with = |backbone: &Value| Self {
+            backbone: Some(backbone.clone()),
+            ..alone.clone()
+        };
+        let again: Vec<Self> = self.again.iter().map(with).collect();
+        [alone].into_iter().chain(again).collect()
+    }
 }
 
 /// The distances of all layers.

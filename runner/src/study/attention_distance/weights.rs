@@ -18,7 +18,9 @@ use crate::data::random::Pass;
 use crate::exit::{At, Failure, config_error};
 use crate::model::base::Base;
 use crate::study::claim::{Verdict, all};
-use crate::study::components::{backbone, dataset, missing_images, missing_weights, title};
+use crate::study::components::{
+    backbone, dataset, is_bundled, missing_images, missing_weights, title,
+};
 use crate::study::outcome::{Outcome, json};
 use crate::study::request::{Request, TensorFile};
 
@@ -83,7 +85,7 @@ pub fn of_file(path: &Path, settings: &Settings) -> Result<Found, Failure> {
 
 /// A network and the images that it sees.
 pub struct Network {
-    title: String,
+    pub title: String,
     config: Box<dyn BackboneConfig>,
     dataset: Box<dyn DatasetConfig>,
     split: Split,
@@ -117,6 +119,11 @@ impl Network {
             split: settings.split.unwrap_or(Split::Test),
             grids,
         })
+    }
+
+    /// Whether its weights are bundled: a miniature.
+    pub fn is_bundled(&self) -> bool {
+        is_bundled(&*self.config)
     }
 
     /// Says which files are missing; none if all are there.

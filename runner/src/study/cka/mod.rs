@@ -15,6 +15,8 @@ use crate::study::figure::heat::Heat;
 use crate::study::outcome::{Outcome, json};
 use crate::study::request::Request;
 use crate::study::table::{number, numbers};
+use crate::study::trained::pretrainings::pretrained_twice;
+use crate::study::trained::together;
 
 pub const STUDY: Study = Study {
     name: "cka",
@@ -42,11 +44,14 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
         let claims = all(&[CLAIM], Verdict::None, "raw tensors were given");
         return outcome(&settings, claims, &found);
     }
-    let networks = networks::Networks::read(&settings)?;
+    let pairs = settings.pairs();
+    let networks = pairs.iter().map(networks::Networks::read);
+    let networks = networks.collect::<Result<Vec<_>, Failure>>()?;
     if request.dry_run {
-        return networks.plan(&settings);
+        let plans = networks.iter().map(|networks| networks.plan(&settings));
+        return Ok(Outcome::joined(plans.collect::<Result<_, Failure>>()?));
     }
-    if let Some(missing) = networks.missing() {
+    if let Some(missing) = networks.iter().find_map(|networks| networks.missing()) {
         let reason = format!("{missing}; with them, the same command decides");
         return Ok(Outcome {
             claims: all(&[CLAIM], Verdict::NeedsData, &reason),
@@ -55,9 +60,21 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
             ..Outcome::default()
         });
     }
-    let found = networks.similarity(&settings, request)?;
-    let claims = vec![CLAIM.judged(verdict(&found))];
-    outcome(&settings, claims, &found)
+    let (mut outcomes, mut each) = (Vec::new(), Vec::new());
+    for networks in &networks {
+        let found = networks.similarity(&settings, request)?;
+        outcomes.push(outcome(&settings, Vec::new(), &found)?);
+        each.push((networks.title(), verdict(&found)));
+    }
+    let titles: Vec<String> = each.iter().map(|(title, _)| title.clone()).collect();
+    let bundled = titles.iter().zip(&networks);
+    let bundled = bundled.filter(|(_, networks)| networks.are_bundled());
+    let bundled = bundled.map(|(title, _)| title.as_str()).collect();
+    let judgement = pretrained_twice(&bundled, together(each));
+    Ok(Outcome {
+        claims: vec![CLAIM.judged(judgement)],
+        ..Outcome::joined(outcomes)
+    })
 }
 
 /// For the last third of the CNN's boundaries: whether the boundary of the ViT with the largest CKA lies
@@ -133,8 +150,15 @@ fn outcome(
         let columns: Vec<&str> = b.names.iter().map(String::as_str).collect();
         numbers(title, "", &columns, rows.collect())
     };
-    let mut figures = vec![heat("linear CKA", &found.cka)];
-    let mut tables = vec![table("Linear CKA, unbiased, over batches", &found.cka)];
+    let of_both = format!("linear CKA, {} and {}", a.title, b.title);
+    let mut figures = vec![heat(&of_both, &found.cka)];
+    let mut tables = vec![table(
+        &format!(
+            "Linear CKA, unbiased, over batches, {} and {}",
+            a.title, b.title
+        ),
+        &found.cka,
+    )];
     let mut notes = vec![format!(
         "{} images in batches of {}. Rows: {}; columns: {}. A layer l of the paper is boundary l + 1 (its output) for the CNN \
          and boundary l for the ViT.",

@@ -17,7 +17,9 @@ use crate::device::ComputeDevice;
 use crate::exit::{At, Exit, Failure, config_error, failure};
 use crate::model::base::Base;
 use crate::study::claim::{Verdict, all};
-use crate::study::components::{backbone, dataset, missing_images, missing_weights, title};
+use crate::study::components::{
+    backbone, dataset, is_bundled, missing_images, missing_weights, title,
+};
 use crate::study::outcome::{Outcome, json};
 use crate::study::request::Request;
 use crate::study::table::{count, numbers};
@@ -66,6 +68,22 @@ impl Networks {
             .filter_map(|(_, config)| missing_weights(&**config));
         let all: Vec<String> = weights.chain(missing_images(&*self.dataset)).collect();
         (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// The names of the networks.
+    pub fn title(&self) -> String {
+        let titles: Vec<&str> = self
+            .configs
+            .iter()
+            .map(|(title, _)| title.as_str())
+            .collect();
+        titles.join(" and ")
+    }
+
+    /// Whether all weights are bundled: miniatures.
+    pub fn are_bundled(&self) -> bool {
+        let mut configs = self.configs.iter();
+        configs.all(|(_, config)| is_bundled(&**config))
     }
 
     fn sides(&self) -> Result<Vec<Side>, Failure> {

@@ -23,6 +23,9 @@ pub struct Settings {
     /// The second network: the columns. Default: the first one again.
     #[schemars(with = "serde_json::Value")]
     pub other: Option<Value>,
+    /// Further pairs of networks on which the claim is tried too: in miniature, other pretrainings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub again: Vec<Pair>,
     /// The data set, a name in `configs/datasets` or its fields.
     #[schemars(with = "serde_json::Value")]
     pub dataset: Option<Value>,
@@ -37,6 +40,36 @@ pub struct Settings {
     pub kind: Kind,
     /// The seed of random weights, where a network has none.
     pub seed: u64,
+}
+
+/// Two networks that are compared.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// The first network.
+    #[schemars(with = "serde_json::Value")]
+    pub backbone: Value,
+    /// The second network. Default: the first one again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub other: Option<Value>,
+}
+
+impl Settings {
+    /// The settings of every pair of networks, each as if it were the only one.
+    pub fn pairs(&self) -> Vec<Self> {
+        let alone = Self {
+            again: Vec::new(),
+            ..self.clone()
+        };
+        let with = |pair: &Pair| Self {
+            backbone: Some(pair.backbone.clone()),
+            other: pair.other.clone(),
+            ..alone.clone()
+        };
+        let again: Vec<Self> = self.again.iter().map(with).collect();
+        [alone].into_iter().chain(again).collect()
+    }
 }
 
 /// Which CKA is computed.

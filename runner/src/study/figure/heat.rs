@@ -8,7 +8,8 @@ use crate::report::numbers::significant;
 
 const LEFT: f64 = 46.0;
 const TOP: f64 = 30.0;
-const RIGHT: f64 = 60.0;
+/// The space on the right, for the shades and numbers such as -0.0291.
+const RIGHT: f64 = 72.0;
 /// The space below the cells, for labels.
 const BELOW: f64 = 40.0;
 /// The largest height of a cell.

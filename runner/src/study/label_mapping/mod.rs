@@ -4,6 +4,8 @@
 mod logits;
 mod look;
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,6 +20,8 @@ use crate::study::outcome::Outcome;
 use crate::study::request::{Request, taken, typed};
 use crate::study::statistics::above;
 use crate::study::table::{number, percent};
+use crate::study::trained::plan::Skeleton;
+use crate::study::trained::pretrainings::of_pretrainings;
 use crate::study::trained::rows::{Row, deviation_of, differences, mean_of, rows};
 use crate::study::trained::{Frame, Method, Rates, missing, settings, together};
 
@@ -117,7 +121,7 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
         let looks = look::looks(&grid, own.sources, request)?;
         let results = grid.carry_out(request)?;
         let found = rows(&grid, &results);
-        outcome.claims = vec![judge(&found)];
+        outcome.claims = vec![judge(&found, &grid.skeletons()?)];
         outcome.tables = looks.iter().map(look::Look::table).collect();
         outcome.tables.push(table(&found));
         outcome.result =
@@ -141,7 +145,7 @@ fn run(request: &Request) -> Result<Outcome, Failure> {
 }
 
 /// Iterative above frequency, and frequency above random, on every backbone and data set.
-fn judge(found: &[Row]) -> Judged {
+fn judge(found: &[Row], skeletons: &BTreeMap<String, Skeleton>) -> Judged {
     let of = |row: &Row, kind: MapKind| {
         let mut same = found
             .iter()
@@ -174,7 +178,7 @@ fn judge(found: &[Row]) -> Judged {
             (verdict, text),
         ));
     }
-    CLAIM.judged(together(each))
+    CLAIM.judged(of_pretrainings(skeletons, together(each)))
 }
 
 fn result_row(row: &Row) -> serde_json::Value {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::sweep::{Place, Sweep};
 use crate::study::claim::{Claim, Judged, Verdict};
 use crate::study::statistics::{Paired, SEEDS, above};
+use crate::study::trained::pretrainings::{bundled, pretrained_twice};
 use crate::study::trained::rows::{differences, mean_of};
 use crate::study::trained::together;
 
@@ -88,7 +89,7 @@ pub fn judge(claims: &[Claim], sweeps: &[Sweep]) -> Vec<Judged> {
             .iter()
             .filter_map(|sweep| Some((sweep.title(), on(claim, sweep)?)))
             .collect();
-        judged.push(claim.judged(pretrained_twice(claim, sweeps, together(speaks))));
+        judged.push(claim.judged(of_its_kind(claim, sweeps, together(speaks))));
     }
     judged
 }
@@ -100,34 +101,15 @@ pub fn decide_by_counting(judged: &mut [Judged], sweeps: &[Sweep]) {
     }
 }
 
-/// In miniature the preference of a network's layers may be that of one pretraining, so that a verdict needs
-/// two of them.
-fn pretrained_twice(
-    claim: &Claim,
-    sweeps: &[Sweep],
-    (verdict, reason): (Verdict, String),
-) -> (Verdict, String) {
+/// The preference of layers needs two pretrainings in miniature.
+fn of_its_kind(claim: &Claim, sweeps: &[Sweep], judgement: (Verdict, String)) -> (Verdict, String) {
     let cnn = match claim.id {
         "cnn-deep" => true,
         "vit-shallow" => false,
-        _ => return (verdict, reason),
+        _ => return judgement,
     };
-    let own = sweeps.iter().filter(|sweep| sweep.skeleton.is_cnn() == cnn);
-    let mini: Vec<&str> = own
-        .filter(|sweep| sweep.skeleton.bundled)
-        .map(|sweep| sweep.skeleton.label.as_str())
-        .collect();
-    let distinct: std::collections::BTreeSet<&str> = mini.iter().copied().collect();
-    match distinct.len() {
-        1 => {
-            let text = format!(
-                "{reason}; in miniature a verdict needs two pretrainings of the backbone, and {} is one",
-                mini[0]
-            );
-            (Verdict::Undecided, text)
-        }
-        _ => (verdict, reason),
-    }
+    let skeletons = sweeps.iter().map(|sweep| sweep.skeleton);
+    pretrained_twice(&bundled(skeletons, cnn), judgement)
 }
 
 /// The verdict of one sweep on a claim; none if the claim does not apply to it.

@@ -313,10 +313,9 @@ fn figures(flows: &[Flow]) -> Vec<String> {
     let mut times = Vec::new();
     for layer in [1, 2] {
         for (reading, value, _) in READINGS {
-            times.push(Line::new(
-                format!("layer {layer}, {reading}"),
-                of(layer, value),
-            ));
+            // The full words would not fit beside the plot.
+            let name = format!("{layer}, {}", reading.replace('_', "-"));
+            times.push(Line::new(name, of(layer, value)));
         }
     }
     let lengths = [1, 2].map(|layer| {
@@ -335,7 +334,7 @@ fn figures(flows: &[Flow]) -> Vec<String> {
         plot.svg()
     };
     vec![
-        plot("learning rate times iterations", &times),
+        plot("learning rate times iterations, by layer", &times),
         plot("length of the prompt at the end", &lengths),
     ]
 }

@@ -5,6 +5,7 @@
 //! a row is the one with the largest mean over seeds on validation; the test scores of the others are not looked at.
 
 pub mod plan;
+pub mod pretrainings;
 pub mod rows;
 
 use std::collections::BTreeMap;

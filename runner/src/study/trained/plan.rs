@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Device;
 use peft_core::activation::BoundaryShape;
+use peft_core::data::Subset;
 use peft_core::flops::Flops;
 use peft_core::{
     AdaptationMethod, BackboneSpec, BoxedBackbone, Init, LinearHead, Model, Plug, Split,
@@ -57,11 +58,10 @@ impl Skeleton {
             let own = document.get_mut("backbone").map(std::mem::take);
             config = typed_part(own.unwrap_or_default(), &entry.label, "backbone")?;
         }
-        let weights = config.source().weights;
         let built = config.build(&Init::empty(&Device::flex())).at("backbone")?;
         Ok(Self {
             label: entry.label.clone(),
-            bundled: weights.is_some_and(|file| file.path().starts_with("assets")),
+            bundled: components::is_bundled(&*config),
             backbone: Plug::new(built),
         })
     }
@@ -112,17 +112,26 @@ fn methods(value: &Value) -> Result<Vec<Box<dyn AdaptationMethod>>, Failure> {
     }
 }
 
-/// Classes and training images of a data set: what is known of it, or what is on disk.
+/// Classes and training images of a data set: what is known of it, or what is on disk. Of a part that is
+/// drawn by classes, at most so many.
 ///
 /// # Errors
 /// If it is not a data set, or nothing is known and it cannot be opened.
 pub fn sizes(entry: &DatasetEntry) -> Result<(usize, usize), Failure> {
     let (config, about) = components::dataset(&entry.component)?;
-    if let Some(about) = about {
-        return Ok((about.classes, about.splits.train));
-    }
-    let dataset = config.open().at("dataset")?;
-    Ok((dataset.classes().len(), dataset.len(Split::Train)))
+    let (classes, train) = match about {
+        Some(about) => (about.classes, about.splits.train),
+        None => {
+            let dataset = config.open().at("dataset")?;
+            (dataset.classes().len(), dataset.len(Split::Train))
+        }
+    };
+    let used = match config.subset().at("dataset")? {
+        None => train,
+        Some(Subset::Images(images)) => images,
+        Some(Subset::Shots(shots)) => train.min(shots * classes),
+    };
+    Ok((classes, used))
 }
 
 /// The number of trainings and images of a grid.
