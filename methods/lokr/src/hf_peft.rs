@@ -9,7 +9,7 @@ use peft_core::params::{Tensors, floats};
 use peft_core::site::SiteKind;
 use serde_json::{Value, json};
 
-use crate::{FIRST, Lokr, SECOND};
+use crate::config::{FIRST, Lokr, SECOND};
 
 const WHOLE: &str = "lokr_w2";
 

@@ -10,7 +10,8 @@ use peft_full_finetune as _;
 use peft_testing::{Golden, Verdict, built, check_folder, conforms, refusal, resnet, theirs, vit};
 use serde_json::json;
 
-use crate::{Lokr, split};
+use crate::Lokr;
+use crate::config::split;
 
 fn lokr(targets: &[&str]) -> Lokr {
     let targets = targets.iter().map(|target| (*target).to_owned());

@@ -26,12 +26,15 @@ pub struct LoraAdapter {
 
 impl Adapter for LoraAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
-        let mut acts = Vec::new();
-        for (name, rows) in site.parts() {
-            let Some(at) = self.factors.get(name) else {
-                continue;
-            };
-            acts.extend(at.residual(rows.clone()).map(SiteAct::Weight));
+        let own = site.parts();
+        let own = own.filter_map(|(name, rows)| Some((self.factors.get(name)?, rows)));
+        let own: Vec<(&SiteFactors, _)> = own.collect();
+        // The weight loses its part before anything acts beside it, whichever slice that is on.
+        let lost = own
+            .iter()
+            .filter_map(|(at, rows)| at.residual(rows.clone()));
+        let mut acts: Vec<SiteAct> = lost.map(SiteAct::Weight).collect();
+        for (at, rows) in own {
             let shift = at.shift(site, rows.clone());
             let mut path = LowRank::new(at.factors(), at.scale);
             path.dropout = self.dropout;

@@ -30,24 +30,36 @@ pub(crate) fn write(
     let mut folder = HfPeft::default();
     let (mut modules, mut ranks, mut alphas) = (Vec::new(), Map::new(), Map::new());
     let alpha = lora.alpha.unwrap_or(lora.rank as f64);
+    // Factors that started from the weight become ordinary ones, as PEFT converts them: what the weight
+    // lost is a second product beside theirs, of the same scale.
+    let (times, louder) = match (lora.init.is_of_weight(), lora.rslora) {
+        (false, _) => (1, 1.0),
+        (true, false) => (2, 2.0),
+        (true, true) => (2, 2.0f64.sqrt()),
+    };
     for place in lora.places(backbone)? {
         let name = place.picked.name();
         let module = module_of(&place.picked, backbone, layout, "lora")?;
         // PEFT matches patterns at the end of a name; `^` makes them match the whole name.
         let whole = || format!("^{}", exactly([&module]));
         if place.rank != lora.rank {
-            ranks.insert(whole(), place.rank.into());
+            ranks.insert(whole(), (times * place.rank).into());
         }
         if place.alpha != alpha {
-            alphas.insert(whole(), place.alpha.into());
+            alphas.insert(whole(), (louder * place.alpha).into());
         }
+        let taken = lora.taken(backbone, &place);
         for part in PARTS {
             if let Some(data) = values.get(&format!("lora.{name}.{part}")) {
                 let data = match (part, place.picked.site.kind) {
                     ("lora_magnitude_vector", SiteKind::Conv { outputs, .. }) => {
                         TensorData::new(floats(data), [1, outputs, 1, 1])
                     }
-                    _ => data.clone(),
+                    _ => match (part, &taken) {
+                        ("lora_A.weight", Some([a, _])) => above(data, a),
+                        ("lora_B.weight", Some([_, b])) => beside(data, b),
+                        _ => data.clone(),
+                    },
                 };
                 folder.tensors.insert(format!("{module}.{part}"), data);
             }
@@ -57,8 +69,8 @@ pub(crate) fn write(
     let config = json!({
         "peft_type": "LORA",
         "target_modules": exactly(&modules),
-        "r": lora.rank,
-        "lora_alpha": alpha,
+        "r": times * lora.rank,
+        "lora_alpha": louder * alpha,
         "lora_dropout": lora.dropout,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -70,6 +82,26 @@ pub(crate) fn write(
         "alpha_pattern": alphas,
     });
     Ok(folder.with_fields(config))
+}
+
+/// `[A; A0]`.
+fn above(a: &TensorData, taken: &TensorData) -> TensorData {
+    let [rank, columns] = [a.shape()[0], a.shape()[1]];
+    TensorData::new([floats(a), floats(taken)].concat(), [2 * rank, columns])
+}
+
+/// `[B, -B0]`.
+fn beside(b: &TensorData, taken: &TensorData) -> TensorData {
+    let [rows, rank] = [b.shape()[0], b.shape()[1]];
+    let (b, taken) = (floats(b), floats(taken));
+    let row = |i: usize| {
+        let lost = taken[i * rank..][..rank].iter().map(|value| -value);
+        b[i * rank..][..rank].iter().copied().chain(lost)
+    };
+    TensorData::new(
+        (0..rows).flat_map(row).collect::<Vec<f32>>(),
+        [rows, 2 * rank],
+    )
 }
 
 fn floats(data: &TensorData) -> Vec<f32> {

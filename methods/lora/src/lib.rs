@@ -31,6 +31,7 @@ mod hf_peft;
 
 use std::collections::BTreeMap;
 
+use burn::tensor::TensorData;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::Result;
 use peft_core::method::{AdaptationMethod, Attachment};
@@ -42,6 +43,17 @@ use decompose::{singular, triangular};
 pub use adapter::LoraAdapter;
 pub use config::{Lora, Start};
 
+impl Lora {
+    /// `A` and `B` whose product the frozen weight loses, if they start from it.
+    fn taken(&self, backbone: &dyn Backbone, place: &Place) -> Option<[TensorData; 2]> {
+        match self.init {
+            Start::Default | Start::Gaussian => None,
+            Start::Pissa => Some(singular(&weight(backbone, place), place.rank, place.scale)),
+            Start::Olora => Some(triangular(&weight(backbone, place), place.rank)),
+        }
+    }
+}
+
 #[typetag::serde(name = "lora")]
 impl AdaptationMethod for Lora {
     fn attach(&self, backbone: &dyn Backbone, init: &Init) -> Result<Attachment> {
@@ -50,13 +62,9 @@ impl AdaptationMethod for Lora {
             let name = place.picked.name();
             let magnitude = self.dora.then(|| row_norms(backbone, &place.picked, init));
             let own = SiteFactors::new(&place, magnitude, self, init);
-            let weight = || weight(backbone, &place);
-            let own = match self.init {
-                Start::Default | Start::Gaussian => own,
-                Start::Pissa => {
-                    own.starting_from(singular(&weight(), place.rank, place.scale), init)
-                }
-                Start::Olora => own.starting_from(triangular(&weight(), place.rank), init),
+            let own = match self.taken(backbone, &place) {
+                Some(taken) => own.starting_from(taken, init),
+                None => own,
             };
             if self.b_rate != 1.0 {
                 rates.insert(format!("{name}.lora_B.weight"), self.b_rate);

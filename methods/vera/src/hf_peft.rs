@@ -8,7 +8,7 @@ use peft_core::layout::Layout;
 use peft_core::params::{Tensors, floats};
 use serde_json::json;
 
-use crate::Vera;
+use crate::config::Vera;
 
 const PARTS: [&str; 2] = ["vera_lambda_b", "vera_lambda_d"];
 /// The names of the frozen pair, which belongs to no module.

@@ -66,7 +66,7 @@ impl<'a> Trainer<'a> {
     /// Starts, or resumes from the checkpoint if it exists. Without a path nothing is saved.
     ///
     /// # Errors
-    /// If the checkpoint exists and cannot be used.
+    /// If the checkpoint exists and cannot be used, or a factor of the recipe matches nothing that trains.
     pub fn new(
         trial: &'a Trial,
         model: Model,
@@ -81,7 +81,7 @@ impl<'a> Trainer<'a> {
             seed: trial.experiment.seed,
             compute: trial.compute_type(),
             prefix: Stepper::prefix_of(&model),
-            rates: Rates::of(&model),
+            rates: Rates::of(&model, &recipe.rates)?,
         };
         let mut state = State {
             model: Slot::new(model.train()),

@@ -5,16 +5,36 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use peft_core::{Model, params};
+use peft_core::error::{Error, Result, listed};
+use peft_core::{Model, Targets, params};
 
 /// Factors of the learning rate by parameter. Parameters that are not listed have the factor 1.
 pub struct Rates(BTreeMap<ParamId, f64>);
 
 impl Rates {
-    pub fn of(model: &Model) -> Self {
-        let infos = params::infos(model).into_iter();
-        let rates = infos.map(|info| (info.id, model.rate(&info.name)));
-        Self(rates.filter(|(_, rate)| *rate != 1.0).collect())
+    /// The factors of the methods, times those of the recipe by pattern.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a pattern that is invalid or matches nothing that trains.
+    pub fn of(model: &Model, patterns: &BTreeMap<String, f64>) -> Result<Self> {
+        let mut infos = params::infos(model);
+        infos.retain(|info| model.trains(&info.name));
+        let names: Vec<&str> = infos.iter().map(|info| info.name.as_str()).collect();
+        let mut rates: Vec<f64> = names.iter().map(|name| model.rate(name)).collect();
+        for (pattern, factor) in patterns {
+            let field = format!("recipe.rates.{pattern}");
+            let matched = Targets::Regex(pattern.clone()).matching(&names);
+            let matched = matched.map_err(|e| e.at(&field))?;
+            if matched.is_empty() {
+                let message = format!("matches nothing that trains: {}", listed(&names, 12));
+                return Err(Error::config(field, message));
+            }
+            let of_matched = names.iter().zip(&mut rates);
+            let of_matched = of_matched.filter(|(name, _)| matched.contains(name));
+            of_matched.for_each(|(_, rate)| *rate *= factor);
+        }
+        let rates = infos.iter().map(|info| info.id).zip(rates);
+        Ok(Self(rates.filter(|(_, rate)| *rate != 1.0).collect()))
     }
 
     /// Takes one step of the optimiser in which every parameter has its own learning rate. Weight
@@ -134,7 +154,8 @@ mod tests {
         let model = model(method);
         let values = |model: &Model| params::read(model, |info| model.trains(&info.name));
         let before = values(&model);
-        let (rates, model) = (Rates::of(&model), model.train());
+        let rates = Rates::of(&model, &BTreeMap::new()).unwrap();
+        let model = model.train();
         let device = Device::flex();
         let images = Tensor::<1, Int>::arange(0..2 * 3 * 32 * 32, &device).float();
         let images = images.reshape([2, 3, 32, 32]).sin();
@@ -151,6 +172,32 @@ mod tests {
             (name, pairs.map(|(a, b)| a - b).collect())
         };
         after.into_iter().map(difference).collect()
+    }
+
+    #[test]
+    fn factors_of_the_recipe_multiply_those_of_the_method() {
+        let model = model("{name: lora, b_rate: 4.0}");
+        let of = |patterns: &[(&str, f64)]| {
+            let patterns = patterns
+                .iter()
+                .map(|(name, factor)| ((*name).to_owned(), *factor));
+            Rates::of(&model, &patterns.collect())
+        };
+        let rates = of(&[(r"head\..*", 10.0), (r".*\.blocks\.1\..*", 0.5)]).unwrap();
+        let infos = params::infos(&model).into_iter();
+        let named: BTreeMap<_, _> = infos
+            .filter_map(|info| Some((info.name, *rates.0.get(&info.id)?)))
+            .collect();
+        assert_eq!(named["head.weight"], 10.0);
+        assert_eq!(named["lora.blocks.0.attn.qkv.lora_B.weight"], 4.0);
+        assert_eq!(named["lora.blocks.1.attn.qkv.lora_A.weight"], 0.5);
+        assert_eq!(named["lora.blocks.1.attn.qkv.lora_B.weight"], 2.0);
+        assert_eq!(named.len(), 5);
+        let error = of(&[("blocks", 2.0)]).err().unwrap().to_string();
+        assert!(
+            error.starts_with("recipe.rates.blocks: matches nothing that trains: "),
+            "{error}"
+        );
     }
 
     #[test]

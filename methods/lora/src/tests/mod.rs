@@ -1,6 +1,7 @@
 //! Golden values made with HF PEFT, the conformance suite, and refusals.
 
 mod hf_peft;
+mod starts;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_backbone_clip as _;
@@ -159,14 +160,7 @@ fn a_slice_equals_the_weight_with_the_product_in_its_rows() {
         let head = LinearHead::new(48, 7, &init);
         Model::assemble(backbone, methods, head, &init).unwrap()
     };
-    let images = Tensor::<4>::from_data(
-        TensorData::new(noise(2 * 3 * 32 * 32, "images"), [2, 3, 32, 32]),
-        init.device(),
-    );
-    let logits = |model: &Model| {
-        let logits = model.logits(Activation::Map(images.clone()), 0, None);
-        floats(logits.into_data())
-    };
+    let logits = |model: &Model| floats(model.logits(images(&init), 0, None).into_data());
 
     let adapted = assemble(&[Box::new(lora(&["value"]))]);
     let factors: Tensors = params::read(&adapted, |info| info.name.starts_with("lora."))
@@ -204,6 +198,12 @@ fn a_slice_equals_the_weight_with_the_product_in_its_rows() {
     let (got, expected) = (logits(&adapted), logits(&edited));
     assert!(before != expected, "the product has no effect");
     assert_close("logits", &got, &expected, 1e-5, None);
+}
+
+/// Two random images.
+fn images(init: &Init) -> Activation {
+    let pixels = TensorData::new(noise(2 * 3 * 32 * 32, "images"), [2, 3, 32, 32]);
+    Activation::Map(Tensor::from_data(pixels, init.device()))
 }
 
 /// Random values with deviation 0.3, determined by a name.

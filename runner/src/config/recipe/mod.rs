@@ -5,6 +5,8 @@ mod optimizer;
 mod range;
 mod schedule;
 
+use std::collections::BTreeMap;
+
 use burn::tensor::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,10 @@ pub struct Recipe {
     /// The schedule: how the learning rate changes over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// Factors of the learning rate by regular expression over the whole name of what trains, each more
+    /// than 0: `{'head\..*': 10}`. They multiply each other and those of the method.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<String, f64>,
     /// The number of passes over the training split, at least 1.
     pub epochs: usize,
     /// The number of images in a forward pass, at least 1.
@@ -130,6 +136,11 @@ impl Recipe {
             let range = format!("1 to {}", self.epochs);
             let ok = (1..=self.epochs).contains(&epochs);
             within("stop_after", ok, &range, epochs as f64)?;
+        }
+        for (pattern, factor) in &self.rates {
+            let ok = *factor > 0.0 && factor.is_finite();
+            let field = format!("rates.{pattern}");
+            within(&field, ok, "a finite number more than 0", *factor)?;
         }
         self.check_selection()?;
         self.check_augmentation()?;

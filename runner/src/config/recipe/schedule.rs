@@ -12,24 +12,33 @@ use crate::config::recipe::range::{count, within};
 pub enum Schedule {
     /// The learning rate stays the same.
     Constant {
-        /// The number of epochs over which it first rises linearly from 0.
+        /// The number of epochs over which it first rises linearly from `warmup_start`.
         #[serde(default)]
         warmup_epochs: f64,
+        /// The factor before the first step, in `[0, 1]`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        warmup_start: f64,
     },
     /// Half a cosine from 1 down to `floor` at the last step.
     Cosine {
-        /// The number of epochs over which it first rises linearly from 0.
+        /// The number of epochs over which it first rises linearly from `warmup_start`.
         #[serde(default)]
         warmup_epochs: f64,
+        /// The factor before the first step, in `[0, 1]`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        warmup_start: f64,
         /// The factor at the end, in `[0, 1]`.
         #[serde(default)]
         floor: f64,
     },
     /// The learning rate is multiplied by `factor` after every `every` epochs.
     Step {
-        /// The number of epochs over which it first rises linearly from 0.
+        /// The number of epochs over which it first rises linearly from `warmup_start`.
         #[serde(default)]
         warmup_epochs: f64,
+        /// The factor before the first step, in `[0, 1]`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        warmup_start: f64,
         /// The number of epochs between changes, at least 1.
         every: usize,
         /// The factor, in `(0, 1]`.
@@ -39,22 +48,33 @@ pub enum Schedule {
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self::Constant { warmup_epochs: 0.0 }
+        Self::Constant {
+            warmup_epochs: 0.0,
+            warmup_start: 0.0,
+        }
     }
+}
+
+/// Fields that are 0 are not written, so that runs from before they existed keep their hash.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Schedule {
     /// Returns the factor of step `step` (from 0) of `epochs` epochs of `steps_per_epoch` steps.
     pub fn factor(&self, step: usize, steps_per_epoch: usize, epochs: usize) -> f64 {
         let per_epoch = steps_per_epoch as f64;
-        let (Self::Constant { warmup_epochs }
-        | Self::Cosine { warmup_epochs, .. }
-        | Self::Step { warmup_epochs, .. }) = self;
+        let (warmup_epochs, warmup_start) = self.warmup();
         let (step, total) = (step as f64, per_epoch * epochs as f64);
         let warmup = (warmup_epochs * per_epoch).min(total);
         if step < warmup {
             // The first step already moves: a factor of 0 would waste its batch.
-            return (step + 1.0) / warmup.max(1.0);
+            let share = (step + 1.0) / warmup.max(1.0);
+            return warmup_start + (1.0 - warmup_start) * share;
         }
         match self {
             Self::Constant { .. } => 1.0,
@@ -70,17 +90,36 @@ impl Schedule {
         }
     }
 
+    /// The epochs of the warm-up, and the factor before its first step.
+    fn warmup(&self) -> (f64, f64) {
+        let (Self::Constant {
+            warmup_epochs,
+            warmup_start,
+        }
+        | Self::Cosine {
+            warmup_epochs,
+            warmup_start,
+            ..
+        }
+        | Self::Step {
+            warmup_epochs,
+            warmup_start,
+            ..
+        }) = self;
+        (*warmup_epochs, *warmup_start)
+    }
+
     /// Checks the ranges of all fields in a recipe of `epochs` epochs.
     ///
     /// # Errors
     /// The dotted path of a field outside its range, and the range.
     pub(super) fn check(&self, epochs: usize) -> Result<(), String> {
-        let (Self::Constant { warmup_epochs }
-        | Self::Cosine { warmup_epochs, .. }
-        | Self::Step { warmup_epochs, .. }) = self;
-        let ok = *warmup_epochs >= 0.0 && *warmup_epochs <= epochs as f64;
+        let (warmup_epochs, warmup_start) = self.warmup();
+        let ok = warmup_epochs >= 0.0 && warmup_epochs <= epochs as f64;
         let range = format!("0 to {epochs} (the epochs)");
-        within("schedule.warmup_epochs", ok, &range, *warmup_epochs)?;
+        within("schedule.warmup_epochs", ok, &range, warmup_epochs)?;
+        let ok = (0.0..=1.0).contains(&warmup_start);
+        within("schedule.warmup_start", ok, "0 to 1", warmup_start)?;
         match self {
             Self::Step { every, factor, .. } => {
                 count("schedule.every", *every)?;
@@ -104,6 +143,7 @@ mod tests {
     fn schedules_start_turn_and_end_where_they_should() {
         let cosine = Schedule::Cosine {
             warmup_epochs: 1.0,
+            warmup_start: 0.0,
             floor: 0.1,
         };
         let at = |step| cosine.factor(step, 10, 11);
@@ -113,6 +153,7 @@ mod tests {
         assert!(at(109) > 0.1 && at(109) < 0.11);
         let steps = Schedule::Step {
             warmup_epochs: 0.0,
+            warmup_start: 0.0,
             every: 2,
             factor: 0.5,
         };
@@ -120,5 +161,27 @@ mod tests {
             .map(|epoch| steps.factor(epoch * 10, 10, 6))
             .collect();
         assert_eq!(epochs, [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]);
+    }
+
+    #[test]
+    fn a_warm_up_rises_from_its_start() {
+        let at = |start: f64| {
+            let schedule = Schedule::Constant {
+                warmup_epochs: 1.0,
+                warmup_start: start,
+            };
+            [0, 4, 9, 10].map(|step| schedule.factor(step, 10, 2))
+        };
+        assert_eq!(at(0.0), [0.1, 0.5, 1.0, 1.0]);
+        assert_eq!(at(0.5), [0.55, 0.75, 1.0, 1.0]);
+        let schedule = Schedule::Constant {
+            warmup_epochs: 1.0,
+            warmup_start: 2.0,
+        };
+        let error = schedule.check(2).unwrap_err();
+        assert_eq!(
+            error,
+            "recipe.schedule.warmup_start: expected 0 to 1, got 2"
+        );
     }
 }
