@@ -24,6 +24,15 @@ methods=(
     "{name: vpt, mode: deep, length: 10}"
     "{name: lora, rank: 10}"
     "{name: lora, rank: 10, dora: true}"
+    "{name: loha, rank: 8}"
+    "{name: lokr, rank: 8}"
+    "{name: oft, block_size: 32}"
+    "{name: fourierft, frequencies: 1000}"
+    "{name: vera, rank: 256}"
+    "{name: fact, kind: tt, rank: 16}"
+    "{name: fact, kind: tk, rank: 16}"
+    "{name: rep-adapter, bottleneck: 8}"
+    "{name: convpass, bottleneck: 8}"
     "{name: adapter, kind: pfeiffer, bottleneck: 16}"
     "{name: adapter, kind: houlsby, bottleneck: 16}"
     "{name: adapter, kind: parallel, bottleneck: 16}"
@@ -31,6 +40,7 @@ methods=(
     "{name: ssf}"
     "{name: norm-tune}"
     "{name: bias}"
+    "{name: partial, blocks: 1}"
 )
 
 number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p" <<<"$2"; }

@@ -13,19 +13,28 @@ use peft_adapter as _;
 use peft_adaptformer as _;
 use peft_ap as _;
 use peft_bias as _;
+use peft_convpass as _;
 use peft_core::loss::cross_entropy;
 use peft_core::{Activation, AdaptationMethod, Hooks};
+use peft_fact as _;
+use peft_fourierft as _;
 use peft_full_finetune as _;
 use peft_linear_probe as _;
+use peft_loha as _;
+use peft_lokr as _;
 use peft_lora as _;
 use peft_norm_tune as _;
+use peft_oft as _;
+use peft_partial as _;
+use peft_rep_adapter as _;
 use peft_ssf as _;
+use peft_vera as _;
 use peft_vp as _;
 use peft_vpt as _;
 use replace_with::replace_with_or_abort;
 
 /// Names and configurations.
-const METHODS: [(&str, &str); 17] = [
+const METHODS: [(&str, &str); 27] = [
     ("linear-probe", "name: linear-probe"),
     ("ap-early", "{name: ap, boundaries: [1]}"),
     ("ap-late", "{name: ap, boundaries: [-1]}"),
@@ -35,6 +44,15 @@ const METHODS: [(&str, &str); 17] = [
     ("vpt-deep", "{name: vpt, mode: deep}"),
     ("lora", "name: lora"),
     ("dora", "{name: lora, dora: true}"),
+    ("loha", "name: loha"),
+    ("lokr", "name: lokr"),
+    ("oft", "{name: oft, block_size: 16}"),
+    ("fourierft", "{name: fourierft, frequencies: 500}"),
+    ("vera", "{name: vera, rank: 64}"),
+    ("fact-tt", "{name: fact, kind: tt, rank: 8}"),
+    ("fact-tk", "{name: fact, kind: tk, rank: 8}"),
+    ("rep-adapter", "name: rep-adapter"),
+    ("convpass", "name: convpass"),
     (
         "adapter-pfeiffer",
         "{name: adapter, kind: pfeiffer, bottleneck: 16}",
@@ -51,6 +69,7 @@ const METHODS: [(&str, &str); 17] = [
     ("ssf", "name: ssf"),
     ("norm-tune", "name: norm-tune"),
     ("bias", "name: bias"),
+    ("partial", "name: partial"),
     ("full-finetune", "name: full-finetune"),
 ];
 /// Backbones with the size of their batch.

@@ -42,20 +42,22 @@ pub fn allowed(device: &ComputeDevice) -> f32 {
     2.0 * tolerance(device)
 }
 
+/// Most methods of a step. Errors add up from method to method, and any number may be registered.
+const TOGETHER: usize = 6;
+
 /// What a parameter is: `head`, the method of its adapter, or for one of the backbone the kind of its site:
 /// `linear`, `conv` or `norm`, and `other` outside of these.
 pub fn kind_of(name: &str, spec: &BackboneSpec) -> String {
     if name.starts_with("head.") {
         return "head".to_owned();
     }
-    if let Some(adapter) = name.strip_prefix("adapters.") {
-        let name = adapter.split('.').next().unwrap_or(adapter);
+    let Some(own) = name.strip_prefix("backbone.") else {
+        let name = name.split('.').next().unwrap_or(name);
         // A method that is listed twice has the adapters `lora` and `lora-2`.
         let numbered = name.rsplit_once('-');
         let numbered = numbered.filter(|(_, number)| number.parse::<usize>().is_ok());
         return numbered.map_or(name, |(method, _)| method).to_owned();
-    }
-    let own = name.strip_prefix("backbone.").unwrap_or(name);
+    };
     let holds = |site: &str| {
         own.strip_prefix(site)
             .is_some_and(|rest| rest.starts_with('.'))
@@ -152,7 +154,7 @@ fn of_sizes(
         let mut together: Vec<&str> = Vec::new();
         let mut reference = None;
         for candidate in &candidates {
-            if candidate.kinds.is_subset(&seen) {
+            if candidate.kinds.is_subset(&seen) || together.len() == TOGETHER {
                 continue;
             }
             together.push(candidate.example);

@@ -40,7 +40,8 @@ impl Replicas {
             ));
         }
         let replica = |device: &ComputeDevice| {
-            let model = model.clone().to_device(&device.device.clone().autodiff());
+            // Moved without autodiff, which would record the move and train nothing.
+            let model = model.valid().to_device(&device.device).train();
             Replica {
                 device: device.device.clone(),
                 prefix: Stepper::prefix_of(&model),
@@ -180,7 +181,7 @@ mod tests {
             seed: 1,
             compute: DType::F32,
             prefix: Stepper::prefix_of(&model),
-            rates: Rates::of(&model),
+            rates: Rates::of(&model, &recipe.rates).unwrap(),
         };
         let whole = Part { index: 0, of: 1 };
         let (images, prefix) = (Images::all(batch()), stepper.prefix.as_ref());

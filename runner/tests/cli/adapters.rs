@@ -208,6 +208,10 @@ fn methods_that_contradict_each_other_are_refused() {
             "must be the first to act; put its method first",
         ),
         (
+            "[{name: lora}, {name: loha}]",
+            "must be the first to act; put its method first",
+        ),
+        (
             "[{name: ap, boundaries: [0]}, {name: vp, kind: frame, inner: 8}]",
             "vp replaces the image; it must be the first method",
         ),

@@ -17,13 +17,13 @@ pub fn bundled<'a>(
 }
 
 /// The verdict on what miniature networks show: one of them may owe it to its pretraining, so that a verdict
-/// needs two.
+/// needs two. Where there is nothing to judge, that stays so.
 pub fn pretrained_twice(
     miniatures: &BTreeSet<&str>,
     (verdict, reason): (Verdict, String),
 ) -> (Verdict, String) {
     match miniatures.first() {
-        Some(only) if miniatures.len() == 1 => {
+        Some(only) if miniatures.len() == 1 && verdict != Verdict::None => {
             let text = format!(
                 "{reason}; in miniature a verdict needs two pretrainings of a backbone, and this is one ({only})"
             );
