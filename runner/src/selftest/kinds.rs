@@ -63,13 +63,13 @@ pub fn kind_of(name: &str, spec: &BackboneSpec) -> String {
             .is_some_and(|rest| rest.starts_with('.'))
     };
     let kinds = spec.sites.iter().filter(|site| holds(&site.name));
-    let kind = kinds.filter_map(|site| match site.kind {
+    let mut kind = kinds.filter_map(|site| match site.kind {
         SiteKind::Linear { .. } => Some("linear"),
         SiteKind::Conv { .. } => Some("conv"),
         SiteKind::Norm { .. } => Some("norm"),
         SiteKind::Branch { .. } => None,
     });
-    kind.last().unwrap_or("other").to_owned()
+    kind.next_back().unwrap_or("other").to_owned()
 }
 
 /// The kinds of the parameters that a model trains.
