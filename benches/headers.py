@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tables import ROOT, machine
 
-HEADER = re.compile(r"^# +(?:runner )(--config .+)\n# Result: [\d.]+ % test top-1 after .+$", re.MULTILINE)
+HEADER = re.compile(r"^# +(?:runner )(--config .+)\n# Result: (?!none was).+$", re.MULTILINE)
 
 
 def processor() -> str:

@@ -371,7 +371,10 @@ const BUNDLED: [&str; 4] = [
 ];
 
 /// The trials that the bundled residual network refuses, and the reason.
-const NOT_ON_MAPS: [(&str, &str); 2] = [
+const NOT_ON_MAPS: [(&str, &str); 5] = [
+    ("peft/fact-tk.yaml", "expected tokens of one width"),
+    ("peft/fact-tt.yaml", "expected tokens of one width"),
+    ("peft/rep-adapter.yaml", "\"qkv\" matches no site of resnet"),
     ("peft/vpt-shallow.yaml", "a sequence under global attention"),
     ("peft/vpt-deep.yaml", "a sequence under global attention"),
 ];
