@@ -82,7 +82,7 @@ pub struct Metrics {
     /// Top-1 of each group that has images, by name; empty where the data set has no groups.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, f64>,
-    /// Images by the probability of their most likely class, in [`BINS`] bins of equal width.
+    /// Images by the probability of their most likely class, in bins of equal width.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calibration: Vec<Bin>,
     /// The metric [`Metric::Auroc`], where probabilities were kept and a class has both images of its own
