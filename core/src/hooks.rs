@@ -111,7 +111,7 @@ pub(crate) enum Act<'a> {
 }
 
 impl Act<'_> {
-    /// Whether it changes what the site reads.
+    /// Returns whether this act changes the input of its site.
     pub(crate) fn is_on_input(&self) -> bool {
         match self {
             Self::InputLowRank(_) => true,

@@ -116,7 +116,7 @@ impl Site {
 }
 
 impl SiteKind {
-    /// Whether it is a linear layer or a convolution.
+    /// Returns whether a site of this kind has a weight matrix: linear layers and convolutions do.
     pub fn has_matrix(&self) -> bool {
         matches!(self, Self::Linear { .. } | Self::Conv { .. })
     }

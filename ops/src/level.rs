@@ -20,16 +20,16 @@ pub enum Level {
     Avx512,
 }
 
-/// All of them, the best last.
-const LEVELS: [Level; 5] = [
-    Level::Off,
-    Level::Composed,
-    Level::Baseline,
-    Level::Avx2,
-    Level::Avx512,
-];
-
 impl Level {
+    /// All levels, the best last.
+    pub const ALL: [Self; 5] = [
+        Self::Off,
+        Self::Composed,
+        Self::Baseline,
+        Self::Avx2,
+        Self::Avx512,
+    ];
+
     /// The name in `PEFT_OPS`, such as `avx2`.
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Level {
         }
     }
 
-    /// Whether kernels run at this level.
+    /// Returns whether the kernels of this crate run at this level, rather than Burn's operations.
     pub(crate) fn has_kernels(self) -> bool {
         !matches!(self, Self::Off | Self::Composed)
     }
@@ -86,7 +86,7 @@ pub(crate) fn current() -> Level {
 }
 
 fn best() -> Level {
-    let available = LEVELS.into_iter().rev().find(|level| level.available());
+    let available = Level::ALL.into_iter().rev().find(|level| level.available());
     available.unwrap_or(Level::Baseline)
 }
 
@@ -99,15 +99,15 @@ fn chosen(name: &str) -> Option<Result<Level, String>> {
         let names: Vec<&str> = levels.into_iter().map(Level::name).collect();
         names.join(", ")
     };
-    let Some(level) = LEVELS.into_iter().find(|level| level.name() == name) else {
-        let all = names(LEVELS.to_vec());
+    let Some(level) = Level::ALL.into_iter().find(|level| level.name() == name) else {
+        let all = names(Level::ALL.to_vec());
         return Some(Err(format!("PEFT_OPS: expected {all}, got {name:?}")));
     };
     if level.available() {
         return Some(Ok(level));
     }
     let available = names(
-        LEVELS
+        Level::ALL
             .into_iter()
             .filter(|level| level.available())
             .collect(),
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_level_that_the_cpu_lacks_is_refused() {
-        for level in LEVELS {
+        for level in Level::ALL {
             let name = level.name();
             match chosen(name).unwrap() {
                 Ok(chosen) => assert!(chosen == level && level.available()),

@@ -34,6 +34,19 @@ pub enum Verdict {
     Refused(String),
 }
 
+impl Verdict {
+    /// Returns whether the method merges, or the reason why it does not, or is refused, contains one of these
+    /// texts.
+    pub fn merges_or_says(&self, reasons: &[&str]) -> bool {
+        match self {
+            Self::Conforms { merges: Ok(()) } => true,
+            Self::Conforms { merges: Err(why) } | Self::Refused(why) => {
+                reasons.iter().any(|reason| why.contains(reason))
+            }
+        }
+    }
+}
+
 /// Checks every method on every tiny backbone that is linked; each must accept at least one.
 ///
 /// These properties must hold:

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::TensorData;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::backbone::Backbone;
 use crate::checkpoint::{Checkpoint, WRAPPERS, unwrapped};
@@ -233,7 +233,7 @@ impl HfPeft {
         number.ok_or_else(|| Error::config(format!("{CONFIG}: {name}"), message()))
     }
 
-    /// The same folder with the fields of a JSON object in its configuration.
+    /// Adds the fields of a JSON object to the configuration of the folder.
     pub fn with_fields(mut self, fields: Value) -> Self {
         if let Value::Object(fields) = fields {
             self.config.extend(fields);
@@ -273,6 +273,18 @@ impl HfPeft {
             }
         }
         Ok(())
+    }
+
+    /// As [`refuse_all_but`](Self::refuse_all_but): the fields `any` may have any value, and the fields `zero`
+    /// must be 0, which asks for nothing either.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the field.
+    pub fn refuse_all_but_any(&self, any: &[&str], zero: &[&str]) -> Result<()> {
+        let nothing = [json!(0.0), json!(0)];
+        let any = any.iter().map(|field| (*field, &[][..]));
+        let zero = zero.iter().map(|field| (*field, &nothing[..]));
+        self.refuse_all_but(&any.chain(zero).collect::<Vec<_>>())
     }
 }
 

@@ -1,20 +1,18 @@
 //! The bottleneck of adapters: two layers with a nonlinearity between them, at every position.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use burn::tensor::ops::ConvOptions;
-use peft_ops::{conv2d, relu};
+use peft_ops::relu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
-use crate::channels::like;
 use crate::init::Init;
 use crate::random::Distribution;
 use crate::step::Draws;
 
-use super::linear::linear;
+use super::dense::Dense;
 
 /// `up(dropout(f(down(x))))` over the channels (Houlsby et al. 2019). It starts as zero because `up`
 /// does; `down` must not, or only the bias of `up` would ever get a gradient.
@@ -27,14 +25,6 @@ pub struct Bottleneck {
     dropout: f64,
     #[module(skip)]
     name: String,
-}
-
-#[derive(Module, Debug)]
-struct Dense {
-    /// `[out, in]`.
-    weight: Param<Tensor<2>>,
-    /// `[out]`.
-    bias: Param<Tensor<1>>,
 }
 
 /// The function between `down` and `up`.
@@ -70,13 +60,8 @@ impl Bottleneck {
         dropout: f64,
         init: &Init,
     ) -> Self {
-        let dense = |part: &str, inputs, outputs, values| Dense {
-            weight: init.param(&format!("{name}.{part}.weight"), [outputs, inputs], values),
-            bias: init.param(
-                &format!("{name}.{part}.bias"),
-                [outputs],
-                Distribution::Zeros,
-            ),
+        let dense = |part: &str, inputs, outputs, values| {
+            Dense::new(&format!("{name}.{part}"), [outputs, inputs], values, init)
         };
         Self {
             down: dense("down", width, hidden, Distribution::kaiming(width)),
@@ -112,29 +97,5 @@ impl Bottleneck {
         let hidden = self.nonlinearity.apply(layer(&self.down, x));
         let hidden = draws.dropout(hidden, self.dropout, &self.name);
         layer(&self.up, hidden)
-    }
-}
-
-impl Dense {
-    /// # Shapes
-    /// `[.., in] -> [.., out]`.
-    fn on_rows<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, self.weight.val(), Some(self.bias.val()))
-    }
-
-    /// Like [`on_rows`](Self::on_rows) at each position of a map, which keeps its layout.
-    ///
-    /// # Shapes
-    /// `[b, in, h, w] -> [b, out, h, w]`.
-    fn on_map(&self, x: Tensor<4>) -> Tensor<4> {
-        let (weight, bias) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
-        let [outputs, inputs] = weight.dims();
-        let kernel = weight.reshape([outputs, inputs, 1, 1]);
-        conv2d(
-            x,
-            kernel,
-            Some(bias),
-            ConvOptions::new([1, 1], [0, 0], [1, 1], 1),
-        )
     }
 }

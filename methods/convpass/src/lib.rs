@@ -22,6 +22,7 @@ use peft_core::backbone::{Backbone, Init};
 use peft_core::check;
 use peft_core::error::Result;
 use peft_core::hooks::{BranchValues, Draws, SiteAct, like};
+use peft_core::layers::Dense;
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::plug::BySite;
 use peft_core::random::Distribution;
@@ -151,14 +152,6 @@ struct Bypass {
 }
 
 #[derive(Module, Debug)]
-struct Dense {
-    /// `[out, in]`.
-    weight: Param<Tensor<2>>,
-    /// `[out]`.
-    bias: Param<Tensor<1>>,
-}
-
-#[derive(Module, Debug)]
 struct Conv {
     /// `[h, h, 3, 3]`.
     weight: Param<Tensor<4>>,
@@ -180,20 +173,14 @@ impl Bypass {
         let identity = Tensor::<2>::eye(hidden, init.device()).reshape([hidden, hidden, 1, 1]);
         let kernel = init.tensor(&name("conv.weight"), [hidden, hidden, 3, 3], zeros);
         Self {
-            down: Dense {
-                weight: init.param(&name("down.weight"), [hidden, width], xavier),
-                bias: init.param(&name("down.bias"), [hidden], zeros),
-            },
+            down: Dense::new(&name("down"), [hidden, width], xavier, init),
             conv: Conv {
                 weight: Param::from_tensor(
                     kernel.slice_assign([0..hidden, 0..hidden, 1..2, 1..2], identity),
                 ),
                 bias: init.param(&name("conv.bias"), [hidden], zeros),
             },
-            up: Dense {
-                weight: init.param(&name("up.weight"), [width, hidden], zeros),
-                bias: init.param(&name("up.bias"), [width], zeros),
-            },
+            up: Dense::new(&name("up"), [width, hidden], zeros, init),
             dropout,
             tokens,
             name: site.to_owned(),
@@ -203,7 +190,7 @@ impl Bypass {
     /// # Shapes
     /// Any activation with `D` channels; the result has the same shape.
     fn forward(&self, x: Activation, draws: &Draws) -> Activation {
-        let hidden = x.per_position(|x| Gelu::Quick.of(self.down.forward(x)));
+        let hidden = x.per_position(|x| Gelu::Quick.of(self.down.on_rows(x)));
         let mixed = match hidden {
             Activation::Map(x) => Activation::Map(self.conv.forward(x)),
             Activation::Grid(x) => Activation::Grid(self.conv.channels_last(x)),
@@ -212,7 +199,7 @@ impl Bypass {
         };
         mixed.per_position(|x| {
             let hidden = draws.dropout(Gelu::Quick.of(x), self.dropout, &self.name);
-            self.up.forward(hidden)
+            self.up.on_rows(hidden)
         })
     }
 
@@ -241,15 +228,6 @@ impl Bypass {
             parts.push(self.conv.on_single(x.narrow(1, behind, n - behind)));
         }
         Tensor::cat(parts, 1)
-    }
-}
-
-impl Dense {
-    /// # Shapes
-    /// `[positions, in] -> [positions, out]`.
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let (weight, bias) = (like(self.weight.val(), &x), like(self.bias.val(), &x));
-        linear(x, weight, Some(bias))
     }
 }
 

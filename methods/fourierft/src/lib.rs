@@ -203,7 +203,7 @@ fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Impo
         "layers_to_transform",
         "layers_pattern",
     ];
-    given.refuse_all_but(&any.map(|field| (field, &[][..])))?;
+    given.refuse_all_but_any(&any, &[])?;
     let parts = read_parts(given, backbone, layout, "fourierft", &PARTS)?;
     let zero = given.field("init_weights") == &json!(true);
     Ok(Imported {

@@ -164,10 +164,7 @@ fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Impo
         "layers_to_transform",
         "layers_pattern",
     ];
-    let mut known = any.map(|field| (field, &[][..])).to_vec();
-    let nothing = [json!(0.0), json!(0)];
-    known.extend([("rank_dropout", &nothing[..]), ("module_dropout", &nothing)]);
-    given.refuse_all_but(&known)?;
+    given.refuse_all_but_any(&any, &["rank_dropout", "module_dropout"])?;
     let parts = read_parts(given, backbone, layout, "loha", &PARTS)?;
     Ok(Imported {
         methods: vec![json!({

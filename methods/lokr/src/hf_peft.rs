@@ -67,10 +67,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         "layers_to_transform",
         "layers_pattern",
     ];
-    let mut known = any.map(|field| (field, &[][..])).to_vec();
-    let nothing = [json!(0.0), json!(0)];
-    known.extend([("rank_dropout", &nothing[..]), ("module_dropout", &nothing)]);
-    given.refuse_all_but(&known)?;
+    given.refuse_all_but_any(&any, &["rank_dropout", "module_dropout"])?;
     let mut parts = read_parts(given, backbone, layout, "lokr", &[FIRST, SECOND].concat())?;
     for (name, data) in &mut parts.tensors {
         if name.ends_with(WHOLE) && data.shape().len() == 4 {

@@ -70,7 +70,7 @@ impl Start {
         *self == Self::Default
     }
 
-    /// Whether the frozen weight loses what the factors start with.
+    /// Returns whether the factors start as a part of the weight, which is then taken out of the frozen one.
     pub(crate) fn is_of_weight(self) -> bool {
         matches!(self, Self::Pissa | Self::Olora)
     }

@@ -46,7 +46,7 @@ pub struct Oft {
     pub block_size: usize,
     /// Terms of the series, at least 2; null for exact rotations. Default 5.
     pub terms: Option<usize>,
-    /// Whether all blocks of a site are the same. Default false.
+    /// Whether one rotation serves all blocks of a site. Default false.
     pub shared: bool,
     /// Sites by suffix (a list) or regular expression over the whole name (a string); `query`, `key` and
     /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else every convolution.
@@ -205,10 +205,7 @@ fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> Result<Impo
         "layers_to_transform",
         "layers_pattern",
     ];
-    let mut known = any.map(|field| (field, &[][..])).to_vec();
-    let nothing = [json!(0.0), json!(0)];
-    known.extend([("module_dropout", &nothing[..]), ("r", &nothing)]);
-    given.refuse_all_but(&known)?;
+    given.refuse_all_but_any(&any, &["module_dropout", "r"])?;
     let is_on = |field: &str| given.field(field) == &Value::Bool(true);
     let terms = match is_on("use_cayley_neumann") {
         true => json!(given.number("num_cayley_neumann_terms")? as usize),

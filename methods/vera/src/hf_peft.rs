@@ -48,10 +48,7 @@ pub(crate) fn read(given: &HfPeft, backbone: &dyn Backbone, layout: &Layout) -> 
         "layers_to_transform",
         "layers_pattern",
     ];
-    let mut known = any.map(|field| (field, &[][..])).to_vec();
-    let nothing = [json!(0.0), json!(0)];
-    known.push(("vera_dropout", &nothing));
-    given.refuse_all_but(&known)?;
+    given.refuse_all_but_any(&any, &["vera_dropout"])?;
     let mut given = given.clone();
     let pair = PAIR.map(|name| given.tensors.remove(name));
     let parts = read_parts(&given, backbone, layout, "vera", &PARTS)?;
@@ -92,7 +89,7 @@ fn without_name(method: &serde_json::Value) -> serde_json::Value {
     fields
 }
 
-/// Whether both hold the same values, up to the rounding of a file of 16 bits.
+/// Returns whether two tensors hold the same values, up to the rounding of a file of 16 bits.
 fn equal(saved: &TensorData, drawn: &TensorData) -> bool {
     let values = [saved, drawn].map(|data| floats(data.clone()));
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 64.0;

@@ -27,7 +27,7 @@ pub(crate) use conv::conv2d;
 pub(crate) use gelu::{Gate, gelu};
 pub(crate) use layer_norm::layer_norm;
 
-/// Whether they run on the tensor, unless they are turned off.
+/// Returns whether composed operations run on the device of a tensor. The environment may turn them off.
 fn run_on(x: &DispatchTensor) -> bool {
     foreign(x) && enabled()
 }

@@ -138,14 +138,6 @@ mod tests {
 
     use super::*;
 
-    const LEVELS: [Level; 5] = [
-        Level::Off,
-        Level::Composed,
-        Level::Baseline,
-        Level::Avx2,
-        Level::Avx512,
-    ];
-
     #[test]
     fn code_differs_with_the_cpu_and_with_the_level() {
         let arch = std::env::consts::ARCH;
@@ -157,7 +149,7 @@ mod tests {
         assert_eq!(code_of_cpu("base", Level::Baseline), format!("{arch} base"));
         let mut seen = BTreeSet::new();
         for instructions in ["base", "avx2", "avx512"] {
-            for level in LEVELS {
+            for level in Level::ALL {
                 assert!(seen.insert(code_of_cpu(instructions, level)));
             }
         }

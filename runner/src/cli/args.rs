@@ -64,7 +64,7 @@ impl DevicesArgs {
     }
 }
 
-/// What is asked of the device before it trains.
+/// The arguments about the comparison of a device with the CPU before it trains.
 #[derive(Args, Clone, Copy, Default)]
 pub struct TrustArgs {
     /// Train on an accelerator without comparing it with the CPU first, or against the result; the

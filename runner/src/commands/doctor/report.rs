@@ -22,7 +22,7 @@ pub struct Report {
     pub devices: Vec<DeviceReport>,
 }
 
-/// Whether a kind of accelerator can be used.
+/// A kind of accelerator, and whether this program can use it.
 #[derive(Serialize)]
 pub struct Accelerator {
     pub kind: &'static str,
