@@ -201,9 +201,21 @@ fn of_architecture(
         return Vec::new();
     };
     let family = config.typetag_name();
-    let row = json!({"name": family, "variant": name});
-    let row = serde_json::from_value::<Box<dyn BackboneConfig>>(row).ok();
-    let Some(row) = row.and_then(|row| row.facts().ok()) else {
+    let build = |row: &Value| serde_json::from_value::<Box<dyn BackboneConfig>>(row.clone()).ok();
+    let mut row = json!({"name": family, "variant": name});
+    let built = build(&row).map(|mut built| {
+        // timm builds the architecture with `model_args`, on which other defaults of the row depend: `fc_norm`
+        // follows `global_pool`. A value that does not build is reported where it is followed.
+        for fact in published.facts.iter().filter(|fact| !fact.implied) {
+            let mut with = row.clone();
+            with[&fact.name] = fact.value.clone();
+            if let Some(next) = build(&with).filter(|_| config.has_field(&fact.name)) {
+                (row, built) = (with, next);
+            }
+        }
+        built
+    });
+    let Some(row) = built.and_then(|row| row.facts().ok()) else {
         remarks.push(format!(
             "{} names the architecture {name}, which is not a variant of {family} here: what the \
              name implies is not followed",

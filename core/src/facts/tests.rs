@@ -188,6 +188,11 @@ fn the_configuration_wins_over_the_file_and_the_file_over_the_default() {
             json!({"architecture": "large", "model_args": {"num_heads": 2}}),
             json!({}),
         ),
+        (
+            json!({}),
+            json!({"architecture": "large", "model_args": {"global_pool": "avg"}}),
+            json!({"num_heads": 4, "global_pool": "avg"}),
+        ),
     ];
     for (yaml, file, expected) in cases {
         let (published, _folder) = published("config.json", file.clone());
