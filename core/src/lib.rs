@@ -15,6 +15,8 @@ pub mod channels;
 pub mod check;
 pub mod checkpoint;
 pub mod data;
+pub mod described;
+pub mod description;
 pub mod error;
 pub mod facts;
 pub mod files;
