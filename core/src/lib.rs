@@ -42,6 +42,7 @@ pub mod plug;
 pub mod random;
 pub mod registry;
 mod run_site;
+pub mod saliency;
 pub mod site;
 pub mod source;
 pub mod spec;
