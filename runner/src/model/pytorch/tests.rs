@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Generator;
+use peft_core::saliency;
 use peft_core::{Activation, BackboneConfig, Head, Init, LinearHead, MappedHead, Plug, TextHead};
 
 use super::*;
@@ -425,4 +426,31 @@ fn what_pytorch_saved_is_read_back() {
         }
     }
     assert_eq!(read, 6, "the folders that the script saves");
+}
+
+/// Grad-CAM and attention by PyTorch's automatic differentiation.
+#[test]
+fn what_a_model_looks_at_agrees_with_pytorch() {
+    let path = PathBuf::from(FIXTURES).join("pytorch/seen.safetensors");
+    let golden = Checkpoint::open(&path).unwrap().tensors().unwrap();
+    let mut seen = 0;
+    cases(|case, opened, model, _| {
+        let images = || Activation::Map(opened.images.clone());
+        if let Some(expected) = golden.get(&format!("{case}/gradcam")) {
+            let classes = vec![4; opened.images.dims()[0]];
+            let maps = saliency::grad_cam(model, images(), &classes).unwrap();
+            assert_eq!(maps[0].grid[..], expected.shape().to_vec()[1..]);
+            let got: Vec<f32> = maps.into_iter().flat_map(|map| map.values).collect();
+            assert_close(&case, &got, &floats(expected.clone()));
+            seen += 1;
+        }
+        if let Some(expected) = golden.get(&format!("{case}/attention")) {
+            let blocks = saliency::attention(model, images());
+            let maps = blocks.into_iter().flat_map(|(_, maps)| maps);
+            let got: Vec<f32> = maps.flat_map(|map| map.values).collect();
+            assert_close(&case, &got, &floats(expected.clone()));
+            seen += 1;
+        }
+    });
+    assert_eq!(seen, golden.len());
 }
