@@ -37,8 +37,6 @@ const FORMAT: &str = "peft-vision/1";
 /// The part of the configuration that this program reads back.
 #[derive(Deserialize)]
 pub struct PyTorch {
-    /// [`FORMAT`].
-    pub format: String,
     /// The methods with their names, in the order in which they act.
     pub method: Vec<Box<dyn AdaptationMethod>>,
 }

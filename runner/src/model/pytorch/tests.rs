@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Generator;
+use peft_core::registry::{PluginKind, plugins};
 use peft_core::saliency;
 use peft_core::{Activation, BackboneConfig, Head, Init, LinearHead, MappedHead, Plug, TextHead};
 
@@ -392,6 +393,18 @@ fn every_method_computes_in_pytorch_what_it_computes_here() {
     });
     assert!(golden.is_empty(), "nothing computes {:?}", golden.keys());
     assert!(hashes.is_empty(), "nothing writes {:?}", hashes.keys());
+}
+
+#[test]
+fn every_method_has_a_case() {
+    let named = METHODS.iter().flat_map(|(_, yaml)| parsed(yaml));
+    let named: Vec<String> = named
+        .map(|method| method.typetag_name().to_owned())
+        .collect();
+    for plugin in plugins(PluginKind::Method) {
+        let has_case = named.iter().any(|name| name == plugin.name);
+        assert!(has_case, "METHODS has no case of {}", plugin.name);
+    }
 }
 
 #[test]
