@@ -99,7 +99,6 @@ fn two_runs_are_compared_image_by_image() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let first = trained("linear-probe", one.path());
     let second = trained("{name: bias}", other.path());
-    // The accelerator of other commands is none of a comparison of files.
     let said = succeeded(runner(&[&"compare", &"--paired", &first, &first]));
     assert!(
         said.contains("images            64") && said.contains("McNemar p         1.0000"),
