@@ -1,6 +1,7 @@
 //! The trainable module of a method.
 
 use crate::acts::{BoundaryAct, SiteAct};
+use crate::described::{DescribedBoundary, DescribedSite};
 use crate::plug::{ErasedModule, Plug};
 use crate::site::Site;
 
@@ -18,6 +19,19 @@ pub trait Adapter: ErasedModule + dyn_clone::DynClone {
 
     /// The acts at a site, in order; empty where it does not act.
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
+        let _ = site;
+        Vec::new()
+    }
+
+    /// The act at boundary `index` as data, by which other programs compute it; none where the adapter does not act,
+    /// and everywhere if it cannot say what it does. Names are those inside the adapter.
+    fn describe_boundary(&self, index: usize) -> Option<DescribedBoundary> {
+        let _ = index;
+        None
+    }
+
+    /// The acts at a site as data, in order; likewise.
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
         let _ = site;
         Vec::new()
     }

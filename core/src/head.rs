@@ -169,6 +169,11 @@ impl TextHead {
         })
     }
 
+    /// The factor of the cosines.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
     /// # Shapes
     /// `[b, features] -> [b, classes]`, in f32.
     pub fn forward(&self, features: Tensor<2>) -> Tensor<2> {

@@ -101,6 +101,21 @@ impl Site {
         std::iter::once((self.name.as_str(), None)).chain(slices)
     }
 
+    /// Columns of its weight as a matrix: the inputs, or `in / groups * kh * kw` of a convolution; 0 for a norm and a
+    /// branch, which have no matrix.
+    pub fn columns(&self) -> usize {
+        match self.kind {
+            SiteKind::Linear { inputs, .. } => inputs,
+            SiteKind::Conv {
+                inputs,
+                kernel: [kh, kw],
+                groups,
+                ..
+            } => inputs / groups * kh * kw,
+            SiteKind::Norm { .. } | SiteKind::Branch { .. } => 0,
+        }
+    }
+
     /// The same site with its output divided into named slices of `rows` rows each.
     pub fn with_slices(mut self, names: &[&str], rows: usize) -> Self {
         let parent = self.name.rsplit_once('.').map_or("", |(parent, _)| parent);

@@ -11,6 +11,9 @@ use crate::site::{Branch, Site, SiteKind};
 /// An index of a cut: boundaries `0..=L+1`, then [`BackboneSpec::features_cut`].
 pub type Cut = usize;
 
+/// The place of the boundary before a block, without the block's name.
+const INPUT_OF: &str = "input of ";
+
 /// The description of a backbone, known before any forward pass.
 #[derive(Clone, Debug, Serialize)]
 pub struct BackboneSpec {
@@ -55,7 +58,7 @@ impl BackboneSpec {
         block_names: &[String],
         shapes: &[BoundaryShape],
     ) -> Vec<BoundarySpec> {
-        let inputs = block_names.iter().map(|name| format!("input of {name}"));
+        let inputs = block_names.iter().map(|name| format!("{INPUT_OF}{name}"));
         let last = block_names.last().map(|name| format!("output of {name}"));
         std::iter::once("normalised image".to_owned())
             .chain(inputs)
@@ -68,6 +71,15 @@ impl BackboneSpec {
                 shape,
             })
             .collect()
+    }
+
+    /// The names of the blocks, in their order.
+    pub fn block_names(&self) -> Vec<String> {
+        let inputs = self
+            .boundaries
+            .iter()
+            .filter_map(|at| at.place.strip_prefix(INPUT_OF));
+        inputs.map(str::to_owned).collect()
     }
 
     /// The last boundary, `L+1`: the output of the last block.

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::split::{BySplit, hash_order};
 
 const NAME: &str = "digits.csv.gz";
-const FILE: &[u8] = include_bytes!("../../assets/digits.csv.gz");
+const FILE: &[u8] = include_bytes!("../assets/digits.csv.gz");
 const IMAGES: usize = 1797;
 const CLASSES: usize = 10;
 /// Side of an image, in pixels.

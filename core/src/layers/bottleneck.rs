@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::activation::Activation;
+use crate::described::{DescribedLayer, Function};
 use crate::init::Init;
 use crate::random::Distribution;
 use crate::step::Draws;
@@ -48,6 +49,14 @@ impl Nonlinearity {
             Self::Silu => silu(x),
         }
     }
+
+    fn described(self) -> Function {
+        match self {
+            Self::Gelu => Function::Gelu,
+            Self::Relu => Function::Relu,
+            Self::Silu => Function::Silu,
+        }
+    }
 }
 
 impl Bottleneck {
@@ -86,6 +95,16 @@ impl Bottleneck {
             return Activation::Map(self.between(x, draws, Dense::on_map));
         }
         x.per_position(|x| self.between(x, draws, Dense::on_rows))
+    }
+
+    /// The layers as data, where the bottleneck is called `name`.
+    pub fn described(&self, name: &str) -> Vec<DescribedLayer> {
+        let function = self.nonlinearity.described();
+        vec![
+            DescribedLayer::dense(&format!("{name}.down")),
+            DescribedLayer::Nonlinearity { function },
+            DescribedLayer::dense(&format!("{name}.up")),
+        ]
     }
 
     fn between<const D: usize>(

@@ -5,6 +5,7 @@ use burn::module::Module;
 use crate::acts::{BranchValues, SiteAct};
 use crate::adapter::Adapter;
 use crate::check;
+use crate::described::{DescribedSite, Reads};
 use crate::error::Result;
 use crate::init::Init;
 use crate::method::Attachment;
@@ -33,17 +34,6 @@ pub struct BranchBottlenecks {
     pub dropout: f64,
     /// Factor `s`, any finite number.
     pub scale: f64,
-}
-
-/// The value that a bottleneck at a branch reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reads {
-    /// The residual stream before the norm.
-    Residual,
-    /// The branch's input, after the norm.
-    Normed,
-    /// The branch's output.
-    Output,
 }
 
 impl BranchBottlenecks {
@@ -136,5 +126,15 @@ impl Adapter for BranchAdapter {
             values.output.plus(delta)
         };
         vec![SiteAct::Branch(Box::new(act))]
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let described = |bottleneck: &Bottleneck| DescribedSite::Branch {
+            reads: self.reads,
+            layers: bottleneck.described(&site.name),
+            scale: self.scale,
+        };
+        let bottleneck = self.bottlenecks.get(site.name.as_str());
+        bottleneck.map(described).into_iter().collect()
     }
 }

@@ -14,10 +14,11 @@ mod layer_norm;
 mod linear;
 mod wide;
 
+pub use crate::described::Reads;
 pub use batch_norm::{BatchNorm2d, Then};
 pub use bottleneck::{Bottleneck, Nonlinearity};
 pub use boundary_tensor::BoundaryTensor;
-pub use branch_bottlenecks::{BranchBottlenecks, Reads};
+pub use branch_bottlenecks::BranchBottlenecks;
 pub use conv::{Conv2d, Conv2dSizes};
 pub use dense::Dense;
 pub use layer_norm::LayerNorm;

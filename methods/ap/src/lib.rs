@@ -19,6 +19,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::activation::{Activation, BoundaryShape, Tokens};
 use peft_core::backbone::{Backbone, BoundarySpec, Init};
+use peft_core::described::{DescribedBoundary, Formula};
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, Extras};
 use peft_core::layers::BoundaryTensor;
@@ -255,6 +256,35 @@ impl Adapter for ApAdapter {
                 dropout: 0.0,
                 replace: false,
             }),
+        })
+    }
+
+    fn describe_boundary(&self, index: usize) -> Option<DescribedBoundary> {
+        let boundary = Boundary(index);
+        let at = self.prompts.get(&boundary)?;
+        let value = Formula::parameter(format!("{boundary}.prompt"));
+        let width = match &at.prompt {
+            Prompt::Tokens(_) => {
+                let (tokens, replace) = (value, false);
+                return Some(DescribedBoundary::Extras { tokens, replace });
+            }
+            Prompt::Tensor(tensor) => match tensor.value() {
+                Activation::Tokens(Tokens { x, .. }) if !self.covers_class => Some(x.dims()[2]),
+                _ => None,
+            },
+        };
+        let start = if self.kind == Kind::Product { 1.0 } else { 0.0 };
+        let class = width.map(|width| Formula::Full {
+            shape: vec![1, width],
+            value: start,
+        });
+        let value = match class {
+            Some(class) => Formula::cat(0, [class, value]),
+            None => value,
+        };
+        Some(match self.kind {
+            Kind::Product => DescribedBoundary::Multiply { value },
+            Kind::Additive | Kind::Concat => DescribedBoundary::Add { value },
         })
     }
 }

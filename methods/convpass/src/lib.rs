@@ -20,6 +20,7 @@ use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::attention::AttentionGrid;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::check;
+use peft_core::described::{DescribedLayer, DescribedSite, Formula, Function, Reads, TokenGrid};
 use peft_core::error::Result;
 use peft_core::hooks::{BranchValues, Draws, SiteAct, like};
 use peft_core::layers::Dense;
@@ -136,6 +137,16 @@ impl Adapter for ConvpassAdapter {
         };
         vec![SiteAct::Branch(Box::new(act))]
     }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let described = |bypass: &Bypass| DescribedSite::Branch {
+            reads: Reads::Normed,
+            layers: bypass.described(),
+            scale: self.scale,
+        };
+        let bypass = self.bypasses.get(site.name.as_str());
+        bypass.map(described).into_iter().collect()
+    }
 }
 
 /// `C` at one branch.
@@ -185,6 +196,28 @@ impl Bypass {
             tokens,
             name: site.to_owned(),
         }
+    }
+
+    fn described(&self) -> Vec<DescribedLayer> {
+        let name = |part: &str| format!("{}.{part}", self.name);
+        let quick = || DescribedLayer::Nonlinearity {
+            function: Function::QuickGelu,
+        };
+        let grid = |at: AttentionGrid| TokenGrid {
+            prefix: at.prefix,
+            grid: at.grid,
+        };
+        vec![
+            DescribedLayer::dense(&name("down")),
+            quick(),
+            DescribedLayer::Conv {
+                weight: Formula::parameter(name("conv.weight")),
+                bias: Formula::parameter(name("conv.bias")),
+                tokens: self.tokens.map(grid),
+            },
+            quick(),
+            DescribedLayer::dense(&name("up")),
+        ]
     }
 
     /// # Shapes

@@ -18,6 +18,7 @@ use burn::tensor::Tensor;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::check;
+use peft_core::described::{DescribedSite, Formula};
 use peft_core::error::Result;
 use peft_core::hooks::SiteAct;
 use peft_core::low_rank::{Factors, LowRank};
@@ -177,6 +178,34 @@ impl Adapter for FactAdapter {
             Factors::Linear(u, b.reshape([outputs, r]))
         };
         vec![SiteAct::LowRank(LowRank::new(factors, self.scale))]
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let (Some(squares), SiteKind::Linear { inputs, outputs }) =
+            (self.squares.get(site.name.as_str()), site.kind)
+        else {
+            return Vec::new();
+        };
+        let [u, v, core] = ["u", "v", "core"].map(Formula::parameter);
+        let s = Formula::parameter(format!("{}.s", site.name));
+        let [rows, r] = squares.s.dims();
+        let inner = match &self.core {
+            None => s.reshaped([rows / r, r, r]),
+            Some(_) => s.matmul(core.reshaped([r, r * r])).reshaped([rows, r, r]),
+        };
+        let (a, b) = if inputs > outputs {
+            let a = inner.matmul(u).permuted([1, 0, 2]);
+            (a.reshaped([r, inputs]), v)
+        } else {
+            (u, v.matmul(inner).reshaped([outputs, r]))
+        };
+        vec![DescribedSite::LowRank {
+            a,
+            b,
+            scale: self.scale,
+            rows: None,
+            magnitude: None,
+        }]
     }
 }
 

@@ -19,6 +19,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::check;
+use peft_core::described::{DescribedSite, Formula};
 use peft_core::error::Result;
 use peft_core::hf_peft::{HfPeft, Imported, exactly, read_parts, write_parts};
 use peft_core::hooks::SiteAct;
@@ -124,6 +125,7 @@ impl AdaptationMethod for Fourierft {
             spectra: spectra.into_iter().collect(),
             waves: waves.into_iter().collect(),
             scaling: self.scaling,
+            seed: self.seed,
         }))
     }
 
@@ -142,6 +144,8 @@ pub struct FourierftAdapter {
     spectra: BySite<Spectrum>,
     waves: Named<Size, Waves>,
     scaling: f64,
+    #[module(skip)]
+    seed: u64,
 }
 
 /// `c [n]` at one site, under HF PEFT's name.
@@ -154,6 +158,20 @@ impl Adapter for FourierftAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         SiteAct::weights(&self.spectra, site, move |spectrum, weight| {
             self.changed(spectrum, weight)
+        })
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let columns = site.columns();
+        DescribedSite::changed_weights(site, |name, rows| {
+            self.spectra.get(name)?;
+            let coefficients = Formula::parameter(format!("{name}.{}", PARTS[0]));
+            let waves = Formula::Waves {
+                shape: [rows, columns],
+                seed: self.seed,
+                of: Box::new(coefficients),
+            };
+            Some(waves.scaled(self.scaling / (rows * columns) as f64))
         })
     }
 }

@@ -16,6 +16,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::check;
+use peft_core::described::{DescribedSite, Formula};
 use peft_core::error::Result;
 use peft_core::hf_peft::{HfPeft, Imported, exactly, read_parts, write_parts};
 use peft_core::hooks::SiteAct;
@@ -109,6 +110,15 @@ pub struct LohaAdapter {
 impl Adapter for LohaAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         SiteAct::weights(&self.factors, site, Factors::changed)
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        DescribedSite::changed_weights(site, |name, _| {
+            let factors = self.factors.get(name)?;
+            let [a1, b1, a2, b2] = PARTS.map(|part| Formula::parameter(format!("{name}.{part}")));
+            let of = vec![a1.matmul(b1), a2.matmul(b2)];
+            Some(Formula::Multiply { of }.scaled(factors.scale))
+        })
     }
 }
 

@@ -19,6 +19,7 @@ mod hf_peft;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
+use peft_core::described::{DescribedSite, Formula};
 use peft_core::error::Result;
 use peft_core::hooks::SiteAct;
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
@@ -70,6 +71,16 @@ impl Adapter for LokrAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         SiteAct::weights(&self.factors, site, Factors::changed)
     }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        DescribedSite::changed_weights(site, |name, _| {
+            let factors = self.factors.get(name)?;
+            let of = [FIRST, SECOND]
+                .map(|parts| factors.described(name, parts))
+                .to_vec();
+            Some(Formula::Kronecker { of }.scaled(factors.scale))
+        })
+    }
 }
 
 /// The factors at one site, under HF PEFT's names.
@@ -87,6 +98,15 @@ impl Factors {
         let ([l, m], [k, n]) = (w1.dims(), w2.dims());
         let product = w1.reshape([l, 1, m, 1]) * w2.reshape([1, k, 1, n]); // [l, k, m, n]
         weight + product.reshape([l * k, m * n]) * self.scale
+    }
+
+    /// [`factor`](Self::factor) as data at the site or slice `name`.
+    fn described(&self, name: &str, [whole, a, b]: [&str; 3]) -> Formula {
+        let part = |part: &str| Formula::parameter(format!("{name}.{part}"));
+        match self.parts.get(whole) {
+            Some(_) => part(whole),
+            None => part(a).matmul(part(b)),
+        }
     }
 
     /// A factor that is held whole, or the product of its own two.

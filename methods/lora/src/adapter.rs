@@ -5,6 +5,7 @@ use std::ops::Range;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::backbone::{Backbone, Init};
+use peft_core::described::{DescribedSide, DescribedSite, Formula};
 use peft_core::hooks::{Side, SiteAct, like};
 use peft_core::low_rank::{Factors, LowRank};
 use peft_core::method::Adapter;
@@ -48,6 +49,61 @@ impl Adapter for LoraAdapter {
             }));
         }
         acts
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let own = site.parts();
+        let own = own.filter_map(|(name, rows)| Some((name, self.factors.get(name)?, rows)));
+        let own: Vec<(&str, &SiteFactors, _)> = own.collect();
+        let lost = own.iter().filter_map(|(name, at, rows)| {
+            at.taken.as_ref()?;
+            let part = |part: &str| Formula::parameter(format!("{name}.taken.{part}"));
+            let product = part("b").matmul(part("a")).scaled(-at.scale);
+            Some(DescribedSite::Weight {
+                value: Formula::Weight.plus(product),
+                rows: rows.clone(),
+            })
+        });
+        let mut acts: Vec<DescribedSite> = lost.collect();
+        for (name, at, rows) in own {
+            let part = |part: &str| Formula::parameter(format!("{name}.{part}"));
+            let magnitude = at.lora_magnitude_vector.as_ref();
+            acts.push(DescribedSite::LowRank {
+                a: part("lora_A.weight"),
+                b: part("lora_B.weight"),
+                scale: at.scale,
+                rows: rows.clone(),
+                magnitude: magnitude.map(|_| part("lora_magnitude_vector")),
+            });
+            acts.extend(at.lora_B.bias.as_ref().map(|_| {
+                let own = part("lora_B.bias").scaled(at.scale);
+                DescribedSite::ScaleShift {
+                    on: DescribedSide::Output,
+                    scale: None,
+                    shift: Some(among_all(own, site, rows)),
+                }
+            }));
+        }
+        acts
+    }
+}
+
+/// The values of a slice among all outputs of the site, with zeros around them.
+fn among_all(own: Formula, site: &Site, rows: Option<Range<usize>>) -> Formula {
+    match rows {
+        None => own,
+        Some(Range { start, end }) => {
+            let (before, after) = (start, outputs(site) - end);
+            Formula::cat(0, [Formula::zeros([before]), own, Formula::zeros([after])])
+        }
+    }
+}
+
+/// The number of outputs of a layer.
+fn outputs(site: &Site) -> usize {
+    match site.kind {
+        SiteKind::Linear { outputs, .. } | SiteKind::Conv { outputs, .. } => outputs,
+        _ => unreachable!("only layers are picked"),
     }
 }
 
@@ -172,16 +228,12 @@ impl SiteFactors {
     /// The scaled bias of `B` among all outputs of the site.
     fn shift(&self, site: &Site, rows: Option<Range<usize>>) -> Option<Tensor<1>> {
         let own = self.lora_B.bias.as_ref()?.val() * self.scale;
-        let outputs = match site.kind {
-            SiteKind::Linear { outputs, .. } | SiteKind::Conv { outputs, .. } => outputs,
-            _ => unreachable!("only layers are picked"),
-        };
         // A bias of a slice is a shift of the whole output that is zero outside the slice.
         let Some(Range { start, end }) = rows else {
             return Some(own);
         };
         let zeros = |count: usize| like(Tensor::<1>::zeros([count], &own.device()), &own);
-        let (before, after) = (zeros(start), zeros(outputs - end));
+        let (before, after) = (zeros(start), zeros(outputs(site) - end));
         Some(Tensor::cat(vec![before, own, after], 0))
     }
 

@@ -19,9 +19,12 @@
 
 mod rotation;
 
+use std::ops::Range;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
+use peft_core::described::{DescribedSite, Formula};
 use peft_core::error::{Error, Result};
 use peft_core::hf_peft::{HfPeft, Imported, exactly, read_parts, write_parts};
 use peft_core::hooks::SiteAct;
@@ -131,6 +134,27 @@ pub struct OftAdapter {
 impl Adapter for OftAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         SiteAct::weights(&self.blocks, site, Blocks::rotated)
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let columns = site.columns();
+        let part = |(name, rows): (&str, Option<Range<usize>>)| {
+            let blocks = self.blocks.get(name)?;
+            let entries = Formula::parameter(format!("{name}.{}", PARTS[0]));
+            // One block that all share is repeated.
+            let shared = blocks.oft_R.weight.dims()[0] == 1;
+            let repeat = if shared { columns / blocks.size } else { 1 };
+            let rotations = Formula::Cayley {
+                size: blocks.size,
+                terms: blocks.terms,
+                of: Box::new(Formula::cat(0, vec![entries; repeat])),
+            };
+            // The blocks act as `W R^T`.
+            let of = Box::new(rotations.permuted([0, 2, 1]));
+            let value = Formula::Weight.matmul(Formula::BlockDiagonal { of });
+            Some(DescribedSite::Weight { value, rows })
+        };
+        site.parts().filter_map(part).collect()
     }
 }
 

@@ -14,6 +14,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
 use peft_core::check;
+use peft_core::described::{DescribedSide, DescribedSite, Formula};
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{Side, SiteAct};
 use peft_core::layers::Dense;
@@ -156,6 +157,34 @@ impl Adapter for RepAdapters {
                 on: Side::Input,
                 scale: None,
                 shift: Some(shift),
+            },
+        ]
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let Some(Bottleneck { up, .. }) = self.bottlenecks.get(site.name.as_str()) else {
+            return Vec::new();
+        };
+        let part = |part: &str| Formula::parameter(format!("{}.{part}", site.name));
+        let [outputs, each] = up.weight.dims();
+        let groups = part("up.weight").reshaped([self.groups, outputs / self.groups, each]);
+        let dense = Formula::BlockDiagonal {
+            of: Box::new(groups),
+        };
+        let shift = dense
+            .clone()
+            .matmul(part("down.bias"))
+            .plus(part("up.bias"));
+        vec![
+            DescribedSite::InputLowRank {
+                a: part("down.weight"),
+                b: dense,
+                scale: self.scale,
+            },
+            DescribedSite::ScaleShift {
+                on: DescribedSide::Input,
+                scale: None,
+                shift: Some(shift.scaled(self.scale)),
             },
         ]
     }

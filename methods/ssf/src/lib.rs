@@ -15,6 +15,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, Init};
+use peft_core::described::{DescribedSide, DescribedSite, Formula};
 use peft_core::error::Result;
 use peft_core::hooks::{Side, SiteAct};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
@@ -143,6 +144,18 @@ impl Adapter for SsfAdapter {
             shift: Some(at.shift.val()),
         };
         let at_site = self.at_sites.get(site.name.as_str());
+        at_site.map(act).into_iter().collect()
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let name = &site.name;
+        let part = |part: &str| Some(Formula::parameter(format!("{name}.{part}")));
+        let act = |_| DescribedSite::ScaleShift {
+            on: DescribedSide::Output,
+            scale: part("scale"),
+            shift: part("shift"),
+        };
+        let at_site = self.at_sites.get(name.as_str());
         at_site.map(act).into_iter().collect()
     }
 }

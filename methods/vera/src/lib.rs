@@ -20,6 +20,7 @@ mod hf_peft;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::backbone::{Backbone, Init};
+use peft_core::described::{DescribedSite, Formula};
 use peft_core::error::Result;
 use peft_core::hooks::{SiteAct, like};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
@@ -81,6 +82,22 @@ impl Adapter for VeraAdapter {
     fn at_site(&self, site: &Site) -> Vec<SiteAct<'_>> {
         SiteAct::weights(&self.vectors, site, move |vectors, weight| {
             self.changed(vectors, weight)
+        })
+    }
+
+    fn describe_site(&self, site: &Site) -> Vec<DescribedSite> {
+        let columns = site.columns();
+        DescribedSite::changed_weights(site, |name, rows| {
+            self.vectors.get(name)?;
+            let own = |part: &str| Formula::parameter(format!("{name}.{part}"));
+            let [b, d] = ["vera_lambda_b", "vera_lambda_d"].map(own);
+            let first = Formula::parameter("vera_A").first(1, columns);
+            let second = Formula::parameter("vera_B").first(0, rows);
+            let scaled = Formula::Multiply {
+                of: vec![second, d],
+            };
+            let of = vec![scaled.matmul(first), b.reshaped([rows, 1])];
+            Some(Formula::Multiply { of })
         })
     }
 }

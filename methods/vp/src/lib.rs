@@ -20,6 +20,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use peft_core::activation::Activation;
 use peft_core::backbone::{Backbone, Init, InputSpec};
+use peft_core::described::{DescribedBoundary, Formula};
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, like};
 use peft_core::layers::BoundaryTensor;
@@ -243,6 +244,25 @@ impl Strips {
         Tensor::cat(vec![up, middle, down], 2)
     }
 
+    fn described(&self) -> DescribedBoundary {
+        let [up, down, left, right] = ["up", "down", "left", "right"].map(Formula::parameter);
+        match &self.pixels {
+            Some(pixels) => DescribedBoundary::Frame {
+                strips: Box::new([up, down, left, right]),
+                sigmoid: pixels.sigmoid,
+                mean: pixels.mean,
+                std: pixels.std,
+            },
+            None => {
+                let [channels, inner, _] = self.left.dims();
+                let middle =
+                    Formula::cat(2, [left, Formula::zeros([channels, inner, inner]), right]);
+                let value = Formula::cat(1, [up, middle, down]);
+                DescribedBoundary::Add { value }
+            }
+        }
+    }
+
     fn act(&self) -> BoundaryAct<'_> {
         if self.pixels.is_none() {
             let left = self.left.val();
@@ -264,6 +284,15 @@ impl Adapter for VpAdapter {
         (index == 0).then(|| match self {
             Self::Full(full) => BoundaryAct::Add(full.prompt.value()),
             Self::Strips(strips) => strips.act(),
+        })
+    }
+
+    fn describe_boundary(&self, index: usize) -> Option<DescribedBoundary> {
+        (index == 0).then(|| match self {
+            Self::Full(_) => DescribedBoundary::Add {
+                value: Formula::parameter("prompt"),
+            },
+            Self::Strips(strips) => strips.described(),
         })
     }
 }

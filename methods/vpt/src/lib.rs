@@ -17,6 +17,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::backbone::{Backbone, BoundarySpec, Init};
 use peft_core::check;
+use peft_core::described::{DescribedBoundary, Formula};
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, Extras};
 use peft_core::method::{AdaptationMethod, Adapter, Attachment};
@@ -139,6 +140,15 @@ impl Adapter for VptAdapter {
             // prompts.
             replace: true,
         }))
+    }
+
+    fn describe_boundary(&self, index: usize) -> Option<DescribedBoundary> {
+        let boundary = Boundary(index);
+        self.prompts.get(&boundary)?;
+        Some(DescribedBoundary::Extras {
+            tokens: Formula::parameter(format!("{boundary}.prompt")),
+            replace: true,
+        })
     }
 }
 

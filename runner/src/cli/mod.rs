@@ -13,6 +13,7 @@ use crate::commands::completions::{self, CompletionsArgs};
 use crate::commands::data::{self, DataCommand};
 use crate::commands::doctor::{self, DoctorArgs};
 use crate::commands::eval::{self, EvalArgs};
+use crate::commands::explain::{self, ExplainArgs};
 use crate::commands::export::{self, ExportArgs};
 use crate::commands::features::{self, FeaturesArgs};
 use crate::commands::inspect::{self, InspectArgs};
@@ -52,6 +53,7 @@ enum Command {
     Eval(EvalArgs),
     Predict(PredictArgs),
     Features(FeaturesArgs),
+    Explain(ExplainArgs),
     Merge(MergeArgs),
     Export(ExportArgs),
     Bench(BenchArgs),
@@ -65,7 +67,10 @@ enum Command {
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Train and compare", &["train", "compare", "sweep", "study"]),
     ("Look", &["list", "show", "inspect", "data", "schema"]),
-    ("Use", &["eval", "predict", "features", "merge", "export"]),
+    (
+        "Use",
+        &["eval", "predict", "features", "explain", "merge", "export"],
+    ),
     ("Measure", &["bench", "profile", "doctor"]),
     ("Install", &["completions", "manual"]),
 ];
@@ -98,6 +103,7 @@ impl Cli {
             Command::Eval(args) => eval::eval(args),
             Command::Predict(args) => predict::predict(args),
             Command::Features(args) => features::features(args),
+            Command::Explain(args) => explain::explain(args),
             Command::Merge(args) => merge::merge(args),
             Command::Export(args) => export::export(args),
             Command::Bench(args) => bench::bench(args),

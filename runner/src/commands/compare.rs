@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::args::{ConfigArgs, DevicesArgs, PlaceArgs, RunsArgs, TrustArgs};
+use crate::cli::args::{ConfigArgs, DevicesArgs, PlaceArgs, RunsArgs, SplitChoice, TrustArgs};
 use crate::commands::on_pool;
+use crate::commands::print::row;
 use crate::compare::config::Comparison;
 use crate::compare::estimate::{CellPlan, total};
 use crate::compare::execute::{Executor, root};
 use crate::compare::manifest;
+use crate::compare::paired::paired;
 use crate::compare::plan::{Plan, plan, timed};
 use crate::compare::print::files;
 use crate::compare::print::text::text;
@@ -20,17 +22,28 @@ use crate::compare::progress::carry_out;
 use crate::compare::report::Report;
 use crate::compare::results::Results;
 use crate::compare::run::begin;
-use crate::exit::{Exit, Failure, failure};
+use crate::compare::statistics::intervals::Interval;
+use crate::compare::statistics::paired::Discordant;
+use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::workshop::Workshop;
+use crate::report::numbers::percent;
 use crate::run::interrupt;
 
 /// Train many methods on many backbones and data sets under equal settings, and report.
 #[derive(Args, Clone)]
-#[command(after_help = "Example:
-  runner compare --config compare/quick.yaml")]
+#[command(after_help = "Examples:
+  runner compare --config compare/quick.yaml
+  runner compare --paired runs/ap/TRIAL runs/lora-r10/TRIAL")]
 pub struct CompareArgs {
     #[command(flatten)]
-    pub config: ConfigArgs,
+    pub config: Option<ConfigArgs>,
+    /// Compare two finished runs on the images that both saw instead: McNemar's test and the difference of
+    /// their accuracies with a bootstrap interval.
+    #[arg(long, value_names = ["RUN", "RUN"], num_args = 2, conflicts_with = "config", required_unless_present = "config")]
+    pub paired: Vec<PathBuf>,
+    /// The split of --paired.
+    #[arg(long, value_enum, default_value = "test", requires = "paired")]
+    pub split: SplitChoice,
     #[command(flatten)]
     pub place: PlaceArgs,
     #[command(flatten)]
@@ -49,7 +62,10 @@ pub struct CompareArgs {
 
 /// Trains the trials that are not done, and reports.
 pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
-    let comparison = Comparison::read(&args.config.config, &args.config.set)?;
+    let Some(ConfigArgs { config, set }) = &args.config else {
+        return pair(&args.paired, args.split);
+    };
+    let comparison = Comparison::read(config, set)?;
     let folder = root(&args.folders.runs, &comparison.name);
     on_pool(&args.devices.first(&args.place), |device| {
         let device = device.vouched(args.trust.trust_device);
@@ -92,6 +108,40 @@ pub fn compare(args: &CompareArgs) -> Result<(), Failure> {
             }
         }
     })
+}
+
+/// Compares two finished runs image by image.
+fn pair(runs: &[PathBuf], split: SplitChoice) -> Result<(), Failure> {
+    let [first, second] = runs else {
+        return Err(config_error("--paired: expected two runs"));
+    };
+    let found = paired([first, second], split.into())?;
+    let [one, other] = found.accuracy;
+    row("images", found.images);
+    row(
+        "first",
+        format_args!("{} right  {}", percent(one), first.display()),
+    );
+    row(
+        "second",
+        format_args!("{} right  {}", percent(other), second.display()),
+    );
+    let Discordant { first, second } = found.discordant;
+    row("only the first", first);
+    row("only the second", second);
+    row("McNemar p", format_args!("{:.4}", found.discordant.p()));
+    if let Some(difference) = found.difference {
+        let Interval { low, high } = difference.bca;
+        let points = |share: f64| format!("{:+.2}", 100.0 * share);
+        let mean = points(difference.mean);
+        let interval = format!(
+            "{mean} points, 95 % interval {} to {}",
+            points(low),
+            points(high)
+        );
+        row("difference", interval);
+    }
+    Ok(())
 }
 
 /// Trains every trial that is not done on one of several devices, in a process of its own.

@@ -11,6 +11,7 @@ pub mod execute;
 pub mod fields;
 pub mod manifest;
 pub mod page;
+pub mod paired;
 pub mod plan;
 pub mod print;
 pub mod processes;

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -169,7 +168,38 @@ fn start_on(
     command.arg("--cache").arg(args.cache);
     // The child gets a process group of its own, so that Ctrl-C in a terminal reaches this process
     // alone, which passes it on once. A second signal would end the child without saving.
-    Ok(command.process_group(0).spawn()?)
+    apart(&mut command);
+    Ok(command.spawn()?)
+}
+
+/// Keeps what a terminal sends to this process from the process that `command` starts.
+#[cfg(unix)]
+fn apart(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+}
+
+/// Keeps what a terminal sends to this process from the process that `command` starts.
+#[cfg(windows)]
+fn apart(command: &mut Command) {
+    use std::os::windows::process::CommandExt;
+    const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
+    command.creation_flags(CREATE_NEW_PROCESS_GROUP);
+}
+
+/// Asks a process to save and stop. Returns false if the system has no signal for that.
+#[cfg(unix)]
+fn ask(child: &Child) -> bool {
+    // SAFETY: `kill` takes no pointers. The child has not been waited for, so its number cannot have
+    // been given to another process.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    true
+}
+
+/// Asks a process to save and stop. Returns false if the system has no signal for that.
+#[cfg(not(unix))]
+fn ask(_: &Child) -> bool {
+    false
 }
 
 /// Waits for a child, and asks it to save and stop once this process is asked to.
@@ -180,9 +210,11 @@ fn wait(mut child: Child, stop: &AtomicBool) -> Result<ExitStatus, Failure> {
             return Ok(status);
         }
         if stop.load(Ordering::Relaxed) && !asked {
-            // SAFETY: `kill` takes no pointers. The child has not been waited for, so its number
-            // cannot have been given to another process.
-            unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+            if !ask(&child) {
+                eprintln!(
+                    "a trial goes on to its end: this system cannot ask a process to save and stop"
+                );
+            }
             asked = true;
         }
         // The standard library cannot wait for a child and for a signal at once.

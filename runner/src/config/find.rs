@@ -14,8 +14,8 @@ use crate::config::error::ConfigError;
 use crate::config::hub;
 use crate::exit::{Failure, config_error};
 
-static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../configs");
-static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/../assets");
+static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/configs");
+static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/assets");
 
 /// A YAML file that was found.
 pub struct Found {

@@ -1,4 +1,5 @@
-//! Trained adapters on disk: a run folder of this program, or a folder that HF PEFT wrote.
+//! Trained adapters on disk: a run folder of this program, a folder that it exported for PyTorch, or one that HF PEFT
+//! wrote.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +13,12 @@ use crate::config::experiment::Experiment;
 use crate::exit::{Failure, config_error};
 use crate::model::base::Base;
 use crate::model::classes::select;
+use crate::model::pytorch::PyTorch;
+
+pub use crate::model::pytorch::ADAPTER;
 
 /// The file of a run folder that holds its configuration.
 pub const RESOLVED: &str = "config.resolved.yaml";
-/// The file of a run folder that holds what was trained.
-pub const ADAPTER: &str = "adapter.safetensors";
 
 /// Trained values, and the methods that they belong to.
 pub struct Adapter {
@@ -37,19 +39,30 @@ impl Adapter {
     /// # Errors
     /// If it is neither kind of folder, is not complete, or belongs to another backbone.
     pub fn read(folder: &Path, base: &Base) -> Result<Self, Failure> {
+        if let Some(PyTorch { method, .. }) = PyTorch::find(folder)? {
+            return Self::filed(folder, method, base);
+        }
         // A run's folder may hold an exported adapter a level below.
         if !folder.join(RESOLVED).is_file()
             && let Some(found) = HfPeft::find(folder)?
         {
             return Self::imported(folder, &found, base);
         }
-        let experiment = resolved(folder)?;
+        Self::filed(folder, resolved(folder)?.method, base)
+    }
+
+    /// Reads the adapter file of a folder whose methods are these.
+    fn filed(
+        folder: &Path,
+        methods: Vec<Box<dyn AdaptationMethod>>,
+        base: &Base,
+    ) -> Result<Self, Failure> {
         let path = folder.join(ADAPTER);
         let weights = base.weights_hash.as_deref();
         let (info, values, remarks) = adapter_file::read(&path, &base.backbone, weights)?;
         Ok(Self {
             path,
-            methods: experiment.method,
+            methods,
             classes: Some(info.classes),
             remarks,
             values,
@@ -184,7 +197,7 @@ pub fn resolved(folder: &Path) -> Result<Experiment, Failure> {
     let text = std::fs::read_to_string(folder.join(RESOLVED)).map_err(|e| {
         at(format!(
             "neither a run folder ({RESOLVED}: {e}) nor one of HF PEFT (adapter_config.json, here or a level \
-             below)"
+             below) nor one for PyTorch (config.json)"
         ))
     })?;
     let value = serde_yaml::from_str(&text).map_err(|e| at(e.to_string()))?;

@@ -78,6 +78,14 @@ impl Assembled {
     /// # Errors
     /// If an image has no pixels, or not as many as its sides say.
     pub fn logits(&self, images: &[Image]) -> Result<Tensor<2>, Failure> {
+        Ok(self.model.logits(self.seen(images)?, 0, None))
+    }
+
+    /// The images as the model sees them, `[images, 3, size, size]` in the type in which it computes.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits).
+    pub fn seen(&self, images: &[Image]) -> Result<Activation, Failure> {
         let preprocess = self.preprocess();
         let (values, size) = (preprocess.values(), preprocess.input.size);
         let mut pixels = vec![0.0; values * images.len()];
@@ -91,7 +99,7 @@ impl Assembled {
             })?;
         let pixels = TensorData::new(pixels, [images.len(), 3, size, size]);
         let x = Activation::Map(Tensor::from_data(pixels, &self.device.device));
-        Ok(self.model.logits(x.cast(self.compute), 0, None))
+        Ok(x.cast(self.compute))
     }
 
     /// The probability of each class for each image, in the order of [`classes`](Self::classes).
@@ -141,6 +149,11 @@ impl Source {
             folder: run.is_dir().then(|| run.to_owned()),
             device: device.clone(),
         })
+    }
+
+    /// The hash of the backbone's weights file; absent for random weights.
+    pub fn weights_hash(&self) -> Option<&str> {
+        self.base.weights_hash.as_deref()
     }
 
     /// The model with the run's own adapter, or with the one in the folder `adapter`: a run's or one of

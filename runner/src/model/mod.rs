@@ -3,11 +3,13 @@
 pub mod adapter;
 pub mod assembled;
 pub mod base;
+pub mod card;
 pub mod classes;
 pub mod export;
 mod hash;
 pub mod head;
 pub mod label_map;
 pub mod parts;
+pub mod pytorch;
 pub mod trial;
 pub mod workshop;

@@ -17,7 +17,7 @@ use peft_core::adapter_file::{self, AdapterInfo};
 use peft_core::data::Split;
 use peft_core::params::floats;
 use peft_core::{Model, weights};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cache::{Caches, Prefix};
 use crate::data::held_out::Choice;
@@ -58,14 +58,20 @@ pub struct Part<'a> {
     pub reporter: Reporter,
 }
 
-/// A flag that the signals to stop set: SIGINT, SIGTERM, and SIGUSR1, which job schedulers send before
-/// the time is up. The second signal ends the process at once.
+/// The signals to stop. Job schedulers send SIGUSR1 before the time is up.
+#[cfg(unix)]
+const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, signal_hook::consts::SIGUSR1];
+/// The signals to stop.
+#[cfg(not(unix))]
+const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
+
+/// A flag that the signals to stop set: SIGINT, SIGTERM, and SIGUSR1 where the system has it. The second signal ends the process at once.
 ///
 /// # Errors
 /// If they cannot be registered.
 pub fn interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let interrupt = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGUSR1] {
+    for signal in SIGNALS {
         // In this order the first signal sets the flag and the second, which finds it set, ends the
         // process.
         signal_hook::flag::register_conditional_default(signal, interrupt.clone())?;

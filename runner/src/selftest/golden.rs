@@ -33,7 +33,7 @@ struct Case {
 
 macro_rules! fixture {
     ($file:literal) => {
-        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/", $file))
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/", $file))
     };
 }
 

@@ -15,6 +15,7 @@ mod devices;
 mod documentation;
 mod facts;
 mod label_maps;
+mod leaving;
 mod library;
 mod methods;
 mod pins;

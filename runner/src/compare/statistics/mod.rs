@@ -18,6 +18,7 @@
 
 pub mod intervals;
 pub mod moments;
+pub mod paired;
 pub mod ranks;
 
 #[cfg(test)]
