@@ -59,6 +59,19 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         None
     }
 
+    /// Returns the value of the parameter `name` if files of this network may lack it: files of pretraining
+    /// without labels, the norm before the head.
+    fn absent(&self, name: &str) -> Option<TensorData> {
+        let _ = name;
+        None
+    }
+
+    /// Returns why a checkpoint's own head does not read the features of this configuration, in words that
+    /// follow the name of the head.
+    fn headless(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Converts a checkpoint's value of the parameter `name` from another resolution to this one; none
     /// if the parameter does not depend on the resolution.
     fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {

@@ -347,8 +347,12 @@ impl<'a> Walk<'a> {
             SiteKind::Norm { channels } => Some(channels),
             _ => None,
         };
-        let around = self.spec.site(parent(&site.name));
-        let width = width(site).or_else(|| around.and_then(width));
+        // The nearest module around it that has a width.
+        let modules = std::iter::successors(Some(parent(&site.name)), |name| {
+            Some(parent(name)).filter(|name| !name.is_empty())
+        });
+        let mut around = modules.filter_map(|name| width(self.spec.site(name)?));
+        let width = width(site).or_else(|| around.next());
         let input = self.shape(site.block);
         let input = input.filter(|shape| Some(shape.channels()) == width);
         match input.or_else(|| self.shape(site.block + 1)) {

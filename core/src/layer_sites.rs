@@ -31,8 +31,8 @@ impl LayerSite<'_> {
     }
 }
 
-/// The layers that `targets` select for a method; without targets `qkv`, or every convolution on a
-/// backbone that has no attention to adapt.
+/// The layers that `targets` select for a method; without targets `qkv`, or on a backbone that has no attention
+/// to adapt, the layers of its MLPs, or every convolution if it has none.
 ///
 /// # Errors
 /// [`Error::Target`](crate::Error::Target) for a target that matches nothing,
@@ -66,8 +66,12 @@ pub fn layer_sites<'a>(
 fn by_default(spec: &BackboneSpec) -> Vec<Picked<'_>> {
     let is_conv = |site: &&Site| matches!(site.kind, SiteKind::Conv { .. });
     let whole = |site| Picked { site, slice: None };
-    let qkv = Targets::Suffixes(vec!["qkv".to_owned()]);
-    qkv.pick(&spec.sites, &spec.name)
+    let of = |names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned());
+        Targets::Suffixes(names.collect()).pick(&spec.sites, &spec.name)
+    };
+    of(&["qkv"])
+        .or_else(|_| of(&["mlp.fc1", "mlp.fc2"]))
         .unwrap_or_else(|_| spec.sites.iter().filter(is_conv).map(whole).collect())
 }
 

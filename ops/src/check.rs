@@ -104,13 +104,32 @@ macro_rules! convolution {
 
 // Devices compute the gradient of a convolution's weights in tiles of 8 or 16 outputs and as many of the 9 taps of
 // all inputs: 16 of either fill their tiles, 9 and 7 leave ragged edges.
-pub(crate) static OPERATIONS: [Operation; 11] = [
+pub(crate) static OPERATIONS: [Operation; 13] = [
     convolution!("conv2d", inputs: 16, outputs: 16, groups: 1),
     convolution!("conv2d_ragged", inputs: 7, outputs: 9, groups: 1),
     convolution!("conv2d_ragged_outputs", inputs: 16, outputs: 9, groups: 1),
     convolution!("conv2d_ragged_inputs", inputs: 7, outputs: 16, groups: 1),
     convolution!("conv2d_grouped", inputs: 10, outputs: 6, groups: 2),
     convolution!("conv2d_depthwise", inputs: 8, outputs: 8, groups: 8),
+    Operation {
+        name: "depthwise_conv2d",
+        run: |x, p| {
+            let x = x.reshape([2, MAP[0], MAP[1], 8]);
+            let weight = p[0].clone().reshape([8, 1, 3, 3]);
+            crate::depthwise_conv2d(x, weight, Some(p[1].clone()), [1, 1]).flatten(1, 2)
+        },
+        plain: |x, p| {
+            let x = x.reshape([2, MAP[0], MAP[1], 8]).permute([0, 3, 1, 2]);
+            let weight = p[0].clone().reshape([8, 1, 3, 3]);
+            let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 8);
+            let y = module::conv2d(x, weight, Some(p[1].clone()), options);
+            y.permute([0, 2, 3, 1]).flatten(1, 2)
+        },
+        multiplies: true,
+        input: [2, MAP[0] * MAP[1], 8],
+        output: [2, MAP[0] * MAP[1], 8],
+        parameters: &[8 * 9, 8],
+    },
     Operation {
         name: "gelu",
         run: |x, _| crate::gelu(x),
@@ -142,6 +161,23 @@ pub(crate) static OPERATIONS: [Operation; 11] = [
         input: [3, 5, 70],
         output: [3, 5, 70],
         parameters: &[70, 70],
+    },
+    Operation {
+        name: "global_response_norm",
+        run: |x, p| {
+            let x = x.reshape([2, MAP[0], MAP[1], 8]);
+            let y = crate::global_response_norm(x, p[0].clone(), p[1].clone(), 1e-6);
+            y.flatten(1, 2)
+        },
+        plain: |x, p| {
+            let lengths = (x.clone() * x.clone()).sum_dim(1).sqrt();
+            let normed = lengths.clone() / (lengths.mean_dim(2) + 1e-6);
+            x.clone() + x * normed * p[0].clone().unsqueeze() + p[1].clone().unsqueeze()
+        },
+        multiplies: false,
+        input: [2, MAP[0] * MAP[1], 8],
+        output: [2, MAP[0] * MAP[1], 8],
+        parameters: &[8, 8],
     },
     Operation {
         name: "attention",

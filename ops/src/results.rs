@@ -21,7 +21,7 @@ mod tests {
     /// Hashes of each operation's outputs at each of [`LEVELS`], for this value of [`RESULTS`]. The inputs
     /// are small, but some are cut into several blocks and some fill less than one.
     #[rustfmt::skip]
-    const HASHES: [(&str, [u64; 3]); 20] = [
+    const HASHES: [(&str, [u64; 3]); 22] = [
         ("gelu", [0xaba6_eb28_1f83_84f1, 0xce26_5848_bf15_5d58, 0xce26_5848_bf15_5d58]),
         ("quick_gelu", [0xcca6_53b9_1261_2920, 0xed0f_637b_7221_0cc2, 0xed0f_637b_7221_0cc2]),
         ("relu", [0x2ebd_1fa8_f5e7_c117, 0x2ebd_1fa8_f5e7_c117, 0x2ebd_1fa8_f5e7_c117]),
@@ -39,6 +39,8 @@ mod tests {
         ("conv2d", [0xf7ff_1ba3_95b2_e364, 0xd7f3_e368_8e3c_d86b, 0xd7f3_e368_8e3c_d86b]),
         ("conv2d_residual", [0x7803_a5a4_0cee_47e6, 0x31a2_b885_7e10_6ece, 0x31a2_b885_7e10_6ece]),
         ("conv2d_norm", [0xd841_11be_20a5_8c24, 0x6a66_bb55_c8a2_f53e, 0x6a66_bb55_c8a2_f53e]),
+        ("depthwise_conv2d", [0x266e_686e_afd2_e0da, 0xaf7d_b187_e6f2_3271, 0xaf7d_b187_e6f2_3271]),
+        ("global_response_norm", [0x52f6_fdea_a741_6ce3, 0xe856_1c9c_669c_3c63, 0xe856_1c9c_669c_3c63]),
         ("batch_norm", [0xf15b_c5d2_f079_ccd4, 0xf15b_c5d2_f079_ccd4, 0xf15b_c5d2_f079_ccd4]),
         ("batch_norm_train", [0x8478_d71f_fb51_5671, 0x8478_d71f_fb51_5671, 0x8478_d71f_fb51_5671]),
         ("max_pool2d", [0x5e6e_d183_f219_476e, 0x5e6e_d183_f219_476e, 0x5e6e_d183_f219_476e]),
@@ -168,6 +170,22 @@ mod tests {
                 );
             }
         }
+
+        // Channels that registers leave over, and fewer than a register has.
+        for [size, channels] in [[9, 40], [5, 6]] {
+            let (x, weight) = (
+                noisy([2, size, 7, channels], 45),
+                noisy([channels, 1, 7, 7], 46),
+            );
+            let y = depthwise_conv2d(x, weight, Some(noisy([channels], 47)), [3, 3]);
+            add("depthwise_conv2d", read(y));
+        }
+        let (x, [weight, bias]) = (
+            noisy([2, 9, 8, 21], 48),
+            [49, 50].map(|seed| noisy([21], seed)),
+        );
+        let y = global_response_norm(x, weight, bias, 1e-6);
+        add("global_response_norm", read(y));
 
         // Maps that are short, so that those of all images are put side by side, and one that is not.
         for shape in [[3, 6, 5, 7], [2, 4, 9, 11]] {

@@ -98,7 +98,8 @@ fn scaled(x: &[f32], scale: &[f32], shift: Option<&[f32]>) -> Vec<f32> {
 }
 
 multiversion! {
-    fn scale_shift_rows<S>(x: &[f32], scale: &[f32], shift: &[f32], y: &mut [Unset]) {
+    /// `scale x + shift` for rows as long as both.
+    pub(crate) fn scale_shift_rows<S>(x: &[f32], scale: &[f32], shift: &[f32], y: &mut [Unset]) {
         let rows = x.chunks_exact(scale.len()).zip(y.chunks_exact_mut(scale.len()));
         for (x, y) in rows {
             for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {

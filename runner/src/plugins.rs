@@ -4,6 +4,7 @@ use peft_adapter as _;
 use peft_adaptformer as _;
 use peft_ap as _;
 use peft_backbone_clip as _;
+use peft_backbone_convnext as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;

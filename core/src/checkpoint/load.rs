@@ -5,7 +5,7 @@ use burn::tensor::TensorData;
 use super::file::Checkpoint;
 use super::head::CheckpointHead;
 use super::reading::{COUNTS, Reading, Source};
-use super::survey::Survey;
+use super::survey::{Survey, is_vector};
 use crate::backbone::{Backbone, BoxedBackbone};
 use crate::error::{Error, Result, listed};
 use crate::input::{IMAGENET_MEAN, IMAGENET_STD};
@@ -79,12 +79,27 @@ pub fn load_backbone(
         let names = ignored.join(", ");
         remarks.push(format!("backbone: keys that are not read: {names}"));
     }
+    if !survey.defaulted.is_empty() {
+        let names = listed(&survey.defaulted, 6);
+        remarks.push(format!(
+            "backbone: the file lacks {names}, as such files do; the values are those of a new layer"
+        ));
+    }
     let (mut strange, mut failure) = (Vec::new(), None);
     // A copy for names and sizes; its parameters are not initialised and take no memory.
     let empty = backbone.clone();
     let mut read = |name: &str| -> Result<TensorData> {
         let shape = &survey.expected[name];
-        let mut data = joined(&*empty, file, &survey.reading, &survey.plan[name])?;
+        let Some(sources) = survey.plan.get(name) else {
+            return match empty.absent(name) {
+                Some(value) => Ok(value),
+                None => Err(differing(empty.spec(), file, (name, shape, &[]))),
+            };
+        };
+        let mut data = joined(&*empty, file, &survey.reading, sources)?;
+        if data.shape()[..] != shape[..] && is_vector(shape, &data.shape()[..]) {
+            data = TensorData::new(floats(data), shape.clone());
+        }
         if data.shape()[..] != shape[..] {
             let was = data.shape().to_vec();
             data = match empty.resized(name, data) {

@@ -26,6 +26,8 @@ pub struct Survey {
     pub rivals: Vec<String>,
     /// Parameters that nothing fills.
     pub missing: Vec<String>,
+    /// Parameters that files may lack and this one does: they keep a value of the backbone's.
+    pub defaulted: Vec<String>,
     /// Keys of the file that nothing uses.
     pub unused: Vec<String>,
     /// Keys of the file that belong to no backbone (counters, indices, another tower), by the prefix or
@@ -35,6 +37,8 @@ pub struct Survey {
     pub resized: Vec<String>,
     /// `name: expected [..], got [..]` for parameters that cannot be converted or resized.
     pub shapes: Vec<String>,
+    /// Why the file's head does not read the backbone's features.
+    headless: Option<&'static str>,
 }
 
 impl Survey {
@@ -122,9 +126,13 @@ impl Survey {
         let mut used: BTreeSet<String> = head.map(|source| source.theirs).collect();
         let (mut plan, mut missing) = (BTreeMap::new(), Vec::new());
         let (mut resized, mut shapes) = (Vec::new(), Vec::new());
+        let mut defaulted = Vec::new();
         for (name, shape) in &*expected {
             let Some(sources) = reading.sources(name, backbone, file) else {
-                missing.push(name.clone());
+                match backbone.absent(name) {
+                    Some(_) => defaulted.push(name.clone()),
+                    None => missing.push(name.clone()),
+                }
                 continue;
             };
             used.extend(sources.iter().map(|source| source.theirs.clone()));
@@ -132,6 +140,7 @@ impl Survey {
             if let ([source], None) = (&sources[..], reading.layout.convert)
                 && let Some(own) = file.shape(&source.theirs)
                 && own != shape
+                && !is_vector(shape, own)
             {
                 let zeros = TensorData::zeros::<f32, _>(own.to_vec());
                 match backbone.resized(name, zeros) {
@@ -157,10 +166,12 @@ impl Survey {
             plan,
             rivals: Vec::new(),
             missing,
+            defaulted,
             unused,
             ignored,
             resized,
             shapes,
+            headless: backbone.headless(),
         }
     }
 
@@ -187,10 +198,10 @@ impl Survey {
         self.distance().0 == 0
     }
 
-    /// The distance from a perfect fit: number of mismatches, then of resized parameters.
+    /// The distance from a perfect fit: number of mismatches, then of parameters that are resized or absent.
     pub(super) fn distance(&self) -> (usize, usize) {
         let wrong = self.missing.len() + self.unused.len() + self.shapes.len() + self.rivals.len();
-        (wrong, self.resized.len())
+        (wrong, self.resized.len() + self.defaulted.len())
     }
 
     /// The file's head, if it has one; a missing bias is zero. A projection is read as a head if the
@@ -249,9 +260,14 @@ impl Survey {
         Ok(Some(CheckpointHead { weight, bias }))
     }
 
-    /// Why the head of the file cannot be read: old networks have a hidden layer between the features
-    /// and the head, which no backbone here has.
+    /// Why the head of the file cannot be read: some networks have a hidden layer between the features
+    /// and the head.
     pub fn unread_head(&self, file: &Checkpoint) -> Option<String> {
+        if let Some(why) = self.headless {
+            let mut places = self.reading.head("weight").into_iter();
+            let head = places.find(|source| file.shape(&source.theirs).is_some())?;
+            return Some(format!("the head {} {why}: it is not read", head.theirs));
+        }
         let hidden = |start: &&&str| start.contains("pre_logits");
         let start = self.ignored.keys().find(hidden)?;
         let layer = self.ignored[start].first()?;
@@ -301,4 +317,11 @@ impl Survey {
             part("other sets of weights in the file", &sets),
         ))
     }
+}
+
+/// Whether `got` is the shape of as many values in a row as `expected`, the shape of a vector: libraries store
+/// some vectors with further axes of length 1, to be broadcast.
+pub(super) fn is_vector(expected: &[usize], got: &[usize]) -> bool {
+    let longer = got.iter().filter(|length| **length != 1).count();
+    expected.len() == 1 && longer <= 1 && got.iter().product::<usize>() == expected[0]
 }

@@ -128,6 +128,14 @@ impl Reader<'_> {
             let ours = match (kind, name.as_str()) {
                 ("swin", "hidden_size") => "num_features",
                 ("swin", "num_layers") => continue,
+                ("convnext" | "convnextv2" | "dinov3_convnext", "hidden_sizes") => "dims",
+                ("convnext" | "convnextv2" | "dinov3_convnext", "num_stages") => continue,
+                ("convnext" | "convnextv2" | "dinov3_convnext", "layer_scale_init_value") => {
+                    "ls_init_value"
+                }
+                // The other norms of the first two have an epsilon of their own, which is timm's.
+                ("convnext" | "convnextv2", "layer_norm_eps") => "head_norm_eps",
+                ("dinov3_convnext", "layer_norm_eps") => "norm_eps",
                 ("resnet", "depths") => "layers",
                 ("resnet", "layer_type") => "block",
                 ("resnet", "hidden_sizes") => {
@@ -165,6 +173,7 @@ impl Reader<'_> {
             "dinov2" | "dinov2_with_registers" => Some(("gelu", Some(1e-6))),
             "swin" => Some(("gelu", Some(1e-5))),
             "resnet" => Some(("relu", None)),
+            "convnext" | "convnextv2" | "dinov3_convnext" => Some(("gelu", None)),
             _ => None,
         };
         if let Some((activation, epsilon)) = defaults {

@@ -274,6 +274,8 @@ pub(super) fn same(name: &str, a: &Value, b: &Value) -> bool {
     match (name, a.as_f64(), b.as_f64()) {
         // Only what LayerScale starts with: the weights replace the value.
         ("init_values", Some(_), Some(_)) => true,
+        // The same, where zero stands for blocks without it.
+        ("ls_init_value", Some(a), Some(b)) => (a == 0.0) == (b == 0.0),
         // A ratio of whole widths, which some files write with few digits.
         ("mlp_ratio", Some(a), Some(b)) => (a - b).abs() <= 1e-3 * a.abs(),
         (_, Some(a), Some(b)) => a == b,

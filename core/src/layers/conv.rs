@@ -109,8 +109,9 @@ impl Conv2d {
     }
 
     /// The layer with the weight that functions at its site make of its own, and the other acts.
-    fn changed<'a>(&self, hooks: &Hooks<'a>) -> (Cow<'_, Self>, Vec<Act<'a>>) {
-        let (weight, acts) = split_weight(hooks.at_site(&self.site), || self.matrix());
+    pub(super) fn changed<'a>(&self, hooks: &Hooks<'a>) -> (Cow<'_, Self>, Vec<Act<'a>>) {
+        let own = || self.weight.val().flatten(1, 3);
+        let (weight, acts) = split_weight(hooks.at_site(&self.site), own);
         let layer = match weight {
             None => Cow::Borrowed(self),
             Some(weight) => Cow::Owned(Self {
@@ -225,15 +226,15 @@ impl Conv2d {
         batch_norm(y, fixed, then.residual, then.relu)
     }
 
-    fn pointwise(&self) -> ConvOptions<2> {
+    pub(super) fn pointwise(&self) -> ConvOptions<2> {
         ConvOptions::new([1, 1], [0, 0], [1, 1], self.groups())
     }
 
-    fn groups(&self) -> usize {
+    pub(super) fn groups(&self) -> usize {
         self.options().groups
     }
 
-    fn options(&self) -> ConvOptions<2> {
+    pub(super) fn options(&self) -> ConvOptions<2> {
         match self.site.kind {
             SiteKind::Conv {
                 stride,
@@ -246,7 +247,7 @@ impl Conv2d {
     }
 
     /// A convolution with this layer's stride and padding.
-    fn convolve(
+    pub(super) fn convolve(
         &self,
         x: Tensor<4>,
         weight: Tensor<4>,
@@ -335,14 +336,16 @@ impl Weighted<4, 4> for Conv2d {
     }
 }
 
-/// A convolution whose windows do not overlap (a patch embedding) as one matrix product.
+/// A convolution whose windows do not overlap (a patch embedding) as one matrix product. Rows and columns
+/// that are left over at the end are not seen.
 ///
 /// # Shapes
-/// `[b, c, gh * p, gw * q]`, `[o, c, p, q]`, `[o]` -> `[b, o, gh, gw]`.
+/// `[b, c, h, w]`, `[o, c, p, q]`, `[o]` -> `[b, o, h / p, w / q]`.
 fn patches(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let [b, _, h, w] = x.dims();
     let [o, c, p, q] = weight.dims();
     let (gh, gw) = (h / p, w / q);
+    let x = x.narrow(2, 0, gh * p).narrow(3, 0, gw * q);
     let columns = peft_ops::patches(x, [p, q]); // [b, gh * gw, c * p * q]
     let y = linear(columns, weight.reshape([o, c * p * q]), bias); // [b, gh * gw, o]
     // This is only a view: token sequences and grids move the channels to the end again.

@@ -117,6 +117,22 @@ impl Linear {
         peft_ops::linear_gelu(x, gelu, weight, bias, residual)
     }
 
+    /// The layer whose outputs are multiplied by `scale [out]`.
+    pub fn scaled(&self, scale: &Tensor<1>) -> Self {
+        let weight = self.weight.val();
+        let rows = like(scale.clone(), &weight).unsqueeze_dim(1); // [out, 1]
+        let bias = self.bias.as_ref().map(|bias| {
+            let value = bias.val();
+            let scale = like(scale.clone(), &value);
+            Param::initialized(bias.id, value * scale)
+        });
+        Self {
+            weight: Param::initialized(self.weight.id, weight * rows),
+            bias,
+            ..self.clone()
+        }
+    }
+
     /// Weight and bias in the type of `x`.
     fn like<const D: usize>(&self, x: &Tensor<D>) -> (Tensor<2>, Option<Tensor<1>>) {
         let bias = self.bias.as_ref().map(|bias| like(bias.val(), x));

@@ -9,6 +9,7 @@ mod bottleneck;
 mod boundary_tensor;
 mod branch_bottlenecks;
 mod conv;
+mod conv_grid;
 mod dense;
 mod layer_norm;
 mod linear;

@@ -96,6 +96,7 @@ peft_core::register!(
 mod tests {
     use burn::tensor::Device;
     use peft_backbone_clip as _;
+    use peft_backbone_convnext as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
     use peft_backbone_vit as _;

@@ -3,6 +3,7 @@
 use burn::module::Param;
 use burn::tensor::{Device, TensorData};
 use peft_backbone_clip as _;
+use peft_backbone_convnext as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;
@@ -247,7 +248,7 @@ fn every_kind_conforms() {
         ap(Kind::Concat, false, None, &[1, 2]),
     ]);
     // A prompt folds into the position embedding of every ViT; if it is shared, into a bias of them,
-    // of both CLIPs and of the Swin Transformer that has no downsampling there.
+    // of both CLIPs and ConvNeXts, and of the Swin Transformer that has no downsampling there.
     let merged: Vec<usize> = verdicts
         .chunks(verdicts.len() / 6)
         .map(|backbones| {
@@ -255,12 +256,12 @@ fn every_kind_conforms() {
             backbones.iter().filter(merges).count()
         })
         .collect();
-    assert_eq!(merged, [0, 3, 6, 0, 0, 0]);
+    assert_eq!(merged, [0, 3, 8, 0, 0, 0]);
     let refused = verdicts.iter().filter(|v| matches!(v, Verdict::Refused(_)));
     let backbones = tiny_backbones();
     let maps = backbones
         .iter()
         .map(|(_, backbone)| backbone.typetag_name());
-    let maps = maps.filter(|name| matches!(*name, "resnet" | "swin"));
+    let maps = maps.filter(|name| matches!(*name, "resnet" | "swin" | "convnext"));
     assert_eq!(refused.count(), maps.count(), "concat on maps and grids");
 }

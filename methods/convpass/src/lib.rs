@@ -307,6 +307,7 @@ peft_core::register!(
 #[cfg(test)]
 mod tests {
     use peft_backbone_clip as _;
+    use peft_backbone_convnext as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
     use peft_backbone_vit as _;

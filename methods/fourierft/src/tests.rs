@@ -1,6 +1,7 @@
 //! Golden values made with HF PEFT, its folders, the conformance suite, and refusals.
 
 use peft_backbone_clip as _;
+use peft_backbone_convnext as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;

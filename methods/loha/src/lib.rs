@@ -41,7 +41,8 @@ pub struct Loha {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
     /// Sites by suffix (a list) or regular expression over the whole name (a string); `query`, `key` and
-    /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else every convolution.
+    /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else the
+    /// layers of the MLPs (`mlp.fc1`, `mlp.fc2`), else every convolution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
 }
@@ -201,6 +202,7 @@ peft_core::register!(
 #[cfg(test)]
 mod tests {
     use peft_backbone_clip as _;
+    use peft_backbone_convnext as _;
     use peft_backbone_resnet as _;
     use peft_backbone_swin as _;
     use peft_backbone_vit as _;

@@ -23,8 +23,8 @@ pub struct Lora {
     /// Probability in `[0, 1)` of dropping an entry of the side path's input while training.
     pub dropout: f64,
     /// Sites by suffix (a list) or regular expression over the whole name (a string); `query`,
-    /// `key` and `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else every
-    /// convolution.
+    /// `key` and `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else the
+    /// layers of the MLPs (`mlp.fc1`, `mlp.fc2`), else every convolution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
     /// Ranks of some sites, by regular expression over the end of the name after a dot.

@@ -52,7 +52,8 @@ pub struct Oft {
     /// Whether one rotation serves all blocks of a site. Default false.
     pub shared: bool,
     /// Sites by suffix (a list) or regular expression over the whole name (a string); `query`, `key` and
-    /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else every convolution.
+    /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else the
+    /// layers of the MLPs (`mlp.fc1`, `mlp.fc2`), else every convolution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
 }

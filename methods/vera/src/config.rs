@@ -21,7 +21,8 @@ pub struct Vera {
     /// The seed of the frozen pair, HF PEFT's `projection_prng_key`. Default 0.
     pub seed: u64,
     /// Sites by suffix (a list) or regular expression over the whole name (a string); `query`, `key` and
-    /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else every convolution.
+    /// `value` are rows of a fused `qkv`. Default: `[qkv]` where there is one, else the
+    /// layers of the MLPs (`mlp.fc1`, `mlp.fc2`), else every convolution.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
 }

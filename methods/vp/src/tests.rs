@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use peft_backbone_clip as _;
+use peft_backbone_convnext as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;

@@ -24,6 +24,7 @@ use self::block::Block;
 pub(crate) use self::kernel::{Kernels, RUN};
 pub(crate) use self::plan::Blocking;
 use self::plan::Plan;
+pub(crate) use self::register::Register;
 use crate::buffer::{Aligned, Scratch, Shared, Unset, written};
 
 /// A strided matrix to read.

@@ -7,7 +7,7 @@ use crate::simd::{Portable, Simd};
 ///
 /// # Safety
 /// Every function asks that the level of the register is current: its instructions do not exist otherwise.
-pub(super) trait Register: Copy {
+pub(crate) trait Register: Copy {
     /// Values in a register.
     const LANES: usize;
 

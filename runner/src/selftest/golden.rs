@@ -38,7 +38,7 @@ macro_rules! fixture {
 }
 
 /// One small model for each family, chosen so that every kernel is used by one of them.
-static CASES: [Case; 4] = [
+static CASES: [Case; 5] = [
     Case {
         backbone: "clip",
         library: "transformers",
@@ -47,6 +47,15 @@ static CASES: [Case; 4] = [
         weights: fixture!("clip_projection/weights.safetensors"),
         values: fixture!("clip_projection/io.safetensors"),
         output: "projected",
+    },
+    Case {
+        backbone: "convnext",
+        library: "timm",
+        config: "{name: convnext, img_size: 36, depths: [1, 2, 1, 1], dims: [8, 12, 16, 20], \
+                 conv_mlp: true, use_grn: true}",
+        weights: fixture!("convnextv2_gradients/weights.safetensors"),
+        values: fixture!("convnextv2_gradients/io.safetensors"),
+        output: "logits",
     },
     Case {
         backbone: "resnet",

@@ -226,7 +226,10 @@ fn lists_schema_and_doctor_answer_programs() {
             "vpt"
         ]
     );
-    assert_eq!(names("backbones"), ["clip", "resnet", "swin", "vit"]);
+    assert_eq!(
+        names("backbones"),
+        ["clip", "convnext", "resnet", "swin", "vit"]
+    );
     let datasets = [
         "cifar",
         "coop",

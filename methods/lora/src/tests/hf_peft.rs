@@ -33,6 +33,33 @@ fn folders_of_hf_peft_are_read_and_written() {
     check_hf_peft(&format!("{base}/lora"), &base, &*swin);
 }
 
+/// On convolutions of 1x1 and strided ones, on linear layers and a depthwise convolution, and on a model without
+/// a head whose modules have a prefix.
+#[test]
+fn folders_for_a_convnext_are_read_and_written() {
+    for (folder, base, sizes) in [
+        (
+            "convnext",
+            "convnext_timm",
+            "depths: [1, 1, 2, 1], dims: [8, 16, 20, 28], conv_mlp: true",
+        ),
+        (
+            "convnext_transformers",
+            "convnext_hf",
+            "depths: [1, 1, 2, 1], dims: [8, 16, 24, 32]",
+        ),
+        (
+            "convnext_dinov3",
+            "dinov3_convnext_hf",
+            "depths: [1, 2, 1, 1], dims: [12, 16, 20, 24]",
+        ),
+    ] {
+        let backbone = config(&format!("{{name: convnext, img_size: 64, {sizes}}}"));
+        let folder = format!("{FIXTURES}/hf_peft/{folder}");
+        check_hf_peft(&folder, &format!("{FIXTURES}/modern/{base}"), &*backbone);
+    }
+}
+
 #[test]
 fn a_folder_that_does_not_fit_is_refused_with_the_reason() {
     let given = HfPeft::read(&Path::new(FIXTURES).join("hf_peft/lora")).unwrap();

@@ -5,6 +5,7 @@ mod starts;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_backbone_clip as _;
+use peft_backbone_convnext as _;
 use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;
