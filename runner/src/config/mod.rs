@@ -6,7 +6,6 @@ pub mod error;
 pub mod experiment;
 pub mod find;
 pub mod head;
-pub mod hub;
 pub mod on_error;
 pub mod part;
 pub mod recipe;

@@ -14,11 +14,13 @@ mod data_protocol;
 mod devices;
 mod documentation;
 mod facts;
+mod hub;
 mod label_maps;
 mod leaving;
 mod library;
 mod methods;
 mod pins;
+mod server;
 mod studies;
 mod weights_files;
 
