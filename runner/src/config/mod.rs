@@ -11,5 +11,6 @@ pub mod part;
 pub mod recipe;
 pub mod resolve;
 pub mod set;
+pub mod sources;
 pub mod start;
 pub mod stated;

@@ -9,6 +9,7 @@ mod commands;
 mod compare;
 mod costs;
 mod data;
+mod data_fetch;
 mod data_kinds;
 mod data_protocol;
 mod devices;

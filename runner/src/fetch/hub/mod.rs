@@ -5,6 +5,7 @@ mod cache;
 mod place;
 mod remote;
 mod repository;
+mod tree;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use peft_core::error::listed;
 
 pub use self::remote::Remote;
 pub use self::repository::Repository;
+pub use self::tree::files;
 
 use self::cache::Cache;
 use self::remote::Found;
