@@ -244,6 +244,7 @@ fn lists_schema_and_doctor_answer_programs() {
         "sprites",
         "terrain",
         "textures",
+        "tfds",
         "vtab",
         "webdataset",
     ];
