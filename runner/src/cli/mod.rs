@@ -16,6 +16,7 @@ use crate::commands::eval::{self, EvalArgs};
 use crate::commands::explain::{self, ExplainArgs};
 use crate::commands::export::{self, ExportArgs};
 use crate::commands::features::{self, FeaturesArgs};
+use crate::commands::init::{self, InitArgs};
 use crate::commands::inspect::{self, InspectArgs};
 use crate::commands::list::{self, ListArgs};
 use crate::commands::manual::{self, ManualArgs};
@@ -43,6 +44,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Init(InitArgs),
     Train(TrainArgs),
     Compare(CompareArgs),
     #[command(subcommand)]
@@ -71,7 +73,7 @@ enum Command {
 const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Train and compare",
-        &["train", "compare", "sweep", "study"],
+        &["init", "train", "compare", "sweep", "study"],
     ),
     ("Look", &["list", "show", "inspect", "data", "schema"]),
     (
@@ -101,6 +103,7 @@ impl Cli {
             offline::forbid();
         }
         match &self.command {
+            Command::Init(args) => init::init(args),
             Command::Train(args) => train::train(args),
             Command::Compare(args) => compare::compare(args),
             Command::Sweep(command) => sweep::sweep(command),

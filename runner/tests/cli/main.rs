@@ -16,6 +16,7 @@ mod devices;
 mod documentation;
 mod facts;
 mod hub;
+mod init;
 mod label_maps;
 mod leaving;
 mod library;

@@ -8,6 +8,7 @@ mod sheet;
 mod show;
 mod time;
 
+pub use check::{found, print};
 use clap::Subcommand;
 
 use crate::exit::Failure;

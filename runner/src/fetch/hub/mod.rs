@@ -55,6 +55,17 @@ pub fn resolve(path: &Path) -> Option<Result<PathBuf, Failure>> {
     })
 }
 
+/// Whether the cache holds the weights that `path` names, if it names some of a hub.
+pub fn is_cached(path: &Path) -> Option<bool> {
+    let text = path.to_str().filter(|text| Repository::is_named(text))?;
+    let repository = Repository::parse(text).ok()?;
+    let names = match &repository.file {
+        Some(file) => vec![file.as_str()],
+        None => WEIGHTS.to_vec(),
+    };
+    Some(Cache::of(&repository).weights(&names).is_some())
+}
+
 /// Fetches the first of the files `names` that a repository has, and the files beside it. The
 /// weights are linked last, so that a repository that was fetched only in part is not found.
 fn fetch(remote: &Remote, cache: &Cache, names: &[&str]) -> Result<PathBuf, Failure> {
