@@ -106,6 +106,7 @@ fn folders_of_classes_are_recognised_and_train() {
         "name: my-flowers",
         "test_fraction: 0.2",
         "metric: mean_per_class",
+        "sampling: balanced",
         "# ",
     ] {
         assert!(yaml.contains(part), "{part:?} is not in: {yaml}");
@@ -125,7 +126,9 @@ fn folders_of_classes_are_recognised_and_train() {
     assert!(out.contains("below folders of splits"), "{out}");
     let yaml = text(folder.join("other.yaml"));
     assert!(
-        yaml.contains("metric: top1") && !yaml.contains("test_fraction"),
+        yaml.contains("metric: top1")
+            && !yaml.contains("test_fraction")
+            && !yaml.contains("sampling"),
         "{yaml}"
     );
     assert_eq!(trained(folder, "other.yaml"), [14, 2, 16]);

@@ -82,7 +82,7 @@ pub fn init(args: &InitArgs) -> Result<(), Failure> {
         ),
     );
     let choice = Choice::new(args.backbone.as_deref(), &machine, &facts)?;
-    let text = write::yaml(&name, &seen, &facts, &machine, &choice)?;
+    let text = write::yaml(&name, &out, &seen, &facts, &machine, &choice)?;
     peft_core::files::write_atomically(&out, text.as_bytes())?;
     row(
         "backbone",

@@ -1,5 +1,7 @@
 //! The text of the experiment, with a comment for each choice.
 
+use std::path::Path;
+
 use serde_yaml::Value;
 
 use super::choose::{Choice, Machine};
@@ -13,6 +15,7 @@ use crate::exit::{Failure, config_error};
 /// If the configuration of the data cannot be written as YAML, which none is known not to be.
 pub fn yaml(
     name: &str,
+    out: &Path,
     seen: &Seen,
     facts: &Facts,
     machine: &Machine,
@@ -50,12 +53,19 @@ pub fn yaml(
                 .to_owned()
         }
     };
+    let sampling = match facts.is_unbalanced() {
+        true => {
+            "  # Every class comes equally often; without this line, as often as it has images.\n  \
+                 sampling: balanced\n"
+        }
+        false => "",
+    };
     let steps = train.div_ceil(*batch) * epochs;
     Ok(format!(
         "# Written by `runner init`: {kind}, {classes} classes, {train} training images; for {device} with \
          {cores} cores.\n\
-         #   runner --config {name}.yaml            trains and tests\n\
-         #   runner --config {name}.yaml --dry-run  prints the plan only\n\
+         #   runner --config {out}            trains and tests\n\
+         #   runner --config {out} --dry-run  prints the plan only\n\
          name: {quoted}\n\n\
          # The pretrained network: {backbone_why}.\n\
          # `runner list backbones` prints the others; --set backbone=vit-base tries one.\n\
@@ -65,17 +75,18 @@ pub fn yaml(
          method: {method}\n\n\
          {remarks}dataset:\n{dataset}\n\
          recipe:\n  \
-           # The rate that mattered most; if the loss does not fall, try a third of it, or three times as much.\n  \
+           # The rate matters most: if the loss does not fall, try a third of it, or three times as much.\n  \
            optimizer: {{name: adamw, lr: {rate}, weight_decay: 0.0001}}\n  \
            schedule: {{name: cosine, warmup_epochs: 1}}\n  \
            # {steps} steps in all. The epoch with the best validation metric is tested.\n  \
            epochs: {epochs}\n  \
-           batch_size: {batch}\n  \
+           batch_size: {batch}\n{sampling}  \
            # Photos usually gain from random crops and flips, with which less is cached and an epoch takes longer:\n  \
            # augmentation: {{random_resized_crop: {{scale: [0.5, 1.0]}}, hflip: 0.5}}\n\n\
          {metric}\n\
          # Another seed shows how far results vary by chance.\n\
          seed: 0\n",
+        out = out.display(),
         kind = seen.kind,
         device = machine.device,
         cores = machine.cores,
