@@ -93,9 +93,20 @@ pub(crate) fn set_aside<T, K: AsRef<[u8]>>(
     label: impl Fn(&T) -> usize,
     key: impl Fn(usize, &T) -> K,
 ) -> Result<Vec<T>, Error> {
+    take_part("validation_fraction", train, fraction, label, key)
+}
+
+/// Does what [`set_aside`] does, for any split: `field` is the name of the fraction in the configuration.
+pub(crate) fn take_part<T, K: AsRef<[u8]>>(
+    field: &'static str,
+    train: &mut Vec<T>,
+    fraction: f32,
+    label: impl Fn(&T) -> usize,
+    key: impl Fn(usize, &T) -> K,
+) -> Result<Vec<T>, Error> {
     if !(fraction > 0.0 && fraction < 1.0) {
         let expected = "a number in (0, 1)";
-        return Err(Error::invalid("validation_fraction", expected, fraction));
+        return Err(Error::invalid(field, expected, fraction));
     }
     let classes = train.iter().map(|item| label(item) + 1).max().unwrap_or(0);
     let mut by_class = vec![Vec::new(); classes];
@@ -119,7 +130,7 @@ pub(crate) fn set_aside<T, K: AsRef<[u8]>>(
         .collect();
     if validation.is_empty() {
         let expected = "a class with two images or more, to set one aside";
-        return Err(Error::invalid("validation_fraction", expected, "none"));
+        return Err(Error::invalid(field, expected, "none"));
     }
     Ok(validation)
 }

@@ -31,6 +31,7 @@ fn every_registered_example_parses_and_keeps_its_name() {
             "sprites",
             "terrain",
             "textures",
+            "tfds",
             "vtab",
             "webdataset"
         ]
@@ -67,7 +68,8 @@ fn the_page_names_every_format_and_its_examples_parse() {
         assert!(config.is_ok(), "{yaml}{}", config.unwrap_err());
         parsed += 1;
     }
-    assert_eq!(parsed, 8, "an example for each file format");
+    // Nine formats, `test_fraction`, and VTAB-1k for tuning and for the final training.
+    assert_eq!(parsed, 12, "an example for each file format");
 }
 
 /// `65929` as `65,929`.

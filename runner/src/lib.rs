@@ -15,6 +15,7 @@ mod config;
 mod data;
 mod device;
 mod exit;
+mod fetch;
 mod lock;
 mod measure;
 mod model;

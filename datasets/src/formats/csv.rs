@@ -20,11 +20,12 @@ use crate::error::Error;
 use crate::files::{File, Files, distinct};
 use crate::indexed::{Indexed, Item, Items};
 use crate::labels::{Labelled, OnStray, Strays, read_names, resolve};
-use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::split::{BySplit, default_validation_fraction, set_aside, take_part};
 use crate::storage::Exif;
 
 peft_core::dataset_config! {
-    /// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`.
+    /// Tables of paths and labels with a header: either `all` with `split`, or `train` and `test`, or `train`
+    /// with `test_fraction`.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub struct Csv {
@@ -63,6 +64,10 @@ peft_core::dataset_config! {
         /// in (0, 1). The order is that of the blake3 hash of an image's path below the root.
         #[serde(default = "default_validation_fraction")]
         pub validation_fraction: f32,
+        /// Part of each class that is set aside for testing, where neither `split` nor `test` say which
+        /// images test: a number in (0, 1), in the same order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub test_fraction: Option<f32>,
         /// What becomes of an image without a label, or with a negative one, which marks a label that
         /// is hidden.
         #[serde(default, skip_serializing_if = "OnStray::is_fail")]
@@ -137,17 +142,25 @@ impl Csv {
             &self.validation,
             &self.test,
         ) {
-            (Some(all), Some(split), None, None, None) => self.divided(&files, all, split)?,
-            (None, None, Some(train), validation, Some(test)) => BySplit {
-                train: self.rows(&files, "train", train)?,
-                validation: match validation {
-                    Some(list) => self.rows(&files, "validation", list)?,
-                    None => Vec::new(),
-                },
-                test: self.rows(&files, "test", test)?,
-            },
+            (Some(all), Some(split), None, None, None) if self.test_fraction.is_none() => {
+                self.divided(&files, all, split)?
+            }
+            (None, None, Some(train), validation, test)
+                if test.is_some() != self.test_fraction.is_some() =>
+            {
+                let rows = |field, list: &Option<List>| match list {
+                    Some(list) => self.rows(&files, field, list),
+                    None => Ok(Vec::new()),
+                };
+                BySplit {
+                    train: self.rows(&files, "train", train)?,
+                    validation: rows("validation", validation)?,
+                    test: rows("test", test)?,
+                }
+            }
             _ => {
-                let expected = "either `all` and `split`, or `train` and `test`";
+                let expected = "either `all` and `split`, or `train` and either `test` or \
+                                `test_fraction`";
                 return Err(Error::invalid("all", expected, "another combination"));
             }
         };
@@ -173,12 +186,17 @@ impl Csv {
             items.collect()
         });
         distinct(&[&splits.train, &splits.validation, &splits.test])?;
+        let key = |_, item: &Item<File>| item.at.path.as_bytes().to_vec();
+        if let Some(fraction) = self.test_fraction {
+            let train = &mut splits.train;
+            splits.test = take_part("test_fraction", train, fraction, |item| item.label, key)?;
+        }
         if lacks_validation {
             splits.validation = set_aside(
                 &mut splits.train,
                 self.validation_fraction,
                 |item| item.label,
-                |_, item| item.at.path.as_bytes().to_vec(),
+                key,
             )?;
         }
         let mut data = Indexed::new(classes, splits, files);
@@ -308,6 +326,22 @@ group: [y, place]
         assert_eq!(data.group(Split::Train, 1).unwrap(), Some(3));
         assert_eq!(data.group(Split::Validation, 0).unwrap(), Some(1));
         assert_eq!(data.label(Split::Test, 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_part_of_the_rows_tests_where_nothing_says_which_do() {
+        let rows: String = (0..20).map(|n| format!("{n}.jpg,{}\n", n % 2)).collect();
+        let table = [("a.csv", format!("file,label\n{rows}"))];
+        let table = table.each_ref().map(|(name, text)| (*name, text.as_str()));
+        let config = "train: {file: a.csv}\npath: file\nlabel: label\ntest_fraction: 0.2\n";
+        let data = read(&table, config).unwrap();
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [14, 2, 4]);
+        let two = format!("{config}test: {{file: a.csv}}");
+        assert!(
+            read(&table, &two)
+                .unwrap_err()
+                .contains("another combination")
+        );
     }
 
     #[test]
@@ -452,7 +486,7 @@ validation_fraction: 0.5
             (tables("a.csv", "path: file"), "`1.jpg` is listed twice"),
             (
                 read(&table, "train: {file: a.csv}\npath: file\nlabel: label").unwrap_err(),
-                "expected either `all` and `split`, or `train` and `test`",
+                "or `train` and either `test` or `test_fraction`",
             ),
         ] {
             assert!(message.contains(part), "{message}");

@@ -1,7 +1,8 @@
 //! Image folders: `root/<split>/<class>/<image>`, the layout of torchvision's `ImageFolder`.
 //!
 //! - `root/train` and `root/test` are required. `root/val` (or `root/validation`, but not both) is
-//!   optional; without it, a part of `train` is set aside.
+//!   optional; without it, a part of `train` is set aside. With `test_fraction`, another part of `train`
+//!   tests, and where there is no `train`, the class folders are those in `root`.
 //! - The classes are the folders in `train`, ordered as numbers if all are whole numbers (0, 1, 2,
 //!   .., 10), else by name. torchvision orders numbers as texts: 0, 1, 10, 2. Another split may lack
 //!   a class but may not add one.
@@ -26,7 +27,7 @@ use crate::error::Error;
 use crate::files::{File, Files};
 use crate::indexed::{Indexed, Item};
 use crate::labels::{OnStray, is_hidden, left_out, order};
-use crate::split::{BySplit, default_validation_fraction, set_aside};
+use crate::split::{BySplit, default_validation_fraction, set_aside, take_part};
 use crate::storage::Exif;
 
 peft_core::dataset_config! {
@@ -41,6 +42,11 @@ peft_core::dataset_config! {
         /// The order is that of the blake3 hash of `<class>/<file>`.
         #[serde(default = "default_validation_fraction")]
         pub validation_fraction: f32,
+        /// Part of each class of `train` that is set aside for testing where there is no `test`: a number in
+        /// (0, 1), in the same order. Where there is no `train` either, the class folders are those in the
+        /// root.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub test_fraction: Option<f32>,
         /// What becomes of the images in a class folder whose name is a negative number, which marks a
         /// label that is hidden.
         #[serde(default, skip_serializing_if = "OnStray::is_fail")]
@@ -72,28 +78,46 @@ impl Folder {
         let mut read = |split, name: &str, classes: &mut Option<Vec<String>>| {
             self.read_split(&files, split, name, classes, &mut remarks)
         };
+        // The key is `<class>/<file>`, without the split.
+        let key = |_, item: &Item<File>| {
+            let path = &*item.at.path;
+            path.strip_prefix("train/").unwrap_or(path).to_owned()
+        };
         let mut classes = None;
-        let mut train = read(Split::Train, "train", &mut classes)?;
-        let validation = match ["val", "validation"].map(|name| (name, root.join(name).exists())) {
+        let flat = self.test_fraction.is_some() && !root.join("train").exists();
+        let name = if flat { "" } else { "train" };
+        let mut train = read(Split::Train, name, &mut classes)?;
+        // What tests is set aside first, so that it does not depend on the part that validates.
+        let set_aside_test = match self.test_fraction {
+            None => None,
+            Some(_) if !flat && root.join("test").exists() => {
+                let got = "a folder `test` as well";
+                return Err(Error::invalid("test_fraction", "no test images", got));
+            }
+            Some(fraction) => {
+                let field = "test_fraction";
+                Some(take_part(
+                    field,
+                    &mut train,
+                    fraction,
+                    |item| item.label,
+                    key,
+                )?)
+            }
+        };
+        let there = |name| (name, !flat && root.join(name).exists());
+        let validation = match ["val", "validation"].map(there) {
             [(_, true), (_, true)] => {
                 return Err(Error::layout(root, "`val` or `validation`", "both"));
             }
             [(name, true), _] | [_, (name, true)] => read(Split::Validation, name, &mut classes)?,
-            _ => set_aside(
-                &mut train,
-                self.validation_fraction,
-                |item| item.label,
-                // The key is `<class>/<file>`, without the split.
-                |_, item| {
-                    let path = &*item.at.path;
-                    path.strip_prefix("train/").unwrap_or(path).to_owned()
-                },
-            )?,
+            _ => set_aside(&mut train, self.validation_fraction, |item| item.label, key)?,
         };
+        let test = set_aside_test.map_or_else(|| read(Split::Test, "test", &mut classes), Ok)?;
         let splits = BySplit {
             train,
             validation,
-            test: read(Split::Test, "test", &mut classes)?,
+            test,
         };
         let mut data = Indexed::new(classes.unwrap_or_default(), splits, files);
         data.exif = self.exif;
@@ -152,7 +176,10 @@ impl Folder {
                 label,
                 group: None,
                 at: File {
-                    path: format!("{name}/{class}/{image}").into(),
+                    path: match name {
+                        "" => format!("{class}/{image}").into(),
+                        name => format!("{name}/{class}/{image}").into(),
+                    },
                     place: None,
                 },
             }));
@@ -186,286 +213,4 @@ impl Folder {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use peft_core::data::{Dataset, Split, Transform};
-    use tempfile::TempDir;
-
-    use super::*;
-
-    /// Writes 2 x 1 images, the n-th with the grey level `10 * n`.
-    fn tree(files: &[&str]) -> TempDir {
-        let folder = TempDir::new().unwrap();
-        for (n, file) in files.iter().enumerate() {
-            let path = folder.path().join(file);
-            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-            image::save_buffer(
-                &path,
-                &[10 * n as u8; 6],
-                2,
-                1,
-                image::ExtendedColorType::Rgb8,
-            )
-            .unwrap();
-        }
-        folder
-    }
-
-    fn open(folder: &TempDir) -> Result<Indexed<Files>, Error> {
-        config(folder.path()).read()
-    }
-
-    fn config(root: &Path) -> Folder {
-        Folder {
-            root: root.into(),
-            validation_fraction: default_validation_fraction(),
-            unlabelled: OnStray::Fail,
-            unseen: OnStray::Fail,
-            exif: Exif::Ignore,
-            transform: Transform::default(),
-            train_images: None,
-            shots: None,
-        }
-    }
-
-    fn message(files: &[&str]) -> String {
-        open(&tree(files)).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn classes_and_files_are_sorted_and_decoded() {
-        let folder = tree(&[
-            "train/cat/b.png",
-            "train/cat/a.PNG",
-            "train/ant/z.bmp",
-            "val/ant/x.png",
-            "test/cat/x.png",
-        ]);
-        let data = open(&folder).unwrap();
-        assert_eq!(data.classes(), ["ant", "cat"]);
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [3, 1, 1]);
-        let grey = |split, index| {
-            let sample = data.sample(split, index).unwrap();
-            (sample.image.rgb[0], sample.label)
-        };
-        assert_eq!(
-            [0, 1, 2].map(|index| grey(Split::Train, index)),
-            [(20, 0), (10, 1), (0, 1)]
-        );
-        assert_eq!(
-            (grey(Split::Validation, 0), grey(Split::Test, 0)),
-            ((30, 0), (40, 1))
-        );
-        let message = data.sample(Split::Test, 1).unwrap_err().to_string();
-        assert!(
-            message.contains("no sample 1 in the test split"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn other_files_hidden_files_and_outside_links_are_counted() {
-        let folder = tree(&[
-            "train/a/1.png",
-            "validation/a/1.png",
-            "test/a/1.png",
-            "train/a/nested/2.png",
-            "train/a/.x.png",
-        ]);
-        let outside = tree(&["image.png"]);
-        let train = folder.path().join("train");
-        fs_err::write(train.join("notes.txt"), "x").unwrap();
-        fs_err::write(train.join("a/Thumbs.db"), "x").unwrap();
-        fs_err::create_dir(train.join(".cache")).unwrap();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::symlink;
-            symlink(outside.path().join("image.png"), train.join("a/out.png")).unwrap();
-            symlink(outside.path(), train.join("b")).unwrap();
-            symlink("1.png", train.join("a/in.png")).unwrap();
-            symlink("..", train.join("a/nested/up")).unwrap();
-            symlink("gone", train.join("a/gone.txt")).unwrap();
-            let data = open(&folder).unwrap();
-            assert_eq!(data.len(Split::Train), 3, "the link inside is followed");
-            assert_eq!(
-                data.remarks(),
-                [
-                    "files in `train` that are passed over: 8 (1 .db, 1 .txt, 1 beside the class \
-                     folders, 2 hidden, 2 links out of the root, 1 links to a folder above)"
-                ]
-            );
-            for link in ["a/in.png", "a/out.png", "b", "a/nested/up", "a/gone.txt"] {
-                fs_err::remove_file(train.join(link)).unwrap();
-            }
-        }
-        let data = open(&folder).unwrap();
-        assert_eq!((data.classes().len(), data.len(Split::Train)), (1, 2));
-        let remark = "files in `train` that are passed over: 4 (1 .db, 1 beside the class folders, \
-                      2 hidden)";
-        assert_eq!(data.remarks(), [remark]);
-    }
-
-    /// torchvision's `ImageFolder` finds the same files in this order, except for the jfif.
-    #[test]
-    fn folders_within_a_class_and_every_kind_of_image_are_read() {
-        let folder = tree(&[
-            "train/a/z.png",
-            "train/a/b/2.tif",
-            "train/a/b/1.PGM",
-            "train/a/b c/3.jpeg",
-            "train/a/b/d/0.tiff",
-            "train/a/y.ppm",
-            "val/a/1.png",
-            "test/a/1.png",
-        ]);
-        let data = open(&folder).unwrap();
-        let paths: Vec<_> = data.splits.train.iter().map(|i| &*i.at.path).collect();
-        let expected = [
-            "y.ppm",
-            "z.png",
-            "b/1.PGM",
-            "b/2.tif",
-            "b c/3.jpeg",
-            "b/d/0.tiff",
-        ];
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|name| format!("train/a/{name}"))
-            .collect();
-        assert_eq!(paths, expected);
-        assert!((0..6).all(|index| data.image(Split::Train, index).is_ok()));
-    }
-
-    #[test]
-    fn numbers_are_ordered_as_numbers_and_all_else_by_name() {
-        for (names, expected) in [
-            (&["0", "1", "10", "2"][..], &["0", "1", "2", "10"][..]),
-            (&["02", "10", "1"], &["1", "02", "10"]),
-            (&["0", "1", "10", "2", "a"], &["0", "1", "10", "2", "a"]),
-            (&["c10", "c2"], &["c10", "c2"]),
-        ] {
-            let files: Vec<String> = ["train", "val", "test"]
-                .iter()
-                .flat_map(|split| {
-                    names
-                        .iter()
-                        .map(move |name| format!("{split}/{name}/x.png"))
-                })
-                .collect();
-            let files: Vec<&str> = files.iter().map(String::as_str).collect();
-            let data = open(&tree(&files)).unwrap();
-            assert_eq!(data.classes(), expected);
-            let paths = data.splits.test.iter().map(|item| &*item.at.path);
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|name| format!("test/{name}/x.png"))
-                .collect();
-            assert_eq!(paths.collect::<Vec<_>>(), expected);
-        }
-    }
-
-    #[test]
-    fn strays_are_left_out_and_counted_where_the_configuration_says_so() {
-        let folder = tree(&[
-            "train/a/1.png",
-            "train/-1/1.png",
-            "val/a/1.png",
-            "val/b/1.png",
-            "test/-1/1.png",
-            "test/-1/2.png",
-        ]);
-        let skip = Folder {
-            unlabelled: OnStray::Skip,
-            unseen: OnStray::Skip,
-            ..config(folder.path())
-        };
-        let data = skip.read().unwrap();
-        assert_eq!(data.classes(), ["a"]);
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [1, 1, 0]);
-        assert_eq!(
-            data.remarks(),
-            [
-                "images of train that are left out: 1 (their label is `-1`)",
-                "images of validation that are left out: 1 (`train` lacks their class, `b`)",
-                "images of test that are left out: 2 (their label is `-1`)",
-            ]
-        );
-    }
-
-    #[test]
-    fn validation_is_set_aside_where_there_is_none() {
-        let names: Vec<String> = (0..20).map(|i| format!("train/a/{i}.png")).collect();
-        let mut paths: Vec<&str> = names.iter().map(String::as_str).collect();
-        paths.extend(["train/single/1.png", "test/a/1.png"]);
-        let data = open(&tree(&paths)).unwrap();
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [19, 2, 1]);
-        assert!(data.splits.validation.iter().all(|item| item.label == 0));
-    }
-
-    #[test]
-    fn every_fault_of_the_layout_is_named() {
-        let missing = config("/nowhere/at/all".as_ref());
-        let missing = missing.read().unwrap_err().to_string();
-        assert!(missing.contains("/nowhere/at/all"), "{missing}");
-        for (files, parts) in [
-            (&["val/a/1.png"][..], ["train", "No such file"]),
-            (
-                &["train/a/1.png", "train/a/2.png"],
-                ["test", "No such file"],
-            ),
-            (
-                &["train/a/1.png", "test/a/1.png"],
-                ["validation_fraction", "two images or more"],
-            ),
-            (
-                &[
-                    "train/a/1.png",
-                    "val/a/1.png",
-                    "validation/a/1.png",
-                    "test/a/1.png",
-                ],
-                ["`val` or `validation`", "got both"],
-            ),
-            (
-                &["train/a/1.png", "val/a/1.png", "test/b/1.png"],
-                ["test/b", "a class of `train` (a), got `b`"],
-            ),
-            (
-                &["train/a/1.png", "val/a/1.png", "test/a/deep/.1.png"],
-                ["test/a", "at least one png"],
-            ),
-            (
-                &["train/a/1.png", "val/a/1.png", "test/-1/1.png"],
-                ["test/-1", "got `-1` in the test split"],
-            ),
-            (&["train/1.png"], ["train", "one folder per class"]),
-            (
-                &["train/a/1.png", "val/a/1.png", "test/1.png"],
-                ["test", "at least one class folder"],
-            ),
-        ] {
-            let message = message(files);
-            assert!(
-                parts.iter().all(|part| message.contains(part)),
-                "{files:?}: {message}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_fingerprint_follows_content_classes_and_splits_but_not_the_place() {
-        let files = ["train/a/1.png", "val/a/2.png", "test/a/3.png"];
-        let fingerprint = |folder: &TempDir| open(folder).unwrap().fingerprint().unwrap();
-        let (folder, copy) = (tree(&files), tree(&files));
-        let first = fingerprint(&folder);
-        assert_eq!(first, fingerprint(&copy));
-        let moved = tree(&["train/b/1.png", "val/b/2.png", "test/b/3.png"]);
-        assert_ne!(first, fingerprint(&moved), "another class");
-        let moved = tree(&["train/a/1.png", "test/a/2.png", "val/a/3.png"]);
-        assert_ne!(first, fingerprint(&moved), "another split");
-        let of = |name: &str| folder.path().join(name);
-        fs_err::copy(of("val/a/2.png"), of("test/a/3.png")).unwrap();
-        assert_ne!(first, fingerprint(&folder), "another content");
-    }
-}
+mod tests;

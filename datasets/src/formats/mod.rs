@@ -25,6 +25,7 @@ mod fgvc;
 mod file_format;
 mod folder;
 mod parquet;
+mod tfds;
 mod vtab;
 mod webdataset;
 
@@ -34,5 +35,6 @@ pub use self::csv::{Csv, List, SplitColumn};
 pub use self::fgvc::Fgvc;
 pub use self::folder::Folder;
 pub use self::parquet::Parquet;
+pub use self::tfds::Tfds;
 pub use self::vtab::{Protocol, Vtab};
 pub use self::webdataset::WebDataset;

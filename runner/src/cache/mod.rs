@@ -7,7 +7,7 @@
 //! file of the cache's folder, which other runs and other processes share; a lock lets only one of
 //! them fill it.
 
-mod available;
+pub mod available;
 mod budget;
 mod fill;
 mod key;

@@ -16,6 +16,7 @@ use crate::commands::eval::{self, EvalArgs};
 use crate::commands::explain::{self, ExplainArgs};
 use crate::commands::export::{self, ExportArgs};
 use crate::commands::features::{self, FeaturesArgs};
+use crate::commands::init::{self, InitArgs};
 use crate::commands::inspect::{self, InspectArgs};
 use crate::commands::list::{self, ListArgs};
 use crate::commands::manual::{self, ManualArgs};
@@ -28,6 +29,7 @@ use crate::commands::study::{self, StudyArgs};
 use crate::commands::sweep::{self, SweepCommand};
 use crate::commands::train::{self, TrainArgs};
 use crate::exit::Failure;
+use crate::fetch::offline;
 
 /// Parameter-efficient fine-tuning of vision models: from a YAML to an adapted and measured model.
 #[derive(Parser)]
@@ -35,10 +37,14 @@ use crate::exit::Failure;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Fetch nothing: what is missing is an error that says where to put it.
+    #[arg(long, global = true)]
+    offline: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    Init(InitArgs),
     Train(TrainArgs),
     Compare(CompareArgs),
     #[command(subcommand)]
@@ -65,7 +71,10 @@ enum Command {
 
 /// The commands by what they are for, as `--help` lists them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Train and compare", &["train", "compare", "sweep", "study"]),
+    (
+        "Train and compare",
+        &["init", "train", "compare", "sweep", "study"],
+    ),
     ("Look", &["list", "show", "inspect", "data", "schema"]),
     (
         "Use",
@@ -90,7 +99,11 @@ impl Cli {
     /// # Errors
     /// If the command fails.
     pub fn run(&self) -> Result<(), Failure> {
+        if self.offline {
+            offline::forbid();
+        }
         match &self.command {
+            Command::Init(args) => init::init(args),
             Command::Train(args) => train::train(args),
             Command::Compare(args) => compare::compare(args),
             Command::Sweep(command) => sweep::sweep(command),
@@ -121,11 +134,17 @@ impl Cli {
 /// The arguments with `train` in front where they begin with one of its flags: `runner --config FILE` is
 /// short for `runner train --config FILE`.
 fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let first = arguments.get(1).and_then(|first| first.to_str());
+    // `--offline` may stand before any command.
+    let place = arguments
+        .iter()
+        .skip(1)
+        .position(|word| word != "--offline");
+    let place = 1 + place.unwrap_or(0);
+    let first = arguments.get(place).and_then(|first| first.to_str());
     let is_flag = first.is_some_and(|first| first.starts_with('-'));
-    let own = ["-h", "--help", "-V", "--version"];
+    let own = ["-h", "--help", "-V", "--version", "--offline"];
     if is_flag && !first.is_some_and(|first| own.contains(&first)) {
-        arguments.insert(1, "train".into());
+        arguments.insert(place, "train".into());
     }
     arguments
 }
@@ -250,6 +269,13 @@ mod tests {
         assert_eq!(given("runner --config quickstart"), config);
         assert_eq!(given("runner train --config quickstart"), config);
         assert_eq!(given("runner --help"), ["runner", "--help"]);
+        let offline = ["runner", "--offline", "train", "--config", "a"];
+        assert_eq!(given("runner --offline --config a"), offline);
+        assert_eq!(
+            given("runner --offline list"),
+            ["runner", "--offline", "list"]
+        );
+        assert_eq!(given("runner --offline"), ["runner", "--offline"]);
         assert_eq!(given("runner -V"), ["runner", "-V"]);
         assert_eq!(given("runner list"), ["runner", "list"]);
         assert_eq!(given("runner"), ["runner"]);

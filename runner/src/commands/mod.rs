@@ -9,6 +9,7 @@ pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod features;
+pub mod init;
 pub mod inspect;
 pub mod list;
 pub mod manual;

@@ -16,6 +16,7 @@ use super::execute::write_failed;
 use super::plan::Plan;
 use crate::device::DeviceChoice;
 use crate::exit::{Exit, Failure, failure, panic_message};
+use crate::fetch::offline;
 use crate::report::numbers::seconds;
 use crate::run::interrupt;
 
@@ -166,6 +167,7 @@ fn start_on(
     command.args(["--device", &device.to_string()]);
     command.args(args.trust_device.then_some("--trust-device"));
     command.arg("--cache").arg(args.cache);
+    command.args(offline::forbidden().map(|_| "--offline"));
     // The child gets a process group of its own, so that Ctrl-C in a terminal reaches this process
     // alone, which passes it on once. A second signal would end the child without saving.
     apart(&mut command);

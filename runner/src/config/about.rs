@@ -3,6 +3,7 @@
 use peft_core::data::{Dataset, Split};
 use serde::{Deserialize, Serialize};
 
+use crate::config::sources::Sources;
 use crate::train::metrics::Metric;
 
 /// Facts about a published data set. `runner data check` compares them with what is on disk.
@@ -32,6 +33,9 @@ pub struct About {
     /// Errors in the paper's table, and how they are known to be errors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
+    /// Where its files come from, for `runner data fetch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<Sources>,
 }
 
 /// A part of the benchmark.

@@ -74,9 +74,9 @@ pub enum ConfigError {
         limit: usize,
     },
     /// A repository of the hub cannot be fetched.
-    #[error("hf://{name}: {url}: {message}")]
+    #[error("{name}: {url}: {message}")]
     Hub {
-        /// The repository, `owner/name`.
+        /// The repository as a YAML names it.
         name: String,
         /// The address that was asked.
         url: String,
@@ -85,14 +85,15 @@ pub enum ConfigError {
     },
     /// A repository of the hub is not in the local cache.
     #[error(
-        "hf://{name}: the local cache does not hold it, and this program does not download it \
-         (build it with the feature `download`, or unset HF_HUB_OFFLINE); expected {place} with one \
-         of {files}, as `huggingface-cli download {name}` leaves it; the path of a file is another \
-         way"
+        "{name}: the local cache does not hold it, and {forbidden} forbids to fetch it; expected one of \
+         {files} in {place}; where there is a connection, `hf download` of the repository leaves it \
+         there, to be copied; the path of a file is another way"
     )]
     NotCached {
-        /// The repository, `owner/name`.
+        /// The repository as a YAML names it.
         name: String,
+        /// What forbids fetching.
+        forbidden: &'static str,
         /// The folder that would hold it.
         place: String,
         /// The names that its weights may have.

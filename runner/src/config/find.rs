@@ -11,8 +11,8 @@ use peft_core::source::WeightsFile;
 use serde_yaml::Value;
 
 use crate::config::error::ConfigError;
-use crate::config::hub;
 use crate::exit::{Failure, config_error};
+use crate::fetch::hub;
 
 static CONFIGS: Dir = include_dir!("$CARGO_MANIFEST_DIR/configs");
 static ASSETS: Dir = include_dir!("$CARGO_MANIFEST_DIR/assets");

@@ -15,7 +15,7 @@ use crate::data::images::{Images, ToStderr, Warn, bad};
 use crate::data::lanes::Lanes;
 use crate::data::random::Pass;
 use crate::data::rows::{Row, Rows};
-use crate::exit::Failure;
+use crate::exit::{Failure, config_error};
 
 /// Batches of one or several splits, one split after the other.
 ///
@@ -29,6 +29,8 @@ pub struct Loader<'a> {
     rows: Option<Rows>,
     /// What each label becomes, if labels are rows of a head with other classes.
     labels: Option<Arc<[usize]>>,
+    /// The places of each class, if a training sees all classes equally often.
+    balanced: Option<Arc<[Vec<usize>]>>,
     warn: &'a dyn Warn,
 }
 
@@ -47,6 +49,7 @@ impl<'a> Loader<'a> {
             batch_size,
             rows: None,
             labels: None,
+            balanced: None,
             warn: &ToStderr,
         }
     }
@@ -63,6 +66,30 @@ impl<'a> Loader<'a> {
         Self { labels, ..self }
     }
 
+    /// Batches in which every class comes equally often, in the passes of a training.
+    ///
+    /// # Errors
+    /// If a label cannot be read.
+    pub fn balanced(self) -> Result<Self, Failure> {
+        let dataset = self.images.dataset();
+        let mut classes = vec![Vec::new(); dataset.classes().len()];
+        let mut place = 0;
+        for &split in &self.splits {
+            for index in 0..dataset.len(split) {
+                let label = dataset.label(split, index).map_err(config_error)?;
+                let count = classes.len();
+                let class = classes.get_mut(label).ok_or_else(|| {
+                    let message = format!("expected a label below {count}, got {label}");
+                    config_error(format_args!("{split} image {index}: {message}"))
+                })?;
+                class.push(place);
+                place += 1;
+            }
+        }
+        let balanced = Some(classes.into());
+        Ok(Self { balanced, ..self })
+    }
+
     /// The same batches from the rows of a cache.
     pub fn with_rows(self, rows: Rows) -> Self {
         let rows = Some(rows);
@@ -74,6 +101,7 @@ impl<'a> Loader<'a> {
         Self {
             splits: vec![split],
             rows: None,
+            balanced: None,
             ..self.clone()
         }
     }
@@ -146,7 +174,10 @@ impl<'a> Loader<'a> {
     /// The places in the order of a pass.
     fn order(&self, pass: Pass) -> Vec<usize> {
         match pass {
-            Pass::Training(random) => random.order(self.len()),
+            Pass::Training(random) => match &self.balanced {
+                Some(classes) => random.balanced_order(classes, self.len()),
+                None => random.order(self.len()),
+            },
             Pass::Plain | Pass::View(_) => (0..self.len()).collect(),
         }
     }

@@ -56,6 +56,38 @@ impl EpochRandom {
         let path = format!("order/{}", self.epoch);
         Generator::new(self.seed, &path).permutation(images)
     }
+
+    /// The order of an epoch of `images` with as many of each class. `classes` has the images of each
+    /// class; those without any are passed over. Within a class every image comes once before one is
+    /// repeated. Where the images do not divide evenly, other classes get one more in every epoch.
+    pub fn balanced_order(&self, classes: &[Vec<usize>], images: usize) -> Vec<usize> {
+        let classes: Vec<&Vec<usize>> = classes.iter().filter(|class| !class.is_empty()).collect();
+        let generator = |what: &str| {
+            let path = format!("balance/{}/{what}", self.epoch);
+            Generator::new(self.seed, &path)
+        };
+        let mut chosen = Vec::with_capacity(images);
+        let ranks = generator("classes").permutation(classes.len());
+        for (rank, class) in ranks.into_iter().enumerate() {
+            let wanted = images / classes.len() + usize::from(rank < images % classes.len());
+            let end = chosen.len() + wanted;
+            let mut round = 0;
+            while chosen.len() < end {
+                let order =
+                    generator(&format!("{class}/{round}")).permutation(classes[class].len());
+                let left = end - chosen.len();
+                chosen.extend(
+                    order
+                        .into_iter()
+                        .take(left)
+                        .map(|place| classes[class][place]),
+                );
+                round += 1;
+            }
+        }
+        let order = self.order(chosen.len());
+        order.into_iter().map(|place| chosen[place]).collect()
+    }
 }
 
 /// How a loader goes through its images.
@@ -76,5 +108,53 @@ impl Pass {
             Self::Plain => None,
             Self::Training(random) | Self::View(random) => Some(*random),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balanced_epoch_has_as_many_images_of_each_class() {
+        let classes = [(0..50).collect(), Vec::new(), vec![50, 51, 52], vec![53]];
+        let random = |epoch| EpochRandom {
+            seed: 7,
+            epoch,
+            augment: Augment::default(),
+            views: 0,
+        };
+        let order = |epoch| random(epoch).balanced_order(&classes, 54);
+        let mut counts = vec![0; 54];
+        for place in order(0) {
+            counts[place] += 1;
+        }
+        let of = |class: usize| -> usize {
+            classes[class]
+                .iter()
+                .map(|&place: &usize| counts[place])
+                .sum()
+        };
+        assert_eq!([0, 1, 2, 3].map(of), [18, 0, 18, 18]);
+        assert!(
+            counts[..50].iter().all(|count| *count <= 1),
+            "repeated before all came"
+        );
+        assert_eq!(counts[50..], [6, 6, 6, 18]);
+        assert_eq!(order(0), order(0));
+        assert_ne!(order(0), order(1));
+        assert!(!order(0).is_sorted());
+        // The image that is left over goes to another class from epoch to epoch.
+        let larger = |epoch: usize| {
+            let order = random(epoch).balanced_order(&classes, 55);
+            [0, 2, 3].map(|class: usize| {
+                order
+                    .iter()
+                    .filter(|place| classes[class].contains(place))
+                    .count()
+            })
+        };
+        assert!((0..9).all(|epoch| larger(epoch).iter().sum::<usize>() == 55));
+        assert!((1..9).any(|epoch| larger(epoch) != larger(0)));
     }
 }

@@ -24,7 +24,7 @@ use peft_core::{Model, adapter_file, params};
 
 pub use self::trained::Trained;
 use crate::cache::{Caches, Cost, Prefix};
-use crate::config::recipe::{Recipe, Select, TrainOn};
+use crate::config::recipe::{Recipe, Sampling, Select, TrainOn};
 use crate::data::batch::Batch;
 use crate::data::loader::Loader;
 use crate::data::random::EpochRandom;
@@ -106,6 +106,10 @@ impl<'a> Trainer<'a> {
                 Some(trial.data.validation(images, size)),
             ),
             TrainOn::TrainValidation => (trial.data.train_and_validation(images, size), None),
+        };
+        let training = match recipe.sampling {
+            Sampling::Shuffled => training,
+            Sampling::Balanced => training.balanced()?,
         };
         Ok(Self {
             stepper,

@@ -132,6 +132,7 @@ fn every_format_is_trained_from_and_nothing_is_written_beside_the_data() {
         ("csv", "lists", table, 3, [12, 6, 6]),
         ("parquet", "parquet", hub, 3, [12, 6, 6]),
         ("webdataset", "webdataset", shards, 3, [12, 6, 6]),
+        ("tfds", "tfds/pictures/1.2.0", "", 3, [12, 6, 6]),
         ("cifar", "cifar", "", 2, [8, 2, 2]),
         ("cifar", "cifar100", "", 4, [8, 4, 4]),
         ("cifar", "cifar100", "labels: coarse", 2, [10, 2, 4]),

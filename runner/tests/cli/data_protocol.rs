@@ -30,7 +30,7 @@ fn line(plan: &str, key: &str) -> String {
 }
 
 /// The fields of each format that is below `fixtures/data`, and the sizes of its splits.
-const FORMATS: [(&str, &str, [usize; 3]); 8] = [
+const FORMATS: [(&str, &str, [usize; 3]); 9] = [
     ("folder", "name: folder, root: ROOT/folder", [12, 6, 6]),
     ("vtab", "name: vtab, root: ROOT/lists", [12, 6, 6]),
     (
@@ -59,6 +59,11 @@ const FORMATS: [(&str, &str, [usize; 3]); 8] = [
         "webdataset",
         "name: webdataset, root: ROOT/webdataset, train: train-*.tar, validation: validation-*.tar, \
          test: test-*.tar",
+        [12, 6, 6],
+    ),
+    (
+        "tfds",
+        "name: tfds, root: ROOT/tfds/pictures/1.2.0",
         [12, 6, 6],
     ),
     ("cifar", "name: cifar, root: ROOT/cifar", [8, 2, 2]),

@@ -85,7 +85,12 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let found = found(&*dataset, about.as_ref(), !args.quick)?;
     match args.format {
         Format::Json => json(&found)?,
-        Format::Text => print(&found),
+        Format::Text => {
+            print(&found);
+            if args.quick {
+                println!("images were not read (--quick)");
+            }
+        }
     }
     // This comes after printing, so that the exit code does not cost the reader the findings.
     let wrong = found.differences.len() + found.unreadable.len() + found.duplicates.len();
@@ -265,9 +270,6 @@ pub fn print(found: &Found) {
         "equal images in two splits or with two labels",
         &found.duplicates,
     );
-    if !found.read {
-        println!("images were not read (--quick)");
-    }
 }
 
 /// Prints the split table with a bar for each class; of many classes only the largest and the smallest.

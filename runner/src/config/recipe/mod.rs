@@ -58,6 +58,9 @@ pub struct Recipe {
     /// select an epoch by, so it needs `select: last` and no patience.
     #[serde(default)]
     pub train_on: TrainOn,
+    /// How the images of an epoch are drawn.
+    #[serde(default, skip_serializing_if = "Sampling::is_default")]
+    pub sampling: Sampling,
     /// The type in which the frozen part computes. Trained parameters, the head and the loss stay f32.
     #[serde(default)]
     pub precision: Precision,
@@ -92,6 +95,24 @@ pub enum TrainOn {
     Train,
     /// The training and the validation split, once everything is chosen.
     TrainValidation,
+}
+
+/// How the images of an epoch are drawn. An epoch has as many images as the training split either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// Every image once, in a random order.
+    #[default]
+    Shuffled,
+    /// As many of each class: images of a small class are repeated, and some of a large class wait for
+    /// another epoch.
+    Balanced,
+}
+
+impl Sampling {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The type in which the frozen part computes.
