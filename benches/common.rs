@@ -38,14 +38,11 @@ pub fn model(yaml: &str, methods: &[Box<dyn AdaptationMethod>], device: &Device)
 /// As many random images as the backbone takes.
 ///
 /// # Shapes
-/// `[batch, 3, size, size]`.
+/// `[batch, 3, h, w]`.
 pub fn images(backbone: &str, batch: usize, device: &Device) -> Tensor<4> {
-    let size = config(backbone)
-        .input()
-        .unwrap_or_else(|e| panic!("{e}"))
-        .size;
+    let input = config(backbone).input().unwrap_or_else(|e| panic!("{e}"));
     let normal = Distribution::Normal(0.0, 1.0);
-    Init::seeded(device, 1).tensor("images", [batch, 3, size, size], normal)
+    Init::seeded(device, 1).tensor("images", input.batch(batch), normal)
 }
 
 /// Waits for the device, so that the clock does not stop too early.

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
+use crate::image_size::ImageSize;
+
 /// The value at a cut: a batch of images, token sequences, feature maps or feature vectors.
 #[derive(Clone, Debug)]
 pub enum Activation {
@@ -279,6 +281,15 @@ pub enum BoundaryShape {
 }
 
 impl BoundaryShape {
+    /// An image of three channels.
+    pub fn image(size: ImageSize) -> Self {
+        Self::Map {
+            channels: 3,
+            height: size.height,
+            width: size.width,
+        }
+    }
+
     /// Number of values per image.
     pub fn elements(&self) -> usize {
         self.dims().iter().product()

@@ -15,7 +15,9 @@ use crate::plug::{ErasedModule, Plug};
 
 pub use crate::facts::Facts;
 pub use crate::init::Init;
-pub use crate::input::{CropMode, IMAGENET_MEAN, IMAGENET_STD, InputSpec, Interpolation};
+pub use crate::input::{
+    CropMode, IMAGENET_MEAN, IMAGENET_STD, ImageSize, InputSpec, Interpolation,
+};
 pub use crate::source::{HasSource, Source};
 pub use crate::spec::{BackboneSpec, BoundarySpec, Cut};
 
@@ -46,8 +48,8 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         &[]
     }
 
-    /// Called after weights in that layout were loaded: adopts the settings in which the library
-    /// differs with the same weights, another epsilon in its norms, for example.
+    /// Called before weights in that layout are loaded: adopts the settings in which the library differs
+    /// with the same weights, another epsilon in its norms, for example.
     fn adopt(&mut self, layout: &str) {
         let _ = layout;
     }
@@ -73,10 +75,19 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
     }
 
     /// Converts a checkpoint's value of the parameter `name` from another resolution to this one; none
-    /// if the parameter does not depend on the resolution.
-    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
-        let _ = (name, value);
-        None
+    /// if it is taken as it is. `stored` is the size of the images that the checkpoint belongs to, where
+    /// a file beside it states that.
+    ///
+    /// # Errors
+    /// Why a value of another resolution cannot be converted.
+    fn resized(
+        &self,
+        name: &str,
+        value: &TensorData,
+        stored: Option<ImageSize>,
+    ) -> std::result::Result<Option<TensorData>, String> {
+        let _ = (name, value, stored);
+        Ok(None)
     }
 
     /// Returns parameters with which the backbone itself adds `delta` (batch 1) at a boundary: the

@@ -53,7 +53,8 @@ dyn_clone::clone_trait_object!(DatasetConfig);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Transform {
-    /// What is resized: the shorter side (`center`), or both sides to a square (`squash`).
+    /// What is resized: the shorter side (`center`), or both sides to the backbone's size, whatever the
+    /// aspect of the image (`squash`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_mode: Option<CropMode>,
     /// Part of the resized image that is kept, in (0, 1]: images are resized to the backbone's size

@@ -2,7 +2,7 @@
 //!
 //! A multiplication and an addition are two operations. Forward, at each of a site's output positions:
 //! `2 in out` for a linear layer, `2 (in / groups) out kh kw` for a convolution; `4 n^2 d` for the two
-//! products of attention among `n` tokens of width `d`, on a grid `4 n w^2 d` for windows of `w x w`.
+//! products of attention among `n` tokens of width `d`, on a grid `4 n m d` for windows of `m` positions.
 //! A low-rank path and a bottleneck cost twice their parameters at each position; a scale, a shift or
 //! a prompt one operation for each value that it meets. Extra tokens lengthen the sequence.
 //!
@@ -14,7 +14,7 @@
 //! loss and the optimiser; work that a step does once whatever the batch size (DoRA's row norms, a
 //! function of a weight, of which only the weight's gradient counts); and values that an implementation computes twice to save memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -53,7 +53,13 @@ impl Flops {
             Some((info, trains))
         };
         let classes = model.head.classes();
-        let walk = Walk::new(model.spec(), &model.adapters, infos.filter_map(own));
+        let mut walk = Walk::new(model.spec(), &model.adapters, infos.filter_map(own));
+        let blocks = 1..=model.spec().depth;
+        let grids = blocks.filter_map(|block| Some((block, model.backbone.attention_grid(block)?)));
+        walk.windows = grids
+            .filter(|(_, grid)| grid.windows)
+            .map(|(block, grid)| (block, grid.grid.iter().product()))
+            .collect();
         walk.run(model.first_cut(), classes)
     }
 
@@ -77,9 +83,10 @@ impl Flops {
 struct Walk<'a> {
     spec: &'a BackboneSpec,
     adapters: &'a Named<String, BoxedAdapter>,
-    /// The backbone's own parameters, and those that train.
-    parameters: Vec<ParamInfo>,
+    /// Names of the backbone's own parameters that train.
     tuned: BTreeSet<String>,
+    /// Positions of a window in each block whose attention is cut into windows.
+    windows: BTreeMap<usize, usize>,
     /// Whether anything trains so far, so that later operations pass a gradient down.
     live: bool,
     /// Number of extra tokens of each adapter, by its place in the list.
@@ -93,18 +100,13 @@ impl<'a> Walk<'a> {
         adapters: &'a Named<String, BoxedAdapter>,
         parameters: impl Iterator<Item = (ParamInfo, bool)>,
     ) -> Self {
-        let (mut infos, mut tuned) = (Vec::new(), BTreeSet::new());
-        for (info, trains) in parameters {
-            if trains {
-                tuned.insert(info.name.clone());
-            }
-            infos.push(info);
-        }
         Self {
             spec,
             adapters,
-            parameters: infos,
-            tuned,
+            tuned: parameters
+                .filter_map(|(info, trains)| trains.then_some(info.name))
+                .collect(),
+            windows: BTreeMap::new(),
             live: false,
             extras: vec![0; adapters.iter().count()],
             flops: Flops::default(),
@@ -198,7 +200,9 @@ impl<'a> Walk<'a> {
         };
         let n = self.positions(branch);
         let seen = match self.shape(branch.block + 1) {
-            Some(BoundaryShape::Grid { .. }) => self.window(branch).unwrap_or(0),
+            Some(BoundaryShape::Grid { .. }) => {
+                self.windows.get(&branch.block).copied().unwrap_or(0)
+            }
             _ => n,
         };
         let operations = (4 * n * seen * width) as u64;
@@ -207,15 +211,6 @@ impl<'a> Walk<'a> {
             // Each product has two factors that are activations, and each factor gets a gradient.
             self.flops.activations += 2 * operations;
         }
-    }
-
-    /// Positions of an attention window: a table of relative positions has `(2 w - 1)^2` rows.
-    fn window(&self, branch: &Site) -> Option<usize> {
-        let table = format!("{}.relative_position_bias_table", branch.name);
-        let table = self.parameters.iter().find(|info| info.name == table)?;
-        // A table has (2 w - 1)^2 rows for windows of w x w.
-        let side = table.shape.first()?.isqrt().div_ceil(2);
-        Some(side * side)
     }
 
     fn site(&mut self, site: &Site, map: &mut Option<Map>) {

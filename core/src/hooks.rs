@@ -395,7 +395,7 @@ mod tests {
                 .map(|(name, block)| Site::new(name, block, kind))
                 .into(),
             input: InputSpec {
-                size: 8,
+                size: 8.into(),
                 mean: [0.5; 3],
                 std: [0.5; 3],
                 interpolation: Interpolation::Bicubic,

@@ -4,6 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::image_size::ImageSize;
+
 /// Mean of each channel of ImageNet's images, with which most networks are trained.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Standard deviation of each channel of ImageNet's images.
@@ -13,7 +15,7 @@ pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputSpec {
     /// Rows and columns in pixels.
-    pub size: usize,
+    pub size: ImageSize,
     /// Mean of each channel (red, green, blue), for values in `[0, 1]`.
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
@@ -25,6 +27,19 @@ pub struct InputSpec {
     pub crop_pct: f32,
     /// The sides that are resized to that many pixels.
     pub crop_mode: CropMode,
+}
+
+impl InputSpec {
+    /// The shape of a batch of `images`, `[images, 3, h, w]`.
+    pub fn batch(&self, images: usize) -> [usize; 4] {
+        let [height, width] = self.size.sides();
+        [images, 3, height, width]
+    }
+
+    /// Number of values of an image, `3 h w`.
+    pub fn values(&self) -> usize {
+        3 * self.size.pixels()
+    }
 }
 
 impl std::fmt::Display for InputSpec {
@@ -45,9 +60,10 @@ impl std::fmt::Display for InputSpec {
             CropMode::Center => "center",
             CropMode::Squash => "squash",
         };
+        let [height, width] = size.sides();
         write!(
             f,
-            "{size} x {size}, {filter}, crop {crop_pct} ({mode}), mean {mean:?}, std {std:?}"
+            "{height} x {width}, {filter}, crop {crop_pct} ({mode}), mean {mean:?}, std {std:?}"
         )
     }
 }
@@ -67,7 +83,7 @@ pub enum Interpolation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CropMode {
-    /// The shorter side; the aspect ratio is kept.
+    /// The side that is shorter beside the target's; the aspect ratio is kept.
     #[default]
     Center,
     /// Both sides; the aspect ratio is lost.

@@ -24,6 +24,7 @@ pub mod flops;
 pub mod head;
 pub mod hf_peft;
 pub mod hooks;
+pub mod image_size;
 pub mod init;
 pub mod input;
 pub mod layer_sites;

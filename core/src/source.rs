@@ -16,7 +16,7 @@ use crate::input::{CropMode, InputSpec, Interpolation};
 /// [`backbone_config!`](crate::backbone_config) puts them there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Source {
-    /// The checkpoint; without one the values are random.
+    /// The checkpoint, or `random`; without one the values are random too.
     pub weights: Option<WeightsFile>,
     /// The library whose parameter names the checkpoint uses, if they are not to be recognised.
     pub layout: Option<String>,
@@ -59,6 +59,14 @@ pub struct WeightsPart {
 }
 
 impl WeightsFile {
+    /// Instead of a path: values that are drawn from the seed. A file of that name is `./random`.
+    pub const RANDOM: &str = "random";
+
+    /// Whether the values are drawn from the seed, and there is no file.
+    pub fn is_random(&self) -> bool {
+        matches!(self, Self::Path(path) if path.as_os_str() == Self::RANDOM)
+    }
+
     /// The path.
     pub fn path(&self) -> &Path {
         match self {
@@ -147,6 +155,11 @@ where
 }
 
 impl Source {
+    /// The file of weights; none for random values.
+    pub fn file(&self) -> Option<&WeightsFile> {
+        self.weights.as_ref().filter(|file| !file.is_random())
+    }
+
     /// How images become the backbone's input: these fields where they are given, else `default`.
     pub fn input(&self, default: InputSpec) -> InputSpec {
         InputSpec {
@@ -256,7 +269,7 @@ pub trait HasSource {
 ///     pub struct Swin {
 ///         /// Rows and columns of the image in pixels. Default 224.
 ///         #[serde(skip_serializing_if = "Option::is_none")]
-///         pub img_size: Option<usize>,
+///         pub img_size: Option<ImageSize>,
 ///     }
 ///     source {
 ///         mean: "ImageNet's",
@@ -304,13 +317,13 @@ macro_rules! backbone_config {
             )]
             #[serde(skip_serializing_if = "Option::is_none")]
             pub crop_pct: Option<f32>,
-            /// What is resized: the shorter side (`center`), or both sides to a square (`squash`).
-            /// Default `center`.
+            /// What is resized: the shorter side (`center`), or both sides to `img_size` whatever the
+            /// image's aspect (`squash`). Default `center`.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub crop_mode: Option<$crate::input::CropMode>,
             #[doc = concat!(
                 "A checkpoint ", $weights, ": its path, or `{path, key, prefix}` to choose one of \
-                 several sets of weights; without one the values are random."
+                 several sets of weights. With `random`, or without weights, the values are random."
             )]
             pub weights: Option<$crate::source::WeightsFile>,
             #[doc = concat!(

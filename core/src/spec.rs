@@ -241,7 +241,7 @@ mod tests {
             boundaries: BackboneSpec::boundaries(tokens, &names, &[tokens; 5]),
             sites: vec![],
             input: InputSpec {
-                size: 8,
+                size: 8.into(),
                 mean: [0.5; 3],
                 std: [0.5; 3],
                 interpolation: Interpolation::Bicubic,

@@ -7,7 +7,7 @@ use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use peft_core::data::Image;
-use peft_core::input::{CropMode, InputSpec, Interpolation};
+use peft_core::input::{CropMode, ImageSize, InputSpec, Interpolation};
 
 use crate::error::Error;
 
@@ -45,7 +45,7 @@ impl Preprocess {
             crop_pct,
             ..
         } = self.input;
-        if !(1..=4096).contains(&size) {
+        if !size.sides().iter().all(|side| (1..=4096).contains(side)) {
             return invalid("img_size", "1 to 4096 pixels", size.to_string());
         }
         if !mean.iter().all(|mean| mean.is_finite()) {
@@ -61,16 +61,16 @@ impl Preprocess {
         Ok(())
     }
 
-    /// The number of values that [`apply`](Self::apply) writes: `3 * size * size`.
+    /// The number of values that [`apply`](Self::apply) writes: `3 h w`.
     pub fn values(&self) -> usize {
-        3 * self.input.size * self.input.size
+        self.input.values()
     }
 
     /// Writes `(x / 255 - mean) / std` of the resized image into `out`.
     ///
     /// # Shapes
     /// - image: `[height, width, 3]`, grey levels
-    /// - out: `[3, size, size]`
+    /// - out: `[3, h, w]`, the input's size
     ///
     /// # Errors
     /// A field outside of its range, an image that is not whole, or an `out` of another size.
@@ -84,12 +84,9 @@ impl Preprocess {
     pub(crate) fn check(&self, image: &Image, out: &[f32]) -> Result<(), Error> {
         self.validate()?;
         if out.len() != self.values() {
-            let expected = format!(
-                "{} values (3 x {} x {})",
-                self.values(),
-                self.input.size,
-                self.input.size
-            );
+            let [_, channels, height, width] = self.input.batch(1);
+            let values = self.values();
+            let expected = format!("{values} values ({channels} x {height} x {width})");
             return Err(Error::Invalid {
                 field: "out",
                 expected,
@@ -99,14 +96,14 @@ impl Preprocess {
         check_image(image)
     }
 
-    /// The image at its target size, `[size, size, 3]` grey levels. An image that already has that
+    /// The image at its target size, `[h, w, 3]` grey levels. An image that already has that
     /// size is borrowed.
     ///
     /// # Errors
     /// If the image has no pixels, or not as many as its sides say.
     pub fn pixels<'a>(&self, image: &'a Image) -> Result<Cow<'a, [u8]>, Error> {
         check_image(image)?;
-        if (image.width, image.height) == (self.input.size, self.input.size)
+        if ImageSize::new(image.height, image.width) == self.input.size
             && self.window(image).is_whole(image)
         {
             Ok(Cow::Borrowed(&image.rgb))
@@ -115,7 +112,7 @@ impl Preprocess {
         }
     }
 
-    /// [`apply`](Self::apply) into a new vector, `[3, size, size]`.
+    /// [`apply`](Self::apply) into a new vector, `[3, h, w]`.
     ///
     /// # Errors
     /// Those of [`apply`](Self::apply).
@@ -126,7 +123,7 @@ impl Preprocess {
         Ok(out)
     }
 
-    /// The resized and cropped image, `[size, size, 3]`.
+    /// The resized and cropped image, `[h, w, 3]`.
     ///
     /// The columns come first, then the rows, with rounding to grey levels between: the order of
     /// Pillow 12.3. The order shows where a cubic overshoots; Pillow 13.0 takes rows first for some
@@ -139,17 +136,23 @@ impl Preprocess {
             height,
         } = self.window(image);
         // Two passes with rounding between, because Pillow stores the intermediate image in 8 bits.
-        let (size, rows) = (self.input.size, image.height as f64);
+        let (
+            ImageSize {
+                height: down,
+                width: across,
+            },
+            rows,
+        ) = (self.input.size, image.height as f64);
         let options = options(self.input.interpolation);
         let narrow = resample(
             &Part::whole(&image.rgb, image.width, image.height)?,
-            (size, image.height),
+            (across, image.height),
             &options.crop(left, 0.0, width, rows),
         )?;
         resample(
-            &Part::whole(&narrow, size, image.height)?,
-            (size, size),
-            &options.crop(0.0, top, size as f64, height),
+            &Part::whole(&narrow, across, image.height)?,
+            (across, down),
+            &options.crop(0.0, top, across as f64, height),
         )
     }
 
@@ -165,18 +168,23 @@ impl Preprocess {
         let (width, height) = (image.width as f64, image.height as f64);
         // The decimal that the user wrote: 224 / 0.8 is then 280, as in Python, and not 279.999996.
         let kept = (f64::from(crop_pct) * 1e6).round() / 1e6;
-        let target = (size as f64 / kept).floor();
-        let resized = |side: f64| match crop_mode {
-            CropMode::Center => (target * side / width.min(height)).floor(),
-            CropMode::Squash => target,
+        let target = |side: usize| (side as f64 / kept).floor();
+        let (down, across) = (target(size.height), target(size.width));
+        let resized = |side: f64, own: f64| match crop_mode {
+            // torchvision rounds down, and timm for a rectangle to the nearest.
+            CropMode::Center if down == across => (own * side / width.min(height)).floor(),
+            CropMode::Center => (side / (height / down).min(width / across)).round_ties_even(),
+            CropMode::Squash => own,
         };
-        let across = |side: f64| {
-            let scale = side / resized(side);
+        let part = |side: f64, own: f64, kept: usize| {
+            let resized = resized(side, own);
+            let scale = side / resized;
             // Python's `round`, which torchvision's centre crop uses, rounds halves to even.
-            let start = ((resized(side) - size as f64) / 2.0).round_ties_even() * scale;
-            (start, (size as f64 * scale).min(side - start))
+            let start = ((resized - kept as f64) / 2.0).round_ties_even() * scale;
+            (start, (kept as f64 * scale).min(side - start))
         };
-        let ((left, width), (top, height)) = (across(width), across(height));
+        let (left, width) = part(width, across, size.width);
+        let (top, height) = part(height, down, size.height);
         Window {
             left,
             top,
@@ -185,12 +193,9 @@ impl Preprocess {
         }
     }
 
-    /// `[size, size, 3]` grey levels to `[3, size, size]` normalised values.
+    /// `[h, w, 3]` grey levels to `[3, h, w]` normalised values.
     pub fn normalise(&self, rgb: &[u8], out: &mut [f32]) {
-        for (channel, plane) in out
-            .chunks_exact_mut(self.input.size * self.input.size)
-            .enumerate()
-        {
+        for (channel, plane) in out.chunks_exact_mut(self.input.size.pixels()).enumerate() {
             let (mean, std) = (self.input.mean[channel], self.input.std[channel]);
             for (value, pixel) in plane.iter_mut().zip(rgb.chunks_exact(3)) {
                 *value = (f32::from(pixel[channel]) / 255.0 - mean) / std;
@@ -305,9 +310,9 @@ mod tests {
         with(size, |_| ())
     }
 
-    fn with(size: usize, change: impl FnOnce(&mut InputSpec)) -> Preprocess {
+    fn with(size: impl Into<ImageSize>, change: impl FnOnce(&mut InputSpec)) -> Preprocess {
         let mut input = InputSpec {
-            size,
+            size: size.into(),
             mean: [0.0; 3],
             std: [1.0; 3],
             interpolation: Interpolation::Bilinear,
@@ -379,6 +384,27 @@ mod tests {
     }
 
     #[test]
+    fn a_rectangle_is_cropped_along_the_side_that_is_longer_beside_its_own() {
+        // 30 x 20 covers 5 x 10 pixels at a third: 10 x 6.67, of which 1 of 7 rows goes at the top.
+        let window = with([5, 10], |_| ()).window(&image(30, 20, |_, _, _| 0));
+        assert_eq!((window.left, window.width), (0.0, 30.0));
+        assert_eq!(
+            (window.top, window.height),
+            (20.0 / 7.0, 5.0 * (20.0 / 7.0))
+        );
+        // Squashed, both sides are whole.
+        let squash = |input: &mut InputSpec| input.crop_mode = CropMode::Squash;
+        let window = with([5, 10], squash).window(&image(30, 20, |_, _, _| 0));
+        assert_eq!(
+            [window.left, window.top, window.width, window.height],
+            [0.0, 0.0, 30.0, 20.0]
+        );
+        let own = image(10, 5, |x, y, _| (x * 5 + y) as u8);
+        let kept = with([5, 10], |_| ());
+        assert_eq!(kept.pixels(&own).unwrap(), own.rgb);
+    }
+
+    #[test]
     fn a_sliver_of_an_image_costs_no_more_than_its_window() {
         let sliver = image(30_000, 1, |_, _, _| 9);
         let preprocess = with(224, |input| input.crop_pct = 0.9);
@@ -395,7 +421,7 @@ mod tests {
             width: usize,
             height: usize,
             rgb: Vec<u8>,
-            size: usize,
+            size: ImageSize,
             interpolation: Interpolation,
             crop: Option<f32>,
             expected: Vec<u8>,

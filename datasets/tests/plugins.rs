@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use peft_core::backbone::{CropMode, InputSpec, Interpolation};
+use peft_core::backbone::{CropMode, ImageSize, InputSpec, Interpolation};
 use peft_core::data::{Dataset, DatasetConfig, Split, Subset};
 use peft_core::registry::{PluginKind, plugins};
 use peft_datasets::Preprocess;
@@ -120,7 +120,7 @@ fn the_pages_catalogue_is_that_of_the_configurations() {
 #[test]
 fn a_backbones_input_comes_out_of_any_data_set() {
     let preprocess = Preprocess::new(&InputSpec {
-        size: 16,
+        size: 16.into(),
         mean: [0.5; 3],
         std: [0.5; 3],
         interpolation: Interpolation::Bicubic,
@@ -324,7 +324,7 @@ const FORMATS: [(&str, &str, &str); 9] = [
 
 /// What a checkpoint may want: the centre of the image.
 const CENTRE: InputSpec = InputSpec {
-    size: 6,
+    size: ImageSize::square(6),
     mean: [0.0; 3],
     std: [1.0; 3],
     interpolation: Interpolation::Bilinear,

@@ -130,9 +130,9 @@ fn check(
         return Verdict::Refused(error.to_string());
     }
     let input = method.input(backbone.spec().input);
-    let size = input.unwrap_or_else(|e| panic!("{what}: {e}")).size;
+    let shape = input.unwrap_or_else(|e| panic!("{what}: {e}")).batch(BATCH);
     let mut generator = Generator::new(5, "images");
-    let pixels: Vec<f32> = (0..BATCH * 3 * size * size)
+    let pixels: Vec<f32> = (0..shape.iter().product::<usize>())
         .map(|_| generator.normal())
         .collect();
     let labels: Vec<i64> = (0..BATCH as i64).map(|i| i % CLASSES as i64).collect();
@@ -140,7 +140,7 @@ fn check(
         what,
         method,
         backbone,
-        images: Tensor::from_data(TensorData::new(pixels, [BATCH, 3, size, size]), &device),
+        images: Tensor::from_data(TensorData::new(pixels, shape), &device),
         labels: Tensor::from_data(&labels[..], &device.autodiff()),
     };
     case.counts();
@@ -356,7 +356,7 @@ impl Case<'_> {
             assert_close(&what, &floats(gradient), &expected, 1e-5, None);
         }
         // The inside of a framed image is too small for the backbone: the frame cannot be skipped.
-        let fits = self.images.dims()[2] == model.spec().input.size;
+        let fits = self.images.dims() == model.spec().input.batch(BATCH);
         if fits && cut < model.spec().features_cut() {
             let late = self.gradients(&model, cut + 1, 0);
             assert!(

@@ -6,6 +6,7 @@
 mod conformance;
 mod folders;
 mod golden;
+mod modern;
 mod tiny;
 
 pub use conformance::{Verdict, conforms};
@@ -13,4 +14,5 @@ pub use folders::{check_folder, refusal, theirs};
 pub use golden::{
     FIXTURES, Golden, HfPeftCase, Reference, assert_close, check_hf_peft, exported, read_hf_peft,
 };
+pub use modern::Modern;
 pub use tiny::{built, config, resnet, tiny, tiny_backbones, vit};

@@ -2,8 +2,8 @@
 
 use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, needed,
-    variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, ImageSize, Init, InputSpec,
+    Interpolation, needed, variant,
 };
 use peft_core::error::Result;
 use schemars::JsonSchema;
@@ -28,9 +28,10 @@ peft_core::backbone_config! {
         /// ignored.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
-        /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default 224.
+        /// Rows and columns of the image in pixels, multiples of `patch_size`: a number for a square, or
+        /// `[height, width]`. Default the variant's, else 224.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub img_size: Option<usize>,
+        pub img_size: Option<ImageSize>,
         /// Rows and columns of a patch in pixels. Default 32.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub patch_size: Option<usize>,
@@ -202,7 +203,7 @@ impl Clip {
         let of_variant = |place: usize| size.map(|size| size[place]);
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "clip".to_owned()),
-            img_size: self.img_size.unwrap_or(row.img_size),
+            img_size: self.img_size.unwrap_or(row.img_size.into()),
             patch_size: self.patch_size.unwrap_or(row.patch_size),
             embed_dim: needed("embed_dim", self.embed_dim, of_variant(0))?,
             depth: needed("depth", self.depth, of_variant(1))?,

@@ -30,7 +30,7 @@ peft_core::register!(
     example: "name: clip\nvariant: vit_base_patch32_clip_quickgelu_224\nfeatures: before\n",
     tiny: &[
         "{name: clip, img_size: 32, patch_size: 8, embed_dim: 48, depth: 3, num_heads: 3}",
-        "{name: clip, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
+        "{name: clip, img_size: [32, 48], patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
           projection_dim: 16, features: after, act_layer: gelu}",
     ],
     family: Family {

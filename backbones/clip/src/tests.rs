@@ -21,7 +21,7 @@ fn golden() -> Golden {
 
 fn tiny() -> Clip {
     Clip {
-        img_size: Some(32),
+        img_size: Some(32.into()),
         patch_size: Some(8),
         embed_dim: Some(48),
         depth: Some(3),
@@ -210,7 +210,7 @@ fn variants_have_the_numbers_of_parameters_of_transformers() {
 fn sizes_that_do_not_fit_are_refused_by_field() {
     let message = |config: Clip| config.input().unwrap_err().to_string();
     let odd = Clip {
-        img_size: Some(30),
+        img_size: Some(30.into()),
         ..tiny()
     };
     let expected = "img_size: expected a multiple of patch_size (8), got 30";

@@ -1,5 +1,6 @@
 //! The sizes and options of the network.
 
+use peft_core::backbone::ImageSize;
 use peft_core::error::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub(crate) struct Architecture {
     /// The variant or family, for messages.
     pub name: String,
     /// Rows and columns of the image in pixels.
-    pub img_size: [usize; 2],
+    pub img_size: ImageSize,
     pub patch_size: usize,
     /// Blocks in each stage.
     pub depths: Vec<usize>,
@@ -82,10 +83,10 @@ impl Architecture {
         }
         // Each downsampling halves the map and needs two rows and columns.
         let least = self.patch_size << (stages - 1);
-        if self.img_size.iter().any(|side| *side < least) {
+        if self.img_size.shorter() < least {
             let message = format!(
                 "expected at least {least}, which leaves one position in the last stage, got {}",
-                self.img_size.map(|side| side.to_string()).join(" x ")
+                self.img_size
             );
             return Err(Error::config("img_size", message));
         }
@@ -117,7 +118,9 @@ impl Architecture {
 
     /// Rows and columns of the map in the stage with that index from 0. What a layer leaves over is not seen.
     pub fn grid(&self, stage: usize) -> [usize; 2] {
-        self.img_size.map(|side| (side / self.patch_size) >> stage)
+        self.img_size
+            .map(|side| (side / self.patch_size) >> stage)
+            .sides()
     }
 
     /// Width of the features.

@@ -1,7 +1,8 @@
 //! The configuration of the family.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, Init, InputSpec, Interpolation, needed,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, ImageSize, Init, InputSpec,
+    Interpolation, needed,
 };
 use peft_core::error::Result;
 use schemars::JsonSchema;
@@ -26,9 +27,10 @@ peft_core::backbone_config! {
         /// where they are.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
-        /// Rows and columns of the image in pixels, at least 32. Default 224.
+        /// Rows and columns of the image in pixels, at least 32: a number for a square, or `[height,
+        /// width]`. Default 224.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub img_size: Option<usize>,
+        pub img_size: Option<ImageSize>,
         /// Rows and columns of the stem's kernel, and its stride, in pixels. Default 4.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub patch_size: Option<usize>,
@@ -103,7 +105,7 @@ impl ConvNext {
                 .variant
                 .clone()
                 .unwrap_or_else(|| "convnext".to_owned()),
-            img_size: [self.img_size.unwrap_or(224); 2],
+            img_size: self.img_size.unwrap_or(224.into()),
             patch_size: self.patch_size.unwrap_or(4),
             depths: needed("depths", self.depths.clone(), depths)?,
             dims: needed("dims", self.dims.clone(), dims)?,
@@ -133,7 +135,7 @@ impl BackboneConfig for ConvNext {
     }
 
     fn input(&self) -> Result<InputSpec> {
-        let [size, _] = self.architecture()?.img_size;
+        let size = self.architecture()?.img_size;
         let named = self.variant.as_deref().zip(self.row()?);
         let Preparation {
             mean,
@@ -153,7 +155,7 @@ impl BackboneConfig for ConvNext {
     fn facts(&self) -> Result<Facts> {
         let sizes = self.architecture()?;
         let facts = json!({
-            "img_size": sizes.img_size[0],
+            "img_size": sizes.img_size,
             "patch_size": sizes.patch_size,
             "depths": sizes.depths,
             "dims": sizes.dims,

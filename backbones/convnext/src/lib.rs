@@ -44,7 +44,7 @@ peft_core::register!(
     // Maps of 10, 5, 2 and 1: one of an odd side. The second has all that the first lacks.
     tiny: &[
         "{name: convnext, img_size: 40, depths: [1, 2, 1, 1], dims: [8, 16, 16, 24]}",
-        "{name: convnext, img_size: 32, depths: [1, 1, 1, 1], dims: [8, 12, 16, 20], \
+        "{name: convnext, img_size: [32, 48], depths: [1, 1, 1, 1], dims: [8, 12, 16, 20], \
           kernel_sizes: 5, conv_mlp: true, use_grn: true}",
     ],
     family: Family {

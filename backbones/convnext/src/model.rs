@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape};
-use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, ImageSize, Init, InputSpec, run_span};
 use peft_core::hooks::Hooks;
 use peft_core::layers::{Conv2d, LayerNorm};
 use peft_core::layout::Layout;
@@ -184,12 +184,7 @@ impl ConvNextNetwork {
 
 /// Boundaries, sites and sizes of the network.
 fn spec(sizes: Architecture, sites: Vec<Site>, input: InputSpec) -> BackboneSpec {
-    let [height, width] = sizes.img_size;
-    let image = BoundaryShape::Map {
-        channels: 3,
-        height,
-        width,
-    };
+    let image = BoundaryShape::image(sizes.img_size);
     let (mut names, mut shapes) = (Vec::new(), Vec::new());
     for (stage, &blocks) in sizes.depths.iter().enumerate() {
         let [height, width] = sizes.grid(stage);
@@ -277,16 +272,24 @@ impl Backbone for ConvNextNetwork {
     }
 
     /// The layers of an MLP are linear or convolutions of 1x1, with the same values.
-    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
-        let layer = name.strip_suffix(".weight")?;
+    fn resized(
+        &self,
+        name: &str,
+        value: &TensorData,
+        _stored: Option<ImageSize>,
+    ) -> std::result::Result<Option<TensorData>, String> {
+        let layer = name.strip_suffix(".weight").unwrap_or_default();
         if !(layer.ends_with("mlp.fc1") || layer.ends_with("mlp.fc2")) {
-            return None;
+            return Ok(None);
         }
-        match value.shape()[..] {
-            [outputs, inputs] => Some(TensorData::new(floats(value), [outputs, inputs, 1, 1])),
-            [outputs, inputs, 1, 1] => Some(TensorData::new(floats(value), [outputs, inputs])),
+        let kind = self.spec.site(layer).map(|site| site.kind);
+        let convolves = matches!(kind, Some(SiteKind::Conv { .. }));
+        let values = || floats(value.clone());
+        Ok(match (&value.shape()[..], convolves) {
+            (&[outputs, inputs], true) => Some(TensorData::new(values(), [outputs, inputs, 1, 1])),
+            (&[outputs, inputs, 1, 1], false) => Some(TensorData::new(values(), [outputs, inputs])),
             _ => None,
-        }
+        })
     }
 
     /// A prompt that all positions share joins the bias that is added last before it.

@@ -53,7 +53,7 @@ pub(crate) fn recognise(shapes: &Shapes) -> Option<Box<dyn BackboneConfig>> {
     let least = patch_size.checked_shl(depths.len() as u32 - 1)?;
     // Defaults are left out, which keeps the YAML short.
     Some(Box::new(ConvNext {
-        img_size: (least > 224).then_some(least),
+        img_size: (least > 224).then_some(least.into()),
         patch_size: (patch_size != 4).then_some(patch_size),
         depths: Some(depths),
         dims: Some(dims),

@@ -1,5 +1,6 @@
 //! The sizes of the network and its kinds of blocks and stems.
 
+use peft_core::backbone::ImageSize;
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
 use schemars::JsonSchema;
@@ -51,7 +52,7 @@ pub enum StemType {
 pub(crate) struct Architecture {
     /// The variant or family, for messages.
     pub name: String,
-    pub img_size: usize,
+    pub img_size: ImageSize,
     pub block: BlockKind,
     pub layers: [usize; 4],
     pub channels: [usize; 4],
@@ -101,7 +102,7 @@ impl Architecture {
             stem_width,
             ..
         } = self;
-        if self.img_size < 32 {
+        if self.img_size.shorter() < 32 {
             let message = format!("expected at least 32, got {}", self.img_size);
             return Err(Error::config("img_size", message));
         }

@@ -1,8 +1,8 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, Init,
-    InputSpec, Interpolation, needed, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, ImageSize,
+    Init, InputSpec, Interpolation, needed, variant,
 };
 use peft_core::error::Result;
 use schemars::JsonSchema;
@@ -22,9 +22,10 @@ peft_core::backbone_config! {
         /// A tag of weights (`resnet50.a1_in1k`) is ignored: `weights` says where they are.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
-        /// Rows and columns of the image in pixels, at least 32. Default 224.
+        /// Rows and columns of the image in pixels, at least 32: a number for a square, or `[height,
+        /// width]`. Default 224.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub img_size: Option<usize>,
+        pub img_size: Option<ImageSize>,
         /// The layers of a block: two convolutions of 3x3 (`basic`), or 1x1, 3x3 and 1x1 (`bottleneck`).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub block: Option<BlockKind>,
@@ -200,7 +201,7 @@ impl ResNet {
         };
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "resnet".to_owned()),
-            img_size: self.img_size.unwrap_or(224),
+            img_size: self.img_size.unwrap_or(224.into()),
             block,
             layers,
             channels: self.channels.unwrap_or([64, 128, 256, 512]),

@@ -36,7 +36,8 @@ peft_core::register!(
     tiny: &[
         "{name: resnet, img_size: 64, block: bottleneck, layers: [1, 2, 1, 1], \
           channels: [8, 16, 32, 64]}",
-        "{name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}",
+        "{name: resnet, img_size: [32, 48], block: basic, layers: [1, 1, 1, 1], \
+          channels: [8, 8, 16, 16]}",
         "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 1, 1], \
           channels: [8, 8, 16, 16], cardinality: 2, base_width: 32, stem_type: deep, stem_width: 8, \
           avg_down: true}",

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::ops::MaxPoolOptions;
 use peft_core::activation::{Activation, BoundaryShape};
-use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, ImageSize, Init, InputSpec, run_span};
 use peft_core::hooks::Hooks;
 use peft_core::layers::BatchNorm2d;
 use peft_core::layout::Layout;
@@ -112,24 +112,24 @@ fn spec(
     sites: Vec<Site>,
     input: InputSpec,
 ) -> BackboneSpec {
-    let map = |channels: usize, size: usize| BoundaryShape::Map {
+    let map = |channels: usize, size: ImageSize| BoundaryShape::Map {
         channels,
-        height: size,
-        width: size,
+        height: size.height,
+        width: size.width,
     };
     // Every layer with a stride of 2 leaves half of the map, rounded up: here the stem's convolution and
     // its pooling.
-    let mut size = sizes.img_size.div_ceil(2).div_ceil(2);
+    let mut size = sizes.img_size.map(|side| side.div_ceil(2).div_ceil(2));
     let mut shapes = vec![map(width, size)];
     for block in blocks {
-        size = size.div_ceil(block.stride);
+        size = size.map(|side| side.div_ceil(block.stride));
         shapes.push(map(sizes.outputs(block.stage), size));
     }
     let names: Vec<String> = blocks.iter().map(|block| block.name.clone()).collect();
     BackboneSpec {
         name: sizes.name.clone(),
         depth: names.len(),
-        boundaries: BackboneSpec::boundaries(map(3, sizes.img_size), &names, &shapes),
+        boundaries: BackboneSpec::boundaries(BoundaryShape::image(sizes.img_size), &names, &shapes),
         sites,
         input,
         features: sizes.outputs(3),

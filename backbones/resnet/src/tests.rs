@@ -3,13 +3,14 @@
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
+use peft_core::backbone::ImageSize;
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::{
     Activation, AdaptationMethod, Attachment, Backbone, BackboneConfig, BoxedBackbone, Hooks, Init,
     LinearHead, Model, Plug, Statistics, Tuned,
 };
-use peft_testing::{Golden, assert_close};
+use peft_testing::{Golden, Modern, assert_close};
 use serde::{Deserialize, Serialize};
 
 use crate::{BlockKind, ResNet, StemType};
@@ -23,7 +24,7 @@ fn golden(name: &str) -> Golden {
 /// The folders of golden values, with the file of weights and the configuration of each.
 fn cases() -> [(&'static str, &'static str, ResNet); 7] {
     let bottleneck = |img_size, layers, channels| ResNet {
-        img_size: Some(img_size),
+        img_size: Some(ImageSize::square(img_size)),
         block: Some(BlockKind::Bottleneck),
         layers: Some(layers),
         channels: Some(channels),
@@ -262,7 +263,7 @@ fn basic_blocks_are_read_under_the_names_of_transformers() {
     let path = |name: &str| format!("{FIXTURES}/checkpoints/{name}.safetensors");
     let open = |name: &str| Checkpoint::open(path(name).as_ref()).unwrap();
     let basic = ResNet {
-        img_size: Some(32),
+        img_size: Some(32.into()),
         block: Some(BlockKind::Basic),
         layers: Some([1, 1, 2, 1]),
         channels: Some([8, 8, 16, 16]),
@@ -361,4 +362,14 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
     let plain = "{variant: resnet50d, stem_type: '', avg_down: false}";
     let plain: ResNet = serde_yaml::from_str(plain).unwrap();
     assert_eq!(built(&plain).spec().sites[0].name, "conv1");
+}
+
+#[test]
+fn a_network_on_a_rectangle_agrees_with_timm() {
+    let case = Modern::open("modern/resnet_rect");
+    case.check();
+    assert_eq!(case.config.input().unwrap().size, [72, 40].into());
+    let narrow: ResNet = serde_yaml::from_str("{variant: resnet50, img_size: [64, 31]}").unwrap();
+    let error = narrow.input().unwrap_err().to_string();
+    assert_eq!(error, "img_size: expected at least 32, got 64 x 31");
 }

@@ -6,20 +6,20 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape};
 use peft_core::attention::AttentionGrid;
-use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, ImageSize, Init, InputSpec, run_span};
 use peft_core::hooks::Hooks;
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm};
 use peft_core::layout::Layout;
 use peft_core::params::Tensors;
 use peft_core::site::{Site, SiteKind};
 
-use crate::architecture::{Architecture, EPSILON, StageSizes};
+use crate::architecture::{Architecture, EPSILON, StageSizes, Version};
 use crate::block::Block;
 use crate::downsample::Downsample;
-use crate::foreign::foreign;
-use crate::layouts::LAYOUTS;
+use crate::layouts::{ONE, TWO};
 use crate::place::Place;
 use crate::position_bias::resized;
+use crate::windows::Cutting;
 
 /// A Swin Transformer whose fields have timm's names.
 #[derive(Module, Debug)]
@@ -27,6 +27,8 @@ pub struct SwinTransformer {
     patch_embed: PatchEmbed,
     layers: Vec<Stage>,
     norm: LayerNorm,
+    #[module(skip)]
+    version: Version,
     #[module(skip)]
     spec: BackboneSpec,
 }
@@ -73,6 +75,7 @@ impl SwinTransformer {
             patch_embed,
             layers,
             norm,
+            version: sizes.version,
             spec: spec(sizes, sites, input),
         }
     }
@@ -118,17 +121,13 @@ impl SwinTransformer {
 
 /// Boundaries, sites and sizes of the network.
 fn spec(sizes: Architecture, sites: Vec<Site>, input: InputSpec) -> BackboneSpec {
-    let image = BoundaryShape::Map {
-        channels: 3,
-        height: sizes.img_size,
-        width: sizes.img_size,
-    };
+    let image = BoundaryShape::image(sizes.img_size);
     let (mut names, mut shapes) = (Vec::new(), Vec::new());
     for (stage, &blocks) in sizes.depths.iter().enumerate() {
         let StageSizes { width, grid, .. } = sizes.stage(stage);
         let shape = BoundaryShape::Grid {
-            height: grid,
-            width: grid,
+            height: grid[0],
+            width: grid[1],
             channels: width,
         };
         names.extend((0..blocks).map(|index| block_name(stage, index)));
@@ -185,7 +184,7 @@ impl Stage {
                 init,
                 epsilon: EPSILON,
             };
-            Downsample::new(&place, own.width)
+            Downsample::new(&place, own.width, own.version)
         });
         let block = |index| {
             let place = Place {
@@ -235,36 +234,58 @@ impl Backbone for SwinTransformer {
         let BoundaryShape::Grid { height, .. } = self.spec.boundaries.get(block)?.shape else {
             return None;
         };
-        (1..=self.spec.depth).contains(&block).then(|| {
-            let window = self.block(block).0.attn.windows.size();
-            AttentionGrid {
+        (1..=self.spec.depth)
+            .contains(&block)
+            .then(|| AttentionGrid {
                 prefix: 0,
-                grid: [window; 2],
-                patch: self.spec.input.size / height,
+                grid: self.block(block).0.attn.windows.size(),
+                patch: self.spec.input.size.height / height,
                 windows: true,
-            }
-        })
+            })
     }
 
     fn layouts(&self) -> &'static [Layout] {
-        &LAYOUTS
+        match self.version {
+            Version::One => &ONE,
+            Version::Two => &TWO,
+        }
+    }
+
+    /// Cuts grids that windows do not divide as the library of the names does.
+    fn adopt(&mut self, layout: &str) {
+        let blocks = self.layers.iter_mut().flat_map(|stage| &mut stage.blocks);
+        blocks.for_each(|block| block.attn.cut_as(Cutting::of(layout)));
     }
 
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
-        foreign(tensor)
+        let ends = |ends: &[&str]| ends.iter().any(|end| tensor.ends_with(end));
+        match self.version {
+            Version::One if ends(&["attn.logit_scale", "attention.self.logit_scale"]) => {
+                Some("this is a Swin Transformer V2; expected version: 2")
+            }
+            Version::Two if ends(&["relative_position_bias_table"]) => {
+                Some("this is a Swin Transformer of the first version; expected version: 1")
+            }
+            _ => None,
+        }
     }
 
     /// Resizes bias tables as timm does where the window differs from the checkpoint's: because
     /// `window_size` does, or because a map is smaller than it.
-    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
-        let attention = name.strip_suffix(".relative_position_bias_table")?;
+    fn resized(
+        &self,
+        name: &str,
+        value: &TensorData,
+        _stored: Option<ImageSize>,
+    ) -> std::result::Result<Option<TensorData>, String> {
+        let attention = name.strip_suffix(".relative_position_bias_table");
         let mut blocks = self.layers.iter().flat_map(|stage| &stage.blocks);
-        let block = blocks.find(|block| block.attn.site.name == attention)?;
-        resized(value, block.attn.windows.size())
+        let block = blocks.find(|block| Some(block.attn.site.name.as_str()) == attention);
+        Ok(block.and_then(|block| resized(value, block.attn.windows.size())))
     }
 
-    /// A prompt that all positions share joins the bias that is added last before it. A downsampling
-    /// ends without a bias, so a prompt behind one cannot be absorbed.
+    /// A prompt that all positions share joins the bias that is added last before it. In the first version
+    /// a downsampling ends without a bias, so a prompt behind one cannot be absorbed.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
         let (site, bias) = match boundary {
             0 => return None,
@@ -273,8 +294,11 @@ impl Backbone for SwinTransformer {
                 (norm.site(), &norm.bias)
             }
             boundary => match self.block(boundary - 1) {
-                (_, Some(_)) => return None,
-                (block, None) => (block.mlp.fc2.site(), block.mlp.fc2.bias.as_ref()?),
+                (_, Some(downsample)) => {
+                    let norm = downsample.last_norm()?;
+                    (norm.site(), &norm.bias)
+                }
+                (block, None) => block.last_bias()?,
             },
         };
         match delta.clone() {

@@ -1,28 +1,31 @@
-//! Resizes bias tables when the window size differs from the checkpoint's.
+//! Resizes bias tables when the window differs from the checkpoint's.
 
 use burn::tensor::TensorData;
 use peft_core::params::floats;
 
-/// Resizes a bias table to windows of `size` as timm does. The old values are placed at offsets whose
-/// distances grow as a geometric series until they fill the new window; between them the table is
-/// linear, beyond them constant. `None` if the value is not a bias table.
+/// Resizes a bias table to windows of these rows and columns as timm does. The old values are placed at
+/// offsets whose distances grow as a geometric series until they fill the new window; between them the
+/// table is linear, beyond them constant. `None` if the table has the offsets of such a window already,
+/// or is not that of a square window.
 ///
 /// # Shapes
-/// `[(2 old - 1)^2, heads] -> [(2 size - 1)^2, heads]`.
-pub(crate) fn resized(table: TensorData, size: usize) -> Option<TensorData> {
-    let &[rows, heads] = &table.shape()[..] else {
+/// `[(2 old - 1)^2, heads] -> [(2 rows - 1)(2 columns - 1), heads]`.
+pub(crate) fn resized(table: &TensorData, [rows, columns]: [usize; 2]) -> Option<TensorData> {
+    let &[offsets, heads] = &table.shape()[..] else {
         return None;
     };
     // A table covers as many offsets up as down, and 0 between them: its side is odd.
-    let side = (rows as f64).sqrt().round() as usize;
-    if side.is_multiple_of(2) || side * side != rows {
+    let side = offsets.isqrt();
+    let fits = [rows, columns].map(|window| 2 * window - 1) == [side; 2];
+    if fits || side.is_multiple_of(2) || side * side != offsets {
         return None;
     }
-    let values = floats(table);
-    let between = between(side / 2, size - 1);
-    let mut resized = Vec::with_capacity(between.len().pow(2) * heads);
-    for &([top, bottom], down) in &between {
-        for &([left, right], along) in &between {
+    let values = floats(table.clone());
+    let (vertical, horizontal) = (between(side / 2, rows - 1), between(side / 2, columns - 1));
+    let count = vertical.len() * horizontal.len();
+    let mut resized = Vec::with_capacity(count * heads);
+    for &([top, bottom], down) in &vertical {
+        for &([left, right], along) in &horizontal {
             let at = |row: usize, column: usize| &values[(row * side + column) * heads..][..heads];
             let corners = [(top, left), (top, right), (bottom, left), (bottom, right)];
             let [a, b, c, d] = corners.map(|(row, column)| at(row, column));
@@ -33,7 +36,7 @@ pub(crate) fn resized(table: TensorData, size: usize) -> Option<TensorData> {
             }));
         }
     }
-    Some(TensorData::new(resized, [between.len().pow(2), heads]))
+    Some(TensorData::new(resized, [count, heads]))
 }
 
 /// Returns for each offset from `-new` to `new` the indices of the two old values around it, and

@@ -1,6 +1,6 @@
 //! The sizes of the network and the options in which the members of the family differ.
 
-use peft_core::backbone::Facts;
+use peft_core::backbone::{Facts, ImageSize};
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
 use schemars::JsonSchema;
@@ -16,8 +16,8 @@ const EPSILON: f64 = 1e-6;
 pub struct Architecture {
     /// The variant or family, for messages.
     pub name: String,
-    /// Rows and columns of the image in pixels, a multiple of `patch_size`.
-    pub img_size: usize,
+    /// Rows and columns of the image in pixels, multiples of `patch_size`.
+    pub img_size: ImageSize,
     /// Rows and columns of a patch in pixels.
     pub patch_size: usize,
     /// Width `D` of the tokens, a multiple of `num_heads`.
@@ -89,21 +89,26 @@ impl Architecture {
             ("embed_dim", self.embed_dim),
             ("depth", self.depth),
             ("num_heads", self.num_heads),
-            ("img_size", self.img_size),
+            ("img_size", self.img_size.shorter()),
             ("projection_dim", self.projection.unwrap_or(1)),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::config(*field, "expected at least 1, got 0"));
         }
-        let multiple = |field: &str, of: &str, value: usize, unit: usize| {
-            if value.is_multiple_of(unit) {
+        let multiple = |field: &str, of: &str, value: ImageSize, unit: usize| {
+            if value.sides().iter().all(|side| side.is_multiple_of(unit)) {
                 return Ok(());
             }
-            let message = format!("expected a multiple of {of} ({unit}), got {value}");
+            let expected = match value.is_square() {
+                true => "a multiple",
+                false => "multiples",
+            };
+            let message = format!("expected {expected} of {of} ({unit}), got {value}");
             Err(Error::config(field, message))
         };
+        let width = ImageSize::square(self.embed_dim);
         multiple("img_size", "patch_size", self.img_size, self.patch_size)?;
-        multiple("embed_dim", "num_heads", self.embed_dim, self.num_heads)?;
+        multiple("embed_dim", "num_heads", width, self.num_heads)?;
         let ratio = self.mlp_ratio;
         if !(ratio > 0.0 && ratio <= 64.0) {
             let message = format!("expected more than 0 and at most 64, got {ratio}");
@@ -167,14 +172,14 @@ impl Architecture {
         self.layer_norm_eps.unwrap_or(EPSILON)
     }
 
-    /// Patches along one side.
-    fn grid(&self) -> usize {
-        self.img_size / self.patch_size
+    /// Rows and columns of patches.
+    pub(crate) fn grid(&self) -> [usize; 2] {
+        self.img_size.map(|side| side / self.patch_size).sides()
     }
 
     /// Number of tokens in the image: one for each patch.
     pub(crate) fn patches(&self) -> usize {
-        self.grid().pow(2)
+        self.grid().iter().product()
     }
 
     /// Number of tokens before the patches: the class token, then the registers.

@@ -1,8 +1,8 @@
 //! The configuration of the family and the table of its variants.
 
 use peft_core::backbone::{
-    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, Init,
-    InputSpec, Interpolation, needed, variant,
+    Backbone, BackboneConfig, CropMode, Facts, HasSource, IMAGENET_MEAN, IMAGENET_STD, ImageSize,
+    Init, InputSpec, Interpolation, needed, variant,
 };
 use peft_core::error::Result;
 use schemars::JsonSchema;
@@ -23,10 +23,10 @@ peft_core::backbone_config! {
         /// `mean` and `std` how their images were normalised, if not as the variant's.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub variant: Option<String>,
-        /// Rows and columns of the image in pixels, a multiple of `patch_size`. Default the variant's,
-        /// else 224.
+        /// Rows and columns of the image in pixels, multiples of `patch_size`: a number for a square, or
+        /// `[height, width]`. Default the variant's, else 224.
         #[serde(skip_serializing_if = "Option::is_none")]
-        pub img_size: Option<usize>,
+        pub img_size: Option<ImageSize>,
         /// Rows and columns of a patch in pixels. Default the variant's, else 16.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub patch_size: Option<usize>,
@@ -301,7 +301,7 @@ impl Vit {
         let fc_norm = self.fc_norm.or(row.fc_norm);
         Architecture {
             name: self.variant.clone().unwrap_or_else(|| "vit".to_owned()),
-            img_size: self.img_size.unwrap_or(row.img_size),
+            img_size: self.img_size.unwrap_or(row.img_size.into()),
             patch_size: self.patch_size.unwrap_or(row.patch_size),
             embed_dim: needed("embed_dim", self.embed_dim, of_variant(0))?,
             depth: needed("depth", self.depth, of_variant(1))?,

@@ -39,7 +39,7 @@ peft_core::register!(
     example: "name: vit\nvariant: vit_base_patch16_224\n",
     tiny: &[
         "{name: vit, img_size: 32, patch_size: 8, embed_dim: 48, depth: 4, num_heads: 3}",
-        "{name: vit, img_size: 32, patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2, \
+        "{name: vit, img_size: [32, 48], patch_size: 8, embed_dim: 24, depth: 2, num_heads: 2, \
           qkv_bias: false, global_pool: avg}",
         "{name: vit, img_size: 32, patch_size: 16, embed_dim: 24, depth: 2, num_heads: 2, \
           reg_tokens: 2, no_embed_class: true, init_values: 0.3, global_pool: avg}",

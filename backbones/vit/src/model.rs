@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use peft_core::activation::{Activation, BoundaryShape, Tokens};
 use peft_core::attention::AttentionGrid;
-use peft_core::backbone::{Backbone, BackboneSpec, Cut, Init, InputSpec, run_span};
+use peft_core::backbone::{Backbone, BackboneSpec, Cut, ImageSize, Init, InputSpec, run_span};
 use peft_core::hooks::{Hooks, like};
 use peft_core::layers::{Conv2d, Conv2dSizes, LayerNorm, Linear};
 use peft_core::layout::Layout;
@@ -36,6 +36,9 @@ pub struct VisionTransformer {
     projection: Option<Linear>,
     /// Number of tokens before the patches.
     prefix_tokens: usize,
+    /// Rows and columns of patches.
+    #[module(skip)]
+    grid: [usize; 2],
     #[module(skip)]
     global_pool: GlobalPool,
     #[module(skip)]
@@ -102,6 +105,7 @@ impl VisionTransformer {
             fc_norm,
             projection,
             prefix_tokens,
+            grid: sizes.grid(),
             global_pool: sizes.global_pool,
             own_epsilon: sizes.layer_norm_eps.is_some(),
             layouts: sizes.layouts,
@@ -111,8 +115,7 @@ impl VisionTransformer {
 
     /// Number of prefix tokens that have a position embedding: all of them or none.
     fn embedded_prefix_tokens(&self) -> usize {
-        let patches = self.spec.boundaries[1].shape.dims()[0] - self.prefix_tokens;
-        self.pos_embed.dims()[1] - patches
+        self.pos_embed.dims()[1] - self.grid[0] * self.grid[1]
     }
 
     /// Turns an image into tokens with their positions, normed if the architecture says so.
@@ -178,8 +181,7 @@ impl VisionTransformer {
     /// # Shapes
     /// `delta` is `[1, 3, h, w]`, or can be expanded to it.
     fn absorb_in_patches(&self, delta: Tensor<4>) -> Tensors {
-        let size = self.spec.input.size;
-        let image = delta.expand([1, 3, size, size]);
+        let image = delta.expand(self.spec.input.batch(1));
         // The difference of two outputs is free of the bias.
         let nothing = Hooks::none();
         let with = self.patch_embed.proj.forward(image.clone(), &nothing);
@@ -256,11 +258,7 @@ impl VisionTransformer {
 
 /// Boundaries, sites and sizes of the network.
 fn spec(sizes: Architecture, sites: Vec<Site>, input: InputSpec) -> BackboneSpec {
-    let image = BoundaryShape::Map {
-        channels: 3,
-        height: sizes.img_size,
-        width: sizes.img_size,
-    };
+    let image = BoundaryShape::image(sizes.img_size);
     let tokens = BoundaryShape::Tokens {
         count: sizes.prefix_tokens() + sizes.patches(),
         width: sizes.embed_dim,
@@ -318,16 +316,14 @@ impl Backbone for VisionTransformer {
     }
 
     fn attention_grid(&self, block: usize) -> Option<AttentionGrid> {
-        let BoundaryShape::Tokens { count, .. } = self.spec.boundaries.get(block)?.shape else {
-            return None;
-        };
-        let side = (count - self.prefix_tokens).isqrt();
-        (block <= self.spec.depth).then(|| AttentionGrid {
-            prefix: self.prefix_tokens,
-            grid: [side; 2],
-            patch: self.spec.input.size / side,
-            windows: false,
-        })
+        (1..=self.spec.depth)
+            .contains(&block)
+            .then(|| AttentionGrid {
+                prefix: self.prefix_tokens,
+                grid: self.grid,
+                patch: self.spec.input.size.height / self.grid[0],
+                windows: false,
+            })
     }
 
     fn layouts(&self) -> &'static [Layout] {
@@ -357,14 +353,37 @@ impl Backbone for VisionTransformer {
         foreign(tensor)
     }
 
-    /// Resamples position embeddings of another resolution as timm does.
-    fn resized(&self, name: &str, value: TensorData) -> Option<TensorData> {
-        let prefix = self.embedded_prefix_tokens();
-        let patches = self.pos_embed.dims()[1] - prefix;
-        match name {
-            "pos_embed" => resampled(value, prefix, patches.isqrt()),
-            _ => None,
+    /// Resamples position embeddings of another resolution as timm does, also where only the aspect of
+    /// the image differs.
+    fn resized(
+        &self,
+        name: &str,
+        value: &TensorData,
+        stored: Option<ImageSize>,
+    ) -> std::result::Result<Option<TensorData>, String> {
+        if name != "pos_embed" {
+            return Ok(None);
         }
+        let patch = self.spec.input.size.height / self.grid[0];
+        let stored = stored.map(|size| size.map(|side| side / patch).sides());
+        let &[1, found, _] = &value.shape()[..] else {
+            return Ok(None);
+        };
+        let embedded = self.embedded_prefix_tokens();
+        let known = stored.is_some_and(|[rows, columns]| rows * columns + embedded == found);
+        // As many positions as there would be with the other value of this option.
+        let other = self.grid[0] * self.grid[1] + self.prefix_tokens - embedded;
+        if self.prefix_tokens > 0 && found == other && !known {
+            let whose = match embedded {
+                0 => "of the patches and of the tokens before them",
+                _ => "of the patches alone",
+            };
+            return Err(format!(
+                "these are the positions {whose}; expected no_embed_class: {}",
+                embedded > 0
+            ));
+        }
+        resampled(value, embedded, self.grid, stored)
     }
 
     /// A prompt on the image joins the position embedding, as does one before the first block

@@ -1,49 +1,70 @@
-//! Resamples position embeddings when the image size differs from the checkpoint's.
+//! Resamples position embeddings when the patches of the image are another grid than the checkpoint's.
 
 use burn::tensor::TensorData;
 use peft_core::params::floats;
 
-/// Resamples a position embedding to a grid of `side` patches as timm does: bicubic with a = -0.5 and
-/// antialiasing (Pillow's). The positions of prefix tokens stay as they are. `None` if the value is
-/// not that of a square grid.
+/// Resamples a position embedding to a grid of patches as timm does: bicubic with a = -0.5 and
+/// antialiasing (Pillow's). The positions of prefix tokens stay as they are. `None` if the value is for
+/// that grid already.
+///
+/// The old grid is the one that is `stored`, if it has as many positions; else a square, else `grid`.
 ///
 /// # Shapes
-/// `[1, prefix + old * old, d] -> [1, prefix + side * side, d]`.
-pub(crate) fn resampled(value: TensorData, prefix: usize, side: usize) -> Option<TensorData> {
+/// `[1, prefix + old rows * old columns, d] -> [1, prefix + rows * columns, d]`.
+///
+/// # Errors
+/// If the number of positions is neither a square nor that of `stored` or `grid`.
+pub(crate) fn resampled(
+    value: &TensorData,
+    prefix: usize,
+    grid: [usize; 2],
+    stored: Option<[usize; 2]>,
+) -> Result<Option<TensorData>, String> {
     let &[1, tokens, d] = &value.shape()[..] else {
-        return None;
+        return Ok(None);
     };
-    let old = (tokens.checked_sub(prefix)? as f64).sqrt().round() as usize;
-    if old == 0 || old * old + prefix != tokens {
-        return None;
+    let Some(count) = tokens.checked_sub(prefix).filter(|count| *count > 0) else {
+        return Ok(None);
+    };
+    let has_all = |[rows, columns]: &[usize; 2]| rows * columns == count;
+    let candidates = [stored, Some([count.isqrt(); 2]), Some(grid)];
+    let Some(old) = candidates.into_iter().flatten().find(has_all) else {
+        return Err(format!(
+            "{count} positions are no square; expected `img_size` to be the size of their own image, or a \
+             file beside the weights that states it"
+        ));
+    };
+    if old == grid {
+        return Ok(None);
     }
-    let values = floats(value);
-    let (kept, grid) = values.split_at(prefix * d);
-    let filter = filter(old, side);
+    let ([old_rows, old_columns], [rows, columns]) = (old, grid);
+    let values = floats(value.clone());
+    let (kept, old) = values.split_at(prefix * d);
     // The filter is separable: columns first, then rows.
-    let mut wide = vec![0.0f32; old * side * d];
-    for y in 0..old {
-        for (x, (first, weights)) in filter.iter().enumerate() {
+    let mut wide = vec![0.0f32; old_rows * columns * d];
+    let across = filter(old_columns, columns);
+    for y in 0..old_rows {
+        for (x, (first, weights)) in across.iter().enumerate() {
             for (k, weight) in weights.iter().enumerate() {
-                let from = (y * old + first + k) * d;
-                let to = (y * side + x) * d;
+                let from = (y * old_columns + first + k) * d;
+                let to = (y * columns + x) * d;
                 for c in 0..d {
-                    wide[to + c] += weight * grid[from + c];
+                    wide[to + c] += weight * old[from + c];
                 }
             }
         }
     }
-    let mut both = vec![0.0f32; side * side * d];
-    for (y, (first, weights)) in filter.iter().enumerate() {
+    let mut both = vec![0.0f32; rows * columns * d];
+    for (y, (first, weights)) in filter(old_rows, rows).iter().enumerate() {
         for (k, weight) in weights.iter().enumerate() {
-            let (from, to) = ((first + k) * side * d, y * side * d);
-            for c in 0..side * d {
+            let (from, to) = ((first + k) * columns * d, y * columns * d);
+            for c in 0..columns * d {
                 both[to + c] += weight * wide[from + c];
             }
         }
     }
     let all = [kept, &both].concat();
-    Some(TensorData::new(all, [1, prefix + side * side, d]))
+    Ok(Some(TensorData::new(all, [1, prefix + rows * columns, d])))
 }
 
 /// Returns for each of `new` positions the first of the `old` positions that it depends on, and the

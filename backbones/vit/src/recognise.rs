@@ -1,6 +1,7 @@
 //! Recognises a Vision Transformer by the shapes in a checkpoint.
 
 use peft_core::BackboneConfig;
+use peft_core::backbone::ImageSize;
 use peft_core::checkpoint::Shapes;
 
 use crate::architecture::GlobalPool;
@@ -24,8 +25,9 @@ pub(crate) const SHOWN_BY: &[(&str, &str)] = &[
 /// The sizes that the shapes of any Vision Transformer reveal.
 #[derive(Clone, Copy, Debug)]
 pub struct Recognised {
-    /// Rows and columns of the image in pixels.
-    pub img_size: usize,
+    /// Rows and columns of the image in pixels: those that a file beside the checkpoint states, else a
+    /// square, else the least oblong rectangle.
+    pub img_size: ImageSize,
     /// Rows and columns of a patch in pixels.
     pub patch_size: usize,
     /// Width of the tokens.
@@ -54,11 +56,15 @@ impl Recognised {
         let hidden = first("blocks.0.mlp.fc1.weight")?;
         let registers = shapes.get("reg_token").map_or(0, |shape| shape[1]);
         let prefix = usize::from(shapes.has("cls_token")) + registers;
-        let square = |count: usize| count > 0 && count.isqrt().pow(2) == count;
-        // Positions belong to a square grid of patches alone, or to one behind the prefix tokens.
-        let with_prefix = positions.checked_sub(prefix).filter(|grid| square(*grid));
-        let no_embed_class = prefix > 0 && with_prefix.is_none();
-        let grid = with_prefix.unwrap_or(positions);
+        // Registers and LayerScale came with networks whose prefix tokens have no positions.
+        let bare = registers > 0 || shapes.has("blocks.0.ls1.gamma");
+        let stated = shapes
+            .image_size
+            .map(|size| size.map(|side| side / patch_size));
+        let grid = Grid::of(positions, prefix, bare, stated)?;
+        if let Some(remark) = grid.unsure {
+            shapes.unsure(remark);
+        }
         // Shapes do not reveal the heads: most networks have heads of 64 channels.
         let guess = (1..=embed_dim.div_ceil(64))
             .rev()
@@ -66,14 +72,72 @@ impl Recognised {
         let fits = |heads: &usize| *heads > 0 && embed_dim.is_multiple_of(*heads);
         let stated = shapes.num_heads.filter(fits);
         Some(Self {
-            img_size: grid.isqrt() * patch_size,
+            img_size: grid.size.map(|side| side * patch_size),
             patch_size,
             embed_dim,
             depth,
             num_heads: stated.or(guess)?,
             mlp_ratio: hidden as f64 / embed_dim as f64,
-            no_embed_class,
+            no_embed_class: grid.no_embed_class,
         })
+    }
+}
+
+/// The patches that position embeddings belong to.
+pub(crate) struct Grid {
+    /// Rows and columns of patches.
+    pub size: ImageSize,
+    /// Whether only the patches have positions, and not the prefix tokens.
+    pub no_embed_class: bool,
+    /// What the number of positions leaves open.
+    pub unsure: Option<String>,
+}
+
+impl Grid {
+    /// The grid behind `prefix` tokens to which so many positions belong; `bare`: whether networks like
+    /// this one often have no positions for these tokens; `stated`: the grid that a file states.
+    pub fn of(
+        positions: usize,
+        prefix: usize,
+        bare: bool,
+        stated: Option<ImageSize>,
+    ) -> Option<Self> {
+        let behind = positions.checked_sub(prefix);
+        let known = |size: ImageSize, no_embed_class| Self {
+            size,
+            no_embed_class,
+            unsure: None,
+        };
+        if let Some(size) = stated.filter(|size| size.pixels() > 0) {
+            match size.pixels() {
+                count if Some(count) == behind => return Some(known(size, false)),
+                count if count == positions => return Some(known(size, true)),
+                _ => {}
+            }
+        }
+        let square = |count: usize| {
+            let side = count.isqrt();
+            (side > 0 && side * side == count).then_some(ImageSize::square(side))
+        };
+        match (behind.and_then(square), square(positions)) {
+            (Some(size), _) => Some(known(size, false)),
+            (None, Some(size)) if bare => Some(known(size, true)),
+            (None, _) => {
+                let count = behind.filter(|count| *count > 0)?;
+                // The factors nearest to each other.
+                let height = (1..=count.isqrt())
+                    .rev()
+                    .find(|height| count % height == 0)?;
+                Some(Self {
+                    size: ImageSize::new(height, count / height),
+                    no_embed_class: false,
+                    unsure: Some(format!(
+                        "img_size is a guess: {count} patches are not a square, and their number does not show \
+                         how many rows they have"
+                    )),
+                })
+            }
+        }
     }
 }
 

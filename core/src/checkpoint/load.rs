@@ -37,7 +37,11 @@ pub fn load_backbone(
     file: &Checkpoint,
     forced: Option<&str>,
 ) -> Result<Loaded> {
+    let mut backbone = backbone;
     let survey = Survey::of(&*backbone, file, forced)?;
+    // Shapes may depend on the library.
+    backbone.adopt(survey.layout());
+    let survey = Survey::of(&*backbone, file, Some(survey.layout()))?;
     if !survey.fits() {
         return Err(survey.refusal(&*backbone, file));
     }
@@ -90,25 +94,27 @@ pub fn load_backbone(
     let empty = backbone.clone();
     let mut read = |name: &str| -> Result<TensorData> {
         let shape = &survey.expected[name];
+        let none =
+            |got: &[usize], why: &str| differing(empty.spec(), file, (name, shape, got), why);
         let Some(sources) = survey.plan.get(name) else {
-            return match empty.absent(name) {
-                Some(value) => Ok(value),
-                None => Err(differing(empty.spec(), file, (name, shape, &[]))),
-            };
+            return empty.absent(name).ok_or_else(|| none(&[], ""));
         };
         let mut data = joined(&*empty, file, &survey.reading, sources)?;
         if data.shape()[..] != shape[..] && is_vector(shape, &data.shape()[..]) {
             data = TensorData::new(floats(data), shape.clone());
         }
+        let was = data.shape().to_vec();
+        let refused = |why: &str| none(&was, why);
+        let resized = empty.resized(name, &data, file.image_size());
+        if let Some(resized) = resized.map_err(|why| refused(&format!(": {why}")))? {
+            data = resized;
+            remarks.push(match was[..] == shape[..] {
+                true => format!("backbone: {name} is resized to the aspect of the image"),
+                false => format!("backbone: {name} is resized from {was:?} to {shape:?}"),
+            });
+        }
         if data.shape()[..] != shape[..] {
-            let was = data.shape().to_vec();
-            data = match empty.resized(name, data) {
-                Some(data) if data.shape()[..] == shape[..] => data,
-                _ => return Err(differing(empty.spec(), file, (name, shape, &was))),
-            };
-            remarks.push(format!(
-                "backbone: {name} is resized from {was:?} to {shape:?}"
-            ));
+            return Err(refused(""));
         }
         let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
         if !data.as_slice::<f32>().is_ok_and(finite) {
@@ -117,14 +123,13 @@ pub fn load_backbone(
         Ok(data)
     };
     // `fill` cannot fail on the way; after the first error the rest is skipped.
-    let mut backbone = params::fill(backbone, |name| match failure {
+    let backbone = params::fill(backbone, |name| match failure {
         Some(_) => None,
         None => read(name).map_err(|e| failure = Some(e)).ok(),
     });
     if let Some(error) = failure {
         return Err(error);
     }
-    backbone.adopt(survey.layout());
     if !strange.is_empty() {
         let names = listed(&strange, 6);
         remarks.push(format!("backbone: values that are not finite in {names}"));
@@ -142,12 +147,13 @@ fn differing(
     spec: &BackboneSpec,
     file: &Checkpoint,
     (name, expected, got): (&str, &[usize], &[usize]),
+    why: &str,
 ) -> Error {
     let spec = &spec.name;
     Error::Weights {
         path: file.path().to_owned(),
         message: format!(
-            "these are not the weights of {spec}\n  of another shape: {name}: expected {expected:?}, got {got:?}"
+            "these are not the weights of {spec}\n  of another shape: {name}: expected {expected:?}, got {got:?}{why}"
         ),
     }
 }

@@ -1,6 +1,8 @@
 //! Recognises the backbone of a checkpoint: every linked family is asked for a configuration that
 //! fits its shapes.
 
+use std::cell::RefCell;
+
 use burn::tensor::Device;
 use serde_json::json;
 
@@ -10,7 +12,7 @@ use super::shapes::Shapes;
 use super::survey::Survey;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::Result;
-use crate::facts::Published;
+use crate::facts::{Published, same};
 use crate::init::Init;
 use crate::layout::Layout;
 use crate::params;
@@ -28,6 +30,8 @@ pub struct Recognised {
     pub parameters: usize,
     /// How well the checkpoint fits it.
     pub survey: Survey,
+    /// Facts that the shapes do not show, with what would decide.
+    pub unsure: Vec<String>,
 }
 
 /// Finds the linked family and the configuration that fit best; a published variant is preferred if it
@@ -58,9 +62,16 @@ pub fn recognise(file: &Checkpoint, published: Option<&Published>) -> Result<Opt
                 layout: *layout,
                 keys: file.names().filter_map(own).collect(),
                 num_heads: published.and_then(|published| published.num_heads),
+                image_size: file
+                    .image_size()
+                    .or_else(|| published.and_then(Published::image_size)),
+                unsure: RefCell::default(),
             };
             if let Some(config) = (family.recognise)(&shapes) {
-                let recognised = Recognised::of(plugin, config, file)?;
+                let recognised = Recognised {
+                    unsure: shapes.unsure.take(),
+                    ..Recognised::of(plugin, config, file)?
+                };
                 if best.as_ref().is_none_or(|best| recognised.nearer(best)) {
                     best = Some(recognised);
                 }
@@ -101,6 +112,21 @@ impl Recognised {
                 .sum(),
             survey: Survey::of(&*backbone, file, None)?,
             backbone,
+            unsure: Vec::new(),
+        })
+    }
+
+    /// Whether another configuration agrees with the facts that this one states and that the file shows. Not
+    /// all of it shows in the shapes of parameters, which are compared anyway: a window does in a constant.
+    fn shows_what(&self, other: &dyn BackboneConfig) -> bool {
+        let (Ok(stated), Ok(facts)) = (serde_json::to_value(&self.config), other.facts()) else {
+            return false;
+        };
+        let shown = self.plugin.family.map_or(&[][..], |family| family.shown_by);
+        let names = shown.iter().map(|(name, _)| *name);
+        names.chain(["window_size"]).all(|name| {
+            let (own, other) = (&stated[name], facts.get(name));
+            own.is_null() || other.is_none_or(|other| same(name, own, other))
         })
     }
 
@@ -123,7 +149,7 @@ impl Recognised {
             for size in [None, Some(size)] {
                 let mut value = json!({"name": self.plugin.name, "variant": name});
                 if let Some(size) = size {
-                    value["img_size"] = size.into();
+                    value["img_size"] = json!(size);
                 }
                 let Ok(config) = serde_json::from_value::<Box<dyn BackboneConfig>>(value) else {
                     continue;
@@ -141,8 +167,11 @@ impl Recognised {
                     continue;
                 }
                 let variant = Self::of(self.plugin, config, file)?;
-                if !self.nearer(&variant) {
-                    return Ok(variant);
+                if !self.nearer(&variant) && self.shows_what(&*variant.config) {
+                    return Ok(Self {
+                        unsure: self.unsure,
+                        ..variant
+                    });
                 }
             }
         }

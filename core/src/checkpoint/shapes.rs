@@ -1,10 +1,12 @@
 //! The shapes in a checkpoint, by which a family recognises its backbones.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
 
 use super::file::Checkpoint;
+use crate::image_size::ImageSize;
 use crate::layout::Layout;
 
 /// The shapes in a checkpoint by canonical name, as read under one layout.
@@ -14,9 +16,19 @@ pub struct Shapes<'a> {
     pub(super) keys: BTreeMap<String, String>,
     /// Number of attention heads, if a file beside the checkpoint states it: shapes do not.
     pub num_heads: Option<usize>,
+    /// The size of the images, if a file beside the checkpoint states it: at most the number of their
+    /// patches can be seen.
+    pub image_size: Option<ImageSize>,
+    pub(super) unsure: RefCell<Vec<String>>,
 }
 
 impl Shapes<'_> {
+    /// Says of the configuration that is recognised which of its facts shapes do not show, and what would
+    /// decide.
+    pub fn unsure(&self, remark: impl Into<String>) {
+        self.unsure.borrow_mut().push(remark.into());
+    }
+
     /// The shape of a parameter; a slice of a fused projection has a name of its own.
     pub fn get(&self, name: &str) -> Option<Vec<usize>> {
         let zeros = |name: &str| {

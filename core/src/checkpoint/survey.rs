@@ -143,9 +143,12 @@ impl Survey {
                 && !is_vector(shape, own)
             {
                 let zeros = TensorData::zeros::<f32, _>(own.to_vec());
-                match backbone.resized(name, zeros) {
-                    Some(_) => resized.push(name.clone()),
-                    None => shapes.push(format!("{name}: expected {shape:?}, got {own:?}")),
+                match backbone.resized(name, &zeros, file.image_size()) {
+                    Ok(Some(data)) if data.shape()[..] == shape[..] => resized.push(name.clone()),
+                    Ok(_) => shapes.push(format!("{name}: expected {shape:?}, got {own:?}")),
+                    Err(why) => {
+                        shapes.push(format!("{name}: expected {shape:?}, got {own:?}: {why}"));
+                    }
                 }
             }
             plan.insert(name.clone(), sources);

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::setting::{Images, Setting, Unfollowed};
-use crate::input::{CropMode, Interpolation};
+use crate::input::{CropMode, ImageSize, Interpolation};
 
 /// Reads the preparation of images from one file, and returns it with remarks for the user.
 ///
@@ -150,13 +150,11 @@ impl Reader<'_> {
         if self.own["mode"].as_str().is_some_and(|mode| mode != "RGB") {
             self.refuse("mode", "expected RGB", &[]);
         }
-        match side(&self.own["size"], Side::Square) {
-            Side::Square(size) => {
-                self.images.size = self.setting("size", size);
-            }
+        match side(&self.own["size"], both) {
+            Side::Both(size) => self.images.size = self.setting("size", size),
             Side::None => {}
             Side::Shortest(_) | Side::Other => {
-                self.refuse("size", "expected a square", &["img_size"]);
+                self.refuse("size", "expected a height and a width", &["img_size"]);
             }
         }
         Ok(())
@@ -246,13 +244,14 @@ impl Reader<'_> {
     fn sizes(&mut self, kind: &str, crops: bool) -> Result<(), String> {
         const FIELDS: &[&str] = &["crop_mode", "crop_pct"];
         let kept = part(self.own, "crop_pct")?;
-        let cut = match side(&self.own["crop_size"], Side::Square) {
-            Side::Square(cut) | Side::Shortest(cut) if crops => Some(cut),
+        let cut = match side(&self.own["crop_size"], both) {
+            Side::Both(cut) if crops => Some(cut),
+            Side::Shortest(cut) if crops => Some(cut.into()),
             _ if !crops => None,
             // Only `size` is written where both are the same.
             Side::None => None,
             _ => {
-                self.refuse("crop_size", "expected a square", FIELDS);
+                self.refuse("crop_size", "expected a height and a width", FIELDS);
                 return Ok(());
             }
         };
@@ -277,44 +276,56 @@ impl Reader<'_> {
         };
         let one_number: fn(usize) -> Side = match of_shortest {
             true => Side::Shortest,
-            false => Side::Square,
+            false => both,
         };
         let size = side(&self.own["size"], one_number);
         let convnext = kind == "ConvNext" || kind.is_empty() && kept.is_some();
         let (field, mode, whole, used) = match (size, cut) {
             (Side::None, _) => return Ok(()),
             (Side::Other, _) => {
-                let why = "expected a square or the shortest edge";
+                let why = "expected a height and a width, or the shortest edge";
                 self.refuse("size", why, &["crop_mode", "crop_pct"]);
                 return Ok(());
             }
             // ConvNeXt's processor crops small images and squashes large ones.
             (Side::Shortest(size), _) if convnext && size >= 384 => {
-                ("size", CropMode::Squash, size, size)
+                ("size", CropMode::Squash, size.into(), size.into())
             }
             (Side::Shortest(size), cut) if convnext || kept.is_some() => {
                 // Its own default.
                 let kept = kept.unwrap_or(224.0 / 256.0);
                 self.crop("crop_pct", CropMode::Center, kept);
-                self.images.size = self.setting("size", cut.unwrap_or(size));
+                self.images.size = self.setting("size", cut.unwrap_or(size.into()));
                 return Ok(());
             }
-            (Side::Square(size), None) => ("size", CropMode::Squash, size, size),
-            (Side::Square(size), Some(cut)) => ("crop_size", CropMode::Squash, size, cut),
-            (Side::Shortest(size), Some(cut)) => ("crop_size", CropMode::Center, size, cut),
-            (Side::Shortest(size), None) if crops => ("size", CropMode::Center, size, size),
+            (Side::Both(size), None) => ("size", CropMode::Squash, size, size),
+            (Side::Both(size), Some(cut)) => ("crop_size", CropMode::Squash, size, cut),
+            // Here the side is resized that is shorter beside the part's, there the image's shorter one.
+            (Side::Shortest(_), Some(cut)) if !cut.is_square() => {
+                let why = "expected a square part of an image whose shortest edge is resized";
+                self.refuse("crop_size", why, FIELDS);
+                return Ok(());
+            }
+            (Side::Shortest(size), Some(cut)) => ("crop_size", CropMode::Center, size.into(), cut),
+            (Side::Shortest(size), None) if crops => {
+                ("size", CropMode::Center, size.into(), size.into())
+            }
             (Side::Shortest(_), None) => {
-                let why = "expected a square, or a part that is cut out of the shortest edge";
+                let why = "expected a height and a width, or a part cut out of the shortest edge";
                 self.refuse("size", why, FIELDS);
                 return Ok(());
             }
         };
-        if used > whole {
-            let why = format!("expected at most the {whole} of size (images are not padded here)");
-            self.refuse("crop_size", &why, FIELDS);
+        let inside = used.height <= whole.height && used.width <= whole.width;
+        if !inside || used.height * whole.width != used.width * whole.height {
+            let why = match inside {
+                false => format!("at most the {whole} of size (images are not padded here)"),
+                true => format!("the aspect of size ({whole})"),
+            };
+            self.refuse("crop_size", &format!("expected {why}"), FIELDS);
             return Ok(());
         }
-        self.crop(field, mode, used as f32 / whole as f32);
+        self.crop(field, mode, used.height as f32 / whole.height as f32);
         self.images.size = self.setting(field, used);
         Ok(())
     }
@@ -332,7 +343,7 @@ const CROPPING: [&str; 8] = [
     "PoolFormer",
 ];
 
-/// Processors that read a size without a name as that of the shortest edge, not of a square.
+/// Processors that read a size without a name as that of the shortest edge, not of both sides.
 const SHORTEST: [&str; 9] = [
     "CLIP",
     "ChineseCLIP",
@@ -398,11 +409,16 @@ const REFUSED: [&str; 7] = [
 enum Side {
     None,
     /// Rows and columns.
-    Square(usize),
+    Both(ImageSize),
     /// The shorter side of the image.
     Shortest(usize),
-    /// Anything else: two sides that differ, the longest edge, a limit.
+    /// Anything else: the longest edge, a limit.
     Other,
+}
+
+/// One number for rows and columns.
+fn both(side: usize) -> Side {
+    Side::Both(side.into())
 }
 
 /// Reads a size; `one_number` says what a number without a name means.
@@ -411,26 +427,26 @@ fn side(value: &Value, one_number: fn(usize) -> Side) -> Side {
         let pixels = value.as_f64().filter(|n| *n >= 1.0 && n.fract() == 0.0);
         pixels.map(|pixels| pixels as usize)
     };
-    let square = |height: &Value, width: &Value| match (pixels(height), pixels(width)) {
-        (Some(height), Some(width)) if height == width => Side::Square(height),
+    let sides = |height: &Value, width: &Value| match (pixels(height), pixels(width)) {
+        (Some(height), Some(width)) => Side::Both(ImageSize::new(height, width)),
         _ => Side::Other,
     };
     match value {
         Value::Null => Side::None,
         Value::Number(_) => pixels(value).map_or(Side::Other, one_number),
-        Value::Array(sides) => match &sides[..] {
+        Value::Array(list) => match &list[..] {
             [size] => pixels(size).map_or(Side::Other, one_number),
-            [height, width] => square(height, width),
+            [height, width] => sides(height, width),
             _ => Side::Other,
         },
-        Value::Object(sides) => {
-            let mut names: Vec<&str> = sides.keys().map(String::as_str).collect();
-            names.retain(|name| !sides[*name].is_null());
+        Value::Object(named) => {
+            let mut names: Vec<&str> = named.keys().map(String::as_str).collect();
+            names.retain(|name| !named[*name].is_null());
             names.sort_unstable();
             match names[..] {
-                ["height", "width"] => square(&sides["height"], &sides["width"]),
+                ["height", "width"] => sides(&named["height"], &named["width"]),
                 ["shortest_edge"] => {
-                    pixels(&sides["shortest_edge"]).map_or(Side::Other, Side::Shortest)
+                    pixels(&named["shortest_edge"]).map_or(Side::Other, Side::Shortest)
                 }
                 _ => Side::Other,
             }

@@ -16,6 +16,7 @@ mod shapes;
 pub use fact::{Fact, Facts};
 pub use published::Published;
 use read::read;
+pub(crate) use resolve::same;
 pub use resolve::{Resolved, Shown, Stated, resolve};
 pub(crate) use setting::{Setting, Unfollowed};
 pub use shapes::contradictions;

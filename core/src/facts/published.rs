@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::setting::Images;
 use super::{Fact, images, read};
 use crate::error::{Error, Result};
 use crate::files::text_of;
+use crate::image_size::ImageSize;
 
 /// The statements of the files beside a checkpoint about its input, its architecture and its classes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -130,6 +132,12 @@ impl Published {
         })
     }
 
+    /// The size of the network's images.
+    pub fn image_size(&self) -> Option<ImageSize> {
+        let fact = self.facts.iter().find(|fact| fact.name == "img_size")?;
+        ImageSize::deserialize(&fact.value).ok()
+    }
+
     /// timm's name of the architecture.
     pub fn architecture(&self) -> Option<&str> {
         self.architecture.as_ref()?.value.as_str()
@@ -142,15 +150,16 @@ impl Published {
             return;
         };
         let own = self.facts.iter().find(|fact| fact.name == "img_size");
+        let prepared = json!(size.value);
         match own {
             None => self.facts.push(Fact {
                 name: "img_size".to_owned(),
-                value: size.value.into(),
+                value: prepared,
                 path: size.path.clone(),
                 field: size.field.clone(),
                 implied: false,
             }),
-            Some(own) if own.value != size.value => self.remarks.push(format!(
+            Some(own) if own.value != prepared => self.remarks.push(format!(
                 "{}: {} prepares images of {} pixels, but {} says {} ({}), which is followed; `img_size` \
                  chooses",
                 size.path.display(),

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Fact;
+use crate::input::ImageSize;
 
 /// The facts in one file and what cannot be followed; nothing for a file of another kind.
 ///
@@ -75,7 +77,7 @@ impl Reader<'_> {
             let field = format!("model_args.{name}");
             match name.as_str() {
                 "img_size" => {
-                    let size = square(&field, own)?;
+                    let size = size(&field, own)?;
                     self.state(name, &field, &size);
                 }
                 "num_classes" => {}
@@ -101,12 +103,8 @@ impl Reader<'_> {
         {
             let field = "pretrained_cfg.input_size";
             self.state("in_chans", field, channels);
-            match height == width {
-                true => self.state("img_size", field, height),
-                false => self.remarks.push(format!(
-                    "its {field}, {height} x {width}, is not followed: images are square here"
-                )),
-            }
+            let size = size(field, &json!([height, width]))?;
+            self.state("img_size", field, &size);
         }
         Ok(())
     }
@@ -126,8 +124,8 @@ impl Reader<'_> {
                 continue;
             }
             let ours = match (kind, name.as_str()) {
-                ("swin", "hidden_size") => "num_features",
-                ("swin", "num_layers") => continue,
+                ("swin" | "swinv2", "hidden_size") => "num_features",
+                ("swin" | "swinv2", "num_layers") => continue,
                 ("convnext" | "convnextv2" | "dinov3_convnext", "hidden_sizes") => "dims",
                 ("convnext" | "convnextv2" | "dinov3_convnext", "num_stages") => continue,
                 ("convnext" | "convnextv2" | "dinov3_convnext", "layer_scale_init_value") => {
@@ -143,7 +141,7 @@ impl Reader<'_> {
                     continue;
                 }
                 (_, "image_size") => {
-                    let size = square(&field, own)?;
+                    let size = size(&field, own)?;
                     self.state("img_size", &field, &size);
                     continue;
                 }
@@ -171,7 +169,7 @@ impl Reader<'_> {
             "clip" | "clip_vision_model" => Some(("quick_gelu", Some(1e-5))),
             "vit" | "deit" => Some(("gelu", Some(1e-12))),
             "dinov2" | "dinov2_with_registers" => Some(("gelu", Some(1e-6))),
-            "swin" => Some(("gelu", Some(1e-5))),
+            "swin" | "swinv2" => Some(("gelu", Some(1e-5))),
             "resnet" => Some(("relu", None)),
             "convnext" | "convnextv2" | "dinov3_convnext" => Some(("gelu", None)),
             _ => None,
@@ -207,7 +205,7 @@ impl Reader<'_> {
             let field = at(name);
             let ours = match name.as_str() {
                 "image_size" => {
-                    let size = square(&field, own)?;
+                    let size = size(&field, own)?;
                     self.state("img_size", &field, &size);
                     continue;
                 }
@@ -264,7 +262,7 @@ impl Reader<'_> {
             let unset = own.is_null() || own == "" || own == "none";
             match name.as_str() {
                 "image_size" => {
-                    let size = square(&field, own)?;
+                    let size = size(&field, own)?;
                     self.state("img_size", &field, &size);
                 }
                 "timm_pool" if unset => {}
@@ -290,13 +288,13 @@ impl Reader<'_> {
     }
 }
 
-/// A side in pixels, given as a number or as two equal ones.
-fn square(field: &str, value: &Value) -> Result<Value, String> {
-    match value.as_array().map(Vec::as_slice) {
-        Some([height, width]) if height == width => Ok(height.clone()),
-        Some(_) => Err(format!("{field}: expected a square image, got {value}")),
-        None => Ok(value.clone()),
+/// The size of an image as a configuration writes it: two equal sides become one number.
+fn size(field: &str, value: &Value) -> Result<Value, String> {
+    if value.is_null() {
+        return Ok(Value::Null);
     }
+    let size = ImageSize::deserialize(value).map_err(|e| format!("{field}: {e}"))?;
+    Ok(json!(size))
 }
 
 /// The widths of a ResNet's stages: those of a bottleneck's outputs are four times as wide.

@@ -270,7 +270,7 @@ fn contradiction(fact: &Fact, own: &Value, stated_by: Stated<'_>) -> Result<Opti
 }
 
 /// Whether two values of a fact are the same for the results.
-pub(super) fn same(name: &str, a: &Value, b: &Value) -> bool {
+pub(crate) fn same(name: &str, a: &Value, b: &Value) -> bool {
     match (name, a.as_f64(), b.as_f64()) {
         // Only what LayerScale starts with: the weights replace the value.
         ("init_values", Some(_), Some(_)) => true,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::input::{CropMode, Interpolation};
+use crate::input::{CropMode, ImageSize, Interpolation};
 
 /// The preparation of images, as far as files state it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -13,7 +13,7 @@ pub(crate) struct Images {
     pub crop_pct: Option<Setting<f32>>,
     pub crop_mode: Option<Setting<CropMode>>,
     /// Rows and columns of the prepared image.
-    pub size: Option<Setting<usize>>,
+    pub size: Option<Setting<ImageSize>>,
     /// Settings that cannot be followed. Each is an error unless the configuration states a value of its own.
     pub unfollowed: Vec<Unfollowed>,
 }

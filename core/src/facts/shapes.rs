@@ -75,8 +75,15 @@ impl Recognised {
     /// The tensor that shows a fact, with its shape and its file; none if shapes do not show it. Of a fact
     /// with a value for each stage it is that of the first stage in which `other` has another value.
     pub fn evidence(&self, name: &str, other: Option<&Value>, file: &Checkpoint) -> Option<String> {
-        let mut shown = self.shown_by().iter();
-        let (_, pattern) = shown.find(|(fact, _)| *fact == name)?;
+        let shown = self.shown_by().iter().filter(|(fact, _)| *fact == name);
+        let patterns: Vec<&str> = shown.map(|(_, pattern)| *pattern).collect();
+        // Networks of one family may show a fact in different places.
+        let first = |pattern: &str| {
+            let first = pattern.replace("{s}", "0").replace("{s+1}", "1");
+            self.survey.plan.contains_key(&first.replace("{}", "0"))
+        };
+        let there = patterns.iter().find(|pattern| first(pattern));
+        let pattern = *there.or(patterns.first())?;
         let facts = self.config.facts().ok()?;
         let stages = |value: Option<&Value>| value.and_then(Value::as_array).cloned();
         let (own, other) = (stages(facts.get(name)), stages(other));

@@ -11,11 +11,7 @@ use crate::low_rank::LowRank;
 use crate::plug::Plug;
 
 fn spec(shapes: &[BoundaryShape], sites: Vec<Site>) -> BackboneSpec {
-    let image = BoundaryShape::Map {
-        channels: 3,
-        height: 8,
-        width: 8,
-    };
+    let image = BoundaryShape::image(8.into());
     let names: Vec<_> = (1..shapes.len()).map(|i| format!("blocks.{i}")).collect();
     BackboneSpec {
         name: "toy".to_owned(),
@@ -23,7 +19,7 @@ fn spec(shapes: &[BoundaryShape], sites: Vec<Site>) -> BackboneSpec {
         boundaries: BackboneSpec::boundaries(image, &names, shapes),
         sites,
         input: InputSpec {
-            size: 8,
+            size: 8.into(),
             mean: [0.5; 3],
             std: [0.5; 3],
             interpolation: Interpolation::Bicubic,

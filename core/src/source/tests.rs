@@ -104,8 +104,8 @@ fn the_schema_documents_a_familys_defaults() {
     let schema = serde_json::to_value(schemars::schema_for!(Tiny)).unwrap();
     let about = |field: &str| schema["properties"][field]["description"].clone();
     let expected = "A checkpoint (safetensors) under timm's names: its path, or \
-                    `{path, key, prefix}` to choose one of several sets of weights; without one \
-                    the values are random.";
+                    `{path, key, prefix}` to choose one of several sets of weights. With \
+                    `random`, or without weights, the values are random.";
     assert_eq!(about("weights"), expected);
     assert_eq!(
         about("interpolation"),
@@ -116,7 +116,7 @@ fn the_schema_documents_a_familys_defaults() {
 #[test]
 fn given_fields_win_over_the_familys_defaults() {
     let default = InputSpec {
-        size: 224,
+        size: 224.into(),
         mean: [0.5; 3],
         std: [0.5; 3],
         interpolation: Interpolation::Bicubic,

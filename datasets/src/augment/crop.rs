@@ -1,7 +1,7 @@
 //! Random resized crops (Szegedy et al. 2015, Sec. 6), drawn as timm and torchvision do.
 
 use peft_core::data::Image;
-use peft_core::input::Interpolation;
+use peft_core::input::{ImageSize, Interpolation};
 use peft_core::random::Generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -95,8 +95,8 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// The part, resized to `[size, size, 3]`: columns first, then rows, as in Pillow 12.3.
-    pub(super) fn resize(&self, image: &Image, size: usize) -> Result<Vec<u8>, Error> {
+    /// The part, resized to `[h, w, 3]` of `size`: columns first, then rows, as in Pillow 12.3.
+    pub(super) fn resize(&self, image: &Image, size: ImageSize) -> Result<Vec<u8>, Error> {
         let inside = |start: usize, length: usize, side: usize| {
             length > 0 && start.checked_add(length).is_some_and(|end| end <= side)
         };
@@ -112,8 +112,8 @@ impl Crop {
         let options = options(self.interpolation);
         let part = [self.left, self.top, self.width, self.height];
         let part = Part::new(&image.rgb, (image.width, image.height), part)?;
-        let narrow = resample(&part, (size, self.height), &options)?;
-        let narrow = Part::whole(&narrow, size, self.height)?;
-        resample(&narrow, (size, size), &options)
+        let narrow = resample(&part, (size.width, self.height), &options)?;
+        let narrow = Part::whole(&narrow, size.width, self.height)?;
+        resample(&narrow, (size.width, size.height), &options)
     }
 }

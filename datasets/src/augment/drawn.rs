@@ -31,7 +31,7 @@ impl Drawn {
     ///
     /// # Shapes
     /// - image: `[height, width, 3]`, grey levels
-    /// - out: `[3, size, size]`
+    /// - out: `[3, h, w]`, the input's size
     ///
     /// # Errors
     /// Those of [`Preprocess::apply`], and a crop or an erased rectangle that does not fit.
@@ -49,8 +49,8 @@ impl Drawn {
     /// [`Preprocess::pixels`].
     ///
     /// # Shapes
-    /// - rgb: `[size, size, 3]`, grey levels
-    /// - out: `[3, size, size]`
+    /// - rgb: `[h, w, 3]`, grey levels
+    /// - out: `[3, h, w]`, the input's size
     ///
     /// # Errors
     /// An erased rectangle that does not fit.
@@ -64,8 +64,8 @@ impl Drawn {
         // Pixels that nothing changes are normalised where they are, without a copy.
         if self.hflip || self.vflip || !self.ops.is_empty() {
             let mut canvas = Image {
-                width: input.size,
-                height: input.size,
+                width: input.size.width,
+                height: input.size.height,
                 rgb: rgb.into_owned(),
             };
             self.paint(&mut canvas, fill(input));

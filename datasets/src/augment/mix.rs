@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use peft_core::input::ImageSize;
 use peft_core::random::Generator;
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -65,7 +66,7 @@ impl Mixing {
     }
 
     /// How a batch of `images` for an input of `size` is mixed.
-    pub fn draw(&self, generator: &mut Generator, images: usize, size: usize) -> Mix {
+    pub fn draw(&self, generator: &mut Generator, images: usize, size: ImageSize) -> Mix {
         let mut one = || self.mixed(generator, size);
         Mix(match self.mode {
             MixMode::Batch => vec![one(); images],
@@ -79,7 +80,7 @@ impl Mixing {
         })
     }
 
-    fn mixed(&self, generator: &mut Generator, size: usize) -> Mixed {
+    fn mixed(&self, generator: &mut Generator, size: ImageSize) -> Mixed {
         if !self.is_on() || !chance(generator, self.prob) {
             return Mixed::ALONE;
         }
@@ -92,15 +93,17 @@ impl Mixing {
             return Mixed { lambda, cut: None };
         }
         let lambda = beta(generator, self.cutmix);
-        let side = (size as f64 * (1.0 - lambda).sqrt()) as usize;
-        let mut across = || {
-            let middle = generator.below(size);
-            middle.saturating_sub(side / 2)..(middle + side.div_ceil(2)).min(size)
+        let mut across = |side: usize| {
+            let (part, middle) = (
+                (side as f64 * (1.0 - lambda).sqrt()) as usize,
+                generator.below(side),
+            );
+            middle.saturating_sub(part / 2)..(middle + part.div_ceil(2)).min(side)
         };
         // timm draws the row first; the order is part of what a generator gives.
-        let (y, x) = (across(), across());
+        let (y, x) = (across(size.height), across(size.width));
         // The rectangle may have been cut off at the edge, so lambda is what is really left.
-        let left = 1.0 - (x.len() * y.len()) as f64 / (size * size) as f64;
+        let left = 1.0 - (x.len() * y.len()) as f64 / size.pixels() as f64;
         Mixed {
             lambda: left as f32,
             cut: Some(Cut { x, y }),
@@ -140,10 +143,10 @@ impl Mixed {
     };
 
     /// The image's own weight in row `y` from column `x` on, and the column where that weight ends.
-    fn weight(&self, x: usize, y: usize, size: usize) -> (f32, usize) {
+    fn weight(&self, x: usize, y: usize, width: usize) -> (f32, usize) {
         match &self.cut {
-            None => (self.lambda, size),
-            Some(cut) if !cut.y.contains(&y) || x >= cut.x.end => (1.0, size),
+            None => (self.lambda, width),
+            Some(cut) if !cut.y.contains(&y) || x >= cut.x.end => (1.0, width),
             Some(cut) if x < cut.x.start => (1.0, cut.x.start),
             Some(cut) => (0.0, cut.x.end),
         }
@@ -154,9 +157,9 @@ impl Mix {
     /// Mixes a batch in place.
     ///
     /// # Shapes
-    /// - images: `[b, 3, size, size]`, with as many images as were drawn for
-    pub fn apply(&self, images: &mut [f32], size: usize) {
-        let (values, rows) = (3 * size * size, self.0.len());
+    /// - images: `[b, 3, h, w]` of that `size`, with as many images as were drawn for
+    pub fn apply(&self, images: &mut [f32], size: ImageSize) {
+        let (values, rows) = (3 * size.pixels(), self.0.len());
         let (front, back) = images.split_at_mut(rows / 2 * values);
         let front = front.par_chunks_exact_mut(values);
         // In an odd batch the image in the middle is its own partner, and stays out of the pairs.
@@ -171,20 +174,25 @@ impl Mix {
 }
 
 /// Mixes two images with each other.
-fn blend((one, first): (&Mixed, &mut [f32]), (other, second): (&Mixed, &mut [f32]), size: usize) {
+fn blend(
+    (one, first): (&Mixed, &mut [f32]),
+    (other, second): (&Mixed, &mut [f32]),
+    size: ImageSize,
+) {
     // Neither image is mixed, as happens with a `mixup_prob` below 1.
     if (one.lambda, other.lambda) == (1.0, 1.0) {
         return;
     }
+    let ImageSize { height, width } = size;
     let rows = first
-        .chunks_exact_mut(size)
-        .zip(second.chunks_exact_mut(size));
-    for (y, (first, second)) in rows.enumerate().map(|(row, pair)| (row % size, pair)) {
+        .chunks_exact_mut(width)
+        .zip(second.chunks_exact_mut(width));
+    for (y, (first, second)) in rows.enumerate().map(|(row, pair)| (row % height, pair)) {
         // Runs of columns in which neither weight changes: at most five, where both have a
         // rectangle.
         let mut x = 0;
-        while x < size {
-            let ((w, end), (v, until)) = (one.weight(x, y, size), other.weight(x, y, size));
+        while x < width {
+            let ((w, end), (v, until)) = (one.weight(x, y, width), other.weight(x, y, width));
             let end = end.min(until);
             for (a, b) in first[x..end].iter_mut().zip(&mut second[x..end]) {
                 // Both at once, from the values before either was changed.
@@ -227,7 +235,7 @@ mod tests {
                     y: top..bottom,
                 }),
             });
-            Mix(rows.collect()).apply(&mut case.images, case.size);
+            Mix(rows.collect()).apply(&mut case.images, case.size.into());
             for (got, expected) in case.images.iter().zip(&case.expected) {
                 assert!((got - expected).abs() < 1e-6, "{got} {expected}");
             }
@@ -244,9 +252,9 @@ mod tests {
             mode,
         };
         for mode in [MixMode::Batch, MixMode::Pair, MixMode::Elem] {
-            let mix = mixing(mode).draw(&mut Generator::new(1, "odd"), 3, 1);
+            let mix = mixing(mode).draw(&mut Generator::new(1, "odd"), 3, 1.into());
             let mut images = [1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 2.0, 2.0, 2.0];
-            mix.apply(&mut images, 1);
+            mix.apply(&mut images, 1.into());
             let [first, middle, last] = [0, 3, 6].map(|i| images[i]);
             assert!((middle - 5.0).abs() < 1e-6);
             let expected = 2.0 - mix.0[0].lambda;

@@ -19,6 +19,7 @@ mod random;
 #[cfg(test)]
 mod tests;
 
+use peft_core::input::ImageSize;
 use peft_core::random::Generator;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -127,13 +128,13 @@ impl Augment {
         Ok(())
     }
 
-    /// Draws the parameters for an image of `width` x `height` pixels and an input of `size` x
+    /// Draws the parameters for an image of `width` x `height` pixels and an input of that
     /// `size`.
     pub fn draw(
         &self,
         generator: &mut Generator,
         (width, height): (usize, usize),
-        size: usize,
+        size: ImageSize,
     ) -> Drawn {
         let crop = self.random_resized_crop.map(|crop| {
             let (left, top, width, height) = crop.draw(generator, width, height);
@@ -173,8 +174,8 @@ impl Augment {
         self.mixing().is_on()
     }
 
-    /// Draws how a batch of `images` for an input of `size` x `size` pixels is mixed.
-    pub fn mix(&self, generator: &mut Generator, images: usize, size: usize) -> Mix {
+    /// Draws how a batch of `images` for an input of that `size` is mixed.
+    pub fn mix(&self, generator: &mut Generator, images: usize, size: ImageSize) -> Mix {
         self.mixing().draw(generator, images, size)
     }
 

@@ -13,7 +13,7 @@ use crate::transform::Preprocess;
 
 fn input(size: usize, mean: [f32; 3], std: [f32; 3]) -> InputSpec {
     InputSpec {
-        size,
+        size: size.into(),
         mean,
         std,
         interpolation: Interpolation::Bicubic,
@@ -61,7 +61,7 @@ fn timms_draws_give_timms_pixels() {
     for (number, case) in cases.into_iter().enumerate() {
         let Picture { width, height, rgb } = case.image;
         let (image, size) = (Image { width, height, rgb }, case.size);
-        let cropped = case.crop.resize(&image, size).unwrap();
+        let cropped = case.crop.resize(&image, size.into()).unwrap();
         let pairs = cropped.iter().zip(&case.cropped);
         let worst = pairs.map(|(got, expected)| got.abs_diff(*expected)).max();
         assert!(worst <= Some(1), "case {number}: {worst:?} grey levels");
@@ -120,10 +120,10 @@ fn everything() -> Augment {
 #[test]
 fn a_draw_is_a_function_of_its_generator() {
     let augment = everything();
-    let draw = |path: &str| augment.draw(&mut Generator::new(1, path), (50, 40), 16);
+    let draw = |path: &str| augment.draw(&mut Generator::new(1, path), (50, 40), 16.into());
     assert_eq!(draw("0/7"), draw("0/7"));
     assert_ne!(draw("0/7"), draw("1/7"));
-    let mix = |path: &str| augment.mix(&mut Generator::new(1, path), 4, 16);
+    let mix = |path: &str| augment.mix(&mut Generator::new(1, path), 4, 16.into());
     assert_eq!(mix("0/7"), mix("0/7"));
     assert_ne!(mix("0/7"), mix("1/7"));
 }
@@ -136,7 +136,7 @@ fn without_changes_it_is_the_preprocessing_of_evaluation() {
         rgb: (0..45).map(|v| v * 5).collect(),
     };
     let input = input(4, [0.5; 3], [0.25; 3]);
-    let drawn = Augment::default().draw(&mut Generator::new(1, ""), (5, 3), 4);
+    let drawn = Augment::default().draw(&mut Generator::new(1, ""), (5, 3), 4.into());
     assert_eq!(drawn, Drawn::default());
     let mut out = vec![0.0; 48];
     drawn.apply(&image, &input, &mut out).unwrap();
@@ -165,7 +165,7 @@ fn images_of_one_pixel_are_augmented_too() {
     let mut out = vec![0.0; 48];
     for number in 0..100 {
         let mut generator = Generator::new(number, "pixel");
-        let drawn = augment.draw(&mut generator, (1, 1), 4);
+        let drawn = augment.draw(&mut generator, (1, 1), 4.into());
         drawn.apply(&image, &input, &mut out).unwrap();
         assert!(out.iter().all(|value| value.is_finite()));
     }

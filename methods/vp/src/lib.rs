@@ -7,10 +7,10 @@
 //!
 //! `full`, `border`: `x <- x + delta` on the normalised image, `delta` zero inside the border.
 //! `frame`: the image is loaded at `inner` pixels and set into a frame whose pixels are `sigmoid(v)`
-//! (or `v`), normalised as the backbone's images are: `(sigmoid(v) - mean) / std`. Parameters at `S`
-//! pixels: `3 S^2`; `12 w (S - w)`; `3 (S^2 - inner^2)`. A border and a frame are stored as four strips,
-//! as in Bahng's code. If `S - inner` is odd, the lower and the right strip are a pixel
-//! wider.
+//! (or `v`), normalised as the backbone's images are: `(sigmoid(v) - mean) / std`. Parameters on images of
+//! `H x W` pixels: `3 H W`; `3 (H W - (H - 2 w)(W - 2 w))`, which is `12 w (S - w)` on a square; `3 (H W -
+//! h w)` around `h x w`. A border and a frame are stored as four strips, as in Bahng's code. If
+//! `H - h` or `W - w` is odd, the lower or the right strip is a pixel wider.
 //!
 //! Departure: a delta starts at zero, so that an adapted model starts as the backbone; Bahng's code
 //! draws it from a normal distribution. With a frame the model cannot start as the backbone.
@@ -19,7 +19,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use peft_core::activation::Activation;
-use peft_core::backbone::{Backbone, Init, InputSpec};
+use peft_core::backbone::{Backbone, ImageSize, Init, InputSpec};
 use peft_core::described::{DescribedBoundary, Formula};
 use peft_core::error::{Error, Result};
 use peft_core::hooks::{BoundaryAct, like};
@@ -35,14 +35,14 @@ use serde::{Deserialize, Serialize};
 pub struct Vp {
     /// The pixels that the prompt covers. Default `full`.
     pub kind: Kind,
-    /// Width of the border of kind `border` in pixels, at least 1 and less than half of the image.
-    /// Default 30.
+    /// Width of the border of kind `border` in pixels, at least 1 and less than half of the image's
+    /// shorter side. Default 30.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
-    /// Rows and columns in pixels to which kind `frame` shrinks the image, at least 1 and less than the
-    /// size of the backbone's input. Default 128.
+    /// Rows and columns in pixels to which kind `frame` shrinks the image, at least 1 and less than those
+    /// of the backbone's input: a number for a square, or `[height, width]`. Default 128.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub inner: Option<usize>,
+    pub inner: Option<ImageSize>,
     /// Whether the pixels of kind `frame` are a sigmoid of the trained values, and so stay in `(0, 1)`.
     /// Default true.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,9 +67,9 @@ const INNER: usize = 128;
 const CHANNELS: usize = 3;
 
 impl Vp {
-    /// Widths of the upper and left strip and of the lower and right one on images of `size` pixels;
-    /// none for kind `full`.
-    fn widths(&self, size: usize) -> Result<Option<[usize; 2]>> {
+    /// Widths of the strips around images of `size` pixels: the upper and the lower one, the left and the
+    /// right one; none for kind `full`.
+    fn widths(&self, size: ImageSize) -> Result<Option<[[usize; 2]; 2]>> {
         let given = [
             ("width", self.width.is_some(), Kind::Border),
             ("inner", self.inner.is_some(), Kind::Frame),
@@ -85,25 +85,37 @@ impl Vp {
                 format!("only kind {owner} has this field"),
             ));
         }
-        let within = |field: &str, value: usize, limit: usize| {
-            if (1..=limit).contains(&value) {
-                Ok(value)
-            } else {
-                let message =
-                    format!("expected 1 to {limit} pixels on images of {size} pixels, got {value}");
-                Err(Error::config(field, message))
+        let within = |field: &str, value: ImageSize, limit: ImageSize| {
+            let sides = value.sides().into_iter().zip(limit.sides());
+            if sides
+                .clone()
+                .all(|(side, limit)| (1..=limit).contains(&side))
+            {
+                return Ok(());
             }
+            let message =
+                format!("expected 1 to {limit} pixels on images of {size} pixels, got {value}");
+            Err(Error::config(field, message))
         };
         match self.kind {
             Kind::Full => Ok(None),
             Kind::Border => {
                 let width = self.width.unwrap_or(WIDTH);
-                within("width", width, (size - 1) / 2).map(|width| Some([width; 2]))
+                let limit = (size.shorter() - 1) / 2;
+                within("width", width.into(), limit.into())?;
+                Ok(Some([[width; 2]; 2]))
             }
             Kind::Frame => {
-                let inner = self.inner.unwrap_or(INNER);
-                let rest = size - within("inner", inner, size - 1)?;
-                Ok(Some([rest / 2, rest - rest / 2]))
+                let inner = self.inner.unwrap_or(INNER.into());
+                within("inner", inner, size.map(|side| side - 1))?;
+                let around = |size: usize, inner: usize| {
+                    let rest = size - inner;
+                    [rest / 2, rest - rest / 2]
+                };
+                Ok(Some([
+                    around(size.height, inner.height),
+                    around(size.width, inner.width),
+                ]))
             }
         }
     }
@@ -132,18 +144,15 @@ impl AdaptationMethod for Vp {
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
         let size = backbone.spec().input.size;
-        let inner = match self.widths(size)? {
-            None => 0,
-            Some([before, after]) => size - before - after,
-        };
-        Ok(CHANNELS * (size * size - inner * inner))
+        let inner = self.widths(size)?.map(|widths| inside(size, widths));
+        Ok(CHANNELS * (size.pixels() - inner.map_or(0, ImageSize::pixels)))
     }
 
     fn input(&self, backbone: InputSpec) -> Result<InputSpec> {
         let widths = self.widths(backbone.size)?;
         Ok(match (self.kind, widths) {
-            (Kind::Frame, Some([before, after])) => InputSpec {
-                size: backbone.size - before - after,
+            (Kind::Frame, Some(widths)) => InputSpec {
+                size: inside(backbone.size, widths),
                 ..backbone
             },
             _ => backbone,
@@ -153,6 +162,11 @@ impl AdaptationMethod for Vp {
     fn starts_as_backbone(&self) -> bool {
         self.kind != Kind::Frame
     }
+}
+
+/// What strips of these widths leave of an image.
+fn inside(size: ImageSize, [[up, down], [left, right]]: [[usize; 2]; 2]) -> ImageSize {
+    ImageSize::new(size.height - up - down, size.width - left - right)
 }
 
 /// The prompt of a [`Vp`].
@@ -171,16 +185,16 @@ pub struct Full {
     prompt: BoundaryTensor,
 }
 
-/// Four strips around a square: a border that is added, or a frame that replaces the pixels.
+/// Four strips around an image: a border that is added, or a frame that replaces the pixels.
 #[derive(Module, Debug)]
 pub struct Strips {
-    /// `[3, w, S]`.
+    /// `[3, rows, W]`.
     up: Param<Tensor<3>>,
-    /// `[3, w', S]`.
+    /// `[3, rows, W]`.
     down: Param<Tensor<3>>,
-    /// `[3, S - w - w', w]`.
+    /// `[3, h, columns]`, `h` rows between the upper and the lower strip.
     left: Param<Tensor<3>>,
-    /// `[3, S - w - w', w']`.
+    /// `[3, h, columns]`.
     right: Param<Tensor<3>>,
     /// The conversion of the values of a frame to pixels; none for a border.
     #[module(skip)]
@@ -207,25 +221,25 @@ impl Pixels {
 }
 
 impl Strips {
-    fn new(size: usize, widths: [usize; 2], pixels: Option<Pixels>, init: &Init) -> Self {
-        let [before, after] = widths;
-        let inner = size - before - after;
+    fn new(size: ImageSize, widths: [[usize; 2]; 2], pixels: Option<Pixels>, init: &Init) -> Self {
+        let [[before, after], [first, last]] = widths;
+        let inner = inside(size, widths).height;
         let strip = |name: &str, height, width| {
             init.param(name, [CHANNELS, height, width], Distribution::Zeros)
         };
         Self {
-            up: strip("up", before, size),
-            down: strip("down", after, size),
-            left: strip("left", inner, before),
-            right: strip("right", inner, after),
+            up: strip("up", before, size.width),
+            down: strip("down", after, size.width),
+            left: strip("left", inner, first),
+            right: strip("right", inner, last),
             pixels,
         }
     }
 
-    /// Puts the strips around a square.
+    /// Puts the strips around an image.
     ///
     /// # Shapes
-    /// `[b, 3, inner, inner] -> [b, 3, S, S]`.
+    /// `[b, 3, h, w] -> [b, 3, H, W]`.
     fn around(&self, inner: Tensor<4>) -> Tensor<4> {
         let batch = inner.dims()[0];
         let strip = |param: &Param<Tensor<3>>| {
@@ -240,7 +254,7 @@ impl Strips {
         };
         let (left, right) = (strip(&self.left), strip(&self.right));
         let (up, down) = (strip(&self.up), strip(&self.down));
-        let middle = Tensor::cat(vec![left, inner, right], 3); // [b, 3, inner, S]
+        let middle = Tensor::cat(vec![left, inner, right], 3); // [b, 3, h, W]
         Tensor::cat(vec![up, middle, down], 2)
     }
 
@@ -254,22 +268,27 @@ impl Strips {
                 std: pixels.std,
             },
             None => {
-                let [channels, inner, _] = self.left.dims();
-                let middle =
-                    Formula::cat(2, [left, Formula::zeros([channels, inner, inner]), right]);
+                let inside = Formula::zeros(self.inside());
+                let middle = Formula::cat(2, [left, inside, right]);
                 let value = Formula::cat(1, [up, middle, down]);
                 DescribedBoundary::Add { value }
             }
         }
     }
 
+    /// The shape of the image between the strips, `[3, h, w]`.
+    fn inside(&self) -> [usize; 3] {
+        let [channels, height, first] = self.left.dims();
+        let width = self.up.dims()[2] - first - self.right.dims()[2];
+        [channels, height, width]
+    }
+
     fn act(&self) -> BoundaryAct<'_> {
         if self.pixels.is_none() {
-            let left = self.left.val();
-            let [channels, inner, _] = left.dims();
+            let [channels, height, width] = self.inside();
             // A border is an addition and so can be data, which core applies by itself; a frame
             // replaces pixels, so it must be a function.
-            let zeros = Tensor::zeros([1, channels, inner, inner], &left.device());
+            let zeros = Tensor::zeros([1, channels, height, width], &self.up.val().device());
             return BoundaryAct::Add(Activation::Map(self.around(zeros)));
         }
         BoundaryAct::Function(Box::new(|x, _| match x {

@@ -32,7 +32,7 @@ fn border(width: usize) -> Vp {
 fn frame(inner: usize, sigmoid: bool) -> Vp {
     Vp {
         kind: Kind::Frame,
-        inner: Some(inner),
+        inner: Some(inner.into()),
         sigmoid: Some(sigmoid),
         ..Vp::default()
     }
@@ -97,7 +97,7 @@ fn the_pixels_of_a_frame_are_normalised_like_the_image() {
     let init = Init::empty(&Device::flex());
     for (sigmoid, outside) in [(true, 0.0), (false, -1.0)] {
         let method = frame(29, sigmoid);
-        assert_eq!(method.input(backbone.spec().input).unwrap().size, 29);
+        assert_eq!(method.input(backbone.spec().input).unwrap().size, 29.into());
         let adapter = method.attach(&*backbone, &init).unwrap().adapter.unwrap();
         let Some(BoundaryAct::Function(function)) = adapter.at_boundary(0) else {
             panic!("a frame is a function");

@@ -83,6 +83,8 @@ struct Timing {
     gflop_per_step: f64,
     /// `gflop_per_step` divided by the median time.
     gflop_per_second: Option<f64>,
+    /// Whether the backbone's values are random, because its weights are, or are not there.
+    random_weights: bool,
     /// Bytes of all parameters and buffers.
     weights_bytes: usize,
     /// Bytes of the images and labels of a batch.
@@ -97,7 +99,7 @@ struct Timing {
 /// Times what was asked for, once or for every line on stdin.
 pub fn bench(args: &BenchArgs) -> Result<(), Failure> {
     at_least_one("--steps", args.steps.steps)?;
-    let experiment = experiment(&args.config)?;
+    let experiment = measure::with_weights(experiment(&args.config)?);
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
         time(&trial, model, &device, args)
@@ -127,6 +129,7 @@ fn time(
         warmup: repeats.warmup,
         steps: repeats.steps,
         gflop_per_step: images as f64 * Flops::of(&model).step() as f64 / 1e9,
+        random_weights: trial.weights_hash().is_none(),
         weights_bytes: params::infos(&model).iter().map(|info| info.bytes).sum(),
         batch_bytes: measure::batch_bytes(trial),
         ..Timing::default()
@@ -211,7 +214,13 @@ fn print(timing: &Timing) {
             format_args!("{step} GFLOP per step, {arithmetic}"),
         );
     }
-    row("weights", mebibytes(timing.weights_bytes));
+    let random = if timing.random_weights {
+        ", random"
+    } else {
+        ""
+    };
+    let weights = mebibytes(timing.weights_bytes);
+    row("weights", format_args!("{weights}{random}"));
     row("peak memory", mebibytes(timing.peak_bytes));
     if let Some(kept) = timing.kept_bytes {
         row("kept for backward", mebibytes(kept));

@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use clap::Args;
 use peft_core::backbone::Cut;
 use peft_core::checkpoint::Checkpoint;
+use peft_core::input::InputSpec;
 use peft_core::params::floats;
 use peft_core::weights::Writer;
 use peft_core::{Activation, BackboneSpec, DatasetConfig, Init, LinearHead, Model};
@@ -202,17 +203,17 @@ impl Output<'_> {
         args: &FeaturesArgs,
         preprocess: &Preprocess,
     ) -> Result<(), Failure> {
-        let (size, values) = (preprocess.input.size, preprocess.values());
+        let (input, values) = (preprocess.input, preprocess.values());
         let mut add = |pixels: Vec<f32>, total: usize| {
-            let shape = [pixels.len() / values, 3, size, size];
-            let images = TensorData::new(pixels, shape);
+            let images = pixels.len() / values;
+            let images = TensorData::new(pixels, input.batch(images));
             let images = Tensor::from_data(images, &self.device.device);
             self.add(model, Activation::Map(images), None, total)
         };
         if let [path] = &args.input[..]
             && path.extension().is_some_and(|e| e == "safetensors")
         {
-            let images = images_of(path, &args.tensor, size)?;
+            let images = images_of(path, &args.tensor, input)?;
             let total = images.len() / values;
             let mut batches = images.chunks(BATCH * values);
             return batches.try_for_each(|batch| add(batch.to_vec(), total));
@@ -295,19 +296,22 @@ impl Output<'_> {
 }
 
 /// Reads the normalised images `[n, 3, size, size]` of a safetensors file.
-fn images_of(path: &Path, tensor: &str, size: usize) -> Result<Vec<f32>, Failure> {
+fn images_of(path: &Path, tensor: &str, input: InputSpec) -> Result<Vec<f32>, Failure> {
     let data = Checkpoint::open(path)?.tensor(tensor)?;
     let shape = data.shape().to_vec();
     match &shape[..] {
-        [n, 3, h, w] if *n > 0 && [*h, *w] == [size, size] => Ok(floats(data)),
-        _ => Err(config_error(format!(
-            "{}: {tensor}: expected [n, 3, {size}, {size}], got {shape:?}",
-            path.display(),
-        ))),
+        [n, ..] if *n > 0 && shape == input.batch(*n) => Ok(floats(data)),
+        _ => {
+            let [height, width] = input.size.sides();
+            Err(config_error(format!(
+                "{}: {tensor}: expected [n, 3, {height}, {width}], got {shape:?}",
+                path.display(),
+            )))
+        }
     }
 }
 
-/// Decodes and preprocesses image files to the values of `[b, 3, size, size]`.
+/// Decodes and preprocesses image files to the values of `[b, 3, h, w]`.
 fn decoded(paths: &[PathBuf], preprocess: &Preprocess) -> Result<Vec<f32>, Failure> {
     let values = preprocess.values();
     let mut pixels = vec![0.0; values * paths.len()];

@@ -189,6 +189,7 @@ fn model(file: &Checkpoint, named: WeightsFile) -> peft_core::Result<Option<Mode
         return Ok(None);
     };
     let mut remarks = file.remarks().to_vec();
+    remarks.append(&mut found.unsure);
     let mut source = found.config.source();
     source.weights = Some(match named {
         WeightsFile::Path(_) => file.path().into(),

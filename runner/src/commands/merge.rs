@@ -117,12 +117,12 @@ impl<'a> Check<'a> {
     /// Checks two batches of normally distributed pixels, which have the mean and deviation of
     /// normalised images.
     fn random(&mut self, device: &ComputeDevice) {
-        let (size, batch) = (self.assembled.input.size, self.assembled.batch_size);
+        let shape = self.assembled.input.batch(self.assembled.batch_size);
         let mut generator = Generator::new(0, "merge");
         for _ in 0..2 {
-            let count = batch * 3 * size * size;
+            let count: usize = shape.iter().product();
             let pixels: Vec<f32> = (0..count).map(|_| generator.normal()).collect();
-            let pixels = TensorData::new(pixels, [batch, 3, size, size]);
+            let pixels = TensorData::new(pixels, shape);
             self.add(Activation::Map(Tensor::from_data(pixels, &device.device)));
         }
     }

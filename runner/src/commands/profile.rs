@@ -135,7 +135,7 @@ struct Speed {
 /// Profiles the configured experiment.
 pub fn profile(args: &ProfileArgs) -> Result<(), Failure> {
     at_least_one("--steps", args.steps.steps)?;
-    let experiment = experiment(&args.config)?;
+    let experiment = measure::with_weights(experiment(&args.config)?);
     on_pool(&args.place, |device| {
         let (trial, model) = Trial::open(experiment, &device)?;
         let profile = Profile::of(&trial, model, &device, args)?;

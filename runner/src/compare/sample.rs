@@ -151,6 +151,7 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
         },
         device: "cpu".to_owned(),
         device_vouched: false,
+        random_weights: false,
         config_hash: "c99f49cb".to_owned(),
         seed,
         classes: (0..d.2).map(|class| format!("{} <{class}>", d.0)).collect(),

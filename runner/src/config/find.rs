@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
+use peft_core::BackboneConfig;
 use peft_core::checkpoint::Checkpoint;
 use peft_core::error::nearest;
 use peft_core::files::read_text;
@@ -119,6 +120,18 @@ pub fn checkpoint(file: &WeightsFile) -> Result<Checkpoint, Failure> {
         }
     };
     opened.map_err(config_error)
+}
+
+/// Says which weights of a backbone are missing; none if they are there or not named.
+pub fn missing_weights(config: &dyn BackboneConfig) -> Option<String> {
+    let source = config.source();
+    let file = source.file()?;
+    // A file that is there and cannot be read is an error of its own.
+    let there = file.path().exists();
+    match checkpoint(file) {
+        Err(failure) if !there => Some(format!("weights are missing: {failure}")),
+        _ => None,
+    }
 }
 
 /// Finds the file that a path of a YAML names: the file itself if it exists, for `hf://owner/name`

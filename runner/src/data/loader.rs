@@ -240,8 +240,7 @@ impl<'a> Loader<'a> {
         let x = match (batch.values, &self.rows) {
             (HostValues::Values(values), Some(rows)) => rows.shape.activation(values, device),
             (HostValues::Values(values), None) => {
-                let size = self.preprocess.input.size;
-                let images = TensorData::new(values, [count, 3, size, size]);
+                let images = TensorData::new(values, self.preprocess.input.batch(count));
                 Activation::Map(Tensor::from_data(images, device))
             }
             (HostValues::Rows(places), rows) => {
@@ -406,7 +405,8 @@ impl<'a> Loader<'a> {
             (Row::Pixels(rgb), Some(random)) => {
                 // The draws depend on the sides of the original only for a random crop, and pixels that were
                 // cropped at random are not stored.
-                let drawn = random.drawn(split, index, (input.size, input.size), input.size);
+                let sides = (input.size.width, input.size.height);
+                let drawn = random.drawn(split, index, sides, input.size);
                 let written = drawn.apply_to_pixels(rgb.into(), input, out);
                 written.map_err(|e| bad(split, index, &e.to_string()))?;
             }

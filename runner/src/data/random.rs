@@ -2,6 +2,7 @@
 //! epoch and the image only, and so the same on any number of threads and in a run that was resumed.
 
 use peft_core::data::Split;
+use peft_core::input::ImageSize;
 use peft_core::random::Generator;
 use peft_datasets::augment::{Augment, Drawn};
 
@@ -33,8 +34,14 @@ impl EpochRandom {
         }
     }
 
-    /// The changes of an image whose sides are `(width, height)`, for a square input of `size` pixels.
-    pub fn drawn(&self, split: Split, index: usize, sides: (usize, usize), size: usize) -> Drawn {
+    /// The changes of an image whose sides are `(width, height)`, for an input of that `size`.
+    pub fn drawn(
+        &self,
+        split: Split,
+        index: usize,
+        sides: (usize, usize),
+        size: ImageSize,
+    ) -> Drawn {
         let view = self.view();
         // Training images have no split in their path, so that a run on `train_validation` changes them as a
         // run on `train` does.

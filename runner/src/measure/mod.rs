@@ -7,8 +7,11 @@ use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData};
 use peft_core::random::Generator;
+use peft_core::source::WeightsFile;
 use peft_core::{Activation, Model, params};
 
+use crate::config::experiment::Experiment;
+use crate::config::find::missing_weights;
 use crate::data::batch::Batch;
 use crate::data::random::Pass;
 use crate::device::ComputeDevice;
@@ -216,6 +219,18 @@ pub fn inference(
     })
 }
 
+/// The experiment with random weights where those that it names are not there, since a measurement takes as
+/// long with any values; says so on stderr.
+pub fn with_weights(mut experiment: Experiment) -> Experiment {
+    if let Some(why) = missing_weights(&*experiment.backbone) {
+        eprintln!("backbone: {why}; measuring with random weights");
+        let mut source = experiment.backbone.source();
+        source.weights = Some(WeightsFile::RANDOM.into());
+        experiment.backbone.set_source(source);
+    }
+    experiment
+}
+
 /// A batch of random images, as many as the recipe says.
 pub fn random_batch(trial: &Trial, device: &ComputeDevice) -> Batch {
     random_rows(trial, device, trial.experiment.recipe.batch_size)
@@ -223,15 +238,15 @@ pub fn random_batch(trial: &Trial, device: &ComputeDevice) -> Batch {
 
 /// So many random images, uniform in `[-1, 1)`, and labels, from the experiment's seed.
 pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch {
-    let size = trial.input.size;
+    let shape = trial.input.batch(rows);
     let mut generator = Generator::new(trial.experiment.seed, "bench");
-    let pixels: Vec<f32> = (0..rows * 3 * size * size)
+    let pixels: Vec<f32> = (0..shape.iter().product::<usize>())
         .map(|_| generator.uniform(-1.0, 1.0))
         .collect();
     let classes = trial.data.classes().len();
     let targets: Vec<usize> = (0..rows).map(|_| generator.below(classes)).collect();
     let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
-    let images = TensorData::new(pixels, [rows, 3, size, size]);
+    let images = TensorData::new(pixels, shape);
     Batch {
         x: Activation::Map(Tensor::from_data(images, &device.device)),
         from: 0,
@@ -245,8 +260,8 @@ pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch 
 
 /// The bytes of the images and labels of a batch.
 pub fn batch_bytes(trial: &Trial) -> usize {
-    let pixels = 3 * trial.input.size * trial.input.size;
-    trial.experiment.recipe.batch_size * (pixels * size_of::<f32>() + size_of::<i64>())
+    trial.experiment.recipe.batch_size
+        * (trial.input.values() * size_of::<f32>() + size_of::<i64>())
 }
 
 /// The median: the middle value, or the mean of the two middle ones.

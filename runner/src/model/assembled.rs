@@ -87,7 +87,7 @@ impl Assembled {
     /// As [`logits`](Self::logits).
     pub fn seen(&self, images: &[Image]) -> Result<Activation, Failure> {
         let preprocess = self.preprocess();
-        let (values, size) = (preprocess.values(), preprocess.input.size);
+        let values = preprocess.values();
         let mut pixels = vec![0.0; values * images.len()];
         pixels
             .par_chunks_mut(values)
@@ -97,7 +97,7 @@ impl Assembled {
                 let applied = preprocess.apply(image, pixels);
                 applied.map_err(|e| config_error(format_args!("image {index}: {e}")))
             })?;
-        let pixels = TensorData::new(pixels, [images.len(), 3, size, size]);
+        let pixels = TensorData::new(pixels, preprocess.input.batch(images.len()));
         let x = Activation::Map(Tensor::from_data(pixels, &self.device.device));
         Ok(x.cast(self.compute))
     }

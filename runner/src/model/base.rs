@@ -49,7 +49,7 @@ impl Base {
             |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
         let mut remarks = Vec::new();
         let mut source = config.source();
-        let weights = match &source.weights {
+        let weights = match source.file() {
             None => None,
             Some(file) => Some(find::checkpoint(file).map_err(|failure| {
                 config_error(format_args!("backbone.weights: {:#}", failure.error))
@@ -58,6 +58,8 @@ impl Base {
         let published = weights.as_ref().map(|file| Published::beside(file.path()));
         let published = published.transpose().map_err(at("backbone.weights"))?;
         let published = published.flatten();
+        let size = published.as_ref().and_then(Published::image_size);
+        let weights = weights.map(|file| file.with_image_size(size));
         let written = config.clone();
         let (mut classes, mut followed) = (None, Vec::new());
         if let Some(published) = &published {
@@ -101,8 +103,13 @@ impl Base {
                 .map_err(|e| and_followed(format!("backbone: {e}")))?,
         );
         let Some(file) = weights else {
-            let random = "no weights are given, the values are random";
-            remarks.push(format!("backbone: {random} (seed {seed})"));
+            let random = match source.weights {
+                Some(_) => "weights are random, as the configuration says",
+                None => "no weights are given, the values are random",
+            };
+            remarks.push(format!(
+                "backbone: {random} (seed {seed}), and not pretrained"
+            ));
             return Ok(Self {
                 config,
                 backbone,

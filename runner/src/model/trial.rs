@@ -177,11 +177,7 @@ impl Trial {
     /// The shape of the activation at a cut, of the images as this trial's methods want them.
     pub fn shape_at(&self, cut: Cut) -> BoundaryShape {
         match cut {
-            0 => BoundaryShape::Map {
-                channels: 3,
-                height: self.input.size,
-                width: self.input.size,
-            },
+            0 => BoundaryShape::image(self.input.size),
             cut => self.spec.shape_at(cut),
         }
     }
@@ -290,6 +286,8 @@ fn check(experiment: &Experiment, model: &Model) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use peft_core::input::ImageSize;
+
     use super::*;
     use crate::train::evaluate::evaluate;
 
@@ -304,7 +302,8 @@ mod tests {
     fn a_frame_asks_for_smaller_images() {
         for (config, size) in [("peft/vp-frame.yaml", 24), ("peft/vp-border.yaml", 32)] {
             let (trial, model) = open(config, &[]).unwrap();
-            assert_eq!((trial.input.size, model.spec().input.size), (size, 32));
+            let sizes = [trial.input.size, model.spec().input.size];
+            assert_eq!(sizes, [size, 32].map(ImageSize::square));
             let loader = trial.data.validation(trial.preprocess(), 64);
             let device = ComputeDevice::cpu();
             let (metrics, _) = evaluate(&model, &loader, &device, DType::F32).unwrap();

@@ -97,7 +97,7 @@ impl<'a> Workshop<'a> {
         } = &experiment;
         let mut key = serde_json::json!(backbone).to_string();
         // Without weights the values are drawn from the seed.
-        if backbone.source().weights.is_none() {
+        if backbone.source().file().is_none() {
             key += &format!(" seed {seed}");
         }
         let device = self.device;

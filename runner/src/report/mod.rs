@@ -274,6 +274,7 @@ mod tests {
             },
             device: "cpu".into(),
             device_vouched: false,
+            random_weights: false,
             config_hash: "c99f49cb".into(),
             seed: 0,
             classes: names.collect(),

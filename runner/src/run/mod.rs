@@ -213,6 +213,7 @@ pub fn run(
         ),
         device: names(device, part.others),
         device_vouched: device.vouched && is_examined(device),
+        random_weights: trial.weights_hash().is_none(),
         config_hash: trial.hash.clone(),
         seed: trial.experiment.seed,
         classes: trial.classes.clone(),

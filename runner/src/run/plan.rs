@@ -22,6 +22,10 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
         let _ = writeln!(text, "{key:<12}{value}");
     };
     line("backbone", format!("{} ({} blocks)", spec.name, spec.depth));
+    if trial.weights_hash().is_none() {
+        let seed = trial.experiment.seed;
+        line("weights", format!("random (seed {seed}), not pretrained"));
+    }
     line("input", input(trial));
     let methods = trial.experiment.method.iter();
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();

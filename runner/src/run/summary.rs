@@ -61,6 +61,9 @@ pub struct Summary {
     /// Whether the device trained without a comparison with the CPU, because its user vouched for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub device_vouched: bool,
+    /// Whether the backbone's values were drawn from the seed, so that it is not a pretrained one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub random_weights: bool,
     /// Hash of everything that changes results.
     pub config_hash: String,
     /// The seed.

@@ -4,10 +4,11 @@ use peft_core::{BackboneConfig, DatasetConfig};
 use serde_yaml::{Mapping, Value};
 
 use crate::config::about::About;
-use crate::config::find;
 use crate::config::part::{take_about, typed_part};
 use crate::config::resolve::resolve_all;
 use crate::exit::{Failure, config_error};
+
+pub use crate::config::find::missing_weights;
 
 /// A component by name or by its fields, resolved.
 fn resolved(key: &'static str, value: &Value) -> Result<Value, Failure> {
@@ -54,19 +55,10 @@ pub fn title(value: &Value) -> String {
 
 /// Whether the weights of a backbone are bundled: a miniature.
 pub fn is_bundled(config: &dyn BackboneConfig) -> bool {
-    let weights = config.source().weights;
-    weights.is_some_and(|file| file.path().starts_with("assets"))
-}
-
-/// Says which weights of a backbone are missing; none if they are there or not named.
-pub fn missing_weights(config: &dyn BackboneConfig) -> Option<String> {
-    let file = config.source().weights?;
-    // A file that is there and cannot be read is an error of its own.
-    let there = file.path().exists();
-    match find::checkpoint(&file) {
-        Err(failure) if !there => Some(format!("weights are missing: {failure}")),
-        _ => None,
-    }
+    let source = config.source();
+    source
+        .file()
+        .is_some_and(|file| file.path().starts_with("assets"))
 }
 
 /// Says which files of a data set are missing; none if they are there, or it has none.

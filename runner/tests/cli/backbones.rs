@@ -165,17 +165,17 @@ fn trained(backbone: &str, method: &str, steps: u64) -> peft_core::Result<Model>
     let device = Device::flex();
     let init = Init::seeded(&device, 1);
     let backbone = Plug::new(config(backbone).build(&init)?);
-    let size = backbone.spec().input.size;
+    let shape = backbone.spec().input.batch(2);
     let head = LinearHead::new(backbone.spec().features, 3, &init);
     let model = Model::assemble(backbone, &[parsed(method)], head, &init)?;
     let mut optimizer: ModuleOptimizer = AdamWConfig::new().init();
     let mut model = model.train();
     for number in 0..steps {
         let mut generator = Generator::new(number, "images");
-        let pixels: Vec<f32> = (0..2 * 3 * size * size)
+        let pixels: Vec<f32> = (0..shape.iter().product::<usize>())
             .map(|_| generator.normal())
             .collect();
-        let images = TensorData::new(pixels, [2, 3, size, size]);
+        let images = TensorData::new(pixels, shape);
         let images = Activation::Map(Tensor::from_data(images, &device));
         let prefix = model.valid();
         let cut = model.first_cut();

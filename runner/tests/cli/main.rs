@@ -433,7 +433,7 @@ fn every_shipped_trial_of_the_paper_says_which_file_is_missing() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{config}: {message}");
         assert!(
-            message.contains("weights/vit_large_patch16_224.safetensors: no such file"),
+            message.contains("timm/vit_large_patch16_224.augreg_in21k_ft_in1k"),
             "{config}: {message}"
         );
     }

@@ -17,7 +17,7 @@ use crate::Vit;
 /// The tiny ViT of `fixtures/checkpoints`, whose images have 16 x 16 pixels, at any resolution.
 fn small(img_size: usize) -> Vit {
     Vit {
-        img_size: Some(img_size),
+        img_size: Some(img_size.into()),
         patch_size: Some(4),
         embed_dim: Some(12),
         depth: Some(2),
@@ -150,7 +150,7 @@ fn positions_are_resampled_beside_any_number_of_other_tokens() {
     for (name, config) in [("vit_registers", registers()), ("vit_avg", averaged())] {
         let golden = fixture(name);
         let larger = Vit {
-            img_size: Some(48),
+            img_size: Some(48.into()),
             ..config
         };
         let loaded = filled(&golden, &larger, "weights.safetensors");

@@ -14,6 +14,7 @@ use peft_testing::{Golden, assert_close};
 use crate::{GlobalPool, MlpActivation, Vit};
 
 mod checkpoints;
+mod rectangles;
 
 fn fixture(name: &str) -> Golden {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures");
@@ -26,7 +27,7 @@ fn golden() -> Golden {
 
 fn tiny() -> Vit {
     Vit {
-        img_size: Some(32),
+        img_size: Some(32.into()),
         patch_size: Some(8),
         embed_dim: Some(48),
         depth: Some(4),
@@ -65,7 +66,7 @@ fn check_cuts(golden: &Golden, loaded: &Loaded) -> Tensor<2> {
 
 fn small_options() -> Vit {
     Vit {
-        img_size: Some(32),
+        img_size: Some(32.into()),
         patch_size: Some(8),
         embed_dim: Some(24),
         depth: Some(3),
@@ -235,7 +236,7 @@ fn variants_have_the_published_numbers_of_parameters() {
 fn sizes_that_do_not_fit_are_refused_by_field() {
     let message = |config: Vit| config.input().unwrap_err().to_string();
     let odd = Vit {
-        img_size: Some(30),
+        img_size: Some(30.into()),
         ..tiny()
     };
     assert_eq!(
@@ -268,6 +269,9 @@ fn a_variant_is_known_with_and_without_the_tag_of_its_weights() {
     };
     let plain = input("vit_base_patch14_reg4_dinov2");
     assert_eq!(plain, input("vit_base_patch14_reg4_dinov2.lvd142m"));
-    assert_eq!((plain.size, plain.mean[0]), (518, 0.485));
-    assert_eq!(input("vit_base_patch16_384.augreg_in21k_ft_in1k").size, 384);
+    assert_eq!((plain.size, plain.mean[0]), (518.into(), 0.485));
+    assert_eq!(
+        input("vit_base_patch16_384.augreg_in21k_ft_in1k").size,
+        384.into()
+    );
 }

@@ -13,6 +13,7 @@ use super::prefix::{WRAPPERS, without_wrappers};
 use super::sets::WeightsSet;
 use super::{npz, safetensors, torch};
 use crate::error::{Error, Result, listed};
+use crate::image_size::ImageSize;
 use crate::params::Tensors;
 use bytes::{FileBytes, PIECE};
 
@@ -33,6 +34,8 @@ pub struct Checkpoint {
     beside: BTreeMap<String, String>,
     /// What was chosen of the file, if not all of it: part of its hash.
     chosen: String,
+    /// The size of the images that the weights belong to, as a file beside them states it.
+    image_size: Option<ImageSize>,
     remarks: Vec<String>,
 }
 
@@ -53,6 +56,18 @@ impl Checkpoint {
     /// `key`, or if no name begins with `prefix`.
     pub fn open_part(path: &Path, key: Option<&str>, prefix: Option<&str>) -> Result<Self> {
         Self::open_set(path, key)?.part(prefix)
+    }
+
+    /// With the size of the images that the weights belong to, as a file beside them states it: the
+    /// number of their positions does not show a grid's aspect.
+    pub fn with_image_size(mut self, size: Option<ImageSize>) -> Self {
+        self.image_size = size;
+        self
+    }
+
+    /// The size of the images that the weights belong to, if it is known.
+    pub fn image_size(&self) -> Option<ImageSize> {
+        self.image_size
     }
 
     fn part(self, prefix: Option<&str>) -> Result<Self> {
@@ -193,6 +208,7 @@ impl Checkpoint {
             others,
             beside,
             chosen,
+            image_size: None,
             remarks,
         })
     }

@@ -65,6 +65,7 @@ impl Checkpoint {
                 others,
                 beside: BTreeMap::new(),
                 chosen: String::new(),
+                image_size: None,
                 remarks,
             }),
         }

@@ -7,7 +7,7 @@ fn images(value: &Value) -> (Images, Vec<String>) {
 }
 
 /// The mode, the part that is kept and the size.
-fn sizes(value: &Value) -> (Option<CropMode>, Option<f32>, Option<usize>) {
+fn sizes(value: &Value) -> (Option<CropMode>, Option<f32>, Option<ImageSize>) {
     let (images, _) = images(value);
     assert_eq!(images.unfollowed, [], "{value}");
     (
@@ -22,8 +22,8 @@ fn sizes_are_followed_in_every_spelling_of_transformers() {
     let vit = "ViTImageProcessor";
     let clip = "CLIPImageProcessorFast";
     let convnext = "ConvNextImageProcessor";
-    let squash = |kept: f32, size| (Some(CropMode::Squash), Some(kept), Some(size));
-    let center = |kept: f32, size| (Some(CropMode::Center), Some(kept), Some(size));
+    let squash = |kept: f32, size: usize| (Some(CropMode::Squash), Some(kept), Some(size.into()));
+    let center = |kept: f32, size: usize| (Some(CropMode::Center), Some(kept), Some(size.into()));
     for (value, expected) in [
         (
             json!({"image_processor_type": vit, "size": {"height": 224, "width": 224}}),
@@ -60,6 +60,15 @@ fn sizes_are_followed_in_every_spelling_of_transformers() {
             json!({"image_processor_type": "BitImageProcessor", "do_center_crop": true,
                 "size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}),
             center(0.875, 224),
+        ),
+        (
+            json!({"do_resize": true, "size": {"height": 160, "width": 256}}),
+            (Some(CropMode::Squash), Some(1.0), Some([160, 256].into())),
+        ),
+        (
+            json!({"do_center_crop": true, "size": {"height": 80, "width": 160},
+                "crop_size": {"height": 60, "width": 120}}),
+            (Some(CropMode::Squash), Some(0.75), Some([60, 120].into())),
         ),
         // DeiT squashes before it crops.
         (
@@ -157,11 +166,11 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ),
         (
             json!({"do_resize": true, "size": {"longest_edge": 448}}),
-            "size: expected a square or the shortest edge, got {\"longest_edge\":448}",
+            "size: expected a height and a width, or the shortest edge, got {\"longest_edge\":448}",
         ),
         (
-            json!({"do_resize": true, "size": {"height": 224, "width": 192}}),
-            "size: expected a square or the shortest edge",
+            json!({"do_resize": true, "size": {"height": 224, "width": "192"}}),
+            "size: expected a height and a width, or the shortest edge",
         ),
         (
             json!({"do_center_crop": true, "size": {"shortest_edge": 224}, "crop_size": 256}),
@@ -169,7 +178,12 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ),
         (
             json!({"do_center_crop": true, "size": 256, "crop_size": {"height": 224, "width": 200}}),
-            "crop_size: expected a square, got ",
+            "crop_size: expected the aspect of size (256), got ",
+        ),
+        (
+            json!({"do_center_crop": true, "size": {"shortest_edge": 256},
+                "crop_size": {"height": 224, "width": 200}}),
+            "crop_size: expected a square part of an image whose shortest edge is resized, got ",
         ),
         (
             json!({"do_center_crop": true, "do_resize": false, "crop_size": 224}),
@@ -177,7 +191,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
         ),
         (
             json!({"do_center_crop": false, "size": {"shortest_edge": 224}}),
-            "size: expected a square, or a part that is cut out of the shortest edge",
+            "size: expected a height and a width, or a part cut out of the shortest edge",
         ),
         (
             json!({"do_resize": true, "do_flip_channel_order": true}),

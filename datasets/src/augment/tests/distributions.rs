@@ -76,7 +76,7 @@ fn crops() {
             ..Augment::default()
         };
         agrees("crop", &case.moments, draws, |generator| {
-            let drawn = augment.draw(generator, (case.width, case.height), 8);
+            let drawn = augment.draw(generator, (case.width, case.height), 8.into());
             let crop = drawn.crop.unwrap();
             let (width, height) = (crop.width as f64, crop.height as f64);
             let area = width * height / (case.width * case.height) as f64;
@@ -109,7 +109,7 @@ fn policies_of_rand_augment() {
             &case.moments,
             draws,
             |generator| {
-                let drawn = augment.draw(generator, (8, 8), 8);
+                let drawn = augment.draw(generator, (8, 8), 8.into());
                 let each = drawn.ops.iter().flat_map(|op| {
                     let (name, value, filter) = parts(op);
                     [
@@ -140,7 +140,7 @@ fn colour_jitter() {
             ..Augment::default()
         };
         agrees("jitter", &case.moments, draws, |generator| {
-            let drawn = augment.draw(generator, (8, 8), 8);
+            let drawn = augment.draw(generator, (8, 8), 8.into());
             let each = drawn.ops.iter().enumerate().flat_map(|(place, op)| {
                 let (name, value, _) = parts(op);
                 [
@@ -167,7 +167,7 @@ fn random_erasing() {
             ..Augment::default()
         };
         agrees("erasing", &case.moments, draws, |generator| {
-            let drawn = augment.draw(generator, (8, 8), case.size);
+            let drawn = augment.draw(generator, (8, 8), case.size.into());
             let each = drawn.erased.iter().flat_map(|rectangle| {
                 let area = (rectangle.width * rectangle.height) as f64;
                 let area = area / (case.size * case.size) as f64;
@@ -204,7 +204,7 @@ fn mixup_and_cutmix() {
     } = known();
     for case in mixtures {
         agrees("mixture", &case.moments, draws, |generator| {
-            let Mix(rows) = case.options.mix(generator, 2, case.size);
+            let Mix(rows) = case.options.mix(generator, 2, case.size.into());
             assert_eq!(rows[0], rows[1]);
             let lambda = f64::from(rows[0].lambda);
             let mixed = f64::from(u8::from(lambda != 1.0));

@@ -60,15 +60,15 @@ pub fn paint(
 fn seen(image: &Image, preprocess: &Preprocess) -> Result<Image, Failure> {
     let input = preprocess.input;
     let values = preprocess.to_vec(image).map_err(config_error)?;
-    let plane = input.size * input.size;
+    let plane = input.size.pixels();
     let level = |i: usize| {
         let (pixel, channel) = (i / 3, i % 3);
         let value = values[channel * plane + pixel] * input.std[channel] + input.mean[channel];
         (value * 255.0).round().clamp(0.0, 255.0) as u8
     };
     Ok(Image {
-        width: input.size,
-        height: input.size,
+        width: input.size.width,
+        height: input.size.height,
         rgb: (0..3 * plane).map(level).collect(),
     })
 }
@@ -135,7 +135,7 @@ mod tests {
         let config: Box<dyn DatasetConfig> = serde_yaml::from_str("name: digits").unwrap();
         let dataset = config.open().unwrap();
         let preprocess = Preprocess::new(&InputSpec {
-            size: 28,
+            size: 28.into(),
             mean: [0.5; 3],
             std: [0.25; 3],
             interpolation: Interpolation::Bilinear,

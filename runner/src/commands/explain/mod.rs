@@ -149,7 +149,7 @@ impl Painter<'_> {
             (0..classes.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
         let class = wanted.or(likely).unwrap_or(0);
         let said = format!("{} {:.1} %", classes[class], 100.0 * probabilities[class]);
-        let below = paint::image(&seen.to_vec(), [input.size; 2], input.mean, input.std);
+        let below = paint::image(&seen.to_vec(), input.size.sides(), input.mean, input.std);
         let mut figures = vec![self.save(
             &format!("{name}-input"),
             "what the model sees".to_owned(),

@@ -51,7 +51,7 @@ fn counted(classes: usize) -> Counted {
 
 fn loader(images: &Images) -> Loader<'_> {
     let preprocess = Preprocess::new(&InputSpec {
-        size: 2,
+        size: 2.into(),
         mean: [0.0; 3],
         std: [1.0; 3],
         interpolation: Interpolation::Bicubic,

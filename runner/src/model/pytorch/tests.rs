@@ -272,11 +272,11 @@ impl Opened {
     /// Logits of its images, as large as the model takes them.
     fn logits(&self, model: &Model, input: &InputSpec) -> Vec<f32> {
         let [images, channels, ..] = self.images.dims();
-        let size = input.size;
+        let [height, width] = input.size.sides();
         let images = self
             .images
             .clone()
-            .slice([0..images, 0..channels, 0..size, 0..size]);
+            .slice([0..images, 0..channels, 0..height, 0..width]);
         floats(model.logits(Activation::Map(images), 0, None).into_data())
     }
 }

@@ -356,11 +356,11 @@ mod tests {
             let head = LinearHead::new(spec.features, 2, &init);
             let model = Model::assemble(backbone.clone(), &methods, head, &init).unwrap();
             let outputs = OUTPUTS.lock().unwrap().take().unwrap();
-            let size = spec.input.size;
-            let pixels: Vec<f32> = (0..2 * 3 * size * size)
+            let shape = spec.input.batch(2);
+            let pixels: Vec<f32> = (0..shape.iter().product::<usize>())
                 .map(|i| (i as f32 * 0.37).sin())
                 .collect();
-            let images = Tensor::from_data(TensorData::new(pixels, [2, 3, size, size]), &device);
+            let images = Tensor::from_data(TensorData::new(pixels, shape), &device);
             let record = AttentionRecord::default();
             let mut x = backbone.forward(Activation::Map(images), 0..1, &Hooks::none());
             for cut in 1..=spec.depth {

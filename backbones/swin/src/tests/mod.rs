@@ -1,5 +1,7 @@
 //! Agreement with golden values made with timm and transformers, and what is refused.
 
+mod rectangles;
+
 use std::path::Path;
 
 use burn::module::Module;
@@ -24,7 +26,7 @@ fn golden(name: &str) -> Golden {
 /// Maps of 16 and 8 under windows of 4.
 fn tiny() -> Swin {
     Swin {
-        img_size: Some(32),
+        img_size: Some(32.into()),
         patch_size: Some(2),
         embed_dim: Some(16),
         depths: Some(vec![2, 2]),
@@ -37,7 +39,7 @@ fn tiny() -> Swin {
 /// Maps of 9, 5 and 3 under windows of 4.
 fn padded() -> Swin {
     Swin {
-        img_size: Some(36),
+        img_size: Some(36.into()),
         patch_size: Some(4),
         embed_dim: Some(8),
         depths: Some(vec![2, 2, 2]),
@@ -210,7 +212,7 @@ fn variants_have_the_published_numbers_of_parameters() {
 /// The model of `fixtures/swin_checkpoints`: maps of 16, 8 and 4 under windows of 4.
 fn spelled() -> Swin {
     Swin {
-        img_size: Some(32),
+        img_size: Some(32.into()),
         patch_size: Some(2),
         embed_dim: Some(8),
         depths: Some(vec![2, 2, 1]),
@@ -371,7 +373,7 @@ fn bias_tables_of_other_windows_are_resized_as_timm_does() {
     assert_eq!(given.len(), 7);
     for (name, table) in given {
         let (_, size) = name.split_once('-').unwrap();
-        let got = resized(table, size.parse().unwrap()).unwrap();
+        let got = resized(&table, [size.parse().unwrap(); 2]).unwrap();
         assert_eq!(got.shape(), expected[&name].shape(), "{name}");
         let expected = floats(expected[&name].clone());
         assert_close(&name, &floats(got), &expected, 1e-6, None);
@@ -381,7 +383,7 @@ fn bias_tables_of_other_windows_are_resized_as_timm_does() {
 #[test]
 fn a_checkpoint_of_another_window_or_resolution_is_resized_with_a_remark() {
     let wide = Swin {
-        img_size: Some(64),
+        img_size: Some(64.into()),
         window_size: Some(6),
         ..spelled()
     };
@@ -397,7 +399,7 @@ fn a_checkpoint_of_another_window_or_resolution_is_resized_with_a_remark() {
     assert!(tables.contains(&expected), "{tables:?}");
     // At half the resolution the last map is smaller than a window.
     let small = Swin {
-        img_size: Some(16),
+        img_size: Some(16.into()),
         ..spelled()
     };
     let table = "layers.2.blocks.0.attn.relative_position_bias_table";
@@ -412,7 +414,7 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
         change(&mut config);
         config.input().unwrap_err().to_string()
     };
-    let odd = message(|swin| swin.img_size = Some(33));
+    let odd = message(|swin| swin.img_size = Some(33.into()));
     let expected = "img_size: expected a multiple of patch_size (2), got 33";
     assert_eq!(odd, expected);
     let heads = message(|swin| swin.num_heads = Some(vec![2, 3]));
