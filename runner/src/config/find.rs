@@ -126,6 +126,13 @@ pub fn checkpoint(file: &WeightsFile) -> Result<Checkpoint, Failure> {
 pub fn missing_weights(config: &dyn BackboneConfig) -> Option<String> {
     let source = config.source();
     let file = source.file()?;
+    // Who asks makes a plan, for which nothing is fetched.
+    if hub::is_cached(file.path()) == Some(false) {
+        let name = file.path().display();
+        return Some(format!(
+            "weights are missing: {name} is not in the local cache of the hub; `runner inspect {name}` fetches it"
+        ));
+    }
     // A file that is there and cannot be read is an error of its own.
     let there = file.path().exists();
     match checkpoint(file) {

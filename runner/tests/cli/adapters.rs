@@ -1,7 +1,7 @@
 //! What can be done with a trained adapter: merge, export, read back, scale, use several at a time.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ fn trained(method: &str, runs: &Path) -> PathBuf {
 }
 
 pub fn runner(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command.args(args.iter().map(|arg| arg.as_ref()));
     command.args(["--device", "cpu"]).output().unwrap()
 }

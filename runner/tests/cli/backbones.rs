@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
@@ -210,7 +210,7 @@ pub fn logits(folder: &Path, backbone: &Value) -> Result<Vec<f32>, Output> {
     let (yaml, out) = (folder.join("config.yaml"), folder.join("out.safetensors"));
     std::fs::write(&yaml, config.to_string()).unwrap();
     let image = root().join("fixtures/beside/image.png");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command.args(["features", "--boundaries", "0", "--device", "cpu"]);
     command.arg("--input").arg(image).arg("--config").arg(yaml);
     let output = command.arg("--out").arg(&out).output().unwrap();
@@ -246,7 +246,7 @@ fn facts_beside_the_weights_are_followed_and_written_by_inspect() {
         assert_close(name, &got, &expected);
 
         // The YAML of `inspect` says it all, also where the file is not beside the weights any more.
-        let mut inspect = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut inspect = crate::program();
         inspect
             .arg("inspect")
             .arg(library.join("model.safetensors"));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use burn::tensor::TensorData;
 use peft_core::checkpoint::Checkpoint;
@@ -20,7 +20,7 @@ fn inspected(file: &str) -> Value {
 }
 
 fn inspect(args: &[&Path]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command.arg("inspect").args(args).output().unwrap()
 }
 
@@ -86,7 +86,7 @@ fn functions_that_a_pickle_names_are_listed_and_not_called() {
     let place = tempfile::tempdir().unwrap();
     let evil = root().join("fixtures/checkpoints/evil.pth");
     let inspect = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut command = crate::program();
         command.arg("inspect").arg(&evil).args(more);
         succeeded(command.current_dir(place.path()).output().unwrap())
     };

@@ -25,7 +25,7 @@ fn training_has_a_name_and_a_missing_config_is_asked_for() {
 #[test]
 fn help_lists_the_commands_by_what_they_are_for() {
     let help = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut command = crate::program();
         succeeded(command.args(args).output().unwrap())
     };
     let overview = help(&["--help"]);
@@ -190,10 +190,7 @@ fn asking_for_cuda_where_there_is_none_says_what_is_missing() {
 #[test]
 fn lists_schema_and_doctor_answer_programs() {
     let json = |args: &[&str]| -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_runner"))
-            .args(args)
-            .output()
-            .unwrap();
+        let output = crate::program().args(args).output().unwrap();
         serde_json::from_str(&succeeded(output)).unwrap()
     };
     let names = |kind: &str| -> Vec<String> {
@@ -273,10 +270,7 @@ fn lists_schema_and_doctor_answer_programs() {
 #[test]
 fn the_doctor_examines_everything_that_is_registered() {
     let args = ["doctor", "--device", "cpu", "--format", "json"];
-    let output = Command::new(env!("CARGO_BIN_EXE_runner"))
-        .args(args)
-        .output()
-        .unwrap();
+    let output = crate::program().args(args).output().unwrap();
     let report: Value = serde_json::from_str(&succeeded(output)).unwrap();
     let device = &report["devices"][0];
     assert_eq!(device["name"], "cpu");
@@ -311,10 +305,7 @@ fn the_doctor_examines_everything_that_is_registered() {
 #[test]
 fn the_doctor_runs_what_is_asked_for() {
     let args = ["doctor", "--device", "cpu", "--only", "golden/vit"];
-    let output = Command::new(env!("CARGO_BIN_EXE_runner"))
-        .args(args)
-        .output()
-        .unwrap();
+    let output = crate::program().args(args).output().unwrap();
     let text = succeeded(output);
     assert_eq!(text.matches("PASS").count(), 1, "{text}");
     assert!(text.contains("timm") && !text.contains("GFLOP/s"), "{text}");

@@ -59,7 +59,7 @@ impl Place {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut command = crate::program();
         command.current_dir(self.0.path()).args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -12,7 +12,7 @@ const VIT: &str =
 const SHAPES: &str = "dataset={name: shapes, size: 16, train: 192, validation: 64, test: 64}";
 
 fn command(verb: &str, method: &str, more: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command.args([verb, "--config", "quickstart", "--device", "cpu"]);
     command.args([
         "--warmup", "1", "--steps", "2", "--set", VIT, "--set", SHAPES,

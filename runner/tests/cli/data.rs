@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::adapters::{refused, runner};
 use crate::{assert_same, folder, run, succeeded, summary, until_a_checkpoint};
 
 pub fn data(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command.arg("data").args(args).output().unwrap()
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
@@ -144,7 +144,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn runner_in(place: &Path, args: &[String]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command.args(args).current_dir(place).output().unwrap()
 }
 

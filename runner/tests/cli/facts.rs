@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use burn::tensor::TensorData;
 use peft_core::checkpoint::Checkpoint;
@@ -116,7 +116,7 @@ fn a_file_that_the_shapes_of_the_weights_contradict_is_refused_with_both() {
             "{message}"
         );
         // The same where nothing but the weights says the sizes.
-        let mut inspect = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut inspect = crate::program();
         let output = inspect.arg("inspect").arg(&weights).output().unwrap();
         let message = said(&output);
         for part in ["the weights show", tensor] {
@@ -162,7 +162,7 @@ fn a_yaml_that_the_shapes_of_the_weights_contradict_is_refused_with_both() {
         let weights = folder.path().join("model.safetensors");
         let library = root().join("fixtures/beside").join(name);
         std::fs::copy(library.join("model.safetensors"), &weights).unwrap();
-        let mut inspect = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut inspect = crate::program();
         inspect
             .arg("inspect")
             .arg(&weights)
@@ -207,7 +207,7 @@ fn a_head_behind_a_hidden_layer_is_left_out_and_refused_where_it_is_asked_for() 
         let shapes: [&[usize]; 2] = [&[size, size], &[size]];
         let more: Vec<_> = more.iter().map(String::as_str).zip(shapes).collect();
         let weights = with_tensors(folder.path(), fixture, &more);
-        let mut inspect = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut inspect = crate::program();
         inspect
             .arg("inspect")
             .arg(&weights)
@@ -220,7 +220,7 @@ fn a_head_behind_a_hidden_layer_is_left_out_and_refused_where_it_is_asked_for() 
         for part in [&backbone, "head.from=checkpoint", "dataset=digits"] {
             args.extend(["--set", part]);
         }
-        let mut train = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut train = crate::program();
         let output = train.args(args).output().unwrap();
         let message = said(&output);
         let expected =
@@ -276,7 +276,7 @@ fn networks_that_are_not_supported_are_refused_by_their_name() {
             message.contains(tensor) && message.contains(why),
             "{message}"
         );
-        let mut inspect = Command::new(env!("CARGO_BIN_EXE_runner"));
+        let mut inspect = crate::program();
         inspect.arg("inspect").arg(&weights);
         let text = succeeded(inspect.output().unwrap());
         assert!(text.contains(tensor) && text.contains(why), "{text}");

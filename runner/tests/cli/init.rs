@@ -2,14 +2,14 @@
 //! what it writes trains.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::methods::root;
 use crate::{succeeded, summary};
 
 /// Runs the program in a folder, without the network and without a cache of the user's.
 fn runner(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command
         .args(args)
         .current_dir(folder)

@@ -35,7 +35,7 @@ fn a_label_map_is_saved_with_what_trains_and_predicts_again() {
         "only the prompt trains"
     );
     assert_eq!(params["head"], 0);
-    let eval = std::process::Command::new(env!("CARGO_BIN_EXE_runner"))
+    let eval = crate::program()
         .args(["eval", "--device", "cpu", "--format", "json"])
         .arg(folder(runs.path()))
         .output()

@@ -47,8 +47,15 @@ const SMALL: &[&str] = &[
     "recipe.epochs=4",
 ];
 
-fn runner(args: &[&str], runs: &Path) -> Command {
+/// The program, which finds what is here and asks no hub for more.
+fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+    command.env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+fn runner(args: &[&str], runs: &Path) -> Command {
+    let mut command = program();
     command.args(args).arg("--runs").arg(runs);
     command
 }
@@ -187,7 +194,7 @@ fn a_run_reports_what_it_did_and_is_skipped_the_second_time() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("finished before"));
     // Evaluating the adapter file gives the same numbers.
     let run_folder = folder(runs.path());
-    let eval = Command::new(env!("CARGO_BIN_EXE_runner"))
+    let eval = program()
         .args(["eval", "--device", "cpu", "--format", "json"])
         .arg(&run_folder)
         .output()
@@ -357,7 +364,7 @@ fn an_adapter_is_refused_by_another_backbone() {
     let config = folder.join("config.resolved.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("embed_dim: 16", "embed_dim: 32")).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_runner"))
+    let output = program()
         .args(["eval", "--device", "cpu"])
         .arg(&folder)
         .output()
@@ -449,7 +456,7 @@ fn predictions_name_classes_and_a_bad_image_is_named() {
         .save(&image)
         .unwrap();
     let predict = |image: &Path, more: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_runner"))
+        program()
             .arg("predict")
             .arg(&folder)
             .arg(image)

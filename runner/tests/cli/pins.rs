@@ -97,7 +97,7 @@ fn a_trial_has_the_hash_and_the_adapter_file_of_the_first_version() {
 
 #[test]
 fn an_adapter_of_the_first_version_gives_its_numbers() {
-    let eval = Command::new(env!("CARGO_BIN_EXE_runner"))
+    let eval = crate::program()
         .args(["eval", "--device", "cpu", "--format", "json"])
         .arg(fixture("finished"))
         .output()

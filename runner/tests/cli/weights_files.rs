@@ -72,7 +72,7 @@ fn refusal(weights: &str, part: &str) {
 }
 
 fn inspected(args: &[&dyn AsRef<std::ffi::OsStr>]) -> Value {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_runner"));
+    let mut command = crate::program();
     command
         .arg("inspect")
         .args(args.iter().map(|arg| arg.as_ref()));
