@@ -73,6 +73,12 @@ const WINDOWS: usize = 2;
 const MAP: [usize; 2] = [9, 7];
 const STRIDED: usize = 5 * 4;
 
+/// Five of seven tokens are rotated, in heads of eight channels.
+fn turn() -> crate::Rotation {
+    let angles: Vec<f64> = (0..5 * 4).map(|i| 0.37 * f64::from(i)).collect();
+    crate::Rotation::new(crate::Pairs::Halves, 1, 4, &angles)
+}
+
 /// A 3 x 3 convolution of stride 2 with `outputs` channels.
 fn convolution(
     conv: fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, ConvOptions<2>) -> Tensor<4>,
@@ -104,7 +110,7 @@ macro_rules! convolution {
 
 // Devices compute the gradient of a convolution's weights in tiles of 8 or 16 outputs and as many of the 9 taps of
 // all inputs: 16 of either fill their tiles, 9 and 7 leave ragged edges.
-pub(crate) static OPERATIONS: [Operation; 13] = [
+pub(crate) static OPERATIONS: [Operation; 16] = [
     convolution!("conv2d", inputs: 16, outputs: 16, groups: 1),
     convolution!("conv2d_ragged", inputs: 7, outputs: 9, groups: 1),
     convolution!("conv2d_ragged_outputs", inputs: 16, outputs: 9, groups: 1),
@@ -137,6 +143,40 @@ pub(crate) static OPERATIONS: [Operation; 13] = [
         multiplies: false,
         input: [3, 7, 33],
         output: [3, 7, 33],
+        parameters: &[],
+    },
+    Operation {
+        name: "gelu_tanh",
+        run: |x, _| crate::gelu_tanh(x),
+        plain: |x, _| {
+            let inner = x.clone() + x.clone().powi_scalar(3) * 0.044_715;
+            let scale = (2.0 / std::f64::consts::PI).sqrt();
+            x * ((inner * scale).tanh() + 1.0) * 0.5
+        },
+        multiplies: false,
+        input: [3, 7, 33],
+        output: [3, 7, 33],
+        parameters: &[],
+    },
+    Operation {
+        name: "swiglu",
+        run: |x, _| crate::swiglu_packed(x),
+        plain: |x, _| {
+            let (gate, up) = (x.clone().narrow(2, 0, 17), x.narrow(2, 17, 17));
+            gate.clone() * sigmoid(gate) * up
+        },
+        multiplies: false,
+        input: [3, 7, 34],
+        output: [3, 7, 17],
+        parameters: &[],
+    },
+    Operation {
+        name: "rotate",
+        run: |x, _| crate::rotate(x, HEADS, &turn()),
+        plain: |x, _| crate::rotary::composed(x, HEADS, &turn()),
+        multiplies: false,
+        input: [2, 7, 3 * HEADS * 8],
+        output: [2, 7, 3 * HEADS * 8],
         parameters: &[],
     },
     Operation {

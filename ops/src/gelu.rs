@@ -1,5 +1,5 @@
-//! GELU (Hendrycks and Gimpel 2016), with the exact normal distribution function and with the sigmoid
-//! approximation that OpenAI's CLIP was trained with.
+//! GELU (Hendrycks and Gimpel 2016), with the exact normal distribution function, with its approximation by
+//! tanh that SigLIP was trained with, and with the one by a sigmoid that OpenAI's CLIP was trained with.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -29,11 +29,21 @@ pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Gelu::Quick.of(x)
 }
 
-/// One of the two functions.
+/// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, and its exact derivative.
+///
+/// # Shapes
+/// Any; the result has the same.
+pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Gelu::Tanh.of(x)
+}
+
+/// One of the three functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
     /// [`gelu`].
     Exact,
+    /// [`gelu_tanh`].
+    Tanh,
     /// [`quick_gelu`].
     Quick,
 }
@@ -46,6 +56,7 @@ impl Gelu {
     pub fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         let gate = match self {
             Self::Exact => Gate::Normal,
+            Self::Tanh => Gate::Tanh,
             Self::Quick => Gate::Sigmoid,
         };
         let x = match apply(self, [x.into_dispatch()]) {
@@ -56,6 +67,7 @@ impl Gelu {
             let x = Tensor::<D>::from_dispatch(x);
             match self {
                 Self::Exact => burn::tensor::activation::gelu(x),
+                Self::Tanh => burn::tensor::activation::gelu_approximate(x),
                 Self::Quick => x.clone() * burn::tensor::activation::sigmoid(x * 1.702),
             }
         })
@@ -65,6 +77,7 @@ impl Gelu {
     pub(crate) fn kernel(self) -> fn(&[f32], &mut [Unset]) {
         match self {
             Self::Exact => gelu_values,
+            Self::Tanh => gelu_tanh_values,
             Self::Quick => quick_gelu_values,
         }
     }
@@ -86,6 +99,7 @@ impl Gelu {
     pub(crate) fn chain(self, x: &[f32], gradient: &mut [f32]) {
         let kernel = match self {
             Self::Exact => gelu_slopes,
+            Self::Tanh => gelu_tanh_slopes,
             Self::Quick => quick_gelu_slopes,
         };
         let chunks = gradient.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
@@ -120,6 +134,21 @@ fn quick_gates<S: Simd>(x: f32) -> (f32, f32) {
     (open, e * open)
 }
 
+/// `(1 + tanh(u)) / 2` and `(1 - tanh(u)) / 2` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, each without
+/// cancellation: they are the sigmoids of `2 u` and `-2 u`.
+#[inline(always)]
+fn tanh_gates<S: Simd>(x: f32) -> (f32, f32) {
+    let e = exp::<S>(-TWICE * x * S::fma(CUBIC * x, x, 1.0));
+    let open = 1.0 / (1.0 + e);
+    (open, e * open)
+}
+
+/// `2 sqrt(2 / pi)`.
+const TWICE: f32 = 1.595_769_1;
+
+/// The factor of the cube in the approximation by tanh.
+const CUBIC: f32 = 0.044_715;
+
 /// The factor in QuickGELU.
 const QUICK: f32 = 1.702;
 
@@ -143,6 +172,28 @@ multiversion! {
             // Far out x pdf(x) vanishes; without these lines it would be NaN where x^2 overflows.
             let slope = if x > 20.0 { 1.0 } else { slope };
             let slope = if x < -20.0 { 0.0 } else { slope };
+            *g *= slope;
+        }
+    }
+
+    /// `y = x s` with `s = sigmoid(2 u)`.
+    fn gelu_tanh_values<S>(x: &[f32], y: &mut [Unset]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let value = x * tanh_gates::<S>(x).0;
+            // `exp` does not go below 1e-38, and a very large `x` times that would not vanish.
+            y.write(if x < -10.0 { 0.0 } else { value });
+        }
+    }
+
+    /// `g <- g (s + x s (1 - s) 2 u')`.
+    fn gelu_tanh_slopes<S>(x: &[f32], g: &mut [f32]) {
+        for (g, &x) in g.iter_mut().zip(x) {
+            let (open, shut) = tanh_gates::<S>(x);
+            let inner = TWICE * S::fma(3.0 * CUBIC * x, x, 1.0);
+            let slope = S::fma(x * shut * inner, open, open);
+            // Far out the gates are 0 and 1; without these lines the slope would be NaN where x^2 overflows.
+            let slope = if x > 10.0 { 1.0 } else { slope };
+            let slope = if x < -10.0 { 0.0 } else { slope };
             *g *= slope;
         }
     }
@@ -237,6 +288,19 @@ mod tests {
         check(quick_gelu, |x| x * gate(x), slope);
     }
 
+    #[test]
+    fn tanh_values_and_slopes_agree_with_f64() {
+        fn gate(x: f64) -> f64 {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            1.0 / (1.0 + (-2.0 * u).exp())
+        }
+        let slope = |x: f64| {
+            let inner = (8.0 / std::f64::consts::PI).sqrt() * (1.0 + 3.0 * 0.044715 * x * x);
+            gate(x) + x * gate(x) * (1.0 - gate(x)) * inner
+        };
+        check(gelu_tanh, |x| x * gate(x), slope);
+    }
+
     /// Other devices and element types run the composition of Burn's operations.
     #[test]
     fn quick_in_another_type_is_composed() {
@@ -269,6 +333,9 @@ mod tests {
         let quick = quick_gelu(line(&ends, &Device::flex()));
         let quick: Vec<f32> = quick.into_data().iter().collect();
         assert!(quick[0].is_nan() && quick[1..] == y[1..], "{quick:?}");
+        let tanh = gelu_tanh(line(&ends, &Device::flex()));
+        let tanh: Vec<f32> = tanh.into_data().iter().collect();
+        assert!(tanh[0].is_nan() && tanh[1..] == y[1..], "{tanh:?}");
         let empty = gelu(Tensor::<1>::zeros([0], &Device::flex()));
         assert_eq!(empty.dims(), [0]);
     }

@@ -42,8 +42,10 @@ mod patches;
 mod pool;
 mod relu;
 mod results;
+mod rotary;
 mod scale_shift;
 mod simd;
+mod swiglu;
 #[cfg(test)]
 mod testing;
 
@@ -53,7 +55,7 @@ pub use check::{Check, check};
 pub use conv::{conv2d, conv2d_norm, conv2d_residual};
 pub use cross_entropy::cross_entropy;
 pub use depthwise::depthwise_conv2d;
-pub use gelu::{Gelu, gelu, quick_gelu};
+pub use gelu::{Gelu, gelu, gelu_tanh, quick_gelu};
 pub use grn::global_response_norm;
 pub use layer_norm::layer_norm;
 pub use level::{Level, level};
@@ -64,4 +66,6 @@ pub use patches::patches;
 pub use pool::max_pool2d;
 pub use relu::{add_relu, relu};
 pub use results::RESULTS;
+pub use rotary::{Pairs, Rotation, rotate};
 pub use scale_shift::scale_shift;
+pub use swiglu::{swiglu, swiglu_packed};

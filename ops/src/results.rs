@@ -21,9 +21,13 @@ mod tests {
     /// Hashes of each operation's outputs at each of [`LEVELS`], for this value of [`RESULTS`]. The inputs
     /// are small, but some are cut into several blocks and some fill less than one.
     #[rustfmt::skip]
-    const HASHES: [(&str, [u64; 3]); 22] = [
+    const HASHES: [(&str, [u64; 3]); 26] = [
         ("gelu", [0xaba6_eb28_1f83_84f1, 0xce26_5848_bf15_5d58, 0xce26_5848_bf15_5d58]),
+        ("gelu_tanh", [0xcb75_dab0_681a_b2e9, 0x91f5_695f_55fd_af97, 0x91f5_695f_55fd_af97]),
         ("quick_gelu", [0xcca6_53b9_1261_2920, 0xed0f_637b_7221_0cc2, 0xed0f_637b_7221_0cc2]),
+        ("swiglu", [0xa3cf_47ef_f6c1_bf36, 0x44a0_1754_3837_142e, 0x44a0_1754_3837_142e]),
+        ("swiglu_packed", [0xfb1e_fca1_8689_b740, 0x415a_c612_e20c_3c59, 0x415a_c612_e20c_3c59]),
+        ("rotate", [0xec0d_f398_cac3_2323, 0xec0d_f398_cac3_2323, 0xec0d_f398_cac3_2323]),
         ("relu", [0x2ebd_1fa8_f5e7_c117, 0x2ebd_1fa8_f5e7_c117, 0x2ebd_1fa8_f5e7_c117]),
         ("add_relu", [0xe554_fc6a_7a3b_cfbc, 0xe554_fc6a_7a3b_cfbc, 0xe554_fc6a_7a3b_cfbc]),
         ("scale_shift", [0xd638_1294_66d7_2f97, 0x6e0f_f91e_19aa_bf5f, 0x6e0f_f91e_19aa_bf5f]),
@@ -93,7 +97,16 @@ mod tests {
 
         let line = noisy([700], 1) * 4.0;
         add("gelu", read(gelu(line.clone())));
+        add("gelu_tanh", read(gelu_tanh(line.clone())));
         add("quick_gelu", read(quick_gelu(line.clone())));
+        add("swiglu", read(swiglu(line.clone(), noisy([700], 2))));
+        let rows = noisy([2, 5, 78], 3) * 4.0;
+        add("swiglu_packed", read(swiglu_packed(rows.clone())));
+        let angles: Vec<f64> = (0..39).map(|i| 0.37 * f64::from(i)).collect();
+        for pairs in [Pairs::Halves, Pairs::Neighbours] {
+            let rotation = Rotation::new(pairs, 1, 13, &angles);
+            add("rotate", read(rotate(rows.clone(), 1, &rotation)));
+        }
         add("relu", read(relu(line.clone())));
         add("add_relu", read(add_relu(line, noisy([700], 2))));
 

@@ -1,4 +1,4 @@
-//! GELU and QuickGELU that keep only their input.
+//! GELU, its approximation by tanh and QuickGELU, which keep only their input.
 
 use std::f64::consts::{PI, SQRT_2};
 
@@ -14,14 +14,24 @@ use crate::bridge::Operation;
 pub(crate) enum Gate {
     /// The normal distribution function.
     Normal,
+    /// `(1 + tanh(u)) / 2` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`.
+    Tanh,
     /// `sigmoid(1.702 x)`.
     Sigmoid,
 }
+
+/// The factor of the cube in the approximation by tanh.
+const CUBIC: f64 = 0.044_715;
 
 impl Gate {
     fn value<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Normal => ((x * (1.0 / SQRT_2)).erf() + 1.0) * 0.5,
+            // `(1 + tanh(u)) / 2 = sigmoid(2 u)`.
+            Self::Tanh => {
+                let inner = x.clone() * x.clone() * CUBIC + 1.0;
+                sigmoid(x * inner * (8.0 / PI).sqrt())
+            }
             Self::Sigmoid => sigmoid(x * 1.702),
         }
     }
@@ -30,6 +40,10 @@ impl Gate {
     fn slope<const D: usize>(self, x: Tensor<D>, gate: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Normal => (x.clone() * x * -0.5).exp() * (2.0 * PI).sqrt().recip(),
+            Self::Tanh => {
+                let inner = (x.clone() * x * (3.0 * CUBIC) + 1.0) * (8.0 / PI).sqrt();
+                gate.clone() * (-gate + 1.0) * inner
+            }
             Self::Sigmoid => gate.clone() * (-gate + 1.0) * 1.702,
         }
     }

@@ -8,6 +8,7 @@ use crate::check::{Function, OPERATIONS};
 fn composed(name: &str) -> Option<Function> {
     match name {
         "gelu" => Some(|x, _| gelu::node(Gate::Normal, x.into_dispatch()).unwrap()),
+        "gelu_tanh" => Some(|x, _| gelu::node(Gate::Tanh, x.into_dispatch()).unwrap()),
         "quick_gelu" => Some(|x, _| gelu::node(Gate::Sigmoid, x.into_dispatch()).unwrap()),
         "layer_norm" => Some(|x, p| {
             let [gamma, beta] = [0, 1].map(|i| p[i].clone().into_dispatch());
@@ -31,7 +32,7 @@ fn values_and_gradients_match_the_formulas() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }
 
 #[test]
