@@ -10,6 +10,9 @@
 //! much as its forward pass (for attention's products twice as much, because both factors are
 //! activations). A trained weight also gets a gradient of its own, which costs the same again.
 //!
+//! A layer after the last block counts at one position, also those of pooling by attention that read every
+//! token.
+//!
 //! Not counted: norms, nonlinearities, softmax, pooling and sums; gradients of biases and norms; the
 //! loss and the optimiser; work that a step does once whatever the batch size (DoRA's row norms, a
 //! function of a weight, of which only the weight's gradient counts); and values that an implementation computes twice to save memory.

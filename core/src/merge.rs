@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{Act, Hooks};
 use crate::params::{self, Tensors};
 
-use crate::site::{Site, SiteKind};
+use crate::site::{Site, SiteKind, Slice};
 
 /// Returns the backbone with all acts folded into its weights, without autodiff. Layers are folded on
 /// the CPU in f32, whatever the model computes in, because a merged checkpoint must not depend on the
@@ -31,12 +31,16 @@ pub(crate) fn fold(
     let mut backbone = backbone.clone();
     let acting = |site: &&Site| hooks.acts_at(site);
     let sites: Vec<&Site> = backbone.spec().sites.iter().filter(acting).collect();
-    let names: BTreeSet<String> = sites.iter().flat_map(|site| parts(site)).collect();
+    let names = sites
+        .iter()
+        .flat_map(|site| parts(site).into_iter().chain(slice_biases(site)));
+    let names: BTreeSet<String> = names.collect();
     // Reading walks over all parameters, so it is done once for all sites.
     let mut values = params::read(&backbone, |info| names.contains(&info.name));
     let mut folded = Tensors::new();
     for site in sites {
         let [weight, bias] = parts(site).map(|name| values.remove(&name));
+        let bias = bias.or_else(|| joined_bias(site, &values));
         folded.extend(fold_site(site, [weight, bias], on_cpu.at_site(site))?);
     }
     // Sites come first, because a prompt is absorbed by parameters that a site may have changed.
@@ -89,6 +93,55 @@ fn parts(site: &Site) -> [String; 2] {
     ["weight", "bias"].map(|part| format!("{}.{part}", site.name))
 }
 
+/// The names of the biases of its slices.
+fn slice_biases(site: &Site) -> impl Iterator<Item = String> {
+    site.slices.iter().filter_map(|slice| slice.bias.clone())
+}
+
+/// The bias of a site whose slices have biases of their own, with zeros where a slice has none; none if no
+/// slice has one.
+fn joined_bias(site: &Site, values: &Tensors) -> Option<TensorData> {
+    slice_biases(site).next()?;
+    let part = |slice: &Slice| {
+        let own = slice.bias.as_ref().and_then(|name| values.get(name));
+        own.map_or_else(
+            || vec![0.0; slice.rows.len()],
+            |data| params::floats(data.clone()),
+        )
+    };
+    let joined: Vec<f32> = site.slices.iter().flat_map(part).collect();
+    let rows = joined.len();
+    Some(TensorData::new(joined, [rows]))
+}
+
+/// The biases of a site by name: its own, or those of its slices.
+///
+/// # Errors
+/// [`Error::Unfoldable`] for a slice without a bias whose rows have become other than zero.
+fn cut_bias(site: &Site, bias: TensorData) -> Result<Tensors> {
+    if slice_biases(site).next().is_none() {
+        let [_, name] = parts(site);
+        return Ok(Tensors::from([(name, bias)]));
+    }
+    let values = params::floats(bias);
+    let mut cut = Tensors::new();
+    for slice in &site.slices {
+        let own = values[slice.rows.clone()].to_vec();
+        match &slice.bias {
+            Some(name) => {
+                let rows = own.len();
+                cut.insert(name.clone(), TensorData::new(own, [rows]));
+            }
+            None if own.iter().all(|value| *value == 0.0) => {}
+            None => {
+                let reason = format!("{} has no bias that could hold a shift", slice.name);
+                return Err(unfoldable(site, &reason));
+            }
+        }
+    }
+    Ok(cut)
+}
+
 /// Folds the acts at a site into the layer's weight and bias.
 fn fold_site(
     site: &Site,
@@ -129,9 +182,11 @@ fn fold_site(
         params::floats(folding.weight.into_data()),
         folding.shape.clone(),
     );
-    let [weight, bias] = parts(site);
+    let [weight, _] = parts(site);
     let mut folded = Tensors::from([(weight, data)]);
-    folded.extend(folding.bias.map(|values| (bias, values.into_data())));
+    if let Some(bias) = folding.bias {
+        folded.extend(cut_bias(site, bias.into_data())?);
+    }
     Ok(folded)
 }
 

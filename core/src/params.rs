@@ -40,6 +40,12 @@ impl ParamInfo {
     }
 }
 
+/// Whether a parameter of this name is a bias: `fc1.bias`, or `attn.q_bias`, which lies beside its layer.
+pub fn is_bias(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last == "bias" || last.ends_with("_bias")
+}
+
 /// The prefix with which Burn's derive announces the variants of an enum.
 const ENUM: &str = "Enum:";
 

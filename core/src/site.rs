@@ -20,6 +20,10 @@ pub struct Site {
     /// Named slices of the output of a fused projection: `query`, `key`, `value`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slices: Vec<Slice>,
+    /// Other names by which a target finds the site: where a family has one projection for queries, keys and
+    /// values, or three, `qkv` and `query` mean the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
 }
 
 /// A named part of a site's output, for example the query rows of a fused `qkv`.
@@ -29,6 +33,9 @@ pub struct Slice {
     pub name: String,
     /// The rows of the output.
     pub rows: Range<usize>,
+    /// The parameter that is the bias of these rows, where the rows have one of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<String>,
 }
 
 /// The kind of operation at a site.
@@ -91,6 +98,7 @@ impl Site {
             block,
             kind,
             slices: Vec::new(),
+            aliases: Vec::new(),
         }
     }
 
@@ -116,16 +124,39 @@ impl Site {
         }
     }
 
+    /// Its name with the last part replaced.
+    fn sibling(&self, last: &str) -> String {
+        match self.name.rsplit_once('.') {
+            Some((parent, _)) => format!("{parent}.{last}"),
+            None => last.to_owned(),
+        }
+    }
+
     /// The same site with its output divided into named slices of `rows` rows each.
     pub fn with_slices(mut self, names: &[&str], rows: usize) -> Self {
-        let parent = self.name.rsplit_once('.').map_or("", |(parent, _)| parent);
         let slice = |(i, name): (usize, &&str)| Slice {
-            name: format!("{parent}.{name}")
-                .trim_start_matches('.')
-                .to_owned(),
+            name: self.sibling(name),
             rows: i * rows..(i + 1) * rows,
+            bias: None,
         };
         self.slices = names.iter().enumerate().map(slice).collect();
+        self
+    }
+
+    /// The same site whose slices have biases of their own, beside the layer: a name for each slice, none
+    /// for a slice without a bias.
+    pub fn with_slice_biases(mut self, names: &[Option<&str>]) -> Self {
+        let names = names.iter().map(|name| Some(self.sibling((*name)?)));
+        let names: Vec<_> = names.collect();
+        for (slice, bias) in self.slices.iter_mut().zip(names) {
+            slice.bias = bias;
+        }
+        self
+    }
+
+    /// The same site, which targets also find by these names beside its own.
+    pub fn with_aliases(mut self, names: &[&str]) -> Self {
+        self.aliases = names.iter().map(|name| self.sibling(name)).collect();
         self
     }
 }
@@ -168,7 +199,8 @@ impl std::fmt::Display for SiteKind {
 /// A string is a regular expression that must match the whole name; look-around and backreferences
 /// are understood as in Python. A list holds names, or suffixes of names that begin after a dot:
 /// `qkv` matches `blocks.0.attn.qkv`, `proj` also matches `patch_embed.proj`. `query`, `key` and
-/// `value` match those rows of a fused `qkv`.
+/// `value` match those rows of a fused `qkv`, or the projections where they are layers of their own, which
+/// `qkv` matches too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "serde_yaml::Value", into = "serde_yaml::Value")]
 #[schemars(with = "TargetsSchema")]
@@ -234,6 +266,15 @@ impl Picked<'_> {
     pub fn name(&self) -> &str {
         self.slice.map_or(&self.site.name, |slice| &slice.name)
     }
+
+    /// That name, and the aliases of a whole site.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let aliases = match self.slice {
+            None => &self.site.aliases[..],
+            Some(_) => &[],
+        };
+        std::iter::once(self.name()).chain(aliases.iter().map(String::as_str))
+    }
 }
 
 impl Targets {
@@ -280,7 +321,7 @@ impl Targets {
                 60,
             ),
         };
-        let names: Vec<&str> = candidates.iter().map(Picked::name).collect();
+        let names: Vec<&str> = candidates.iter().flat_map(Picked::names).collect();
         match self {
             Self::Suffixes(targets) if targets.is_empty() => {
                 return Err(Error::config("targets", "expected at least one name"));
@@ -298,7 +339,8 @@ impl Targets {
             Self::Regex(_) => {}
         }
         let matched: BTreeSet<&str> = self.matching(&names)?.into_iter().collect();
-        let picked = candidates.iter().filter(|c| matched.contains(c.name()));
+        let is_picked = |c: &&Picked| c.names().any(|name| matched.contains(name));
+        let picked = candidates.iter().filter(is_picked);
         Ok(picked.cloned().collect())
     }
 }
@@ -343,6 +385,28 @@ mod tests {
         let regex = Targets::Regex(r"blocks\.\d+\.attn\.proj".into());
         assert_eq!(names(&regex), ["blocks.0.attn.proj"]);
         assert!(Targets::Regex("proj".into()).pick(&sites(), "vit").is_err());
+    }
+
+    #[test]
+    fn an_alias_selects_the_site_under_its_own_name() {
+        let linear = SiteKind::Linear {
+            inputs: 4,
+            outputs: 4,
+        };
+        let site = |name: &str, alias| {
+            let site = Site::new(format!("blocks.0.attn.{name}"), 1, linear);
+            site.with_aliases(&["qkv", alias])
+        };
+        let sites = [site("q_proj", "query"), site("k_proj", "key")];
+        let names = |target: &str| {
+            let picked = Targets::Suffixes(vec![target.to_owned()]).pick(&sites, "vit");
+            let picked = picked.unwrap().into_iter();
+            picked.map(|p| p.name().to_owned()).collect::<Vec<_>>()
+        };
+        let both = ["blocks.0.attn.q_proj", "blocks.0.attn.k_proj"];
+        assert_eq!(names("qkv"), both);
+        assert_eq!(names("key"), both[1..]);
+        assert_eq!(names("q_proj"), both[..1]);
     }
 
     #[test]

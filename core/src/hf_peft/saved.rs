@@ -312,7 +312,7 @@ pub(super) fn put(
             return Err(unfit(format!("{} has no name for {name}", layout.name)));
         }
     }
-    let is_bias = |info: &ParamInfo| !info.buffer && info.name.ends_with(".bias");
+    let is_bias = |info: &ParamInfo| !info.buffer && params::is_bias(&info.name);
     let mut parameters = own.infos.values().filter(|info| !info.buffer);
     let (mut modules, mut bias) = (BTreeSet::new(), "none");
     if parameters.all(|info| is_tuned(info) == is_bias(info)) {

@@ -55,6 +55,25 @@ impl Linear {
         layer.with_acts(acts, x)
     }
 
+    /// Like [`forward`](Self::forward) with a bias that is kept beside the layer: where its slices have
+    /// biases of their own.
+    ///
+    /// # Shapes
+    /// `bias [out]`, `[.., in] -> [.., out]`.
+    pub fn forward_with_bias<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        bias: Tensor<1>,
+        hooks: &Hooks,
+    ) -> Tensor<D> {
+        let (layer, acts) = self.changed(hooks);
+        let layer = Self {
+            bias: Some(Param::initialized(self.weight.id, bias)),
+            ..layer.into_owned()
+        };
+        layer.with_acts(acts, x)
+    }
+
     /// The layer with the weight that functions at its site make of its own, and the other acts.
     fn changed<'a>(&self, hooks: &Hooks<'a>) -> (Cow<'_, Self>, Vec<Act<'a>>) {
         let (weight, acts) = split_weight(hooks.at_site(&self.site), || self.weight.val());

@@ -54,10 +54,15 @@ impl Part {
     fn of(spec: &BackboneSpec, parameter: &str) -> Option<Self> {
         let (site, _) = parameter.rsplit_once('.')?;
         let site = spec.site(site)?;
-        match (site.kind, spec.branch_of(site)) {
-            (SiteKind::Norm { .. }, _) => Some(Self::Norm),
-            (_, Some(Branch::Attention)) => Some(Self::Attention),
-            (_, Some(Branch::Mlp)) => Some(Self::Mlp),
+        // Biases of queries and values may lie beside their layer, in the branch itself.
+        let branch = match site.kind {
+            SiteKind::Norm { .. } => return Some(Self::Norm),
+            SiteKind::Branch { branch, .. } => Some(branch),
+            _ => spec.branch_of(site),
+        };
+        match branch {
+            Some(Branch::Attention) => Some(Self::Attention),
+            Some(Branch::Mlp) => Some(Self::Mlp),
             _ => None,
         }
     }
@@ -68,7 +73,7 @@ impl Bias {
         let spec = backbone.spec();
         let unfit = |reason: String| spec.unfit("bias", reason);
         let mut biases = params::infos_erased(backbone);
-        biases.retain(|info| !info.buffer && info.name.ends_with(".bias"));
+        biases.retain(|info| !info.buffer && params::is_bias(&info.name));
         if biases.is_empty() {
             return Err(unfit("none of its layers has a bias".to_owned()));
         }
