@@ -50,8 +50,8 @@ pub struct Family {
     /// The facts that shapes show, each with the canonical name of a tensor that does: `{}` is the last
     /// of a row of numbers, `{s}` the stage, `{s+1}` the number after it.
     pub shown_by: &'static [(&'static str, &'static str)],
-    /// Why a tensor of this name (as any library writes it) belongs to a network that the family does not
-    /// have, if it is a known one.
+    /// Why a tensor of this name (as any library writes it), or of this name and shape (`name [rows,
+    /// columns]`), belongs to a network that the family does not have, if it is a known one.
     pub foreign: fn(&str) -> Option<&'static str>,
 }
 

@@ -90,7 +90,13 @@ pub fn foreign(file: &Checkpoint) -> Option<(String, &'static str)> {
     let families = plugins(PluginKind::Backbone).into_iter();
     let families: Vec<_> = families.filter_map(|plugin| plugin.family).collect();
     file.names().find_map(|name| {
-        let mut reasons = families.iter().filter_map(|family| (family.foreign)(name));
+        let shaped = format!("{name} {:?}", file.shape(name).unwrap_or_default());
+        let texts = [name, &shaped].into_iter();
+        let mut reasons = texts.flat_map(|text| {
+            families
+                .iter()
+                .filter_map(move |family| (family.foreign)(text))
+        });
         Some((name.to_owned(), reasons.next()?))
     })
 }
@@ -130,6 +136,25 @@ impl Recognised {
         })
     }
 
+    /// A variant with the options that the layout decides, where they differ: libraries pool and activate
+    /// otherwise with the same weights.
+    fn with_stated_options(&self, variant: Box<dyn BackboneConfig>) -> Box<dyn BackboneConfig> {
+        let (Ok(stated), Ok(mut value), Ok(facts)) = (
+            serde_json::to_value(&self.config),
+            serde_json::to_value(&variant),
+            variant.facts(),
+        ) else {
+            return variant;
+        };
+        for name in ["act_layer", "global_pool"] {
+            let own = &stated[name];
+            if !own.is_null() && facts.get(name) != Some(own) {
+                value[name] = own.clone();
+            }
+        }
+        serde_json::from_value(value).unwrap_or(variant)
+    }
+
     fn nearer(&self, other: &Self) -> bool {
         self.survey.distance() < other.survey.distance()
     }
@@ -154,20 +179,25 @@ impl Recognised {
                 let Ok(config) = serde_json::from_value::<Box<dyn BackboneConfig>>(value) else {
                     continue;
                 };
+                // Facts rule out most variants without building one.
+                let config = self.with_stated_options(config);
+                if !self.shows_what(&*config) {
+                    continue;
+                }
                 // Not every size is valid for a variant: it must be a multiple of the patch size, say.
                 let Ok(backbone) = config.build(&Init::empty(&Device::flex())) else {
                     continue;
                 };
                 let infos = params::infos_erased(&*backbone).into_iter();
                 let infos = infos.filter(|info| !info.buffer);
-                // Surveying is slow and the number of parameters rules out most variants. It may differ
+                // Surveying is slow and the number of parameters rules out most others. It may differ
                 // a little, because bias tables and position embeddings depend on the image size.
                 let parameters: usize = infos.map(|info| info.count()).sum();
                 if parameters.abs_diff(self.parameters) * 20 > self.parameters {
                     continue;
                 }
                 let variant = Self::of(self.plugin, config, file)?;
-                if !self.nearer(&variant) && self.shows_what(&*variant.config) {
+                if !self.nearer(&variant) {
                     return Ok(Self {
                         unsure: self.unsure,
                         ..variant

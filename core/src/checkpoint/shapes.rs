@@ -42,6 +42,16 @@ impl Shapes<'_> {
         })
     }
 
+    /// The name of the layout under which the names were read.
+    pub fn layout(&self) -> &'static str {
+        self.layout.name
+    }
+
+    /// Whether the file has a tensor of that name, as it stands there.
+    pub fn in_file(&self, name: &str) -> bool {
+        self.file.shape(name).is_some()
+    }
+
     /// Whether there is a parameter of that name.
     pub fn has(&self, name: &str) -> bool {
         self.keys.contains_key(name)

@@ -110,6 +110,13 @@ impl Survey {
                 prefix: "",
             })
         });
+        // A second network that is known not to be the backbone, such as the momentum encoder of a
+        // self-supervised training, is no choice.
+        let known = |tensors: &[String]| {
+            let mut tensors = tensors.iter();
+            tensors.all(|name| best.reading.ignored(name, backbone).is_some())
+        };
+        whole.retain(|(_, tensors)| !known(tensors));
         if whole.len() > 1 {
             best.rivals = whole.into_iter().map(|(prefix, _)| prefix).collect();
         }

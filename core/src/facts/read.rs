@@ -117,6 +117,12 @@ impl Reader<'_> {
         silent: &[&str],
     ) -> Result<(), String> {
         let kind = value["model_type"].as_str().unwrap_or(whole);
+        if kind.starts_with("siglip2") {
+            return Err(format!(
+                "{at}model_type: {kind} is SigLIP 2 for images of any size (NaFlex), whose patches a linear layer \
+                 embeds and which is not supported here; the repositories at a fixed resolution are siglip"
+            ));
+        }
         for (name, own) in value.as_object().into_iter().flatten() {
             let field = format!("{at}{name}");
             if harmless(name) || silent.contains(&name.as_str()) || IMAGES.contains(&name.as_str())
@@ -153,7 +159,25 @@ impl Reader<'_> {
                     }
                     continue;
                 }
-                (_, "hidden_act") => "act_layer",
+                (_, "hidden_act") => {
+                    let own = match own.as_str() {
+                        Some("gelu_pytorch_tanh") => json!("gelu_tanh"),
+                        _ => own.clone(),
+                    };
+                    self.state("act_layer", &field, &own);
+                    continue;
+                }
+                ("dinov3_vit", "query_bias") => "qkv_bias",
+                ("dinov3_vit", "rope_theta") => "rope_temperature",
+                ("dinov3_vit", "rope_parameters") => {
+                    let field = format!("{field}.rope_theta");
+                    self.state("rope_temperature", &field, &own["rope_theta"]);
+                    continue;
+                }
+                (_, "mlp_ratio") if value["use_swiglu_ffn"] == true => {
+                    self.state("mlp_ratio", &field, &gated_ratio(value, own));
+                    continue;
+                }
                 (_, "num_attention_heads") => "num_heads",
                 (_, "hidden_size") => "embed_dim",
                 (_, "num_hidden_layers") => "depth",
@@ -167,7 +191,9 @@ impl Reader<'_> {
         // transformers leaves the defaults of a nested configuration out.
         let defaults = match kind {
             "clip" | "clip_vision_model" => Some(("quick_gelu", Some(1e-5))),
-            "vit" | "deit" => Some(("gelu", Some(1e-12))),
+            "vit" | "deit" | "vit_mae" => Some(("gelu", Some(1e-12))),
+            "siglip" | "siglip_vision_model" => Some(("gelu_tanh", Some(1e-6))),
+            "dinov3_vit" => Some(("gelu", Some(1e-5))),
             "dinov2" | "dinov2_with_registers" => Some(("gelu", Some(1e-6))),
             "swin" | "swinv2" => Some(("gelu", Some(1e-5))),
             "resnet" => Some(("relu", None)),
@@ -268,8 +294,8 @@ impl Reader<'_> {
                 "timm_pool" if unset => {}
                 "timm_pool" if own == "abs_attn" || own == "rot_attn" => {
                     return Err(format!(
-                        "{field}: expected token or avg, because pooling by attention is not supported \
-                         here, got {own}"
+                        "{field}: expected token, avg or map, because other pooling by attention is not \
+                         supported here, got {own}"
                     ));
                 }
                 "timm_pool" => self.state("global_pool", &field, own),
@@ -295,6 +321,15 @@ fn size(field: &str, value: &Value) -> Result<Value, String> {
     }
     let size = ImageSize::deserialize(value).map_err(|e| format!("{field}: {e}"))?;
     Ok(json!(size))
+}
+
+/// The ratio of DINOv2's gated MLPs: two thirds of the width that the file states, up to a multiple of 8.
+fn gated_ratio(value: &Value, ratio: &Value) -> Value {
+    let Some((ratio, width)) = ratio.as_f64().zip(value["hidden_size"].as_f64()) else {
+        return ratio.clone();
+    };
+    let hidden = ((ratio * width).floor() * 2.0 / 3.0).floor() as usize;
+    json!(hidden.next_multiple_of(8) as f64 / width)
 }
 
 /// The widths of a ResNet's stages: those of a bottleneck's outputs are four times as wide.
@@ -334,15 +369,16 @@ const IMAGES: [&str; 14] = [
 /// Whether a field leaves the results of a forward pass alone: what acts in training only, what starts
 /// values that the weights replace, what other outputs and other tasks use.
 fn harmless(name: &str) -> bool {
-    const PARTS: [&str; 6] = [
+    const PARTS: [&str; 7] = [
         "drop", // dropout, drop_path_rate, proj_drop_rate
         "initializer",
+        "decoder_", // the other half of a masked autoencoder
         "token_id",
         "beam",
         "checkpointing",
         "length",
     ];
-    const NAMES: [&str; 55] = [
+    const NAMES: [&str; 61] = [
         "output_hidden_states",
         "output_attentions",
         "output_scores",
@@ -398,6 +434,12 @@ fn harmless(name: &str) -> bool {
         "apply_layernorm",
         "do_pooling",
         "head_hidden_size",
+        "mask_ratio",
+        "norm_pix_loss",
+        "pos_embed_shift",
+        "pos_embed_jitter",
+        "pos_embed_rescale",
+        "vision_use_head",
     ];
     const ARGUMENTS: [&str; 12] = [
         "pretrained",

@@ -57,6 +57,12 @@ pub fn resolve(
             // A guess: shapes show the width of all heads together.
             stated.remove("num_heads");
         }
+        // Neither are these shown by shapes: what they say follows from the names.
+        stated.remove("act_layer");
+        stated.remove("ref_feat_shape");
+        if stated.get("rope_type").is_some_and(|kind| kind == "dinov3") {
+            stated.remove("global_pool");
+        }
         let facts = config.facts().unwrap_or_default();
         for (name, _) in shown.facts {
             if let Some(value) = facts.get(*name).filter(|value| !value.is_null()) {
