@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use peft_core::activation::Activation;
-use peft_core::backbone::{BackboneConfig, BoxedBackbone, Init};
-use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone, recognise};
+use peft_core::backbone::{BackboneConfig, BoxedBackbone, HasSource, Init};
+use peft_core::checkpoint::{Checkpoint, CheckpointHead, Recognised, load_backbone, recognise};
 use peft_core::head::LinearHead;
 use peft_core::hooks::Hooks;
 use peft_core::params::{Tensors, floats};
@@ -68,6 +68,21 @@ impl Modern {
             io,
             name: name.to_owned(),
         }
+    }
+
+    /// The network that the file of the folder `name` shows, without what it does not show.
+    ///
+    /// # Panics
+    /// If no linked family recognises it.
+    pub fn recognised(name: &str) -> Recognised {
+        let folder = Path::new(FIXTURES).join(name);
+        let text = std::fs::read_to_string(folder.join("config.json"));
+        let text = text.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let about: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let file = about["weights_file"].as_str().unwrap_or_default();
+        let file = Checkpoint::open(&folder.join(file)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let found = recognise(&file, None).unwrap_or_else(|e| panic!("{name}: {e}"));
+        found.unwrap_or_else(|| panic!("{name}: no family recognises it"))
     }
 
     /// Compares the activation at every boundary, the features and the logits with the library's, and the

@@ -1,6 +1,8 @@
 //! The configuration of the family and the table of its variants.
 
-use peft_backbone_vit::{Architecture, GlobalPool, MlpActivation, VisionTransformer};
+use peft_backbone_vit::{
+    Architecture, GlobalPool, MlpActivation, MlpKind, Qkv, Stated, VisionTransformer,
+};
 use peft_core::backbone::{
     Backbone, BackboneConfig, CropMode, Facts, HasSource, ImageSize, Init, InputSpec,
     Interpolation, needed, variant,
@@ -209,7 +211,18 @@ impl Clip {
             depth: needed("depth", self.depth, of_variant(1))?,
             num_heads: needed("num_heads", self.num_heads, of_variant(2))?,
             mlp_ratio: self.mlp_ratio.unwrap_or(row.mlp_ratio),
-            qkv_bias: true,
+            trims: false,
+            mlp_align: 0,
+            qkv: Qkv::PLAIN,
+            scale_attn_inner: false,
+            mlp: MlpKind::Plain,
+            scale_mlp: false,
+            use_abs_pos_emb: true,
+            rope: None,
+            stated: Stated {
+                act_layer: true,
+                global_pool: true,
+            },
             class_token: true,
             reg_tokens: 0,
             no_embed_class: false,

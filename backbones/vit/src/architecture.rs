@@ -3,9 +3,12 @@
 use peft_core::backbone::{Facts, ImageSize};
 use peft_core::error::{Error, Result};
 use peft_core::layout::Layout;
+use peft_ops::Gelu;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use crate::rope::Rope;
 
 /// timm's LayerNorm epsilon.
 const EPSILON: f64 = 1e-6;
@@ -18,6 +21,8 @@ pub struct Architecture {
     pub name: String,
     /// Rows and columns of the image in pixels, multiples of `patch_size`.
     pub img_size: ImageSize,
+    /// Whether rows and columns of pixels behind the last whole patch are left out, instead of being refused.
+    pub trims: bool,
     /// Rows and columns of a patch in pixels.
     pub patch_size: usize,
     /// Width `D` of the tokens, a multiple of `num_heads`.
@@ -28,14 +33,26 @@ pub struct Architecture {
     pub num_heads: usize,
     /// Hidden width of the MLP over `embed_dim`, more than 0 and at most 64.
     pub mlp_ratio: f64,
-    /// Whether queries, keys and values have a bias.
-    pub qkv_bias: bool,
+    /// The number of which the hidden width is a multiple, rounded up; 0 for any.
+    pub mlp_align: usize,
+    /// How queries, keys and values are projected.
+    pub qkv: Qkv,
+    /// Whether the mixed values are normed before the last projection of attention (`attn.norm`).
+    pub scale_attn_inner: bool,
+    /// What the MLPs compute between their layers.
+    pub mlp: MlpKind,
+    /// Whether the hidden values are normed before the MLP's last layer (`mlp.norm`).
+    pub scale_mlp: bool,
     /// Whether a class token comes first.
     pub class_token: bool,
     /// Number of register tokens between the class token and the patches.
     pub reg_tokens: usize,
+    /// Whether tokens have a learned position embedding.
+    pub use_abs_pos_emb: bool,
     /// Whether only the patches have a position embedding.
     pub no_embed_class: bool,
+    /// The rotary position embedding, if there is one.
+    pub rope: Option<Rope>,
     /// Initial value of LayerScale; `None` builds the blocks without it.
     pub init_values: Option<f64>,
     /// Whether the tokens are normed before the first block (`norm_pre`); the patch embedding then
@@ -43,8 +60,8 @@ pub struct Architecture {
     pub pre_norm: bool,
     /// Activation of the MLPs.
     pub act_layer: MlpActivation,
-    /// Epsilon that the norms add to the variance; `None` is timm's 1e-6 until weights of a library are
-    /// loaded that has another.
+    /// Epsilon that the norms add to the variance; `None` is timm's until weights of a library are loaded
+    /// that has another.
     pub layer_norm_eps: Option<f64>,
     /// The pooling that turns the tokens into features.
     pub global_pool: GlobalPool,
@@ -53,8 +70,61 @@ pub struct Architecture {
     /// Output width of a linear layer without bias after the last norm (`projection`), if there is
     /// one.
     pub projection: Option<usize>,
+    /// Which options the configuration states, so that a library's weights do not change them.
+    pub stated: Stated,
     /// The parameter names of other libraries.
     pub layouts: &'static [Layout],
+}
+
+/// The options that differ between libraries with the same weights, and whether a configuration states them.
+#[derive(Clone, Copy, Debug)]
+pub struct Stated {
+    /// `act_layer`.
+    pub act_layer: bool,
+    /// `global_pool`.
+    pub global_pool: bool,
+}
+
+/// How queries, keys and values are projected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Qkv {
+    /// Whether one layer projects all three (`qkv`), and not one each (`q_proj`, `k_proj`, `v_proj`).
+    pub fused: bool,
+    /// Which of them have a bias.
+    pub bias: QkvBias,
+    /// Whether the queries and keys of each head are normed.
+    pub norm: bool,
+}
+
+/// Which of queries, keys and values have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkvBias {
+    /// None of them.
+    None,
+    /// Queries and values.
+    QueryValue,
+    /// All three.
+    All,
+}
+
+impl Qkv {
+    /// One layer with a bias, without norms.
+    pub const PLAIN: Self = Self {
+        fused: true,
+        bias: QkvBias::All,
+        norm: false,
+    };
+}
+
+/// What an MLP computes between its layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MlpKind {
+    /// An activation of one layer's output, `fc1`.
+    Plain,
+    /// SwiGLU of two layers' outputs: the gate is `fc1_g`, the gated value `fc1_x`.
+    Swiglu,
+    /// SwiGLU of the first and the second half of one layer's output, `fc1`.
+    SwigluPacked,
 }
 
 /// The pooling that turns the tokens into features.
@@ -66,6 +136,8 @@ pub enum GlobalPool {
     Token,
     /// The mean of the patch tokens, without class and register tokens.
     Avg,
+    /// What a learned query gathers from the patch tokens by attention, with an MLP behind it (`attn_pool`).
+    Map,
 }
 
 /// The activation between the two layers of an MLP.
@@ -74,8 +146,22 @@ pub enum GlobalPool {
 pub enum MlpActivation {
     /// The exact GELU, `x cdf(x)`.
     Gelu,
+    /// Its approximation by tanh, which transformers calls `gelu_pytorch_tanh`.
+    #[serde(alias = "gelu_pytorch_tanh")]
+    GeluTanh,
     /// OpenAI's approximation, `x sigmoid(1.702 x)`.
     QuickGelu,
+}
+
+impl MlpActivation {
+    /// The function.
+    pub(crate) fn gelu(self) -> Gelu {
+        match self {
+            Self::Gelu => Gelu::Exact,
+            Self::GeluTanh => Gelu::Tanh,
+            Self::QuickGelu => Gelu::Quick,
+        }
+    }
 }
 
 impl Architecture {
@@ -107,7 +193,15 @@ impl Architecture {
             Err(Error::config(field, message))
         };
         let width = ImageSize::square(self.embed_dim);
-        multiple("img_size", "patch_size", self.img_size, self.patch_size)?;
+        match self.trims {
+            false => multiple("img_size", "patch_size", self.img_size, self.patch_size)?,
+            true if self.patches() > 0 => {}
+            true => {
+                let (patch, got) = (self.patch_size, self.img_size);
+                let message = format!("expected at least patch_size ({patch}), got {got}");
+                return Err(Error::config("img_size", message));
+            }
+        }
         multiple("embed_dim", "num_heads", width, self.num_heads)?;
         let ratio = self.mlp_ratio;
         if !(ratio > 0.0 && ratio <= 64.0) {
@@ -115,8 +209,14 @@ impl Architecture {
             return Err(Error::config("mlp_ratio", message));
         }
         if !self.class_token && self.global_pool == GlobalPool::Token {
-            let message = "expected avg where there is no class token, got token";
+            let message = "expected avg or map where there is no class token, got token";
             return Err(Error::config("global_pool", message));
+        }
+        if self.rope.is_some() {
+            multiple("embed_dim", "4 num_heads", width, 4 * self.num_heads)?;
+        }
+        if let Some(rope) = &self.rope {
+            rope.check()?;
         }
         let epsilon = self.layer_norm_eps;
         if let Some(value) = epsilon.filter(|value| !(*value > 0.0 && *value < 1.0)) {
@@ -139,7 +239,15 @@ impl Architecture {
             "depth": self.depth,
             "num_heads": self.num_heads,
             "mlp_ratio": self.mlp_ratio,
-            "qkv_bias": self.qkv_bias,
+            "qkv_bias": self.qkv.bias != QkvBias::None,
+            "key_bias": self.qkv.bias == QkvBias::All,
+            "qkv_fused": self.qkv.fused,
+            "qk_norm": self.qkv.norm,
+            "swiglu_mlp": self.mlp != MlpKind::Plain,
+            "scale_mlp": self.scale_mlp,
+            "scale_attn_inner": self.scale_attn_inner,
+            "use_abs_pos_emb": self.use_abs_pos_emb,
+            "use_rot_pos_emb": self.rope.is_some(),
             "class_token": self.class_token,
             "reg_tokens": self.reg_tokens,
             "no_embed_class": self.no_embed_class,
@@ -151,11 +259,13 @@ impl Architecture {
             // No field sets the following: timm and transformers have options there.
             "num_features": self.embed_dim,
             "in_chans": 3,
-            "qk_norm": false,
             "proj_bias": true,
+            "mlp_bias": true,
+            "value_bias": self.qkv.bias != QkvBias::None,
             "final_norm": true,
             "pos_embed": "learn",
-            "use_swiglu_ffn": false,
+            "use_swiglu_ffn": self.mlp != MlpKind::Plain,
+            "use_gated_mlp": self.mlp != MlpKind::Plain,
         });
         let mut facts = facts.as_object().cloned().unwrap_or_default();
         if let Some(projection) = self.projection {
@@ -164,12 +274,14 @@ impl Architecture {
         if let Some(epsilon) = self.layer_norm_eps {
             facts.insert("layer_norm_eps".to_owned(), epsilon.into());
         }
+        facts.extend(self.rope.iter().flat_map(Rope::facts));
         facts
     }
 
     /// Epsilon of the norms before weights are loaded.
     pub(crate) fn epsilon(&self) -> f64 {
-        self.layer_norm_eps.unwrap_or(EPSILON)
+        let of_rope = self.rope.map(|rope| rope.epsilon());
+        self.layer_norm_eps.or(of_rope).unwrap_or(EPSILON)
     }
 
     /// Rows and columns of patches.
@@ -187,8 +299,9 @@ impl Architecture {
         usize::from(self.class_token) + self.reg_tokens
     }
 
-    /// Hidden width of the MLPs, rounded down as timm does.
+    /// Hidden width of the MLPs, rounded as timm does: down, then up to the multiple.
     pub(crate) fn mlp_hidden(&self) -> usize {
-        (self.embed_dim as f64 * self.mlp_ratio) as usize
+        let hidden = (self.embed_dim as f64 * self.mlp_ratio) as usize;
+        hidden.next_multiple_of(self.mlp_align.max(1))
     }
 }

@@ -5,114 +5,108 @@ use burn::tensor::Tensor;
 use peft_core::activation::{Activation, Tokens};
 use peft_core::backbone::Init;
 use peft_core::hooks::{BranchValues, Hooks, like};
-use peft_core::layers::{LayerNorm, Linear};
+use peft_core::layers::LayerNorm;
+use peft_core::plug::Named;
 use peft_core::random::Distribution;
-use peft_core::site::{Branch, Site, SiteKind};
+use peft_core::site::{Branch, Site};
+use peft_ops::Rotation;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, MlpActivation};
 use crate::attention::Attention;
 use crate::mlp::Mlp;
+use crate::place::Place;
 
-/// `x + ls1(attn(norm1(x)))`, then `x + ls2(mlp(norm2(x)))`; `ls1` and `ls2` are missing in most
-/// variants.
+/// `x + scale1 attn(norm1(x))`, then `x + scale2 mlp(norm2(x))`; most variants have no scales.
 #[derive(Module, Debug)]
 pub(crate) struct Block {
-    pub norm1: LayerNorm,
+    norm1: LayerNorm,
     attn: Attention,
-    ls1: Option<LayerScale>,
-    pub norm2: LayerNorm,
+    scale1: LayerScale,
+    norm2: LayerNorm,
     pub mlp: Mlp,
-    pub ls2: Option<LayerScale>,
+    pub scale2: LayerScale,
+    #[module(skip)]
+    mlp_site: Site,
 }
 
-/// `gamma x`, channel by channel (Touvron et al., 2021). An adapter of the branch acts before it.
-#[derive(Module, Debug)]
-pub(crate) struct LayerScale {
-    pub gamma: Param<Tensor<1>>,
-}
+/// `gamma x`, channel by channel (Touvron et al., 2021); empty if a variant has none. An adapter of the
+/// branch acts before it. The key is the path of `gamma`: `ls1.gamma`, or `gamma_1` in networks with rotary
+/// positions.
+type LayerScale = Named<&'static str, Param<Tensor<1>>>;
 
 impl Block {
     /// The block `blocks.{index}` with initial values from `init`.
     pub fn new(index: usize, sizes: &Architecture, init: &Init) -> Self {
         // Names count blocks from 0, boundaries and sites from 1.
-        let (d, block) = (sizes.embed_dim, index + 1);
-        let name = |part: &str| format!("blocks.{index}.{part}");
-        let norm = |part: &str| {
-            let site = Site::new(name(part), block, SiteKind::Norm { channels: d });
-            LayerNorm::new(site, sizes.epsilon(), init)
+        let place = Place {
+            module: format!("blocks.{index}"),
+            block: index + 1,
         };
-        let linear = |part: &str, inputs, outputs| {
-            Site::new(name(part), block, SiteKind::Linear { inputs, outputs })
+        let d = sizes.embed_dim;
+        let norm = |part: &str| LayerNorm::new(place.norm(part, d), sizes.epsilon(), init);
+        let scale = |[plain, rotary]: [&'static str; 2]| -> LayerScale {
+            let name = if sizes.rope.is_some() { rotary } else { plain };
+            let gamma = |value| {
+                let ones = init.tensor(&place.name(name), [d], Distribution::Ones);
+                (name, Param::from_tensor(ones * value))
+            };
+            sizes.init_values.map(gamma).into_iter().collect()
         };
-        let branch = |part: &str, branch| {
-            Site::new(name(part), block, SiteKind::Branch { branch, width: d })
-        };
-        let qkv = linear("attn.qkv", d, 3 * d).with_slices(&["query", "key", "value"], d);
-        let hidden = sizes.mlp_hidden();
-        let scale = |part: &str| {
-            let value = sizes.init_values?;
-            let gamma = init.tensor(&name(part), [d], Distribution::Ones) * value;
-            let gamma = Param::from_tensor(gamma);
-            Some(LayerScale { gamma })
-        };
+        let attention = place.branch("attn", Branch::Attention, d);
         Self {
             norm1: norm("norm1"),
-            attn: Attention {
-                qkv: Linear::new(qkv, sizes.qkv_bias, init),
-                proj: Linear::new(linear("attn.proj", d, d), true, init),
-                heads: sizes.num_heads,
-                site: branch("attn", Branch::Attention),
-            },
-            ls1: scale("ls1.gamma"),
+            attn: Attention::new(sizes, &place, attention, init),
+            scale1: scale(["ls1.gamma", "gamma_1"]),
             norm2: norm("norm2"),
-            mlp: Mlp {
-                fc1: Linear::new(linear("mlp.fc1", d, hidden), true, init),
-                fc2: Linear::new(linear("mlp.fc2", hidden, d), true, init),
-                act_layer: sizes.act_layer,
-                site: branch("mlp", Branch::Mlp),
-            },
-            ls2: scale("ls2.gamma"),
+            mlp: Mlp::new(sizes, sizes.mlp, &place, init),
+            scale2: scale(["ls2.gamma", "gamma_2"]),
+            mlp_site: place.branch("mlp", Branch::Mlp, d),
         }
     }
 
-    /// Returns its sites in the order of the forward pass.
+    /// Its sites in the order of the forward pass.
     pub fn sites(&self) -> Vec<Site> {
-        [
-            self.norm1.site(),
-            self.attn.qkv.site(),
-            self.attn.proj.site(),
-            &self.attn.site,
-            self.norm2.site(),
-            self.mlp.fc1.site(),
-            self.mlp.fc2.site(),
-            &self.mlp.site,
-        ]
-        .map(Site::clone)
-        .into()
+        let attention = std::iter::once(self.norm1.site()).chain(self.attn.sites());
+        let mlp = std::iter::once(self.norm2.site()).chain(self.mlp.sites());
+        let all = attention.chain(mlp).chain([&self.mlp_site]);
+        all.cloned().collect()
+    }
+
+    /// Changes the activation of its MLP.
+    pub fn set_activation(&mut self, act_layer: MlpActivation) {
+        self.mlp.set_activation(act_layer);
+    }
+
+    /// Changes the epsilon of its norms.
+    pub fn set_epsilon(&mut self, epsilon: f64) {
+        self.norm1.set_epsilon(epsilon);
+        self.attn.set_epsilon(epsilon);
+        self.norm2.set_epsilon(epsilon);
+        self.mlp.set_epsilon(epsilon);
     }
 
     /// # Shapes
-    /// `[b, n, d] -> [b, n, d]`, extra tokens included.
-    pub fn forward(&self, tokens: Tokens, hooks: &Hooks) -> Tokens {
+    /// `[b, n, d] -> [b, n, d]`, extra tokens included, which a rotation leaves as they are.
+    pub fn forward(&self, tokens: Tokens, rotation: Option<&Rotation>, hooks: &Hooks) -> Tokens {
         tokens.map(|x| {
             // With nothing between a branch's last layer and the sum, both happen in one pass.
-            let bare = |site, scale: &Option<LayerScale>| scale.is_none() && !hooks.acts_at(site);
+            let bare = |site, scale: &LayerScale| scale.is_empty() && !hooks.acts_at(site);
             let normed = self.norm1.forward(x.clone(), hooks);
-            let mixed = self.attn.mixed(normed.clone(), hooks);
-            let x = if bare(&self.attn.site, &self.ls1) {
+            let mixed = self.attn.mixed(normed.clone(), rotation, hooks);
+            let x = if bare(&self.attn.site, &self.scale1) {
                 self.attn.proj.forward_onto(x, mixed, hooks)
             } else {
                 let output = self.attn.proj.forward(mixed, hooks);
                 let output = branch(&self.attn.site, [x.clone(), normed, output], hooks);
-                x + scaled(output, &self.ls1)
+                x + scaled(output, &self.scale1)
             };
             let normed = self.norm2.forward(x.clone(), hooks);
-            if bare(&self.mlp.site, &self.ls2) {
+            if bare(&self.mlp_site, &self.scale2) {
                 self.mlp.forward(Some(x), normed, hooks)
             } else {
                 let output = self.mlp.forward(None, normed.clone(), hooks);
-                let output = branch(&self.mlp.site, [x.clone(), normed, output], hooks);
-                x + scaled(output, &self.ls2)
+                let output = branch(&self.mlp_site, [x.clone(), normed, output], hooks);
+                x + scaled(output, &self.scale2)
             }
         })
     }
@@ -138,10 +132,10 @@ fn branch(site: &Site, [residual, normed, output]: [Tensor<3>; 3], hooks: &Hooks
 ///
 /// # Shapes
 /// `[b, n, d] -> [b, n, d]`.
-fn scaled(x: Tensor<3>, scale: &Option<LayerScale>) -> Tensor<3> {
-    match scale {
-        Some(scale) => {
-            let gamma = like(scale.gamma.val(), &x).unsqueeze();
+fn scaled(x: Tensor<3>, scale: &LayerScale) -> Tensor<3> {
+    match scale.iter().next() {
+        Some((_, gamma)) => {
+            let gamma = like(gamma.val(), &x).unsqueeze();
             x * gamma
         }
         None => x,

@@ -9,13 +9,27 @@ pub(crate) fn foreign(tensor: &str) -> Option<&'static str> {
              not support; expected a checkpoint without distillation",
         );
     }
-    if tensor.contains(".mlp.w12.") || tensor.contains(".mlp.weights_in.") {
-        return Some("its MLPs are SwiGLU, which this backbone does not support");
-    }
-    if tensor.contains("attn_pool.") {
+    // Swin has such tables too, below `layers` or `features`.
+    let windowed = tensor.contains("layers.") || tensor.contains("features.");
+    if ends(&["relative_position_bias_table"]) && !windowed {
         return Some(
-            "its tokens are pooled by attention (SigLIP), which this backbone does not support",
+            "BEiT's attention has a bias for each relative position, which this backbone does not support",
         );
     }
+    if tensor.starts_with("embeds.proj.") || has_linear_patches(tensor) {
+        return Some(NAFLEX);
+    }
     None
+}
+
+/// Why a network for images of any size is refused.
+pub(crate) const NAFLEX: &str = "its images are sequences of patches that a linear layer embeds (NaFlex), which \
+                                 this backbone does not support; SigLIP 2 at a fixed resolution is another file";
+
+/// Whether it is the patch embedding of SigLIP 2 for images of any size: a matrix instead of a kernel.
+fn has_linear_patches(tensor: &str) -> bool {
+    let parts = tensor.split_once(" [");
+    parts.is_some_and(|(name, shape)| {
+        name.ends_with("embeddings.patch_embedding.weight") && shape.split(',').count() == 2
+    })
 }

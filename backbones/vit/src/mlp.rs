@@ -2,35 +2,105 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use peft_core::backbone::Init;
 use peft_core::hooks::Hooks;
-use peft_core::layers::Linear;
+use peft_core::layers::{LayerNorm, Linear};
+use peft_core::plug::Named;
 use peft_core::site::Site;
-use peft_ops::Gelu;
+use peft_ops::{swiglu, swiglu_packed};
 
-use crate::architecture::MlpActivation;
+use crate::architecture::{Architecture, MlpActivation, MlpKind};
+use crate::place::Place;
 
-/// Two linear layers with an activation between them.
+/// Linear layers with an activation or a gate between them.
 #[derive(Module, Debug)]
 pub(crate) struct Mlp {
-    pub fc1: Linear,
+    /// `fc1`, or the gate `fc1_g` and the gated value `fc1_x`.
+    inputs: Named<&'static str, Linear>,
+    /// Over the hidden values.
+    norm: Option<LayerNorm>,
     pub fc2: Linear,
     #[module(skip)]
-    pub act_layer: MlpActivation,
+    kind: MlpKind,
     #[module(skip)]
-    pub site: Site,
+    act_layer: MlpActivation,
 }
 
 impl Mlp {
+    /// The MLP whose layers are called `mlp.fc1` and so on at `place`.
+    pub fn new(sizes: &Architecture, kind: MlpKind, place: &Place, init: &Init) -> Self {
+        let (d, hidden) = (sizes.embed_dim, sizes.mlp_hidden());
+        let layer = |name: &'static str, site: Site| (name, Linear::new(site, true, init));
+        let input = |part: &str, outputs| place.linear(&format!("mlp.{part}"), d, outputs);
+        let inputs = match kind {
+            MlpKind::Plain => vec![layer("fc1", input("fc1", hidden))],
+            MlpKind::Swiglu => ["fc1_g", "fc1_x"]
+                .map(|name| layer(name, input(name, hidden).with_aliases(&["fc1"])))
+                .into(),
+            MlpKind::SwigluPacked => {
+                let site = input("fc1", 2 * hidden).with_slices(&["fc1_g", "fc1_x"], hidden);
+                vec![layer("fc1", site)]
+            }
+        };
+        let norm = |site| LayerNorm::new(site, sizes.epsilon(), init);
+        let scaled = sizes.scale_mlp && kind != MlpKind::SwigluPacked;
+        Self {
+            inputs: inputs.into_iter().collect(),
+            norm: scaled.then(|| norm(place.norm("mlp.norm", hidden))),
+            fc2: Linear::new(place.linear("mlp.fc2", hidden, d), true, init),
+            kind,
+            act_layer: sizes.act_layer,
+        }
+    }
+
+    /// Its sites in the order of the forward pass.
+    pub fn sites(&self) -> impl Iterator<Item = &Site> {
+        let inputs = self.inputs.iter().map(|(_, layer)| layer.site());
+        let norm = self.norm.iter().map(LayerNorm::site);
+        inputs.chain(norm).chain([self.fc2.site()])
+    }
+
+    /// Changes the activation.
+    pub fn set_activation(&mut self, act_layer: MlpActivation) {
+        self.act_layer = act_layer;
+    }
+
+    /// Changes the epsilon of its norm.
+    pub fn set_epsilon(&mut self, epsilon: f64) {
+        let norm = self.norm.iter_mut();
+        norm.for_each(|norm| norm.set_epsilon(epsilon));
+    }
+
     /// The MLP's output, added to `residual` if there is one.
     ///
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
     pub fn forward(&self, residual: Option<Tensor<3>>, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        let gelu = match self.act_layer {
-            MlpActivation::Gelu => Gelu::Exact,
-            MlpActivation::QuickGelu => Gelu::Quick,
+        let mut inputs = self.inputs.iter().map(|(_, layer)| layer);
+        let mut input = || match inputs.next() {
+            Some(layer) => layer.forward(x.clone(), hooks),
+            None => unreachable!("an MLP has a first layer for each of its inputs"),
         };
-        let hidden = self.fc1.forward(x, hooks); // [b, n, hidden]
-        self.fc2.forward_gelu(residual, hidden, gelu, hooks)
+        let gelu = self.act_layer.gelu();
+        let hidden = match self.kind {
+            // GELU and the last layer run in one pass unless a norm comes between.
+            MlpKind::Plain if self.norm.is_none() => {
+                return self.fc2.forward_gelu(residual, input(), gelu, hooks);
+            }
+            MlpKind::Plain => gelu.of(input()),
+            MlpKind::Swiglu => {
+                let gate = input();
+                swiglu(gate, input())
+            }
+            MlpKind::SwigluPacked => swiglu_packed(input()),
+        }; // [b, n, hidden]
+        let hidden = match &self.norm {
+            Some(norm) => norm.forward(hidden, hooks),
+            None => hidden,
+        };
+        match residual {
+            Some(residual) => self.fc2.forward_onto(residual, hidden, hooks),
+            None => self.fc2.forward(hidden, hooks),
+        }
     }
 }

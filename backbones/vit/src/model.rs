@@ -13,25 +13,27 @@ use peft_core::layout::Layout;
 use peft_core::params::{Tensors, floats};
 use peft_core::random::Distribution;
 use peft_core::site::{Site, SiteKind};
+use peft_ops::Rotation;
 
-use crate::architecture::{Architecture, GlobalPool};
+use crate::architecture::{Architecture, GlobalPool, Stated};
 use crate::block::Block;
-use crate::foreign::foreign;
+use crate::foreign::{NAFLEX, foreign};
+use crate::layouts::Library;
+use crate::pool::AttentionPool;
 use crate::positions::resampled;
-
-/// Epsilon of the norms in transformers' ViT and DeiT; timm's is larger.
-const TRANSFORMERS_EPSILON: f64 = 1e-12;
+use crate::rope::RopeType;
 
 /// A Vision Transformer whose fields have timm's names.
 #[derive(Module, Debug)]
 pub struct VisionTransformer {
     cls_token: Option<Param<Tensor<3>>>,
     reg_token: Option<Param<Tensor<3>>>,
-    pos_embed: Param<Tensor<3>>,
+    pos_embed: Option<Param<Tensor<3>>>,
     patch_embed: PatchEmbed,
     norm_pre: Option<LayerNorm>,
     blocks: Vec<Block>,
     norm: Option<LayerNorm>,
+    attn_pool: Option<AttentionPool>,
     fc_norm: Option<LayerNorm>,
     projection: Option<Linear>,
     /// Number of tokens before the patches.
@@ -39,6 +41,11 @@ pub struct VisionTransformer {
     /// Rows and columns of patches.
     #[module(skip)]
     grid: [usize; 2],
+    /// The rotary position embedding of these patches.
+    #[module(skip)]
+    rotation: Option<Rotation>,
+    #[module(skip)]
+    rope: Option<RopeType>,
     #[module(skip)]
     global_pool: GlobalPool,
     #[module(skip)]
@@ -46,6 +53,8 @@ pub struct VisionTransformer {
     /// Whether the configuration states the epsilon of the norms.
     #[module(skip)]
     own_epsilon: bool,
+    #[module(skip)]
+    stated: Stated,
     #[module(skip)]
     layouts: &'static [Layout],
 }
@@ -72,6 +81,8 @@ impl VisionTransformer {
             false => (Some(norm("norm", last)), None),
             true => (None, Some(norm("fc_norm", last))),
         };
+        let pools = sizes.global_pool == GlobalPool::Map;
+        let attn_pool = pools.then(|| AttentionPool::new(&sizes, init));
         let projection = sizes.projection.map(|outputs| {
             let kind = SiteKind::Linear { inputs: d, outputs };
             Linear::new(Site::new("projection", last, kind), false, init)
@@ -81,10 +92,16 @@ impl VisionTransformer {
         let mut sites = vec![patch_embed.proj.site().clone()];
         sites.extend(norm_pre.iter().map(|norm| norm.site().clone()));
         sites.extend(blocks.iter().flat_map(Block::sites));
-        sites.extend(norm.iter().chain(&fc_norm).map(|norm| norm.site().clone()));
+        sites.extend(norm.iter().map(|norm| norm.site().clone()));
+        sites.extend(attn_pool.iter().flat_map(AttentionPool::sites).cloned());
+        sites.extend(fc_norm.iter().map(|norm| norm.site().clone()));
         sites.extend(projection.iter().map(|layer| layer.site().clone()));
 
         let (prefix_tokens, patches) = (sizes.prefix_tokens(), sizes.patches());
+        let rotation = sizes.rope.map(|rope| {
+            let channels = d / sizes.num_heads;
+            rope.rotation(sizes.grid(), prefix_tokens, channels)
+        });
         let embedded = match sizes.no_embed_class {
             true => patches,
             false => prefix_tokens + patches,
@@ -97,17 +114,22 @@ impl VisionTransformer {
         Self {
             cls_token: tokens("cls_token", usize::from(sizes.class_token), 1e-6),
             reg_token: tokens("reg_token", sizes.reg_tokens, 1e-6),
-            pos_embed: init.param("pos_embed", [1, embedded, d], normal),
+            pos_embed: (sizes.use_abs_pos_emb)
+                .then(|| init.param("pos_embed", [1, embedded, d], normal)),
             patch_embed,
             norm_pre,
             blocks,
             norm,
+            attn_pool,
             fc_norm,
             projection,
             prefix_tokens,
             grid: sizes.grid(),
+            rotation,
+            rope: sizes.rope.map(|rope| rope.kind),
             global_pool: sizes.global_pool,
             own_epsilon: sizes.layer_norm_eps.is_some(),
+            stated: sizes.stated,
             layouts: sizes.layouts,
             spec: spec(sizes, sites, input),
         }
@@ -115,7 +137,8 @@ impl VisionTransformer {
 
     /// Number of prefix tokens that have a position embedding: all of them or none.
     fn embedded_prefix_tokens(&self) -> usize {
-        self.pos_embed.dims()[1] - self.grid[0] * self.grid[1]
+        let positions = self.pos_embed.as_ref().map(|positions| positions.dims()[1]);
+        positions.map_or(0, |positions| positions - self.grid[0] * self.grid[1])
     }
 
     /// Turns an image into tokens with their positions, normed if the architecture says so.
@@ -126,7 +149,8 @@ impl VisionTransformer {
         let patches = self.patch_embed.proj.forward(image, hooks); // [b, d, gh, gw]
         let [b, d, gh, gw] = patches.dims();
         let patches = patches.permute([0, 2, 3, 1]).reshape([b, gh * gw, d]); // [b, n, d]
-        let positions = like(self.pos_embed.val(), &patches);
+        let positions = self.pos_embed.as_ref();
+        let positions = positions.map(|positions| like(positions.val(), &patches));
         let with_prefix = |patches: Tensor<3>| {
             let prefix = self.cls_token.iter().chain(&self.reg_token);
             let prefix = prefix.map(|tokens| {
@@ -137,9 +161,10 @@ impl VisionTransformer {
             Tensor::cat(parts, 1) // [b, prefix + n, d]
         };
         // Prefix tokens without positions join after these were added.
-        let tokens = match self.embedded_prefix_tokens() {
-            0 => with_prefix(patches + positions),
-            _ => with_prefix(patches) + positions,
+        let tokens = match (positions, self.embedded_prefix_tokens()) {
+            (None, _) => with_prefix(patches),
+            (Some(positions), 0) => with_prefix(patches + positions),
+            (Some(positions), _) => with_prefix(patches) + positions,
         };
         match &self.norm_pre {
             Some(norm) => norm.forward(tokens, hooks),
@@ -156,15 +181,20 @@ impl VisionTransformer {
         // The norm works on each token alone, so only the tokens that are pooled need it.
         let x = match self.global_pool {
             GlobalPool::Token => tokens.x.narrow(1, 0, 1),
-            GlobalPool::Avg => tokens
-                .x
-                .narrow(1, self.prefix_tokens, own - self.prefix_tokens),
+            GlobalPool::Avg | GlobalPool::Map => {
+                tokens
+                    .x
+                    .narrow(1, self.prefix_tokens, own - self.prefix_tokens)
+            }
         };
         let x = match &self.norm {
             Some(norm) => norm.forward(x, hooks),
             None => x,
         };
-        let pooled = x.mean_dim(1).squeeze_dim(1); // [b, d]
+        let pooled = match &self.attn_pool {
+            Some(pool) => pool.forward(x, hooks),
+            None => x.mean_dim(1).squeeze_dim(1),
+        }; // [b, d]
         let pooled = match &self.fc_norm {
             Some(norm) => norm.forward(pooled, hooks),
             None => pooled,
@@ -176,11 +206,12 @@ impl VisionTransformer {
     }
 
     /// The position embedding that has the effect of adding `delta` to the normalised image: the
-    /// patch embedding is affine, so its linear part maps the prompt to tokens.
+    /// patch embedding is affine, so its linear part maps the prompt to tokens. `None` without one.
     ///
     /// # Shapes
     /// `delta` is `[1, 3, h, w]`, or can be expanded to it.
-    fn absorb_in_patches(&self, delta: Tensor<4>) -> Tensors {
+    fn absorb_in_patches(&self, delta: Tensor<4>) -> Option<Tensors> {
+        let embedding = self.pos_embed.as_ref()?;
         let image = delta.expand(self.spec.input.batch(1));
         // The difference of two outputs is free of the bias.
         let nothing = Hooks::none();
@@ -196,25 +227,36 @@ impl VisionTransformer {
                 Tensor::cat(vec![zeros, patches], 1)
             }
         };
-        Tensors::from([sum("pos_embed", &self.pos_embed, positions)])
+        Some(Tensors::from([sum("pos_embed", embedding, positions)]))
     }
 
     /// The tokens and position embeddings that have the effect of adding `delta` before the first
-    /// block. Prefix tokens without a position embedding take their part themselves.
+    /// block. Prefix tokens without a position embedding take their part themselves. Without position
+    /// embeddings only a delta that all patches share can be held, by the bias of the patch embedding.
     ///
     /// # Shapes
     /// `delta` is `[1, prefix + n, d]` or `[1, 1, d]`.
-    fn absorb_in_tokens(&self, delta: Tensor<3>) -> Tensors {
-        let [_, _, d] = delta.dims();
+    fn absorb_in_tokens(&self, delta: Tensor<3>) -> Option<Tensors> {
+        let [_, shared, d] = delta.dims();
         let count = self.spec.boundaries[1].shape.dims()[0];
-        let delta = delta.expand([1, count, d]);
-        if self.embedded_prefix_tokens() == self.prefix_tokens {
-            return Tensors::from([sum("pos_embed", &self.pos_embed, delta)]);
+        let (one, delta) = (delta.clone(), delta.expand([1, count, d]));
+        let embedding = self.pos_embed.as_ref();
+        if let Some(embedding) = embedding
+            && self.embedded_prefix_tokens() == self.prefix_tokens
+        {
+            return Some(Tensors::from([sum("pos_embed", embedding, delta)]));
+        }
+        let mut absorbed = Tensors::new();
+        if embedding.is_none() {
+            let proj = &self.patch_embed.proj;
+            let bias = proj.bias.as_ref().filter(|_| shared == 1)?;
+            let bias = bias.val() + one.flatten(0, 2);
+            absorbed.insert(format!("{}.bias", proj.site().name), bias.into_data());
         }
         let parts = [
             ("cls_token", self.cls_token.as_ref()),
             ("reg_token", self.reg_token.as_ref()),
-            ("pos_embed", Some(&self.pos_embed)),
+            ("pos_embed", embedding),
         ];
         let mut start = 0;
         let parts = parts.into_iter().filter_map(|(name, param)| {
@@ -223,7 +265,8 @@ impl VisionTransformer {
             let own = delta.clone().narrow(1, start - count, count);
             Some(sum(name, param?, own))
         });
-        parts.collect()
+        absorbed.extend(parts);
+        Some(absorbed)
     }
 
     /// The bias that has the effect of adding the same `delta` to every token at `boundary`: the
@@ -240,8 +283,8 @@ impl VisionTransformer {
             boundary => {
                 let block = &self.blocks[boundary - 2];
                 let last = &block.mlp.fc2;
-                let delta = match &block.ls2 {
-                    Some(scale) => delta / scale.gamma.val(),
+                let delta = match block.scale2.iter().next() {
+                    Some((_, gamma)) => delta / gamma.val(),
                     None => delta,
                 };
                 (last.site(), last.bias.as_ref()?, delta)
@@ -308,7 +351,8 @@ impl Backbone for VisionTransformer {
         run_span(x, span, hooks, |cut, x| match (cut, x) {
             (0, Activation::Map(image)) => self.embed(image, hooks).into(),
             (cut, Activation::Tokens(x)) if cut <= self.spec.depth => {
-                Activation::Tokens(self.blocks[cut - 1].forward(x, hooks))
+                let block = &self.blocks[cut - 1];
+                Activation::Tokens(block.forward(x, self.rotation.as_ref(), hooks))
             }
             (_, Activation::Tokens(x)) => Activation::Features(self.pool(x, hooks)),
             (cut, x) => panic!("cut {cut} of a vit cannot take {:?}", x.shape()),
@@ -330,20 +374,32 @@ impl Backbone for VisionTransformer {
         self.layouts
     }
 
-    /// Takes over the smaller epsilon of transformers' ViT and DeiT, unless the configuration states
-    /// one.
+    /// Takes over what differs between libraries with the same weights, unless the configuration states it:
+    /// the smaller epsilon of transformers' ViT and DeiT, its approximation of GELU in SigLIP, and the pooling
+    /// of DINOv3, which only timm averages.
     fn adopt(&mut self, layout: &str) {
-        let smaller = matches!(layout, "transformers" | "transformers-4");
+        let layout = Library::of(layout);
         // CLIP, which norms its tokens first, has the same epsilon in all libraries.
-        if !smaller || self.norm_pre.is_some() || self.own_epsilon {
-            return;
+        let smaller = layout.epsilon.filter(|_| self.norm_pre.is_none());
+        if let Some(epsilon) = smaller.filter(|_| !self.own_epsilon) {
+            let blocks = self.blocks.iter_mut();
+            blocks.for_each(|block| block.set_epsilon(epsilon));
+            let last = self.norm.iter_mut().chain(&mut self.fc_norm);
+            last.for_each(|norm| norm.set_epsilon(epsilon));
+            let pool = self.attn_pool.iter_mut();
+            pool.for_each(|pool| pool.set_epsilon(epsilon));
         }
-        let blocks = self.blocks.iter_mut();
-        let norms = blocks.flat_map(|block| [&mut block.norm1, &mut block.norm2]);
-        let last = self.norm.iter_mut().chain(&mut self.fc_norm);
-        norms
-            .chain(last)
-            .for_each(|norm| norm.set_epsilon(TRANSFORMERS_EPSILON));
+        if let Some(activation) = layout.act_layer.filter(|_| !self.stated.act_layer) {
+            let blocks = self.blocks.iter_mut();
+            blocks.for_each(|block| block.set_activation(activation));
+            let pool = self.attn_pool.iter_mut();
+            pool.for_each(|pool| pool.set_activation(activation));
+        }
+        if let Some(pool) = layout.global_pool.filter(|_| !self.stated.global_pool)
+            && self.rope == Some(RopeType::Dinov3)
+        {
+            self.global_pool = pool;
+        }
     }
 
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
@@ -361,8 +417,10 @@ impl Backbone for VisionTransformer {
         value: &TensorData,
         stored: Option<ImageSize>,
     ) -> std::result::Result<Option<TensorData>, String> {
-        if name != "pos_embed" {
-            return Ok(None);
+        match (name, value.shape().len()) {
+            ("pos_embed", _) => {}
+            ("patch_embed.proj.weight", 2) => return Err(NAFLEX.to_owned()),
+            _ => return Ok(None),
         }
         let patch = self.spec.input.size.height / self.grid[0];
         let stored = stored.map(|size| size.map(|side| side / patch).sides());
@@ -391,9 +449,9 @@ impl Backbone for VisionTransformer {
     /// by a bias.
     fn absorb(&self, boundary: Cut, delta: &Activation) -> Option<Tensors> {
         match (boundary, delta.clone()) {
-            (0, Activation::Map(delta)) => Some(self.absorb_in_patches(delta)),
+            (0, Activation::Map(delta)) => self.absorb_in_patches(delta),
             (1, Activation::Tokens(delta)) if self.norm_pre.is_none() => {
-                Some(self.absorb_in_tokens(delta.x))
+                self.absorb_in_tokens(delta.x)
             }
             (boundary, Activation::Tokens(delta)) if delta.x.dims()[1] == 1 => {
                 self.absorb_in_bias(boundary, delta.x.flatten(0, 2))

@@ -264,7 +264,14 @@ mod tests {
         for verdict in conforms(&[Box::new(fact(Kind::Tt)), Box::new(fact(Kind::Tk))]) {
             let fits = match &verdict {
                 Verdict::Conforms { merges } => merges.is_ok(),
-                Verdict::Refused(reason) => reason.contains("expected tokens of one width"),
+                Verdict::Refused(reason) => {
+                    // EVA-02's hidden width is no multiple of the model's.
+                    let reasons = [
+                        "expected tokens of one width",
+                        "a multiple of it on the other",
+                    ];
+                    reasons.iter().any(|known| reason.contains(known))
+                }
             };
             assert!(fits, "{verdict:?}");
         }

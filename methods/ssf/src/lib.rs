@@ -217,6 +217,20 @@ mod tests {
         conforms(&[Box::new(Ssf::default()), Box::new(identity())]);
     }
 
+    /// Queries and values have a bias beside their layer, keys have none: a shift of keys has nowhere to go, and
+    /// rotary positions make it count.
+    #[test]
+    fn a_shift_of_keys_without_a_bias_is_not_merged() {
+        let verdicts = conforms(&[Box::new(at(r".*\.attn\.qkv"))]);
+        let refused = |verdict: &Verdict| {
+            let Verdict::Conforms { merges: Err(why) } = verdict else {
+                return false;
+            };
+            why.contains("blocks.0.attn.key has no bias that could hold a shift")
+        };
+        assert!(verdicts.iter().any(refused), "{verdicts:?}");
+    }
+
     #[test]
     fn after_norms_it_conforms_and_merges_everywhere() {
         for verdict in conforms(&[Box::new(at(r".*(norm|bn)\d?"))]) {

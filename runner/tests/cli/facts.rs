@@ -254,14 +254,14 @@ fn networks_that_are_not_supported_are_refused_by_their_name() {
         (
             "beside/timm-vit-avg/model.safetensors",
             "vit",
-            "attn_pool.latent",
-            "its tokens are pooled by attention (SigLIP)",
+            "blocks.0.attn.relative_position_bias_table",
+            "BEiT's attention has a bias for each relative position",
         ),
         (
             "beside/timm-vit-avg/model.safetensors",
             "vit",
-            "blocks.0.mlp.w12.weight",
-            "its MLPs are SwiGLU",
+            "dist_token",
+            "a distilled DeiT has a second token",
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();

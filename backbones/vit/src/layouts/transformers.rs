@@ -35,42 +35,68 @@ macro_rules! layout {
     };
 }
 
-/// ViT and DeiT, then DINOv2 with and without registers: version 5, and before.
+/// What DINOv2 has beside a ViT, with and without registers.
+macro_rules! dinov2 {
+    ($name:literal, $query:literal, $key:literal, $value:literal, $output:literal, $fc1:literal, $fc2:literal) => {
+        layout!(
+            $name,
+            &["dinov2.", "dinov2_with_registers.", ""],
+            "encoder.layer.{i}.",
+            $query,
+            $key,
+            $value,
+            $output,
+            $fc1,
+            $fc2,
+            "norm1",
+            "norm2",
+            [
+                ("reg_token", "embeddings.register_tokens"),
+                (
+                    "blocks.{i}.ls1.gamma",
+                    "encoder.layer.{i}.layer_scale1.lambda1"
+                ),
+                (
+                    "blocks.{i}.ls2.gamma",
+                    "encoder.layer.{i}.layer_scale2.lambda1"
+                )
+            ],
+            &["embeddings.mask_token"],
+            Some(from_dinov2)
+        )
+    };
+}
+
+/// ViT, DeiT and the encoder of ViTMAE, then DINOv2 without and with a gate in the MLPs: version 5, and before.
 #[rustfmt::skip]
-pub(super) const TRANSFORMERS: [Layout; 4] = [
+pub(super) const TRANSFORMERS: [Layout; 6] = [
     layout!(
         "transformers", &["vit.", "deit.", ""], "layers.{i}.",
         "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
         "mlp.fc1", "mlp.fc2", "layernorm_before", "layernorm_after",
-        [], &["pooler.", "embeddings.mask_token"], None
+        [], &["pooler.", "embeddings.mask_token", "decoder."], None
     ),
     layout!(
         "transformers-4", &["vit.", "deit.", ""], "encoder.layer.{i}.",
         "attention.attention.query", "attention.attention.key", "attention.attention.value",
         "attention.output.dense", "intermediate.dense", "output.dense", "layernorm_before",
         "layernorm_after",
-        [], &["pooler.", "embeddings.mask_token"], None
+        [], &["pooler.", "embeddings.mask_token", "decoder."], None
     ),
-    layout!(
-        "transformers-dinov2", &["dinov2.", "dinov2_with_registers.", ""], "encoder.layer.{i}.",
-        "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
-        "mlp.fc1", "mlp.fc2", "norm1", "norm2",
-        [
-            ("reg_token", "embeddings.register_tokens"),
-            ("blocks.{i}.ls1.gamma", "encoder.layer.{i}.layer_scale1.lambda1"),
-            ("blocks.{i}.ls2.gamma", "encoder.layer.{i}.layer_scale2.lambda1")
-        ],
-        &["embeddings.mask_token"], Some(from_dinov2)
+    dinov2!(
+        "transformers-dinov2", "attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj",
+        "mlp.fc1", "mlp.fc2"
     ),
-    layout!(
-        "transformers-4-dinov2", &["dinov2.", "dinov2_with_registers.", ""], "encoder.layer.{i}.",
-        "attention.attention.query", "attention.attention.key", "attention.attention.value",
-        "attention.output.dense", "mlp.fc1", "mlp.fc2", "norm1", "norm2",
-        [
-            ("reg_token", "embeddings.register_tokens"),
-            ("blocks.{i}.ls1.gamma", "encoder.layer.{i}.layer_scale1.lambda1"),
-            ("blocks.{i}.ls2.gamma", "encoder.layer.{i}.layer_scale2.lambda1")
-        ],
-        &["embeddings.mask_token"], Some(from_dinov2)
+    dinov2!(
+        "transformers-4-dinov2", "attention.attention.query", "attention.attention.key",
+        "attention.attention.value", "attention.output.dense", "mlp.fc1", "mlp.fc2"
+    ),
+    dinov2!(
+        "transformers-dinov2-gated", "attention.q_proj", "attention.k_proj", "attention.v_proj",
+        "attention.o_proj", "mlp.weights_in", "mlp.weights_out"
+    ),
+    dinov2!(
+        "transformers-4-dinov2-gated", "attention.attention.query", "attention.attention.key",
+        "attention.attention.value", "attention.output.dense", "mlp.weights_in", "mlp.weights_out"
     ),
 ];

@@ -14,6 +14,7 @@ use peft_testing::{Golden, assert_close};
 use crate::{GlobalPool, MlpActivation, Vit};
 
 mod checkpoints;
+mod modern;
 mod rectangles;
 
 fn fixture(name: &str) -> Golden {
@@ -254,7 +255,7 @@ fn sizes_that_do_not_fit_are_refused_by_field() {
     };
     assert_eq!(
         message(unpooled),
-        "global_pool: expected avg where there is no class token, got token"
+        "global_pool: expected avg or map where there is no class token, got token"
     );
 }
 

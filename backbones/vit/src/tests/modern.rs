@@ -1,0 +1,119 @@
+//! Files of the networks that are pretrained now: every boundary, the features and the logits agree with the
+//! library, and each file is recognised by its keys and shapes alone.
+
+use burn::tensor::Tensor;
+use peft_core::Activation;
+use peft_core::attention::AttentionRecord;
+use peft_core::hooks::Hooks;
+use peft_testing::{Modern, assert_close};
+
+/// The folders, and the layouts under which their files are read.
+const FOLDERS: [(&str, &str); 14] = [
+    ("dinov3_timm", "timm"),
+    ("dinov3_swiglu_timm", "timm"),
+    ("dinov3_meta", "dinov3"),
+    ("dinov3_hf", "transformers-4-dinov3"),
+    ("eva02_timm", "timm"),
+    ("eva02_fused_timm", "timm"),
+    ("eva02_clip_timm", "timm"),
+    ("siglip_map_timm", "timm"),
+    ("siglip2_hf", "transformers-siglip"),
+    ("mae_timm", "timm"),
+    ("mae_finetuned_timm", "timm"),
+    ("mocov3", "moco-v3"),
+    ("vit_torchvision", "torchvision"),
+    ("vit_rect", "timm"),
+];
+
+#[test]
+fn every_boundary_of_every_file_agrees_with_the_library() {
+    for (name, layout) in FOLDERS {
+        let case = Modern::open(&format!("modern/{name}"));
+        case.check();
+        let said = case.remarks.join("\n");
+        let named = format!("the checkpoint has the names of {layout}");
+        assert_eq!(layout != "timm", said.contains(&named), "{name}: {said}");
+    }
+}
+
+/// A step in a random direction changes a random sum of the features by the gradient times the direction, for
+/// every kind of network: what reaches the images has passed through all operations.
+#[test]
+fn gradients_of_the_images_are_finite_differences() {
+    for (name, _) in FOLDERS {
+        let case = Modern::open(&format!("modern/{name}"));
+        let last = case.backbone.spec().features_cut();
+        let device = burn::tensor::Device::flex();
+        let images = Tensor::<4>::from_data(case.io["images"].clone(), &device);
+        let noise = |shape: [usize; 4], name: &str| {
+            let init = peft_core::Init::seeded(&device, 3);
+            init.tensor(
+                name,
+                shape,
+                peft_core::random::Distribution::Normal(0.0, 1.0),
+            )
+        };
+        let direction = noise(images.dims(), "direction");
+        let weights = noise(
+            [1, 1, images.dims()[0], case.backbone.spec().features],
+            "weights",
+        );
+        let weights = weights.reshape([images.dims()[0] as i32, -1]);
+        let sum = |images: Tensor<4>| {
+            let x = case
+                .backbone
+                .forward(Activation::Map(images), 0..last, &Hooks::none());
+            (x.features().unwrap() * weights.clone()).sum()
+        };
+        let value = |step: f64| -> f64 {
+            let moved = images.clone() + direction.clone() * step;
+            sum(moved).into_data().iter::<f64>().sum()
+        };
+        let difference = (value(1e-2) - value(-1e-2)) / 2e-2;
+        let tracked = Tensor::from_inner(images.clone()).require_grad();
+        let x = Activation::Map(tracked.clone());
+        let backbone = burn::module::Module::train(case.backbone.clone());
+        let x = backbone.forward(x, 0..last, &Hooks::none());
+        let loss = (x.features().unwrap() * Tensor::from_inner(weights.clone())).sum();
+        let gradient = tracked.grad(&loss.backward()).unwrap();
+        let slope: f64 = (gradient * direction.clone())
+            .sum()
+            .into_data()
+            .iter::<f64>()
+            .sum();
+        let error = (slope - difference).abs() / slope.abs().max(1.0);
+        assert!(error < 2e-2, "{name}: {slope}, by differences {difference}");
+    }
+}
+
+/// The weights that are recorded mix the values that attention returns, also with rotary positions.
+#[test]
+fn recorded_attention_is_that_of_the_rotated_queries_and_keys() {
+    let case = Modern::open("modern/dinov3_timm");
+    let record = AttentionRecord::default();
+    let x = Activation::from(Tensor::from_data(
+        case.io["boundary.1"].clone(),
+        &burn::tensor::Device::flex(),
+    ));
+    let moved = |x: Activation, hooks: &Hooks| case.backbone.forward(x, 1..2, hooks).to_vec();
+    let plain = moved(x.clone(), &Hooks::none());
+    let recorded = moved(x, &Hooks::none().recording(&record));
+    assert_close("boundary 2", &recorded, &plain, 0.0, None);
+    let attended = record.take();
+    let [_, heads, n, _] = attended[0].weights.dims();
+    assert_eq!((attended.len(), heads, n), (1, 2, 1 + 4 + 16));
+}
+
+/// Where the library's files leave the pooling open, the layout decides, and the configuration overrides it.
+#[test]
+fn dinov3_averages_in_timms_names_only() {
+    for (name, pool) in [
+        ("dinov3_timm", "avg"),
+        ("dinov3_hf", "token"),
+        ("dinov3_meta", "token"),
+    ] {
+        let found = Modern::recognised(&format!("modern/{name}"));
+        let config = serde_json::to_value(&found.config).unwrap();
+        assert_eq!(config["global_pool"], pool, "{name}");
+    }
+}
