@@ -144,7 +144,7 @@ fn tanh_gates<S: Simd>(x: f32) -> (f32, f32) {
 }
 
 /// `2 sqrt(2 / pi)`.
-const TWICE: f32 = 1.595_769_1;
+const TWICE: f32 = 1.595_769_2;
 
 /// The factor of the cube in the approximation by tanh.
 const CUBIC: f32 = 0.044_715;

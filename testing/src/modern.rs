@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use peft_core::activation::Activation;
-use peft_core::backbone::{BackboneConfig, BoxedBackbone, HasSource, Init};
+use peft_core::backbone::{BackboneConfig, BoxedBackbone, Init};
 use peft_core::checkpoint::{Checkpoint, CheckpointHead, Recognised, load_backbone, recognise};
 use peft_core::head::LinearHead;
 use peft_core::hooks::Hooks;

@@ -102,7 +102,7 @@ mod tests {
     fn offsets_are_logarithms_of_their_part_of_the_pretrained_window() {
         let values = |window, pretrained| -> Vec<f32> {
             let offsets = offsets(window, pretrained, &Device::flex());
-            offsets.into_data().to_vec().unwrap()
+            offsets.into_data().try_to_vec().unwrap()
         };
         // 8 becomes log2(9) / 3, 4 becomes log2(5) / 3.
         let (whole, half) = (9.0_f32.log2() / 3.0, 5.0_f32.log2() / 3.0);

@@ -249,7 +249,7 @@ mod tests {
         assert_eq!((windows.size, windows.shift), ([3, 3], [0, 1]));
         let values = Tensor::<1, Int>::arange(1..11, &Device::flex());
         let x = values.float().reshape([1, 2, 5, 1]);
-        let cut: Vec<f32> = windows.cut(x).into_data().to_vec().unwrap();
+        let cut: Vec<f32> = windows.cut(x).into_data().try_to_vec().unwrap();
         let expected = [
             [2.0, 3.0, 4.0, 7.0, 8.0, 9.0, 0.0, 0.0, 0.0],
             [5.0, 0.0, 1.0, 10.0, 0.0, 6.0, 0.0, 0.0, 0.0],
@@ -265,7 +265,7 @@ mod tests {
         let mask = windows.mask(&Device::flex()).unwrap();
         assert_eq!(mask.dims(), [2, 12, 12]);
         // Columns 0 and 1 of the last window are the image's last, 2 and 3 its first.
-        let row: Vec<f32> = mask.slice([1..2, 0..1]).into_data().to_vec().unwrap();
+        let row: Vec<f32> = mask.slice([1..2, 0..1]).into_data().try_to_vec().unwrap();
         assert_eq!(row, [0.0, 0.0, MASKED, MASKED].repeat(3));
     }
 }

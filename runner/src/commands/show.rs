@@ -7,7 +7,9 @@ use peft_core::Init;
 use crate::cli::args::{ConfigArgs, Format};
 use crate::commands::print::json;
 use crate::config::experiment::Experiment;
+use crate::config::find::missing_weights;
 use crate::exit::{At, Failure};
+use crate::model::base::Completed;
 
 /// Show the boundaries and sites of an experiment's backbone with their shapes.
 #[derive(Args, Clone)]
@@ -21,10 +23,18 @@ pub struct ShowArgs {
     pub format: Format,
 }
 
-/// Prints boundaries and sites; reads no weights.
+/// Prints boundaries and sites; reads no weights, only what stands beside them, if they are there.
 pub fn show(args: &ShowArgs) -> Result<(), Failure> {
     let ShowArgs { config, format } = args;
-    let backbone = Experiment::read_backbone(&config.config, &config.set)?;
+    let mut backbone = Experiment::read_backbone(&config.config, &config.set)?;
+    if missing_weights(&*backbone).is_none() {
+        let completed = Completed::of(backbone)?;
+        backbone = completed.config;
+        completed
+            .remarks
+            .iter()
+            .for_each(|remark| eprintln!("{remark}"));
+    }
     // Only the structure is shown, so no values are drawn and no weights are needed.
     let init = Init::empty(&Device::flex());
     let backbone = backbone.build(&init).at("backbone")?;

@@ -1,13 +1,83 @@
 //! A backbone with its weights, loaded once. Trials and adapters are overlays on it that share its tensors.
 
 use peft_core::backbone::BoxedBackbone;
-use peft_core::checkpoint::{CheckpointHead, load_backbone};
+use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
 use peft_core::facts::{Published, Stated, contradictions, resolve};
 use peft_core::{BackboneConfig, Init, Plug};
 
 use crate::config::find;
 use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
+
+/// A configuration of a backbone, completed by what the files beside its weights state.
+pub struct Completed {
+    /// The configuration.
+    pub config: Box<dyn BackboneConfig>,
+    /// What was followed, passed over or overruled.
+    pub remarks: Vec<String>,
+    /// The configuration as it was before.
+    written: Box<dyn BackboneConfig>,
+    /// The weights, if it names some.
+    weights: Option<Checkpoint>,
+    /// What stands beside them.
+    published: Option<Published>,
+    /// What was taken from there, as `name value`.
+    followed: Vec<String>,
+}
+
+impl Completed {
+    /// Finds the weights and completes the configuration.
+    ///
+    /// # Errors
+    /// If the weights are not there, or a file beside them contradicts the configuration.
+    pub fn of(mut config: Box<dyn BackboneConfig>) -> Result<Self, Failure> {
+        let mut remarks = Vec::new();
+        let mut source = config.source();
+        let weights = match source.file() {
+            None => None,
+            Some(file) => Some(find::checkpoint(file).map_err(|failure| {
+                config_error(format_args!("backbone.weights: {:#}", failure.error))
+            })?),
+        };
+        let published = weights.as_ref().map(|file| Published::beside(file.path()));
+        let published = published.transpose().map_err(at("backbone.weights"))?;
+        let published = published.flatten();
+        let size = published.as_ref().and_then(Published::image_size);
+        let weights = weights.map(|file| file.with_image_size(size));
+        let written = config.clone();
+        let mut followed = Vec::new();
+        if let Some(published) = &published {
+            let states_size = serde_json::json!(config).get("img_size").is_some();
+            if let Some(message) = source.unfollowed(published, states_size).first() {
+                return Err(config_error(format_args!("backbone: {message}")));
+            }
+            let taken = source.take(published);
+            remarks.extend(published.remarks.iter().cloned().chain(taken));
+            config.set_source(source.clone());
+            let resolved = resolve(&*config, published, Stated::Configuration);
+            let resolved = resolved.map_err(at("backbone"))?;
+            remarks.extend(resolved.remarks);
+            for remark in &mut remarks {
+                remark.insert_str(0, "backbone: ");
+            }
+            config = resolved.config;
+            followed = resolved.followed;
+        }
+        Ok(Self {
+            config,
+            remarks,
+            written,
+            weights,
+            published,
+            followed,
+        })
+    }
+}
+
+/// Where an error belongs.
+fn at(key: &'static str) -> impl Fn(peft_core::Error) -> Failure {
+    move |e| config_error(format_args!("{key}: {e}"))
+}
 
 /// A backbone, filled from its weights file or at random.
 pub struct Base {
@@ -41,45 +111,20 @@ impl Base {
     /// # Errors
     /// If the configuration or the weights file is wrong, with the field or the path.
     pub fn open(
-        mut config: Box<dyn BackboneConfig>,
+        config: Box<dyn BackboneConfig>,
         seed: u64,
         device: &ComputeDevice,
     ) -> Result<Self, Failure> {
-        let at =
-            |key: &'static str| move |e: peft_core::Error| config_error(format_args!("{key}: {e}"));
-        let mut remarks = Vec::new();
-        let mut source = config.source();
-        let weights = match source.file() {
-            None => None,
-            Some(file) => Some(find::checkpoint(file).map_err(|failure| {
-                config_error(format_args!("backbone.weights: {:#}", failure.error))
-            })?),
-        };
-        let published = weights.as_ref().map(|file| Published::beside(file.path()));
-        let published = published.transpose().map_err(at("backbone.weights"))?;
-        let published = published.flatten();
-        let size = published.as_ref().and_then(Published::image_size);
-        let weights = weights.map(|file| file.with_image_size(size));
-        let written = config.clone();
-        let (mut classes, mut followed) = (None, Vec::new());
-        if let Some(published) = &published {
-            let states_size = serde_json::json!(config).get("img_size").is_some();
-            if let Some(message) = source.unfollowed(published, states_size).first() {
-                return Err(config_error(format_args!("backbone: {message}")));
-            }
-            let taken = source.take(published);
-            remarks.extend(published.remarks.iter().cloned().chain(taken));
-            config.set_source(source.clone());
-            let resolved = resolve(&*config, published, Stated::Configuration);
-            let resolved = resolved.map_err(at("backbone"))?;
-            remarks.extend(resolved.remarks);
-            for remark in &mut remarks {
-                remark.insert_str(0, "backbone: ");
-            }
-            config = resolved.config;
-            followed = resolved.followed;
-            classes.clone_from(&published.classes);
-        }
+        let Completed {
+            config,
+            written,
+            weights,
+            published,
+            followed,
+            mut remarks,
+        } = Completed::of(config)?;
+        let source = config.source();
+        let mut classes = published.as_ref().and_then(|own| own.classes.clone());
         // What a file beside the weights states may be what does not fit.
         let and_followed = |message: String| {
             let beside = published.as_ref().map(|published| published.path.display());

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use peft_core::activation::Activation;
-use peft_core::backbone::{Backbone, BackboneConfig, Init};
+use peft_core::backbone::{Backbone, Init};
 use peft_core::checkpoint::Checkpoint;
 use peft_core::hooks::Hooks;
 use peft_core::params::floats;

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use peft_core::attention::AttentionGrid;
-use peft_core::backbone::{Backbone, BackboneConfig, ImageSize, Init};
+use peft_core::backbone::{Backbone, ImageSize, Init};
 use peft_core::checkpoint::{Checkpoint, recognise};
 use peft_core::params::floats;
 use peft_testing::{FIXTURES, Modern, assert_close, config};

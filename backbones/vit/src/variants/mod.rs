@@ -8,7 +8,7 @@ mod siglip;
 pub(crate) use row::{DEFAULT, Row};
 
 /// timm's variants.
-pub(crate) const VARIANTS: [(&str, Row); 118] = {
+pub(crate) static VARIANTS: [(&str, Row); 118] = {
     let tables: [&[(&str, Row)]; 3] = [&plain::VARIANTS, &rotary::VARIANTS, &siglip::VARIANTS];
     let mut all = [plain::VARIANTS[0]; 118];
     let (mut count, mut table) = (0, 0);

@@ -18,7 +18,6 @@ use super::*;
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
 use crate::model::parts;
-use crate::plugins as _;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures");
 
