@@ -8,6 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::backbone::Init;
+use peft_core::hooks::like;
 use peft_core::random::Distribution;
 use peft_ops::{linear, relu};
 
@@ -61,7 +62,8 @@ pub(crate) fn new(name: &str, heads: usize, init: &Init) -> ContinuousBias {
 pub(crate) fn biases(network: &ContinuousBias, offsets: Tensor<2>) -> Tensor<2> {
     let output = network.iter().fold(offsets, |x, part| match part {
         Part::Layer(Layer { weight, bias }) => {
-            linear(x, weight.val(), bias.as_ref().map(Param::val))
+            let weight = weight.val();
+            linear(like(x, &weight), weight, bias.as_ref().map(Param::val))
         }
         Part::Relu(_) => relu(x),
     });

@@ -226,18 +226,17 @@ mod tests {
             let name = command.get_name();
             let help = command.get_after_help().map(ToString::to_string);
             let help = help.unwrap_or_else(|| panic!("{name} has no example"));
-            let example = help
-                .strip_prefix("Example:\n  ")
+            let examples = ["Example:\n", "Examples:\n"]
+                .iter()
+                .find_map(|title| help.strip_prefix(title))
                 .unwrap_or_else(|| panic!("{help}"));
-            let example = example.replace("\\\n", " ");
-            let (example, _) = example.split_once('>').unwrap_or((&example, ""));
-            let words = example.split_whitespace();
-            let parsed = Cli::command().try_get_matches_from(words);
-            assert!(parsed.is_ok(), "{name}: {}", parsed.unwrap_err());
-            assert!(
-                example.split_whitespace().any(|word| word == name),
-                "{name}: {example}"
-            );
+            for example in examples.replace("\\\n", " ").lines() {
+                let (example, _) = example.split_once('>').unwrap_or((example, ""));
+                let words = example.split_whitespace();
+                let parsed = Cli::command().try_get_matches_from(words.clone());
+                assert!(parsed.is_ok(), "{name}: {}", parsed.unwrap_err());
+                assert!(words.clone().any(|word| word == name), "{name}: {example}");
+            }
         }
     }
 

@@ -177,7 +177,8 @@ fn what_cannot_be_followed_is_refused_by_name() {
             "crop_size: expected at most the 224 of size (images are not padded here), got 256",
         ),
         (
-            json!({"do_center_crop": true, "size": 256, "crop_size": {"height": 224, "width": 200}}),
+            json!({"do_center_crop": true, "size": {"height": 256, "width": 256},
+                "crop_size": {"height": 224, "width": 200}}),
             "crop_size: expected the aspect of size (256), got ",
         ),
         (

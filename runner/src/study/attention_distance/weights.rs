@@ -340,6 +340,19 @@ mod tests {
         }
     }
 
+    /// The mixed values after the norm before the last projection, where attention has one (EVA's).
+    fn normed(mixed: Tensor<3>, backbone: &dyn Backbone, branch: &str) -> Tensor<3> {
+        let value = |part: &str| params::value(backbone, &format!("{branch}.norm.{part}"));
+        let (Some(weight), Some(bias)) = (value("weight"), value("bias")) else {
+            return mixed;
+        };
+        let device = mixed.device();
+        let [weight, bias] =
+            [weight, bias].map(|own| Tensor::<1>::from_data(own, &device).unsqueeze());
+        let (variance, mean) = mixed.clone().var_mean_bias(2);
+        (mixed - mean) / (variance + 1e-6).sqrt() * weight + bias
+    }
+
     /// For every registered family with global attention; Swin's windows are tested in its crate.
     #[test]
     fn recorded_weights_reproduce_what_the_fused_attention_puts_out() {
@@ -388,8 +401,8 @@ mod tests {
                 };
                 let weight: Tensor<2> = Tensor::from_data(value("weight"), &device);
                 let bias: Tensor<1> = Tensor::from_data(value("bias"), &device);
-                let own =
-                    attended.mixed().matmul(weight.transpose().unsqueeze()) + bias.unsqueeze();
+                let mixed = normed(attended.mixed(), &*backbone, &attended.branch);
+                let own = mixed.matmul(weight.transpose().unsqueeze()) + bias.unsqueeze();
                 let own = floats(own.into_data());
                 let largest = fused.iter().fold(1.0, |most: f32, v| most.max(v.abs()));
                 for (own, fused) in own.iter().zip(&fused) {
