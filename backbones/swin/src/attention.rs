@@ -1,7 +1,7 @@
 //! Self-attention inside windows, with a bias for each relative position.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use peft_core::backbone::Init;
 use peft_core::hooks::{Hooks, like};
 use peft_core::layers::Linear;
@@ -137,12 +137,17 @@ impl WindowAttention {
         // The windows are padded before the projections, as in timm: keys and values of a padded
         // position are the projections' biases.
         let qkv = self.qkv.forward(self.windows.cut(x), hooks); // [b * windows, n, 3c]
+        let narrow = qkv.dtype();
         let qkv = self.scaled(self.biased(qkv));
         let bias = self.bias(&qkv); // [windows or 1, heads, n, n]
         hooks.attended(&self.site, || {
             attention_weights(qkv.clone(), self.heads, Some(bias.clone()))
         });
-        let y = self.proj.forward(attention_with_bias(qkv, bias), hooks);
+        let mut mixed = attention_with_bias(qkv, bias);
+        if mixed.dtype() != narrow {
+            mixed = mixed.cast(narrow);
+        }
+        let y = self.proj.forward(mixed, hooks);
         self.windows.join(y)
     }
 
@@ -161,13 +166,18 @@ impl WindowAttention {
     }
 
     /// For cosine attention: queries of the length of the head's factor and keys of length 1, and the
-    /// factor that undoes attention's own division by the root of the head's width.
+    /// factor that undoes attention's own division by the root of the head's width. They are in f32, because
+    /// the factor multiplies what narrower types round.
     ///
     /// # Shapes
     /// `[b, n, 3c] -> [b, n, 3c]`.
     fn scaled(&self, qkv: Tensor<3>) -> Tensor<3> {
         let Some(scale) = &self.logit_scale else {
             return qkv;
+        };
+        let qkv = match qkv.dtype() {
+            DType::F32 => qkv,
+            _ => qkv.cast(DType::F32),
         };
         let [b, n, all] = qkv.dims();
         let (c, heads) = (all / 3, self.heads);

@@ -62,8 +62,10 @@ pub(crate) fn new(name: &str, heads: usize, init: &Init) -> ContinuousBias {
 pub(crate) fn biases(network: &ContinuousBias, offsets: Tensor<2>) -> Tensor<2> {
     let output = network.iter().fold(offsets, |x, part| match part {
         Part::Layer(Layer { weight, bias }) => {
-            let weight = weight.val();
-            linear(like(x, &weight), weight, bias.as_ref().map(Param::val))
+            // Offsets and what is computed from them stay in f32, also where other layers are narrower.
+            let (weight, bias) = (like(weight.val(), &x), bias.as_ref());
+            let bias = bias.map(|bias| like(bias.val(), &x));
+            linear(x, weight, bias)
         }
         Part::Relu(_) => relu(x),
     });
