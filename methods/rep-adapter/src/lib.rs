@@ -245,8 +245,9 @@ mod tests {
             targets: Some(Targets::Suffixes(vec!["fc2".to_owned()])),
         };
         for verdict in conforms(&[Box::new(RepAdapter::default()), Box::new(other)]) {
-            // A variety of Swin has no bias at `qkv`.
+            // A variety of Swin has no bias at `qkv`, and one of ConvNeXt has convolutions in its MLPs.
             let reasons = [
+                "expected a linear layer",
                 "matches no site",
                 "of the 3 groups",
                 "no bias that could hold a shift",
