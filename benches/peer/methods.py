@@ -18,16 +18,31 @@ def backbone(variant: str, **options) -> nn.Module:
 
 
 class Embed(nn.Module):
-    """The part of a ViT from the image to the first block."""
+    """The part of a ViT from the image to the first block. Keeps the rotary positions, if there are any, for the blocks."""
 
     def __init__(self, vit):
         super().__init__()
         self.vit = [vit]  # In a list, so that its parameters are not registered a second time.
+        self.rope = None
 
     def forward(self, x):
         (vit,) = self.vit
         x = vit._pos_embed(vit.patch_embed(x))
+        if isinstance(x, tuple):
+            x, self.rope = x
         return vit.norm_pre(x)
+
+
+class Rotary(nn.Module):
+    """A block with the rotary positions of the image."""
+
+    def __init__(self, block, embed):
+        super().__init__()
+        self.block, self.embed = [block], [embed]
+
+    def forward(self, x):
+        (block,), (embed,) = self.block, self.embed
+        return block(x, rope=embed.rope)
 
 
 class Tail(nn.Module):
@@ -39,19 +54,32 @@ class Tail(nn.Module):
 
     def forward(self, x):
         (model,) = self.model
-        if hasattr(model, "norm"):
-            x = model.norm(x)
+        for norm in ("norm_pre", "norm") if is_convnext(model) else ("norm",):
+            if hasattr(model, norm):
+                x = getattr(model, norm)(x)
         return model.forward_head(x)
+
+
+def is_convnext(model) -> bool:
+    return hasattr(model, "stages")
+
+
+def is_resnet(model) -> bool:
+    return hasattr(model, "layer1")
 
 
 def parts(model) -> list[list]:
     """The model in order, cut at its boundaries: parts[l] leads to the input of block l + 1, and the last part from the output
     of the last block to the logits."""
-    if hasattr(model, "layers"):  # Swin, where merging patches counts with the block before it.
-        cut = [[model.patch_embed]]
-        for stage in model.layers:
+    if hasattr(model, "layers") or is_convnext(model):  # Swin and ConvNeXt: a smaller grid is made at the end of the block before it.
+        first, stages = (model.stem, model.stages) if is_convnext(model) else (model.patch_embed, model.layers)
+        cut = [[first]]
+        for stage in stages:
             cut[-1].append(stage.downsample)
             cut.extend([block] for block in stage.blocks)
+    elif hasattr(model, "rope"):
+        embed = Embed(model)
+        cut = [[embed], *([Rotary(block, embed)] for block in model.blocks)]
     elif hasattr(model, "blocks"):
         cut = [[Embed(model)], *([block] for block in model.blocks)]
     else:
@@ -244,9 +272,8 @@ def adapt(model, method: dict, image_size: int) -> tuple[nn.Module, bool]:
     """The adapted module, whose trained parameters require gradients, and whether BatchNorm uses the batch's statistics."""
     options = dict(method)
     name = options.pop("name")
-    head_name = "fc" if hasattr(model, "fc") else "head.fc" if hasattr(model, "layers") else "head"
-    residual = not hasattr(model, "blocks") and not hasattr(model, "layers")
-    swin = hasattr(model, "layers")
+    residual, swin = is_resnet(model), hasattr(model, "layers")
+    head_name = "fc" if residual else "head.fc" if swin or is_convnext(model) else "head"
     inside = [n for n, _ in model.named_modules() if n and n != head_name and not n.startswith(head_name + ".")]
     if name != "full-finetune":
         model.requires_grad_(False)
@@ -271,7 +298,8 @@ def adapt(model, method: dict, image_size: int) -> tuple[nn.Module, bool]:
         import peft
 
         kinds = nn.Conv2d if residual else nn.Linear
-        wanted = (lambda n: True) if residual else (lambda n: n.endswith("qkv"))
+        ends = "" if residual else (".fc1", ".fc2") if is_convnext(model) else "qkv"
+        wanted = lambda n: n.endswith(ends)
         targets = [n for n in inside if isinstance(model.get_submodule(n), kinds) and wanted(n)]
         config = peft.LoraConfig(
             r=options["rank"], lora_alpha=options["rank"], lora_dropout=0.0, target_modules=targets

@@ -55,6 +55,9 @@ RESNET_64 = Backbone("resnet50-64", "resnet", "resnet50", 16, 1.05, size=64)
 RESNET_224 = Backbone("resnet50-224", "resnet", "resnet50", 16, 1.05)
 SWIN = Backbone("swin-tiny", "swin", "swin_tiny_patch4_window7_224", 16, 1.0)
 CLIP = Backbone("clip-b32", "clip", "vit_base_patch32_clip_quickgelu_224", 16, 1.0)
+DINOV3 = Backbone("dinov3-small", "vit", "vit_small_patch16_dinov3", 8, 1.0)
+SIGLIP = Backbone("siglip-base", "vit", "vit_base_patch16_siglip_224", 4, 1.0)
+CONVNEXT = Backbone("convnext-tiny", "convnext", "convnext_tiny", 8, 1.0)
 
 METHODS = {
     "linear-probe": {"name": "linear-probe"},
@@ -77,8 +80,10 @@ TRANSFORMER = [name for name in METHODS if name != "ap-late"]
 # On maps an activation prompt is late by default, and blocks cannot take extra tokens.
 CONVOLUTIONAL = [name for name in METHODS if name not in ("ap", "vpt-shallow", "vpt-deep")]
 
+OPTIONS = {DINOV3: {"img_size": DINOV3.size}}
+
 TABLE = [
-    Row(backbone, name, METHODS[name])
+    Row(backbone, name, METHODS[name], OPTIONS.get(backbone, {}))
     for backbone, names in [
         (VIT_TINY, TRANSFORMER),
         (VIT_BASE, ["linear-probe", "ap", "vpt-deep", "lora", "norm-tune", "full-finetune", "inference"]),
@@ -86,6 +91,9 @@ TABLE = [
         (RESNET_224, CONVOLUTIONAL),
         (SWIN, ["linear-probe", "ap-late", "lora", "norm-tune", "full-finetune", "inference"]),
         (CLIP, ["linear-probe", "ap", "vpt-deep", "lora", "norm-tune", "full-finetune", "inference"]),
+        (DINOV3, ["linear-probe", "ap", "lora", "full-finetune", "inference"]),
+        (SIGLIP, ["linear-probe", "ap", "lora", "full-finetune", "inference"]),
+        (CONVNEXT, ["linear-probe", "ap-late", "lora", "full-finetune", "inference"]),
     ]
     for name in names
 ]

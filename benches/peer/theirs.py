@@ -94,7 +94,8 @@ class Side:
         model = methods.backbone(row["timm"], **row["options"])
         size, batch = row["size"], row["batch"]
         infer = row["method"] is None
-        residual = hasattr(model, "layer1")
+        residual = methods.is_resnet(model)
+        maps = residual or methods.is_convnext(model)
         if infer:
             # Folds BatchNorm into the convolutions.
             module = fuse(model.eval()) if residual else model.eval()
@@ -102,7 +103,7 @@ class Side:
             module = methods.prepare(*methods.adapt(model, row["method"], size))
         module = module.to(self.device)
         images = torch.rand(batch, 3, size, size, device=self.device) * 2 - 1
-        if residual:
+        if maps:
             # Convolutions are faster in this layout.
             module = module.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
@@ -148,7 +149,7 @@ class Side:
         self.close()
         module, statistics = methods.adapt(methods.backbone(row["timm"], **row["options"]), row["method"], row["size"])
         module = methods.prepare(module, statistics)
-        layout = torch.channels_last if hasattr(module.model, "layer1") else torch.contiguous_format
+        layout = torch.channels_last if methods.is_resnet(module.model) else torch.contiguous_format
         module = module.to(memory_format=layout)
 
         def in_memory(count):
