@@ -20,7 +20,7 @@ const MOST: f32 = 4.605_170_2; // ln 100
 /// Softmax attention inside each window, with heads of `c / heads` contiguous channels.
 ///
 /// In version 2 the scores are cosines of queries and keys times a factor of the head, and there is no
-/// bias of keys; those of queries and values are added behind the site of the projection.
+/// bias of keys; those of queries and values are parameters beside the projection.
 #[derive(Module, Debug)]
 pub(crate) struct WindowAttention {
     /// Queries, keys and values in one product.
@@ -50,7 +50,7 @@ pub(crate) struct WindowAttention {
     pub site: Site,
 }
 
-/// What the windows of a block follow from.
+/// The settings of a block from which its windows follow.
 #[derive(Clone, Copy, Debug)]
 struct OfBlock {
     window: usize,
@@ -71,6 +71,10 @@ impl WindowAttention {
         let qkv = place.site("attn.qkv", kind);
         let qkv = qkv.with_slices(&["query", "key", "value"], d);
         let (second, bias) = (sizes.version == Version::Two, sizes.qkv_bias);
+        let qkv = match second && bias {
+            true => qkv.with_slice_biases(&[Some("q_bias"), None, Some("v_bias")]),
+            false => qkv,
+        };
         let name = |part: &str| format!("{}.attn.{part}", place.name);
         let part = |part: &str| {
             (second && bias).then(|| init.param(&name(part), [d], Distribution::Zeros))
@@ -136,9 +140,13 @@ impl WindowAttention {
     pub fn forward(&self, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
         // The windows are padded before the projections, as in timm: keys and values of a padded
         // position are the projections' biases.
-        let qkv = self.qkv.forward(self.windows.cut(x), hooks); // [b * windows, n, 3c]
+        let x = self.windows.cut(x);
+        let qkv = match self.qkv_bias() {
+            Some(bias) => self.qkv.forward_with_bias(x, bias, hooks),
+            None => self.qkv.forward(x, hooks),
+        }; // [b * windows, n, 3c]
         let narrow = qkv.dtype();
-        let qkv = self.scaled(self.biased(qkv));
+        let qkv = self.scaled(qkv);
         let bias = self.bias(&qkv); // [windows or 1, heads, n, n]
         hooks.attended(&self.site, || {
             attention_weights(qkv.clone(), self.heads, Some(bias.clone()))
@@ -151,18 +159,13 @@ impl WindowAttention {
         self.windows.join(y)
     }
 
-    /// Adds the biases of queries and values that are parameters of their own.
+    /// The bias of queries, keys and values where those of queries and values are parameters of their own.
     ///
     /// # Shapes
-    /// `[b, n, 3c] -> [b, n, 3c]`.
-    fn biased(&self, qkv: Tensor<3>) -> Tensor<3> {
-        let (Some(q), Some(v)) = (&self.q_bias, &self.v_bias) else {
-            return qkv;
-        };
-        let (q, v) = (q.val(), v.val());
-        let none = q.zeros_like();
-        let bias = like(Tensor::cat(vec![q, none, v], 0), &qkv); // [3c]
-        qkv + bias.unsqueeze()
+    /// `[3c]`.
+    fn qkv_bias(&self) -> Option<Tensor<1>> {
+        let (q, v) = (self.q_bias.as_ref()?.val(), self.v_bias.as_ref()?.val());
+        Some(Tensor::cat(vec![q.clone(), q.zeros_like(), v], 0))
     }
 
     /// For cosine attention: queries of the length of the head's factor and keys of length 1, and the
