@@ -39,7 +39,7 @@ pub struct Architecture {
     pub qkv: Qkv,
     /// Whether the mixed values are normed before the last projection of attention (`attn.norm`).
     pub scale_attn_inner: bool,
-    /// What the MLPs compute between their layers.
+    /// The function that the MLPs apply between their layers.
     pub mlp: MlpKind,
     /// Whether the hidden values are normed before the MLP's last layer (`mlp.norm`).
     pub scale_mlp: bool,
@@ -70,7 +70,7 @@ pub struct Architecture {
     /// Output width of a linear layer without bias after the last norm (`projection`), if there is
     /// one.
     pub projection: Option<usize>,
-    /// Which options the configuration states, so that a library's weights do not change them.
+    /// The options that the configuration states, so that a library's weights do not change them.
     pub stated: Stated,
     /// The parameter names of other libraries.
     pub layouts: &'static [Layout],
@@ -90,13 +90,13 @@ pub struct Stated {
 pub struct Qkv {
     /// Whether one layer projects all three (`qkv`), and not one each (`q_proj`, `k_proj`, `v_proj`).
     pub fused: bool,
-    /// Which of them have a bias.
+    /// The projections among them that have a bias.
     pub bias: QkvBias,
     /// Whether the queries and keys of each head are normed.
     pub norm: bool,
 }
 
-/// Which of queries, keys and values have a bias.
+/// The projections among queries, keys and values that have a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkvBias {
     /// None of them.
@@ -116,7 +116,7 @@ impl Qkv {
     };
 }
 
-/// What an MLP computes between its layers.
+/// The function that an MLP applies between its layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MlpKind {
     /// An activation of one layer's output, `fc1`.

@@ -16,11 +16,20 @@ pub(crate) fn foreign(tensor: &str) -> Option<&'static str> {
             "BEiT's attention has a bias for each relative position, which this backbone does not support",
         );
     }
+    if tensor.ends_with(&format!("blocks.63.attn.q_bias [{ENORMOUS}]")) {
+        return Some(
+            "the blocks of EVA-02-CLIP-E (timm's eva02_enormous) norm the output of their branches, which this \
+             backbone does not support; its tensors have the names and shapes of blocks that norm the input",
+        );
+    }
     if tensor.starts_with("embeds.proj.") || has_linear_patches(tensor) {
         return Some(NAFLEX);
     }
     None
 }
+
+/// The width of EVA-02-CLIP-E, which no other Vision Transformer of 64 blocks has.
+pub(crate) const ENORMOUS: usize = 1792;
 
 /// Why a network for images of any size is refused.
 pub(crate) const NAFLEX: &str = "its images are sequences of patches that a linear layer embeds (NaFlex), which \

@@ -6,6 +6,7 @@ use peft_core::checkpoint::Shapes;
 
 use crate::architecture::GlobalPool;
 use crate::config::Vit;
+use crate::foreign::ENORMOUS;
 use crate::layouts::Library;
 use crate::rope::RopeType;
 use crate::variants::VARIANTS;
@@ -58,6 +59,9 @@ impl Recognised {
             return None;
         };
         let depth = shapes.count("blocks.{}.norm1.weight");
+        if embed_dim == ENORMOUS && depth == 64 {
+            return None; // Its blocks are others (foreign.rs).
+        }
         // The last layer reads the hidden values, whatever makes them.
         let hidden = *shapes.get("blocks.0.mlp.fc2.weight")?.get(1)?;
         let registers = shapes.get("reg_token").map_or(0, |shape| shape[1]);
@@ -103,7 +107,7 @@ pub(crate) struct Grid {
     pub size: ImageSize,
     /// Whether only the patches have positions, and not the prefix tokens.
     pub no_embed_class: bool,
-    /// What the number of positions leaves open.
+    /// The choices that the number of positions leaves open.
     pub unsure: Option<String>,
 }
 

@@ -35,7 +35,7 @@ macro_rules! layout {
     };
 }
 
-/// What DINOv2 has beside a ViT, with and without registers.
+/// The names of DINOv2 that a ViT does not have, with and without registers.
 macro_rules! dinov2 {
     ($name:literal, $query:literal, $key:literal, $value:literal, $output:literal, $fc1:literal, $fc2:literal) => {
         layout!(

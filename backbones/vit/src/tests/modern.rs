@@ -1,9 +1,12 @@
 //! Files of the networks that are pretrained now: every boundary, the features and the logits agree with the
 //! library, and each file is recognised by its keys and shapes alone.
 
-use burn::tensor::Tensor;
+use std::collections::HashMap;
+
+use burn::tensor::{Tensor, TensorData};
 use peft_core::Activation;
 use peft_core::attention::AttentionRecord;
+use peft_core::checkpoint::{Checkpoint, foreign};
 use peft_core::hooks::Hooks;
 use peft_testing::{Modern, assert_close};
 
@@ -116,4 +119,20 @@ fn dinov3_averages_in_timms_names_only() {
         let config = serde_json::to_value(&found.config).unwrap();
         assert_eq!(config["global_pool"], pool, "{name}");
     }
+}
+
+/// Its blocks norm the output of their branches, and its tensors have the names and shapes of blocks that do not.
+#[test]
+fn eva02_enormous_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let seen = |tensor: &str| {
+        let path = folder.path().join("eva.safetensors");
+        let values = TensorData::new(vec![0f32; 1792], [1792]);
+        let tensors = [(tensor.to_owned(), values)].into();
+        peft_core::weights::write(&path, &tensors, HashMap::new()).unwrap();
+        foreign(&Checkpoint::open(&path).unwrap())
+    };
+    let (_, reason) = seen("visual.trunk.blocks.63.attn.q_bias").unwrap();
+    assert!(reason.contains("eva02_enormous"), "{reason}");
+    assert!(seen("blocks.62.attn.q_bias").is_none());
 }
