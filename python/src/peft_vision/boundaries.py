@@ -14,6 +14,7 @@ class Boundaries:
         self.acts = {place["index"]: place["acts"] for place in described}
         self.parameters = parameters
         self.extras = []
+        self.are_maps = False
 
     def at(self, index, x):
         for part in self.acts.get(index, []):
@@ -25,6 +26,8 @@ class Boundaries:
                 x = frame(x, act, self.parameters)
             else:
                 value = evaluate(act["value"], self.parameters.__getitem__).to(x.device, x.dtype)
+                if self.are_maps and index > 0:
+                    value = value.movedim(-1, 0)
                 x = self.on_own(x, lambda own: own + value if kind == "add" else own * value)
         return x
 
@@ -53,23 +56,38 @@ class Boundaries:
     def attach(self, backbone, blocks):
         """Makes the blocks act. Returns the handles of the hooks."""
         handles = []
+        # ConvNeXt: the values are `[h, w, c]`, and timm's blocks read maps.
+        self.are_maps = hasattr(backbone.get_submodule(blocks[0]), "conv_dw")
         tokens = any(part["does"]["act"] == "extras" for acts in self.acts.values() for part in acts)
         for index, name in enumerate(blocks, 1):
-            if index in self.acts:
+            if index in self.acts or tokens:
                 block = backbone.get_submodule(name)
-                handles.append(block.register_forward_pre_hook(partial(self.enter, index)))
+                handles.append(block.register_forward_pre_hook(partial(self.enter, index), with_kwargs=True))
         last = len(blocks) + 1
         if last in self.acts or tokens:
             handles.append(backbone.get_submodule(blocks[-1]).register_forward_hook(partial(self.leave, last)))
         return handles
 
-    def enter(self, index, _, args):
-        return (self.at(index, args[0]), *args[1:])
+    def enter(self, index, _, args, kwargs):
+        x = self.at(index, args[0])
+        if self.extras and kwargs.get("rope") is not None:
+            count = sum(count for _, count in self.extras)
+            kwargs = {**kwargs, "rope": unrotated(kwargs["rope"], count)}
+        return (x, *args[1:]), kwargs
 
     def leave(self, last, _, args, output):
         # Nothing after the last block reads extra tokens.
         output = self.at(last, output)
         return output[:, : self.own(output)] if self.extras else output
+
+
+def unrotated(rope, count):
+    """The rotary positions of the patches, sines and then cosines, and none for `count` tokens behind them."""
+    sines, cosines = rope.chunk(2, -1)
+    shape = (*sines.shape[:-2], count, sines.shape[-1])
+    sines = torch.cat([sines, sines.new_zeros(shape)], -2)
+    cosines = torch.cat([cosines, cosines.new_ones(shape)], -2)
+    return torch.cat([sines, cosines], -1)
 
 
 def frame(image, act, parameters):

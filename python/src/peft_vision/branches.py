@@ -32,6 +32,9 @@ class Branch:
     def keep_normed(self, _, args, output):
         self.normed = output
 
+    def keep_stream(self, _, args):
+        self.residual = self.normed = args[0]
+
     def keep_grid(self, _, args):
         self.grid = args[0].shape[1:3]
 
@@ -40,6 +43,12 @@ class Branch:
 
     def on_input(self, _, args):
         return (self.acted(args[0], self.residual, self.normed), *args[1:])
+
+    def on_grid(self, channels_first, _, args, output):
+        """A block of ConvNeXt: its branch begins with the stream itself, and its MLP may be linear layers on `[b, h, w, c]`."""
+        stream = self.residual if channels_first else self.residual.permute(0, 2, 3, 1)
+        self.grid = None if channels_first else stream.shape[1:3]
+        return self.acted(output, stream, stream)
 
     def beside_shortcut(self, downsample, _, args, output):
         shortcut = self.residual if downsample is None else downsample(self.residual)
@@ -86,8 +95,11 @@ def attach(backbone, name, acts, parameters):
     branch = Branch(acts, parameters)
     block_name, _, leaf = name.rpartition(".")
     if leaf not in PLACES:
-        return convolutions(backbone.get_submodule(name), branch)
+        block = backbone.get_submodule(name)
+        return depthwise(block, branch) if hasattr(block, "conv_dw") else convolutions(block, branch)
     block, place = backbone.get_submodule(block_name), PLACES[leaf]
+    if hasattr(block.attn, "logit_scale"):
+        return normed_behind(block, leaf, branch)
     norm = block.get_submodule(f"norm{place}")
     handles = [norm.register_forward_pre_hook(branch.keep_residual), norm.register_forward_hook(branch.keep_normed)]
     if not hasattr(block, "window_size"):
@@ -97,9 +109,26 @@ def attach(backbone, name, acts, parameters):
     return [*handles, block.register_forward_pre_hook(branch.keep_grid), after.register_forward_pre_hook(branch.on_input)]
 
 
+def normed_behind(block, leaf, branch):
+    """A block of Swin V2, whose branches read the stream and are normed behind their last layer."""
+    reads = block if leaf == "attn" else block.mlp
+    after = block.get_submodule(f"drop_path{PLACES[leaf]}")
+    return [
+        block.register_forward_pre_hook(branch.keep_grid),
+        reads.register_forward_pre_hook(branch.keep_stream),
+        after.register_forward_pre_hook(branch.on_input),
+    ]
+
+
 def convolutions(block, branch):
     """A residual block of convolutions, whose last norm writes the branch's output and whose shortcut is read."""
     last = getattr(block, "bn3", None)
     last = block.bn2 if last is None else last
     hooks = partial(branch.beside_shortcut, block.downsample)
     return [block.register_forward_pre_hook(branch.keep_residual), last.register_forward_hook(hooks)]
+
+
+def depthwise(block, branch):
+    """A block of ConvNeXt, whose MLP writes the branch's output."""
+    hooks = partial(branch.on_grid, block.use_conv_mlp)
+    return [block.register_forward_pre_hook(branch.keep_residual), block.mlp.register_forward_hook(hooks)]

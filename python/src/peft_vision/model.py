@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from . import branches, sites
+from . import branches, projection, sites
 from .boundaries import Boundaries
 from .parameters import Parameters
 
@@ -89,13 +89,19 @@ class AdaptedModel(nn.Module):
             if "branch" in site["kind"]:
                 self.handles += branches.attach(self.backbone, site["name"], acts, self.adapter)
             else:
+                if site["name"].endswith(".qkv"):
+                    projection.join(self.module(site["name"].removesuffix(".qkv")))
                 self.handles += sites.attach(self.module(site["name"]), acts, self.adapter)
 
     def module(self, name):
         return self.backbone.get_submodule(self.alias(name))
 
     def alias(self, name):
-        """The backbone's own name: timm keeps CLIP's projection in the place of a classifier."""
+        """The backbone's own name: timm keeps CLIP's projection in the place of a classifier, and the biases of
+        separate projections in their layers."""
+        path, _, leaf = name.rpartition(".")
+        if leaf in projection.PARTS and getattr(self.backbone.get_submodule(path), "q_proj", None) is not None:
+            return f"{path}.{leaf[0]}_proj.bias"
         if name.split(".")[0] == "projection" and not hasattr(self.backbone, "projection"):
             return name.replace("projection", "head", 1)
         return name
@@ -106,7 +112,9 @@ class AdaptedModel(nn.Module):
         module = self.backbone.get_submodule(path)
         if "parametrizations" in module._modules and leaf in module.parametrizations:
             return module.parametrizations[leaf].original
-        return getattr(module, leaf)
+        # An attribute of the same name may hide a parameter (`projection`).
+        own = module._parameters.get(leaf)
+        return getattr(module, leaf) if own is None else own
 
     def put(self, name, value):
         """Puts a trained value in its place."""
@@ -177,6 +185,8 @@ class AdaptedModel(nn.Module):
             handle.remove()
         for site in other.description["sites"]:
             sites.fold(site["name"], other.module(site["name"]), [part["does"] for part in site["acts"]], other.adapter)
+            if site["name"].endswith(".qkv"):
+                projection.part(site["name"], other.module(site["name"].removesuffix(".qkv")))
         other.handles = []
         other.description = {**other.description, "sites": []}
         other.is_merged = True

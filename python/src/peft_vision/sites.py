@@ -134,13 +134,14 @@ def fold(name, module, acts, parameters):
 
     Raises ValueError for an act that no weight of the layer can hold.
     """
-    if parametrize.is_parametrized(module, "weight"):
+    if parametrize.is_parametrized(module):
         # `remove_parametrizations` would change the class, which a copy of a module shares with the original.
-        weight = module.weight.detach()
+        values = {leaf: getattr(module, leaf).detach() for leaf in module.parametrizations}
         kind = parametrize.type_before_parametrizations(module)
         del module.parametrizations
         module.__class__ = kind
-        module.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        for leaf, value in values.items():
+            module.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
     is_conv = isinstance(module, nn.Conv2d)
     is_norm = not (is_conv or isinstance(module, nn.Linear))
     if is_conv and module.groups > 1 and any(act["act"] == "low_rank" for act in acts):

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
+use peft_core::backbone::BoxedBackbone;
 use peft_core::checkpoint::{Checkpoint, CheckpointHead, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Generator;
@@ -15,6 +16,8 @@ use peft_core::saliency;
 use peft_core::{Activation, BackboneConfig, Head, Init, LinearHead, MappedHead, Plug, TextHead};
 
 use super::*;
+use peft_testing::Modern;
+
 use crate::model::adapter::Adapter;
 use crate::model::base::Base;
 use crate::model::parts;
@@ -56,6 +59,16 @@ const BASES: [(&str, &str, &str); 5] = [
         "{name: resnet, img_size: 36, block: bottleneck, layers: [1, 1, 1, 1], channels: [4, 8, 16, 32], \
          cardinality: 4, base_width: 32}",
     ),
+];
+
+/// Folders that say themselves what they hold: rotary positions, SwiGLU, pooling by attention, ConvNeXt, and Swin V2.
+const DESCRIBED: [&str; 6] = [
+    "modern/dinov3_timm",
+    "modern/eva02_timm",
+    "modern/siglip_map_timm",
+    "modern/convnext_timm",
+    "modern/convnextv2_timm",
+    "rectangles/swinv2",
 ];
 
 /// Methods by the name of their case.
@@ -167,7 +180,7 @@ const COMPOSITIONS: [(&str, &str); 4] = [
     ),
 ];
 
-/// What turns features into logits.
+/// The kinds of heads that turn features into logits.
 #[derive(Clone, Copy)]
 enum Kind {
     Linear,
@@ -177,31 +190,60 @@ enum Kind {
 
 /// A backbone with its weights, and its images.
 struct Opened {
+    /// Its folder below `fixtures`.
+    folder: &'static str,
     config: Box<dyn BackboneConfig>,
     base: Base,
     images: Tensor<4>,
 }
 
-fn opened((folder, file, yaml): (&str, &str, &str)) -> Opened {
-    let folder = Path::new(FIXTURES).join(folder);
+/// All backbones, one after the other.
+fn all_opened() -> impl Iterator<Item = Opened> {
+    BASES
+        .into_iter()
+        .map(opened)
+        .chain(DESCRIBED.into_iter().map(described))
+}
+
+fn described(folder: &'static str) -> Opened {
+    let golden = Modern::open(folder);
+    let images = Tensor::from_data(golden.io["images"].clone(), &Device::flex());
+    Opened {
+        folder,
+        base: base(golden.config.clone(), golden.backbone, golden.head),
+        config: golden.config,
+        images,
+    }
+}
+
+fn opened((name, file, yaml): (&'static str, &str, &str)) -> Opened {
+    let folder = Path::new(FIXTURES).join(name);
     let config: Box<dyn BackboneConfig> = serde_yaml::from_str(yaml).unwrap();
     let backbone = config.build(&Init::empty(&Device::flex())).unwrap();
     let weights = Checkpoint::open(&folder.join(file)).unwrap();
     let loaded = load_backbone(Plug::new(backbone), &weights, None).unwrap();
     let io = Checkpoint::open(&folder.join("io.safetensors")).unwrap();
-    let base = Base {
-        config: config.clone(),
-        backbone: loaded.backbone,
-        head: loaded.head,
+    Opened {
+        folder: name,
+        base: base(config.clone(), loaded.backbone, loaded.head),
+        config,
+        images: Tensor::from_data(io.tensor("images").unwrap(), &Device::flex()),
+    }
+}
+
+fn base(
+    config: Box<dyn BackboneConfig>,
+    backbone: BoxedBackbone,
+    head: Option<CheckpointHead>,
+) -> Base {
+    Base {
+        config,
+        backbone,
+        head,
         unread_head: None,
         classes: None,
         weights_hash: None,
         remarks: Vec::new(),
-    };
-    Opened {
-        config,
-        base,
-        images: Tensor::from_data(io.tensor("images").unwrap(), &Device::flex()),
     }
 }
 
@@ -317,8 +359,7 @@ fn hash(mut config: Value) -> String {
 
 /// Every case with its model.
 fn cases(mut each: impl FnMut(String, &Opened, &Model, &[Box<dyn AdaptationMethod>])) {
-    for base in BASES {
-        let opened = opened(base);
+    for opened in all_opened() {
         let all = METHODS
             .iter()
             .chain(&COMPOSITIONS)
@@ -330,7 +371,12 @@ fn cases(mut each: impl FnMut(String, &Opened, &Model, &[Box<dyn AdaptationMetho
         for (name, yaml, kind) in all.chain(heads) {
             let methods = parsed(yaml);
             if let Some(model) = opened.model(&methods, kind) {
-                each(format!("{}/{name}", base.0), &opened, &model, &methods);
+                each(
+                    format!("{}/{name}", opened.folder),
+                    &opened,
+                    &model,
+                    &methods,
+                );
             }
         }
     }
@@ -410,16 +456,15 @@ fn every_method_has_a_case() {
 fn what_pytorch_saved_is_read_back() {
     let folders = PathBuf::from(FIXTURES).join("pytorch/saved");
     let (mut golden, mut read) = (golden(), 0);
-    for base in BASES {
-        let opened = opened(base);
-        let Ok(saved) = std::fs::read_dir(folders.join(base.0)) else {
+    for opened in all_opened() {
+        let Ok(saved) = std::fs::read_dir(folders.join(opened.folder)) else {
             continue;
         };
         for folder in saved {
             let folder = folder.unwrap().path();
             let case = format!(
                 "{}/{}",
-                base.0,
+                opened.folder,
                 folder.file_name().unwrap().to_str().unwrap()
             );
             let adapter = Adapter::read(&folder, &opened.base).unwrap();
@@ -437,7 +482,7 @@ fn what_pytorch_saved_is_read_back() {
             read += 1;
         }
     }
-    assert_eq!(read, 6, "the folders that the script saves");
+    assert_eq!(read, 11, "the folders that the script saves");
 }
 
 /// Grad-CAM and attention by PyTorch's automatic differentiation.
