@@ -32,7 +32,8 @@ SAMPLE = "vit-tiny/(linear-probe|lora|inference)|vit-base/inference|resnet50-64/
 TABLES = {
     "digits": "cargo run --release --example digits",
     "cost": "benches/cost.sh target/release/runner",
-    "peer": "benches/peer/run.sh",
+    "peer": "benches/peer/run.sh --only 'vit-|resnet|swin|clip'",
+    "peer-modern": "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'",
     "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",
     "cache": "benches/peer/run.sh cache",
     "loader": "python3 benches/loader/run.py target/release/runner",
