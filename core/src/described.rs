@@ -284,7 +284,7 @@ pub enum DescribedSite {
     },
     /// `h + scale * layers(v)` in place of the output `h` of a branch, before LayerScale and the sum.
     Branch {
-        /// What the first layer reads.
+        /// The input of the first layer.
         reads: Reads,
         /// The layers, each of which acts at every position unless it says otherwise.
         layers: Vec<DescribedLayer>,
@@ -297,9 +297,9 @@ pub enum DescribedSite {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DescribedSide {
-    /// What the layer reads.
+    /// The input of the layer.
     Input,
-    /// What the layer writes.
+    /// The output of the layer.
     Output,
 }
 

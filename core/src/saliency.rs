@@ -1,4 +1,4 @@
-//! What a model looks at: the attention of its blocks, Grad-CAM, and how strong prompts are.
+//! Where a model looks: the attention of its blocks, Grad-CAM, and how strong prompts are.
 //!
 //! Grad-CAM: "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", Selvaraju et al., 2017,
 //! Eqs. 1 and 2: `relu(sum_k a_k A_k)` with `a_k` the mean gradient of a class's logit over the positions of channel `k`.

@@ -37,7 +37,7 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Gelu::Tanh.of(x)
 }
 
-/// One of the three functions.
+/// The exact function or one of its two approximations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
     /// [`gelu`].

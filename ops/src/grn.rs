@@ -66,7 +66,7 @@ struct Grn {
 type Saved = (FlexTensor, FlexTensor, Arc<Vec<f64>>);
 
 impl Grn {
-    /// What divides the lengths of an image's channels.
+    /// The divisor of the lengths of an image's channels.
     fn divisor(&self, lengths: &[f64]) -> f64 {
         lengths.iter().sum::<f64>() / lengths.len() as f64 + self.epsilon
     }

@@ -26,7 +26,7 @@ pub struct Modern {
     pub backbone: BoxedBackbone,
     /// Its classifier, if the file has one.
     pub head: Option<CheckpointHead>,
-    /// What loading said.
+    /// The remarks of loading.
     pub remarks: Vec<String>,
     /// The library's description of the case.
     pub about: Value,

@@ -13,7 +13,7 @@ use crate::architecture::{Architecture, EPSILON, FeaturesAt, MLP_RATIO};
 use crate::model::ConvNextNetwork;
 use crate::variants::{Preparation, Row, find, preparation};
 
-/// What LayerScale starts with in timm.
+/// The value with which LayerScale starts in timm.
 const LAYER_SCALE: f64 = 1e-6;
 
 peft_core::backbone_config! {

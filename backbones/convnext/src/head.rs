@@ -1,4 +1,4 @@
-//! What comes between the pooled map and the features.
+//! The layers between the pooled map and the features.
 
 use burn::module::Module;
 use burn::tensor::Tensor;

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 /// Added to the score of two positions that must not attend to each other (timm's value).
 const MASKED: f32 = -100.0;
 
-/// What libraries do with a grid that windows do not divide.
+/// How a library cuts a grid that windows do not divide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cutting {
     /// timm: a window has no more rows or columns than the grid, and the grid is shifted, then padded.

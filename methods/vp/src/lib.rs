@@ -164,7 +164,7 @@ impl AdaptationMethod for Vp {
     }
 }
 
-/// What strips of these widths leave of an image.
+/// The part of an image that strips of these widths leave.
 fn inside(size: ImageSize, [[up, down], [left, right]]: [[usize; 2]; 2]) -> ImageSize {
     ImageSize::new(size.height - up - down, size.width - left - right)
 }

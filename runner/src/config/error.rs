@@ -92,7 +92,7 @@ pub enum ConfigError {
     NotCached {
         /// The repository as a YAML names it.
         name: String,
-        /// What forbids fetching.
+        /// The option or variable that forbids fetching.
         forbidden: &'static str,
         /// The folder that would hold it.
         place: String,

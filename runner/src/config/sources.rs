@@ -66,7 +66,7 @@ pub struct HubFolder {
     pub repository: String,
     /// The folder inside of it, which is also the folder below the root.
     pub folder: String,
-    /// What the names of the files begin with.
+    /// The common beginning of the names of the files.
     pub prefixes: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ pub struct HubFolder {
 pub struct ByHand {
     /// Its path below the root.
     pub file: PathBuf,
-    /// What to do.
+    /// The steps that a person takes instead.
     pub how: String,
 }
 

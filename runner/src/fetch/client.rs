@@ -53,7 +53,7 @@ impl Trouble {
 pub enum Follow {
     /// Everywhere.
     All,
-    /// On the host that was asked: the answer that leads elsewhere is the one of interest.
+    /// Stay on the host that was asked: its answer is the one of interest, even if it leads elsewhere.
     SameOrigin,
 }
 

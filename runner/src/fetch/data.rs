@@ -27,7 +27,7 @@ struct Item<'a> {
     client: &'a Client,
 }
 
-/// What becomes of a file.
+/// The use that is made of a file.
 enum Place<'a> {
     /// It is unpacked.
     Archive(&'a Download),
@@ -35,7 +35,7 @@ enum Place<'a> {
     File(PathBuf),
 }
 
-/// What fetching a data set will take.
+/// The plan of fetching a data set.
 pub struct Plan<'a> {
     root: &'a Path,
     items: Vec<Item<'a>>,
@@ -77,7 +77,7 @@ impl Clients {
     }
 }
 
-/// What has to be put where if nothing may be fetched, one line each.
+/// The files and the places in which they have to be put if nothing may be fetched, one line each.
 fn missing(sources: &Sources, root: &Path) -> Vec<String> {
     let archives = sources.files.iter().filter_map(|download| {
         let place = root.join(WORK).join(download.name());
@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
         Ok(Self { root, items })
     }
 
-    /// What will be fetched, one line for each file, and the sum.
+    /// The files that will be fetched, one line each, and the sum of their sizes.
     pub fn lines(&self) -> Vec<String> {
         let each = |item: &Item| format!("{}, {}, {}", item.url, bytes(item.size), item.digest);
         let mut lines: Vec<String> = self.items.iter().map(each).collect();

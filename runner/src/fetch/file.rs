@@ -1,4 +1,4 @@
-//! One file: fetched in as many pieces as the connection breaks it into, and verified.
+//! Fetches one file in as many pieces as the connection breaks it into, and verified.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -65,7 +65,7 @@ fn verify(wanted: &Wanted, part: &Path) -> Result<(), String> {
     }
 }
 
-/// What the copy of a body ended with.
+/// How the copy of a body ended.
 enum End {
     /// The file has its whole length.
     Whole,
@@ -187,7 +187,7 @@ fn starts_at(answer: &Answer) -> Option<u64> {
     range.split_once('-')?.0.trim().parse().ok()
 }
 
-/// What a status that refuses means.
+/// The meaning of a status that refuses.
 pub fn refusal(status: u16) -> String {
     let meaning = match status {
         401 => ": it wants a token",

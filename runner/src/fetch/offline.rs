@@ -12,7 +12,7 @@ pub fn forbid() {
     FORBIDDEN.store(true, Ordering::Relaxed);
 }
 
-/// What forbids fetching, for a message; `None` if nothing does.
+/// The option or variable that forbids fetching, for a message; `None` if nothing does.
 pub fn forbidden() -> Option<&'static str> {
     if FORBIDDEN.load(Ordering::Relaxed) {
         return Some("`--offline`");

@@ -13,15 +13,15 @@ use crate::exit::{Failure, config_error};
 pub struct Completed {
     /// The configuration.
     pub config: Box<dyn BackboneConfig>,
-    /// What was followed, passed over or overruled.
+    /// Remarks on facts that were followed, passed over or overruled.
     pub remarks: Vec<String>,
     /// The configuration as it was before.
     written: Box<dyn BackboneConfig>,
     /// The weights, if it names some.
     weights: Option<Checkpoint>,
-    /// What stands beside them.
+    /// The facts in the files beside them.
     published: Option<Published>,
-    /// What was taken from there, as `name value`.
+    /// The facts that were taken from there, as `name value`.
     followed: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ impl Completed {
     }
 }
 
-/// Where an error belongs.
+/// Puts the field of the YAML to which an error belongs before it.
 fn at(key: &'static str) -> impl Fn(peft_core::Error) -> Failure {
     move |e| config_error(format_args!("{key}: {e}"))
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::config::experiment::Experiment;
 use crate::run::summary::Summary;
 
-/// What a card says.
+/// The facts that a card states.
 pub struct Card<'a> {
     /// The experiment that was trained.
     pub experiment: &'a Experiment,

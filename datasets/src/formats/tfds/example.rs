@@ -20,7 +20,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// What a feature holds, for messages.
+    /// The kind of values that a feature holds, for messages.
     pub fn named(value: Option<&Self>) -> String {
         match value {
             Some(Self::Bytes(bytes)) => format!("{} bytes", bytes.len()),
@@ -45,7 +45,7 @@ impl<'a> Example<'a> {
     /// Reads the names and places of the features of a record of `file`.
     ///
     /// # Errors
-    /// What is wrong with the message.
+    /// The mistake in the message.
     pub fn read(file: &'a [u8], record: Range<usize>) -> Result<Self, String> {
         let mut features = Vec::new();
         for (number, field) in Fields::of(file, record) {

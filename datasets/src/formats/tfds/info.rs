@@ -14,7 +14,7 @@ use super::slices::{self, Slice};
 use crate::error::Error;
 use crate::text::lines;
 
-/// What the files beside the shards say.
+/// The facts that the files beside the shards state.
 pub struct Info {
     root: PathBuf,
     info: DatasetInfo,

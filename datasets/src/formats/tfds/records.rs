@@ -11,7 +11,7 @@ use std::path::Path;
 
 use crate::error::Error;
 
-/// What is added to a rotated checksum, so that one of bytes that hold checksums is still good.
+/// The constant that a masked checksum adds after rotating, so that checksums of data which hold checksums stay good.
 const MASK: u32 = 0xa282_ead8;
 
 /// The places of the records of a file, up to the first that is damaged.

@@ -23,7 +23,7 @@ pub fn overlap(a: &[Slice], b: &[Slice]) -> bool {
 /// Reads slices; `count` is the number of records of a split, if the set has it.
 ///
 /// # Errors
-/// What was expected instead.
+/// The text that was expected instead.
 pub fn parse(text: &str, count: impl Fn(&str) -> Option<usize>) -> Result<Vec<Slice>, String> {
     text.split('+')
         .map(|part| one(part.trim(), &count))

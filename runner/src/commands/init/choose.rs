@@ -1,4 +1,4 @@
-//! What suits the data and this machine: the backbone, the method, the batch and the epochs.
+//! Chooses what suits the data and this machine: the backbone, the method, the batch and the epochs.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ impl Machine {
     }
 }
 
-/// What was chosen, with the reasons.
+/// The choices, with their reasons.
 pub struct Choice {
     /// A name under `configs/backbones`.
     pub backbone: String,

@@ -1,4 +1,4 @@
-//! What the images are: how many of each class, and how large.
+//! Facts about the images: how many of each class, and how large.
 
 use peft_core::data::{Dataset, Split};
 use peft_core::random::Generator;

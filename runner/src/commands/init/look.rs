@@ -1,4 +1,4 @@
-//! Which format the data have: told by the files that are there.
+//! Tells the format of the data by the files that are there.
 
 use std::path::{Path, PathBuf};
 

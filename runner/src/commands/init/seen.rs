@@ -8,11 +8,11 @@ use crate::exit::{Failure, config_error};
 
 /// A data set that was recognised.
 pub struct Seen {
-    /// What it is, for people.
+    /// The kind of data, in words.
     pub kind: &'static str,
     /// Its configuration.
     pub dataset: Value,
-    /// What a reader of the YAML should know, one line each.
+    /// Remarks for the reader of the YAML, one line each.
     pub remarks: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Where the hub's own library keeps what it has for this user.
+//! The folders in which the hub's own library keeps the files and the token of this user.
 
 use std::path::PathBuf;
 

@@ -1,11 +1,11 @@
-//! What `hf://owner/name@revision/file` names.
+//! Reads names of the form `hf://owner/name@revision/file`.
 
 use std::fmt::{self, Display, Formatter};
 
 use crate::config::error::ConfigError;
 use crate::exit::Failure;
 
-/// What a repository holds.
+/// The kind of things that a repository holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Weights.
@@ -17,7 +17,7 @@ pub enum Kind {
 /// A revision of a repository of a hub, or a file in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repository {
-    /// What it holds.
+    /// The kind of things that it holds.
     pub kind: Kind,
     /// `owner/name`.
     pub name: String,
