@@ -101,6 +101,20 @@ impl Data {
         self.images.dataset().len(split)
     }
 
+    /// The number of images of each class in some splits together.
+    ///
+    /// # Errors
+    /// If a label is not the index of a class.
+    pub fn images_of_classes(&self, splits: &[Split]) -> Result<Vec<usize>, Failure> {
+        let mut counts = vec![0; self.classes().len()];
+        for &split in splits {
+            for index in 0..self.len(split) {
+                counts[self.images.label(split, index)?] += 1;
+            }
+        }
+        Ok(counts)
+    }
+
     /// Remarks that a reader of the results should know.
     pub fn remarks(&self) -> Vec<String> {
         self.images.dataset().remarks()

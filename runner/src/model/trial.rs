@@ -22,6 +22,7 @@ use crate::model::classes::Join;
 use crate::model::hash::Content;
 use crate::model::head::head;
 use crate::model::parts::{self, at};
+use crate::train::loss::Loss;
 use crate::train::metrics::Metric;
 
 /// Everything that a training needs, checked, apart from the model itself, which training consumes.
@@ -36,6 +37,8 @@ pub struct Trial {
     pub input: InputSpec,
     /// The backbone's boundaries and sites.
     pub spec: BackboneSpec,
+    /// The loss.
+    pub loss: Loss,
     /// Trainable parameters by the methods' formulas, without the head.
     pub formula: usize,
     /// Hash of everything that changes results.
@@ -75,6 +78,7 @@ impl Trial {
                 "metric: worst_group: the data set has no groups; expected another metric, such as top1",
             ));
         }
+        let loss = Loss::of(&experiment.recipe, &data)?;
         experiment.backbone = base.config.clone();
         let classes = data.classes().to_vec();
         let mut remarks = base.remarks.clone();
@@ -117,6 +121,7 @@ impl Trial {
             data,
             classes,
             input,
+            loss,
             formula,
             content,
             adapter,

@@ -124,7 +124,7 @@ fn curves(summary: &Summary) -> String {
     let charts = [chart("loss", losses), chart("validation top-1 in %", top1)];
     let remark = note(&format!(
         "Validation selected epoch {} of {} (dotted line). The training loss is the mean of the epoch \
-         and includes label smoothing.",
+         and includes label smoothing and weights of classes.",
         summary.best_epoch, summary.epochs
     ));
     let body = format!(

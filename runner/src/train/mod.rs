@@ -4,6 +4,7 @@ pub mod checkpoint;
 mod epoch;
 pub mod evaluate;
 mod labels;
+pub mod loss;
 mod losses;
 pub mod metrics;
 pub mod outputs;
@@ -78,6 +79,7 @@ impl<'a> Trainer<'a> {
         let recipe = &trial.experiment.recipe;
         let stepper = Stepper {
             recipe,
+            loss: &trial.loss,
             seed: trial.experiment.seed,
             compute: trial.compute_type(),
             prefix: Stepper::prefix_of(&model),
