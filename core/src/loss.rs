@@ -1,8 +1,10 @@
-//! Cross-entropy, the loss of every recipe.
+//! Cross-entropy, the loss of images with one label, and binary cross-entropy, that of images with several.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::channels::like;
+
+pub use peft_ops::binary_cross_entropy;
 
 /// Cross-entropy with label smoothing and weights of classes, as torch's `CrossEntropyLoss` defines it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -182,18 +184,53 @@ mod tests {
             let gradients = loss.backward();
             let loss: f32 = loss.into_scalar();
             assert!((loss - case.loss).abs() < 1e-5, "{}: {loss}", case.name);
-            let gradient: Vec<f32> = logits
-                .grad(&gradients)
-                .unwrap()
-                .into_data()
-                .iter()
-                .collect();
-            let expected = case.gradient.concat();
-            let largest = expected.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-            for (got, expected) in gradient.iter().zip(&expected) {
-                let close = (got - expected).abs() <= 2e-5 * largest;
-                assert!(close, "{}: {got}, expected {expected}", case.name);
-            }
+            let gradient = logits.grad(&gradients).unwrap();
+            assert_close(gradient, &case.gradient, &case.name);
+        }
+    }
+
+    /// `fixtures/scripts/losses.py` made these with torch's `binary_cross_entropy_with_logits`.
+    #[test]
+    fn binary_losses_and_gradients_are_those_of_torch() {
+        #[derive(Deserialize)]
+        struct Case {
+            name: String,
+            logits: Vec<Vec<f32>>,
+            targets: Vec<Vec<f32>>,
+            loss: f32,
+            gradient: Vec<Vec<f32>>,
+        }
+        #[derive(Deserialize)]
+        struct Golden {
+            binary: Vec<Case>,
+        }
+        let text = include_str!("../../fixtures/losses/losses.json");
+        let golden: Golden = serde_json::from_str(text).unwrap();
+        let device = Device::flex().autodiff();
+        for case in golden.binary {
+            let shape = [case.logits.len(), case.logits[0].len()];
+            let tensor = |rows: &[Vec<f32>]| {
+                Tensor::<2>::from_data(TensorData::new(rows.concat(), shape), &device)
+            };
+            let logits = tensor(&case.logits).require_grad();
+            let loss = binary_cross_entropy(logits.clone(), tensor(&case.targets));
+            let gradients = loss.backward();
+            let loss: f32 = loss.into_scalar();
+            let error = (loss - case.loss).abs();
+            assert!(error <= 1e-5 * case.loss.abs(), "{}: {loss}", case.name);
+            let gradient = logits.grad(&gradients).unwrap();
+            assert_close(gradient, &case.gradient, &case.name);
+        }
+    }
+
+    /// Within 2e-5 of the largest value.
+    fn assert_close(got: Tensor<2>, expected: &[Vec<f32>], name: &str) {
+        let got: Vec<f32> = got.into_data().iter().collect();
+        let expected = expected.concat();
+        let largest = expected.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+        for (got, expected) in got.iter().zip(&expected) {
+            let close = (got - expected).abs() <= 2e-5 * largest;
+            assert!(close, "{name}: {got}, expected {expected}");
         }
     }
 }

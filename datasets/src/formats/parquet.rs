@@ -20,7 +20,8 @@ use self::shards::Shards;
 use super::file_format::file_format;
 use crate::error::Error;
 use crate::indexed::Indexed;
-use crate::labels::{OnStray, Strays, read_names, resolve};
+use crate::label_sets::{JOINED, resolve_sets};
+use crate::labels::{OnStray, Strays, read_names};
 use crate::shards::Patterns;
 use crate::split::{default_validation_fraction, set_aside};
 use crate::storage::Exif;
@@ -43,7 +44,8 @@ peft_core::dataset_config! {
         /// The column of the images: a struct of `bytes` and `path`, or bytes.
         #[serde(default = "default_image")]
         pub image: String,
-        /// The column of the labels: whole numbers or texts.
+        /// The column of the labels: whole numbers or texts, or lists of them, where images have several
+        /// labels.
         #[serde(default = "default_label")]
         pub label: String,
         /// A text file with the names of the classes, one per line. Without it, they are those in the
@@ -108,16 +110,18 @@ impl Parquet {
             unseen: self.unseen,
         };
         let mut remarks = Vec::new();
-        let (classes, mut splits) = resolve(rows, names, strays, &mut remarks)?;
+        let separator = shards.lists.then_some(JOINED);
+        let mut resolved = resolve_sets(rows, separator, names, strays, &mut remarks)?;
+        let stratum = resolved.stratum();
         if self.validation.is_none() {
-            splits.validation = set_aside(
-                &mut splits.train,
+            resolved.splits.validation = set_aside(
+                &mut resolved.splits.train,
                 self.validation_fraction,
-                |item| item.label,
+                stratum,
                 |index, _| (index as u32).to_le_bytes(),
             )?;
         }
-        let mut data = Indexed::new(classes, splits, shards);
+        let mut data = Indexed::of(resolved, shards);
         data.exif = self.exif;
         data.remarks.extend(remarks);
         Ok(data)
@@ -267,6 +271,56 @@ mod tests {
             let data = config.read().unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(data.len(Split::Train) + data.len(Split::Validation), 5);
             assert_eq!(data.remarks().len(), 1, "{:?}", data.remarks());
+        }
+    }
+
+    /// `fixtures/scripts/multi_label.py` made the shards with the datasets library and pyarrow.
+    #[test]
+    fn lists_are_the_labels_of_an_image() {
+        let with = |train: &str, validation: Option<&str>| Parquet {
+            root: format!("{FOLDER}/../multi_label").into(),
+            train: train.into(),
+            validation: validation.map(str::to_owned),
+            test: "test.parquet".into(),
+            label: "labels".into(),
+            ..config("")
+        };
+        let sets: [&[usize]; 6] = [&[0, 1], &[], &[2], &[0, 1, 2], &[1], &[0]];
+        let data = with("train.parquet", Some("names.parquet")).read();
+        let data = data.unwrap_or_else(|e| panic!("{e}"));
+        assert!(data.is_multi_label());
+        assert_eq!(data.classes(), ["sea", "sky", "tree"]);
+        for (split, count, first) in [
+            (Split::Train, 6, 0),
+            (Split::Validation, 6, 200),
+            (Split::Test, 3, 100),
+        ] {
+            assert_eq!(data.len(split), count);
+            for (index, set) in sets.iter().enumerate().take(count) {
+                assert_eq!(data.labels(split, index).unwrap(), *set, "{split} {index}");
+                let shade = data.image(split, index).unwrap().rgb[0];
+                assert_eq!(usize::from(shade), first + index, "{split} {index}");
+            }
+        }
+        // Without a validation split, a part of all images is set aside.
+        let data = with("train.parquet", None).read();
+        let data = data.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [5, 1, 3]);
+
+        for (train, validation, part) in [
+            (
+                "null.parquet",
+                None,
+                "row 5: expected a list of labels, empty if",
+            ),
+            (
+                "train.parquet",
+                Some("one.parquet"),
+                "expected lists of labels in `labels`, as in the shards before, got one label per row",
+            ),
+        ] {
+            let message = message(&with(train, validation));
+            assert!(message.contains(part), "{message}");
         }
     }
 

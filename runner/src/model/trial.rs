@@ -22,8 +22,8 @@ use crate::model::classes::Join;
 use crate::model::hash::Content;
 use crate::model::head::head;
 use crate::model::parts::{self, at};
+use crate::model::task;
 use crate::train::loss::Loss;
-use crate::train::metrics::Metric;
 
 /// Everything that a training needs, checked, apart from the model itself, which training consumes.
 pub struct Trial {
@@ -73,11 +73,7 @@ impl Trial {
         mut experiment: Experiment,
         device: &ComputeDevice,
     ) -> Result<(Self, Model), Failure> {
-        if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
-            return Err(config_error(
-                "metric: worst_group: the data set has no groups; expected another metric, such as top1",
-            ));
-        }
+        task::check(&experiment, &data)?;
         let loss = Loss::of(&experiment.recipe, &data)?;
         experiment.backbone = base.config.clone();
         let classes = data.classes().to_vec();

@@ -68,9 +68,13 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     line(
         "data",
         format!(
-            "{}: {train} train, {validation} validation, {test} test, {} classes",
+            "{}: {train} train, {validation} validation, {test} test, {} classes{}",
             trial.experiment.dataset.typetag_name(),
-            trial.data.classes().len()
+            trial.data.classes().len(),
+            match trial.data.is_multi_label() {
+                true => ", several labels per image",
+                false => "",
+            }
         ),
     );
     if let Some(weights) = trial.loss.weights() {

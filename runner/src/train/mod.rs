@@ -7,6 +7,7 @@ mod labels;
 pub mod loss;
 mod losses;
 pub mod metrics;
+pub mod multi_label;
 pub mod outputs;
 mod rates;
 mod replicas;

@@ -130,7 +130,7 @@ fn split(images: usize, parts: usize) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Int, TensorData};
+    use burn::tensor::{DType, TensorData};
     use peft_core::loss::CrossEntropy;
     use peft_core::params::floats;
     use peft_core::{Activation, AdaptationMethod};
@@ -138,6 +138,7 @@ mod tests {
     use super::*;
     use crate::config::recipe::Recipe;
     use crate::data::batch::Mixed;
+    use crate::data::targets::Targets;
     use crate::selftest::step::assemble;
     use crate::train::loss::Loss;
     use crate::train::rates::Rates;
@@ -146,27 +147,25 @@ mod tests {
     const VIT: &str =
         "{name: vit, img_size: 16, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2}";
 
-    /// Five images, mixed with each other or not.
-    fn batch(mixed: bool) -> Batch {
+    /// Five images with one label each or `many`, mixed with each other or not.
+    fn batch(many: bool, mixed: bool) -> Batch {
         let device = Device::flex();
-        let line = |values: Vec<i64>| {
-            let count = values.len();
-            Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &device)
-        };
         let pixels = (0..5 * 3 * 16 * 16).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0);
         let pixels = TensorData::new(pixels.collect::<Vec<f32>>(), [5, 3, 16, 16]);
-        let lambda = TensorData::new(vec![0.5f32, 0.7, 1.0, 0.7, 0.5], [5]);
+        let labels = match many {
+            false => Targets::One(vec![0, 1, 2, 3, 4]),
+            true => Targets::Many(vec![vec![0, 3], vec![], vec![2], vec![1, 2, 3], vec![4]]),
+        };
         Batch {
             x: Activation::Map(Tensor::from_data(pixels, &device)),
             from: 0,
-            labels: line(vec![0, 1, 2, 3, 4]),
-            targets: vec![0, 1, 2, 3, 4],
             groups: Vec::new(),
             places: vec![0, 1, 2, 3, 4],
             mixed: mixed.then(|| Mixed {
-                lambda: Tensor::from_data(lambda, &device),
-                partners: line(vec![4, 3, 2, 1, 0]),
+                lambda: vec![0.5, 0.7, 1.0, 0.7, 0.5],
+                partners: labels.reversed(),
             }),
+            targets: labels,
         }
     }
 
@@ -176,13 +175,15 @@ mod tests {
             smoothing: 0.1,
             weights: Some((1..=5).map(|class| class as f32 / 2.0).collect()),
         });
-        assert_same(&Loss::default(), true);
-        assert_same(&weighted, false);
-        assert_same(&weighted, true);
+        assert_same(&Loss::default(), false, true);
+        assert_same(&weighted, false, false);
+        assert_same(&weighted, false, true);
+        assert_same(&Loss::default(), true, false);
+        assert_same(&Loss::default(), true, true);
     }
 
     /// Two to four devices compute the gradients of one.
-    fn assert_same(loss: &Loss, mixed: bool) {
+    fn assert_same(loss: &Loss, many: bool, mixed: bool) {
         let method: Box<dyn AdaptationMethod> =
             serde_yaml::from_str("{name: lora, rank: 2, dropout: 0.3}").unwrap();
         let model = assemble(VIT, &[method], &Device::flex())
@@ -199,7 +200,7 @@ mod tests {
             rates: Rates::of(&model, &recipe.rates).unwrap(),
         };
         let whole = Part { index: 0, of: 1 };
-        let (images, prefix) = (Images::all(batch(mixed)), stepper.prefix.as_ref());
+        let (images, prefix) = (Images::all(batch(many, mixed)), stepper.prefix.as_ref());
         let (loss, _, gradients) = stepper.gradients(&model, prefix, 3, images, whole, &mut |_| ());
         let expected = params::gradients(&model, &gradients);
         assert!(expected.len() > 2);
@@ -207,7 +208,7 @@ mod tests {
             let others = vec![ComputeDevice::cpu(); devices - 1];
             let mut replicas = Replicas::new(&model, &others).unwrap();
             let (mean, _, gradients) =
-                replicas.gradients(&stepper, &model, 3, batch(mixed), whole, &mut |_| ());
+                replicas.gradients(&stepper, &model, 3, batch(many, mixed), whole, &mut |_| ());
             let [mean, loss]: [f32; 2] = [mean, loss.clone()].map(Tensor::into_scalar);
             assert!((mean - loss).abs() < 1e-6, "{mean} and {loss}");
             let got = params::gradients(&model, &gradients);

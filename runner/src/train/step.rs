@@ -127,7 +127,9 @@ impl Stepper<'_> {
             false => step.on_rows(rows, of),
         };
         let logits = model.logits(x.into_autodiff(), cut, Some(&step));
-        let loss = self.loss.value(logits, batch.labels, batch.mixed);
+        let loss = self
+            .loss
+            .value(logits, &batch.targets, batch.mixed.as_ref());
         // The value is taken before the backward pass consumes the graph.
         let value = loss.clone().inner();
         ended(Phase::Forward);

@@ -128,8 +128,9 @@ fn columns(shard: &Path) -> Result<(String, String), Failure> {
     });
     let label = LABELS.iter().find_map(|name| {
         columns.iter().find(|column| {
-            let plain =
-                column.physical_type() != Type::BYTE_ARRAY || column.path().parts().len() == 1;
+            let plain = column.physical_type() != Type::BYTE_ARRAY
+                || column.path().parts().len() == 1
+                || column.max_rep_level() == 1;
             plain && column.path().parts()[0].eq_ignore_ascii_case(name)
         })
     });

@@ -73,14 +73,14 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
         let usable = distinct.filter(|(count, _)| *count > 1 && 2 * count <= rows.len());
         usable.min().map(|(_, index)| index)
     };
-    let label = named(&LABELS).or_else(repeats).ok_or_else(|| {
-        config_error(format_args!(
-            "{}: expected a column of labels ({}), got {}",
-            path.display(),
-            LABELS.join(", "),
-            names.iter().collect::<Vec<_>>().join(", ")
-        ))
-    })?;
+    // A column for each class: 1 where the image shows it.
+    let one_hot: Vec<usize> = match named(&LABELS) {
+        Some(_) => Vec::new(),
+        None => (0..names.len())
+            .filter(|index| *index != paths && Some(*index) != split)
+            .filter(|index| column(*index).all(|value| ["0", "1"].contains(&value)))
+            .collect(),
+    };
     let file = path
         .file_name()
         .unwrap_or_default()
@@ -90,9 +90,29 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
     if !images.is_empty() {
         list.insert("images".into(), images.into());
     }
-    let mut seen = Seen::new("a table of paths and labels", "csv", root)
-        .with("path", &names[paths])
-        .with("label", &names[label]);
+    let mut seen =
+        Seen::new("a table of paths and labels", "csv", root).with("path", &names[paths]);
+    if one_hot.len() > 1 {
+        let columns: Vec<Value> = one_hot.iter().map(|index| names[*index].into()).collect();
+        seen = seen
+            .with("one_hot", columns)
+            .remark("columns of 0 and 1 are classes, of which an image may show several");
+    } else {
+        let label = named(&LABELS).or_else(repeats).ok_or_else(|| {
+            config_error(format_args!(
+                "{}: expected a column of labels ({}), got {}",
+                path.display(),
+                LABELS.join(", "),
+                names.iter().collect::<Vec<_>>().join(", ")
+            ))
+        })?;
+        seen = seen.with("label", &names[label]);
+        if let Some(separator) = separator(column(label)) {
+            seen = seen
+                .with("separator", separator.to_string())
+                .remark(format!("`{separator}` separates the labels of an image"));
+        }
+    }
     if delimiter != ',' {
         seen = seen.with("delimiter", delimiter.to_string());
     }
@@ -131,6 +151,23 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
     })
 }
 
+/// What separates several labels in the values of a column, if anything does. Commas may be parts of names,
+/// and blanks often are: they separate labels that repeat in other combinations, or numbers.
+fn separator<'a>(values: impl Iterator<Item = &'a str>) -> Option<char> {
+    let values: BTreeSet<&str> = values.collect();
+    ['|', ';', ',', ' '].into_iter().find(|&separator| {
+        let pieces: BTreeSet<&str> = values
+            .iter()
+            .flat_map(|value| value.split(separator).map(str::trim))
+            .filter(|piece| !piece.is_empty())
+            .collect();
+        let is_number = |piece: &&str| piece.parse::<u64>().is_ok();
+        values.iter().any(|value| value.contains(separator))
+            && (separator != ',' || pieces.len() < values.len())
+            && (separator != ' ' || pieces.iter().all(is_number))
+    })
+}
+
 /// The column whose values are files, and the folder below `root` that they are relative to.
 fn paths(root: &Path, columns: usize, rows: &[StringRecord]) -> Option<(usize, String)> {
     let below = folders(root).unwrap_or_default();
@@ -150,4 +187,24 @@ fn paths(root: &Path, columns: usize, rows: &[StringRecord]) -> Option<(usize, S
             !rows.is_empty() && values.all(there)
         })
         .map(|(column, place)| (column, place.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_are_told_from_parts_of_names() {
+        for (values, expected) in [
+            (&["sea|sky", "sky"][..], Some('|')),
+            (&["1;2", "", "2"], Some(';')),
+            (&["a,b", "a,c", "b,c", "b", "c"], Some(',')),
+            (&["Salmon, Atlantic", "Cod, Pacific"], None),
+            (&["golden retriever", "poodle"], None),
+            (&["3 17", "17"], Some(' ')),
+            (&["cat", "dog"], None),
+        ] {
+            assert_eq!(separator(values.iter().copied()), expected, "{values:?}");
+        }
+    }
 }

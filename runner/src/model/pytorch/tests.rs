@@ -348,6 +348,7 @@ fn files(
         backbone: &*opened.config,
         weights: None,
         classes: &names(),
+        multi_label: false,
         input: &input,
     };
     (leaving.files().unwrap(), input)
