@@ -23,7 +23,7 @@ use crate::indexed::Indexed;
 use crate::label_sets::{JOINED, resolve_sets};
 use crate::labels::{OnStray, Strays, read_names};
 use crate::shards::Patterns;
-use crate::split::{default_validation_fraction, set_aside};
+use crate::split::{default_validation_fraction, set_aside, take_part};
 use crate::storage::Exif;
 
 peft_core::dataset_config! {
@@ -40,7 +40,8 @@ peft_core::dataset_config! {
         #[serde(default)]
         pub validation: Option<String>,
         /// The shards of the test split.
-        pub test: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub test: Option<String>,
         /// The column of the images: a struct of `bytes` and `path`, or bytes.
         #[serde(default = "default_image")]
         pub image: String,
@@ -55,9 +56,13 @@ peft_core::dataset_config! {
         pub names: Option<PathBuf>,
         /// Part of each class of `train` that is set aside where there is no validation split: a number
         /// in (0, 1). The order is that of the blake3 hash of a row's index over all training shards
-        /// (as a little-endian `u32`).
+        /// (as a little-endian `u32`), without the rows that `test_fraction` took.
         #[serde(default = "default_validation_fraction")]
         pub validation_fraction: f32,
+        /// Part of each class of `train` that is set aside for testing, where there is no `test`: a number in
+        /// (0, 1), in the same order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub test_fraction: Option<f32>,
         /// What becomes of an image without a label, or with a negative one, which marks a label that
         /// is hidden.
         #[serde(default, skip_serializing_if = "OnStray::is_fail")]
@@ -95,8 +100,17 @@ impl Parquet {
         let patterns = Patterns {
             train: &self.train,
             validation: self.validation.as_deref(),
-            test: &self.test,
+            test: self.test.as_deref(),
         };
+        if self.test.is_some() == self.test_fraction.is_some() {
+            let expected = "either shards, or `test_fraction` without them";
+            let got = if self.test.is_some() {
+                "both"
+            } else {
+                "neither"
+            };
+            return Err(Error::invalid("test", expected, got));
+        }
         let mut shards = Shards::default();
         let rows = patterns.read(&self.root, |path| {
             shards.add(path, &self.image, &self.label)
@@ -113,13 +127,15 @@ impl Parquet {
         let separator = shards.lists.then_some(JOINED);
         let mut resolved = resolve_sets(rows, separator, names, strays, &mut remarks)?;
         let stratum = resolved.stratum();
+        let splits = &mut resolved.splits;
+        let key = |index: usize, _: &_| (index as u32).to_le_bytes();
+        if let Some(fraction) = self.test_fraction {
+            let train = &mut splits.train;
+            splits.test = take_part("test_fraction", train, fraction, &stratum, key)?;
+        }
         if self.validation.is_none() {
-            resolved.splits.validation = set_aside(
-                &mut resolved.splits.train,
-                self.validation_fraction,
-                stratum,
-                |index, _| (index as u32).to_le_bytes(),
-            )?;
+            let fraction = self.validation_fraction;
+            splits.validation = set_aside(&mut splits.train, fraction, &stratum, key)?;
         }
         let mut data = Indexed::of(resolved, shards);
         data.exif = self.exif;
@@ -141,11 +157,12 @@ mod tests {
             root: FOLDER.into(),
             train: train.into(),
             validation: Some("data/validation-*.parquet".into()),
-            test: "data/test-*.parquet".into(),
+            test: Some("data/test-*.parquet".into()),
             image: default_image(),
             label: default_label(),
             names: None,
             validation_fraction: default_validation_fraction(),
+            test_fraction: None,
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Apply,
@@ -198,6 +215,23 @@ mod tests {
         };
         let data = with.read().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(Split::ALL.map(|split| data.len(split)), [9, 3, 6]);
+        let tested = Parquet {
+            test: None,
+            test_fraction: Some(0.25),
+            ..with.clone()
+        };
+        let data = tested.read().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [6, 3, 3]);
+        for (test, test_fraction, got) in [(None, None, "neither"), (Some("a"), Some(0.5), "both")]
+        {
+            let config = Parquet {
+                test: test.map(str::to_owned),
+                test_fraction,
+                ..with.clone()
+            };
+            let message = message(&config);
+            assert!(message.contains("`test_fraction` without them") && message.contains(got));
+        }
         let whole = config("plain.*").read().unwrap_or_else(|e| panic!("{e}"));
         let sharded = config("data/train-*")
             .read()
@@ -228,7 +262,7 @@ mod tests {
             root: format!("{FOLDER}/../parquet_kinds").into(),
             train: train.into(),
             validation: None,
-            test: "test.parquet".into(),
+            test: Some("test.parquet".into()),
             ..config("")
         };
         let data = with("brotli.parquet")
@@ -281,7 +315,7 @@ mod tests {
             root: format!("{FOLDER}/../multi_label").into(),
             train: train.into(),
             validation: validation.map(str::to_owned),
-            test: "test.parquet".into(),
+            test: Some("test.parquet".into()),
             label: "labels".into(),
             ..config("")
         };
@@ -333,7 +367,7 @@ mod tests {
                     root: format!("{FOLDER}/../parquet_kinds").into(),
                     train: train.into(),
                     validation: None,
-                    test: "test.parquet".into(),
+                    test: Some("test.parquet".into()),
                     exif,
                     ..config("")
                 };

@@ -49,14 +49,46 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
         rows.iter()
             .map(move |row| row.get(index).unwrap_or_default())
     };
-    let (paths, images) = paths(root, names.len(), &rows).ok_or_else(|| {
-        config_error(format_args!(
-            "{}: expected a column with paths of images below {}, got {}",
+    let file = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    // Paths are often relative to the folder above, from which somebody listed the images.
+    let own = fs_err::canonicalize(root).map_err(config_error)?;
+    let above = || {
+        let above = match root.parent()? {
+            empty if empty.as_os_str().is_empty() && root == Path::new(".") => own.parent()?,
+            empty if empty.as_os_str().is_empty() => Path::new("."),
+            above => above,
+        };
+        let name = own.file_name()?;
+        let (column, images) = paths(above, names.len(), &rows)?;
+        let file = format!("{}/{file}", name.to_string_lossy());
+        let images = if images.is_empty() {
+            ".".to_owned()
+        } else {
+            images
+        };
+        Some((above.to_owned(), file, column, images))
+    };
+    let found = paths(root, names.len(), &rows)
+        .map(|(column, images)| (root.to_owned(), file.clone(), column, images))
+        .or_else(above);
+    let Some((root, file, paths, images)) = found else {
+        let got = match absolute(&rows) {
+            Some(absolute) => {
+                format!("the absolute path {absolute}; write paths below that folder")
+            }
+            None => names.iter().collect::<Vec<_>>().join(", "),
+        };
+        return Err(config_error(format_args!(
+            "{}: expected a column with paths of images below {}, got {got}",
             path.display(),
-            root.display(),
-            names.iter().collect::<Vec<_>>().join(", ")
-        ))
-    })?;
+            root.display()
+        )));
+    };
+    let root = &root;
     let named = |known: &[&str]| {
         let index = |name: &&str| {
             names
@@ -81,11 +113,6 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
             .filter(|index| column(*index).all(|value| ["0", "1"].contains(&value)))
             .collect(),
     };
-    let file = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
     let mut list = Mapping::from_iter([(Value::from("file"), Value::from(file))]);
     if !images.is_empty() {
         list.insert("images".into(), images.into());
@@ -151,6 +178,14 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
     })
 }
 
+/// An absolute path of a file, if the table has one.
+fn absolute(rows: &[StringRecord]) -> Option<&str> {
+    let values = rows.iter().take(PATHS).flatten();
+    let mut files =
+        values.filter(|value| Path::new(value).is_absolute() && Path::new(value).is_file());
+    files.next()
+}
+
 /// What separates several labels in the values of a column, if anything does. Commas may be parts of names,
 /// and blanks often are: they separate labels that repeat in other combinations, or numbers.
 fn separator<'a>(values: impl Iterator<Item = &'a str>) -> Option<char> {
@@ -183,7 +218,10 @@ fn paths(root: &Path, columns: usize, rows: &[StringRecord]) -> Option<(usize, S
                 .iter()
                 .take(PATHS)
                 .map(|row| row.get(*column).unwrap_or_default());
-            let there = |value: &str| !value.is_empty() && folder.join(value).is_file();
+            let there = |value: &str| {
+                let relative = Path::new(value).is_relative();
+                !value.is_empty() && relative && folder.join(value).is_file()
+            };
             !rows.is_empty() && values.all(there)
         })
         .map(|(column, place)| (column, place.clone()))
