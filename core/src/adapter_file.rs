@@ -32,6 +32,9 @@ pub struct AdapterInfo {
     pub weights: Option<String>,
     /// The classes' names, in the order of the logits.
     pub classes: Vec<String>,
+    /// Whether an image may show several classes, or none: each has a probability of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multi_label: bool,
 }
 
 impl AdapterInfo {
@@ -42,6 +45,15 @@ impl AdapterInfo {
             structure: structure(&model.backbone),
             weights,
             classes,
+            multi_label: false,
+        }
+    }
+
+    /// The same, for images that may show several classes, or none.
+    pub fn with_multi_label(self, multi_label: bool) -> Self {
+        Self {
+            multi_label,
+            ..self
         }
     }
 }

@@ -215,8 +215,22 @@ pub trait Dataset: Send + Sync {
     /// The label at `index < len(split)`, below the number of classes; the image is not read.
     ///
     /// # Errors
-    /// If there is no such record.
+    /// If there is no such record, or the set [has several labels per image](Self::is_multi_label).
     fn label(&self, split: Split, index: usize) -> Result<usize>;
+
+    /// Whether an image may show several classes, or none. Otherwise it shows one.
+    fn is_multi_label(&self) -> bool {
+        false
+    }
+
+    /// All labels at `index < len(split)`, ascending and below the number of classes; the image is not
+    /// read. By default the one [`label`](Self::label).
+    ///
+    /// # Errors
+    /// If there is no such record.
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<usize>> {
+        Ok(vec![self.label(split, index)?])
+    }
 
     /// The image at `index < len(split)`. Any number of threads may call this, in any order.
     ///

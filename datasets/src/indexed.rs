@@ -38,7 +38,7 @@ pub(crate) trait Source: Send + Sync {
 /// One record, as known before its image is read.
 #[derive(Debug, Clone)]
 pub(crate) struct Item<A> {
-    /// An index into the classes.
+    /// An index into the classes; in a multi-label set, an index into its [sets](Indexed::sets).
     pub label: usize,
     /// An index into the groups.
     pub group: Option<usize>,
@@ -49,10 +49,34 @@ pub(crate) struct Item<A> {
 /// The records of each split.
 pub(crate) type Items<A> = BySplit<Vec<Item<A>>>;
 
+/// The classes of records and their items.
+pub(crate) struct Resolved<A> {
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// The different sets of labels, each ascending; empty if every record has one label.
+    pub sets: Vec<Vec<usize>>,
+    /// Their labels are indices into `sets` where there are any, else into `classes`.
+    pub splits: Items<A>,
+}
+
+impl<A> Resolved<A> {
+    /// What a part of the training images keeps its share of: the class. Images with several labels are
+    /// divided all together.
+    pub fn stratum(&self) -> impl Fn(&Item<A>) -> usize + use<A> {
+        let is_multi_label = !self.sets.is_empty();
+        move |item| match is_multi_label {
+            true => 0,
+            false => item.label,
+        }
+    }
+}
+
 /// The records of three splits and the source of their images.
 #[derive(Debug)]
 pub(crate) struct Indexed<S: Source> {
     pub classes: Vec<String>,
+    /// The different sets of labels that images have, each ascending; empty if every image has one label.
+    pub sets: Vec<Vec<usize>>,
     pub groups: Vec<String>,
     pub splits: Items<S::At>,
     pub source: S,
@@ -69,10 +93,29 @@ impl<S: Source> Indexed<S> {
     /// Labels must be below the number of classes. The parsers check that, because they can name
     /// the line.
     pub fn new(classes: Vec<String>, splits: Items<S::At>, source: S) -> Self {
+        let sets = Vec::new();
+        let resolved = Resolved {
+            classes,
+            sets,
+            splits,
+        };
+        Self::of(resolved, source)
+    }
+
+    /// As [`new`](Self::new), of records with one label each or with several.
+    pub fn of(resolved: Resolved<S::At>, source: S) -> Self {
+        let Resolved {
+            classes,
+            sets,
+            splits,
+        } = resolved;
         // Only training images are counted: a class without any cannot be learned.
         let mut images = vec![0; classes.len()];
         for item in &splits.train {
-            images[item.label] += 1;
+            match sets.get(item.label) {
+                Some(set) => set.iter().for_each(|label| images[*label] += 1),
+                None => images[item.label] += 1,
+            }
         }
         let empty: Vec<&String> = classes
             .iter()
@@ -90,6 +133,7 @@ impl<S: Source> Indexed<S> {
         };
         Self {
             classes,
+            sets,
             groups: Vec::new(),
             splits,
             source,
@@ -109,7 +153,24 @@ impl<S: Source> Dataset for Indexed<S> {
     }
 
     fn label(&self, split: Split, index: usize) -> Result<usize> {
-        Ok(self.splits.at(split, index)?.label)
+        let label = self.splits.at(split, index)?.label;
+        match self.is_multi_label() {
+            true => {
+                let image = self.name(split, index);
+                let got = "any number of labels, as this data set has several per image";
+                Err(Error::record(image, "one label", got).into())
+            }
+            false => Ok(label),
+        }
+    }
+
+    fn is_multi_label(&self) -> bool {
+        !self.sets.is_empty()
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<usize>> {
+        let label = self.splits.at(split, index)?.label;
+        Ok(self.sets.get(label).cloned().unwrap_or_else(|| vec![label]))
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Image> {
@@ -157,6 +218,9 @@ impl<S: Source> Dataset for Indexed<S> {
     fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?} {:?}\n", self.classes, self.groups).as_bytes());
+        if self.is_multi_label() {
+            hasher.update(format!("sets {:?}\n", self.sets).as_bytes());
+        }
         for split in Split::ALL {
             let items = self.splits.get(split);
             // Hashed image by image, so that threads can share the work; the order is that of the

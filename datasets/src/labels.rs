@@ -123,7 +123,7 @@ pub(crate) fn resolve<A>(
 /// # Errors
 /// A label that is neither, with its place: labels that are all numbers, but not whole ones, are
 /// not taken for names.
-fn classes_of(
+pub(crate) fn classes_of(
     labels: &[(&str, &Place)],
     names: Option<Vec<String>>,
 ) -> Result<(Vec<String>, Vec<usize>), Error> {

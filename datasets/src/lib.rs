@@ -14,6 +14,7 @@ mod files;
 mod formats;
 mod indexed;
 mod kinds;
+mod label_sets;
 mod labels;
 mod orientation;
 mod procedural;

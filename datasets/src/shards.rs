@@ -13,12 +13,12 @@ use crate::split::BySplit;
 pub(crate) struct Patterns<'a> {
     pub train: &'a str,
     pub validation: Option<&'a str>,
-    pub test: &'a str,
+    pub test: Option<&'a str>,
 }
 
 impl Patterns<'_> {
     /// The records of each split; `read` reads those of one shard. Without a pattern, validation
-    /// has none.
+    /// and test have none.
     ///
     /// # Errors
     /// A root that is not there, those of [`expand`] and `read`, and a shard in two splits.
@@ -33,7 +33,7 @@ impl Patterns<'_> {
             let (field, pattern) = match split {
                 Split::Train => ("train", Some(self.train)),
                 Split::Validation => ("validation", self.validation),
-                Split::Test => ("test", Some(self.test)),
+                Split::Test => ("test", self.test),
             };
             let mut records = Vec::new();
             for path in pattern.map_or(Ok(Vec::new()), |p| expand(&root, field, p))? {

@@ -21,6 +21,7 @@
 
 mod attention;
 mod batch_norm;
+mod binary_cross_entropy;
 mod bridge;
 mod buffer;
 mod check;
@@ -51,6 +52,7 @@ mod testing;
 
 pub use attention::{attention, attention_weights, attention_with_bias};
 pub use batch_norm::{FixedNorm, batch_norm, batch_norm_train};
+pub use binary_cross_entropy::binary_cross_entropy;
 pub use check::{Check, check};
 pub use conv::{conv2d, conv2d_norm, conv2d_residual};
 pub use cross_entropy::cross_entropy;

@@ -63,7 +63,7 @@ fn print_row(method: &str, rate: f64, trials: &[Summary]) {
         "| {method} | {rate} | {} | {} | {} | {:.0} |",
         trials[0].params.trainable,
         percent(validation),
-        percent(|trial| trial.test.top1),
+        percent(|trial| trial.test.top1.unwrap_or(f64::NAN)),
         moments(trials, |trial| trial.memory.peak_bytes as f64).0 / f64::from(1 << 20),
     );
 }
@@ -72,7 +72,8 @@ fn validation(trial: &Summary) -> f64 {
     trial
         .validation
         .as_ref()
-        .map_or(f64::NAN, |validation| validation.top1)
+        .and_then(|validation| validation.top1)
+        .unwrap_or(f64::NAN)
 }
 
 /// Mean and sample standard deviation of a number over trials.

@@ -21,7 +21,8 @@ fn train(session: &Session) -> Result<std::path::PathBuf, Failure> {
     let experiment = Experiment::read("peft/linear-probe.yaml", &changes)?;
     // A second call reads the finished run; an interrupted one goes on.
     let run = session.train(experiment.clone())?;
-    println!("test top-1: {:.1} %", 100.0 * run.summary.test.top1);
+    let top1 = run.summary.test.top1.unwrap_or_default();
+    println!("test top-1: {:.1} %", 100.0 * top1);
     println!("trained parameters: {}", run.summary.params.trainable);
 
     let model = session.load(&run.folder)?;
@@ -59,7 +60,7 @@ fn compare(session: &Session) -> Result<(), Failure> {
         println!(
             "{}: {:.1} %",
             trial.methods.join(" + "),
-            100.0 * trial.test.top1
+            100.0 * trial.test.top1.unwrap_or_default()
         );
     }
     println!("backbones compared: {}", report.backbones.len());

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::{File, Files, distinct};
-use crate::indexed::{Indexed, Item, Items};
-use crate::labels::{Labelled, OnStray, Strays, read_names, resolve};
+use crate::indexed::{Indexed, Item, Items, Resolved};
+use crate::label_sets::{JOINED, resolve_sets};
+use crate::labels::{Labelled, OnStray, Strays, read_names};
 use crate::split::{BySplit, default_validation_fraction, set_aside, take_part};
 use crate::storage::Exif;
 
@@ -49,7 +50,16 @@ peft_core::dataset_config! {
         /// The column of the images' paths.
         pub path: String,
         /// The column of the labels: whole numbers from 0, or names.
-        pub label: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub label: Option<String>,
+        /// The character that separates the labels in `label`, where images have several labels; a row
+        /// without any shows no class. By default every image has one label.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub separator: Option<char>,
+        /// Instead of `label`, a column for each class, where images have several labels: 1 if the image
+        /// shows the class, 0 if not. The columns' names are those of the classes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub one_hot: Vec<String>,
         /// The columns whose values together form an image's group; by default there are no groups.
         #[serde(default)]
         pub group: Vec<String>,
@@ -132,9 +142,63 @@ group: [y, place]
 /// A row: its image, the text of its group, and its label.
 type Row = Labelled<(File, String)>;
 
+/// Where the labels of a row are.
+#[derive(Clone, Copy)]
+enum LabelColumns<'a> {
+    /// In one column: one label, or several with this separator.
+    One(&'a str, Option<char>),
+    /// In a column for each class.
+    OneHot(&'a [String]),
+}
+
+impl LabelColumns<'_> {
+    /// What separates the labels in the text of a row; none if it has one label.
+    fn separator(self) -> Option<char> {
+        match self {
+            Self::One(_, separator) => separator,
+            Self::OneHot(_) => Some(JOINED),
+        }
+    }
+}
+
 impl Csv {
+    /// Where the labels are.
+    ///
+    /// # Errors
+    /// Fields that exclude each other.
+    fn label_columns(&self) -> Result<LabelColumns<'_>, Error> {
+        if self
+            .separator
+            .is_some_and(|separator| separator == self.delimiter)
+        {
+            let expected = "another character than the `delimiter` of the columns";
+            return Err(Error::invalid(
+                "separator",
+                expected,
+                format!("{:?}", self.delimiter),
+            ));
+        }
+        let columns = match (&self.label, &self.one_hot[..]) {
+            (Some(label), []) => LabelColumns::One(label, self.separator),
+            (None, [_, ..]) if self.separator.is_none() && self.names.is_none() => {
+                LabelColumns::OneHot(&self.one_hot)
+            }
+            _ => {
+                let expected = "either `label`, a column, or `one_hot`, columns of 0 and 1 whose names are \
+                                those of the classes, without `separator` and `names`";
+                return Err(Error::invalid("label", expected, "another combination"));
+            }
+        };
+        if columns.separator().is_some() && !self.group.is_empty() {
+            let expected = "no columns where images have several labels";
+            return Err(Error::invalid("group", expected, listed(&self.group, 5)));
+        }
+        Ok(columns)
+    }
+
     fn read(&self) -> Result<Indexed<Files>, Error> {
         let files = Files::below(&self.root)?;
+        let labels = self.label_columns()?;
         let rows = match (
             &self.all,
             &self.split,
@@ -143,17 +207,17 @@ impl Csv {
             &self.test,
         ) {
             (Some(all), Some(split), None, None, None) if self.test_fraction.is_none() => {
-                self.divided(&files, all, split)?
+                self.divided(&files, labels, all, split)?
             }
             (None, None, Some(train), validation, test)
                 if test.is_some() != self.test_fraction.is_some() =>
             {
                 let rows = |field, list: &Option<List>| match list {
-                    Some(list) => self.rows(&files, field, list),
+                    Some(list) => self.rows(&files, labels, field, list),
                     None => Ok(Vec::new()),
                 };
                 BySplit {
-                    train: self.rows(&files, "train", train)?,
+                    train: self.rows(&files, labels, "train", train)?,
                     validation: rows("validation", validation)?,
                     test: rows("test", test)?,
                 }
@@ -165,16 +229,20 @@ impl Csv {
             }
         };
         // All three splits together, so that a label has the same class in each.
-        let names = self.names.as_deref().map(read_names).transpose()?;
+        let names = match self.one_hot.is_empty() {
+            true => self.names.as_deref().map(read_names).transpose()?,
+            false => Some(self.one_hot.clone()),
+        };
         let strays = Strays {
             unlabelled: self.unlabelled,
             unseen: self.unseen,
         };
         let lacks_validation = rows.validation.is_empty();
         let mut remarks = Vec::new();
-        let (classes, rows) = resolve(rows, names, strays, &mut remarks)?;
-        let groups = self.groups(&rows);
-        let mut splits = rows.map(|rows| -> Vec<Item<File>> {
+        let separator = labels.separator();
+        let resolved = resolve_sets(rows, separator, names, strays, &mut remarks)?;
+        let groups = self.groups(&resolved.splits);
+        let splits = resolved.splits.map(|rows| -> Vec<Item<File>> {
             let items = rows.into_iter().map(|row| {
                 let (file, group) = row.at;
                 Item {
@@ -185,21 +253,24 @@ impl Csv {
             });
             items.collect()
         });
+        let mut resolved = Resolved {
+            classes: resolved.classes,
+            sets: resolved.sets,
+            splits,
+        };
+        let stratum = resolved.stratum();
+        let splits = &mut resolved.splits;
         distinct(&[&splits.train, &splits.validation, &splits.test])?;
         let key = |_, item: &Item<File>| item.at.path.as_bytes().to_vec();
         if let Some(fraction) = self.test_fraction {
             let train = &mut splits.train;
-            splits.test = take_part("test_fraction", train, fraction, |item| item.label, key)?;
+            splits.test = take_part("test_fraction", train, fraction, &stratum, key)?;
         }
         if lacks_validation {
-            splits.validation = set_aside(
-                &mut splits.train,
-                self.validation_fraction,
-                |item| item.label,
-                key,
-            )?;
+            splits.validation =
+                set_aside(&mut splits.train, self.validation_fraction, &stratum, key)?;
         }
-        let mut data = Indexed::new(classes, splits, files);
+        let mut data = Indexed::of(resolved, files);
         data.groups = groups;
         data.exif = self.exif;
         data.remarks.extend(remarks);
@@ -219,6 +290,7 @@ impl Csv {
     fn divided(
         &self,
         files: &Files,
+        labels: LabelColumns,
         all: &List,
         split: &SplitColumn,
     ) -> Result<BySplit<Vec<Row>>, Error> {
@@ -229,24 +301,32 @@ impl Csv {
             ..
         } = split;
         let mut rows = BySplit::<Vec<Row>>::default();
-        self.each(files, "all", all, Some(&split.column), |row, value| {
-            let of = match value {
-                value if value == train => Split::Train,
-                value if Some(value) == validation.as_deref() => Split::Validation,
-                value if value == test => Split::Test,
-                value => {
-                    let known: Vec<_> = [train]
-                        .into_iter()
-                        .chain(validation)
-                        .chain([test])
-                        .collect();
-                    let expected = format!("one of {} in `{}`", listed(&known, 3), split.column);
-                    return Err(Error::record(row.place, expected, format!("`{value}`")));
-                }
-            };
-            rows.get_mut(of).push(row);
-            Ok(())
-        })?;
+        self.each(
+            files,
+            labels,
+            "all",
+            all,
+            Some(&split.column),
+            |row, value| {
+                let of = match value {
+                    value if value == train => Split::Train,
+                    value if Some(value) == validation.as_deref() => Split::Validation,
+                    value if value == test => Split::Test,
+                    value => {
+                        let known: Vec<_> = [train]
+                            .into_iter()
+                            .chain(validation)
+                            .chain([test])
+                            .collect();
+                        let expected =
+                            format!("one of {} in `{}`", listed(&known, 3), split.column);
+                        return Err(Error::record(row.place, expected, format!("`{value}`")));
+                    }
+                };
+                rows.get_mut(of).push(row);
+                Ok(())
+            },
+        )?;
         for of in [Split::Train, Split::Test] {
             if rows.get(of).is_empty() {
                 let expected = format!("a row of the {of} split");
@@ -261,9 +341,15 @@ impl Csv {
     }
 
     /// The rows of one split's own tables.
-    fn rows(&self, files: &Files, field: &'static str, list: &List) -> Result<Vec<Row>, Error> {
+    fn rows(
+        &self,
+        files: &Files,
+        labels: LabelColumns,
+        field: &'static str,
+        list: &List,
+    ) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
-        self.each(files, field, list, None, |row, _| {
+        self.each(files, labels, field, list, None, |row, _| {
             rows.push(row);
             Ok(())
         })?;
@@ -276,220 +362,4 @@ impl Csv {
 }
 
 #[cfg(test)]
-mod tests {
-    use peft_core::data::Dataset;
-    use tempfile::TempDir;
-
-    use super::*;
-
-    fn folder(files: &[(&str, &str)]) -> TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = folder.path().join(name);
-            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-            fs_err::write(path, text).unwrap();
-        }
-        folder
-    }
-
-    fn read(files: &[(&str, &str)], yaml: &str) -> Result<Indexed<Files>, String> {
-        let folder = folder(files);
-        let yaml = format!("root: {}\n{yaml}", folder.path().display());
-        let config: Csv = serde_yaml::from_str(&yaml).unwrap();
-        config.read().map_err(|error| error.to_string())
-    }
-
-    const BIRDS: &str = "all: {file: metadata.csv}
-split: {column: split, train: '0', validation: '1', test: '2'}
-path: img_filename
-label: y
-group: [y, place]
-";
-
-    fn birds(rows: &str) -> Result<Indexed<Files>, String> {
-        let text = format!("img_id,img_filename,y,split,place,place_filename\n{rows}");
-        read(&[("metadata.csv", &text)], BIRDS)
-    }
-
-    #[test]
-    fn a_split_column_and_groups() {
-        let data =
-            birds("1,\"a, b/1.jpg\",0,0,0,x\n2,2.jpg,1,0,1,x\n3,3.jpg,0,1,1,x\n4,4.jpg,1,2,0,x\n")
-                .unwrap();
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [2, 1, 1]);
-        assert_eq!(&*data.splits.train[0].at.path, "a, b/1.jpg");
-        assert_eq!(data.classes(), ["0", "1"]);
-        assert_eq!(
-            data.groups(),
-            ["y=0 place=0", "y=0 place=1", "y=1 place=0", "y=1 place=1"]
-        );
-        assert_eq!(data.group(Split::Train, 1).unwrap(), Some(3));
-        assert_eq!(data.group(Split::Validation, 0).unwrap(), Some(1));
-        assert_eq!(data.label(Split::Test, 0).unwrap(), 1);
-    }
-
-    #[test]
-    fn a_part_of_the_rows_tests_where_nothing_says_which_do() {
-        let rows: String = (0..20).map(|n| format!("{n}.jpg,{}\n", n % 2)).collect();
-        let table = [("a.csv", format!("file,label\n{rows}"))];
-        let table = table.each_ref().map(|(name, text)| (*name, text.as_str()));
-        let config = "train: {file: a.csv}\npath: file\nlabel: label\ntest_fraction: 0.2\n";
-        let data = read(&table, config).unwrap();
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [14, 2, 4]);
-        let two = format!("{config}test: {{file: a.csv}}");
-        assert!(
-            read(&table, &two)
-                .unwrap_err()
-                .contains("another combination")
-        );
-    }
-
-    #[test]
-    fn tables_for_each_split_beside_their_images() {
-        let header = "Filename;Width;ClassId";
-        let files = [
-            (
-                "train/00000/GT-00000.csv",
-                format!("{header}\n0.ppm;9;0\n1.ppm;9;0\n"),
-            ),
-            (
-                "train/00001/GT-00001.csv",
-                format!("{header}\r\n0.ppm;9;1\r\n"),
-            ),
-            ("GT-final_test.csv", format!("{header}\n0.ppm;9;1\n")),
-        ];
-        let files: Vec<_> = files
-            .iter()
-            .map(|(name, text)| (*name, text.as_str()))
-            .collect();
-        let yaml = "train: {file: 'train/*/GT-*.csv'}
-test: {file: GT-final_test.csv, images: Final_Test/Images}
-path: Filename
-label: ClassId
-delimiter: ';'
-validation_fraction: 0.5
-";
-        let data = read(&files, yaml).unwrap();
-        let paths: Vec<_> = data.splits.iter().flatten().map(|i| &*i.at.path).collect();
-        assert_eq!(paths[1], "train/00001/0.ppm");
-        assert_eq!(paths[3], "Final_Test/Images/0.ppm");
-        assert_eq!(Split::ALL.map(|split| data.len(split)), [2, 1, 1]);
-        assert!(data.groups().is_empty());
-        assert_eq!(data.group(Split::Test, 0).unwrap(), None);
-    }
-
-    #[test]
-    fn a_bad_row_is_named() {
-        let fine = "1,1.jpg,0,0,0,x\n2,2.jpg,0,1,0,x\n3,3.jpg,0,2,0,x\n";
-        assert!(birds(fine).is_ok());
-        for (row, parts) in [
-            (
-                "4,4.jpg,0,7,0,x\n",
-                ["line 5", "one of 0, 1, 2 in `split`, got `7`"],
-            ),
-            (
-                "4,4.jpg,0\n",
-                ["metadata.csv` line 5", "header has (6), got 3"],
-            ),
-            ("4,../4.jpg,0,0,0,x\n", ["line 5", "inside the root"]),
-            ("4,3.jpg,0,0,0,x\n", ["line 5 and at", "line 4"]),
-            ("4,,0,0,0,x\n", ["line 5", "got none"]),
-        ] {
-            let message = birds(&format!("{fine}{row}")).unwrap_err();
-            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
-        }
-        let message = birds("1,1.jpg,0,0,0,x\n").unwrap_err();
-        assert!(
-            message.contains("a row of the test split, got none"),
-            "{message}"
-        );
-    }
-
-    #[test]
-    fn lines_are_counted_as_an_editor_does() {
-        let rows = [
-            "img_filename,y,split,place",
-            "1.jpg,a,0,x",
-            "",
-            "\"2\n.jpg\",a,1,x",
-            "3.jpg,a,2,x",
-            "",
-            "4.jpg,a,0",
-        ];
-        for (mark, end) in [
-            ("", "\n"),
-            ("", "\r\n"),
-            ("\u{feff}", "\r\n"),
-            ("\u{feff}", "\r"),
-        ] {
-            let text = |last: &str| {
-                let text = [&rows[..6], &[last]].concat().join("\n");
-                format!("{mark}{}{end}", text.replace('\n', end))
-            };
-            let read = |last: &str| read(&[("metadata.csv", &text(last))], BIRDS);
-            assert!(read("4.jpg,a,0,y").is_ok());
-            for (last, part) in [
-                ("4.jpg,a,0", "metadata.csv` line 8: expected as many fields"),
-                (
-                    "4.jpg,a,7,x",
-                    "metadata.csv` line 8: expected one of 0, 1, 2",
-                ),
-                ("3.jpg,a,0,x", "metadata.csv` line 6"),
-                (
-                    "4.jpg,-1,0,x",
-                    "metadata.csv` line 8: expected the label of a class, got `-1`",
-                ),
-            ] {
-                let message = read(last).unwrap_err();
-                assert!(message.contains(part), "{end:?}: {message}");
-            }
-        }
-    }
-
-    #[test]
-    fn columns_and_combinations_are_checked() {
-        let table = [("a.csv", "file,label\n1.jpg,cat\n")];
-        let tables = |train: &str, rest: &str| {
-            let yaml =
-                format!("train: {{file: {train}}}\ntest: {{file: a.csv}}\nlabel: label\n{rest}");
-            read(&table, &yaml).unwrap_err()
-        };
-        for (message, part) in [
-            (
-                tables("a.csv", "path: path"),
-                "a.csv`: expected a column `path`, got file, label",
-            ),
-            (
-                tables("b.csv", "path: file"),
-                "b.csv`: expected a file of `train: b.csv`, got none",
-            ),
-            (
-                tables("a.csv", "path: file\ndelimiter: \u{2192}"),
-                "invalid `delimiter`",
-            ),
-            (
-                tables("a.csv", "path: File"),
-                "got file, label (did you mean `file`?)",
-            ),
-            (
-                tables("a.csv", "path: file\ndelimiter: ;"),
-                "got file,label (set `delimiter` if ',' separates the columns)",
-            ),
-            (
-                read(
-                    &[("a.csv", "file,label,label\n1.jpg,0,1\n")],
-                    "train: {file: a.csv}\ntest: {file: a.csv}\npath: file\nlabel: label",
-                )
-                .unwrap_err(),
-                "expected a column `label`, got two of that name",
-            ),
-            (tables("a.csv", "path: file"), "`1.jpg` is listed twice"),
-            (
-                read(&table, "train: {file: a.csv}\npath: file\nlabel: label").unwrap_err(),
-                "or `train` and either `test` or `test_fraction`",
-            ),
-        ] {
-            assert!(message.contains(part), "{message}");
-        }
-    }
-}
+mod tests;

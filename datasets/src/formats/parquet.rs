@@ -20,9 +20,10 @@ use self::shards::Shards;
 use super::file_format::file_format;
 use crate::error::Error;
 use crate::indexed::Indexed;
-use crate::labels::{OnStray, Strays, read_names, resolve};
+use crate::label_sets::{JOINED, resolve_sets};
+use crate::labels::{OnStray, Strays, read_names};
 use crate::shards::Patterns;
-use crate::split::{default_validation_fraction, set_aside};
+use crate::split::{default_validation_fraction, set_aside, take_part};
 use crate::storage::Exif;
 
 peft_core::dataset_config! {
@@ -39,11 +40,13 @@ peft_core::dataset_config! {
         #[serde(default)]
         pub validation: Option<String>,
         /// The shards of the test split.
-        pub test: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub test: Option<String>,
         /// The column of the images: a struct of `bytes` and `path`, or bytes.
         #[serde(default = "default_image")]
         pub image: String,
-        /// The column of the labels: whole numbers or texts.
+        /// The column of the labels: whole numbers or texts, or lists of them, where images have several
+        /// labels.
         #[serde(default = "default_label")]
         pub label: String,
         /// A text file with the names of the classes, one per line. Without it, they are those in the
@@ -53,9 +56,13 @@ peft_core::dataset_config! {
         pub names: Option<PathBuf>,
         /// Part of each class of `train` that is set aside where there is no validation split: a number
         /// in (0, 1). The order is that of the blake3 hash of a row's index over all training shards
-        /// (as a little-endian `u32`).
+        /// (as a little-endian `u32`), without the rows that `test_fraction` took.
         #[serde(default = "default_validation_fraction")]
         pub validation_fraction: f32,
+        /// Part of each class of `train` that is set aside for testing, where there is no `test`: a number in
+        /// (0, 1), in the same order.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub test_fraction: Option<f32>,
         /// What becomes of an image without a label, or with a negative one, which marks a label that
         /// is hidden.
         #[serde(default, skip_serializing_if = "OnStray::is_fail")]
@@ -93,8 +100,17 @@ impl Parquet {
         let patterns = Patterns {
             train: &self.train,
             validation: self.validation.as_deref(),
-            test: &self.test,
+            test: self.test.as_deref(),
         };
+        if self.test.is_some() == self.test_fraction.is_some() {
+            let expected = "either shards, or `test_fraction` without them";
+            let got = if self.test.is_some() {
+                "both"
+            } else {
+                "neither"
+            };
+            return Err(Error::invalid("test", expected, got));
+        }
         let mut shards = Shards::default();
         let rows = patterns.read(&self.root, |path| {
             shards.add(path, &self.image, &self.label)
@@ -108,16 +124,20 @@ impl Parquet {
             unseen: self.unseen,
         };
         let mut remarks = Vec::new();
-        let (classes, mut splits) = resolve(rows, names, strays, &mut remarks)?;
-        if self.validation.is_none() {
-            splits.validation = set_aside(
-                &mut splits.train,
-                self.validation_fraction,
-                |item| item.label,
-                |index, _| (index as u32).to_le_bytes(),
-            )?;
+        let separator = shards.lists.then_some(JOINED);
+        let mut resolved = resolve_sets(rows, separator, names, strays, &mut remarks)?;
+        let stratum = resolved.stratum();
+        let splits = &mut resolved.splits;
+        let key = |index: usize, _: &_| (index as u32).to_le_bytes();
+        if let Some(fraction) = self.test_fraction {
+            let train = &mut splits.train;
+            splits.test = take_part("test_fraction", train, fraction, &stratum, key)?;
         }
-        let mut data = Indexed::new(classes, splits, shards);
+        if self.validation.is_none() {
+            let fraction = self.validation_fraction;
+            splits.validation = set_aside(&mut splits.train, fraction, &stratum, key)?;
+        }
+        let mut data = Indexed::of(resolved, shards);
         data.exif = self.exif;
         data.remarks.extend(remarks);
         Ok(data)
@@ -137,11 +157,12 @@ mod tests {
             root: FOLDER.into(),
             train: train.into(),
             validation: Some("data/validation-*.parquet".into()),
-            test: "data/test-*.parquet".into(),
+            test: Some("data/test-*.parquet".into()),
             image: default_image(),
             label: default_label(),
             names: None,
             validation_fraction: default_validation_fraction(),
+            test_fraction: None,
             unlabelled: OnStray::Fail,
             unseen: OnStray::Fail,
             exif: Exif::Apply,
@@ -194,6 +215,23 @@ mod tests {
         };
         let data = with.read().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(Split::ALL.map(|split| data.len(split)), [9, 3, 6]);
+        let tested = Parquet {
+            test: None,
+            test_fraction: Some(0.25),
+            ..with.clone()
+        };
+        let data = tested.read().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [6, 3, 3]);
+        for (test, test_fraction, got) in [(None, None, "neither"), (Some("a"), Some(0.5), "both")]
+        {
+            let config = Parquet {
+                test: test.map(str::to_owned),
+                test_fraction,
+                ..with.clone()
+            };
+            let message = message(&config);
+            assert!(message.contains("`test_fraction` without them") && message.contains(got));
+        }
         let whole = config("plain.*").read().unwrap_or_else(|e| panic!("{e}"));
         let sharded = config("data/train-*")
             .read()
@@ -224,7 +262,7 @@ mod tests {
             root: format!("{FOLDER}/../parquet_kinds").into(),
             train: train.into(),
             validation: None,
-            test: "test.parquet".into(),
+            test: Some("test.parquet".into()),
             ..config("")
         };
         let data = with("brotli.parquet")
@@ -270,6 +308,56 @@ mod tests {
         }
     }
 
+    /// `fixtures/scripts/multi_label.py` made the shards with the datasets library and pyarrow.
+    #[test]
+    fn lists_are_the_labels_of_an_image() {
+        let with = |train: &str, validation: Option<&str>| Parquet {
+            root: format!("{FOLDER}/../multi_label").into(),
+            train: train.into(),
+            validation: validation.map(str::to_owned),
+            test: Some("test.parquet".into()),
+            label: "labels".into(),
+            ..config("")
+        };
+        let sets: [&[usize]; 6] = [&[0, 1], &[], &[2], &[0, 1, 2], &[1], &[0]];
+        let data = with("train.parquet", Some("names.parquet")).read();
+        let data = data.unwrap_or_else(|e| panic!("{e}"));
+        assert!(data.is_multi_label());
+        assert_eq!(data.classes(), ["sea", "sky", "tree"]);
+        for (split, count, first) in [
+            (Split::Train, 6, 0),
+            (Split::Validation, 6, 200),
+            (Split::Test, 3, 100),
+        ] {
+            assert_eq!(data.len(split), count);
+            for (index, set) in sets.iter().enumerate().take(count) {
+                assert_eq!(data.labels(split, index).unwrap(), *set, "{split} {index}");
+                let shade = data.image(split, index).unwrap().rgb[0];
+                assert_eq!(usize::from(shade), first + index, "{split} {index}");
+            }
+        }
+        // Without a validation split, a part of all images is set aside.
+        let data = with("train.parquet", None).read();
+        let data = data.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(Split::ALL.map(|split| data.len(split)), [5, 1, 3]);
+
+        for (train, validation, part) in [
+            (
+                "null.parquet",
+                None,
+                "row 5: expected a list of labels, empty if",
+            ),
+            (
+                "train.parquet",
+                Some("one.parquet"),
+                "expected lists of labels in `labels`, as in the shards before, got one label per row",
+            ),
+        ] {
+            let message = message(&with(train, validation));
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
     /// A set of images that are not upright is another set when they are turned; others are not.
     #[test]
     fn the_fingerprint_changes_where_images_are_turned() {
@@ -279,7 +367,7 @@ mod tests {
                     root: format!("{FOLDER}/../parquet_kinds").into(),
                     train: train.into(),
                     validation: None,
-                    test: "test.parquet".into(),
+                    test: Some("test.parquet".into()),
                     exif,
                     ..config("")
                 };

@@ -23,7 +23,8 @@ use super::file_format::file_format;
 use crate::error::Error;
 use crate::files::Place;
 use crate::indexed::{Indexed, Source};
-use crate::labels::{Labelled, OnStray, Strays, resolve};
+use crate::label_sets::resolve_sets;
+use crate::labels::{Labelled, OnStray, Strays};
 use crate::shards::Mapped;
 use crate::split::{BySplit, default_validation_fraction, set_aside};
 use crate::storage::Exif;
@@ -49,7 +50,8 @@ peft_core::dataset_config! {
         /// The feature that is the image.
         #[serde(default = "default_image")]
         pub image: String,
-        /// The feature that is the label: a class, a whole number or a text.
+        /// The feature that is the label: a class, a whole number or a text, or a sequence of classes, where
+        /// images have several labels.
         #[serde(default = "default_label")]
         pub label: String,
         /// Part of each class of `train` that is set aside where nothing else validates: a number in
@@ -141,17 +143,18 @@ impl Tfds {
             unlabelled: self.unlabelled,
             unseen: self.unseen,
         };
-        let names = labels.names();
-        let (classes, mut splits) = resolve(records, names, strays, &mut remarks)?;
+        let (separator, names) = (labels.separator(), labels.names());
+        let mut resolved = resolve_sets(records, separator, names, strays, &mut remarks)?;
+        let stratum = resolved.stratum();
         if validation.is_none() {
-            splits.validation = set_aside(
-                &mut splits.train,
+            resolved.splits.validation = set_aside(
+                &mut resolved.splits.train,
                 self.validation_fraction,
-                |item| item.label,
+                stratum,
                 |_, item| shards.key(&item.at),
             )?;
         }
-        let mut data = Indexed::new(classes, splits, shards);
+        let mut data = Indexed::of(resolved, shards);
         data.exif = self.exif;
         data.remarks.extend(remarks);
         Ok(data)
@@ -209,12 +212,14 @@ impl Shards {
                     }
                 };
                 let label = example.first(&config.label);
-                let label = labels
-                    .text(label.as_ref(), file.bytes())
-                    .map_err(|expected| {
-                        let expected = format!("{expected} in `{}`", config.label);
-                        Error::record(&place, expected, Value::named(label.as_ref()))
-                    })?;
+                let text = match labels.separator() {
+                    Some(_) => labels.joined(example.numbers(&config.label)),
+                    None => labels.text(label.as_ref(), file.bytes()),
+                };
+                let label = text.map_err(|expected| {
+                    let expected = format!("{expected} in `{}`", config.label);
+                    Error::record(&place, expected, Value::named(label.as_ref()))
+                })?;
                 let at = Record {
                     shard,
                     index,

@@ -83,7 +83,7 @@ impl WebDataset {
         let patterns = Patterns {
             train: &self.train,
             validation: self.validation.as_deref(),
-            test: &self.test,
+            test: Some(&self.test),
         };
         let mut shards = Shards::default();
         let field = self.label.as_deref();

@@ -42,6 +42,8 @@ class AdaptedModel(nn.Module):
             raise ValueError(f"{folder}: expected the format {FORMAT}, got {self.config.get('format')}")
         self.description = self.config["description"]
         self.classes = self.config["classes"]
+        # Whether an image may show several classes, or none: probabilities are then `logits.sigmoid()`.
+        self.multi_label = self.config.get("multi_label", False)
         self.backbone = backbone
         self.is_timm = hasattr(backbone, "forward_features")
         if not self.is_timm:

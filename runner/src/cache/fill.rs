@@ -132,10 +132,10 @@ impl Filling<'_> {
         let (images, split) = (self.source.images(), self.request.split);
         let (preprocess, warn) = (self.source.preprocess(), self.source.warn());
         let resize = |index: usize| {
-            let Some(sample) = images.read(split, index, warn)? else {
+            let Some((image, _)) = images.read(split, index, warn)? else {
                 return Ok(None);
             };
-            let pixels = preprocess.pixels(&sample.image);
+            let pixels = preprocess.pixels(&image);
             let pixels = pixels.map_err(|e| bad(split, index, &e.to_string()))?;
             Ok(Some(pixels.into_owned()))
         };

@@ -57,8 +57,12 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
 
 /// Prints the result for people on stdout.
 fn print(metrics: &Metrics, images_per_second: f64, classes: &[String]) {
-    row("test top-1", percent(metrics.top1));
-    row("test top-5", percent(metrics.top5));
+    for (metric, score) in metrics.first() {
+        row(&format!("test {metric}"), percent(score));
+    }
+    if let Some(scores) = &metrics.multi_label {
+        row("exact match", percent(scores.exact_match));
+    }
     row("test loss", format_args!("{:.4}", metrics.loss));
     if metrics.skipped > 0 {
         row("left out", format_args!("{} images", metrics.skipped));
@@ -67,7 +71,14 @@ fn print(metrics: &Metrics, images_per_second: f64, classes: &[String]) {
         row(&format!("group {name}"), percent(*accuracy));
     }
     row("inference", speed(images_per_second));
-    for (name, accuracy) in classes.iter().zip(&metrics.per_class) {
+    let by_class = match &metrics.multi_label {
+        None => &metrics.per_class,
+        Some(scores) => {
+            row("of each class", "average precision");
+            &scores.average_precision
+        }
+    };
+    for (name, accuracy) in classes.iter().zip(by_class) {
         let accuracy = accuracy.map(percent);
         let accuracy = accuracy.unwrap_or_else(|| "no image".to_owned());
         row(&format!("  {name}"), accuracy);

@@ -141,6 +141,7 @@ impl ExportArgs {
             backbone: &*experiment.backbone,
             weights: source.weights_hash(),
             classes: &assembled.classes,
+            multi_label: assembled.multi_label,
             input: &assembled.input,
         };
         let files = leaving.files()?;
@@ -152,6 +153,7 @@ impl ExportArgs {
             summary: summary.as_ref(),
             methods: &names(&assembled.methods),
             classes: &assembled.classes,
+            multi_label: assembled.multi_label,
             input: &assembled.input,
             license: self.license.as_deref(),
             base_model: self.base_model.as_deref(),

@@ -180,6 +180,12 @@ impl Output<'_> {
         preprocess: Preprocess,
     ) -> Result<(), Failure> {
         let dataset = subset::open(config, args.seed).at("--dataset")?;
+        if dataset.is_multi_label() {
+            return Err(config_error(
+                "--dataset: expected a data set with one label per image, which the file holds; its images have \
+                 several: name their files instead",
+            ));
+        }
         let images = Images::new(dataset, OnError::Fail);
         let split = args.split.into();
         let loader = Loader::new(&images, &[split], preprocess, BATCH);
@@ -191,7 +197,7 @@ impl Output<'_> {
         }
         let device = &self.device.device;
         loader.each(0..loader.batches(), Pass::Plain, device, |_, batch| {
-            self.add(model, batch.x, Some(&batch.targets), total)?;
+            self.add(model, batch.x, batch.targets.single(), total)?;
             Ok::<_, Failure>(true)
         })
     }

@@ -18,7 +18,6 @@ use crate::run::plan::{places, plan};
 use crate::run::progress::Reporter;
 use crate::run::summary::Summary;
 use crate::run::{Part, interrupt, names, run};
-use crate::train::metrics::Metric;
 use crate::trust::admit;
 
 /// Train, test once, and leave a run folder; `runner --config ..` does the same.
@@ -113,15 +112,19 @@ pub fn train(args: &TrainArgs) -> Result<(), Failure> {
 /// Prints the result on stdout.
 fn print(summary: &Summary, folder: &RunFolder) {
     let test = &summary.test;
-    row("test top-1", percent(test.top1));
-    row("test top-5", percent(test.top5));
+    for (metric, score) in test.first() {
+        row(&format!("test {metric}"), percent(score));
+    }
     row("test loss", format_args!("{:.4}", test.loss));
-    if let (true, Some(score)) = (summary.metric != Metric::Top1, test.score(summary.metric)) {
+    let main = test.first().next().map(|(metric, _)| metric);
+    if let (true, Some(score)) = (Some(summary.metric) != main, test.score(summary.metric)) {
         let score = percent(score);
         row("test metric", format_args!("{score} {}", summary.metric));
     }
     if let Some(validation) = &summary.validation {
-        row("validation top-1", percent(validation.top1));
+        for (metric, score) in validation.first().take(1) {
+            row(&format!("validation {metric}"), percent(score));
+        }
     }
     if summary.skipped > 0 {
         row("left out", format_args!("{} images", summary.skipped));

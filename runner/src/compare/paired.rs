@@ -75,6 +75,11 @@ fn read(run: &Path, split: Split) -> Result<Predictions, Failure> {
     let at =
         |e: &dyn std::fmt::Display| config_error(format_args!("--paired: {}: {e}", path.display()));
     let mut file = csv::Reader::from_path(&path).map_err(|e| at(&e))?;
+    if file.headers().map_err(|e| at(&e))?.get(2) == Some("labels") {
+        return Err(at(
+            &"expected one label per image, as McNemar's test needs it; got several",
+        ));
+    }
     let mut found = Predictions::new();
     let wanted = split.to_string();
     for row in file.records() {
@@ -124,6 +129,10 @@ mod tests {
         assert!(message(&run("test,1,x,x,1\n"), Split::Test).contains("no prediction of 2"));
         let relabelled = run("test,1,y,x,1\ntest,2,y,x,1\ntest,3,y,y,1\n");
         assert!(message(&relabelled, Split::Test).contains("1 is x in"));
+        let many = tempfile::tempdir().unwrap();
+        let text = "split,image,labels,predictions\ntest,1,x|y,x\n";
+        std::fs::write(many.path().join(FILE), text).unwrap();
+        assert!(message(&many, Split::Test).contains("expected one label per image"));
         assert!(message(&b, Split::Validation).contains("no image of the validation split"));
     }
 }

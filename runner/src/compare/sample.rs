@@ -8,6 +8,7 @@ use serde_json::json;
 use super::results::{DatasetColumn, Missing, Results};
 use super::search::Retrain;
 use super::state::Unfinished;
+use crate::data::targets::Targets;
 use crate::run::summary::{
     Candidate, Cell, Failed, Inference, Memory, Params, Summary, Time, Tuning,
 };
@@ -111,7 +112,7 @@ fn trial(results: &mut Results, place: [usize; 3], seed: u64) {
     let test = measured(&mut generator, d.2, wanted);
     let heads = 192 * d.2;
     let seconds = m.3 * (1.0 + backbone as f64) * (0.9 + 0.2 * f64::from(generator.unit()));
-    let history = history(&mut generator, test.top1, seconds);
+    let history = history(&mut generator, test.top1.unwrap_or(wanted), seconds);
     results.done.push(Summary {
         experiment: results.name.clone(),
         trial: format!("{}-{}-{}-s{seed}-c99f49cb", m.0, b.0, d.0),
@@ -208,7 +209,7 @@ fn history(generator: &mut Generator, top1: f64, seconds: f64) -> Vec<EpochRecor
             validation: Some(Metrics {
                 images: 100,
                 loss: 2.5 * (1.1 - reached),
-                top1,
+                top1: Some(top1),
                 ..Metrics::default()
             }),
             score: Some(top1),
@@ -236,7 +237,7 @@ fn measured(generator: &mut Generator, classes: usize, wanted: f64) -> Metrics {
             .map(|class| f32::from(u8::from(class == guess)))
             .collect();
         let group: Vec<usize> = groups.first().map(|_| image / 2 % 2).into_iter().collect();
-        tally.add(&logits, &[label], &group);
+        tally.add(&logits, &Targets::One(vec![label]), &group);
     }
     tally.finish()
 }
@@ -249,7 +250,7 @@ fn search(dataset: &str) -> Tuning {
         validation: score.map(|top1| Metrics {
             images: 100,
             loss: 1.2 - top1,
-            top1,
+            top1: Some(top1),
             ..Metrics::default()
         }),
         score,

@@ -46,7 +46,8 @@ pub struct Experiment {
     #[serde(default)]
     pub seed: u64,
     /// The metric that chooses the epoch and is reported: `top1`, `top5`, `mean_per_class`, `worst_group`,
-    /// `f1_macro`, `f1_weighted`, `kappa` or `auroc`. Default: the data set's own.
+    /// `f1_macro`, `f1_weighted`, `kappa` or `auroc`; where images have several labels `map`, `f1_micro`,
+    /// `f1_macro`, `f1_samples` or `auroc`. Default: the data set's own.
     #[serde(default)]
     pub metric: Metric,
     /// What happens to an image that cannot be read: `fail` ends the run, `skip` leaves the image out,

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::Device;
 use peft_core::Activation;
 use peft_core::backbone::Cut;
+
+use crate::data::targets::Targets;
 
 /// The images of one forward pass, or what a frozen prefix made of them, and their labels.
 #[derive(Clone)]
@@ -13,10 +15,8 @@ pub struct Batch {
     pub x: Activation,
     /// The cut at which the model takes over.
     pub from: Cut,
-    /// `[b]`.
-    pub labels: Tensor<1, Int>,
-    /// The same labels on the host.
-    pub targets: Vec<usize>,
+    /// Their labels.
+    pub targets: Targets,
     /// The groups of the images; empty if the data set has no groups.
     pub groups: Vec<usize>,
     /// The places of the images in the loader.
@@ -28,16 +28,15 @@ pub struct Batch {
 /// What images are mixed with.
 #[derive(Clone)]
 pub struct Mixed {
-    /// `[b]`: the share that an image has in its own target.
-    pub lambda: Tensor<1>,
-    /// `[b]`: the labels of its partners.
-    pub partners: Tensor<1, Int>,
+    /// The share that each image has in its own target.
+    pub lambda: Vec<f32>,
+    /// The labels of their partners.
+    pub partners: Targets,
 }
 
 impl Batch {
     /// The images `rows` alone, on `device`.
     pub fn rows(self, rows: Range<usize>, device: &Device) -> Self {
-        let (first, count) = (rows.start, rows.len());
         let of = |values: Vec<usize>| match values.is_empty() {
             true => values,
             false => values[rows.clone()].to_vec(),
@@ -45,13 +44,12 @@ impl Batch {
         Self {
             x: self.x.rows(rows.clone(), device),
             from: self.from,
-            labels: self.labels.narrow(0, first, count).to_device(device),
-            targets: of(self.targets),
+            targets: self.targets.rows(rows.clone()),
             groups: of(self.groups),
             places: of(self.places),
             mixed: self.mixed.map(|Mixed { lambda, partners }| Mixed {
-                lambda: lambda.narrow(0, first, count).to_device(device),
-                partners: partners.narrow(0, first, count).to_device(device),
+                lambda: lambda[rows.clone()].to_vec(),
+                partners: partners.rows(rows.clone()),
             }),
         }
     }
@@ -62,7 +60,7 @@ pub struct HostBatch {
     /// What [`Batch::x`] is made of.
     pub values: HostValues,
     /// As [`Batch::targets`].
-    pub targets: Vec<usize>,
+    pub targets: Targets,
     /// As [`Batch::groups`].
     pub groups: Vec<usize>,
     /// As [`Batch::places`].

@@ -11,6 +11,7 @@ use crate::config::on_error::OnError;
 use crate::data::images::Images;
 use crate::data::loader::Loader;
 use crate::data::subset::{Part, at_dataset};
+use crate::data::targets::Target;
 use crate::exit::{Failure, config_error};
 
 /// Implemented by what exists only once a model is final: the result of a training, the summary of a
@@ -91,6 +92,11 @@ impl Data {
         self.images.dataset().classes()
     }
 
+    /// Whether an image may have several labels, or none.
+    pub fn is_multi_label(&self) -> bool {
+        self.images.dataset().is_multi_label()
+    }
+
     /// The names of the groups; empty if the data set has none.
     pub fn groups(&self) -> &[String] {
         self.images.dataset().groups()
@@ -99,6 +105,23 @@ impl Data {
     /// The number of images of a split.
     pub fn len(&self, split: Split) -> usize {
         self.images.dataset().len(split)
+    }
+
+    /// The number of images of each class in some splits together.
+    ///
+    /// # Errors
+    /// If a label is not the index of a class.
+    pub fn images_of_classes(&self, splits: &[Split]) -> Result<Vec<usize>, Failure> {
+        let mut counts = vec![0; self.classes().len()];
+        for &split in splits {
+            for index in 0..self.len(split) {
+                match self.images.target(split, index)? {
+                    Target::One(label) => counts[label] += 1,
+                    Target::Many(labels) => labels.iter().for_each(|label| counts[*label] += 1),
+                }
+            }
+        }
+        Ok(counts)
     }
 
     /// Remarks that a reader of the results should know.

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use peft_core::data::{Dataset, Sample, Split};
+use peft_core::data::{Dataset, Image, Split};
 
 use crate::config::on_error::OnError;
+use crate::data::targets::Target;
 use crate::exit::{Failure, config_error};
 
 /// Is told of every image that is left out, by whichever thread tried to read it.
@@ -76,19 +77,19 @@ impl Images {
             .extend(entries.map(|(split, index, why)| ((split, index), why)));
     }
 
-    /// An image and its label, or `None` if the image is left out.
+    /// An image and its labels, or `None` if the image is left out.
     ///
     /// # Errors
-    /// If the image cannot be read and `on_error` is `fail`, or the label is out of range.
+    /// If the image cannot be read and `on_error` is `fail`, or a label is out of range.
     pub fn read(
         &self,
         split: Split,
         index: usize,
         warn: &dyn Warn,
-    ) -> Result<Option<Sample>, Failure> {
-        let label = self.label(split, index)?;
+    ) -> Result<Option<(Image, Target)>, Failure> {
+        let target = self.target(split, index)?;
         match self.dataset.image(split, index) {
-            Ok(image) => Ok(Some(Sample { image, label })),
+            Ok(image) => Ok(Some((image, target))),
             Err(e) => {
                 self.leave_out(split, index, &e.to_string(), warn)?;
                 Ok(None)
@@ -96,19 +97,27 @@ impl Images {
         }
     }
 
-    /// The label of an image.
+    /// The labels of an image.
     ///
     /// # Errors
-    /// If it is not the index of a class.
-    pub fn label(&self, split: Split, index: usize) -> Result<usize, Failure> {
+    /// If one is not the index of a class.
+    pub fn target(&self, split: Split, index: usize) -> Result<Target, Failure> {
+        let target = match self.dataset.is_multi_label() {
+            false => self.dataset.label(split, index).map(Target::One),
+            true => self.dataset.labels(split, index).map(Target::Many),
+        };
+        let target = target.map_err(|e| bad(split, index, &e.to_string()))?;
         let classes = self.dataset.classes().len();
-        match self.dataset.label(split, index) {
-            Ok(label) if label < classes => Ok(label),
-            Ok(label) => {
+        let labels = match &target {
+            Target::One(label) => std::slice::from_ref(label),
+            Target::Many(labels) => labels,
+        };
+        match labels.iter().find(|label| **label >= classes) {
+            Some(label) => {
                 let message = format!("the label {label} is out of range: expected 0..{classes}");
                 Err(bad(split, index, &message))
             }
-            Err(e) => Err(bad(split, index, &e.to_string())),
+            None => Ok(target),
         }
     }
 

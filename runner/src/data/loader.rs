@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::Activation;
 use peft_core::backbone::Cut;
-use peft_core::data::{Sample, Split};
+use peft_core::data::Split;
 use peft_datasets::Preprocess;
 use rayon::prelude::*;
 
@@ -15,6 +15,7 @@ use crate::data::images::{Images, ToStderr, Warn, bad};
 use crate::data::lanes::Lanes;
 use crate::data::random::Pass;
 use crate::data::rows::{Row, Rows};
+use crate::data::targets::{Target, Targets};
 use crate::exit::{Failure, config_error};
 
 /// Batches of one or several splits, one split after the other.
@@ -236,7 +237,6 @@ impl<'a> Loader<'a> {
 
     fn on_device(&self, batch: HostBatch, device: &Device) -> Batch {
         let count = batch.targets.len();
-        let labels: Vec<i64> = batch.targets.iter().map(|&label| label as i64).collect();
         let x = match (batch.values, &self.rows) {
             (HostValues::Values(values), Some(rows)) => rows.shape.activation(values, device),
             (HostValues::Values(values), None) => {
@@ -251,15 +251,13 @@ impl<'a> Loader<'a> {
                 }
             }
         };
-        let labels = Tensor::from_data(TensorData::new(labels, [count]), device);
         let mixed = batch.lambda.map(|lambda| Mixed {
-            lambda: Tensor::from_data(TensorData::new(lambda, [count]), device),
-            partners: Tensor::flip(labels.clone(), [0]),
+            lambda,
+            partners: batch.targets.reversed(),
         });
         Batch {
             x,
             from: self.from(),
-            labels,
             targets: batch.targets,
             groups: batch.groups,
             places: batch.places,
@@ -371,16 +369,16 @@ impl<'a> Loader<'a> {
         places.iter().map(group).collect()
     }
 
-    /// Writes the image at `place`, or its row, to `out` and returns its label; `None` if it is left out.
-    fn image(&self, place: usize, pass: Pass, out: &mut [f32]) -> Result<Option<usize>, Failure> {
+    /// Writes the image at `place`, or its row, to `out` and returns its labels; `None` if it is left out.
+    fn image(&self, place: usize, pass: Pass, out: &mut [f32]) -> Result<Option<Target>, Failure> {
         let (which, index) = self.at(place);
-        let label = match &self.rows {
+        let target = match &self.rows {
             Some(rows) => self.read_row(rows, which, index, pass, out),
             None => self.read_image(self.splits[which], index, pass, out),
         }?;
         Ok(match &self.labels {
-            Some(rows) => label.map(|label| rows[label]),
-            None => label,
+            Some(rows) => target.map(|target| target.renumbered(rows)),
+            None => target,
         })
     }
 
@@ -391,9 +389,9 @@ impl<'a> Loader<'a> {
         index: usize,
         pass: Pass,
         out: &mut [f32],
-    ) -> Result<Option<usize>, Failure> {
+    ) -> Result<Option<Target>, Failure> {
         let (split, input) = (self.splits[which], &self.preprocess.input);
-        let label = self.images.label(split, index)?;
+        let target = self.images.target(split, index)?;
         let row = match rows.get(which, self.row(rows, which, index, pass)) {
             Ok(row) => row,
             Err(why) => {
@@ -415,7 +413,7 @@ impl<'a> Loader<'a> {
             (Row::Values(values, bytes), _) => values.read(bytes, out),
             (Row::OnDevice, _) => {}
         }
-        Ok(Some(label))
+        Ok(Some(target))
     }
 
     fn read_image(
@@ -424,8 +422,8 @@ impl<'a> Loader<'a> {
         index: usize,
         pass: Pass,
         out: &mut [f32],
-    ) -> Result<Option<usize>, Failure> {
-        let Some(Sample { image, label }) = self.images.read(split, index, self.warn)? else {
+    ) -> Result<Option<Target>, Failure> {
+        let Some((image, target)) = self.images.read(split, index, self.warn)? else {
             return Ok(None);
         };
         let input = &self.preprocess.input;
@@ -438,16 +436,17 @@ impl<'a> Loader<'a> {
             }
         };
         written.map_err(|e| bad(split, index, &e.to_string()))?;
-        Ok(Some(label))
+        Ok(Some(target))
     }
 }
 
 /// Places and labels of the images of a batch that are not left out.
-fn readable(order: &[usize], labels: Vec<Option<usize>>) -> (Vec<usize>, Vec<usize>) {
-    let pairs = order.iter().zip(labels);
-    pairs
-        .filter_map(|(&place, label)| Some((place, label?)))
-        .unzip()
+fn readable(order: &[usize], targets: Vec<Option<Target>>) -> (Vec<usize>, Targets) {
+    let pairs = order.iter().zip(targets);
+    let (places, targets): (Vec<usize>, Vec<Target>) = pairs
+        .filter_map(|(&place, target)| Some((place, target?)))
+        .unzip();
+    (places, targets.into_iter().collect())
 }
 
 #[cfg(test)]

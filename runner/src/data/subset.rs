@@ -82,8 +82,17 @@ impl Part {
     /// Draws a part of the training split of a data set.
     ///
     /// # Errors
-    /// If the split is smaller than the part, or a record has no label.
+    /// If the split is smaller than the part, a record has no label, or images have several.
     pub fn draw(whole: Box<dyn Dataset>, subset: Subset, seed: u64) -> Result<Self> {
+        if whole.is_multi_label() {
+            let field = match subset {
+                Subset::Images(_) => "train_images",
+                Subset::Shots(_) => "shots",
+            };
+            let message = "expected all training images: a part is drawn class by class, and the images of \
+                           this data set have several labels";
+            return Err(Error::config(field, message));
+        }
         let train = drawn(&*whole, subset, seed)?;
         let (all, some) = (whole.len(Split::Train), train.len());
         let field = match subset {
@@ -142,6 +151,14 @@ impl Dataset for Part {
 
     fn label(&self, split: Split, index: usize) -> Result<usize> {
         self.whole.label(split, self.place(split, index)?)
+    }
+
+    fn is_multi_label(&self) -> bool {
+        self.whole.is_multi_label()
+    }
+
+    fn labels(&self, split: Split, index: usize) -> Result<Vec<usize>> {
+        self.whole.labels(split, self.place(split, index)?)
     }
 
     fn image(&self, split: Split, index: usize) -> Result<Image> {

@@ -14,6 +14,7 @@ use crate::config::experiment::Experiment;
 use crate::config::find::missing_weights;
 use crate::data::batch::Batch;
 use crate::data::random::Pass;
+use crate::data::targets::Targets;
 use crate::device::ComputeDevice;
 use crate::exit::{Exit, Failure, config_error, failure};
 use crate::model::trial::Trial;
@@ -244,13 +245,15 @@ pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch 
         .map(|_| generator.uniform(-1.0, 1.0))
         .collect();
     let classes = trial.data.classes().len();
-    let targets: Vec<usize> = (0..rows).map(|_| generator.below(classes)).collect();
-    let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
+    let labels = (0..rows).map(|_| generator.below(classes));
+    let targets = match trial.data.is_multi_label() {
+        false => Targets::One(labels.collect()),
+        true => Targets::Many(labels.map(|label| vec![label]).collect()),
+    };
     let images = TensorData::new(pixels, shape);
     Batch {
         x: Activation::Map(Tensor::from_data(images, &device.device)),
         from: 0,
-        labels: Tensor::from_data(TensorData::new(labels, [rows]), &device.device),
         groups: Vec::new(),
         places: (0..rows).collect(),
         targets,

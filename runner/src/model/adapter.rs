@@ -28,6 +28,8 @@ pub struct Adapter {
     pub methods: Vec<Box<dyn AdaptationMethod>>,
     /// The classes' names, if the folder has them.
     pub classes: Option<Vec<String>>,
+    /// Whether an image may show several classes, or none; unknown if the folder does not say.
+    pub multi_label: Option<bool>,
     /// Remarks for the user, for example about modules that were left out.
     pub remarks: Vec<String>,
     values: Tensors,
@@ -64,6 +66,7 @@ impl Adapter {
             path,
             methods,
             classes: Some(info.classes),
+            multi_label: Some(info.multi_label),
             remarks,
             values,
         })
@@ -87,6 +90,7 @@ impl Adapter {
             path: found.to_owned(),
             methods,
             classes: None,
+            multi_label: None,
             remarks,
             values,
         })

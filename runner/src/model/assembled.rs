@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Tensor, TensorData};
 use peft_core::data::Image;
 use peft_core::input::InputSpec;
@@ -34,6 +34,8 @@ pub struct Assembled {
     pub classes: Vec<String>,
     /// Whether these names are known to be those of the logits. Otherwise their order had to be assumed.
     pub named: bool,
+    /// Whether an image may show several classes, or none: each class has a probability of its own.
+    pub multi_label: bool,
     /// The images that the model takes.
     pub input: InputSpec,
     /// Images of a forward pass.
@@ -109,7 +111,12 @@ impl Assembled {
     pub fn predict(&self, images: &[Image]) -> Result<Vec<Vec<f32>>, Failure> {
         let mut rows = Vec::with_capacity(images.len());
         for images in images.chunks(self.batch_size) {
-            let probabilities = floats(softmax(self.logits(images)?, 1).into_data());
+            let logits = self.logits(images)?;
+            let probabilities = match self.multi_label {
+                true => sigmoid(logits),
+                false => softmax(logits, 1),
+            };
+            let probabilities = floats(probabilities.into_data());
             rows.extend(
                 probabilities
                     .chunks_exact(self.classes.len())
@@ -181,6 +188,7 @@ impl Source {
             remarks.extend(own.map(|remark| format!("adapter: {remark}")));
         }
         let (classes, named) = self.classes(adapter.as_ref(), &mut remarks)?;
+        let multi_label = adapter.as_ref().and_then(|adapter| adapter.multi_label);
         let methods = match &adapter {
             Some(adapter) => adapter.methods.clone(),
             None => experiment.method.clone(),
@@ -212,6 +220,7 @@ impl Source {
             methods,
             classes,
             named,
+            multi_label: multi_label.unwrap_or_else(|| self.is_multi_label()),
             input,
             batch_size: recipe.batch_size,
             compute: recipe.precision.dtype(),
@@ -285,6 +294,12 @@ impl Source {
             "classes: the head has {outputs} classes without names, and {why}: they are numbered"
         ));
         Ok((classes, false))
+    }
+
+    /// Whether the run was of images with several labels; a run that is not finished does not say so.
+    fn is_multi_label(&self) -> bool {
+        let summary = self.folder.as_deref().and_then(finished);
+        summary.is_some_and(|summary| summary.test.multi_label.is_some())
     }
 
     /// The names in the run's adapter file, else in the data set; why there are none otherwise.

@@ -18,6 +18,8 @@ pub struct Card<'a> {
     pub methods: &'a [String],
     /// The classes' names.
     pub classes: &'a [String],
+    /// Whether an image may show several classes, or none.
+    pub multi_label: bool,
     /// The images that the model takes.
     pub input: &'a InputSpec,
     /// The licence of the adapter, as a hub spells it.
@@ -60,12 +62,17 @@ impl Card<'_> {
              backbone = timm.create_model(\"{}\", pretrained=True)\n\
              model = peft_vision.load(backbone, \"FOLDER\").eval()\n\
              image = model.preprocess(pil_image)          # as in training\n\
-             logits = model(image[None])                  # in the order of model.classes\n```\n\n\
+             logits = model(image[None])                  # in the order of model.classes\n\
+             probabilities = {}\n```\n\n\
              The backbone must have the weights that the adapter was trained on; `load` checks it. `runner predict RUN \
              --adapter FOLDER` reads the same folder.\n\n## Method\n\n```json\n{:#}\n```\n\n## Classes\n\n{}\n\n## Licence\n\n\
              Adapter: {}. Base model and data have licences of their own, which whoever publishes this folder must state \
              and respect.\n",
             text("variant").unwrap_or_else(|| "THE-BASE-MODEL".to_owned()),
+            match self.multi_label {
+                true => "logits.sigmoid()             # an image may show several classes, or none",
+                false => "logits.softmax(-1)",
+            },
             serde_json::json!(self.experiment.method),
             self.listed(),
             self.license.unwrap_or("not stated"),
@@ -106,9 +113,12 @@ impl Card<'_> {
             ("test", Some(&summary.test)),
         ];
         for (split, metrics) in splits {
-            let Value::Object(metrics) = serde_json::json!(metrics) else {
+            let Value::Object(mut metrics) = serde_json::json!(metrics) else {
                 continue;
             };
+            if let Some(Value::Object(more)) = metrics.remove("multi_label") {
+                metrics.extend(more);
+            }
             for (metric, value) in metrics {
                 let value = match (value.as_u64(), value.as_f64()) {
                     (Some(count), _) => count.to_string(),
@@ -167,6 +177,7 @@ mod tests {
             summary: None,
             methods: &["lora".to_owned(), "bias".to_owned()],
             classes: &classes,
+            multi_label: true,
             input: &input,
             license: Some("apache-2.0"),
             base_model: Some("timm/vit: a test"),
@@ -177,6 +188,7 @@ mod tests {
         assert_eq!(fields["license"], "apache-2.0");
         assert_eq!(fields["base_model"], "timm/vit: a test");
         assert_eq!(fields["tags"][3], "bias");
+        assert!(text.contains("logits.sigmoid()"), "{text}");
         assert!(text.contains("# lora + bias on "), "{text}");
         assert!(text.contains("and 5 more, in `config.json`"), "{text}");
     }

@@ -112,7 +112,8 @@ pub fn count(
         let features = model.span(x, batch.from..model.spec().features_cut(), None);
         if let Activation::Features(features) = features {
             let logits = floats(head.sources(features).into_data());
-            for (row, target) in logits.chunks_exact(sources).zip(&batch.targets) {
+            let labels = batch.targets.single().unwrap_or_default();
+            for (row, target) in logits.chunks_exact(sources).zip(labels) {
                 counts[largest(row)][*target] += 1;
             }
         }

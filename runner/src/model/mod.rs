@@ -11,5 +11,6 @@ pub mod head;
 pub mod label_map;
 pub mod parts;
 pub mod pytorch;
+mod task;
 pub mod trial;
 pub mod workshop;

@@ -76,6 +76,8 @@ pub struct Leaving<'a> {
     pub weights: Option<&'a str>,
     /// The classes' names, in the order of the logits.
     pub classes: &'a [String],
+    /// Whether an image may show several classes, or none.
+    pub multi_label: bool,
     /// The images that it takes.
     pub input: &'a InputSpec,
 }
@@ -100,6 +102,8 @@ struct Config<'a> {
     method: Value,
     input: &'a InputSpec,
     classes: &'a [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    multi_label: bool,
     description: Description,
 }
 
@@ -117,10 +121,12 @@ impl Leaving<'_> {
             method: json!(self.methods),
             input: self.input,
             classes: self.classes,
+            multi_label: self.multi_label,
             description,
         };
         let weights = self.weights.map(str::to_owned);
-        let info = adapter_file::AdapterInfo::of(self.model, weights, self.classes.to_vec());
+        let info = adapter_file::AdapterInfo::of(self.model, weights, self.classes.to_vec())
+            .with_multi_label(self.multi_label);
         Ok(Files {
             adapter: (adapter_file::tensors(self.model), info),
             constants,

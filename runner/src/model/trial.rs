@@ -22,7 +22,8 @@ use crate::model::classes::Join;
 use crate::model::hash::Content;
 use crate::model::head::head;
 use crate::model::parts::{self, at};
-use crate::train::metrics::Metric;
+use crate::model::task;
+use crate::train::loss::Loss;
 
 /// Everything that a training needs, checked, apart from the model itself, which training consumes.
 pub struct Trial {
@@ -36,6 +37,8 @@ pub struct Trial {
     pub input: InputSpec,
     /// The backbone's boundaries and sites.
     pub spec: BackboneSpec,
+    /// The loss.
+    pub loss: Loss,
     /// Trainable parameters by the methods' formulas, without the head.
     pub formula: usize,
     /// Hash of everything that changes results.
@@ -70,11 +73,8 @@ impl Trial {
         mut experiment: Experiment,
         device: &ComputeDevice,
     ) -> Result<(Self, Model), Failure> {
-        if experiment.metric == Metric::WorstGroup && data.groups().is_empty() {
-            return Err(config_error(
-                "metric: worst_group: the data set has no groups; expected another metric, such as top1",
-            ));
-        }
+        task::check(&experiment, &data)?;
+        let loss = Loss::of(&experiment.recipe, &data)?;
         experiment.backbone = base.config.clone();
         let classes = data.classes().to_vec();
         let mut remarks = base.remarks.clone();
@@ -117,6 +117,7 @@ impl Trial {
             data,
             classes,
             input,
+            loss,
             formula,
             content,
             adapter,

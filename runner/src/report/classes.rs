@@ -52,6 +52,47 @@ pub fn per_class(test: &Metrics, classes: &[String]) -> String {
     remark + &table
 }
 
+/// The average precision of each class as a bar, beside its F1, where images have several labels; only the
+/// worst if there are many.
+pub fn scores_by_class(test: &Metrics, classes: &[String]) -> String {
+    let Some(scores) = &test.multi_label else {
+        return String::new();
+    };
+    let precision = scores.average_precision.iter().enumerate();
+    let mut rows: Vec<(usize, f64)> = precision
+        .filter_map(|(label, share)| Some((label, (*share)?)))
+        .collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut remark = String::new();
+    if rows.len() > MANY {
+        remark = note(&format!("The worst {MANY} of {} classes.", rows.len()));
+        rows.sort_by(|a, b| a.1.total_cmp(&b.1));
+        rows.truncate(MANY);
+    }
+    let mut table = String::from(
+        "<table class=\"bars\">\n<tr><th scope=\"col\">class</th><th scope=\"col\" class=\"number\">images</th>\
+         <th scope=\"col\" class=\"number\">F1</th><th scope=\"col\" colspan=\"2\">average precision</th></tr>\n",
+    );
+    for (label, share) in rows {
+        let images = scores.images.get(label).copied().unwrap_or_default();
+        let f1 = scores.f1.get(label).copied().flatten();
+        let f1 = f1.map_or(String::new(), |f1| format!("{:.1} %", 100.0 * f1));
+        let _ = writeln!(
+            table,
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{f1}</td><td>{:.1} %</td><td class=\"bar\">\
+             <i style=\"width:{:.1}%\"></i></td></tr>",
+            class(classes, label),
+            grouped(images),
+            100.0 * share,
+            100.0 * share
+        );
+    }
+    table.push_str("</table>\n");
+    remark + &table
+}
+
 /// The confusion of `images`, which are counted by label (row) and prediction (column).
 pub fn confusion(images: &[Vec<usize>], classes: &[String]) -> String {
     match images.len() {

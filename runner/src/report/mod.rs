@@ -16,7 +16,7 @@ use crate::config::experiment::Experiment;
 use crate::run::summary::Summary;
 use crate::train::checkpoint::EpochRecord;
 use crate::train::metrics::Metric;
-use classes::{confusion, per_class};
+use classes::{confusion, per_class, scores_by_class};
 use curves::{Curves, Series};
 use document::{escape, note, page, section, yaml};
 use marks::Style;
@@ -32,6 +32,7 @@ pub fn html(summary: &Summary, experiment: &Experiment) -> String {
         section("Scores and calibration", &scores(summary)),
         portrait(summary),
         section("Test accuracy by class", &per_class(test, classes)),
+        section("Test scores by class", &scores_by_class(test, classes)),
         section(
             "Confusion on the test split",
             &confusion(&test.confusion, classes),
@@ -46,9 +47,39 @@ pub fn html(summary: &Summary, experiment: &Experiment) -> String {
 fn headline(summary: &Summary) -> String {
     let params = &summary.params;
     let share = params.trainable as f64 / params.total.max(1) as f64;
-    let mut cards = vec![
-        ("test top-1", percent(summary.test.top1)),
-        ("test loss", format!("{:.4}", summary.test.loss)),
+    let card =
+        |split: &str, (metric, score): (Metric, f64)| (format!("{split} {metric}"), percent(score));
+    let mut cards = Vec::new();
+    // The metric of the experiment comes first, and the others as always.
+    let is_shown = summary
+        .test
+        .first()
+        .any(|(metric, _)| metric == summary.metric);
+    if let (false, Some(score)) = (is_shown, summary.test.score(summary.metric)) {
+        cards.push(card("test", (summary.metric, score)));
+    }
+    // With five classes or fewer, top-5 is always 100 %.
+    let few = summary.test.confusion.len() <= 5;
+    let shown = |(metric, _): &(Metric, f64)| {
+        !(few && *metric == Metric::Top5) || *metric == summary.metric
+    };
+    cards.extend(
+        summary
+            .test
+            .first()
+            .filter(shown)
+            .map(|one| card("test", one)),
+    );
+    cards.push(("test loss".to_owned(), format!("{:.4}", summary.test.loss)));
+    if let Some(validation) = &summary.validation {
+        cards.extend(
+            validation
+                .first()
+                .take(1)
+                .map(|one| card("validation", one)),
+        );
+    }
+    let others = [
         (
             "trainable",
             format!("{} ({})", grouped(params.trainable), percent(share)),
@@ -57,20 +88,7 @@ fn headline(summary: &Summary) -> String {
         ("time per epoch", seconds(summary.time.seconds_per_epoch)),
         ("inference", speed(summary.inference.images_per_second)),
     ];
-    if let Some(validation) = &summary.validation {
-        cards.insert(2, ("validation top-1", percent(validation.top1)));
-    }
-    // With five classes or fewer, top-5 is always 100 %.
-    if summary.test.confusion.len() > 5 {
-        cards.insert(1, ("test top-5", percent(summary.test.top5)));
-    }
-    let metric = format!("test {}", summary.metric);
-    if let (true, Some(score)) = (
-        summary.metric != Metric::Top1,
-        summary.test.score(summary.metric),
-    ) {
-        cards.insert(0, (&metric, percent(score)));
-    }
+    cards.extend(others.map(|(key, value)| (key.to_owned(), value)));
     let mut list = String::from("<dl class=\"cards\">\n");
     for (key, value) in cards {
         let _ = writeln!(list, "<div><dt>{key}</dt><dd>{}</dd></div>", escape(&value));
@@ -118,13 +136,19 @@ fn curves(summary: &Summary) -> String {
             Some(record.validation.as_ref()?.loss)
         }),
     ];
-    let top1 = vec![series("validation", VALIDATION, |record| {
-        Some(100.0 * record.validation.as_ref()?.top1)
+    let scores = vec![series("validation", VALIDATION, |record| {
+        let (_, score) = record.validation.as_ref()?.first().next()?;
+        Some(100.0 * score)
     })];
-    let charts = [chart("loss", losses), chart("validation top-1 in %", top1)];
+    let metric = summary.test.first().next();
+    let title = metric.map(|(metric, _)| format!("validation {metric} in %"));
+    let charts = [
+        chart("loss", losses),
+        chart(title.as_deref().unwrap_or_default(), scores),
+    ];
     let remark = note(&format!(
         "Validation selected epoch {} of {} (dotted line). The training loss is the mean of the epoch \
-         and includes label smoothing.",
+         and includes label smoothing and weights of classes.",
         summary.best_epoch, summary.epochs
     ));
     let body = format!(
@@ -204,6 +228,7 @@ fn configuration(experiment: &Experiment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::targets::Targets;
     use crate::run::summary::{Inference, Memory, Params, Time};
     use crate::train::metrics::{Metrics, Tally};
 
@@ -220,7 +245,7 @@ mod tests {
                 let logits: Vec<f32> = (0..count)
                     .map(|c| f32::from(u8::from(c == guess)))
                     .collect();
-                tally.add(&logits, &[label], &[]);
+                tally.add(&logits, &Targets::One(vec![label]), &[]);
             }
         }
         let test = tally.finish();
@@ -231,7 +256,7 @@ mod tests {
             validation: Some(Metrics {
                 images: test.images,
                 loss: 0.3 + 2.0 * 0.75f64.powi(epoch as i32),
-                top1: 0.95 - 0.8f64.powi(epoch as i32),
+                top1: Some(0.95 - 0.8f64.powi(epoch as i32)),
                 ..Metrics::default()
             }),
             score: Some(0.95 - 0.8f64.powi(epoch as i32)),

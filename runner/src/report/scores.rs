@@ -40,6 +40,10 @@ pub fn scores(summary: &Summary) -> String {
     for metric in Metric::ALL {
         row(&metric.to_string(), &|of| of.score(metric).map(percent));
     }
+    row("exact match", &|of| {
+        let scores = of.multi_label.as_ref();
+        scores.map(|scores| percent(scores.exact_match))
+    });
     row("log loss", &|of| Some(format!("{:.4}", of.loss)));
     row("calibration error", &|of| {
         of.calibration_error().map(percent)

@@ -98,7 +98,9 @@ impl Journal {
         scalar("epoch/seconds", record.seconds)?;
         if let Some(validation) = &record.validation {
             scalar("epoch/validation_loss", validation.loss)?;
-            scalar("epoch/validation_top1", validation.top1)?;
+            if let Some(top1) = validation.top1 {
+                scalar("epoch/validation_top1", top1)?;
+            }
         }
         if let Some(score) = record.score {
             scalar("epoch/validation_score", score)?;

@@ -105,7 +105,8 @@ pub fn run(
         &model,
         trial.weights_hash().map(str::to_owned),
         trial.classes.clone(),
-    );
+    )
+    .with_multi_label(trial.data.is_multi_label());
     let (checkpoint, stop) = (folder.file(CHECKPOINT), &part.interrupt);
     let start = Instant::now();
     let checkpoint = Some(checkpoint);

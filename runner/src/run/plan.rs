@@ -13,6 +13,9 @@ use crate::report::numbers::mebibytes;
 /// terminals.
 const PLACES: usize = 12;
 
+/// The number of classes whose weights are shown one by one.
+const WEIGHTS: usize = 10;
+
 /// Describes the plan in words.
 pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     let (spec, counts) = (&trial.spec, model.counts());
@@ -65,15 +68,37 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     line(
         "data",
         format!(
-            "{}: {train} train, {validation} validation, {test} test, {} classes",
+            "{}: {train} train, {validation} validation, {test} test, {} classes{}",
             trial.experiment.dataset.typetag_name(),
-            trial.data.classes().len()
+            trial.data.classes().len(),
+            match trial.data.is_multi_label() {
+                true => ", several labels per image",
+                false => "",
+            }
         ),
     );
+    if let Some(weights) = trial.loss.weights() {
+        line(
+            "loss",
+            format!("classes weigh {}", weighted(weights, &trial.classes)),
+        );
+    }
     line("memory", estimate(trial, model));
     line("device", device.name.clone());
     line("run", trial.slug());
     text
+}
+
+/// The weight of each class, or the range of them where there are many.
+fn weighted(weights: &[f32], classes: &[String]) -> String {
+    if weights.len() <= WEIGHTS {
+        let all = classes.iter().zip(weights);
+        let all: Vec<_> = all.map(|(class, w)| format!("{class} {w:.3}")).collect();
+        return all.join(", ");
+    }
+    let least = weights.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = weights.iter().copied().fold(0.0, f32::max);
+    format!("{least:.3} to {most:.3}")
 }
 
 /// Describes the images that the model takes, and what of it the data set decides.

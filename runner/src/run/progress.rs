@@ -124,10 +124,12 @@ impl Reporter {
     pub fn finish_epoch(&self, record: &EpochRecord, epochs: usize, better: bool) {
         let width = epochs.to_string().len();
         let validation = record.validation.as_ref().map(|validation| {
+            let score = validation.first().next();
+            let score = score.map(|(metric, score)| format!("  {metric} {:6.2} %", 100.0 * score));
             format!(
-                "  validation loss {:.4}  top-1 {:6.2} %",
+                "  validation loss {:.4}{}",
                 validation.loss,
-                100.0 * validation.top1
+                score.unwrap_or_default()
             )
         });
         self.line(&format!(

@@ -12,6 +12,7 @@ use crate::data::random::Pass;
 use crate::device::ComputeDevice;
 use crate::exit::{Failure, config_error};
 use crate::train::metrics::{Metrics, Tally};
+use crate::train::multi_label::MultiLabel;
 use crate::train::outputs::Outputs;
 
 /// Computes the metrics of a model on the images of a loader, and the seconds that its forward
@@ -49,9 +50,13 @@ fn measure(
     loader: &Loader,
     device: &ComputeDevice,
     compute: DType,
-    mut outputs: Option<&mut Outputs>,
+    outputs: Option<&mut Outputs>,
 ) -> Result<(Metrics, f64), Failure> {
-    let groups = loader.images().dataset().groups();
+    let dataset = loader.images().dataset();
+    let (groups, many) = (dataset.groups(), dataset.is_multi_label());
+    // Images with several labels are scored over all of them.
+    let mut own = Outputs::default();
+    let mut outputs = outputs.or(many.then_some(&mut own));
     let mut tally = Tally::new(model.head.classes(), groups);
     let mut seconds = 0.0;
     loader.each(
@@ -73,6 +78,7 @@ fn measure(
     )?;
     let metrics = Metrics {
         skipped: loader.skipped(),
+        multi_label: outputs.filter(|_| many).map(|all| MultiLabel::of(all)),
         ..tally.finish()
     };
     match metrics.images {

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::data::targets::Targets;
+use crate::train::multi_label::MultiLabel;
+
 /// The metric that chooses an epoch and is reported. Larger is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -28,11 +31,17 @@ pub enum Metric {
     Kappa,
     /// The mean over classes of the area under the ROC curve of the class against all others.
     Auroc,
+    /// The mean over classes of the average precision, for several labels per image.
+    Map,
+    /// F1 over all pairs of an image and a class, for several labels per image.
+    F1Micro,
+    /// The mean over images of F1, for several labels per image.
+    F1Samples,
 }
 
 impl Metric {
     /// All metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Top1,
         Self::Top5,
         Self::MeanPerClass,
@@ -41,7 +50,24 @@ impl Metric {
         Self::F1Weighted,
         Self::Kappa,
         Self::Auroc,
+        Self::Map,
+        Self::F1Micro,
+        Self::F1Samples,
     ];
+
+    /// Whether it is defined for images with one label each, or with several.
+    pub fn fits(self, multi_label: bool) -> bool {
+        match self {
+            Self::F1Macro | Self::Auroc => true,
+            Self::Map | Self::F1Micro | Self::F1Samples => multi_label,
+            Self::Top1
+            | Self::Top5
+            | Self::MeanPerClass
+            | Self::WorstGroup
+            | Self::F1Weighted
+            | Self::Kappa => !multi_label,
+        }
+    }
 }
 
 impl std::fmt::Display for Metric {
@@ -55,6 +81,9 @@ impl std::fmt::Display for Metric {
             Self::F1Weighted => "weighted F1",
             Self::Kappa => "kappa",
             Self::Auroc => "AUROC",
+            Self::Map => "mAP",
+            Self::F1Micro => "micro F1",
+            Self::F1Samples => "samples F1",
         })
     }
 }
@@ -67,12 +96,16 @@ pub struct Metrics {
     /// Images that could not be read and were left out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped: usize,
-    /// Mean cross-entropy, without label smoothing.
+    /// Mean cross-entropy, without label smoothing and weights of classes; where images have several labels,
+    /// mean binary cross-entropy over images and classes.
     pub loss: f64,
-    /// Share of images whose label has the largest logit.
-    pub top1: f64,
-    /// Share of images whose label is among the five largest logits (all, where there are fewer).
-    pub top5: f64,
+    /// Share of images whose label has the largest logit; absent where images have several labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// Share of images whose label is among the five largest logits (all, where there are fewer); absent
+    /// where images have several labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top5: Option<f64>,
     /// Top-1 of each class; absent for a class without images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_class: Vec<Option<f64>>,
@@ -89,6 +122,9 @@ pub struct Metrics {
     /// and others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auroc: Option<f64>,
+    /// What images with several labels are scored by; absent where they have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multi_label: Option<MultiLabel>,
 }
 
 /// Number of bins of a reliability diagram, as in *On Calibration of Modern Neural Networks* (Guo et al.
@@ -114,14 +150,16 @@ impl Metrics {
     /// The value of `metric`, at most 1; none if there are no images, classes, groups or probabilities to
     /// take it over.
     pub fn score(&self, metric: Metric) -> Option<f64> {
+        let many = self.multi_label.as_ref();
         match metric {
-            Metric::Top1 => (self.images > 0).then_some(self.top1),
-            Metric::Top5 => (self.images > 0).then_some(self.top5),
+            Metric::Top1 => self.top1.filter(|_| self.images > 0),
+            Metric::Top5 => self.top5.filter(|_| self.images > 0),
             Metric::MeanPerClass => {
                 let shares: Vec<f64> = self.per_class.iter().flatten().copied().collect();
                 (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
             }
             Metric::WorstGroup => self.groups.values().copied().reduce(f64::min),
+            Metric::F1Macro if many.is_some() => many.and_then(|scores| scores.f1_macro),
             Metric::F1Macro => {
                 let f1 = self.f1();
                 (!f1.is_empty()).then(|| f1.iter().map(|(f1, _)| f1).sum::<f64>() / f1.len() as f64)
@@ -134,7 +172,22 @@ impl Metrics {
             }
             Metric::Kappa => self.kappa(),
             Metric::Auroc => self.auroc,
+            Metric::Map => many.and_then(|scores| scores.map),
+            Metric::F1Micro => many.and_then(|scores| scores.f1_micro),
+            Metric::F1Samples => many.and_then(|scores| scores.f1_samples),
         }
+    }
+
+    /// The scores that are shown first: top-1 and top-5, or mAP and micro F1 where images have several
+    /// labels.
+    pub fn first(&self) -> impl Iterator<Item = (Metric, f64)> {
+        let first = match self.multi_label {
+            None => [Metric::Top1, Metric::Top5],
+            Some(_) => [Metric::Map, Metric::F1Micro],
+        };
+        first
+            .into_iter()
+            .filter_map(|metric| Some((metric, self.score(metric)?)))
     }
 
     /// F1 and the number of images of each class that has images or is predicted.
@@ -187,6 +240,7 @@ impl Metrics {
             per_class: Vec::new(),
             confusion: Vec::new(),
             calibration: Vec::new(),
+            multi_label: self.multi_label.map(MultiLabel::brief),
             ..self
         }
     }
@@ -199,6 +253,8 @@ pub struct Tally {
     groups: Vec<(String, usize, usize)>,
     images: usize,
     loss: f64,
+    /// Whether images have several labels: only their loss is counted here.
+    many: bool,
     top5: usize,
     confusion: Vec<Vec<usize>>,
     /// The images, the correct ones and the sum of confidences of each bin.
@@ -213,6 +269,7 @@ impl Tally {
             groups: groups.iter().map(|name| (name.clone(), 0, 0)).collect(),
             images: 0,
             loss: 0.0,
+            many: false,
             top5: 0,
             confusion: vec![vec![0; classes]; classes],
             bins: [(0, 0, 0.0); BINS],
@@ -221,7 +278,11 @@ impl Tally {
 
     /// Counts a batch: `logits [b * classes]` row by row, its labels, and its groups if the data set
     /// has any.
-    pub fn add(&mut self, logits: &[f32], labels: &[usize], groups: &[usize]) {
+    pub fn add(&mut self, logits: &[f32], targets: &Targets, groups: &[usize]) {
+        let Some(labels) = targets.single() else {
+            self.add_binary(logits, targets);
+            return;
+        };
         let rows = logits.chunks_exact(self.classes).zip(labels);
         for (place, (row, &label)) in rows.enumerate() {
             let (target, max) = (
@@ -255,8 +316,28 @@ impl Tally {
         }
     }
 
+    /// Counts the binary cross-entropy of images with several labels: the mean over the classes.
+    fn add_binary(&mut self, logits: &[f32], targets: &Targets) {
+        self.many = true;
+        self.images += targets.len();
+        let shown = targets.multi_hot(self.classes);
+        let losses = logits.iter().zip(&shown).map(|(&logit, &shown)| {
+            let x = f64::from(logit);
+            // The softplus of `x`, which does not overflow, less `x` for a label.
+            x.max(0.0) + (-x.abs()).exp().ln_1p() - x * f64::from(shown)
+        });
+        self.loss += losses.sum::<f64>() / self.classes as f64;
+    }
+
     /// The metrics of what was counted.
     pub fn finish(self) -> Metrics {
+        if self.many {
+            return Metrics {
+                images: self.images,
+                loss: self.loss / self.images.max(1) as f64,
+                ..Metrics::default()
+            };
+        }
         let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
         let correct = (0..self.classes).map(|c| self.confusion[c][c]).sum();
         let class = |(c, row): (usize, &Vec<usize>)| {
@@ -276,12 +357,13 @@ impl Tally {
                 .map(|(name, right, all)| (name, share(right, all)))
                 .collect(),
             loss: self.loss / self.images.max(1) as f64,
-            top1: share(correct, self.images),
-            top5: share(self.top5, self.images),
+            top1: Some(share(correct, self.images)),
+            top5: Some(share(self.top5, self.images)),
             per_class: self.confusion.iter().enumerate().map(class).collect(),
             confusion: self.confusion,
             calibration: self.bins.map(bin).into(),
             auroc: None,
+            multi_label: None,
         }
     }
 }
@@ -295,13 +377,14 @@ mod tests {
         let groups = ["land", "water", "air"].map(str::to_owned);
         let mut tally = Tally::new(6, &groups);
         // Right; then rank 5 (six classes, label last); then a tie that the smaller index wins.
-        tally.add(&[9.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[0], &[0]);
-        tally.add(&[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], &[5], &[1]);
-        tally.add(&[1.0, 1.0, 0.0, 0.0, 0.0, 0.0], &[1], &[0]);
+        let label = |label| Targets::One(vec![label]);
+        tally.add(&[9.0, 0.0, 0.0, 0.0, 0.0, 0.0], &label(0), &[0]);
+        tally.add(&[6.0, 5.0, 4.0, 3.0, 2.0, 1.0], &label(5), &[1]);
+        tally.add(&[1.0, 1.0, 0.0, 0.0, 0.0, 0.0], &label(1), &[0]);
         let metrics = tally.finish();
         assert_eq!(metrics.images, 3);
-        assert!((metrics.top1 - 1.0 / 3.0).abs() < 1e-12);
-        assert!((metrics.top5 - 2.0 / 3.0).abs() < 1e-12);
+        assert!((metrics.top1.unwrap() - 1.0 / 3.0).abs() < 1e-12);
+        assert!((metrics.top5.unwrap() - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!(metrics.per_class[0], Some(1.0));
         assert_eq!(metrics.per_class[1], Some(0.0));
         assert_eq!(metrics.per_class[2], None);
@@ -309,7 +392,8 @@ mod tests {
         assert_eq!(metrics.groups["land"], 0.5);
         assert_eq!(metrics.groups["water"], 0.0);
         assert!(!metrics.groups.contains_key("air"));
-        assert_eq!(metrics.score(Metric::Top1), Some(metrics.top1));
+        assert_eq!(metrics.score(Metric::Top1), metrics.top1);
+        assert_eq!(metrics.score(Metric::Map), None);
         assert_eq!(metrics.score(Metric::MeanPerClass), Some(1.0 / 3.0));
         assert_eq!(metrics.score(Metric::WorstGroup), Some(0.0));
         assert_eq!(metrics.clone().brief().score(Metric::MeanPerClass), None);
@@ -333,9 +417,10 @@ mod tests {
         let mut tally = Tally::new(7, &[]);
         let mut outputs = crate::train::outputs::Outputs::default();
         let logits = golden.logits.concat();
-        tally.add(&logits, &golden.labels, &[]);
-        let places: Vec<usize> = (0..golden.labels.len()).collect();
-        outputs.add(&logits, &golden.labels, &places);
+        let targets = Targets::One(golden.labels);
+        tally.add(&logits, &targets, &[]);
+        let places: Vec<usize> = (0..targets.len()).collect();
+        outputs.add(&logits, &targets, &places);
         let metrics = Metrics {
             auroc: outputs.auroc(),
             ..tally.finish()
@@ -352,7 +437,7 @@ mod tests {
             seen += 1;
         };
         for metric in Metric::ALL {
-            if metric != Metric::WorstGroup {
+            if metric != Metric::WorstGroup && metric.fits(false) {
                 let name = serde_json::to_value(metric).unwrap();
                 close(name.as_str().unwrap(), metrics.score(metric));
             }

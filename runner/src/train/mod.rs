@@ -4,8 +4,10 @@ pub mod checkpoint;
 mod epoch;
 pub mod evaluate;
 mod labels;
+pub mod loss;
 mod losses;
 pub mod metrics;
+pub mod multi_label;
 pub mod outputs;
 mod rates;
 mod replicas;
@@ -78,6 +80,7 @@ impl<'a> Trainer<'a> {
         let recipe = &trial.experiment.recipe;
         let stepper = Stepper {
             recipe,
+            loss: &trial.loss,
             seed: trial.experiment.seed,
             compute: trial.compute_type(),
             prefix: Stepper::prefix_of(&model),

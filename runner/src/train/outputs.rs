@@ -1,23 +1,31 @@
 //! The probabilities that a model gives the classes of each image, for what cannot be scored image by
 //! image.
 
+use crate::data::targets::Targets;
+
 /// What a model says of the images of a split.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outputs {
     /// The place of each image in its loader.
     pub places: Vec<usize>,
-    /// The label of each image.
-    pub labels: Vec<usize>,
+    /// The labels of each image.
+    pub targets: Targets,
     /// `[images * classes]`, row by row.
     pub probabilities: Vec<f32>,
 }
 
 impl Outputs {
-    /// Adds a batch: `logits [b * classes]` row by row, its labels, and the places of its images.
-    pub fn add(&mut self, logits: &[f32], labels: &[usize], places: &[usize]) {
-        self.labels.extend(labels);
+    /// Adds a batch: `logits [b * classes]` row by row, its labels, and the places of its images. Where images
+    /// have several labels, each class has a probability of its own.
+    pub fn add(&mut self, logits: &[f32], targets: &Targets, places: &[usize]) {
+        self.targets.extend(targets);
         self.places.extend(places);
-        for row in logits.chunks_exact((logits.len() / labels.len().max(1)).max(1)) {
+        if targets.single().is_none() {
+            let logistic = |&v: &f32| (1.0 / (1.0 + f64::from(-v).exp())) as f32;
+            self.probabilities.extend(logits.iter().map(logistic));
+            return;
+        }
+        for row in logits.chunks_exact((logits.len() / targets.len().max(1)).max(1)) {
             let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
             let exponential = |&v: &f32| f64::from(v - max).exp();
             let sum: f64 = row.iter().map(exponential).sum();
@@ -26,19 +34,19 @@ impl Outputs {
         }
     }
 
-    /// The images with their labels and probabilities.
-    pub fn rows(&self) -> impl Iterator<Item = (usize, usize, &[f32])> {
+    /// The places of the images with their labels and probabilities.
+    pub fn rows(&self) -> impl Iterator<Item = (usize, &[usize], &[f32])> {
         let classes = self.classes();
         let rows = self.probabilities.chunks_exact(classes.max(1));
-        let images = self.places.iter().zip(&self.labels);
+        let images = self.places.iter().enumerate();
         images
             .zip(rows)
-            .map(|((place, label), row)| (*place, *label, row))
+            .map(|((image, place), row)| (*place, self.targets.of(image), row))
     }
 
     /// The number of classes; 0 before the first image.
     pub fn classes(&self) -> usize {
-        self.probabilities.len() / self.labels.len().max(1)
+        self.probabilities.len() / self.targets.len().max(1)
     }
 
     /// The mean over classes of the area under the ROC curve of the class against all others, by the ranks
@@ -52,7 +60,7 @@ impl Outputs {
     fn area(&self, class: usize) -> Option<f64> {
         let mut images: Vec<(f32, bool)> = self
             .rows()
-            .map(|(_, label, row)| (row[class], label == class))
+            .map(|(_, labels, row)| (row[class], labels.contains(&class)))
             .collect();
         images.sort_by(|a, b| a.0.total_cmp(&b.0));
         let own = images.iter().filter(|(_, own)| *own).count();
@@ -78,12 +86,13 @@ mod tests {
         let log = |p: f32| [0.0, (p / (1.0 - p)).ln()];
         // Of class 1: 0.8 and 0.4; of class 0: 0.4, 0.2 and 0.9.
         for (label, p) in [(1, 0.8), (0, 0.4), (1, 0.4), (0, 0.2), (0, 0.9)] {
-            outputs.add(&log(p), &[label], &[outputs.labels.len()]);
+            let place = outputs.places.len();
+            outputs.add(&log(p), &Targets::One(vec![label]), &[place]);
         }
         // 0.8 is above two of three, 0.4 above one and level with one.
         assert_eq!(outputs.auroc(), Some((2.0 + 1.5) / 6.0));
-        let (place, label, row) = outputs.rows().last().unwrap();
-        assert_eq!((place, label), (4, 0));
+        let (place, labels, row) = outputs.rows().last().unwrap();
+        assert_eq!((place, labels), (4, &[0][..]));
         assert!((row[1] - 0.9).abs() < 1e-6 && (row[0] - 0.1).abs() < 1e-6);
         assert_eq!(Outputs::default().auroc(), None);
     }

@@ -67,6 +67,7 @@ impl Replicas {
         }
         let of = batch.targets.len();
         let images = |rows: Range<usize>, device: &Device| Images {
+            share: stepper.loss.share(&batch, rows.clone()),
             batch: batch.clone().rows(rows.clone(), device),
             rows,
             of,
@@ -74,11 +75,11 @@ impl Replicas {
         let home = batch.x.device();
         let mut rows = split(of, self.0.len() + 1).into_iter();
         let own = images(rows.next().unwrap_or(0..of), &home);
-        let share = own.share();
+        let share = own.share;
         let ((value, step, gradients), others) = thread::scope(|scope| {
             let running = self.0.iter().zip(rows).map(|(replica, rows)| {
                 let images = images(rows, &replica.device);
-                let share = images.share();
+                let share = images.share;
                 let work = move || {
                     let (model, prefix) = (&*replica.model, replica.prefix.as_ref());
                     let (value, _, gradients) =
@@ -129,46 +130,60 @@ fn split(images: usize, parts: usize) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{DType, Int, TensorData};
+    use burn::tensor::{DType, TensorData};
+    use peft_core::loss::CrossEntropy;
     use peft_core::params::floats;
     use peft_core::{Activation, AdaptationMethod};
 
     use super::*;
     use crate::config::recipe::Recipe;
     use crate::data::batch::Mixed;
+    use crate::data::targets::Targets;
     use crate::selftest::step::assemble;
+    use crate::train::loss::Loss;
     use crate::train::rates::Rates;
 
     const RECIPE: &str = "{optimizer: {name: adamw, lr: 0.01}, epochs: 1, batch_size: 5}";
     const VIT: &str =
         "{name: vit, img_size: 16, patch_size: 8, embed_dim: 16, depth: 2, num_heads: 2}";
 
-    /// Five images, mixed with each other.
-    fn batch() -> Batch {
+    /// Five images with one label each or `many`, mixed with each other or not.
+    fn batch(many: bool, mixed: bool) -> Batch {
         let device = Device::flex();
-        let line = |values: Vec<i64>| {
-            let count = values.len();
-            Tensor::<1, Int>::from_data(TensorData::new(values, [count]), &device)
-        };
         let pixels = (0..5 * 3 * 16 * 16).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0);
         let pixels = TensorData::new(pixels.collect::<Vec<f32>>(), [5, 3, 16, 16]);
-        let lambda = TensorData::new(vec![0.5f32, 0.7, 1.0, 0.7, 0.5], [5]);
+        let labels = match many {
+            false => Targets::One(vec![0, 1, 2, 3, 4]),
+            true => Targets::Many(vec![vec![0, 3], vec![], vec![2], vec![1, 2, 3], vec![4]]),
+        };
         Batch {
             x: Activation::Map(Tensor::from_data(pixels, &device)),
             from: 0,
-            labels: line(vec![0, 1, 2, 3, 4]),
-            targets: vec![0, 1, 2, 3, 4],
             groups: Vec::new(),
             places: vec![0, 1, 2, 3, 4],
-            mixed: Some(Mixed {
-                lambda: Tensor::from_data(lambda, &device),
-                partners: line(vec![4, 3, 2, 1, 0]),
+            mixed: mixed.then(|| Mixed {
+                lambda: vec![0.5, 0.7, 1.0, 0.7, 0.5],
+                partners: labels.reversed(),
             }),
+            targets: labels,
         }
     }
 
     #[test]
     fn gradients_are_those_of_one_device() {
+        let weighted = Loss(CrossEntropy {
+            smoothing: 0.1,
+            weights: Some((1..=5).map(|class| class as f32 / 2.0).collect()),
+        });
+        assert_same(&Loss::default(), false, true);
+        assert_same(&weighted, false, false);
+        assert_same(&weighted, false, true);
+        assert_same(&Loss::default(), true, false);
+        assert_same(&Loss::default(), true, true);
+    }
+
+    /// Two to four devices compute the gradients of one.
+    fn assert_same(loss: &Loss, many: bool, mixed: bool) {
         let method: Box<dyn AdaptationMethod> =
             serde_yaml::from_str("{name: lora, rank: 2, dropout: 0.3}").unwrap();
         let model = assemble(VIT, &[method], &Device::flex())
@@ -178,13 +193,14 @@ mod tests {
         let recipe: Recipe = serde_yaml::from_str(RECIPE).unwrap();
         let stepper = Stepper {
             recipe: &recipe,
+            loss,
             seed: 1,
             compute: DType::F32,
             prefix: Stepper::prefix_of(&model),
             rates: Rates::of(&model, &recipe.rates).unwrap(),
         };
         let whole = Part { index: 0, of: 1 };
-        let (images, prefix) = (Images::all(batch()), stepper.prefix.as_ref());
+        let (images, prefix) = (Images::all(batch(many, mixed)), stepper.prefix.as_ref());
         let (loss, _, gradients) = stepper.gradients(&model, prefix, 3, images, whole, &mut |_| ());
         let expected = params::gradients(&model, &gradients);
         assert!(expected.len() > 2);
@@ -192,7 +208,7 @@ mod tests {
             let others = vec![ComputeDevice::cpu(); devices - 1];
             let mut replicas = Replicas::new(&model, &others).unwrap();
             let (mean, _, gradients) =
-                replicas.gradients(&stepper, &model, 3, batch(), whole, &mut |_| ());
+                replicas.gradients(&stepper, &model, 3, batch(many, mixed), whole, &mut |_| ());
             let [mean, loss]: [f32; 2] = [mean, loss.clone()].map(Tensor::into_scalar);
             assert!((mean - loss).abs() < 1e-6, "{mean} and {loss}");
             let got = params::gradients(&model, &gradients);

@@ -5,11 +5,11 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Tensor};
-use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::{BoxedBackbone, Hooks, Model, Step};
 
 use crate::config::recipe::Recipe;
-use crate::data::batch::{Batch, Mixed};
+use crate::data::batch::Batch;
+use crate::train::loss::Loss;
 use crate::train::rates::{Rates, clip_norm};
 
 /// A part of a training step.
@@ -60,6 +60,8 @@ pub struct Images {
     pub rows: Range<usize>,
     /// The number of images in the whole batch.
     pub of: usize,
+    /// Their share in the mean loss of the batch.
+    pub share: f64,
 }
 
 impl Images {
@@ -70,19 +72,17 @@ impl Images {
             batch,
             rows: 0..of,
             of,
+            share: 1.0,
         }
-    }
-
-    /// Their share of the batch.
-    pub fn share(&self) -> f64 {
-        self.rows.len() as f64 / self.of as f64
     }
 }
 
 /// The part of a trial that every step needs and no step changes.
 pub struct Stepper<'a> {
-    /// Loss, clipping, optimiser.
+    /// Clipping and optimiser.
     pub recipe: &'a Recipe,
+    /// The loss.
+    pub loss: &'a Loss,
     /// The trial's seed.
     pub seed: u64,
     /// The type in which the backbone computes.
@@ -107,10 +107,13 @@ impl Stepper<'_> {
         part: Part,
         ended: PhaseEnded,
     ) -> (Tensor<1>, Step, GradientsParams) {
-        let smoothing = self.recipe.label_smoothing;
         let cut = model.first_cut();
-        let share = images.share();
-        let Images { batch, rows, of } = images;
+        let Images {
+            batch,
+            rows,
+            of,
+            share,
+        } = images;
         let mut x = batch.x.cast(self.compute);
         if let Some(prefix) = prefix
             && batch.from < cut
@@ -124,14 +127,9 @@ impl Stepper<'_> {
             false => step.on_rows(rows, of),
         };
         let logits = model.logits(x.into_autodiff(), cut, Some(&step));
-        let labels = Tensor::from_inner(batch.labels);
-        let loss = match batch.mixed {
-            None => cross_entropy(logits, labels, smoothing),
-            Some(Mixed { lambda, partners }) => {
-                let labels = [labels, Tensor::from_inner(partners)];
-                mixed_cross_entropy(logits, labels, Tensor::from_inner(lambda), smoothing)
-            }
-        };
+        let loss = self
+            .loss
+            .value(logits, &batch.targets, batch.mixed.as_ref());
         // The value is taken before the backward pass consumes the graph.
         let value = loss.clone().inner();
         ended(Phase::Forward);

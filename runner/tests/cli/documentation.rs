@@ -212,6 +212,20 @@ fn the_first_run_of_the_front_page_is_planned_so() {
     );
 }
 
+#[test]
+fn the_first_hour_is_that_of_its_script() {
+    let (page, script) = (read("docs/first-hour.md"), read("scripts/first-hour.sh"));
+    let steps = script.split("\n# page\n").skip(1);
+    let steps: Vec<&str> = steps
+        .map(|rest| rest.split_once("# end\n").unwrap().0)
+        .collect();
+    let quoted: Vec<&str> = blocks(&page, "sh").collect();
+    assert_eq!(quoted, steps);
+    assert!(steps.len() > 5, "{} steps", steps.len());
+    let programs: Vec<&str> = blocks(&page, "python").collect();
+    assert!(!programs.is_empty() && programs.iter().all(|program| script.contains(program)));
+}
+
 /// The lines of `docs/troubleshooting.md` after a `$ runner ..` are what that command prints; `...` stands for what
 /// is left out.
 #[test]

@@ -198,6 +198,83 @@ fn shards_of_parquet_and_of_tensorflow_datasets_are_recognised() {
     }
 }
 
+/// Copies files of the fixtures, each under the name that it has in the folder.
+fn copies(folder: &Path, files: &[(&str, &str)]) {
+    for (from, to) in files {
+        let to = folder.join(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(root().join("fixtures/data").join(from), to).unwrap();
+    }
+}
+
+#[test]
+fn shards_that_no_name_tells_apart_are_divided() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let [plain, validation] = [
+        "parquet/plain.parquet",
+        "parquet/data/validation-00000-of-00001.parquet",
+    ];
+    copies(
+        folder,
+        &[
+            (plain, "one/0000.parquet"),
+            (plain, "two/default/train/0000.parquet"),
+            (plain, "three/train.parquet"),
+            (validation, "three/validation.parquet"),
+            (validation, "four/val.parquet"),
+        ],
+    );
+    for (name, part, sizes) in [
+        ("one", "test_fraction: 0.2", [6, 3, 3]),
+        ("two", "train: default/train/*.parquet", [6, 3, 3]),
+        ("three", "test: validation*.parquet", [9, 3, 6]),
+    ] {
+        init(folder, &[name]);
+        let yaml = text(folder.join(format!("{name}.yaml")));
+        assert!(yaml.contains(part), "{part:?} is not in: {yaml}");
+        assert!(yaml.contains("# "), "{yaml}");
+        assert_eq!(trained(folder, &format!("{name}.yaml")), sizes, "{name}");
+    }
+    let output = runner(folder, &["init", "four"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("begin with train, got"), "{message}");
+}
+
+#[test]
+fn paths_of_tables_start_at_their_folder_or_above() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    images(&folder.join("data/pictures"), &[("a", 8), ("b", 8)]);
+    let table = |name: &str, prefix: &str| {
+        let rows = ["a", "b"].into_iter().flat_map(|class| {
+            (0..8).map(move |index| format!("{prefix}pictures/{class}/{index}.png,{class}\n"))
+        });
+        let rows: String = rows.collect();
+        std::fs::write(
+            folder.join("data").join(name),
+            format!("file,label\n{rows}"),
+        )
+        .unwrap();
+    };
+    table("above.csv", "data/");
+    init(folder, &["data/above.csv"]);
+    let yaml = text(folder.join("above.yaml"));
+    assert!(
+        yaml.contains("file: data/above.csv") && yaml.contains("root: ."),
+        "{yaml}"
+    );
+    assert_eq!(trained(folder, "above.yaml"), [10, 2, 4]);
+    table("absolute.csv", &format!("{}/data/", folder.display()));
+    let output = runner(folder, &["init", "data/absolute.csv"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("got the absolute path /"), "{message}");
+    assert!(
+        message.contains("write paths below that folder"),
+        "{message}"
+    );
+}
+
 #[test]
 fn what_is_no_data_set_is_refused_and_backbones_may_be_named() {
     let place = tempfile::tempdir().unwrap();

@@ -24,6 +24,7 @@ mod methods;
 mod pins;
 mod server;
 mod studies;
+mod tasks;
 mod weights_files;
 
 use std::path::{Path, PathBuf};

@@ -7,9 +7,10 @@ use ::csv::{ErrorKind, Position, ReaderBuilder, StringRecord, Trim};
 use peft_core::error::{listed, nearest};
 use peft_core::files::read_text;
 
-use super::{Csv, List, Row};
+use super::{Csv, LabelColumns, List, Row};
 use crate::error::Error;
 use crate::files::{File, Files, Place};
+use crate::label_sets::JOINED;
 use crate::labels::Labelled;
 use crate::shards::expand;
 use crate::text::LineCounter;
@@ -19,6 +20,7 @@ impl Csv {
     pub(super) fn each(
         &self,
         files: &Files,
+        labels: LabelColumns,
         field: &'static str,
         list: &List,
         split: Option<&str>,
@@ -62,7 +64,14 @@ impl Csv {
                 let expected = format!("a column `{name}`");
                 Err(Error::layout(&path, expected, got))
             };
-            let (image, label) = (column(&self.path)?, column(&self.label)?);
+            let image = column(&self.path)?;
+            let labels = match labels {
+                LabelColumns::One(label, _) => vec![(label, column(label)?)],
+                LabelColumns::OneHot(names) => {
+                    let columns = names.iter().map(|name| Ok((name.as_str(), column(name)?)));
+                    columns.collect::<Result<Vec<_>, Error>>()?
+                }
+            };
             let groups = self.group.iter().map(|name| column(name));
             let groups = groups.collect::<Result<Vec<_>, _>>()?;
             let split = split.map(column).transpose()?;
@@ -82,10 +91,14 @@ impl Csv {
                 let group: Vec<_> = group
                     .map(|(&i, name)| format!("{name}={}", &record[i]))
                     .collect();
+                let label = match &labels[..] {
+                    [(_, label)] if self.one_hot.is_empty() => record[*label].to_owned(),
+                    columns => shown(columns, &record, &place)?,
+                };
                 let file = File::listed(&folder, &record[image], place.clone())?;
                 let row = Labelled {
                     at: (file, group.join(" ")),
-                    label: record[label].to_owned(),
+                    label,
                     place,
                 };
                 take(row, split.map_or("", |split| &record[split]))?;
@@ -93,6 +106,22 @@ impl Csv {
         }
         Ok(())
     }
+}
+
+/// The names of the columns that hold 1, joined.
+fn shown(columns: &[(&str, usize)], record: &StringRecord, place: &Place) -> Result<String, Error> {
+    let mut names = Vec::new();
+    for &(name, column) in columns {
+        match &record[column] {
+            "0" => {}
+            "1" => names.push(name),
+            other => {
+                let expected = format!("0 or 1 in `{name}`");
+                return Err(Error::record(place, expected, format!("`{other}`")));
+            }
+        }
+    }
+    Ok(names.join(&JOINED.to_string()))
 }
 
 /// The columns of a header that lacks a name, with a hint where they are spelled or separated

@@ -37,6 +37,37 @@ pub(super) fn leaf(
     })
 }
 
+/// Where the labels of a shard are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum LabelColumn {
+    /// The leaf column with one label per row.
+    One(usize),
+    /// The leaf column of a list of labels.
+    List(usize),
+}
+
+/// The column `name` of labels: plain values, or lists of them.
+pub(super) fn label_column(
+    reader: &SerializedFileReader<Bytes>,
+    path: &Path,
+    name: &str,
+) -> Result<LabelColumn, Error> {
+    let columns = reader.metadata().file_metadata().schema_descr().columns();
+    let list = columns.iter().position(|column| {
+        column
+            .path()
+            .parts()
+            .first()
+            .is_some_and(|first| first == name)
+            && column.max_rep_level() == 1
+    });
+    match (leaf(reader, path, &[name.to_owned()]), list) {
+        (Ok(column), _) => Ok(LabelColumn::One(column)),
+        (Err(_), Some(column)) => Ok(LabelColumn::List(column)),
+        (Err(error), None) => Err(error),
+    }
+}
+
 /// The class names that the datasets library writes into the schema's metadata.
 pub(super) fn class_names(
     reader: &SerializedFileReader<Bytes>,
@@ -49,7 +80,11 @@ pub(super) fn class_names(
         .value
         .as_ref()?;
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    serde_json::from_value(value["info"]["features"][label]["names"].clone()).ok()
+    let feature = &value["info"]["features"][label];
+    // Those of a list are at its elements, which the library writes in either way.
+    let places = [feature, &feature["feature"], &feature[0]];
+    let names = places.map(|feature| serde_json::from_value(feature["names"].clone()).ok());
+    names.into_iter().flatten().next()
 }
 
 /// The number of rows in each data page; only headers are read.
@@ -65,6 +100,91 @@ pub(super) fn rows_of_pages(mut pages: Box<dyn PageReader>) -> Result<Vec<usize>
         pages.skip_next_page()?;
     }
     Ok(rows)
+}
+
+/// The lists of labels of a row group as texts; `None` where a list, or a label in it, is null.
+pub(super) fn read_lists(
+    group: &dyn RowGroupReader,
+    column: usize,
+) -> Result<Vec<Option<Vec<String>>>, ParquetError> {
+    let metadata = group.metadata();
+    let rows = metadata.num_rows() as usize;
+    let described = metadata.column(column).column_descr();
+    let schema = metadata.schema_descr();
+    let levels = Levels {
+        value: described.max_def_level(),
+        // Below the level of a value by one if a value may be null.
+        null: described
+            .self_type()
+            .is_optional()
+            .then(|| described.max_def_level() - 1),
+        null_list: schema.get_column_root(column).is_optional().then_some(0),
+    };
+    match group.get_column_reader(column)? {
+        ColumnReader::Int64ColumnReader(mut reader) => {
+            lists(&mut reader, levels, rows, |value| Ok(value.to_string()))
+        }
+        ColumnReader::Int32ColumnReader(mut reader) => {
+            lists(&mut reader, levels, rows, |value| Ok(value.to_string()))
+        }
+        ColumnReader::ByteArrayColumnReader(mut reader) => {
+            lists(&mut reader, levels, rows, |value: ByteArray| {
+                Ok(value.as_utf8()?.to_owned())
+            })
+        }
+        _ => Err(ParquetError::General(NO_LABELS.into())),
+    }
+}
+
+/// The definition levels of a list's elements.
+#[derive(Clone, Copy)]
+struct Levels {
+    /// An element that is there.
+    value: i16,
+    /// An element that is null, if it may be.
+    null: Option<i16>,
+    /// A list that is null, if it may be. Other levels are those of empty lists.
+    null_list: Option<i16>,
+}
+
+/// The next `rows` lists of a column.
+fn lists<T: DataType>(
+    reader: &mut ColumnReaderImpl<T>,
+    levels: Levels,
+    rows: usize,
+    text: impl Fn(T::T) -> Result<String, ParquetError>,
+) -> Result<Vec<Option<Vec<String>>>, ParquetError> {
+    let (mut values, mut defined, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
+    let mut read = 0;
+    while read < rows {
+        let (records, ..) = reader.read_records(
+            rows - read,
+            Some(&mut defined),
+            Some(&mut repeated),
+            &mut values,
+        )?;
+        if records == 0 {
+            return Err(ParquetError::EOF(format!("{read} of {rows} rows")));
+        }
+        read += records;
+    }
+    let mut values = values.into_iter();
+    let mut lists: Vec<Option<Vec<String>>> = Vec::with_capacity(rows);
+    for (level, repeated) in defined.into_iter().zip(repeated) {
+        if repeated == 0 {
+            lists.push(Some(Vec::new()));
+        }
+        let Some(list) = lists.last_mut() else {
+            return Err(ParquetError::General("a list without a beginning".into()));
+        };
+        if level == levels.value {
+            let value = values.next().map(&text).transpose()?;
+            list.iter_mut().for_each(|list| list.extend(value.clone()));
+        } else if Some(level) == levels.null || Some(level) == levels.null_list {
+            *list = None;
+        }
+    }
+    Ok(lists)
 }
 
 /// The labels of a row group as texts.

@@ -12,10 +12,14 @@ use ::parquet::file::serialized_reader::SerializedFileReader;
 use bytes::Bytes;
 use peft_core::error::listed;
 
-use super::columns::{NO_LABELS, class_names, leaf, read_images, read_labels, rows_of_pages};
+use super::columns::{
+    LabelColumn, NO_LABELS, class_names, label_column, leaf, read_images, read_labels, read_lists,
+    rows_of_pages,
+};
 use crate::error::Error;
 use crate::files::Place;
 use crate::indexed::Source;
+use crate::label_sets::JOINED;
 use crate::labels::Labelled;
 use crate::shards::Mapped;
 
@@ -27,6 +31,8 @@ const KEPT: usize = 256 << 20;
 pub(super) struct Shards {
     /// The class names in the schema of the first shard that has some.
     pub names: Option<Vec<String>>,
+    /// Whether the labels of a row are a list.
+    pub lists: bool,
     shards: Vec<Shard>,
     /// The least recently used first.
     kept: Mutex<VecDeque<Kept>>,
@@ -89,7 +95,20 @@ impl Shards {
         let content = Bytes::from_owner(Mapped::open(&path)?);
         let reader = SerializedFileReader::new(content).map_err(damaged)?;
         let column = leaf(&reader, &path, &[format!("{image}.bytes"), image.into()])?;
-        let labels = leaf(&reader, &path, &[label.into()])?;
+        let labels = label_column(&reader, &path, label)?;
+        let lists = matches!(labels, LabelColumn::List(_));
+        if lists != self.lists && !self.shards.is_empty() {
+            let kind = |lists| {
+                if lists {
+                    "lists of labels"
+                } else {
+                    "one label per row"
+                }
+            };
+            let expected = format!("{} in `{label}`, as in the shards before", kind(self.lists));
+            return Err(Error::layout(path, expected, kind(lists)));
+        }
+        self.lists = lists;
         // Labels are indices into the names, so shards with other names would mix up the classes.
         match (class_names(&reader, label), &mut self.names) {
             (Some(own), Some(names)) if own != *names => {
@@ -109,11 +128,24 @@ impl Shards {
         for group in 0..reader.num_row_groups() {
             let start = rows.len();
             let row_group = reader.get_row_group(group).map_err(damaged)?;
-            for label in read_labels(&*row_group, labels).map_err(damaged)? {
+            let texts = match labels {
+                // No label, which is refused or left out later.
+                LabelColumn::One(column) => read_labels(&*row_group, column)
+                    .map_err(damaged)?
+                    .into_iter()
+                    .map(|label| Some(label.unwrap_or_default()))
+                    .collect(),
+                LabelColumn::List(column) => {
+                    joined(read_lists(&*row_group, column).map_err(damaged)?)
+                }
+            };
+            for label in texts {
                 let row = rows.len();
                 let place = first.at(row);
-                // No label, which is refused or left out later.
-                let label = label.unwrap_or_default();
+                let Some(label) = label else {
+                    let expected = "a list of labels, empty if the image shows no class";
+                    return Err(Error::record(place, expected, "null"));
+                };
                 let at = At { shard, row };
                 rows.push(Labelled { at, label, place });
             }
@@ -179,6 +211,14 @@ impl Shards {
         }
         Ok(images)
     }
+}
+
+/// Each list as one text; none if it is null.
+fn joined(lists: Vec<Option<Vec<String>>>) -> Vec<Option<String>> {
+    let lists = lists.into_iter();
+    lists
+        .map(|labels| labels.map(|labels| labels.join(&JOINED.to_string())))
+        .collect()
 }
 
 /// The error of a file whose content cannot be read, which is not always an incomplete file.

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-/// The first value of a feature.
+/// A value of a feature.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// The place of the bytes in the file.
@@ -63,13 +63,42 @@ impl<'a> Example<'a> {
         }
     }
 
+    /// All whole numbers of a feature; none if it is not there, or has other values.
+    pub fn numbers(&self, name: &str) -> Option<Vec<i64>> {
+        let place = self.place(name)?;
+        let mut numbers = Vec::new();
+        for (kind, field) in Fields::of(self.file, place) {
+            let (3, Ok(Field::Bytes(list))) = (kind, field) else {
+                return None;
+            };
+            for (number, field) in Fields::of(self.file, list) {
+                match (number, field.ok()?) {
+                    (1, Field::Number(number)) => numbers.push(number as i64),
+                    // Numbers are packed into one field.
+                    (1, Field::Bytes(packed)) => {
+                        let mut at = packed.start;
+                        while at < packed.end {
+                            numbers.push(varint(self.file, &mut at, packed.end)? as i64);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Some(numbers)
+    }
+
+    /// The place of a feature's message.
+    fn place(&self, name: &str) -> Option<Range<usize>> {
+        let mut features = self.features.iter();
+        let (_, place) = features.find(|(found, _)| *found == name.as_bytes())?;
+        Some(place.clone())
+    }
+
     /// The first value of a feature, if it has one.
     pub fn first(&self, name: &str) -> Option<Value> {
-        let (_, place) = self
-            .features
-            .iter()
-            .find(|(found, _)| *found == name.as_bytes())?;
-        for (kind, field) in Fields::of(self.file, place.clone()) {
+        let place = self.place(name)?;
+        for (kind, field) in Fields::of(self.file, place) {
             let Ok(Field::Bytes(list)) = field else {
                 continue;
             };

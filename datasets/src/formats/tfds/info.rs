@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use super::example::Value;
 use super::slices::{self, Slice};
 use crate::error::Error;
+use crate::label_sets::JOINED;
 use crate::text::lines;
 
 /// The facts that the files beside the shards state.
@@ -53,6 +54,8 @@ const TEMPLATE: &str = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}";
 pub enum Labels {
     /// Indices into names.
     Classes(Vec<String>),
+    /// Any number of indices into names.
+    Sets(Vec<String>),
     /// Whole numbers or texts.
     Values,
 }
@@ -198,32 +201,23 @@ impl Info {
     /// If it cannot be one, or its list of names is damaged.
     pub fn labels(&self, name: &str) -> Result<Labels, Error> {
         let feature = self.feature("label", name)?;
+        let inner = &feature["sequence"]["feature"];
         match class_of(feature) {
-            "ClassLabel" => {
-                let count = match &feature["classLabel"]["numClasses"] {
-                    Json::String(text) => text.parse().ok(),
-                    value => value.as_u64(),
-                };
-                let path = self.root.join(format!("{name}.labels.txt"));
-                let names = match (path.is_file(), count) {
-                    (true, _) => lines(read_text(&path)?.trim_end())
-                        .map(str::to_owned)
-                        .collect(),
-                    (false, Some(count)) => (0..count).map(|class| class.to_string()).collect(),
-                    (false, None) => return Ok(Labels::Values),
-                };
-                let names: Vec<String> = names;
-                match count {
-                    Some(count) if count != names.len() as u64 => {
-                        let expected = format!("{count} names, as `features.json` states");
-                        Err(Error::layout(path, expected, names.len().to_string()))
-                    }
-                    _ => Ok(Labels::Classes(names)),
+            "Sequence" if class_of(inner) == "ClassLabel" => match self.classes(name, inner)? {
+                Some(names) => Ok(Labels::Sets(names)),
+                None => {
+                    let expected = "classes whose number `features.json` states";
+                    Err(Error::invalid("label", expected, format!("`{name}`")))
                 }
-            }
+            },
+            "ClassLabel" => Ok(match self.classes(name, feature)? {
+                Some(names) => Labels::Classes(names),
+                None => Labels::Values,
+            }),
             "Text" | "Tensor" | "Scalar" => Ok(Labels::Values),
             other => {
-                let expected = "a feature that is a class, a number or a text";
+                let expected =
+                    "a feature that is a class, a sequence of classes, a number or a text";
                 Err(Error::invalid(
                     "label",
                     expected,
@@ -232,26 +226,64 @@ impl Info {
             }
         }
     }
+
+    /// The names of the classes of a feature; none if the set does not state their number.
+    fn classes(&self, name: &str, feature: &Json) -> Result<Option<Vec<String>>, Error> {
+        let count = match &feature["classLabel"]["numClasses"] {
+            Json::String(text) => text.parse().ok(),
+            value => value.as_u64(),
+        };
+        let path = self.root.join(format!("{name}.labels.txt"));
+        let names: Vec<String> = match (path.is_file(), count) {
+            (true, _) => lines(read_text(&path)?.trim_end())
+                .map(str::to_owned)
+                .collect(),
+            (false, Some(count)) => (0..count).map(|class| class.to_string()).collect(),
+            (false, None) => return Ok(None),
+        };
+        match count {
+            Some(count) if count != names.len() as u64 => {
+                let expected = format!("{count} names, as `features.json` states");
+                Err(Error::layout(path, expected, names.len().to_string()))
+            }
+            _ => Ok(Some(names)),
+        }
+    }
 }
 
 impl Labels {
     /// The names of the classes, if the set lists them.
     pub fn names(self) -> Option<Vec<String>> {
         match self {
-            Self::Classes(names) => Some(names),
+            Self::Classes(names) | Self::Sets(names) => Some(names),
             Self::Values => None,
         }
+    }
+
+    /// What separates the labels in the text of a record; none if it has one.
+    pub fn separator(&self) -> Option<char> {
+        matches!(self, Self::Sets(_)).then_some(JOINED)
+    }
+
+    /// The labels of a record of a sequence as one text, or else what was expected.
+    pub fn joined(&self, labels: Option<Vec<i64>>) -> Result<String, String> {
+        let expected = || "a sequence of the numbers of classes".to_owned();
+        let labels = labels.ok_or_else(expected)?.into_iter();
+        let names = labels.map(|label| self.text(Some(&Value::Int(label)), &[]));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        Ok(names.join(&JOINED.to_string()))
     }
 
     /// A label as a text, or else what was expected.
     pub fn text(&self, value: Option<&Value>, file: &[u8]) -> Result<String, String> {
         match (self, value) {
             // By name, so that a class that is called `1` is never taken for the second.
-            (Self::Classes(names), Some(Value::Int(label @ 0..))) => {
+            (Self::Classes(names) | Self::Sets(names), Some(Value::Int(label @ 0..))) => {
                 let name = names.get(usize::try_from(*label).unwrap_or(usize::MAX));
                 name.cloned()
                     .ok_or_else(|| format!("a label below {}", names.len()))
             }
+            (Self::Sets(names), _) => Err(format!("labels in 0..{}", names.len())),
             (_, Some(Value::Int(label))) => Ok(label.to_string()),
             (Self::Values, Some(Value::Bytes(place))) => {
                 let text = file

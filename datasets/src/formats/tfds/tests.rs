@@ -100,7 +100,7 @@ fn other_features_are_labels_too() {
         ("lable", "did you mean `label`?"),
         (
             "image",
-            "a feature that is a class, a number or a text, got `image`, Image",
+            "a feature that is a class, a sequence of classes, a number or a text, got `image`, Image",
         ),
         ("objects", "got `objects`, Sequence"),
         (
@@ -225,4 +225,36 @@ fn a_damaged_folder_is_named() {
         "{}",
         message(&above)
     );
+}
+
+/// `fixtures/scripts/tfds_multi_label.py` made the folder and the golden labels with TensorFlow Datasets.
+#[test]
+fn a_sequence_of_classes_is_the_labels_of_an_image() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/data/tfds_multi_label");
+    let golden = fs_err::read_to_string(folder.join("golden.json")).unwrap();
+    let golden: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
+        serde_json::from_str(&golden).unwrap();
+    let root = folder.join("scenes/1.0.0");
+    let open = |label: &str| {
+        let yaml = format!("root: {}\nlabel: {label}\n", root.display());
+        serde_yaml::from_str::<Tfds>(&yaml).unwrap().read()
+    };
+    let data = open("labels").unwrap_or_else(|e| panic!("{e}"));
+    assert!(data.is_multi_label());
+    assert_eq!(data.classes(), ["sea", "sky", "tree"]);
+    assert_eq!(Split::ALL.map(|split| data.len(split)), [7, 1, 4]);
+    for split in Split::ALL {
+        let of_set = if split == Split::Test {
+            "test"
+        } else {
+            "train"
+        };
+        for index in 0..data.len(split) {
+            let shade = data.image(split, index).unwrap().rgb[0].to_string();
+            let labels = data.labels(split, index).unwrap();
+            assert_eq!(labels, golden[of_set][&shade], "{split} {index}");
+        }
+    }
+    let message = open("numbers").err().unwrap().to_string();
+    assert!(message.contains("got `numbers`, Sequence"), "{message}");
 }

@@ -38,6 +38,9 @@ const LISTED: usize = 12;
 pub struct Found {
     title: Option<String>,
     classes: usize,
+    /// Whether an image may show several classes, or none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    multi_label: bool,
     /// Images of each split.
     splits: BTreeMap<String, usize>,
     /// Images of each class in each split.
@@ -118,17 +121,19 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
         .collect();
     for split in Split::ALL {
         for index in 0..dataset.len(split) {
-            let label = dataset.label(split, index).map_err(config_error)?;
-            let Some(row) = histogram.get_mut(label) else {
-                let classes = dataset.classes().len();
-                let message =
-                    format!("{split} image {index}: expected a label below {classes}, got {label}");
-                return Err(config_error(message));
-            };
-            match split {
-                Split::Train => row.train += 1,
-                Split::Validation => row.validation += 1,
-                Split::Test => row.test += 1,
+            for label in dataset.labels(split, index).map_err(config_error)? {
+                let Some(row) = histogram.get_mut(label) else {
+                    let classes = dataset.classes().len();
+                    let message = format!(
+                        "{split} image {index}: expected a label below {classes}, got {label}"
+                    );
+                    return Err(config_error(message));
+                };
+                match split {
+                    Split::Train => row.train += 1,
+                    Split::Validation => row.validation += 1,
+                    Split::Test => row.test += 1,
+                }
             }
         }
     }
@@ -143,6 +148,7 @@ pub fn found(dataset: &dyn Dataset, about: Option<&About>, read: bool) -> Result
     Ok(Found {
         title: about.map(|about| about.title.clone()),
         classes: dataset.classes().len(),
+        multi_label: dataset.is_multi_label(),
         splits: Split::ALL
             .map(|split| (split.to_string(), dataset.len(split)))
             .into(),
@@ -171,13 +177,13 @@ struct Images {
 fn images(dataset: &dyn Dataset) -> Images {
     let (mut unreadable, mut duplicates) = (Vec::new(), Vec::new());
     let mut stored: BTreeMap<Storage, BTreeMap<Split, usize>> = BTreeMap::new();
-    let mut seen: HashMap<blake3::Hash, (Split, usize, usize)> = HashMap::new();
+    let mut seen: HashMap<blake3::Hash, (Split, usize, Vec<usize>)> = HashMap::new();
     for split in Split::ALL {
         let read = |index| {
-            let sample = dataset.sample(split, index);
+            let image = dataset.image(split, index);
             // An image whose bytes cannot be read is reported with its pixels.
             let storage = dataset.storage(split, index).unwrap_or_default();
-            let sample = sample.map(|sample| (hash(&sample.image), sample.label));
+            let sample = image.and_then(|image| Ok((hash(&image), dataset.labels(split, index)?)));
             (sample, storage)
         };
         // Images are decoded in parallel and compared in order, so that the report does not depend
@@ -191,21 +197,24 @@ fn images(dataset: &dyn Dataset) -> Images {
                     .entry(split)
                     .or_default() += 1;
             }
-            let (hash, label) = match sample {
+            let (hash, labels) = match sample {
                 Ok(sample) => sample,
                 Err(e) => {
                     unreadable.push(format!("{split} image {index}: {e}"));
                     continue;
                 }
             };
-            let first = *seen.entry(hash).or_insert((split, index, label));
+            let first = seen
+                .entry(hash)
+                .or_insert_with(|| (split, index, labels.clone()));
             // Repeated images within a split and class are common and harm no result. Across splits
             // they leak test images into training, and with two labels one label is wrong.
-            if (first.0, first.2) != (split, label) {
-                let say = |(split, index, label): (Split, usize, usize)| {
-                    format!("{split} image {index} ({})", dataset.classes()[label])
+            if (first.0, &first.2) != (split, &labels) {
+                let say = |(split, index, labels): &(Split, usize, Vec<usize>)| {
+                    format!("{split} image {index} ({})", named(dataset, labels))
                 };
-                duplicates.push(format!("{} is {}", say((split, index, label)), say(first)));
+                let this = (split, index, labels);
+                duplicates.push(format!("{} is {}", say(&this), say(first)));
             }
         }
     }
@@ -225,6 +234,16 @@ fn images(dataset: &dyn Dataset) -> Images {
     }
 }
 
+/// The names of the labels of an image.
+pub fn named(dataset: &dyn Dataset, labels: &[usize]) -> String {
+    let name = |label: &usize| dataset.classes().get(*label).map_or("?", String::as_str);
+    let names: Vec<&str> = labels.iter().map(name).collect();
+    match names.is_empty() {
+        true => "no class".to_owned(),
+        false => names.join(", "),
+    }
+}
+
 fn hash(image: &Image) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     // With the number of pixels the width also fixes the height.
@@ -239,8 +258,12 @@ pub fn print(found: &Found) {
         println!("{title}");
     }
     let sizes = found.splits.values().sum::<usize>();
-    println!("{} classes, {sizes} images", found.classes);
-    histogram(&found.histogram);
+    let many = match found.multi_label {
+        true => ", several labels per image",
+        false => "",
+    };
+    println!("{} classes, {sizes} images{many}", found.classes);
+    histogram(&found.histogram, found.multi_label);
     let list = |title: &str, lines: &[String]| {
         if !lines.is_empty() {
             println!("{title}: {}", lines.len());
@@ -273,7 +296,8 @@ pub fn print(found: &Found) {
 }
 
 /// Prints the split table with a bar for each class; of many classes only the largest and the smallest.
-fn histogram(rows: &[Histogram]) {
+/// The last line is that of all images, or of all labels where images have `many`.
+fn histogram(rows: &[Histogram], many: bool) {
     let total = |row: &Histogram| row.train + row.validation + row.test;
     let most = rows.iter().map(total).max().unwrap_or(0).max(1);
     let width = rows.iter().map(|row| row.class.chars().count()).max();
@@ -309,5 +333,6 @@ fn histogram(rows: &[Histogram]) {
         sum(|row| row.validation),
         sum(|row| row.test),
     );
-    println!("{:<width$} {train:>8} {validation:>10} {test:>8}", "all");
+    let all = if many { "labels" } else { "all" };
+    println!("{all:<width$} {train:>8} {validation:>10} {test:>8}");
 }

@@ -8,6 +8,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use peft_core::data::{Dataset, Image, Split};
 use peft_datasets::Preprocess;
 
+use super::check::named;
 use crate::exit::{At, Exit, Failure, config_error, failure};
 
 /// Width and height of a picture, in pixels.
@@ -38,17 +39,22 @@ pub fn paint(
         BACKGROUND,
     );
     for (place, &index) in indices.iter().enumerate() {
-        let sample = dataset.sample(split, index);
-        let sample = sample.at(format_args!("{split} image {index}"))?;
+        let at = format!("{split} image {index}");
+        let image = dataset.image(split, index).at(&at)?;
+        let labels = dataset.labels(split, index).at(&at)?;
         let place = place as u32;
         let left = MARGIN + place % COLUMNS * (width + 2 * MARGIN);
         let top = MARGIN + place / COLUMNS * (height + MARGIN);
-        paste(&mut sheet, &picture(&sample.image)?, [left, top]);
-        let seen = picture(&seen(&sample.image, preprocess)?)?;
+        paste(&mut sheet, &picture(&image)?, [left, top]);
+        let seen = picture(&seen(&image, preprocess)?)?;
         paste(&mut sheet, &seen, [left + PICTURE + MARGIN, top]);
-        let class = dataset.classes().get(sample.label);
-        let class = class.map_or("?", String::as_str);
-        write(&mut sheet, class, [left, top + PICTURE + 2], width / LETTER);
+        let class = named(dataset, &labels);
+        write(
+            &mut sheet,
+            &class,
+            [left, top + PICTURE + 2],
+            width / LETTER,
+        );
     }
     let mut png = Cursor::new(Vec::new());
     let written = sheet.write_to(&mut png, ImageFormat::Png);

@@ -18,6 +18,8 @@ pub struct Facts {
     /// Training images of the largest and of the smallest class.
     pub largest: usize,
     pub smallest: usize,
+    /// Whether an image may show several classes, or none.
+    pub multi_label: bool,
 }
 
 impl Facts {
@@ -29,13 +31,16 @@ impl Facts {
         let mut counts = vec![0; dataset.classes().len()];
         let train = dataset.len(Split::Train);
         for index in 0..train {
-            counts[dataset.label(Split::Train, index).map_err(config_error)?] += 1;
+            for label in dataset.labels(Split::Train, index).map_err(config_error)? {
+                counts[label] += 1;
+            }
         }
         Ok(Self {
             train,
             classes: counts.len(),
             largest: counts.iter().copied().max().unwrap_or(0),
             smallest: counts.iter().copied().min().unwrap_or(0),
+            multi_label: dataset.is_multi_label(),
         })
     }
 

@@ -67,52 +67,118 @@ fn no_test(seen: Seen, why: &str) -> Seen {
     ))
 }
 
-/// Parquet shards of splits, in the folder or in `data` below it.
+/// Parquet shards: in the folder, in `data` below it, or in the only folder below it that has some. Their names
+/// say which split they belong to, or the folders that they are in, `train/0000.parquet`.
 pub fn parquet(path: &Path) -> Result<Option<Seen>, Failure> {
-    for folder in ["", "data"] {
-        let place = path.join(folder);
-        if !place.is_dir() {
-            continue;
+    let mut places = vec![path.to_owned(), path.join("data")];
+    let below = folders(path)?;
+    let mut others = Vec::new();
+    for folder in below {
+        let train = folder.join("train");
+        if !shards(&folder)?.is_empty() || train.is_dir() && !shards(&train)?.is_empty() {
+            others.push(folder);
         }
-        let shards = files(&place)?;
-        let shards: Vec<_> = (shards.into_iter())
-            .filter(|file| extension(file) == "parquet")
-            .collect();
-        let Some(first) = shards.first() else {
-            continue;
-        };
-        let pattern = |names: &[&str]| {
-            let name = |file: &PathBuf| {
-                file.file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned()
-            };
-            let begins =
-                |prefix: &&&str| shards.iter().any(|file| name(file).starts_with(**prefix));
-            let prefix = names.iter().find(begins)?;
-            let slash = if folder.is_empty() { "" } else { "/" };
-            Some(format!("{folder}{slash}{prefix}*.parquet"))
-        };
-        let (Some(train), Some(test)) = (pattern(&["train"]), pattern(&["test"])) else {
-            return Err(config_error(format_args!(
-                "{}: expected shards whose names begin with train and test, got {}",
-                place.display(),
-                first.display()
-            )));
-        };
-        let (image, label) = columns(first)?;
-        let mut seen = Seen::new("parquet shards", "parquet", path)
-            .with("train", train)
-            .with("test", test)
-            .with("image", image)
-            .with("label", label);
-        if let Some(validation) = pattern(&["val"]) {
-            seen = seen.with("validation", validation);
+    }
+    if let [only] = &others[..] {
+        places.push(only.clone());
+    }
+    for place in places {
+        if place.is_dir()
+            && let Some(found) = Shards::of(&place)?
+        {
+            return found.seen(path, &place).map(Some);
         }
-        return Ok(Some(seen));
     }
     Ok(None)
+}
+
+/// The parquet files right in a folder.
+fn shards(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let files = files(folder)?.into_iter();
+    Ok(files.filter(|file| extension(file) == "parquet").collect())
+}
+
+/// The shards of each split in a folder: patterns below it.
+struct Shards {
+    /// One of the training shards.
+    first: PathBuf,
+    train: String,
+    validation: Option<String>,
+    test: Option<String>,
+}
+
+impl Shards {
+    fn of(place: &Path) -> Result<Option<Self>, Failure> {
+        let own = shards(place)?;
+        let named = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        let split = |names: &[&str]| -> Result<Option<(PathBuf, String)>, Failure> {
+            for prefix in names {
+                if let Some(file) = own.iter().find(|file| named(file).starts_with(prefix)) {
+                    return Ok(Some((file.clone(), format!("{prefix}*.parquet"))));
+                }
+                let folder = place.join(prefix);
+                if folder.is_dir()
+                    && let Some(file) = shards(&folder)?.into_iter().next()
+                {
+                    return Ok(Some((file, format!("{prefix}/*.parquet"))));
+                }
+            }
+            Ok(None)
+        };
+        let pattern = |found: Option<(PathBuf, String)>| found.map(|(_, pattern)| pattern);
+        let validation = pattern(split(&["validation", "valid", "val", "dev"])?);
+        let test = pattern(split(&["test"])?);
+        let (first, train) = match (split(&["train"])?, own.into_iter().next()) {
+            (Some(train), _) => train,
+            // Shards that no name tells apart.
+            (None, Some(first)) if validation.is_none() && test.is_none() => {
+                (first, "*.parquet".to_owned())
+            }
+            (None, Some(first)) => {
+                return Err(config_error(format_args!(
+                    "{}: expected shards whose names begin with train, got {}",
+                    place.display(),
+                    first.display()
+                )));
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Self {
+            first,
+            train,
+            validation,
+            test,
+        }))
+    }
+
+    /// The configuration of the shards in `place`, which is `root` or lies in it.
+    fn seen(self, root: &Path, place: &Path) -> Result<Seen, Failure> {
+        let below = place.strip_prefix(root).unwrap_or(Path::new(""));
+        let pattern = |pattern: String| match below.to_str() {
+            None | Some("") => pattern,
+            Some(below) => format!("{below}/{pattern}"),
+        };
+        let (image, label) = columns(&self.first)?;
+        let seen = Seen::new("parquet shards", "parquet", root)
+            .with("train", pattern(self.train))
+            .with("image", image)
+            .with("label", label);
+        Ok(match (self.validation, self.test) {
+            (Some(validation), Some(test)) => seen
+                .with("validation", pattern(validation))
+                .with("test", pattern(test)),
+            (None, Some(test)) => seen.with("test", pattern(test)),
+            (Some(validation), None) => seen.with("test", pattern(validation)).remark(
+                "there are no shards that test: those that validate do, and a part of `train` validates",
+            ),
+            (None, None) => no_test(seen, "no shards test"),
+        })
+    }
 }
 
 /// The columns of images and labels: the one that holds bytes, and the first whose name is usual.
@@ -128,8 +194,9 @@ fn columns(shard: &Path) -> Result<(String, String), Failure> {
     });
     let label = LABELS.iter().find_map(|name| {
         columns.iter().find(|column| {
-            let plain =
-                column.physical_type() != Type::BYTE_ARRAY || column.path().parts().len() == 1;
+            let plain = column.physical_type() != Type::BYTE_ARRAY
+                || column.path().parts().len() == 1
+                || column.max_rep_level() == 1;
             plain && column.path().parts()[0].eq_ignore_ascii_case(name)
         })
     });
@@ -191,19 +258,30 @@ pub fn tfds(root: &Path) -> Result<Seen, Failure> {
         .filter_map(|split| split["name"].as_str())
         .collect();
     let features = features["featuresDict"]["features"].as_object();
-    let of_class = |class: &str| {
-        let mut found = features.into_iter().flatten().filter(|(_, feature)| {
-            let name = feature["pythonClassName"].as_str().unwrap_or_default();
-            name.rsplit('.').next() == Some(class)
-        });
-        found.next().map(|(name, _)| name.clone())
+    let is = |feature: &Json, class: &str| {
+        let name = feature["pythonClassName"].as_str().unwrap_or_default();
+        name.rsplit('.').next() == Some(class)
+    };
+    let feature = |wanted: &dyn Fn(&Json) -> bool| {
+        let mut features = features.into_iter().flatten();
+        let found = features.find(|(_, feature)| wanted(feature));
+        found.map(|(name, _)| name.clone())
+    };
+    let of_class = |class: &str| feature(&|feature| is(feature, class));
+    // The classes of an image with several.
+    let of_classes = || {
+        feature(&|feature| {
+            is(feature, "Sequence") && is(&feature["sequence"]["feature"], "ClassLabel")
+        })
     };
     // What the set itself calls its input and its target, if it does.
     let keys = &info["supervisedKeys"]["tuple"]["items"];
     let key = |index: usize| keys[index]["featureKey"].as_str().map(str::to_owned);
     let (Some(image), Some(label)) = (
         key(0).or_else(|| of_class("Image")),
-        key(1).or_else(|| of_class("ClassLabel")),
+        key(1)
+            .or_else(|| of_class("ClassLabel"))
+            .or_else(of_classes),
     ) else {
         return Err(config_error(format_args!(
             "{}: expected a feature of images and one of classes in features.json",

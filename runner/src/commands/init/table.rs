@@ -49,14 +49,46 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
         rows.iter()
             .map(move |row| row.get(index).unwrap_or_default())
     };
-    let (paths, images) = paths(root, names.len(), &rows).ok_or_else(|| {
-        config_error(format_args!(
-            "{}: expected a column with paths of images below {}, got {}",
+    let file = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    // Paths are often relative to the folder above, from which somebody listed the images.
+    let own = fs_err::canonicalize(root).map_err(config_error)?;
+    let above = || {
+        let above = match root.parent()? {
+            empty if empty.as_os_str().is_empty() && root == Path::new(".") => own.parent()?,
+            empty if empty.as_os_str().is_empty() => Path::new("."),
+            above => above,
+        };
+        let name = own.file_name()?;
+        let (column, images) = paths(above, names.len(), &rows)?;
+        let file = format!("{}/{file}", name.to_string_lossy());
+        let images = if images.is_empty() {
+            ".".to_owned()
+        } else {
+            images
+        };
+        Some((above.to_owned(), file, column, images))
+    };
+    let found = paths(root, names.len(), &rows)
+        .map(|(column, images)| (root.to_owned(), file.clone(), column, images))
+        .or_else(above);
+    let Some((root, file, paths, images)) = found else {
+        let got = match absolute(&rows) {
+            Some(absolute) => {
+                format!("the absolute path {absolute}; write paths below that folder")
+            }
+            None => names.iter().collect::<Vec<_>>().join(", "),
+        };
+        return Err(config_error(format_args!(
+            "{}: expected a column with paths of images below {}, got {got}",
             path.display(),
-            root.display(),
-            names.iter().collect::<Vec<_>>().join(", ")
-        ))
-    })?;
+            root.display()
+        )));
+    };
+    let root = &root;
     let named = |known: &[&str]| {
         let index = |name: &&str| {
             names
@@ -73,26 +105,41 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
         let usable = distinct.filter(|(count, _)| *count > 1 && 2 * count <= rows.len());
         usable.min().map(|(_, index)| index)
     };
-    let label = named(&LABELS).or_else(repeats).ok_or_else(|| {
-        config_error(format_args!(
-            "{}: expected a column of labels ({}), got {}",
-            path.display(),
-            LABELS.join(", "),
-            names.iter().collect::<Vec<_>>().join(", ")
-        ))
-    })?;
-    let file = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    // A column for each class: 1 where the image shows it.
+    let one_hot: Vec<usize> = match named(&LABELS) {
+        Some(_) => Vec::new(),
+        None => (0..names.len())
+            .filter(|index| *index != paths && Some(*index) != split)
+            .filter(|index| column(*index).all(|value| ["0", "1"].contains(&value)))
+            .collect(),
+    };
     let mut list = Mapping::from_iter([(Value::from("file"), Value::from(file))]);
     if !images.is_empty() {
         list.insert("images".into(), images.into());
     }
-    let mut seen = Seen::new("a table of paths and labels", "csv", root)
-        .with("path", &names[paths])
-        .with("label", &names[label]);
+    let mut seen =
+        Seen::new("a table of paths and labels", "csv", root).with("path", &names[paths]);
+    if one_hot.len() > 1 {
+        let columns: Vec<Value> = one_hot.iter().map(|index| names[*index].into()).collect();
+        seen = seen
+            .with("one_hot", columns)
+            .remark("columns of 0 and 1 are classes, of which an image may show several");
+    } else {
+        let label = named(&LABELS).or_else(repeats).ok_or_else(|| {
+            config_error(format_args!(
+                "{}: expected a column of labels ({}), got {}",
+                path.display(),
+                LABELS.join(", "),
+                names.iter().collect::<Vec<_>>().join(", ")
+            ))
+        })?;
+        seen = seen.with("label", &names[label]);
+        if let Some(separator) = separator(column(label)) {
+            seen = seen
+                .with("separator", separator.to_string())
+                .remark(format!("`{separator}` separates the labels of an image"));
+        }
+    }
     if delimiter != ',' {
         seen = seen.with("delimiter", delimiter.to_string());
     }
@@ -131,6 +178,31 @@ pub fn look(path: &Path) -> Result<Seen, Failure> {
     })
 }
 
+/// An absolute path of a file, if the table has one.
+fn absolute(rows: &[StringRecord]) -> Option<&str> {
+    let values = rows.iter().take(PATHS).flatten();
+    let mut files =
+        values.filter(|value| Path::new(value).is_absolute() && Path::new(value).is_file());
+    files.next()
+}
+
+/// What separates several labels in the values of a column, if anything does. Commas may be parts of names,
+/// and blanks often are: they separate labels that repeat in other combinations, or numbers.
+fn separator<'a>(values: impl Iterator<Item = &'a str>) -> Option<char> {
+    let values: BTreeSet<&str> = values.collect();
+    ['|', ';', ',', ' '].into_iter().find(|&separator| {
+        let pieces: BTreeSet<&str> = values
+            .iter()
+            .flat_map(|value| value.split(separator).map(str::trim))
+            .filter(|piece| !piece.is_empty())
+            .collect();
+        let is_number = |piece: &&str| piece.parse::<u64>().is_ok();
+        values.iter().any(|value| value.contains(separator))
+            && (separator != ',' || pieces.len() < values.len())
+            && (separator != ' ' || pieces.iter().all(is_number))
+    })
+}
+
 /// The column whose values are files, and the folder below `root` that they are relative to.
 fn paths(root: &Path, columns: usize, rows: &[StringRecord]) -> Option<(usize, String)> {
     let below = folders(root).unwrap_or_default();
@@ -146,8 +218,31 @@ fn paths(root: &Path, columns: usize, rows: &[StringRecord]) -> Option<(usize, S
                 .iter()
                 .take(PATHS)
                 .map(|row| row.get(*column).unwrap_or_default());
-            let there = |value: &str| !value.is_empty() && folder.join(value).is_file();
+            let there = |value: &str| {
+                let relative = Path::new(value).is_relative();
+                !value.is_empty() && relative && folder.join(value).is_file()
+            };
             !rows.is_empty() && values.all(there)
         })
         .map(|(column, place)| (column, place.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_are_told_from_parts_of_names() {
+        for (values, expected) in [
+            (&["sea|sky", "sky"][..], Some('|')),
+            (&["1;2", "", "2"], Some(';')),
+            (&["a,b", "a,c", "b,c", "b", "c"], Some(',')),
+            (&["Salmon, Atlantic", "Cod, Pacific"], None),
+            (&["golden retriever", "poodle"], None),
+            (&["3 17", "17"], Some(' ')),
+            (&["cat", "dog"], None),
+        ] {
+            assert_eq!(separator(values.iter().copied()), expected, "{values:?}");
+        }
+    }
 }

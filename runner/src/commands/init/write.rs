@@ -35,6 +35,7 @@ pub fn yaml(
         classes,
         largest,
         smallest,
+        multi_label,
     } = facts;
     let dataset = indented(&seen.dataset)?;
     let remarks: String = seen
@@ -43,6 +44,11 @@ pub fn yaml(
         .map(|line| format!("# {line}.\n"))
         .collect();
     let metric = match facts.is_unbalanced() {
+        _ if *multi_label => {
+            "# Images have several labels: the mean average precision; others are f1_micro, f1_macro, f1_samples \
+             and auroc.\nmetric: map\n"
+                .to_owned()
+        }
         true => format!(
             "# The classes have {smallest} to {largest} training images: the mean of the accuracies of the \
              classes weighs them\n# equally, where top1 weighs images.\nmetric: mean_per_class\n"
@@ -53,7 +59,7 @@ pub fn yaml(
                 .to_owned()
         }
     };
-    let sampling = match facts.is_unbalanced() {
+    let sampling = match facts.is_unbalanced() && !multi_label {
         true => {
             "  # Every class comes equally often; without this line, as often as it has images.\n  \
                  sampling: balanced\n"

@@ -1,6 +1,7 @@
 //! The recipe: optimiser, schedule, epochs, batch, precision, augmentation.
 
 mod augmentation;
+mod class_weights;
 mod optimizer;
 mod range;
 mod schedule;
@@ -12,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::recipe::augmentation::Augmentation;
+pub use crate::config::recipe::class_weights::ClassWeights;
 use crate::config::recipe::optimizer::Optimizer;
 use crate::config::recipe::range::{count, share, within};
 use crate::config::recipe::schedule::Schedule;
@@ -43,6 +45,12 @@ pub struct Recipe {
     /// The weight of the uniform distribution in the target, in `[0, 1)`.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// The weights of classes in the training loss, as in torch's `CrossEntropyLoss(weight=..)`:
+    /// `inverse_frequency`, a list in the order of the classes, or a mapping from their names or indices,
+    /// each more than 0. Metrics are not weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ClassWeights")]
+    pub class_weights: Option<ClassWeights>,
     /// The number of epochs without a better validation metric after which training stops, at least
     /// 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,6 +174,9 @@ impl Recipe {
         self.check_selection()?;
         self.check_augmentation()?;
         share("label_smoothing", self.label_smoothing)?;
+        if let Some(weights) = &self.class_weights {
+            weights.check()?;
+        }
         if let Some(norm) = self.clip_norm {
             within("clip_norm", norm > 0.0, "more than 0", norm)?;
         }

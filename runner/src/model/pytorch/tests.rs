@@ -394,6 +394,7 @@ fn files(
         backbone: &*opened.config,
         weights: None,
         classes: &names(),
+        multi_label: false,
         input: &input,
     };
     (leaving.files().unwrap(), input)

@@ -1,0 +1,141 @@
+//! The binary cross-entropy of a batch of logits, with a backward pass that keeps their gradient.
+
+use burn::backend::TensorMetadata;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Tensor;
+use burn::tensor::activation::log_sigmoid;
+use rayon::prelude::*;
+
+use crate::bridge::{Operation, apply, tensor, values};
+
+/// The mean over all logits `x` with targets `y` of `-y log s(x) - (1 - y) log(1 - s(x))`, where `s` is the
+/// logistic function. Targets are a constant.
+///
+/// # Shapes
+/// `logits`, `targets [b, classes]` `-> [1]`.
+pub fn binary_cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let inputs = [
+        logits.into_dispatch(),
+        targets.without_autodiff().into_dispatch(),
+    ];
+    match apply(BinaryCrossEntropy, inputs) {
+        Ok(loss) => Tensor::from_dispatch(loss),
+        Err(inputs) => {
+            let [logits, targets] = inputs.map(Tensor::from_dispatch);
+            composed(logits, targets)
+        }
+    }
+}
+
+/// The loss as Burn's operations: `1 - s(x)` is `s(-x)`.
+fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let shown = log_sigmoid(logits.clone()) * targets.clone();
+    let absent = log_sigmoid(-logits) * (-targets + 1.0);
+    -(shown + absent).mean()
+}
+
+#[derive(Clone, Copy, Debug)]
+struct BinaryCrossEntropy;
+
+impl Operation<FlexTensor, 2> for BinaryCrossEntropy {
+    /// The gradient of the logits.
+    type Saved = FlexTensor;
+
+    fn forward(
+        &self,
+        [logits, targets]: [FlexTensor; 2],
+        _: [bool; 2],
+    ) -> (FlexTensor, FlexTensor) {
+        let shape = logits.shape();
+        let width = shape[1].max(1);
+        let (logits, targets) = (values(&logits), values(&targets));
+        let share = 1.0 / logits.len() as f64;
+        let mut slopes = vec![0.0; logits.len()];
+        let rows = logits.par_chunks(width).zip(targets.par_chunks(width));
+        let losses: Vec<f64> = rows
+            .zip(slopes.par_chunks_mut(width))
+            .map(|((logits, targets), slopes)| row(logits, targets, share, slopes))
+            .collect();
+        // In the order of the rows, whichever thread computed them.
+        let loss = losses.iter().sum::<f64>() * share;
+        (tensor(vec![loss as f32], [1]), tensor(slopes, shape))
+    }
+
+    fn backward(
+        &self,
+        slopes: FlexTensor,
+        gradient: FlexTensor,
+        _: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let factor = values(&gradient)[0];
+        let scaled = values(&slopes).iter().map(|slope| slope * factor);
+        [Some(tensor(scaled.collect(), slopes.shape())), None]
+    }
+}
+
+/// The sum of the losses of a row, and `share` times its gradient `s(logits) - targets`.
+fn row(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
+    let mut sum = 0.0;
+    for ((slope, &logit), &target) in slopes.iter_mut().zip(logits).zip(targets) {
+        let (x, y) = (f64::from(logit), f64::from(target));
+        // `exp` of a number that is not positive does not overflow.
+        let exponential = (-x.abs()).exp();
+        let smaller = exponential / (1.0 + exponential);
+        let probability = if x < 0.0 { smaller } else { 1.0 - smaller };
+        *slope = ((probability - y) * share) as f32;
+        sum += x.max(0.0) - x * y + exponential.ln_1p();
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{
+        Case, Tensors, View, cases, compare, results, same_on_any_threads, same_where_not_finite,
+        views,
+    };
+
+    fn op(t: &Tensors) -> Tensor<1> {
+        binary_cross_entropy(t.get(0), t.get(1))
+    }
+
+    fn burns(t: &Tensors) -> Tensor<1> {
+        composed(t.get(0), t.get(1))
+    }
+
+    fn case([b, classes]: [usize; 2], view: View, seed: u32) -> Case {
+        let case = Case::new(seed).with(&[b, classes], view);
+        // Shares of classes, as mixup makes them.
+        let targets = crate::testing::noise(b * classes, seed + 7).into_iter();
+        let targets = targets.map(|value| value.abs().min(1.0)).collect();
+        case.with_values(&[b, classes], targets, View::Plain)
+    }
+
+    proptest! {
+        #![proptest_config(cases(48))]
+        #[test]
+        fn values_and_gradients_agree_with_f64(
+            b in 1usize..20, classes in 1usize..200, view in views(), seed in 1u32..1000,
+        ) {
+            compare(&case([b, classes], view, seed).wanting(0b01), op, burns);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        let mut values = crate::testing::noise(3 * 40, 1);
+        values[45] = f32::NAN;
+        let case = Case::new(1).with_values(&[3, 40], values, View::Plain);
+        let case = case.with(&[3, 40], View::Plain);
+        same_where_not_finite(&case, op, burns);
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let case = case([50, 20], View::Plain, 5).wanting(0b01);
+        same_on_any_threads(|| results(&case, op));
+    }
+}
