@@ -293,6 +293,15 @@ impl Model {
         self.assembly.rates.get(name).copied().unwrap_or(1.0)
     }
 
+    /// Whether weight decay applies to a parameter where only matrices decay, as timm's
+    /// `param_groups_weight_decay` decides: not to those of at most one axis, to biases and to those that
+    /// the backbone lists.
+    pub fn decays(&self, info: &ParamInfo) -> bool {
+        let own = info.name.strip_prefix("backbone.");
+        let listed = own.is_some_and(|name| self.backbone.spared_from_decay(name));
+        info.shape.len() > 1 && !info.name.ends_with(".bias") && !listed
+    }
+
     /// The remarks of the methods from when they were attached.
     pub fn remarks(&self) -> &[String] {
         &self.assembly.remarks
