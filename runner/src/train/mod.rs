@@ -1,16 +1,20 @@
 //! The training loop: epochs of steps, validated, saved and resumed.
 
+mod average;
 pub mod checkpoint;
 mod epoch;
 pub mod evaluate;
 mod labels;
 mod losses;
 pub mod metrics;
+mod optimizers;
 pub mod outputs;
 mod rates;
 mod replicas;
 mod slot;
 pub mod step;
+#[cfg(test)]
+mod tests;
 mod trained;
 
 use std::path::PathBuf;
@@ -35,7 +39,9 @@ use crate::model::trial::Trial;
 use crate::run::folder::RunFolder;
 use crate::run::journal::Journal;
 use crate::run::progress::Reporter;
+use crate::train::average::Averaged;
 use crate::train::checkpoint::{Progress, State};
+use crate::train::optimizers::Optimizers;
 use crate::train::rates::Rates;
 use crate::train::replicas::Replicas;
 use crate::train::slot::Slot;
@@ -83,9 +89,12 @@ impl<'a> Trainer<'a> {
             prefix: Stepper::prefix_of(&model),
             rates: Rates::of(&model, &recipe.rates)?,
         };
+        let average = recipe.ema.map(|average| Averaged::new(average, &model));
+        let spared = rates::spared(&model, recipe.decays);
         let mut state = State {
             model: Slot::new(model.train()),
-            optimizer: recipe.optimizer.init(),
+            average,
+            optimizer: Optimizers::new(&recipe.optimizer, spared),
             progress: Progress {
                 config_hash: trial.hash.clone(),
                 ..Progress::default()
@@ -212,14 +221,15 @@ impl<'a> Trainer<'a> {
     /// or a disk that cannot be written.
     pub fn run(mut self) -> Result<Trained, Failure> {
         self.train_to(self.recipe().last_epoch())?;
-        let progress = self.state.progress;
+        let progress = std::mem::take(&mut self.state.progress);
         let selected = match (self.trial.experiment.recipe.select, progress.best) {
             (Select::Best, Some(best)) => best,
             _ => progress.history.len() - 1,
         };
-        let tensors = match (self.trial.experiment.recipe.select, self.state.best) {
+        let best = self.state.best.take();
+        let tensors = match (self.trial.experiment.recipe.select, best) {
             (Select::Best, Some(best)) => best,
-            _ => adapter_file::tensors(&self.state.model),
+            _ => adapter_file::tensors(&self.state.judged()),
         };
         let model = params::write(self.state.model.valid(), tensors.clone()).map_err(|m| {
             failure(

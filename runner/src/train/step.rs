@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 use peft_core::loss::{cross_entropy, mixed_cross_entropy};
 use peft_core::{BoxedBackbone, Hooks, Model, Step};
 
 use crate::config::recipe::Recipe;
 use crate::data::batch::{Batch, Mixed};
+use crate::train::optimizers::Optimizers;
 use crate::train::rates::{Rates, clip_norm};
 
 /// A part of a training step.
@@ -119,6 +120,7 @@ impl Stepper<'_> {
         }
         ended(Phase::Prefix);
         let step = model.step(self.seed, number, part.index);
+        let step = step.with_drop_path(self.recipe.drop_path, model.spec().depth);
         let step = match rows.len() == of {
             true => step,
             false => step.on_rows(rows, of),
@@ -147,7 +149,7 @@ impl Stepper<'_> {
     pub fn update(
         &self,
         model: Model,
-        optimizer: &mut ModuleOptimizer,
+        optimizer: &mut Optimizers,
         lr: f64,
         step: Option<Step>,
         gradients: Option<GradientsParams>,

@@ -1,6 +1,7 @@
 //! The recipe: optimiser, schedule, epochs, batch, precision, augmentation.
 
 mod augmentation;
+mod average;
 mod optimizer;
 mod range;
 mod schedule;
@@ -12,7 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::recipe::augmentation::Augmentation;
-use crate::config::recipe::optimizer::Optimizer;
+pub use crate::config::recipe::average::Average;
+pub use crate::config::recipe::optimizer::{Decays, Optimizer};
 use crate::config::recipe::range::{count, share, within};
 use crate::config::recipe::schedule::Schedule;
 
@@ -22,6 +24,9 @@ use crate::config::recipe::schedule::Schedule;
 pub struct Recipe {
     /// The optimiser.
     pub optimizer: Optimizer,
+    /// What weight decay applies to.
+    #[serde(default, skip_serializing_if = "Decays::is_default")]
+    pub decays: Decays,
     /// The schedule: how the learning rate changes over the steps.
     #[serde(default)]
     pub schedule: Schedule,
@@ -43,6 +48,15 @@ pub struct Recipe {
     /// The weight of the uniform distribution in the target, in `[0, 1)`.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// The probability, in `[0, 1)`, with which the branches of the last block are left out of the sum for an image
+    /// of a batch; it grows linearly from 0 at the first block, as in timm (stochastic depth, Huang et al. 2016).
+    /// Blocks of the frozen prefix are not dropped: what they give is computed once.
+    #[serde(default, skip_serializing_if = "none_dropped")]
+    pub drop_path: f64,
+    /// The moving average of what trains, which is then validated, tested and saved; without it, the values
+    /// themselves are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<Average>,
     /// The number of epochs without a better validation metric after which training stops, at least
     /// 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +82,14 @@ pub struct Recipe {
     /// mixup or cutmix the training loss is that of the mixed targets.
     #[serde(default)]
     pub augmentation: Augmentation,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn none_dropped(probability: &f64) -> bool {
+    *probability == 0.0
 }
 
 fn one() -> usize {
@@ -166,8 +188,12 @@ impl Recipe {
         self.check_selection()?;
         self.check_augmentation()?;
         share("label_smoothing", self.label_smoothing)?;
+        share("drop_path", self.drop_path)?;
         if let Some(norm) = self.clip_norm {
             within("clip_norm", norm > 0.0, "more than 0", norm)?;
+        }
+        if let Some(average) = &self.ema {
+            average.check()?;
         }
         self.optimizer.check()?;
         self.schedule.check(self.epochs)
@@ -195,5 +221,38 @@ impl Recipe {
             within("batch_size", size > 1, range, size as f64)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_fields_at_their_defaults_are_not_written_and_bad_values_are_refused() {
+        let plain = "{optimizer: {name: adamw, lr: 0.1}, schedule: {name: cosine}, epochs: 2, batch_size: 2}";
+        let recipe: Recipe = serde_yaml::from_str(plain).unwrap();
+        let text = serde_yaml::to_string(&recipe).unwrap();
+        for field in ["decays", "drop_path", "ema", "per"] {
+            assert!(!text.contains(field), "{field}: {text}");
+        }
+        for (field, expected) in [
+            (
+                "drop_path: 1.0",
+                "recipe.drop_path: expected at least 0 and less than 1, got 1",
+            ),
+            (
+                "ema: {decay: 1.0}",
+                "recipe.ema.decay: expected at least 0 and less than 1, got 1",
+            ),
+        ] {
+            let text = plain.replace("batch_size", &format!("{field}, batch_size"));
+            let recipe: Recipe = serde_yaml::from_str(&text).unwrap();
+            assert_eq!(recipe.check().unwrap_err(), expected);
+        }
+        for unknown in ["decays: norms", "ema: 0.9"] {
+            let text = plain.replace("batch_size", &format!("{unknown}, batch_size"));
+            assert!(serde_yaml::from_str::<Recipe>(&text).is_err(), "{unknown}");
+        }
     }
 }
