@@ -51,6 +51,15 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
             counts.trainable, counts.total, counts.adapter, counts.tuned, counts.head
         ),
     );
+    if let Some(selection) = model.selection() {
+        line(
+            "",
+            format!(
+                "single entries of the backbone, selected by their gradients over {} of its first batches",
+                selection.batches
+            ),
+        );
+    }
     line("formula", formula(trial.formula, counts));
     if let Some(decay) = decay(trial, model) {
         line("decay", decay);

@@ -94,6 +94,8 @@ pub struct State {
     pub optimizer: Optimizers,
     /// Its progress.
     pub progress: Progress,
+    /// Masks of the entries that train, by parameter, once a method has selected them.
+    pub selected: Option<Tensors>,
     /// The trained values at the best epoch.
     pub best: Option<Tensors>,
 }
@@ -127,6 +129,10 @@ pub fn save(path: &Path, state: &State) -> Result<(), Error> {
     if let Some(average) = &state.average {
         tensors.extend(prefixed("average", adapter_file::tensors(average.model())));
     }
+    tensors.extend(prefixed(
+        "selected",
+        state.selected.clone().unwrap_or_default(),
+    ));
     tensors.extend(prefixed("best", state.best.clone().unwrap_or_default()));
     // One file instead of three: a crash cannot leave an optimiser of one step beside the weights
     // of another.
@@ -162,13 +168,15 @@ pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, E
     if progress.config_hash != config_hash {
         return Err(fail("the checkpoint belongs to another configuration"));
     }
-    let [mut now, mut average, mut best]: [Tensors; 3] = Default::default();
+    let [mut now, mut average, mut selected, mut best]: [Tensors; 4] = Default::default();
     let mut optimizers = [const { None }; 2];
     for (name, data) in file.tensors()? {
         if let Some(name) = name.strip_prefix("now.") {
             now.insert(name.to_owned(), data);
         } else if let Some(name) = name.strip_prefix("average.") {
             average.insert(name.to_owned(), data);
+        } else if let Some(name) = name.strip_prefix("selected.") {
+            selected.insert(name.to_owned(), data);
         } else if let Some(name) = name.strip_prefix("best.") {
             best.insert(name.to_owned(), data);
         } else if let Some(part) = OPTIMIZERS.iter().position(|known| *known == name) {
@@ -189,6 +197,7 @@ pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, E
         model: state.model,
         average: state.average,
         optimizer: optimizer.map_err(|e| fail(&format!("the optimiser's state: {e}")))?,
+        selected: (!selected.is_empty()).then_some(selected),
         // With `select: last` there are no best values in the file, but the best epoch is known.
         best: progress.best.map(|_| best),
         progress,

@@ -11,6 +11,8 @@ mod optimizers;
 pub mod outputs;
 mod rates;
 mod replicas;
+mod select;
+mod selected;
 mod slot;
 pub mod step;
 #[cfg(test)]
@@ -44,6 +46,7 @@ use crate::train::checkpoint::{Progress, State};
 use crate::train::optimizers::Optimizers;
 use crate::train::rates::Rates;
 use crate::train::replicas::Replicas;
+use crate::train::selected::Selected;
 use crate::train::slot::Slot;
 use crate::train::step::{PhaseEnded, Stepper};
 
@@ -88,6 +91,7 @@ impl<'a> Trainer<'a> {
             compute: trial.compute_type(),
             prefix: Stepper::prefix_of(&model),
             rates: Rates::of(&model, &recipe.rates)?,
+            selected: None,
         };
         let average = recipe.ema.map(|average| Averaged::new(average, &model));
         let spared = rates::spared(&model, recipe.decays);
@@ -99,6 +103,7 @@ impl<'a> Trainer<'a> {
                 config_hash: trial.hash.clone(),
                 ..Progress::default()
             },
+            selected: None,
             best: None,
         };
         if let Some(path) = checkpoint.as_deref().filter(|path| path.is_file()) {
@@ -108,6 +113,11 @@ impl<'a> Trainer<'a> {
             trial.data.recall(&state.progress.left_out);
             reporter.resumed(&state.progress);
         }
+        let stepper = Stepper {
+            selected: (state.selected.as_ref())
+                .map(|masks| Selected::new(&state.model, masks, &device.device)),
+            ..stepper
+        };
         let (images, size) = (trial.preprocess(), recipe.batch_size);
         let (training, validation) = match recipe.train_on {
             TrainOn::Train => (
@@ -265,6 +275,7 @@ impl<'a> Trainer<'a> {
     fn train_to(&mut self, epochs: usize) -> Result<(), Failure> {
         // The peak of a trial must not contain what earlier trials of this process held.
         memory::start_trial(&self.device.device);
+        self.select()?;
         while self.state.progress.epoch < epochs && !self.out_of_patience() {
             self.epoch()?;
         }

@@ -12,6 +12,7 @@ use crate::config::recipe::Recipe;
 use crate::data::batch::{Batch, Mixed};
 use crate::train::optimizers::Optimizers;
 use crate::train::rates::{Rates, clip_norm};
+use crate::train::selected::Selected;
 
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub struct Stepper<'a> {
     pub prefix: Option<BoxedBackbone>,
     /// Factors of the learning rate of single parameters.
     pub rates: Rates,
+    /// The entries that train, where a method selects some.
+    pub selected: Option<Selected>,
 }
 
 impl Stepper<'_> {
@@ -154,6 +157,11 @@ impl Stepper<'_> {
         step: Option<Step>,
         gradients: Option<GradientsParams>,
     ) -> Model {
+        let selected = self.selected.as_ref();
+        let gradients = match (gradients, selected) {
+            (Some(gradients), Some(selected)) => Some(selected.masked(&model, gradients)),
+            (gradients, _) => gradients,
+        };
         // All gradients are clipped together, before parameters with different learning rates are
         // separated.
         let gradients = match (gradients, self.recipe.clip_norm) {
@@ -164,9 +172,14 @@ impl Stepper<'_> {
             Some(step) => model.with_updates(step),
             None => model,
         };
-        match gradients {
-            Some(gradients) => self.rates.step(optimizer, lr, model, gradients),
-            None => model,
+        let Some(gradients) = gradients else {
+            return model;
+        };
+        let before = selected.map(|selected| (selected, model.clone()));
+        let after = self.rates.step(optimizer, lr, model, gradients);
+        match before {
+            Some((selected, before)) => selected.kept(&before, after),
+            None => after,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
+use burn::optim::GradientsAccumulator;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::hooks::Hooks;
@@ -14,6 +15,7 @@ use peft_testing::{FIXTURES, Golden, assert_close, config};
 use super::average::Averaged;
 use super::optimizers::Optimizers;
 use super::rates::{self, Rates};
+use super::selected::{Selected, chosen};
 use super::step::{Images, Part, Stepper};
 use crate::config::recipe::{Average, Decays, Recipe};
 use crate::data::batch::Batch;
@@ -118,6 +120,7 @@ fn groups_schedule_and_average_are_timms() {
         compute: DType::F32,
         prefix: None,
         rates: Rates::of(&model, &recipe.rates).unwrap(),
+        selected: None,
     };
     let mut model = model.train();
     let (mut losses, mut factors) = (Vec::new(), Vec::new());
@@ -270,6 +273,7 @@ fn blocks_of_the_prefix_are_not_dropped() {
             compute: DType::F32,
             prefix: None,
             rates: Rates::of(&model, &recipe.rates).unwrap(),
+            selected: None,
         };
         let part = Part { index: 0, of: 1 };
         let model = model.clone().train();
@@ -295,4 +299,67 @@ fn blocks_of_the_prefix_are_not_dropped() {
     let dropped = model.logits(x, cut, Some(&step));
     let [plain, dropped] = [plain, dropped].map(|x| floats(x.into_data()));
     assert_ne!(plain, dropped, "the last block drops");
+}
+
+#[test]
+fn selected_entries_train_as_in_the_reference() {
+    let golden = Golden::fixture("protocol");
+    let fraction = golden.config["fraction"].as_f64().unwrap();
+    let (base, backbone) = BASES[0];
+    let method = format!("{{name: full-finetune, select: {{fraction: {fraction}, batches: 2}}}}");
+    let (model, images) = loaded(base, backbone, &method);
+    let recipe = "{optimizer: {name: adamw, lr: 0.01, weight_decay: 0.5, eps: 0.001}, epochs: 1, batch_size: 4}";
+    let recipe: Recipe = serde_yaml::from_str(recipe).unwrap();
+    let mut stepper = Stepper {
+        recipe: &recipe,
+        seed: 0,
+        compute: DType::F32,
+        prefix: None,
+        rates: Rates::of(&model, &recipe.rates).unwrap(),
+        selected: None,
+    };
+    let start = params::read(&model, |info| model.trains(&info.name));
+    let mut model = model.train();
+    let whole = batch(&images);
+    let half = whole.targets.len() / 2;
+    let mut sums = GradientsAccumulator::new();
+    for (index, rows) in [0..half, half..2 * half].into_iter().enumerate() {
+        let images = Images::all(whole.clone().rows(rows, &Device::flex()));
+        let part = Part { index, of: 2 };
+        let (_, _, gradients) = stepper.gradients(&model, None, 0, images, part, &mut |_| ());
+        sums.accumulate(&model, gradients);
+    }
+    let mut gradients = params::gradients(&model, &sums.grads());
+    gradients.retain(|name, _| name.starts_with("backbone."));
+    let masks = chosen(&gradients, model.counts().tuned).unwrap();
+    let expected = golden.group("selected.");
+    assert_eq!(masks.len(), expected.len());
+    for (name, mask) in &masks {
+        let expected = expected[name.strip_prefix("backbone.").unwrap()].clone();
+        assert_eq!(floats(mask.clone()), floats(expected), "{name}");
+    }
+    stepper.selected = Some(Selected::new(&model, &masks, &Device::flex()));
+    let mut optimizer = Optimizers::new(&recipe.optimizer, Vec::new());
+    for number in 0..3 {
+        let (images, part) = (Images::all(whole.clone()), Part { index: 0, of: 1 });
+        let (_, step, gradients) =
+            stepper.gradients(&model, None, number, images, part, &mut |_| ());
+        model = stepper.update(model, &mut optimizer, 0.01, Some(step), Some(gradients));
+    }
+    let after = params::read(&model.valid(), |info| start.contains_key(&info.name));
+    let mut trained = Vec::new();
+    for (name, mask) in &masks {
+        let (before, after) = (floats(start[name].clone()), floats(after[name].clone()));
+        for ((mask, before), after) in floats(mask.clone()).into_iter().zip(before).zip(after) {
+            match mask == 1.0 {
+                true => trained.push(after),
+                false => assert_eq!(before.to_bits(), after.to_bits(), "{name}"),
+            }
+        }
+    }
+    let expected = golden.values("selected_values");
+    assert_eq!(trained.len(), model.counts().tuned);
+    assert_close("selected", &trained, &expected, 1e-4, None);
+    let head = floats(after["head.weight"].clone());
+    assert_close("head", &head, &golden.values("selected_head"), 1e-4, None);
 }

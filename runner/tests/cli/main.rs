@@ -274,10 +274,10 @@ fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
 #[test]
 fn an_interrupted_run_saves_exits_with_75_and_goes_on() {
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // Full fine-tuning with batch statistics: buffers are restored too.
+    // Full fine-tuning with batch statistics: buffers are restored too, and so are the entries that were selected.
     let more = [
         "--set",
-        "method=full-finetune",
+        "method={name: full-finetune, select: {fraction: 0.3, batches: 3}}",
         "--set",
         "backbone={name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}",
         "--set",
