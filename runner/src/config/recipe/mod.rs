@@ -227,6 +227,69 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::experiment::Experiment;
+    use crate::config::find;
+
+    fn shipped(name: &str) -> Recipe {
+        let set = [format!("recipe={name}")];
+        let read = Experiment::read("peft/linear-probe", &set);
+        read.unwrap_or_else(|f| panic!("{name}: {}", f.error))
+            .recipe
+    }
+
+    #[test]
+    fn every_shipped_recipe_is_read() {
+        let names = find::names("recipes/");
+        assert!(names.len() >= 9, "{names:?}");
+        for name in names {
+            let name = name.strip_prefix("recipes/").unwrap();
+            shipped(name)
+                .check()
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+
+    #[test]
+    fn published_protocols_have_their_rates() {
+        // Of the epochs 0, 5, 10 and 99, in batches of which 16 make an epoch.
+        let cosine = |epoch: f64, largest: f64, least: f64| {
+            least + (largest - least) * 0.5 * (1.0 + (std::f64::consts::PI * epoch / 100.0).cos())
+        };
+        let common = |largest: f64, start: f64, least: f64| {
+            let half = start + 0.5 * (largest - start);
+            [
+                start,
+                half,
+                cosine(10.0, largest, least),
+                cosine(99.0, largest, least),
+            ]
+        };
+        let petl = common(1e-3, 1e-6, 1e-5);
+        for (name, expected, decays) in [
+            ("vtab-petl", petl, Decays::Everything),
+            ("vtab-noah", petl, Decays::Matrices),
+            ("vtab-bench", petl, Decays::Everything),
+            ("vtab-ssf", common(5e-3, 1e-7, 1e-8), Decays::Matrices),
+        ] {
+            let recipe = shipped(name);
+            let rate = |epoch: usize| {
+                recipe.optimizer.lr() * recipe.schedule.factor(16 * epoch + 15, 16, recipe.epochs)
+            };
+            for (epoch, expected) in [0, 5, 10, 99].into_iter().zip(expected) {
+                let got = rate(epoch);
+                assert!(
+                    (got - expected).abs() < 1e-9,
+                    "{name}, epoch {epoch}: {got}"
+                );
+            }
+            assert_eq!((recipe.epochs, recipe.batch_size), (100, 64), "{name}");
+            assert_eq!(recipe.decays, decays, "{name}");
+            assert_eq!(recipe.train_on, TrainOn::TrainValidation, "{name}");
+        }
+        assert_eq!(shipped("vtab-noah").drop_path, 0.1);
+        assert_eq!(shipped("vtab-bench").label_smoothing, 0.1);
+        assert_eq!(shipped("vtab-vpt").batch_size, 128);
+    }
 
     #[test]
     fn new_fields_at_their_defaults_are_not_written_and_bad_values_are_refused() {
