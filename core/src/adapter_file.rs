@@ -3,18 +3,19 @@
 //!
 //! An adapter file is a safetensors file whose names are canonical (see [`crate::params`]) and
 //! whose metadata holds the name of the backbone, a hash of its structure, the hash of its weights
-//! file and the classes.
+//! file and the classes. Where few entries of a tensor train, only they are in the file: `X.indices` and `X.values`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::BoxedBackbone;
 use crate::checkpoint::{Checkpoint, unwrapped};
 use crate::error::{Error, Result, listed};
 use crate::model::Model;
-use crate::params::{self, Tensors};
+use crate::params::{self, Tensors, floats};
 use crate::weights;
 
 /// The only key of the metadata, so that equal adapters are equal files. It names the version of
@@ -74,6 +75,76 @@ pub fn tensors(model: &Model) -> Tensors {
     params::read(model, |info| model.saved(info))
 }
 
+/// The suffixes of the two tensors that stand for one of which few entries differ from the backbone's.
+const SPARSE: [&str; 2] = [".indices", ".values"];
+
+/// Replaces each tensor of the backbone that `base` has too by the entries in which they differ: their indices
+/// `[k]` in row-major order and their values `[k]`, wherever that takes less room.
+pub fn sparse(tensors: Tensors, base: &BoxedBackbone) -> Tensors {
+    let mut sparse = Tensors::new();
+    for (name, data) in tensors {
+        let own = name.strip_prefix("backbone.");
+        let Some(before) = own.and_then(|own| params::value(&**base, own)) else {
+            sparse.insert(name, data);
+            continue;
+        };
+        let (before, after) = (floats(before), floats(data.clone()));
+        let differ = |(_, (a, b)): &(usize, (f32, &f32))| a.to_bits() != b.to_bits();
+        let entries = before.into_iter().zip(&after).enumerate().filter(differ);
+        let (indices, values): (Vec<i64>, Vec<f32>) = entries
+            .map(|(index, (_, value))| (index as i64, *value))
+            .unzip();
+        let count = values.len();
+        if count * (size_of::<i64>() + size_of::<f32>()) >= size_of_val(&after[..]) {
+            sparse.insert(name, data);
+            continue;
+        }
+        let [of_indices, of_values] = SPARSE.map(|suffix| format!("{name}{suffix}"));
+        sparse.insert(of_indices, TensorData::new(indices, [count]));
+        sparse.insert(of_values, TensorData::new(values, [count]));
+    }
+    sparse
+}
+
+/// Undoes [`sparse`].
+///
+/// # Errors
+/// The name of a tensor whose entries do not fit the backbone.
+fn dense(mut tensors: Tensors, base: &BoxedBackbone) -> std::result::Result<Tensors, String> {
+    let known = params::infos(base).into_iter().map(|info| info.name);
+    let known: BTreeSet<String> = known.collect();
+    let whole = |name: &String| {
+        let whole = name.strip_suffix(SPARSE[0])?;
+        let own = whole.strip_prefix("backbone.")?;
+        known
+            .contains(own)
+            .then(|| (whole.to_owned(), own.to_owned()))
+    };
+    let found: Vec<(String, String)> = tensors.keys().filter_map(whole).collect();
+    for (name, own) in found {
+        let parts = SPARSE.map(|suffix| tensors.remove(&format!("{name}{suffix}")));
+        let ([Some(indices), Some(values)], Some(before)) = (parts, params::value(&**base, &own))
+        else {
+            return Err(format!("{name}: expected both indices and values"));
+        };
+        let shape = before.shape().clone();
+        let mut dense = floats(before);
+        let (indices, values) = (indices.iter::<i64>().collect::<Vec<_>>(), floats(values));
+        if indices.len() != values.len() {
+            return Err(format!("{name}: expected as many values as indices"));
+        }
+        for (index, value) in indices.into_iter().zip(values) {
+            let count = dense.len();
+            let place = usize::try_from(index).ok().and_then(|i| dense.get_mut(i));
+            *place
+                .ok_or_else(|| format!("{name}: expected indices below {count}, got {index}"))? =
+                value;
+        }
+        tensors.insert(name, TensorData::new(dense, shape));
+    }
+    Ok(tensors)
+}
+
 /// Writes an adapter file, atomically.
 ///
 /// # Errors
@@ -126,6 +197,7 @@ pub fn read(
         )));
     }
     let (tensors, wrapper) = unwrapped(file.tensors()?);
+    let tensors = dense(tensors, backbone).map_err(refuse)?;
     let mut remarks = file.remarks().to_vec();
     if !wrapper.is_empty() {
         remarks.push(format!(

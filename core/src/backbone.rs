@@ -68,6 +68,13 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
         None
     }
 
+    /// Whether timm's `no_weight_decay()` of this family lists the parameter `name`: position embeddings and
+    /// tokens, for example. Those of one axis and biases need no listing.
+    fn spared_from_decay(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// Returns why a checkpoint's own head does not read the features of this configuration, in words that
     /// follow the name of the head.
     fn headless(&self) -> Option<&'static str> {

@@ -53,6 +53,25 @@ pub(crate) fn join(x: Activation, value: Activation, how: Join) -> Activation {
     }
 }
 
+/// Multiplies each image by its factor.
+///
+/// # Shapes
+/// `factors`: `[b]`.
+pub(crate) fn per_image(x: Activation, factors: Tensor<1>) -> Activation {
+    fn first<const D: usize>(x: Tensor<D>, factors: Tensor<1>) -> Tensor<D> {
+        let mut shape = [1; D];
+        shape[0] = x.dims()[0];
+        let factors = like(factors.reshape(shape), &x);
+        x * factors
+    }
+    match x {
+        Activation::Map(x) => Activation::Map(first(x, factors)),
+        Activation::Grid(x) => Activation::Grid(first(x, factors)),
+        Activation::Tokens(x) => Activation::Tokens(x.map(|x| first(x, factors))),
+        Activation::Features(x) => Activation::Features(first(x, factors)),
+    }
+}
+
 /// Per-channel scale and shift along `axis`.
 pub(crate) fn scale_shift<const D: usize>(
     x: Tensor<D>,

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use crate::activation::Activation;
 use crate::adapter::BoxedAdapter;
 use crate::attention::{Attended, AttentionRecord};
-use crate::channels::{Join, join, scale_shift_activation};
+use crate::channels::{Join, join, per_image, scale_shift_activation};
 use crate::low_rank::SidePath;
 use crate::named::Named;
 use crate::site::Site;
@@ -208,11 +208,12 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// Whether anything acts at a site. If not, a backbone may compute it together with its
-    /// neighbours.
+    /// Whether anything acts at a site, or drop path may drop it. If not, a backbone may compute it together
+    /// with its neighbours.
     pub fn acts_at(&self, site: &Site) -> bool {
         let acts = |(_, places): (_, &Places)| !places.at_site(site).is_empty();
-        self.acting.is_some_and(acts)
+        let drops = |step: &Step| step.drop_path(site) > 0.0;
+        self.acting.is_some_and(acts) || self.step.is_some_and(drops)
     }
 
     /// Returns the acts at a site, in the order of the adapters.
@@ -258,7 +259,8 @@ impl<'a> Hooks<'a> {
         }
     }
 
-    /// Returns the output of a branch after the acts at its site.
+    /// Returns the output of a branch after the acts at its site, without the images for which drop path leaves
+    /// it out. What an adapter adds to a branch is dropped with it.
     ///
     /// # Shapes
     /// All three values have the output's shape; the result has the same.
@@ -289,7 +291,14 @@ impl<'a> Hooks<'a> {
                 ),
             };
         }
-        output
+        match self.step.filter(|step| step.drop_path(site) > 0.0) {
+            Some(step) => {
+                let kept = step.kept(site, output.batch());
+                let kept = Tensor::from_data(&kept[..], &output.device());
+                per_image(output, kept)
+            }
+            None => output,
+        }
     }
 
     /// Whether tuned BatchNorm layers use and update batch statistics.

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::Backbone;
@@ -99,6 +100,44 @@ pub struct Tuned {
     pub statistics: Statistics,
     /// Factors of the learning rate by parameter, where they are not 1.
     pub rates: BTreeMap<String, f64>,
+    /// Which entries of these parameters train; none if all do.
+    pub selection: Option<Selection>,
+}
+
+/// A choice among all entries of the tuned parameters: those whose gradient, added up over some batches before the
+/// first step, is the largest in absolute value. The others keep their values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// The share of the entries that train, more than 0 and at most 1; rounded to whole entries, at least one.
+    pub fraction: f64,
+    /// The number of batches of training images, at least 1.
+    pub batches: usize,
+}
+
+impl Selection {
+    /// The number of entries that train, of `all`.
+    pub fn entries(self, all: usize) -> usize {
+        let entries = (self.fraction * all as f64).round() as usize;
+        entries.clamp(1.min(all), all)
+    }
+
+    /// Checks the ranges of its fields.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the field below `field`.
+    pub fn check(self, field: &str) -> Result<()> {
+        let Self { fraction, batches } = self;
+        if !(fraction > 0.0 && fraction <= 1.0) {
+            let message = format!("expected more than 0 and at most 1, got {fraction}");
+            return Err(Error::config(format!("{field}.fraction"), message));
+        }
+        if batches == 0 {
+            let message = "expected at least 1, got 0";
+            return Err(Error::config(format!("{field}.batches"), message));
+        }
+        Ok(())
+    }
 }
 
 /// The statistics with which a BatchNorm normalises whose own parameters train.
@@ -118,7 +157,8 @@ impl Tuned {
     /// Combines the parameters that several methods tune.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if two methods tune the same parameter or ask for different statistics.
+    /// [`Error::Conflict`] if two methods tune the same parameter or ask for different statistics, or one of several
+    /// selects entries.
     pub fn unite(all: impl IntoIterator<Item = Self>) -> Result<Self> {
         let mut united = Self::default();
         // A method that tunes nothing has default statistics, which must not contradict those of
@@ -134,6 +174,14 @@ impl Tuned {
                     "two methods ask for different BatchNorm statistics".to_owned(),
                 ));
             }
+            if !united.names.is_empty() && (united.selection.or(tuned.selection)).is_some() {
+                return Err(Error::Conflict(
+                    "a method that selects entries by their gradients is combined with another one that tunes \
+                     the backbone; expected one of them"
+                        .to_owned(),
+                ));
+            }
+            united.selection = tuned.selection;
             united.statistics = tuned.statistics;
             united.names.extend(tuned.names);
             united.rates.extend(tuned.rates);

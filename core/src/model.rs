@@ -18,7 +18,7 @@ use crate::hooks::{Act, Hooks, Places};
 use crate::init::Init;
 use crate::mapped_head::{MAPPING, mapping_data};
 use crate::merge;
-use crate::method::{AdaptationMethod, Statistics, Tuned, name_of};
+use crate::method::{AdaptationMethod, Selection, Statistics, Tuned, name_of};
 use crate::named::Named;
 use crate::params::{self, ParamInfo, Tensors, floats};
 use crate::plug::Plug;
@@ -49,6 +49,7 @@ struct Assembly {
     first_cut: Cut,
     /// Factors of the learning rate by name, where they are not 1.
     rates: BTreeMap<String, f64>,
+    selection: Option<Selection>,
     remarks: Vec<String>,
     /// The strength of the adapters: 1, unless the model was scaled.
     strength: f64,
@@ -111,6 +112,7 @@ impl Model {
                 batch_statistics: tuned.statistics == Statistics::Batch,
                 first_cut: 0,
                 rates,
+                selection: tuned.selection,
                 remarks,
                 strength: 1.0,
                 merged: false,
@@ -293,6 +295,20 @@ impl Model {
         self.assembly.rates.get(name).copied().unwrap_or(1.0)
     }
 
+    /// Which entries of the tuned parameters train; none if all do. Whoever trains the model chooses them.
+    pub fn selection(&self) -> Option<Selection> {
+        self.assembly.selection
+    }
+
+    /// Whether weight decay applies to a parameter where only matrices decay, as timm's
+    /// `param_groups_weight_decay` decides: not to those of at most one axis, to biases and to those that
+    /// the backbone lists.
+    pub fn decays(&self, info: &ParamInfo) -> bool {
+        let own = info.name.strip_prefix("backbone.");
+        let listed = own.is_some_and(|name| self.backbone.spared_from_decay(name));
+        info.shape.len() > 1 && !info.name.ends_with(".bias") && !listed
+    }
+
     /// The remarks of the methods from when they were attached.
     pub fn remarks(&self) -> &[String] {
         &self.assembly.remarks
@@ -397,6 +413,11 @@ impl Model {
                 _ => counts.adapter += info.count(),
             }
         }
+        if let Some(selection) = self.assembly.selection {
+            let entries = selection.entries(counts.tuned);
+            counts.trainable -= counts.tuned - entries;
+            counts.tuned = entries;
+        }
         counts
     }
 }
@@ -412,7 +433,7 @@ pub struct Counts {
     pub trainable: usize,
     /// Parameters in the adapters.
     pub adapter: usize,
-    /// Parameters of the backbone that train.
+    /// Parameters of the backbone that train; of a selection, the entries that it chooses.
     pub tuned: usize,
     /// Parameters in the head.
     pub head: usize,

@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::channels::like;
 use crate::random::Generator;
+use crate::site::{Site, SiteKind};
 
 /// A training step: the seed of its random numbers and the buffers that it updates.
 ///
@@ -17,6 +18,16 @@ pub struct Step {
     // A forward pass has only `&Step`, and runs on one thread.
     updates: RefCell<Vec<(String, Tensor<1>)>>,
     batch_statistics: bool,
+    drop_path: DropPath,
+}
+
+/// Drop path, or stochastic depth (Huang et al. 2016): for each image, a branch is left out of the residual sum
+/// with a probability that grows linearly from 0 in the first block to `largest` in the last one.
+#[derive(Clone, Copy, Debug, Default)]
+struct DropPath {
+    largest: f64,
+    /// The number of blocks.
+    depth: usize,
 }
 
 /// The values that determine the random numbers of a step.
@@ -45,6 +56,21 @@ impl Shard {
     }
 }
 
+impl Key {
+    /// A mask for the `own` elements that these images have, cut from that of the whole batch.
+    fn mask(self, path: &str, own: usize, p: f64) -> Vec<f32> {
+        // It is drawn on the CPU, so that it is the same on every device and for every number of threads.
+        let mut generator = Generator::new(self.seed, path);
+        match self.shard {
+            None => generator.dropout_mask(own, p),
+            Some(shard) => {
+                let all = own / shard.images * shard.of;
+                generator.dropout_mask(all, p)[shard.elements(own)].to_vec()
+            }
+        }
+    }
+}
+
 impl Step {
     /// Step `number` of a run with `seed`, accumulation part `part`; `batch_statistics` for tuned
     /// BatchNorm layers.
@@ -58,7 +84,34 @@ impl Step {
             },
             updates: RefCell::default(),
             batch_statistics,
+            drop_path: DropPath::default(),
         }
+    }
+
+    /// The same step with drop path: the branches of block `l` of `depth` are dropped with the probability
+    /// `largest * (l - 1) / (depth - 1)`, as in timm.
+    pub fn with_drop_path(mut self, largest: f64, depth: usize) -> Self {
+        self.drop_path = DropPath { largest, depth };
+        self
+    }
+
+    /// The probability with which an image does without a site; 0 for a site that is not a branch.
+    pub fn drop_path(&self, site: &Site) -> f64 {
+        let DropPath { largest, depth } = self.drop_path;
+        match site.kind {
+            SiteKind::Branch { .. } if depth > 1 && site.block <= depth => {
+                largest * site.block.saturating_sub(1) as f64 / (depth - 1) as f64
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// The factor of the branch `site` for each of `images` images: 0 where it is dropped, else one over the
+    /// probability to be kept. It is a function of seed, step and site.
+    pub fn kept(&self, site: &Site, images: usize) -> Vec<f32> {
+        let Key { number, part, .. } = self.key;
+        let path = format!("drop-path/{number}/{part}/{}", site.name);
+        self.key.mask(&path, images, self.drop_path(site))
     }
 
     /// The same step for the images `rows` alone of a batch of `of`: what is drawn for them is what would be
@@ -126,22 +179,10 @@ impl Draws {
         let Some(key) = self.key.filter(|_| p > 0.0) else {
             return x;
         };
-        let Key {
-            seed, number, part, ..
-        } = key;
+        let Key { number, part, .. } = key;
         let path = format!("dropout/{number}/{part}/{}/{name}", self.owner);
         let shape = x.shape();
-        // The mask is drawn on the CPU, so that it is the same on every device and for every number
-        // of threads.
-        let mut generator = Generator::new(seed, &path);
-        let own = shape.num_elements();
-        let mask = match key.shard {
-            None => generator.dropout_mask(own, p),
-            Some(shard) => {
-                let all = own / shard.images * shard.of;
-                generator.dropout_mask(all, p)[shard.elements(own)].to_vec()
-            }
-        };
+        let mask = key.mask(&path, shape.num_elements(), p);
         let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
         x.clone() * like(mask, &x)
     }
@@ -168,5 +209,37 @@ mod tests {
         });
         assert_eq!(parts.concat(), whole);
         assert!(whole.contains(&0.0) && whole.contains(&2.0));
+    }
+
+    #[test]
+    fn paths_are_dropped_more_often_in_later_blocks_and_alike_in_parts() {
+        let branch = |block| {
+            let kind = SiteKind::Branch {
+                branch: crate::site::Branch::Mlp,
+                width: 4,
+            };
+            Site::new(format!("blocks.{}.mlp", block - 1), block, kind)
+        };
+        let step = || Step::new(1, 2, 0, false).with_drop_path(0.4, 5);
+        let rates = [1, 2, 3, 5].map(|block| step().drop_path(&branch(block)));
+        assert_eq!(rates, [0.0, 0.1, 0.2, 0.4]);
+        let norm = Site::new("norm", 5, SiteKind::Norm { channels: 4 });
+        assert_eq!(step().drop_path(&norm), 0.0);
+        let whole = step().kept(&branch(5), 400);
+        let dropped = whole.iter().filter(|kept| **kept == 0.0).count();
+        assert!((120..200).contains(&dropped), "{dropped}");
+        let kept = |factor: &f32| *factor == 0.0 || (factor * 0.6 - 1.0).abs() < 1e-6;
+        assert!(whole.iter().all(kept));
+        let parts = [0..150, 150..400].map(|rows| {
+            let images = rows.len();
+            step().on_rows(rows, 400).kept(&branch(5), images)
+        });
+        assert_eq!(parts.concat(), whole);
+        assert!(
+            step()
+                .kept(&branch(1), 9)
+                .iter()
+                .all(|factor| *factor == 1.0)
+        );
     }
 }

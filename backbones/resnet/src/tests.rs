@@ -184,7 +184,7 @@ impl AdaptationMethod for AllNorms {
         Ok(Attachment::tuned(Tuned {
             names: names.collect(),
             statistics: Statistics::Batch,
-            rates: Default::default(),
+            ..Tuned::default()
         }))
     }
     fn formula(&self, _: &dyn Backbone) -> peft_core::Result<usize> {

@@ -257,6 +257,11 @@ impl Backbone for SwinTransformer {
         blocks.for_each(|block| block.attn.cut_as(Cutting::of(layout)));
     }
 
+    fn spared_from_decay(&self, name: &str) -> bool {
+        let listed = ["relative_position_bias_table", "cpb_mlp", "logit_scale"];
+        listed.iter().any(|part| name.contains(part))
+    }
+
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
         let ends = |ends: &[&str]| ends.iter().any(|end| tensor.ends_with(end));
         match self.version {

@@ -402,6 +402,10 @@ impl Backbone for VisionTransformer {
         }
     }
 
+    fn spared_from_decay(&self, name: &str) -> bool {
+        ["pos_embed", "cls_token", "reg_token"].contains(&name)
+    }
+
     fn why_not(&self, tensor: &str) -> Option<&'static str> {
         if tensor.ends_with("reg_token") || tensor.ends_with("register_tokens") {
             return Some("the checkpoint has register tokens; expected their number as reg_tokens");

@@ -6,7 +6,7 @@ use crate::acts::{BranchValues, SiteAct};
 use crate::adapter::Adapter;
 use crate::check;
 use crate::described::{DescribedSite, Reads};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::init::Init;
 use crate::method::Attachment;
 use crate::named::BySite;
@@ -18,10 +18,12 @@ use super::bottleneck::{Bottleneck, Nonlinearity};
 
 /// Bottlenecks `B` whose scaled output is added to that of a branch, `h + s B(..)`, as a method
 /// configures them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct BranchBottlenecks {
     /// The method's name, for messages.
     pub method: &'static str,
+    /// The field `blocks`: the blocks that have them, counted from 1; empty for all.
+    pub blocks: Vec<usize>,
     /// Whether they are also at attention, not only at the MLP or the convolutions.
     pub attention: bool,
     /// The value that they read.
@@ -74,8 +76,17 @@ impl BranchBottlenecks {
         check::at_least_one("bottleneck", self.hidden)?;
         check::finite("scale", self.scale)?;
         check::dropout("dropout", self.dropout)?;
+        let outside = |block: &&usize| !(1..=spec.depth).contains(*block);
+        if let Some(block) = self.blocks.iter().find(outside) {
+            let message = format!(
+                "expected 1 to {}, the blocks of {}, got {block}",
+                spec.depth, spec.name
+            );
+            return Err(Error::config("blocks", message));
+        }
+        let here = |site: &Site| self.blocks.is_empty() || self.blocks.contains(&site.block);
         let place = |site: &'a Site| match site.kind {
-            SiteKind::Branch { branch, width } => {
+            SiteKind::Branch { branch, width } if here(site) => {
                 (branch != Branch::Attention || self.attention).then_some((site, width))
             }
             _ => None,

@@ -34,6 +34,9 @@ pub struct AdapterMethod {
     pub activation: Nonlinearity,
     /// Factor `s` of the bottleneck's output, any finite number. Default 1.
     pub scale: f64,
+    /// The blocks that have bottlenecks, counted from 1. Default: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<usize>,
 }
 
 /// The place of bottlenecks and the value that they read.
@@ -56,6 +59,7 @@ impl Default for AdapterMethod {
             bottleneck: 64,
             activation: Nonlinearity::default(),
             scale: 1.0,
+            blocks: Vec::new(),
         }
     }
 }
@@ -64,6 +68,7 @@ impl AdapterMethod {
     fn bottlenecks(&self) -> BranchBottlenecks {
         BranchBottlenecks {
             method: "adapter",
+            blocks: self.blocks.clone(),
             attention: self.kind == Kind::Houlsby,
             reads: match self.kind {
                 Kind::Pfeiffer | Kind::Houlsby => Reads::Output,
@@ -161,7 +166,12 @@ mod tests {
             scale: 0.5,
             ..adapter(Kind::Parallel)
         };
+        let first = AdapterMethod {
+            blocks: vec![1],
+            ..adapter(Kind::Houlsby)
+        };
         conforms(&[
+            Box::new(first),
             Box::new(adapter(Kind::Pfeiffer)),
             Box::new(adapter(Kind::Houlsby)),
             Box::new(adapter(Kind::Parallel)),
@@ -177,6 +187,11 @@ mod tests {
         assert_eq!(count(Kind::Pfeiffer), 4 * one);
         assert_eq!(count(Kind::Parallel), 4 * one);
         assert_eq!(count(Kind::Houlsby), 8 * one);
+        let some = AdapterMethod {
+            blocks: vec![2, 4],
+            ..adapter(Kind::Houlsby)
+        };
+        assert_eq!(some.formula(&*backbone).unwrap(), 4 * one);
     }
 
     #[test]
@@ -199,6 +214,8 @@ mod tests {
         };
         let bottleneck = error(|m| m.bottleneck = 0);
         assert_eq!(bottleneck, "bottleneck: expected at least 1, got 0");
+        let blocks = error(|m| m.blocks = vec![1, 5]);
+        assert_eq!(blocks, "blocks: expected 1 to 4, the blocks of vit, got 5");
         let scale = error(|m| m.scale = f64::NAN);
         assert_eq!(scale, "scale: expected a finite number, got NaN");
     }

@@ -60,6 +60,7 @@ impl AdaptFormer {
     fn bottlenecks(&self) -> BranchBottlenecks {
         BranchBottlenecks {
             method: "adaptformer",
+            blocks: Vec::new(),
             attention: false,
             reads: match self.input {
                 Input::Residual => Reads::Residual,

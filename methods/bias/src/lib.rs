@@ -7,7 +7,7 @@
 //! Parameters: all biases, `(11 L + 2) D` on a ViT, or those of the chosen parts. BatchNorm layers keep
 //! their running statistics, unless configured otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use peft_core::backbone::{Backbone, BackboneSpec, Init};
 use peft_core::error::Result;
@@ -116,7 +116,7 @@ impl AdaptationMethod for Bias {
         Ok(Attachment::tuned(Tuned {
             names: biases.map(|info| info.name).collect(),
             statistics: self.statistics,
-            rates: BTreeMap::new(),
+            ..Tuned::default()
         }))
     }
 

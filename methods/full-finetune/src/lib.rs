@@ -3,6 +3,12 @@
 //! A baseline of every comparison. Parameters: all of the backbone's, or the chosen ones. BatchNorm
 //! layers use and update batch statistics, as in ordinary training, unless configured otherwise.
 //!
+//! With `select` single entries train: the share of them with the largest gradients of the loss over some batches,
+//! in absolute value, with the head at its initial values. They are chosen once, before the first step; the others keep their
+//! values, and weight decay does not reach them. Published forms choose within a part of the network instead: for each
+//! neuron, "Gradient-based Parameter Selection for Efficient Fine-Tuning", Zhang et al., 2024. The optimiser's state
+//! stays that of whole tensors.
+//!
 //! With `layer_decay` the learning rate of block `i` of `L` is multiplied by `decay^(L + 1 - i)`.
 //! The stem, class token and position embedding count as block 0; the last norm and the head learn
 //! at the full rate: "BEiT: BERT Pre-Training of Image Transformers", Bao et al., 2022, and "Masked
@@ -12,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::{Error, Result, listed};
-use peft_core::method::{AdaptationMethod, Attachment, Statistics, Tuned};
+use peft_core::method::{AdaptationMethod, Attachment, Selection, Statistics, Tuned};
 use peft_core::params::{self, ParamInfo};
 use peft_core::site::Targets;
 use schemars::JsonSchema;
@@ -32,6 +38,9 @@ pub struct FullFinetune {
     /// for example `norm.weight`; the others stay frozen. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Targets>,
+    /// Which entries of these parameters train. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Selection>,
 }
 
 impl Default for FullFinetune {
@@ -40,6 +49,7 @@ impl Default for FullFinetune {
             statistics: Statistics::Batch,
             layer_decay: None,
             parameters: None,
+            select: None,
         }
     }
 }
@@ -107,7 +117,7 @@ impl FullFinetune {
                 let message = format!("expected more than 0 and at most 1, got {decay}");
                 Err(Error::config("layer_decay", message))
             }
-            _ => Ok(()),
+            _ => self.select.map_or(Ok(()), |select| select.check("select")),
         }
     }
 }
@@ -121,11 +131,13 @@ impl AdaptationMethod for FullFinetune {
             rates: self.rates(backbone, &names),
             names,
             statistics: self.statistics,
+            selection: self.select,
         }))
     }
 
     fn formula(&self, backbone: &dyn Backbone) -> Result<usize> {
-        Ok(self.chosen(backbone)?.iter().map(ParamInfo::count).sum())
+        let all = self.chosen(backbone)?.iter().map(ParamInfo::count).sum();
+        Ok(self.select.map_or(all, |select| select.entries(all)))
     }
 }
 
@@ -134,7 +146,8 @@ peft_core::register!(
     name: "full-finetune",
     summary: "train every parameter, or chosen ones",
     reference: "the ordinary baseline",
-    example: "name: full-finetune\nstatistics: batch\n# layer_decay: 0.75\n# parameters: [norm.weight, norm.bias]\n",
+    example: "name: full-finetune\nstatistics: batch\n# layer_decay: 0.75\n# parameters: [norm.weight, norm.bias]\n\
+              # select: {fraction: 0.01, batches: 4}\n",
 );
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;
 use peft_core::backbone::Init;
-use peft_core::method::{AdaptationMethod, Statistics};
+use peft_core::method::{AdaptationMethod, Selection, Statistics};
 use peft_core::site::Targets;
 use peft_core::{LinearHead, Model, Plug};
 use peft_testing::{Golden, built, conforms, vit};
@@ -107,4 +107,46 @@ fn chosen_parameters_train_and_the_others_do_not() {
     conforms(&[Box::new(chosen(Targets::Regex(
         ".*(bias|cls_token)".into(),
     )))]);
+}
+
+#[test]
+fn a_selection_is_counted_and_refused_beside_other_tuning() {
+    let select = |fraction, batches| FullFinetune {
+        select: Some(Selection { fraction, batches }),
+        ..chosen(Targets::Suffixes(vec!["qkv.bias".to_owned()]))
+    };
+    let backbone = built(&*vit());
+    let formula = |method: FullFinetune| method.formula(&*backbone);
+    assert_eq!(formula(select(0.25, 1)).unwrap(), 144);
+    assert_eq!(formula(select(1e-9, 1)).unwrap(), 1);
+    assert_eq!(formula(select(1.0, 1)).unwrap(), 4 * 144);
+    for (method, expected) in [
+        (
+            select(0.0, 1),
+            "select.fraction: expected more than 0 and at most 1, got 0",
+        ),
+        (
+            select(1.5, 1),
+            "select.fraction: expected more than 0 and at most 1, got 1.5",
+        ),
+        (select(0.5, 0), "select.batches: expected at least 1, got 0"),
+    ] {
+        assert_eq!(formula(method).unwrap_err().to_string(), expected);
+    }
+    let assemble = |methods: &[FullFinetune]| {
+        let init = Init::empty(&Device::flex());
+        let methods = methods.iter().cloned();
+        let methods: Vec<Box<dyn AdaptationMethod>> =
+            methods.map(|method| Box::new(method) as _).collect();
+        let head = LinearHead::new(48, 7, &init);
+        Model::assemble(Plug::new(built(&*vit())), &methods, head, &init)
+    };
+    let counts = assemble(&[select(0.25, 1)]).unwrap().counts();
+    assert_eq!((counts.tuned, counts.trainable), (144, 144 + 49 * 7));
+    let other = chosen(Targets::Suffixes(vec!["norm.weight".to_owned()]));
+    let error = assemble(&[select(0.25, 1), other]).unwrap_err().to_string();
+    assert!(
+        error.contains("selects entries by their gradients"),
+        "{error}"
+    );
 }

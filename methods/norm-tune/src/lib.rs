@@ -10,7 +10,7 @@
 //!
 //! The second paper's count for ViT-L (0.06 M) fits `gamma` alone, that for ResNet-101 (0.13 M) both.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use peft_core::backbone::{Backbone, Init};
 use peft_core::error::{Error, Result};
@@ -133,7 +133,7 @@ impl AdaptationMethod for NormTune {
         Ok(Attachment::tuned(Tuned {
             names,
             statistics: self.statistics,
-            rates: BTreeMap::new(),
+            ..Tuned::default()
         }))
     }
 

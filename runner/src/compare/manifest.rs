@@ -173,6 +173,7 @@ mod tests {
             backbones: vec!["vit".to_owned()],
             datasets: Vec::new(),
             seeds: (0..count).collect(),
+            expected: Vec::new(),
             config: String::new(),
             done: Vec::new(),
             failed: Vec::new(),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::config::{BackboneEntry, Comparison, DatasetEntry, MethodEntry};
 use super::estimate::{CellPlan, Measured};
 use super::fields::Fields;
-use super::results::{DatasetColumn, Missing, Results};
+use super::results::{DatasetColumn, Missing, Published, Results};
 use super::search::{Retrain, Search};
 use super::state::Unfinished;
 pub use super::tuned::Tuned;
@@ -221,11 +221,29 @@ fn unstarted(comparison: &Comparison, tasks: &[Task]) -> Result<Results, Failure
             })
             .collect(),
         seeds: comparison.seeds.clone(),
+        expected: published(comparison),
         config,
         done: Vec::new(),
         failed: Vec::new(),
         missing: tasks.iter().map(Task::missing).collect(),
     })
+}
+
+/// All published scores, in the order of the methods.
+fn published(comparison: &Comparison) -> Vec<Published> {
+    let backbones: Vec<&String> = (comparison.backbones.iter())
+        .map(|backbone| &backbone.label)
+        .collect();
+    let published = |method: &MethodEntry| {
+        let expected = method.expected.as_ref()?;
+        Some(Published {
+            method: method.label.clone(),
+            backbone: expected.backbone(&backbones)?.clone(),
+            source: expected.source.trim().to_owned(),
+            scores: expected.scores.clone(),
+        })
+    };
+    comparison.methods.iter().filter_map(published).collect()
 }
 
 /// Makes the trials of a cell, one per seed, and its plan.

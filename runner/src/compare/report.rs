@@ -7,6 +7,7 @@ use super::standing::Standing;
 use super::tables::accuracy::accuracy;
 use super::tables::choices::{failed, overrides, searches};
 use super::tables::cost::cost;
+use super::tables::published::published;
 use super::tables::table::Table;
 use super::tables::versus::versus;
 
@@ -35,6 +36,8 @@ pub struct OnBackbone<'a> {
     pub standing: Standing<'a>,
     /// Accuracy by data set, by group and over all; one table, or several where there are many data sets.
     pub accuracy: Vec<Table>,
+    /// Scores beside published ones; empty if the comparison states none.
+    pub published: Vec<Table>,
     /// Parameters, memory and time.
     pub cost: Table,
     /// The differences from the baseline with their intervals; none if there is no baseline.
@@ -90,6 +93,7 @@ impl<'a> OnBackbone<'a> {
         Self {
             backbone,
             accuracy: accuracy(scores, backbone, &standing),
+            published: published(scores, backbone),
             cost: cost(scores, backbone),
             versus: versus(scores.results, &standing),
             standing,
@@ -97,7 +101,7 @@ impl<'a> OnBackbone<'a> {
     }
 
     fn tables(&self) -> Vec<&Table> {
-        let accuracy = self.accuracy.iter();
+        let accuracy = self.accuracy.iter().chain(&self.published);
         accuracy.chain([&self.cost]).chain(&self.versus).collect()
     }
 }

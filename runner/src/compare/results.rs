@@ -1,6 +1,8 @@
 //! The results of a comparison as values: finished, failed and missing trials. A report is made
 //! from these alone.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::compare::state::Unfinished;
@@ -28,6 +30,9 @@ pub struct Results {
     pub datasets: Vec<DatasetColumn>,
     /// The seeds with which every cell is trained.
     pub seeds: Vec<u64>,
+    /// Published scores of the methods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected: Vec<Published>,
     /// The whole comparison as YAML.
     pub config: String,
     /// The summaries of the trials that finished. Each has its cell.
@@ -48,6 +53,19 @@ pub struct Missing {
     /// The reason why it has no result.
     #[serde(default)]
     pub state: Unfinished,
+}
+
+/// Published scores of a method on a backbone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// The label of the method.
+    pub method: String,
+    /// The label of the backbone.
+    pub backbone: String,
+    /// Where they were published.
+    pub source: String,
+    /// The scores in percent, by the label of the data set.
+    pub scores: BTreeMap<String, f64>,
 }
 
 /// A data set of a comparison: a column of the tables.

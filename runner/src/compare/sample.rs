@@ -64,6 +64,7 @@ pub fn results(datasets: usize, seeds: u64) -> Results {
             })
             .collect(),
         seeds: (0..seeds).collect(),
+        expected: Vec::new(),
         config: "name: mini\nmethods:\n- linear-probe\n- lora # <yaml>\n".to_owned(),
         done: Vec::new(),
         failed: Vec::new(),

@@ -99,6 +99,8 @@ pub fn run(
     {
         reporter.line(line);
     }
+    // Where few entries train, they alone are saved: those that differ from the backbone's.
+    let frozen = model.selection().map(|_| model.backbone.clone());
     let model = trial.started(model)?;
     let counts = model.counts();
     let info = AdapterInfo::of(
@@ -165,6 +167,10 @@ pub fn run(
 
     // The summary is written after everything else, because its presence means that all other files
     // are complete.
+    let tensors = match frozen {
+        Some(frozen) => adapter_file::sparse(tensors, &frozen),
+        None => tensors,
+    };
     adapter_file::write(&folder.file("adapter.safetensors"), &tensors, &info)?;
     if trial.experiment.save_model {
         let path = folder.file("model.safetensors");

@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
-use peft_core::{BackboneSpec, Counts, Model, params};
+use peft_core::{BackboneSpec, Counts, Model, Step, params};
 
+use crate::config::recipe::Decays;
 use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
 use crate::report::numbers::mebibytes;
@@ -53,7 +54,29 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
             counts.trainable, counts.total, counts.adapter, counts.tuned, counts.head
         ),
     );
+    if let Some(selection) = model.selection() {
+        line(
+            "",
+            format!(
+                "single entries of the backbone, selected by their gradients over {} of its first batches",
+                selection.batches
+            ),
+        );
+    }
     line("formula", formula(trial.formula, counts));
+    if let Some(decay) = decay(trial, model) {
+        line("decay", decay);
+    }
+    if let Some(average) = &trial.experiment.recipe.ema {
+        let rising = if average.warmup { "up to " } else { "" };
+        line(
+            "average",
+            format!(
+                "what is judged is a moving average, decay {rising}{}",
+                average.decay
+            ),
+        );
+    }
     let cut = model.first_cut();
     line(
         "prefix",
@@ -63,6 +86,12 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
             None => "the whole backbone, run without autodiff".to_owned(),
         },
     );
+    if trial.experiment.recipe.drop_path > 0.0 {
+        line(
+            "drop path",
+            drop_path(spec, cut, trial.experiment.recipe.drop_path),
+        );
+    }
     let sizes = |split| trial.data.len(split);
     let [train, validation, test] = peft_core::Split::ALL.map(sizes);
     line(
@@ -99,6 +128,44 @@ fn weighted(weights: &[f32], classes: &[String]) -> String {
     let least = weights.iter().copied().fold(f32::INFINITY, f32::min);
     let most = weights.iter().copied().fold(0.0, f32::max);
     format!("{least:.3} to {most:.3}")
+}
+
+/// The blocks whose branches are dropped, and how often.
+fn drop_path(spec: &BackboneSpec, cut: usize, largest: f64) -> String {
+    let step = Step::new(0, 0, 0, false).with_drop_path(largest, spec.depth);
+    let rates = spec.sites.iter().filter(|site| site.block >= cut);
+    let rates = rates.map(|site| (site.block, step.drop_path(site)));
+    let rates: Vec<(usize, f64)> = rates.filter(|(_, rate)| *rate > 0.0).collect();
+    let prefix = match cut {
+        0 | 1 => "",
+        _ => "; blocks of the frozen prefix are not dropped",
+    };
+    match (rates.first(), rates.last()) {
+        (Some((first, low)), Some((last, high))) => {
+            format!("{low:.3} in block {first} to {high:.3} in block {last}{prefix}")
+        }
+        _ => format!("no block is dropped{prefix}"),
+    }
+}
+
+/// What weight decay applies to, where that is not everything.
+fn decay(trial: &Trial, model: &Model) -> Option<String> {
+    let recipe = &trial.experiment.recipe;
+    if recipe.decays == Decays::Everything {
+        return None;
+    }
+    let infos = params::infos(model);
+    let trained = infos.iter().filter(|info| model.trains(&info.name));
+    let (decayed, spared): (Vec<_>, Vec<_>) = trained.partition(|info| model.decays(info));
+    let count = |infos: &[&params::ParamInfo]| infos.iter().map(|i| i.count()).sum::<usize>();
+    let by = recipe.optimizer.weight_decay();
+    Some(format!(
+        "{by} on {} parameters in {} tensors, none on {} in {}",
+        count(&decayed),
+        decayed.len(),
+        count(&spared),
+        spared.len()
+    ))
 }
 
 /// Describes the images that the model takes, and what of it the data set decides.
@@ -276,8 +343,8 @@ fn estimate(trial: &Trial, model: &Model) -> String {
         .filter(|info| model.trains(&info.name))
         .map(|info| info.bytes)
         .sum();
-    // A gradient and the two moments of AdamW for each trained value.
-    let training = 3 * trained;
+    // A gradient and the two moments of AdamW for each trained value, and its moving average.
+    let training = (3 + usize::from(trial.experiment.recipe.ema.is_some())) * trained;
     format!(
         "an estimated {}: weights {}, gradients and optimiser {}, activations of {batch} images {}",
         mebibytes(counts.total_bytes + training + activations),

@@ -1,14 +1,14 @@
 //! The state of an unfinished run. It is one file, written atomically, from which training resumes
 //! to the bit.
 //!
-//! It holds what trains, the optimiser's state, the best epoch's values, and the progress. Step
+//! It holds what trains and its moving average, the optimiser's state, the best epoch's values, and the progress. Step
 //! and epoch determine all random numbers, so no generator needs saving.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::optim::ModuleOptimizer;
-use burn::tensor::{Bytes, TensorData};
+use burn::module::Module;
+use burn::tensor::TensorData;
 use peft_core::checkpoint::Checkpoint;
 use peft_core::data::Split;
 use peft_core::params::{self, Tensors};
@@ -16,7 +16,9 @@ use peft_core::weights;
 use peft_core::{Error, Model, adapter_file};
 use serde::{Deserialize, Serialize};
 
+use crate::train::average::Averaged;
 use crate::train::metrics::Metrics;
+use crate::train::optimizers::Optimizers;
 use crate::train::slot::Slot;
 
 /// The progress of a run, and its history.
@@ -86,16 +88,31 @@ impl EpochRecord {
 pub struct State {
     /// The model, on the autodiff device.
     pub model: Slot<Model>,
-    /// Burn's optimiser.
-    pub optimizer: ModuleOptimizer,
+    /// The model with the moving average of what trains, if the recipe asks for one.
+    pub average: Option<Averaged>,
+    /// The optimiser.
+    pub optimizer: Optimizers,
     /// Its progress.
     pub progress: Progress,
+    /// Masks of the entries that train, by parameter, once a method has selected them.
+    pub selected: Option<Tensors>,
     /// The trained values at the best epoch.
     pub best: Option<Tensors>,
 }
 
+impl State {
+    /// The model that is validated, tested and saved, on the plain device: the average if there is one.
+    pub fn judged(&self) -> Model {
+        match &self.average {
+            Some(average) => average.model().clone(),
+            None => self.model.valid(),
+        }
+    }
+}
+
 const FORMAT: &str = "peft-checkpoint/1";
-const OPTIMIZER: &str = "optimizer";
+/// The state of the optimiser, and of the second one of parameters without weight decay.
+const OPTIMIZERS: [&str; 2] = ["optimizer", "optimizer_spared"];
 
 /// Writes the checkpoint.
 ///
@@ -103,18 +120,26 @@ const OPTIMIZER: &str = "optimizer";
 /// An error with the path. If the disk is full, the old checkpoint stays as it was.
 pub fn save(path: &Path, state: &State) -> Result<(), Error> {
     let fail = |e: String| Error::file(path, e);
-    let optimizer = state.optimizer.into_bytes();
-    let optimizer = optimizer.map_err(|e| fail(format!("{e:?}")))?.to_vec();
-    let length = optimizer.len();
+    let optimizers = state.optimizer.to_bytes().map_err(fail)?;
     let prefixed = |prefix: &'static str, tensors: Tensors| {
         let rename = move |(name, data)| (format!("{prefix}.{name}"), data);
         tensors.into_iter().map(rename)
     };
     let mut tensors: Tensors = prefixed("now", adapter_file::tensors(&state.model)).collect();
+    if let Some(average) = &state.average {
+        tensors.extend(prefixed("average", adapter_file::tensors(average.model())));
+    }
+    tensors.extend(prefixed(
+        "selected",
+        state.selected.clone().unwrap_or_default(),
+    ));
     tensors.extend(prefixed("best", state.best.clone().unwrap_or_default()));
     // One file instead of three: a crash cannot leave an optimiser of one step beside the weights
     // of another.
-    tensors.insert(OPTIMIZER.to_owned(), TensorData::new(optimizer, [length]));
+    for (name, bytes) in OPTIMIZERS.into_iter().zip(optimizers) {
+        let length = bytes.len();
+        tensors.insert(name.to_owned(), TensorData::new(bytes, [length]));
+    }
     let progress = serde_json::to_string(&state.progress).map_err(|e| fail(e.to_string()))?;
     let metadata = HashMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
@@ -143,26 +168,36 @@ pub fn load(path: &Path, mut state: State, config_hash: &str) -> Result<State, E
     if progress.config_hash != config_hash {
         return Err(fail("the checkpoint belongs to another configuration"));
     }
-    let (mut now, mut best) = (Tensors::new(), Tensors::new());
-    let mut optimizer = None;
+    let [mut now, mut average, mut selected, mut best]: [Tensors; 4] = Default::default();
+    let mut optimizers = [const { None }; 2];
     for (name, data) in file.tensors()? {
         if let Some(name) = name.strip_prefix("now.") {
             now.insert(name.to_owned(), data);
+        } else if let Some(name) = name.strip_prefix("average.") {
+            average.insert(name.to_owned(), data);
+        } else if let Some(name) = name.strip_prefix("selected.") {
+            selected.insert(name.to_owned(), data);
         } else if let Some(name) = name.strip_prefix("best.") {
             best.insert(name.to_owned(), data);
-        } else if name == OPTIMIZER {
-            optimizer = Some(data.iter::<u8>().collect::<Vec<u8>>());
+        } else if let Some(part) = OPTIMIZERS.iter().position(|known| *known == name) {
+            optimizers[part] = Some(data.iter::<u8>().collect::<Vec<u8>>());
         }
     }
-    let bytes = optimizer.ok_or_else(|| fail("expected the optimiser's state"))?;
-    state.model.try_update(|model| {
-        params::write(model, now)
+    let written = |model, tensors| {
+        params::write(model, tensors)
             .map_err(|mismatch| fail(&format!("it does not fit the model: {mismatch:?}")))
-    })?;
-    let optimizer = state.optimizer.from_bytes(Bytes::from_bytes_vec(bytes));
+    };
+    state.model.try_update(|model| written(model, now))?;
+    if let Some(averaged) = &mut state.average {
+        averaged.try_update(|model| written(model, average))?;
+    }
+    let parts = optimizers.into_iter().flatten().collect();
+    let optimizer = state.optimizer.with_bytes(parts);
     Ok(State {
         model: state.model,
-        optimizer: optimizer.map_err(|e| fail(&format!("the optimiser's state: {e:?}")))?,
+        average: state.average,
+        optimizer: optimizer.map_err(|e| fail(&format!("the optimiser's state: {e}")))?,
+        selected: (!selected.is_empty()).then_some(selected),
         // With `select: last` there are no best values in the file, but the best epoch is known.
         best: progress.best.map(|_| best),
         progress,

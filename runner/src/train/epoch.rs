@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use burn::module::Module;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Tensor;
 use peft_core::{Model, adapter_file};
@@ -135,6 +134,7 @@ impl<'a> Trainer<'a> {
             model,
             optimizer,
             progress,
+            average,
             ..
         } = &mut self.state;
         // Gradients and random numbers are functions of this number; the schedule is too, so that
@@ -160,9 +160,13 @@ impl<'a> Trainer<'a> {
         let schedule = &recipe.schedule;
         let factor = schedule.factor(number as usize, steps_per_epoch, recipe.epochs);
         let lr = recipe.optimizer.lr() * factor;
-        progress.step += u64::from(gradients.is_some());
+        let steps = gradients.is_some();
+        progress.step += u64::from(steps);
         let stepper = &self.stepper;
         model.update(|model| stepper.update(model, optimizer, lr, step, gradients));
+        if let (Some(average), true) = (average, steps) {
+            average.follow(model, progress.step);
+        }
         ended(Phase::Optimizer);
         value
     }
@@ -176,7 +180,7 @@ impl<'a> Trainer<'a> {
         // tensors.
         let (mut validation, mut score) = (None, None);
         if let Some(loader) = &self.validation {
-            let model = self.state.model.valid();
+            let model = self.state.judged();
             let compute = self.trial.compute_type();
             let metrics = match metric {
                 Metric::Auroc => evaluate_all(&model, loader, self.device, compute)?.0,
@@ -216,9 +220,10 @@ impl<'a> Trainer<'a> {
             // The model trains on, so the best values are copied out. They are few: adapters, head,
             // tuned parameters.
             if recipe.select == Select::Best {
-                self.state.best = Some(adapter_file::tensors(&self.state.model));
+                self.state.best = Some(adapter_file::tensors(&self.state.judged()));
             }
         }
+        let progress = &mut self.state.progress;
         // From here on the state is that of the start of the next epoch, and this is what is saved.
         progress.epoch += 1;
         progress.batch = 0;

@@ -1,5 +1,6 @@
 //! The training loop: epochs of steps, validated, saved and resumed.
 
+mod average;
 pub mod checkpoint;
 mod epoch;
 pub mod evaluate;
@@ -8,11 +9,16 @@ pub mod loss;
 mod losses;
 pub mod metrics;
 pub mod multi_label;
+mod optimizers;
 pub mod outputs;
 mod rates;
 mod replicas;
+mod select;
+mod selected;
 mod slot;
 pub mod step;
+#[cfg(test)]
+mod tests;
 mod trained;
 
 use std::path::PathBuf;
@@ -37,9 +43,12 @@ use crate::model::trial::Trial;
 use crate::run::folder::RunFolder;
 use crate::run::journal::Journal;
 use crate::run::progress::Reporter;
+use crate::train::average::Averaged;
 use crate::train::checkpoint::{Progress, State};
+use crate::train::optimizers::Optimizers;
 use crate::train::rates::Rates;
 use crate::train::replicas::Replicas;
+use crate::train::selected::Selected;
 use crate::train::slot::Slot;
 use crate::train::step::{PhaseEnded, Stepper};
 
@@ -85,14 +94,19 @@ impl<'a> Trainer<'a> {
             compute: trial.compute_type(),
             prefix: Stepper::prefix_of(&model),
             rates: Rates::of(&model, &recipe.rates)?,
+            selected: None,
         };
+        let average = recipe.ema.map(|average| Averaged::new(average, &model));
+        let spared = rates::spared(&model, recipe.decays);
         let mut state = State {
             model: Slot::new(model.train()),
-            optimizer: recipe.optimizer.init(),
+            average,
+            optimizer: Optimizers::new(&recipe.optimizer, spared),
             progress: Progress {
                 config_hash: trial.hash.clone(),
                 ..Progress::default()
             },
+            selected: None,
             best: None,
         };
         if let Some(path) = checkpoint.as_deref().filter(|path| path.is_file()) {
@@ -102,6 +116,11 @@ impl<'a> Trainer<'a> {
             trial.data.recall(&state.progress.left_out);
             reporter.resumed(&state.progress);
         }
+        let stepper = Stepper {
+            selected: (state.selected.as_ref())
+                .map(|masks| Selected::new(&state.model, masks, &device.device)),
+            ..stepper
+        };
         let (images, size) = (trial.preprocess(), recipe.batch_size);
         let (training, validation) = match recipe.train_on {
             TrainOn::Train => (
@@ -215,14 +234,15 @@ impl<'a> Trainer<'a> {
     /// or a disk that cannot be written.
     pub fn run(mut self) -> Result<Trained, Failure> {
         self.train_to(self.recipe().last_epoch())?;
-        let progress = self.state.progress;
+        let progress = std::mem::take(&mut self.state.progress);
         let selected = match (self.trial.experiment.recipe.select, progress.best) {
             (Select::Best, Some(best)) => best,
             _ => progress.history.len() - 1,
         };
-        let tensors = match (self.trial.experiment.recipe.select, self.state.best) {
+        let best = self.state.best.take();
+        let tensors = match (self.trial.experiment.recipe.select, best) {
             (Select::Best, Some(best)) => best,
-            _ => adapter_file::tensors(&self.state.model),
+            _ => adapter_file::tensors(&self.state.judged()),
         };
         let model = params::write(self.state.model.valid(), tensors.clone()).map_err(|m| {
             failure(
@@ -258,6 +278,7 @@ impl<'a> Trainer<'a> {
     fn train_to(&mut self, epochs: usize) -> Result<(), Failure> {
         // The peak of a trial must not contain what earlier trials of this process held.
         memory::start_trial(&self.device.device);
+        self.select()?;
         while self.state.progress.epoch < epochs && !self.out_of_patience() {
             self.epoch()?;
         }

@@ -1,12 +1,16 @@
-//! The step of the optimiser: learning rates of single parameters, and the clipping of gradients.
+//! The step of the optimiser: learning rates of single parameters, those without weight decay, and the clipping
+//! of gradients.
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use peft_core::error::{Error, Result, listed};
 use peft_core::{Model, Targets, params};
+
+use crate::config::recipe::Decays;
+use crate::train::optimizers::Optimizers;
 
 /// Factors of the learning rate by parameter. Parameters that are not listed have the factor 1.
 pub struct Rates(BTreeMap<ParamId, f64>);
@@ -41,7 +45,7 @@ impl Rates {
     /// decay of AdamW follows the learning rate, as in the parameter groups of PyTorch.
     pub fn step(
         &self,
-        optimizer: &mut ModuleOptimizer,
+        optimizer: &mut Optimizers,
         lr: f64,
         model: Model,
         gradients: GradientsParams,
@@ -85,6 +89,16 @@ impl Rates {
         };
         model.visit(&mut split);
         split.groups
+    }
+}
+
+/// The parameters that train and that weight decay spares.
+pub fn spared(model: &Model, decays: Decays) -> Vec<ParamId> {
+    let infos = params::infos(model).into_iter();
+    let spared = |info: &params::ParamInfo| model.trains(&info.name) && !model.decays(info);
+    match decays {
+        Decays::Everything => Vec::new(),
+        Decays::Matrices => infos.filter(spared).map(|info| info.id).collect(),
     }
 }
 
@@ -164,7 +178,7 @@ mod tests {
         let labels = Tensor::from_data([0, 2], &device.autodiff());
         let gradients = cross_entropy(logits, labels, 0.0).backward();
         let gradients = GradientsParams::from_grads(gradients, &model);
-        let model = rates.step(&mut SgdConfig::new().init(), 1.0, model, gradients);
+        let model = rates.step(&mut SgdConfig::new().init().into(), 1.0, model, gradients);
         let after = values(&model.valid());
         let difference = |(name, after): (String, _)| {
             let before = floats(before[&name].clone());

@@ -198,6 +198,7 @@ mod tests {
             compute: DType::F32,
             prefix: Stepper::prefix_of(&model),
             rates: Rates::of(&model, &recipe.rates).unwrap(),
+            selected: None,
         };
         let whole = Part { index: 0, of: 1 };
         let (images, prefix) = (Images::all(batch(many, mixed)), stepper.prefix.as_ref());

@@ -3,14 +3,16 @@
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 use peft_core::{BoxedBackbone, Hooks, Model, Step};
 
 use crate::config::recipe::Recipe;
 use crate::data::batch::Batch;
 use crate::train::loss::Loss;
+use crate::train::optimizers::Optimizers;
 use crate::train::rates::{Rates, clip_norm};
+use crate::train::selected::Selected;
 
 /// A part of a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,8 @@ pub struct Stepper<'a> {
     pub prefix: Option<BoxedBackbone>,
     /// Factors of the learning rate of single parameters.
     pub rates: Rates,
+    /// The entries that train, where a method selects some.
+    pub selected: Option<Selected>,
 }
 
 impl Stepper<'_> {
@@ -122,6 +126,7 @@ impl Stepper<'_> {
         }
         ended(Phase::Prefix);
         let step = model.step(self.seed, number, part.index);
+        let step = step.with_drop_path(self.recipe.drop_path, model.spec().depth);
         let step = match rows.len() == of {
             true => step,
             false => step.on_rows(rows, of),
@@ -145,11 +150,16 @@ impl Stepper<'_> {
     pub fn update(
         &self,
         model: Model,
-        optimizer: &mut ModuleOptimizer,
+        optimizer: &mut Optimizers,
         lr: f64,
         step: Option<Step>,
         gradients: Option<GradientsParams>,
     ) -> Model {
+        let selected = self.selected.as_ref();
+        let gradients = match (gradients, selected) {
+            (Some(gradients), Some(selected)) => Some(selected.masked(&model, gradients)),
+            (gradients, _) => gradients,
+        };
         // All gradients are clipped together, before parameters with different learning rates are
         // separated.
         let gradients = match (gradients, self.recipe.clip_norm) {
@@ -160,9 +170,14 @@ impl Stepper<'_> {
             Some(step) => model.with_updates(step),
             None => model,
         };
-        match gradients {
-            Some(gradients) => self.rates.step(optimizer, lr, model, gradients),
-            None => model,
+        let Some(gradients) = gradients else {
+            return model;
+        };
+        let before = selected.map(|selected| (selected, model.clone()));
+        let after = self.rates.step(optimizer, lr, model, gradients);
+        match before {
+            Some((selected, before)) => selected.kept(&before, after),
+            None => after,
         }
     }
 

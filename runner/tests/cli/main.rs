@@ -230,7 +230,8 @@ fn until_a_checkpoint(args: &[&str], runs: &Path, wait: Duration) -> Child {
 #[test]
 fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // Dropout, augmentation and accumulation depend on the step number, which must be restored.
+    // Dropout, augmentation, accumulation and the schedule depend on the step number, which must be restored; the
+    // optimiser's state belongs to two groups, and what is tested is an average.
     let more = [
         "--set",
         "method.dropout=0.2",
@@ -243,6 +244,16 @@ fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
         "recipe.batch_size=16",
         "--set",
         "recipe.epochs=16",
+        "--set",
+        "recipe.optimizer={name: adamw, lr: 0.01, weight_decay: 0.1}",
+        "--set",
+        "recipe.decays=matrices",
+        "--set",
+        "recipe.drop_path=0.3",
+        "--set",
+        "recipe.ema={decay: 0.9, warmup: true}",
+        "--set",
+        "recipe.schedule={name: cosine, per: epoch, warmup_epochs: 2, warmup_start: 0.1, floor: 0.01}",
     ];
     succeeded(small(&more, whole.path()));
     let args = [SMALL, &more].concat();
@@ -264,16 +275,18 @@ fn a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one() {
 #[test]
 fn an_interrupted_run_saves_exits_with_75_and_goes_on() {
     let (whole, broken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // Full fine-tuning with batch statistics: buffers are restored too.
+    // Full fine-tuning with batch statistics: buffers are restored too, and so are the entries that were selected.
     let more = [
         "--set",
-        "method=full-finetune",
+        "method={name: full-finetune, select: {fraction: 0.3, batches: 3}}",
         "--set",
         "backbone={name: resnet, img_size: 32, block: basic, layers: [1, 1, 1, 1], channels: [4, 4, 8, 8]}",
         "--set",
         "recipe.epochs=8",
         "--set",
         "recipe.batch_size=8",
+        "--set",
+        "recipe.ema={decay: 0.8}",
     ];
     succeeded(small(&more, whole.path()));
     let args = [SMALL, &more].concat();

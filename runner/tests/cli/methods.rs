@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use peft_core::backbone::BoxedBackbone;
+use peft_core::checkpoint::Checkpoint;
 use peft_core::flops::Flops;
 use peft_core::registry::{Plugin, PluginKind, plugins};
 use peft_core::{AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
 // Links the plugins.
 use peft_runner as _;
 use serde_json::Value;
+
+use crate::{folder, small, succeeded, summary};
 
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -110,6 +113,49 @@ fn every_crate_of_methods_is_linked() {
             "{name} registers nothing, or src/plugins.rs does not use it"
         );
     }
+}
+
+#[test]
+fn selected_entries_are_saved_alone_and_read_again() {
+    let runs = tempfile::tempdir().unwrap();
+    let method = "method={name: full-finetune, select: {fraction: 0.02, batches: 2}}";
+    let plan = succeeded(small(&["--set", method, "--dry-run"], runs.path()));
+    assert!(plan.contains("single entries"), "{plan}");
+    succeeded(small(&["--set", method], runs.path()));
+    let found = summary(runs.path());
+    let tuned = found["params"]["tuned"].as_u64().unwrap();
+    assert_eq!(found["params"]["formula"], tuned);
+    let folder = folder(runs.path());
+    let path = folder.join("adapter.safetensors");
+    let tensors = Checkpoint::open(&path).unwrap().tensors().unwrap();
+    // Few entries of a tensor are saved as an index and a value each; a tensor of which many train is whole.
+    let (mut bytes, mut sparse) = (0, 0);
+    for (name, data) in tensors {
+        if name.starts_with("backbone.") {
+            bytes += data.as_bytes().len() as u64;
+            sparse += usize::from(name.ends_with(".values"));
+        }
+    }
+    assert!(sparse > 10, "{sparse} sparse tensors");
+    assert!(bytes <= 12 * tuned, "{bytes} bytes for {tuned} entries");
+    let eval = crate::program()
+        .args(["eval", "--device", "cpu", "--format", "json"])
+        .arg(&folder)
+        .output()
+        .unwrap();
+    let eval: Value = serde_json::from_str(&succeeded(eval)).unwrap();
+    assert_eq!(eval["test"], found["test"]);
+    let more = [
+        "--set",
+        "method={name: full-finetune, select: {fraction: 0.02, batches: 7}}",
+    ];
+    let output = small(&more, runs.path());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        message
+            .contains("method.select.batches: expected at most 6, the batches of an epoch, got 7"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -94,6 +94,15 @@ impl Comparison {
         for backbone in method.backbones.iter().flatten() {
             known(&at("backbones"), backbone, &backbones)?;
         }
+        if let Some(expected) = &method.expected {
+            let at = at("expected");
+            let datasets = self.dataset_labels();
+            for dataset in expected.scores.keys() {
+                known(&format!("{at}.scores"), dataset, &datasets)?;
+            }
+            let checked = expected.check(&backbones);
+            checked.map_err(|e| format!("{at}.{e}"))?;
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
+use self::expected::Expected;
 use super::fields::Fields;
 use super::search::{Search, Space};
 use crate::config::experiment::Experiment;
@@ -15,6 +16,7 @@ use crate::config::stated::Stated;
 use crate::exit::Failure;
 
 mod check;
+mod expected;
 mod read;
 
 #[cfg(test)]
@@ -114,6 +116,9 @@ pub struct MethodEntry {
     /// The values among which `search` chooses, by dotted path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tune: BTreeMap<String, Space>,
+    /// Published scores, beside which the report prints those of this comparison.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
 }
 
 /// The keys of an experiment that a comparison sets for every trial.

@@ -126,6 +126,31 @@ fn every_mistake_names_its_place() {
             "baseline: unknown label \"lora\"",
         ),
         (
+            "label: AP",
+            "expected: {source: a paper, scores: {count: 90}}",
+            "methods: ap: expected.backbone: expected a label, because the comparison has several",
+        ),
+        (
+            "label: AP",
+            "expected: {source: a paper, backbone: vit, scores: {count: 90}}",
+            "expected.backbone: unknown label \"vit\"",
+        ),
+        (
+            "label: AP",
+            "expected: {source: a paper, backbone: vit-micro, scores: {counts: 90}}",
+            "expected.scores: unknown label \"counts\"; did you mean \"count\"?",
+        ),
+        (
+            "label: AP",
+            "expected: {source: a paper, backbone: vit-micro, scores: {count: 900}}",
+            "expected.scores.count: expected a percentage, got 900",
+        ),
+        (
+            "label: AP",
+            "expected: {source: ' ', backbone: vit-micro, scores: {}}",
+            "expected.source: expected where the scores were published",
+        ),
+        (
             "trial:",
             "name: ../up\ntrial:",
             "name: expected the name of a folder",

@@ -71,7 +71,11 @@ fn of_backbone(scores: &Scores, on: &OnBackbone) -> String {
     [
         format!(
             "<div class=\"tables\">\n{}</div>\n",
-            on.accuracy.iter().map(html).collect::<String>()
+            on.accuracy
+                .iter()
+                .chain(&on.published)
+                .map(html)
+                .collect::<String>()
         ),
         ranks::diagram(&on.standing, results),
         on.versus.iter().map(html).collect(),

@@ -3,6 +3,7 @@
 pub mod accuracy;
 pub mod choices;
 pub mod cost;
+pub mod published;
 pub mod table;
 pub mod versus;
 

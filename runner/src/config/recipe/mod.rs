@@ -1,6 +1,7 @@
 //! The recipe: optimiser, schedule, epochs, batch, precision, augmentation.
 
 mod augmentation;
+mod average;
 mod class_weights;
 mod optimizer;
 mod range;
@@ -13,8 +14,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::recipe::augmentation::Augmentation;
+pub use crate::config::recipe::average::Average;
 pub use crate::config::recipe::class_weights::ClassWeights;
 use crate::config::recipe::optimizer::Optimizer;
+pub use crate::config::recipe::optimizer::{Decays, Optimizer};
 use crate::config::recipe::range::{count, share, within};
 use crate::config::recipe::schedule::Schedule;
 
@@ -24,6 +27,9 @@ use crate::config::recipe::schedule::Schedule;
 pub struct Recipe {
     /// The optimiser.
     pub optimizer: Optimizer,
+    /// What weight decay applies to.
+    #[serde(default, skip_serializing_if = "Decays::is_default")]
+    pub decays: Decays,
     /// The schedule: how the learning rate changes over the steps.
     #[serde(default)]
     pub schedule: Schedule,
@@ -51,6 +57,15 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ClassWeights")]
     pub class_weights: Option<ClassWeights>,
+    /// The probability, in `[0, 1)`, with which the branches of the last block are left out of the sum for an image
+    /// of a batch; it grows linearly from 0 at the first block, as in timm (stochastic depth, Huang et al. 2016).
+    /// Blocks of the frozen prefix are not dropped: what they give is computed once.
+    #[serde(default, skip_serializing_if = "none_dropped")]
+    pub drop_path: f64,
+    /// The moving average of what trains, which is then validated, tested and saved; without it, the values
+    /// themselves are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<Average>,
     /// The number of epochs without a better validation metric after which training stops, at least
     /// 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +91,14 @@ pub struct Recipe {
     /// mixup or cutmix the training loss is that of the mixed targets.
     #[serde(default)]
     pub augmentation: Augmentation,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn none_dropped(probability: &f64) -> bool {
+    *probability == 0.0
 }
 
 fn one() -> usize {
@@ -177,8 +200,12 @@ impl Recipe {
         if let Some(weights) = &self.class_weights {
             weights.check()?;
         }
+        share("drop_path", self.drop_path)?;
         if let Some(norm) = self.clip_norm {
             within("clip_norm", norm > 0.0, "more than 0", norm)?;
+        }
+        if let Some(average) = &self.ema {
+            average.check()?;
         }
         self.optimizer.check()?;
         self.schedule.check(self.epochs)
@@ -206,5 +233,101 @@ impl Recipe {
             within("batch_size", size > 1, range, size as f64)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::experiment::Experiment;
+    use crate::config::find;
+
+    fn shipped(name: &str) -> Recipe {
+        let set = [format!("recipe={name}")];
+        let read = Experiment::read("peft/linear-probe", &set);
+        read.unwrap_or_else(|f| panic!("{name}: {}", f.error))
+            .recipe
+    }
+
+    #[test]
+    fn every_shipped_recipe_is_read() {
+        let names = find::names("recipes/");
+        assert!(names.len() >= 9, "{names:?}");
+        for name in names {
+            let name = name.strip_prefix("recipes/").unwrap();
+            shipped(name)
+                .check()
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+
+    #[test]
+    fn published_protocols_have_their_rates() {
+        // Of the epochs 0, 5, 10 and 99, in batches of which 16 make an epoch.
+        let cosine = |epoch: f64, largest: f64, least: f64| {
+            least + (largest - least) * 0.5 * (1.0 + (std::f64::consts::PI * epoch / 100.0).cos())
+        };
+        let common = |largest: f64, start: f64, least: f64| {
+            let half = start + 0.5 * (largest - start);
+            [
+                start,
+                half,
+                cosine(10.0, largest, least),
+                cosine(99.0, largest, least),
+            ]
+        };
+        let petl = common(1e-3, 1e-6, 1e-5);
+        for (name, expected, decays) in [
+            ("vtab-petl", petl, Decays::Everything),
+            ("vtab-noah", petl, Decays::Matrices),
+            ("vtab-bench", petl, Decays::Everything),
+            ("vtab-ssf", common(5e-3, 1e-7, 1e-8), Decays::Matrices),
+        ] {
+            let recipe = shipped(name);
+            let rate = |epoch: usize| {
+                recipe.optimizer.lr() * recipe.schedule.factor(16 * epoch + 15, 16, recipe.epochs)
+            };
+            for (epoch, expected) in [0, 5, 10, 99].into_iter().zip(expected) {
+                let got = rate(epoch);
+                assert!(
+                    (got - expected).abs() < 1e-9,
+                    "{name}, epoch {epoch}: {got}"
+                );
+            }
+            assert_eq!((recipe.epochs, recipe.batch_size), (100, 64), "{name}");
+            assert_eq!(recipe.decays, decays, "{name}");
+            assert_eq!(recipe.train_on, TrainOn::TrainValidation, "{name}");
+        }
+        assert_eq!(shipped("vtab-noah").drop_path, 0.1);
+        assert_eq!(shipped("vtab-bench").label_smoothing, 0.1);
+        assert_eq!(shipped("vtab-vpt").batch_size, 128);
+    }
+
+    #[test]
+    fn new_fields_at_their_defaults_are_not_written_and_bad_values_are_refused() {
+        let plain = "{optimizer: {name: adamw, lr: 0.1}, schedule: {name: cosine}, epochs: 2, batch_size: 2}";
+        let recipe: Recipe = serde_yaml::from_str(plain).unwrap();
+        let text = serde_yaml::to_string(&recipe).unwrap();
+        for field in ["decays", "drop_path", "ema", "per"] {
+            assert!(!text.contains(field), "{field}: {text}");
+        }
+        for (field, expected) in [
+            (
+                "drop_path: 1.0",
+                "recipe.drop_path: expected at least 0 and less than 1, got 1",
+            ),
+            (
+                "ema: {decay: 1.0}",
+                "recipe.ema.decay: expected at least 0 and less than 1, got 1",
+            ),
+        ] {
+            let text = plain.replace("batch_size", &format!("{field}, batch_size"));
+            let recipe: Recipe = serde_yaml::from_str(&text).unwrap();
+            assert_eq!(recipe.check().unwrap_err(), expected);
+        }
+        for unknown in ["decays: norms", "ema: 0.9"] {
+            let text = plain.replace("batch_size", &format!("{unknown}, batch_size"));
+            assert!(serde_yaml::from_str::<Recipe>(&text).is_err(), "{unknown}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::recipe::range::{share, within};
 
-/// The optimiser. Weight decay applies to everything that trains.
+/// The optimiser. What its weight decay applies to is `decays`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Optimizer {
@@ -101,6 +101,24 @@ impl Optimizer {
         *lr
     }
 
+    /// The factor of weight decay.
+    pub fn weight_decay(&self) -> f64 {
+        let (Self::Adam { weight_decay, .. }
+        | Self::AdamW { weight_decay, .. }
+        | Self::Sgd { weight_decay, .. }) = self;
+        *weight_decay
+    }
+
+    /// The same optimiser without weight decay.
+    pub fn without_decay(&self) -> Self {
+        let mut plain = self.clone();
+        let (Self::Adam { weight_decay, .. }
+        | Self::AdamW { weight_decay, .. }
+        | Self::Sgd { weight_decay, .. }) = &mut plain;
+        *weight_decay = 0.0;
+        plain
+    }
+
     /// Burn's optimiser, without clipping: the training loop clips the norm of all gradients together.
     pub fn init(&self) -> ModuleOptimizer {
         match *self {
@@ -109,31 +127,53 @@ impl Optimizer {
                 betas,
                 eps,
                 ..
-            } => peft_ops::adam(AdamOptions {
-                betas,
-                epsilon: eps,
-                weight_decay: weight_decay as f32,
-            }),
+            } => peft_ops::adam(adam_options(betas, eps, weight_decay)),
             Self::AdamW {
                 weight_decay,
                 betas,
                 eps,
                 ..
-            } => peft_ops::adam_w(AdamOptions {
-                betas,
-                epsilon: eps,
-                weight_decay: weight_decay as f32,
-            }),
+            } => peft_ops::adam_w(adam_options(betas, eps, weight_decay)),
             Self::Sgd {
                 weight_decay,
                 momentum,
                 nesterov,
                 ..
-            } => peft_ops::sgd(SgdOptions {
-                momentum,
-                nesterov,
-                weight_decay: weight_decay as f32,
-            }),
+            } => {
+                let options = SgdOptions {
+                    momentum,
+                    nesterov,
+                    weight_decay: weight_decay as f32,
+                };
+                peft_ops::sgd(options)
+            }
         }
+    }
+}
+
+fn adam_options(betas: [f32; 2], epsilon: f32, weight_decay: f64) -> AdamOptions {
+    AdamOptions {
+        betas,
+        epsilon,
+        weight_decay: weight_decay as f32,
+    }
+}
+
+/// What weight decay applies to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Decays {
+    /// Everything that trains.
+    #[default]
+    Everything,
+    /// What has at least two axes and is no bias, as in timm's `param_groups_weight_decay`; position embeddings,
+    /// class and register tokens and what holds relative positions in Swin are spared too.
+    Matrices,
+}
+
+impl Decays {
+    /// Whether it has its default, which is not written.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }

@@ -30,6 +30,9 @@ pub enum Schedule {
         /// The factor at the end, in `[0, 1]`.
         #[serde(default)]
         floor: f64,
+        /// When the factor changes.
+        #[serde(default, skip_serializing_if = "Per::is_default")]
+        per: Per,
     },
     /// The learning rate is multiplied by `factor` after every `every` epochs.
     Step {
@@ -44,6 +47,24 @@ pub enum Schedule {
         /// The factor, in `(0, 1]`.
         factor: f64,
     },
+}
+
+/// When the factor of a cosine changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// With every step. The cosine begins after the warm-up.
+    #[default]
+    Step,
+    /// With every epoch, as in timm's `CosineLRScheduler`: the first epoch has the factor `warmup_start`, and the
+    /// warm-up stands for the first epochs of a cosine over all of them.
+    Epoch,
+}
+
+impl Per {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Schedule {
@@ -69,6 +90,18 @@ impl Schedule {
     pub fn factor(&self, step: usize, steps_per_epoch: usize, epochs: usize) -> f64 {
         let per_epoch = steps_per_epoch as f64;
         let (warmup_epochs, warmup_start) = self.warmup();
+        if let Self::Cosine {
+            per: Per::Epoch,
+            floor,
+            ..
+        } = self
+        {
+            let epoch = (step / steps_per_epoch) as f64;
+            return match epoch < warmup_epochs {
+                true => warmup_start + (1.0 - warmup_start) * epoch / warmup_epochs,
+                false => cosine(epoch / epochs as f64, *floor),
+            };
+        }
         let (step, total) = (step as f64, per_epoch * epochs as f64);
         let warmup = (warmup_epochs * per_epoch).min(total);
         if step < warmup {
@@ -81,7 +114,7 @@ impl Schedule {
             Self::Cosine { floor, .. } => {
                 // A warm-up over all epochs leaves no step for the cosine, hence at least 1.
                 let progress = (step - warmup) / (total - warmup).max(1.0);
-                floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+                cosine(progress, *floor)
             }
             Self::Step { every, factor, .. } => {
                 let epoch = (step / per_epoch) as usize;
@@ -135,6 +168,11 @@ impl Schedule {
     }
 }
 
+/// Half a cosine from 1 at progress 0 down to `floor` at progress 1.
+fn cosine(progress: f64, floor: f64) -> f64 {
+    floor + (1.0 - floor) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +183,7 @@ mod tests {
             warmup_epochs: 1.0,
             warmup_start: 0.0,
             floor: 0.1,
+            per: Per::Step,
         };
         let at = |step| cosine.factor(step, 10, 11);
         assert!((at(0) - 0.1).abs() < 1e-12 && (at(9) - 1.0).abs() < 1e-12);
