@@ -15,7 +15,7 @@ use peft_ap as _;
 use peft_bias as _;
 use peft_convpass as _;
 use peft_core::loss::cross_entropy;
-use peft_core::{Activation, AdaptationMethod, Hooks};
+use peft_core::{Activation, AdaptationMethod};
 use peft_fact as _;
 use peft_fourierft as _;
 use peft_full_finetune as _;
@@ -128,7 +128,7 @@ fn training_step(
     let mut number = 0;
     move || {
         let x = Activation::Map(images.clone());
-        let x = prefix.forward(x, 0..cut, &Hooks::none()).into_autodiff();
+        let x = model.taps().tap(&*prefix, x, 0).into_autodiff();
         let step = model.step(0, number, 0);
         number += 1;
         let loss = cross_entropy(model.logits(x, cut, Some(&step)), labels.clone(), 0.0);

@@ -28,6 +28,7 @@ use crate::low_rank::Factors;
 use crate::model::Model;
 use crate::named::Named;
 use crate::params::{self, ParamInfo};
+use crate::side::Operations;
 use crate::site::{Branch, Site, SiteKind};
 use crate::spec::{BackboneSpec, Cut};
 
@@ -63,7 +64,22 @@ impl Flops {
             .filter(|(_, grid)| grid.windows)
             .map(|(block, grid)| (block, grid.grid.iter().product()))
             .collect();
-        walk.run(model.first_cut(), classes)
+        let flops = walk.run(model.first_cut(), [model.head.features(), classes]);
+        match model.side() {
+            Some((_, _, side)) => flops.beside(side.operations(model.spec())),
+            None => flops,
+        }
+    }
+
+    /// These operations and those of a side network.
+    fn beside(self, side: Operations) -> Self {
+        Self {
+            adapter: self.adapter + side.forward,
+            // The features pass a gradient to the network that makes them.
+            activations: self.activations + self.suffix + side.activations,
+            weights: self.weights + side.weights,
+            ..self
+        }
     }
 
     /// The forward pass, from image to logits.
@@ -116,7 +132,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn run(mut self, first_cut: Cut, classes: usize) -> Flops {
+    fn run(mut self, first_cut: Cut, [features, classes]: [usize; 2]) -> Flops {
         for cut in 0..self.spec.features_cut() {
             if cut == first_cut {
                 // Up to here only the backbone ran, so all of it is prefix.
@@ -129,7 +145,7 @@ impl<'a> Walk<'a> {
         if first_cut == self.spec.features_cut() {
             self.flops.prefix = std::mem::take(&mut self.flops.suffix);
         }
-        self.layer((2 * self.spec.features * classes) as u64, true);
+        self.layer((2 * features * classes) as u64, true);
         self.flops
     }
 

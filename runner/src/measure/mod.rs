@@ -248,7 +248,7 @@ pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch 
     let labels: Vec<i64> = targets.iter().map(|&label| label as i64).collect();
     let images = TensorData::new(pixels, shape);
     Batch {
-        x: Activation::Map(Tensor::from_data(images, &device.device)),
+        x: Activation::Map(Tensor::from_data(images, &device.device)).into(),
         from: 0,
         labels: Tensor::from_data(TensorData::new(labels, [rows]), &device.device),
         groups: Vec::new(),

@@ -154,7 +154,7 @@ mod tests {
         let pixels = TensorData::new(pixels.collect::<Vec<f32>>(), [5, 3, 16, 16]);
         let lambda = TensorData::new(vec![0.5f32, 0.7, 1.0, 0.7, 0.5], [5]);
         Batch {
-            x: Activation::Map(Tensor::from_data(pixels, &device)),
+            x: Activation::Map(Tensor::from_data(pixels, &device)).into(),
             from: 0,
             labels: line(vec![0, 1, 2, 3, 4]),
             targets: vec![0, 1, 2, 3, 4],

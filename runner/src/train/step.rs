@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Tensor};
 use peft_core::loss::{cross_entropy, mixed_cross_entropy};
-use peft_core::{BoxedBackbone, Hooks, Model, Step};
+use peft_core::{BoxedBackbone, Model, Step};
 
 use crate::config::recipe::Recipe;
 use crate::data::batch::{Batch, Mixed};
@@ -115,7 +115,7 @@ impl Stepper<'_> {
         if let Some(prefix) = prefix
             && batch.from < cut
         {
-            x = prefix.forward(x, batch.from..cut, &Hooks::none());
+            x = model.taps().tap(&**prefix, x, batch.from);
         }
         ended(Phase::Prefix);
         let step = model.step(self.seed, number, part.index);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use peft_core::backbone::BoxedBackbone;
 use peft_core::flops::Flops;
+use peft_core::method::features;
 use peft_core::registry::{Plugin, PluginKind, plugins};
 use peft_core::{AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
 // Links the plugins.
@@ -33,8 +34,10 @@ fn backbone(yaml: &str) -> BoxedBackbone {
 
 fn assembled(backbone: &BoxedBackbone, method: &str, classes: usize) -> Model {
     let init = Init::empty(&Device::flex());
-    let head = LinearHead::new(backbone.spec().features, classes, &init);
-    Model::assemble(backbone.clone(), &[parsed(method)], head, &init)
+    let methods = [parsed(method)];
+    let features = features(&methods, &**backbone).unwrap();
+    let head = LinearHead::new(features, classes, &init);
+    Model::assemble(backbone.clone(), &methods, head, &init)
         .unwrap_or_else(|e| panic!("{method}: {e}"))
 }
 
