@@ -41,6 +41,8 @@ methods=(
     "{name: norm-tune}"
     "{name: bias}"
     "{name: partial, blocks: 1}"
+    "{name: lst, reduction: 8}"
+    "{name: vqt, length: 5}"
 )
 
 number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p" <<<"$2"; }

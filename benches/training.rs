@@ -23,6 +23,7 @@ use peft_linear_probe as _;
 use peft_loha as _;
 use peft_lokr as _;
 use peft_lora as _;
+use peft_lst as _;
 use peft_norm_tune as _;
 use peft_oft as _;
 use peft_partial as _;
@@ -31,6 +32,7 @@ use peft_ssf as _;
 use peft_vera as _;
 use peft_vp as _;
 use peft_vpt as _;
+use peft_vqt as _;
 use replace_with::replace_with_or_abort;
 
 /// Names and configurations.
@@ -70,6 +72,8 @@ const METHODS: [(&str, &str); 27] = [
     ("norm-tune", "name: norm-tune"),
     ("bias", "name: bias"),
     ("partial", "name: partial"),
+    ("lst", "name: lst"),
+    ("vqt", "name: vqt"),
     ("full-finetune", "name: full-finetune"),
 ];
 /// Backbones with the size of their batch.

@@ -213,6 +213,7 @@ fn lists_schema_and_doctor_answer_programs() {
             "loha",
             "lokr",
             "lora",
+            "lst",
             "norm-tune",
             "oft",
             "partial",
@@ -220,7 +221,8 @@ fn lists_schema_and_doctor_answer_programs() {
             "ssf",
             "vera",
             "vp",
-            "vpt"
+            "vpt",
+            "vqt"
         ]
     );
     assert_eq!(
