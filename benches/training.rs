@@ -13,6 +13,8 @@ use peft_adapter as _;
 use peft_adaptformer as _;
 use peft_ap as _;
 use peft_bias as _;
+use peft_boft as _;
+use peft_compacter as _;
 use peft_convpass as _;
 use peft_core::loss::cross_entropy;
 use peft_core::{Activation, AdaptationMethod};
@@ -49,12 +51,14 @@ const METHODS: [(&str, &str); 27] = [
     ("loha", "name: loha"),
     ("lokr", "name: lokr"),
     ("oft", "{name: oft, block_size: 16}"),
+    ("boft", "{name: boft, block_size: 8, factors: 2}"),
     ("fourierft", "{name: fourierft, frequencies: 500}"),
     ("vera", "{name: vera, rank: 64}"),
     ("fact-tt", "{name: fact, kind: tt, rank: 8}"),
     ("fact-tk", "{name: fact, kind: tk, rank: 8}"),
     ("rep-adapter", "name: rep-adapter"),
     ("convpass", "name: convpass"),
+    ("compacter", "name: compacter"),
     (
         "adapter-pfeiffer",
         "{name: adapter, kind: pfeiffer, bottleneck: 16}",

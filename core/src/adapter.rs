@@ -24,6 +24,13 @@ pub trait Adapter: ErasedModule + dyn_clone::DynClone {
         Vec::new()
     }
 
+    /// The products at each position of the function with which it acts at a branch, if they are not as many as its
+    /// parameters there: where a weight is made of fewer.
+    fn products(&self, site: &Site) -> Option<usize> {
+        let _ = site;
+        None
+    }
+
     /// The adapter as a side network, if it is one. Such an adapter acts nowhere.
     fn side(&self) -> Option<&dyn SideNetwork> {
         None

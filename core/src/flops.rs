@@ -3,7 +3,7 @@
 //! A multiplication and an addition are two operations. Forward, at each of a site's output positions:
 //! `2 in out` for a linear layer, `2 (in / groups) out kh kw` for a convolution; `4 n^2 d` for the two
 //! products of attention among `n` tokens of width `d`, on a grid `4 n m d` for windows of `m` positions.
-//! A low-rank path and a bottleneck cost twice their parameters at each position; a scale, a shift or
+//! A low-rank path and a bottleneck cost twice the entries of their weights at each position; a scale, a shift or
 //! a prompt one operation for each value that it meets. Extra tokens lengthen the sequence.
 //!
 //! Backward: every operation above the first trained parameter passes a gradient down, which costs as
@@ -261,11 +261,14 @@ impl<'a> Walk<'a> {
             let size = match act {
                 SiteAct::Branch(_) => {
                     let adapter = adapters.get(name.as_str());
-                    let infos = adapter
-                        .map(|a| params::infos_erased(&**a))
-                        .unwrap_or_default();
-                    let own = infos.iter().filter(|info| info.name.starts_with(&inside));
-                    own.map(ParamInfo::count).sum()
+                    let products = |adapter: &BoxedAdapter| {
+                        adapter.products(site).unwrap_or_else(|| {
+                            let infos = params::infos_erased(&**adapter).into_iter();
+                            let own = infos.filter(|info| info.name.starts_with(&inside));
+                            own.map(|info| info.count()).sum()
+                        })
+                    };
+                    adapter.map_or(0, products)
                 }
                 SiteAct::Weight(_) => products(site.kind).unwrap_or_default(),
                 _ => 0,

@@ -42,6 +42,7 @@ mod pattern;
 pub mod plug;
 pub mod random;
 pub mod registry;
+pub mod rotation;
 mod run_site;
 pub mod saliency;
 pub mod side;

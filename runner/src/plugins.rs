@@ -9,6 +9,8 @@ use peft_backbone_resnet as _;
 use peft_backbone_swin as _;
 use peft_backbone_vit as _;
 use peft_bias as _;
+use peft_boft as _;
+use peft_compacter as _;
 use peft_convpass as _;
 use peft_datasets as _;
 use peft_fact as _;

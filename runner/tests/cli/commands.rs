@@ -205,6 +205,8 @@ fn lists_schema_and_doctor_answer_programs() {
             "adaptformer",
             "ap",
             "bias",
+            "boft",
+            "compacter",
             "convpass",
             "fact",
             "fourierft",

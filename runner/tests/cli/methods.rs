@@ -142,7 +142,7 @@ fn the_table_of_parameters_is_what_trains() {
     ]);
     let rows = table("docs/methods.md", "Trainable parameters");
     let (header, rows) = rows.split_first().unwrap();
-    assert_eq!(rows.len(), 33);
+    assert_eq!(rows.len(), 35);
     for (column, name) in header.iter().enumerate().skip(1) {
         let backbone = backbone(names[name.as_str()]);
         for row in rows {

@@ -59,7 +59,7 @@ const BASES: [(&str, &str, &str); 5] = [
 ];
 
 /// Methods by the name of their case.
-const METHODS: [(&str, &str); 40] = [
+const METHODS: [(&str, &str); 42] = [
     ("linear-probe", "[{name: linear-probe}]"),
     ("full-finetune", "[{name: full-finetune}]"),
     ("partial", "[{name: partial}]"),
@@ -120,6 +120,7 @@ const METHODS: [(&str, &str); 40] = [
         "oft-exact",
         "[{name: oft, block_size: 4, terms: null, shared: true}]",
     ),
+    ("boft", "[{name: boft, block_size: 4, factors: 2}]"),
     (
         "fourierft",
         "[{name: fourierft, frequencies: 9, scaling: 20.0}]",
@@ -138,6 +139,7 @@ const METHODS: [(&str, &str); 40] = [
     ("adaptformer", "[{name: adaptformer, bottleneck: 4}]"),
     ("rep-adapter", "[{name: rep-adapter, bottleneck: 4}]"),
     ("convpass", "[{name: convpass, bottleneck: 4}]"),
+    ("compacter", "[{name: compacter, bottleneck: 8}]"),
     (
         "adapter-pfeiffer",
         "[{name: adapter, bottleneck: 4, activation: relu}]",
