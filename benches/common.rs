@@ -4,6 +4,7 @@ use burn::tensor::{Device, Tensor};
 use peft_backbone_resnet as _;
 use peft_backbone_vit as _;
 use peft_core::backbone::BoxedBackbone;
+use peft_core::method::features;
 use peft_core::random::Distribution;
 use peft_core::{AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
 
@@ -31,7 +32,8 @@ pub fn backbone(yaml: &str, device: &Device) -> BoxedBackbone {
 /// A backbone with random weights, what `methods` make of it, and a new head.
 pub fn model(yaml: &str, methods: &[Box<dyn AdaptationMethod>], device: &Device) -> Model {
     let (backbone, init) = (backbone(yaml, device), Init::seeded(device, 0));
-    let head = LinearHead::new(backbone.spec().features, CLASSES, &init);
+    let features = features(methods, &*backbone).unwrap_or_else(|e| panic!("{e}"));
+    let head = LinearHead::new(features, CLASSES, &init);
     Model::assemble(backbone, methods, head, &init).unwrap_or_else(|e| panic!("{e}"))
 }
 

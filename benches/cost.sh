@@ -27,12 +27,14 @@ methods=(
     "{name: loha, rank: 8}"
     "{name: lokr, rank: 8}"
     "{name: oft, block_size: 32}"
+    "{name: boft, block_size: 8, factors: 2}"
     "{name: fourierft, frequencies: 1000}"
     "{name: vera, rank: 256}"
     "{name: fact, kind: tt, rank: 16}"
     "{name: fact, kind: tk, rank: 16}"
     "{name: rep-adapter, bottleneck: 8}"
     "{name: convpass, bottleneck: 8}"
+    "{name: compacter, bottleneck: 24}"
     "{name: adapter, kind: pfeiffer, bottleneck: 16}"
     "{name: adapter, kind: houlsby, bottleneck: 16}"
     "{name: adapter, kind: parallel, bottleneck: 16}"
@@ -41,6 +43,8 @@ methods=(
     "{name: norm-tune}"
     "{name: bias}"
     "{name: partial, blocks: 1}"
+    "{name: lst, reduction: 8}"
+    "{name: vqt, length: 5}"
 )
 
 number() { sed -n "s/.*\"$1\":\([0-9.e-]*\).*/\1/p" <<<"$2"; }

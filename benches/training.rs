@@ -13,9 +13,11 @@ use peft_adapter as _;
 use peft_adaptformer as _;
 use peft_ap as _;
 use peft_bias as _;
+use peft_boft as _;
+use peft_compacter as _;
 use peft_convpass as _;
 use peft_core::loss::cross_entropy;
-use peft_core::{Activation, AdaptationMethod, Hooks};
+use peft_core::{Activation, AdaptationMethod};
 use peft_fact as _;
 use peft_fourierft as _;
 use peft_full_finetune as _;
@@ -23,6 +25,7 @@ use peft_linear_probe as _;
 use peft_loha as _;
 use peft_lokr as _;
 use peft_lora as _;
+use peft_lst as _;
 use peft_norm_tune as _;
 use peft_oft as _;
 use peft_partial as _;
@@ -31,6 +34,7 @@ use peft_ssf as _;
 use peft_vera as _;
 use peft_vp as _;
 use peft_vpt as _;
+use peft_vqt as _;
 use replace_with::replace_with_or_abort;
 
 /// Names and configurations.
@@ -47,12 +51,14 @@ const METHODS: [(&str, &str); 27] = [
     ("loha", "name: loha"),
     ("lokr", "name: lokr"),
     ("oft", "{name: oft, block_size: 16}"),
+    ("boft", "{name: boft, block_size: 8, factors: 2}"),
     ("fourierft", "{name: fourierft, frequencies: 500}"),
     ("vera", "{name: vera, rank: 64}"),
     ("fact-tt", "{name: fact, kind: tt, rank: 8}"),
     ("fact-tk", "{name: fact, kind: tk, rank: 8}"),
     ("rep-adapter", "name: rep-adapter"),
     ("convpass", "name: convpass"),
+    ("compacter", "name: compacter"),
     (
         "adapter-pfeiffer",
         "{name: adapter, kind: pfeiffer, bottleneck: 16}",
@@ -70,6 +76,8 @@ const METHODS: [(&str, &str); 27] = [
     ("norm-tune", "name: norm-tune"),
     ("bias", "name: bias"),
     ("partial", "name: partial"),
+    ("lst", "name: lst"),
+    ("vqt", "name: vqt"),
     ("full-finetune", "name: full-finetune"),
 ];
 /// Backbones with the size of their batch.
@@ -128,7 +136,7 @@ fn training_step(
     let mut number = 0;
     move || {
         let x = Activation::Map(images.clone());
-        let x = prefix.forward(x, 0..cut, &Hooks::none()).into_autodiff();
+        let x = model.taps().tap(&*prefix, x, 0).into_autodiff();
         let step = model.step(0, number, 0);
         number += 1;
         let loss = cross_entropy(model.logits(x, cut, Some(&step)), labels.clone(), 0.0);

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
-use burn::tensor::TensorData;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::activation::Activation;
 use crate::attention::AttentionGrid;
@@ -12,6 +12,7 @@ use crate::hooks::Hooks;
 use crate::layout::Layout;
 use crate::params::Tensors;
 use crate::plug::{ErasedModule, Plug};
+use crate::side::Trunk;
 
 pub use crate::facts::Facts;
 pub use crate::init::Init;
@@ -41,6 +42,24 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
     fn attention_grid(&self, block: usize) -> Option<AttentionGrid> {
         let _ = block;
         None
+    }
+
+    /// Whether [`query`](Self::query) runs its blocks: they attend between all tokens.
+    fn takes_queries(&self) -> bool {
+        false
+    }
+
+    /// Runs block `block` of `1..=L`, without acts, for `queries` that attend to the tokens `x` of its input.
+    /// The tokens do not see the queries, so that the block's own output is not needed.
+    ///
+    /// # Shapes
+    /// `x`: `[b, n, d]`, `queries`: `[b, t, d]`; the result has the shape of the queries.
+    ///
+    /// # Panics
+    /// If it does not [take queries](Self::takes_queries).
+    fn query(&self, block: usize, x: Tensor<3>, queries: Tensor<3>) -> Tensor<3> {
+        let _ = (x, queries);
+        panic!("block {block} of {} takes no queries", self.spec().name)
     }
 
     /// The layouts of libraries other than timm and torchvision.
@@ -107,6 +126,18 @@ pub trait Backbone: ErasedModule + dyn_clone::DynClone {
 }
 
 dyn_clone::clone_trait_object!(Backbone);
+
+impl Trunk for BoxedBackbone {
+    fn spec(&self) -> &BackboneSpec {
+        (**self).spec()
+    }
+    fn run(&self, x: Activation, span: Range<Cut>) -> Activation {
+        self.forward(x, span, &Hooks::none())
+    }
+    fn query(&self, block: usize, x: Tensor<3>, queries: Tensor<3>) -> Tensor<3> {
+        (**self).query(block, x, queries)
+    }
+}
 
 /// Runs a span cut by cut: applies the hooks at each boundary that it passes, then `block(cut, x)`,
 /// which computes the value at `cut + 1` from that at `cut` (0 is the stem, `L + 1` the last norm and

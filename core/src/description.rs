@@ -108,6 +108,10 @@ impl Description {
     /// # Errors
     /// [`Error::Unfoldable`] for an adapter that does not describe what it does.
     pub fn of(model: &Model) -> Result<(Self, Tensors)> {
+        model.refuse_side(
+            "export",
+            "a side network is not a formula at boundaries and sites",
+        )?;
         let spec = model.spec();
         let mut named = BTreeSet::new();
         let mut boundaries = Vec::new();

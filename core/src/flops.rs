@@ -3,7 +3,7 @@
 //! A multiplication and an addition are two operations. Forward, at each of a site's output positions:
 //! `2 in out` for a linear layer, `2 (in / groups) out kh kw` for a convolution; `4 n^2 d` for the two
 //! products of attention among `n` tokens of width `d`, on a grid `4 n m d` for windows of `m` positions.
-//! A low-rank path and a bottleneck cost twice their parameters at each position; a scale, a shift or
+//! A low-rank path and a bottleneck cost twice the entries of their weights at each position; a scale, a shift or
 //! a prompt one operation for each value that it meets. Extra tokens lengthen the sequence.
 //!
 //! Backward: every operation above the first trained parameter passes a gradient down, which costs as
@@ -28,6 +28,7 @@ use crate::low_rank::Factors;
 use crate::model::Model;
 use crate::named::Named;
 use crate::params::{self, ParamInfo};
+use crate::side::Operations;
 use crate::site::{Branch, Site, SiteKind};
 use crate::spec::{BackboneSpec, Cut};
 
@@ -63,7 +64,22 @@ impl Flops {
             .filter(|(_, grid)| grid.windows)
             .map(|(block, grid)| (block, grid.grid.iter().product()))
             .collect();
-        walk.run(model.first_cut(), classes)
+        let flops = walk.run(model.first_cut(), [model.head.features(), classes]);
+        match model.side() {
+            Some((_, _, side)) => flops.beside(side.operations(model.spec())),
+            None => flops,
+        }
+    }
+
+    /// These operations and those of a side network.
+    fn beside(self, side: Operations) -> Self {
+        Self {
+            adapter: self.adapter + side.forward,
+            // The features pass a gradient to the network that makes them.
+            activations: self.activations + self.suffix + side.activations,
+            weights: self.weights + side.weights,
+            ..self
+        }
     }
 
     /// The forward pass, from image to logits.
@@ -116,7 +132,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn run(mut self, first_cut: Cut, classes: usize) -> Flops {
+    fn run(mut self, first_cut: Cut, [features, classes]: [usize; 2]) -> Flops {
         for cut in 0..self.spec.features_cut() {
             if cut == first_cut {
                 // Up to here only the backbone ran, so all of it is prefix.
@@ -129,7 +145,7 @@ impl<'a> Walk<'a> {
         if first_cut == self.spec.features_cut() {
             self.flops.prefix = std::mem::take(&mut self.flops.suffix);
         }
-        self.layer((2 * self.spec.features * classes) as u64, true);
+        self.layer((2 * features * classes) as u64, true);
         self.flops
     }
 
@@ -245,11 +261,14 @@ impl<'a> Walk<'a> {
             let size = match act {
                 SiteAct::Branch(_) => {
                     let adapter = adapters.get(name.as_str());
-                    let infos = adapter
-                        .map(|a| params::infos_erased(&**a))
-                        .unwrap_or_default();
-                    let own = infos.iter().filter(|info| info.name.starts_with(&inside));
-                    own.map(ParamInfo::count).sum()
+                    let products = |adapter: &BoxedAdapter| {
+                        adapter.products(site).unwrap_or_else(|| {
+                            let infos = params::infos_erased(&**adapter).into_iter();
+                            let own = infos.filter(|info| info.name.starts_with(&inside));
+                            own.map(|info| info.count()).sum()
+                        })
+                    };
+                    adapter.map_or(0, products)
                 }
                 SiteAct::Weight(_) => products(site.kind).unwrap_or_default(),
                 _ => 0,

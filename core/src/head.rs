@@ -32,6 +32,15 @@ impl Head {
         }
     }
 
+    /// Number of features that it reads.
+    pub fn features(&self) -> usize {
+        match self {
+            Self::Linear(head) => head.weight.dims()[1],
+            Self::Text(head) => head.weight.dims()[1],
+            Self::Mapped(head) => head.weight.dims()[1],
+        }
+    }
+
     /// Whether it trains.
     pub fn trains(&self) -> bool {
         matches!(self, Self::Linear(_))

@@ -42,6 +42,11 @@ impl Init {
         }
     }
 
+    /// Whether it gives zeros.
+    pub fn is_empty(&self) -> bool {
+        self.seed.is_none()
+    }
+
     /// The seed; 0 for a source of zeros.
     pub fn seed(&self) -> u64 {
         self.seed.unwrap_or(0)

@@ -42,12 +42,15 @@ mod pattern;
 pub mod plug;
 pub mod random;
 pub mod registry;
+pub mod rotation;
 mod run_site;
 pub mod saliency;
+pub mod side;
 pub mod site;
 pub mod source;
 pub mod spec;
 pub mod step;
+pub mod taps;
 pub mod torch_random;
 pub mod weight;
 pub mod weights;
@@ -67,9 +70,11 @@ pub use method::{AdaptationMethod, Attachment, Statistics, Tuned};
 pub use model::{Counts, Model};
 pub use named::{ByBoundary, BySite};
 pub use plug::Plug;
+pub use side::{SideNetwork, Trunk};
 pub use site::{Site, SiteKind, Targets};
 pub use spec::{BackboneSpec, Cut};
 pub use step::{Draws, Step};
+pub use taps::{Tapped, TappedShape, Taps};
 
 #[doc(hidden)]
 pub use {inventory, schemars};

@@ -42,6 +42,14 @@ pub trait AdaptationMethod: Any + Debug + Send + Sync + dyn_clone::DynClone {
         Ok(backbone)
     }
 
+    /// The number of features that the head of the adapted model reads, which a side network may change.
+    ///
+    /// # Errors
+    /// See [`attach`](Self::attach).
+    fn features(&self, backbone: &dyn Backbone) -> Result<usize> {
+        Ok(backbone.spec().features)
+    }
+
     /// Whether the adapted model starts with the outputs of the backbone.
     fn starts_as_backbone(&self) -> bool {
         true
@@ -188,6 +196,19 @@ impl Tuned {
         }
         Ok(united)
     }
+}
+
+/// The number of features that the head reads of a backbone adapted by these methods.
+///
+/// # Errors
+/// See [`AdaptationMethod::features`].
+pub fn features(methods: &[Box<dyn AdaptationMethod>], backbone: &dyn Backbone) -> Result<usize> {
+    let own = backbone.spec().features;
+    // Only a side network changes their number, and a model has at most one.
+    let mut all = methods.iter().map(|method| method.features(backbone));
+    all.try_fold(own, |found, count| {
+        count.map(|count| if count == own { found } else { count })
+    })
 }
 
 /// The name under which a method is registered: the `name:` of its YAML.

@@ -18,12 +18,14 @@ use crate::hooks::{Act, Hooks, Places};
 use crate::init::Init;
 use crate::mapped_head::{MAPPING, mapping_data};
 use crate::merge;
-use crate::method::{AdaptationMethod, Selection, Statistics, Tuned, name_of};
+use crate::method::{self, AdaptationMethod, Selection, Statistics, Tuned, name_of};
 use crate::named::Named;
 use crate::params::{self, ParamInfo, Tensors, floats};
 use crate::plug::Plug;
+use crate::side::SideNetwork;
 use crate::spec::{BackboneSpec, Cut};
-use crate::step::Step;
+use crate::step::{Draws, Step};
+use crate::taps::{Tapped, Taps};
 
 /// A frozen backbone, the adapters of its methods, and a head.
 #[derive(Module, Debug)]
@@ -46,7 +48,8 @@ struct Assembly {
     /// The places where adapters act.
     places: Places,
     batch_statistics: bool,
-    first_cut: Cut,
+    /// What the part that trains reads of the frozen prefix.
+    taps: Taps,
     /// Factors of the learning rate by name, where they are not 1.
     rates: BTreeMap<String, f64>,
     selection: Option<Selection>,
@@ -110,7 +113,7 @@ impl Model {
                 trainable: BTreeSet::new(),
                 places,
                 batch_statistics: tuned.statistics == Statistics::Batch,
-                first_cut: 0,
+                taps: Taps::at(0),
                 rates,
                 selection: tuned.selection,
                 remarks,
@@ -120,6 +123,14 @@ impl Model {
         };
         model.check_image()?;
         model.check_sites()?;
+        model.check_side(&tuned)?;
+        let features = method::features(methods, &*model.backbone)?;
+        if model.head.features() != features {
+            return Err(Error::Conflict(format!(
+                "the head reads {} features, the model makes {features}; expected a new linear head",
+                model.head.features()
+            )));
+        }
         // Nothing trains by default: what no method names stays frozen, even if Burn made it
         // trainable.
         let names = model.trainable_names(&tuned)?;
@@ -127,7 +138,10 @@ impl Model {
         // finds the state of its optimiser again.
         model = params::identify(params::train_only(model, &names));
         model.assembly.trainable = names;
-        model.assembly.first_cut = model.derive_first_cut(&tuned);
+        model.assembly.taps = match model.side() {
+            Some((_, _, side)) => Taps::of_side(side.taps(), model.spec().features_cut()),
+            None => Taps::at(model.derive_first_cut(&tuned)),
+        };
         Ok(model)
     }
 
@@ -171,6 +185,32 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a side network is the only method that does anything: its trunk stays frozen.
+    fn check_side(&self, tuned: &Tuned) -> Result<()> {
+        let Some((_, name, _)) = self.side() else {
+            return Ok(());
+        };
+        let (boundaries, sites) = self.acts();
+        let other = self
+            .adapters
+            .iter()
+            .any(|(other, adapter)| other != name && adapter.side().is_some());
+        if other || !tuned.names.is_empty() || !boundaries.is_empty() || !sites.is_empty() {
+            return Err(Error::Conflict(format!(
+                "{name} is a side network, whose backbone stays frozen; expected no other method that \
+                 adapts or tunes it"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The side network that makes the features, if there is one, with its place among the adapters and its
+    /// name.
+    pub(crate) fn side(&self) -> Option<(usize, &str, &dyn SideNetwork)> {
+        let mut adapters = self.adapters.iter().enumerate();
+        adapters.find_map(|(place, (name, adapter))| Some((place, name.as_str(), adapter.side()?)))
     }
 
     fn trainable_names(&self, tuned: &Tuned) -> Result<BTreeSet<String>> {
@@ -230,10 +270,15 @@ impl Model {
 
     /// The cut below which everything is constant while training: the end of the prefix.
     pub fn first_cut(&self) -> Cut {
-        self.assembly.first_cut
+        self.assembly.taps.end()
     }
 
-    /// Runs a span of the backbone with the adapters.
+    /// What the part that trains reads of the frozen prefix.
+    pub fn taps(&self) -> &Taps {
+        &self.assembly.taps
+    }
+
+    /// Runs a span of the backbone with the adapters that act in it.
     ///
     /// # Shapes
     /// See [`crate::backbone::Backbone::forward`].
@@ -249,13 +294,28 @@ impl Model {
         Hooks::new(&self.adapters, places, step, *strength)
     }
 
-    /// Logits from the activation at cut `from`.
+    /// Logits from the value at cut `from`, or from the values at the [`taps`](Self::taps) if `from` is
+    /// their end.
     ///
     /// # Shapes
     /// `[b, ..] -> [b, classes]`.
-    pub fn logits(&self, x: Activation, from: Cut, step: Option<&Step>) -> Tensor<2> {
+    pub fn logits(&self, x: impl Into<Tapped>, from: Cut, step: Option<&Step>) -> Tensor<2> {
+        self.head.forward(self.features(x, from, step))
+    }
+
+    /// The features that the head reads, from the same values as [`logits`](Self::logits).
+    ///
+    /// # Shapes
+    /// `[b, ..] -> [b, features]`.
+    pub fn features(&self, x: impl Into<Tapped>, from: Cut, step: Option<&Step>) -> Tensor<2> {
+        if let Some((place, _, side)) = self.side() {
+            let tapped = self.assembly.taps.tap(&*self.backbone, x, from);
+            let draws = Draws::new(step, place);
+            return side.features(&self.backbone, tapped.into_values(), &draws);
+        }
+        let x = x.into().single();
         match self.span(x, from..self.spec().features_cut(), step) {
-            Activation::Features(features) => self.head.forward(features),
+            Activation::Features(features) => features,
             other => panic!(
                 "expected features from the backbone, got shape {:?}",
                 other.shape()
@@ -323,6 +383,10 @@ impl Model {
     /// [`Error::Config`] for a scale that is not finite.
     pub fn scaled(mut self, strength: f64, frozen: &Tensors) -> Result<Self> {
         check::finite("scale", strength)?;
+        self.refuse_side(
+            "scale",
+            "its features are neither a sum nor a product with the backbone's",
+        )?;
         for boundary in &self.spec().boundaries {
             for (name, act, _) in self.hooks(None).boundary_acts(boundary.index) {
                 if matches!(act, BoundaryAct::Extras(_) | BoundaryAct::Function(_)) {
@@ -361,6 +425,7 @@ impl Model {
                 reason: "the model is already merged".to_owned(),
             });
         }
+        self.refuse_side("merge", "it is a network of its own beside the backbone")?;
         let mut merged = self.valid();
         let mut on_cpu = merged.clone();
         on_cpu.adapters = on_cpu.adapters.to_device(&Device::flex());
@@ -371,6 +436,20 @@ impl Model {
         merged.assembly.strength = 1.0;
         merged.assembly.merged = true;
         Ok(merged)
+    }
+
+    /// The error of what cannot be done with a side network, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Unfoldable`] with the name of the method and the reason.
+    pub fn refuse_side(&self, what: &'static str, reason: &str) -> Result<()> {
+        match self.side() {
+            Some((_, name, _)) => Err(Error::Unfoldable {
+                what,
+                reason: format!("{name}: {reason}"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Whether the parameter of that name trains.

@@ -76,11 +76,15 @@ fn rms(values: impl Iterator<Item = f32>) -> f64 {
 /// Positive where the regions speak for a class: Grad-CAM of each image for the class of that index.
 ///
 /// It reads the output of the last block, or its input where the activation is a sequence of tokens: no gradient reaches
-/// the patches after the last block of a network that pools the class token. None if positions lie on no grid.
+/// the patches after the last block of a network that pools the class token. None if positions lie on no grid, or if a side
+/// network reads more than this activation.
 ///
 /// # Shapes
 /// `images`: `[b, 3, h, w]`; one map for each of the `b` classes.
 pub fn grad_cam(model: &Model, images: Activation, classes: &[usize]) -> Option<Vec<Heat>> {
+    if model.taps().are_of_side() {
+        return None;
+    }
     let spec = model.spec();
     let cut = match spec.shape_at(spec.last_boundary()) {
         BoundaryShape::Tokens { .. } => spec.depth,

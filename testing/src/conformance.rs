@@ -11,13 +11,14 @@ use peft_core::adapter_file::{self, AdapterInfo};
 use peft_core::backbone::{BackboneConfig, BoxedBackbone, Cut, Init};
 use peft_core::error::Error;
 use peft_core::head::LinearHead;
-use peft_core::hooks::{Hooks, Step};
+use peft_core::hooks::Step;
 use peft_core::loss::cross_entropy;
-use peft_core::method::{AdaptationMethod, Statistics};
+use peft_core::method::{self, AdaptationMethod, Statistics};
 use peft_core::model::Model;
 use peft_core::params::{self, ParamInfo, Tensors, floats};
 use peft_core::plug::Plug;
 use peft_core::random::Generator;
+use peft_core::taps::Taps;
 
 use crate::golden::assert_close;
 use crate::tiny::tiny_backbones;
@@ -209,7 +210,9 @@ impl Case<'_> {
 
     fn assemble(&self, methods: &[Box<dyn AdaptationMethod>], seed: u64) -> Model {
         let init = Init::seeded(&Device::flex(), seed);
-        let head = LinearHead::new(self.backbone.spec().features, CLASSES, &init);
+        let features = method::features(methods, &*self.backbone);
+        let features = features.unwrap_or_else(|e| panic!("{}: {e}", self.what));
+        let head = LinearHead::new(features, CLASSES, &init);
         Model::assemble(self.backbone.clone(), methods, head, &init)
             .unwrap_or_else(|e| panic!("{}: {e}", self.what))
     }
@@ -238,7 +241,11 @@ impl Case<'_> {
     fn gradients(&self, model: &Model, cut: Cut, number: u64) -> Gradients {
         let prefix = model.backbone.valid();
         let x = Activation::Map(self.images.clone());
-        let x = prefix.forward(x, 0..cut, &Hooks::none()).into_autodiff();
+        let taps = match cut == model.first_cut() {
+            true => model.taps().clone(),
+            false => Taps::at(cut),
+        };
+        let x = taps.tap(&*prefix, x, 0).into_autodiff();
         let step = model.step(3, number, 0);
         let logits = model.logits(x, cut, Some(&step));
         let loss = cross_entropy(logits, self.labels.clone(), 0.0);

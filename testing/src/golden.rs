@@ -14,7 +14,6 @@ use peft_core::backbone::{BackboneConfig, BoxedBackbone, Init};
 use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::head::LinearHead;
 use peft_core::hf_peft::{self, HfPeft, Imported};
-use peft_core::hooks::Hooks;
 use peft_core::loss::cross_entropy;
 use peft_core::method::AdaptationMethod;
 use peft_core::model::Model;
@@ -205,7 +204,10 @@ impl Case<'_> {
         let base = self.golden.folder.join("../..").join(base);
         let backbone = loaded(&base, backbone, &init);
         let classes = self.golden.io["logits_after"].shape()[1];
-        let head = LinearHead::new(backbone.spec().features, classes, &init);
+        let features = method
+            .features(&*backbone)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let head = LinearHead::new(features, classes, &init);
         let formula = method.formula(&*backbone).unwrap_or_else(|e| panic!("{e}"));
         let model = Model::assemble(backbone, &[method], head, &init);
         let model = model.unwrap_or_else(|e| panic!("{e}"));
@@ -301,7 +303,7 @@ fn trained_names(model: &Model) -> Vec<String> {
 fn logits(model: &Model, images: &Tensor<4>, step: u64) -> Tensor<2> {
     let cut = model.first_cut();
     let x = Activation::Map(images.clone());
-    let x = model.backbone.valid().forward(x, 0..cut, &Hooks::none());
+    let x = model.taps().tap(&*model.backbone.valid(), x, 0);
     let step = model.step(0, step, 0);
     model.logits(x.into_autodiff(), cut, Some(&step))
 }

@@ -2,13 +2,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use burn::tensor::activation::softmax;
 use peft_core::backbone::Init;
 use peft_core::hooks::Hooks;
 use peft_core::layers::{LayerNorm, Linear};
 use peft_core::plug::Named;
 use peft_core::random::Distribution;
 use peft_core::site::Site;
-use peft_ops::{Rotation, attention, attention_weights, rotate};
+use peft_ops::{Rotation, attention, attention_weights, linear, rotate};
 
 use crate::architecture::{Architecture, Qkv, QkvBias};
 use crate::place::Place;
@@ -96,6 +97,84 @@ impl Attention {
         match &self.norm {
             Some(norm) => norm.forward(mixed, hooks),
             None => mixed,
+        }
+    }
+
+    /// What `queries` mix of the tokens `x`, which do not see them, before the last projection. Extra tokens
+    /// have no place, so that a rotation leaves the queries as they are.
+    ///
+    /// # Shapes
+    /// `x`: `[b, n, d]`, `queries`: `[b, t, d]`; the result has the shape of the queries.
+    pub fn queried(
+        &self,
+        x: Tensor<3>,
+        queries: Tensor<3>,
+        rotation: Option<&Rotation>,
+    ) -> Tensor<3> {
+        let [b, t, d] = queries.dims();
+        let (heads, width) = (self.heads, d / self.heads);
+        let none = &Hooks::none();
+        let of_heads = |x: Tensor<3>| {
+            let [b, n, _] = x.dims();
+            x.reshape([b, n, heads, width]).swap_dims(1, 2) // [b, h, n, w]
+        };
+        let (weight, bias) = self.part(0);
+        let q = linear(queries, weight, bias);
+        let q = match &self.q_norm {
+            Some(norm) => norm.forward(q.reshape([b, t, heads, width]), none),
+            None => q.reshape([b, t, heads, width]),
+        };
+        let q = q.swap_dims(1, 2) * (width as f64).powf(-0.5); // [b, h, t, w]
+        let mixed = if self.k_norm.is_none() && rotation.is_none() && t < width {
+            // `q (W z)^T = (q W) z^T`: a few queries meet the tokens before the projections of keys and values,
+            // which cost `d` products for each value of a token. The bias of the keys shifts all scores alike.
+            let [key, value] = [1, 2].map(|i| self.part(i));
+            let by_head = |weight: Tensor<2>| weight.reshape([1, heads, width, d]);
+            let asked = q.matmul(by_head(key.0)); // [b, h, t, d]
+            let asked = asked.reshape([b, heads * t, d]);
+            let scores = asked.matmul(x.clone().swap_dims(1, 2)); // [b, h t, n]
+            let mixed = softmax(scores, 2).matmul(x).reshape([b, heads, t, d]);
+            let mixed = mixed.matmul(by_head(value.0).swap_dims(2, 3)); // [b, h, t, w]
+            let mixed = mixed.swap_dims(1, 2).reshape([b, t, d]);
+            match value.1 {
+                Some(bias) => mixed + bias.unsqueeze::<3>(),
+                None => mixed,
+            }
+        } else {
+            let qkv = self.normed(self.projected(x, none), none); // [b, n, 3 d]
+            let qkv = match rotation {
+                Some(rotation) => rotate(qkv, heads, rotation),
+                None => qkv,
+            };
+            let [k, v] = [1, 2].map(|i| of_heads(qkv.clone().narrow(2, i * d, d)));
+            let mixed = softmax(q.matmul(k.transpose()), 3).matmul(v);
+            mixed.swap_dims(1, 2).reshape([b, t, d])
+        };
+        match &self.norm {
+            Some(norm) => norm.forward(mixed, none),
+            None => mixed,
+        }
+    }
+
+    /// Weight and bias of the queries (0), keys (1) or values (2).
+    ///
+    /// # Shapes
+    /// `[d, d]` and `[d]`.
+    fn part(&self, i: usize) -> (Tensor<2>, Option<Tensor<1>>) {
+        match self.projections.get("qkv") {
+            Some(qkv) => {
+                let weight = qkv.weight.val();
+                let d = weight.dims()[1];
+                let bias = match &qkv.bias {
+                    Some(bias) => Some(bias.val().narrow(0, i * d, d)),
+                    None => [self.q_bias.as_ref(), None, self.v_bias.as_ref()][i].map(Param::val),
+                };
+                (weight.narrow(0, i * d, d), bias)
+            }
+            None => match self.projections.iter().nth(i) {
+                Some((_, layer)) => (layer.weight.val(), layer.bias.as_ref().map(Param::val)),
+                None => unreachable!("attention has one projection or three"),
+            },
         }
     }
 

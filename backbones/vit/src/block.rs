@@ -85,6 +85,26 @@ impl Block {
         self.mlp.set_epsilon(epsilon);
     }
 
+    /// What the block makes of `queries` that attend to the tokens `x`, without acts.
+    ///
+    /// # Shapes
+    /// `x`: `[b, n, d]`, `queries`: `[b, t, d]`; the result has the shape of the queries.
+    pub fn query(
+        &self,
+        x: Tensor<3>,
+        queries: Tensor<3>,
+        rotation: Option<&Rotation>,
+    ) -> Tensor<3> {
+        let none = &Hooks::none();
+        let [x, asking] = [x, queries.clone()].map(|x| self.norm1.forward(x, none));
+        let mixed = self.attn.queried(x, asking, rotation);
+        let x = queries + scaled(self.attn.proj.forward(mixed, none), &self.scale1);
+        let output = self
+            .mlp
+            .forward(None, self.norm2.forward(x.clone(), none), none);
+        x + scaled(output, &self.scale2)
+    }
+
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`, extra tokens included, which a rotation leaves as they are.
     pub fn forward(&self, tokens: Tokens, rotation: Option<&Rotation>, hooks: &Hooks) -> Tokens {

@@ -359,6 +359,14 @@ impl Backbone for VisionTransformer {
         })
     }
 
+    fn takes_queries(&self) -> bool {
+        true
+    }
+
+    fn query(&self, block: usize, x: Tensor<3>, queries: Tensor<3>) -> Tensor<3> {
+        self.blocks[block - 1].query(x, queries, self.rotation.as_ref())
+    }
+
     fn attention_grid(&self, block: usize) -> Option<AttentionGrid> {
         (1..=self.spec.depth)
             .contains(&block)

@@ -110,7 +110,7 @@ fn count(spec: &BackboneSpec, toy: Option<Toy>, tuned: bool, first_cut: Cut) -> 
         buffer: false,
     };
     let parameters = spec.sites.iter().map(|site| (weight(site), tuned));
-    Walk::new(spec, &adapters, parameters).run(first_cut, 3)
+    Walk::new(spec, &adapters, parameters).run(first_cut, [spec.features, 3])
 }
 
 const STEM: u64 = 2 * 48 * 8 * 4;

@@ -25,4 +25,4 @@ pub use dense::Dense;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub(crate) use linear::linear;
-pub(crate) use wide::wide;
+pub use wide::wide;

@@ -17,8 +17,6 @@
 
 #![allow(non_snake_case, reason = "HF PEFT's name of the blocks")]
 
-mod rotation;
-
 use std::ops::Range;
 
 use burn::module::{Module, Param};
@@ -34,12 +32,11 @@ use peft_core::method::{AdaptationMethod, Adapter, Attachment};
 use peft_core::params::Tensors;
 use peft_core::plug::BySite;
 use peft_core::random::Distribution;
+use peft_core::rotation::{exact, series, skew};
 use peft_core::site::{Site, Targets};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use rotation::{exact, series, skew};
 
 /// Rotate the inputs of weights in blocks.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

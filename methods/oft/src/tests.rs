@@ -8,6 +8,7 @@ use peft_backbone_swin as _;
 use peft_backbone_vit as _;
 use peft_core::method::AdaptationMethod;
 use peft_core::params::floats;
+use peft_core::rotation::{exact, series, skew};
 use peft_core::site::Targets;
 use peft_full_finetune as _;
 use peft_testing::{
@@ -15,7 +16,6 @@ use peft_testing::{
 };
 use serde_json::json;
 
-use crate::rotation::{exact, series, skew};
 use crate::{Oft, nearest_divisor};
 
 fn oft(targets: &[&str]) -> Oft {

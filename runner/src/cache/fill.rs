@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use peft_core::Hooks;
 use rayon::prelude::*;
 
 use crate::cache::key::Request;
@@ -44,7 +43,7 @@ pub fn fill(
     interrupt: &AtomicBool,
     reporter: &Reporter,
 ) -> Result<Table, Unavailable> {
-    let what = match request.prefix.cut {
+    let what = match request.prefix.cut() {
         0 => format!("images of {}", request.split),
         _ => format!("prefix of {}", request.split),
     };
@@ -60,7 +59,7 @@ pub fn fill(
         interrupt,
         reporter,
     };
-    match (request.random, request.prefix.cut) {
+    match (request.random, request.prefix.cut()) {
         // Pixels are decoded by all threads at once. Activations go through the loader, whose
         // batches the network needs anyway.
         (None, 0) => filling.pixels()?,
@@ -153,19 +152,28 @@ impl Filling<'_> {
             self.check_interrupt()?;
             let mut x = batch.x.cast(prefix.compute_type());
             if let Some(backbone) = prefix.backbone {
-                x = backbone.forward(x, batch.from..prefix.cut, &Hooks::none());
+                x = prefix.taps.tap(&**backbone, x, batch.from);
             }
             // Rows must not depend on the batch that they are computed in: the exactness of the cache rests on
             // operations that treat each image alone, in an order of sums that the batch's size does not change.
-            let values = x.to_vec();
-            let width = values.len() / batch.places.len();
-            for (row, &place) in values.chunks_exact(width).zip(&batch.places) {
-                // The batch lacks the images that are left out, but the table has a row for each.
-                self.skip_to(base, place)?;
-                values_as.write(row, &mut bytes);
-                self.writer.push(&bytes).map_err(|e| unwritten(&e))?;
+            let images = batch.places.len();
+            // Activations at several cuts are large: of them no whole batch is copied.
+            let step = match prefix.taps.are_of_side() {
+                true => 1,
+                false => images,
+            };
+            let width = prefix.shape().elements();
+            for (start, places) in (0..images).step_by(step).zip(batch.places.chunks(step)) {
+                let rows = x.clone().rows(start..start + places.len(), device);
+                let values = rows.to_vec();
+                for (row, &place) in values.chunks_exact(width).zip(places) {
+                    // The batch lacks the images that are left out, but the table has a row for each.
+                    self.skip_to(base, place)?;
+                    values_as.write(row, &mut bytes);
+                    self.writer.push(&bytes).map_err(|e| unwritten(&e))?;
+                }
             }
-            self.reporter.filled(batch.places.len());
+            self.reporter.filled(images);
             Ok::<_, Unavailable>(true)
         })?;
         self.skip_to(base, source.len())

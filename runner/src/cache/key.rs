@@ -60,7 +60,7 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
     let trial = prefix.trial;
     let seed = trial.experiment.seed;
     // Pixels do not depend on the backbone, so trials of all backbones share them.
-    let backbone = (prefix.cut > 0).then(|| {
+    let backbone = (prefix.cut() > 0).then(|| {
         let mut config = json!(trial.experiment.backbone);
         // Weights are identified by their content, not by their path. Without a file they are drawn
         // from the seed.
@@ -69,11 +69,16 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
             .weights_hash()
             .map_or_else(drawn, str::to_owned)
             .into();
-        json!({
+        let mut backbone = json!({
             "config": config,
-            "cut": prefix.cut,
+            "cut": prefix.cut(),
             "compute": format!("{:?}", prefix.compute_type()),
-        })
+        });
+        // Only where there are several, so that the keys of existing files stay valid.
+        if prefix.taps.are_of_side() {
+            backbone["taps"] = json!(prefix.taps.read());
+        }
+        backbone
     });
     let views = random
         .map(|random| json!({ "seed": seed, "views": random.views, "augment": random.augment }));

@@ -22,6 +22,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use peft_core::Taps;
+
 use crate::cache::available::available_memory;
 use crate::cache::budget::{DEVICE_BUDGET, DISK_BUDGET, too_much};
 use crate::cache::fill::{Unavailable, fill};
@@ -127,7 +129,7 @@ impl Caches {
             }
         }
         let rows = Rows {
-            cut: prefix.cut,
+            cut: prefix.cut(),
             shape: prefix.shape(),
             views: random.map_or(1, |random| random.views),
             encoding: prefix.encoding(),
@@ -250,9 +252,13 @@ impl Caches {
         if request.random.is_some() || !request.prefix.is_exact() {
             return None;
         }
-        (1..request.prefix.cut).rev().find_map(|cut| {
+        let taps = request.prefix.taps;
+        // The value at the first cut that a side network reads is not yet one of its rows.
+        let highest = taps.first() - usize::from(!taps.are_of_side());
+        (1..=highest).rev().find_map(|cut| {
+            let taps = Taps::at(cut);
             let prefix = Prefix {
-                cut,
+                taps: &taps,
                 ..*request.prefix
             };
             let lower = Request::new(request.split, loader, &prefix, None);

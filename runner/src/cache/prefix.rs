@@ -1,8 +1,8 @@
 //! The frozen part below the first cut of a trial, and the trial's settings of its cache.
 
 use burn::tensor::DType;
-use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{BoxedBackbone, Cut};
+use peft_core::{TappedShape, Taps};
 
 use crate::config::cache::{Store, ValueType};
 use crate::data::random::EpochRandom;
@@ -17,13 +17,18 @@ pub struct Prefix<'a> {
     pub trial: &'a Trial,
     /// The frozen part on the plain device; `None` if the cut is 0.
     pub backbone: Option<&'a BoxedBackbone>,
-    /// The first cut.
-    pub cut: Cut,
+    /// What is read of it: its output at the first cut, or what a side network taps.
+    pub taps: &'a Taps,
     /// The device.
     pub device: &'a ComputeDevice,
 }
 
 impl Prefix<'_> {
+    /// The cut at which the part that trains takes over.
+    pub fn cut(&self) -> Cut {
+        self.taps.end()
+    }
+
     /// Where the trial stores the rows.
     pub fn store(&self) -> Store {
         self.trial.experiment.prefix_cache
@@ -36,8 +41,8 @@ impl Prefix<'_> {
     }
 
     /// The shape of a decoded row.
-    pub fn shape(&self) -> BoundaryShape {
-        self.trial.shape_at(self.cut)
+    pub fn shape(&self) -> TappedShape {
+        self.trial.tapped_shape(self.taps)
     }
 
     /// The type that the prefix computes in.
@@ -47,7 +52,7 @@ impl Prefix<'_> {
 
     /// The content of a row.
     pub fn encoding(&self) -> Encoding {
-        match self.cut {
+        match self.cut() {
             0 => Encoding::Pixels,
             _ => Encoding::Values(self.value_type()),
         }
@@ -74,7 +79,7 @@ impl Prefix<'_> {
     /// Whether rows differ from epoch to epoch under these random changes. Pixels are stored before the
     /// changes, so that only a random crop, which comes before the resize, makes them differ.
     pub fn is_changed_by(&self, random: &EpochRandom) -> bool {
-        match self.cut {
+        match self.cut() {
             0 => random.augment.random_resized_crop.is_some(),
             _ => random.augment != Default::default(),
         }
@@ -83,7 +88,7 @@ impl Prefix<'_> {
     /// Returns the reason why rows that differ from epoch to epoch cannot be stored, if there is
     /// one. Of activations, a limited number of views can be stored.
     pub fn refusal(&self, random: &EpochRandom) -> Option<&'static str> {
-        if self.cut == 0 {
+        if self.cut() == 0 {
             Some("they are cropped at random")
         } else if random.augment.mixes() {
             Some("the images are mixed at random")

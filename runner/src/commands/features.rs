@@ -8,6 +8,7 @@ use clap::Args;
 use peft_core::backbone::Cut;
 use peft_core::checkpoint::Checkpoint;
 use peft_core::input::InputSpec;
+use peft_core::method;
 use peft_core::params::floats;
 use peft_core::weights::Writer;
 use peft_core::{Activation, BackboneSpec, DatasetConfig, Init, LinearHead, Model};
@@ -125,7 +126,8 @@ fn model(
     device: &ComputeDevice,
 ) -> Result<(Model, bool), Failure> {
     let init = Init::seeded(&device.device, seed);
-    let features = base.backbone.spec().features;
+    let methods = adapter.map_or(&[][..], |adapter| &adapter.methods);
+    let features = method::features(methods, &*base.backbone)?;
     let (head, has_head) = match (adapter.and_then(Adapter::outputs), &base.head) {
         (Some(classes), _) => (LinearHead::new(features, classes, &init), true),
         (None, Some(head)) => {
@@ -134,7 +136,6 @@ fn model(
         }
         (None, None) => (LinearHead::new(features, 1, &init), false),
     };
-    let methods = adapter.map_or(&[][..], |adapter| &adapter.methods);
     let model = Model::assemble(base.backbone.clone(), methods, head, &init)?;
     // The values of the adapter come after assembly, which draws initial values for it.
     let model = match adapter {
@@ -197,7 +198,7 @@ impl Output<'_> {
         }
         let device = &self.device.device;
         loader.each(0..loader.batches(), Pass::Plain, device, |_, batch| {
-            self.add(model, batch.x, batch.targets.single(), total)?;
+            self.add(model, batch.x.single(), batch.targets.single(), total)?;
             Ok::<_, Failure>(true)
         })
     }
@@ -238,7 +239,7 @@ impl Output<'_> {
         total: usize,
     ) -> Result<(), Failure> {
         let mut values: BTreeMap<String, (Vec<usize>, Vec<f32>)> = BTreeMap::new();
-        let mut x = images;
+        let mut x = images.clone();
         for cut in 0..model.spec().features_cut() {
             if self.wanted.contains(&cut) {
                 values.insert(format!("boundary.{cut}"), (x.shape().to_vec(), x.to_vec()));
@@ -246,8 +247,15 @@ impl Output<'_> {
             // Cut by cut, so that only the activations of one batch are in memory.
             x = model.span(x, cut..cut + 1, None);
         }
-        values.insert("features".to_owned(), (x.shape().to_vec(), x.to_vec()));
-        if let (true, Some(features)) = (self.has_head, x.features()) {
+        // A side network makes its features of more than the last activation.
+        let features = match model.taps().are_of_side() {
+            true => model.features(images, 0, None),
+            false => model.features(x, model.spec().features_cut(), None),
+        };
+        let shape = features.dims().to_vec();
+        let own = floats(features.clone().into_data());
+        values.insert("features".to_owned(), (shape, own));
+        if self.has_head {
             let logits = model.head.forward(features);
             let shape = logits.dims().to_vec();
             values.insert("logits".to_owned(), (shape, floats(logits.into_data())));

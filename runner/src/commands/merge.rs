@@ -107,7 +107,7 @@ impl<'a> Check<'a> {
         let loader = data.validation(assembled.preprocess(), assembled.batch_size);
         let batches = loader.batches().min(2);
         loader.each(0..batches, Pass::Plain, &device.device, |_, batch| {
-            self.add(batch.x);
+            self.add(batch.x.single());
             // One NaN decides the check, and more batches cannot change it.
             Ok::<_, Failure>(!self.error.is_nan())
         })?;

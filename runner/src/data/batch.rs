@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::Device;
-use peft_core::Activation;
+use peft_core::Tapped;
 use peft_core::backbone::Cut;
 
 use crate::data::targets::Targets;
@@ -11,8 +11,9 @@ use crate::data::targets::Targets;
 /// The images of one forward pass, or what a frozen prefix made of them, and their labels.
 #[derive(Clone)]
 pub struct Batch {
-    /// The activation at cut `from`; at cut 0 the normalised images `[b, 3, h, w]`.
-    pub x: Activation,
+    /// The activation at cut `from`, or those that a side network reads if it takes over there; at cut 0 the
+    /// normalised images `[b, 3, h, w]`.
+    pub x: Tapped,
     /// The cut at which the model takes over.
     pub from: Cut,
     /// Their labels.
@@ -74,7 +75,7 @@ pub struct HostBatch {
 pub enum HostValues {
     /// The values of all images or activations, one after the other.
     Values(Vec<f32>),
-    /// Rows that are on the device already, each by the index of its split and its place in the split's
+    /// Rows that are gathered on the device, each by the index of its split and its place in the split's
     /// table.
     Rows(Vec<(usize, usize)>),
 }

@@ -238,18 +238,13 @@ impl<'a> Loader<'a> {
     fn on_device(&self, batch: HostBatch, device: &Device) -> Batch {
         let count = batch.targets.len();
         let x = match (batch.values, &self.rows) {
-            (HostValues::Values(values), Some(rows)) => rows.shape.activation(values, device),
+            (HostValues::Values(values), Some(rows)) => rows.activation(values, device),
             (HostValues::Values(values), None) => {
                 let images = TensorData::new(values, self.preprocess.input.batch(count));
-                Activation::Map(Tensor::from_data(images, device))
+                Activation::Map(Tensor::from_data(images, device)).into()
             }
-            (HostValues::Rows(places), rows) => {
-                let gathered = rows.as_ref().and_then(|rows| rows.gather(&places, device));
-                match gathered {
-                    Some(x) => x,
-                    None => unreachable!("`device_batch` is called for rows on the device only"),
-                }
-            }
+            (HostValues::Rows(places), Some(rows)) => rows.gather(&places, device),
+            (HostValues::Rows(_), None) => unreachable!("only a cache has rows"),
         };
         let mixed = batch.lambda.map(|lambda| Mixed {
             lambda,
@@ -273,9 +268,9 @@ impl<'a> Loader<'a> {
         pass: Pass,
     ) -> Result<Option<HostBatch>, Failure> {
         if let Some(rows) = &self.rows
-            && rows.are_on_device()
+            && rows.are_gathered()
         {
-            return self.device_batch(rows, order, pass);
+            return self.gathered_batch(rows, order, pass);
         }
         let values = match &self.rows {
             Some(rows) => rows.shape.elements(),
@@ -321,8 +316,8 @@ impl<'a> Loader<'a> {
         }))
     }
 
-    /// A batch whose values are on the device: only labels, and where to gather the rows.
-    fn device_batch(
+    /// A batch whose values are gathered later: only labels, and where the rows are.
+    fn gathered_batch(
         &self,
         rows: &Rows,
         order: &[usize],
@@ -411,7 +406,7 @@ impl<'a> Loader<'a> {
             (Row::Pixels(rgb), None) => self.preprocess.normalise(rgb, out),
             // The changes of a view are in its rows already.
             (Row::Values(values, bytes), _) => values.read(bytes, out),
-            (Row::OnDevice, _) => {}
+            (Row::Gathered, _) => {}
         }
         Ok(Some(target))
     }

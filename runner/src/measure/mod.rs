@@ -252,7 +252,7 @@ pub fn random_rows(trial: &Trial, device: &ComputeDevice, rows: usize) -> Batch 
     };
     let images = TensorData::new(pixels, shape);
     Batch {
-        x: Activation::Map(Tensor::from_data(images, &device.device)),
+        x: Activation::Map(Tensor::from_data(images, &device.device)).into(),
         from: 0,
         groups: Vec::new(),
         places: (0..rows).collect(),

@@ -7,6 +7,7 @@ use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Tensor, TensorData};
 use peft_core::data::Image;
 use peft_core::input::InputSpec;
+use peft_core::method::features;
 use peft_core::params::{self, ParamInfo, floats};
 use peft_core::{Activation, AdaptationMethod, Init, Model};
 use peft_datasets::Preprocess;
@@ -195,9 +196,11 @@ impl Source {
         };
         let input = parts::input(&*experiment.backbone, Some(&*experiment.dataset), &methods)?;
         let init = Init::seeded(&device.device, experiment.seed);
+        let features = features(&methods, &*base.backbone).map_err(parts::at("method"))?;
         let head = head(
             &experiment.head,
             base,
+            features,
             &classes,
             &init,
             &device.device,

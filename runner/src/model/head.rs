@@ -15,7 +15,7 @@ use crate::model::classes::{Join, reordered};
 use crate::model::label_map;
 use crate::model::parts::at;
 
-/// The head that `config` describes, on the features of `base`, for these classes. New values are drawn
+/// The head that `config` describes, on so many features of a model on `base`, for these classes. New values are drawn
 /// from `init`; others are joined with the classes by name. `remarks` hears of an order that had to be
 /// assumed or changed.
 ///
@@ -24,12 +24,12 @@ use crate::model::parts::at;
 pub fn head(
     config: &HeadConfig,
     base: &Base,
+    features: usize,
     classes: &[String],
     init: &Init,
     device: &Device,
     remarks: &mut Vec<String>,
 ) -> Result<Head, Failure> {
-    let features = base.backbone.spec().features;
     match config {
         HeadConfig::Linear {
             from: HeadFrom::New,

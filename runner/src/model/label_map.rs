@@ -5,7 +5,7 @@
 
 use peft_core::params::floats;
 use peft_core::random::Generator;
-use peft_core::{Activation, Head, Model};
+use peft_core::{Head, Model};
 
 use crate::config::head::{HeadConfig, MapKind};
 use crate::data::loader::Loader;
@@ -109,13 +109,11 @@ pub fn count(
     let all = 0..loader.batches();
     loader.each(all, Pass::Plain, &device.device, |_, batch| {
         let x = batch.x.cast(compute);
-        let features = model.span(x, batch.from..model.spec().features_cut(), None);
-        if let Activation::Features(features) = features {
-            let logits = floats(head.sources(features).into_data());
-            let labels = batch.targets.single().unwrap_or_default();
-            for (row, target) in logits.chunks_exact(sources).zip(labels) {
-                counts[largest(row)][*target] += 1;
-            }
+        let features = model.features(x, batch.from, None);
+        let logits = floats(head.sources(features).into_data());
+        let labels = batch.targets.single().unwrap_or_default();
+        for (row, target) in logits.chunks_exact(sources).zip(labels) {
+            counts[largest(row)][*target] += 1;
         }
         Ok::<_, Failure>(true)
     })?;

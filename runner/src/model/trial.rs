@@ -7,7 +7,8 @@ use burn::tensor::DType;
 use peft_core::activation::BoundaryShape;
 use peft_core::backbone::{Cut, InputSpec};
 use peft_core::error::listed;
-use peft_core::{BackboneSpec, Init, Model};
+use peft_core::method::features;
+use peft_core::{BackboneSpec, Init, Model, TappedShape, Taps};
 use peft_datasets::Preprocess;
 
 use crate::config::experiment::Experiment;
@@ -92,9 +93,11 @@ impl Trial {
                 "head: the checkpoint's ({outputs} outputs) is dropped for a new one"
             ));
         }
+        let features = features(methods, &*base.backbone).map_err(at("method"))?;
         let head = head(
             &experiment.head,
             base,
+            features,
             &classes,
             &init,
             &device.device,
@@ -181,6 +184,12 @@ impl Trial {
             0 => BoundaryShape::image(self.input.size),
             cut => self.spec.shape_at(cut),
         }
+    }
+
+    /// The shapes of the values at the taps of this trial's model.
+    pub fn tapped_shape(&self, taps: &Taps) -> TappedShape {
+        let shapes = taps.read().iter().map(|&cut| self.shape_at(cut));
+        TappedShape::new(shapes.collect())
     }
 
     /// How images become tensors.

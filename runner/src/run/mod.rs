@@ -139,7 +139,7 @@ pub fn run(
     let prefix = Prefix {
         trial,
         backbone,
-        cut: model.first_cut(),
+        taps: model.taps(),
         device,
     };
     let mut attach = |loader| {

@@ -35,13 +35,17 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     let methods: Vec<_> = methods.map(|method| method.typetag_name()).collect();
     line("method", methods.join(" + "));
     let places = folded(&acting(spec, model));
+    let does = match model.taps().are_of_side() {
+        true => "  reads",
+        false => "  acts at",
+    };
     // Saying that there is one more place would take as many lines as showing it.
     let shown = match places.len() {
         0..=PLACES => places.len(),
         _ => PLACES - 1,
     };
     for place in &places[..shown] {
-        line("  acts at", place.to_string());
+        line(does, place.to_string());
     }
     if shown < places.len() {
         let more = places.len() - shown;
@@ -215,14 +219,18 @@ struct Place {
 }
 
 fn acting(spec: &BackboneSpec, model: &Model) -> Vec<Place> {
-    let (boundaries, sites) = model.acts();
+    let (acts, sites) = model.acts();
+    let boundaries = match model.taps().are_of_side() {
+        true => model.taps().read().to_vec(),
+        false => acts,
+    };
     let boundaries = boundaries.into_iter().map(|index| {
-        let boundary = &spec.boundaries[index];
-        Place {
-            name: format!("boundary {index}"),
-            note: boundary.place.clone(),
-            what: boundary.shape.to_string(),
-        }
+        let (name, note) = match spec.boundaries.get(index) {
+            Some(boundary) => (format!("boundary {index}"), boundary.place.clone()),
+            None => ("features".to_owned(), "after the last block".to_owned()),
+        };
+        let what = spec.shape_at(index).to_string();
+        Place { name, note, what }
     });
     let sites = sites.iter().filter_map(|name| spec.site(name));
     let sites = sites.map(|site| Place {
@@ -336,6 +344,11 @@ fn estimate(trial: &Trial, model: &Model) -> String {
         .filter_map(|site| trial.spec.boundaries.get(site.block.max(1)))
         .map(|boundary| boundary.shape.elements())
         .sum();
+    // A side network keeps what it reads, beside its own activations, which are smaller.
+    let kept = match model.taps().are_of_side() {
+        true => trial.tapped_shape(model.taps()).elements(),
+        false => kept,
+    };
     let batch = trial.experiment.recipe.batch_size;
     let activations = kept * batch * size_of::<f32>();
     let trained: usize = params::infos(model)

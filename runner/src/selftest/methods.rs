@@ -78,11 +78,15 @@ fn of_pair(backbone: &str, method: &str, device: &ComputeDevice) -> Result<Outco
     Ok(judge(&pairs, tolerance(device)))
 }
 
-/// The forward pass in two parts against the forward pass in one, for each cut.
+/// The forward pass in two parts against the forward pass in one, for each cut from which the rest can run.
 fn cuts(model: &Model) -> Vec<Pair> {
     let x = Activation::Map(images(model, &Device::flex()));
     let whole = floats(model.logits(x.clone(), 0, None).into_data());
-    (1..=model.spec().features_cut())
+    let last = match model.taps().are_of_side() {
+        true => model.taps().first(),
+        false => model.spec().features_cut(),
+    };
+    (1..=last)
         .map(|cut| {
             let below = model.span(x.clone(), 0..cut, None);
             Pair {

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peft_core::loss::cross_entropy;
+use peft_core::method::features;
 use peft_core::params::{self, floats};
 use peft_core::random::Generator;
 use peft_core::{
@@ -30,7 +31,11 @@ pub fn assemble(
         serde_yaml::from_str(backbone).map_err(|e| e.to_string())?;
     let init = Init::seeded(device, 0);
     let backbone = Plug::new(backbone.build(&init).map_err(|e| e.to_string())?);
-    let head = LinearHead::new(backbone.spec().features, CLASSES, &init);
+    let features = match features(methods, &*backbone) {
+        Ok(features) => features,
+        Err(e) => return Ok(Err(e.to_string())),
+    };
+    let head = LinearHead::new(features, CLASSES, &init);
     match Model::assemble(backbone, methods, head, &init) {
         Ok(model) => shaken(model).map(Ok),
         Err(e) => Ok(Err(e.to_string())),

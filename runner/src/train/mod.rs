@@ -185,7 +185,7 @@ impl<'a> Trainer<'a> {
         let prefix = Prefix {
             trial: self.trial,
             backbone: self.stepper.prefix.as_ref(),
-            cut: self.state.model.first_cut(),
+            taps: self.state.model.taps(),
             device: self.device,
         };
         let attach = |loader, random| {

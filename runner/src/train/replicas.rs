@@ -157,7 +157,7 @@ mod tests {
             true => Targets::Many(vec![vec![0, 3], vec![], vec![2], vec![1, 2, 3], vec![4]]),
         };
         Batch {
-            x: Activation::Map(Tensor::from_data(pixels, &device)),
+            x: Activation::Map(Tensor::from_data(pixels, &device)).into(),
             from: 0,
             groups: Vec::new(),
             places: vec![0, 1, 2, 3, 4],

@@ -122,7 +122,7 @@ impl Stepper<'_> {
         if let Some(prefix) = prefix
             && batch.from < cut
         {
-            x = prefix.forward(x, batch.from..cut, &Hooks::none());
+            x = model.taps().tap(&**prefix, x, batch.from);
         }
         ended(Phase::Prefix);
         let step = model.step(self.seed, number, part.index);

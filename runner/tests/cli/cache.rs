@@ -52,6 +52,11 @@ fn results_are_the_same_to_the_bit_with_the_cache_and_without() {
     for backbone in [vit, RESNET, SWIN, CLIP] {
         cases.extend(methods.iter().map(|method| (backbone, *method)));
     }
+    // These read several boundaries, and are for sequences of tokens.
+    for backbone in [vit, CLIP] {
+        cases.push((backbone, "method={name: lst, reduction: 4, every: 2}"));
+        cases.push((backbone, "method={name: vqt, length: 2, dropout: 0.3}"));
+    }
     let tests = tempfile::tempdir().unwrap();
     for (index, (backbone, method)) in cases.into_iter().enumerate() {
         let runs = |name: &str| tests.path().join(format!("{index}-{name}"));

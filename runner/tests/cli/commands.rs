@@ -205,6 +205,8 @@ fn lists_schema_and_doctor_answer_programs() {
             "adaptformer",
             "ap",
             "bias",
+            "boft",
+            "compacter",
             "convpass",
             "fact",
             "fourierft",
@@ -213,6 +215,7 @@ fn lists_schema_and_doctor_answer_programs() {
             "loha",
             "lokr",
             "lora",
+            "lst",
             "norm-tune",
             "oft",
             "partial",
@@ -220,7 +223,8 @@ fn lists_schema_and_doctor_answer_programs() {
             "ssf",
             "vera",
             "vp",
-            "vpt"
+            "vpt",
+            "vqt"
         ]
     );
     assert_eq!(

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use peft_core::backbone::BoxedBackbone;
 use peft_core::checkpoint::Checkpoint;
 use peft_core::flops::Flops;
+use peft_core::method::features;
 use peft_core::registry::{Plugin, PluginKind, plugins};
 use peft_core::{AdaptationMethod, BackboneConfig, Init, LinearHead, Model, Plug};
 // Links the plugins.
@@ -36,8 +37,10 @@ fn backbone(yaml: &str) -> BoxedBackbone {
 
 fn assembled(backbone: &BoxedBackbone, method: &str, classes: usize) -> Model {
     let init = Init::empty(&Device::flex());
-    let head = LinearHead::new(backbone.spec().features, classes, &init);
-    Model::assemble(backbone.clone(), &[parsed(method)], head, &init)
+    let methods = [parsed(method)];
+    let features = features(&methods, &**backbone).unwrap();
+    let head = LinearHead::new(features, classes, &init);
+    Model::assemble(backbone.clone(), &methods, head, &init)
         .unwrap_or_else(|e| panic!("{method}: {e}"))
 }
 
@@ -185,7 +188,7 @@ fn the_table_of_parameters_is_what_trains() {
     ]);
     let rows = table("docs/methods.md", "Trainable parameters");
     let (header, rows) = rows.split_first().unwrap();
-    assert_eq!(rows.len(), 31);
+    assert_eq!(rows.len(), 35);
     for (column, name) in header.iter().enumerate().skip(1) {
         let backbone = backbone(names[name.as_str()]);
         for row in rows {

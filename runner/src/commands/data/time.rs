@@ -98,7 +98,7 @@ fn timed(
     let prefix = Prefix {
         trial: &trial,
         backbone: (model.first_cut() > 0).then_some(&model.backbone),
-        cut: model.first_cut(),
+        taps: model.taps(),
         device,
     };
     let reporter = Reporter::unlogged();

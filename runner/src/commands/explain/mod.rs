@@ -163,7 +163,11 @@ impl Painter<'_> {
                 &paint::over(&heat, &below),
             )?),
             None => {
-                eprintln!("{name}: no Grad-CAM, because the last block's positions lie on no grid")
+                let why = match model.taps().are_of_side() {
+                    true => "a side network reads more than the last block",
+                    false => "the last block's positions lie on no grid",
+                };
+                eprintln!("{name}: no Grad-CAM, because {why}")
             }
         }
         let attention = saliency::attention(model, seen);

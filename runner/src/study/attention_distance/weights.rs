@@ -184,7 +184,7 @@ impl Network {
             let wanted = batch.targets.len().min(total - seen);
             seen += wanted;
             let hooks = Hooks::none();
-            let mut x = backbone.forward(batch.x, 0..1, &hooks);
+            let mut x = backbone.forward(batch.x.single(), 0..1, &hooks);
             for (block, (sums, grid)) in sums.iter_mut().zip(&self.grids).enumerate() {
                 x = backbone.forward(x, block + 1..block + 2, &hooks.recording(&record));
                 for attended in record.take() {

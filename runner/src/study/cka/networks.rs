@@ -254,7 +254,7 @@ impl Network {
         mut take: impl FnMut(usize, &[f32], usize),
     ) -> Result<(), Failure> {
         loader.each(index..index + 1, Pass::Plain, &device.device, |_, batch| {
-            let (mut x, images) = (batch.x, batch.targets.len());
+            let (mut x, images) = (batch.x.single(), batch.targets.len());
             let last = self.side.names.len() - 1;
             for cut in 0..=last {
                 let rows = x.to_vec();

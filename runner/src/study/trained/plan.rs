@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use peft_core::activation::BoundaryShape;
 use peft_core::data::Subset;
 use peft_core::flops::Flops;
+use peft_core::method::features;
 use peft_core::{
     AdaptationMethod, BackboneSpec, BoxedBackbone, Init, LinearHead, Model, Plug, Split,
 };
@@ -84,7 +85,8 @@ impl Skeleton {
     pub fn count(&self, method: &Value, classes: usize) -> Result<Count, Failure> {
         let methods = methods(method)?;
         let init = Init::empty(&Device::flex());
-        let head = LinearHead::new(self.spec().features, classes, &init);
+        let features = features(&methods, &*self.backbone).at("method")?;
+        let head = LinearHead::new(features, classes, &init);
         let model = Model::assemble(self.backbone.clone(), &methods, head, &init).at("method")?;
         let (counts, flops) = (model.counts(), Flops::of(&model));
         Ok(Count {

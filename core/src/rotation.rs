@@ -1,4 +1,4 @@
-//! Rotations from skew-symmetric matrices.
+//! Rotations from skew-symmetric matrices, for methods that rotate the inputs of weights.
 
 use burn::tensor::{Int, Tensor};
 
@@ -6,7 +6,7 @@ use burn::tensor::{Int, Tensor};
 ///
 /// # Shapes
 /// `[n, b (b - 1) / 2] -> [n, b, b]`.
-pub(crate) fn skew(entries: Tensor<2>, size: usize) -> Tensor<3> {
+pub fn skew(entries: Tensor<2>, size: usize) -> Tensor<3> {
     let [count, _] = entries.dims();
     let device = entries.device();
     // The place of the entry in row `i` and column `j > i` among all: those of the rows above come first.
@@ -29,7 +29,7 @@ pub(crate) fn skew(entries: Tensor<2>, size: usize) -> Tensor<3> {
 ///
 /// # Shapes
 /// `[n, b, b] -> [n, b, b]`.
-pub(crate) fn series(skew: Tensor<3>, terms: usize) -> Tensor<3> {
+pub fn series(skew: Tensor<3>, terms: usize) -> Tensor<3> {
     let mut sum = identity(&skew) + skew.clone() * 2.0;
     if terms == 2 {
         return sum;
@@ -48,7 +48,7 @@ pub(crate) fn series(skew: Tensor<3>, terms: usize) -> Tensor<3> {
 ///
 /// # Shapes
 /// `[n, b, b] -> [n, b, b]`.
-pub(crate) fn exact(skew: Tensor<3>) -> Tensor<3> {
+pub fn exact(skew: Tensor<3>) -> Tensor<3> {
     let identity = identity(&skew);
     let sum = identity.clone() + skew.clone();
     // The step `X (2 I - M X)` of Newton doubles the correct digits of an inverse `X` of `M`. Once `X` is
