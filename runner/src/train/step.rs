@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
-use peft_core::{BoxedBackbone, Hooks, Model, Step};
+use peft_core::{BoxedBackbone, Model, Step};
 
 use crate::config::recipe::Recipe;
 use crate::data::batch::Batch;

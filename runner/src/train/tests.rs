@@ -4,21 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::optim::GradientsAccumulator;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, load_backbone};
 use peft_core::hooks::Hooks;
+use peft_core::loss::CrossEntropy;
 use peft_core::params::{self, Tensors, floats};
 use peft_core::site::SiteKind;
 use peft_core::{Activation, AdaptationMethod, Init, LinearHead, Model, Plug};
 use peft_testing::{FIXTURES, Golden, assert_close, config};
 
 use super::average::Averaged;
+use super::loss::Loss;
 use super::optimizers::Optimizers;
 use super::rates::{self, Rates};
 use super::selected::{Selected, chosen};
 use super::step::{Images, Part, Stepper};
 use crate::config::recipe::{Average, Decays, Recipe};
 use crate::data::batch::Batch;
+use crate::data::targets::Targets;
 
 /// The bases of the golden values.
 const BASES: [(&str, &str); 4] = [
@@ -84,14 +87,11 @@ fn loaded(base: &str, backbone: &str, method: &str) -> (Model, Tensor<4>) {
 
 fn batch(images: &Tensor<4>) -> Batch {
     let targets: Vec<usize> = (0..images.dims()[0]).map(|i| i % 7).collect();
-    let labels: Vec<i64> = targets.iter().map(|target| *target as i64).collect();
-    let count = labels.len();
     Batch {
-        x: Activation::Map(images.clone()),
+        x: Activation::Map(images.clone()).into(),
         from: 0,
-        labels: Tensor::<1, Int>::from_data(TensorData::new(labels, [count]), &Device::flex()),
         places: targets.clone(),
-        targets,
+        targets: Targets::One(targets),
         groups: Vec::new(),
         mixed: None,
     }
@@ -114,8 +114,13 @@ fn groups_schedule_and_average_are_timms() {
     let mut averages = [average(true), average(false)];
     let spared = rates::spared(&model, recipe.decays);
     let mut optimizer = Optimizers::new(&recipe.optimizer, spared);
+    let loss = Loss(CrossEntropy {
+        smoothing: recipe.label_smoothing,
+        weights: None,
+    });
     let stepper = Stepper {
         recipe: &recipe,
+        loss: &loss,
         seed: 0,
         compute: DType::F32,
         prefix: None,
@@ -269,6 +274,7 @@ fn blocks_of_the_prefix_are_not_dropped() {
     let loss = |prefix: Option<peft_core::BoxedBackbone>, batch: Batch| {
         let stepper = Stepper {
             recipe: &recipe,
+            loss: &Loss::default(),
             seed: 0,
             compute: DType::F32,
             prefix: None,
@@ -286,7 +292,7 @@ fn blocks_of_the_prefix_are_not_dropped() {
     let x = Activation::Map(images.clone());
     let stored = model.backbone.forward(x, 0..cut, &Hooks::none());
     let stored = Batch {
-        x: stored,
+        x: stored.into(),
         from: cut,
         ..batch(&images)
     };
@@ -312,6 +318,7 @@ fn selected_entries_train_as_in_the_reference() {
     let recipe: Recipe = serde_yaml::from_str(recipe).unwrap();
     let mut stepper = Stepper {
         recipe: &recipe,
+        loss: &Loss::default(),
         seed: 0,
         compute: DType::F32,
         prefix: None,

@@ -86,7 +86,7 @@ fn scenes(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     let mut table = "file,split,labels,red,green,blue\n".to_owned();
     for index in 0..64u32 {
-        let shown = [1, 2, 4].map(|bit| index % 8 & bit != 0);
+        let shown = [1, 2, 4].map(|bit| (index % 8) & bit != 0);
         let image = image::RgbImage::from_fn(32, 32, |x, y| {
             let noise = ((x * 7 + y * 13 + index * 29) % 60) as u8;
             let mut pixel = [noise; 3];

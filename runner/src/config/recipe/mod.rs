@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use crate::config::recipe::augmentation::Augmentation;
 pub use crate::config::recipe::average::Average;
 pub use crate::config::recipe::class_weights::ClassWeights;
-use crate::config::recipe::optimizer::Optimizer;
 pub use crate::config::recipe::optimizer::{Decays, Optimizer};
 use crate::config::recipe::range::{count, share, within};
 use crate::config::recipe::schedule::Schedule;
