@@ -10,7 +10,7 @@ use super::file::Checkpoint;
 use super::prefix::wrappers;
 use super::shapes::Shapes;
 use super::survey::Survey;
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{Backbone, BackboneConfig, ImageSize};
 use crate::error::Result;
 use crate::facts::{Published, same};
 use crate::init::Init;
@@ -136,23 +136,35 @@ impl Recognised {
         })
     }
 
-    /// A variant with the options that the layout decides, where they differ: libraries pool and activate
-    /// otherwise with the same weights.
-    fn with_stated_options(&self, variant: Box<dyn BackboneConfig>) -> Box<dyn BackboneConfig> {
-        let (Ok(stated), Ok(mut value), Ok(facts)) = (
-            serde_json::to_value(&self.config),
-            serde_json::to_value(&variant),
-            variant.facts(),
-        ) else {
-            return variant;
-        };
-        for name in ["act_layer", "global_pool"] {
-            let own = &stated[name];
-            if !own.is_null() && facts.get(name) != Some(own) {
-                value[name] = own.clone();
+    /// A published variant at an image size of its own or of the file. The options that the layout decides
+    /// (libraries pool and activate otherwise with the same weights) are taken over if `with_options`; else
+    /// there is none if the variant has others.
+    fn variant(
+        &self,
+        name: &str,
+        size: Option<ImageSize>,
+        with_options: bool,
+    ) -> Option<Box<dyn BackboneConfig>> {
+        let mut value = json!({"name": self.plugin.name, "variant": name});
+        if let Some(size) = size {
+            value["img_size"] = json!(size);
+        }
+        let variant: Box<dyn BackboneConfig> = serde_json::from_value(value).ok()?;
+        let (mut value, facts) = (serde_json::to_value(&variant).ok()?, variant.facts().ok()?);
+        let stated = serde_json::to_value(&self.config).ok()?;
+        let mut others = false;
+        for option in ["act_layer", "global_pool"] {
+            let own = &stated[option];
+            if !own.is_null() && facts.get(option) != Some(own) {
+                value[option] = own.clone();
+                others = true;
             }
         }
-        serde_json::from_value(value).unwrap_or(variant)
+        match (others, with_options) {
+            (false, false) => Some(variant),
+            (true, true) => serde_json::from_value(value).ok(),
+            _ => None,
+        }
     }
 
     fn nearer(&self, other: &Self) -> bool {
@@ -164,23 +176,25 @@ impl Recognised {
     fn into_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
         let size = self.config.input()?.size;
         let named = published.and_then(Published::architecture);
-        let mut names = self
+        let names = self
             .plugin
             .family
             .map_or(Vec::new(), |family| (family.variants)());
-        // The sort is stable: the named variant first, then the order of the table.
-        names.sort_by_key(|name| Some(*name) != named);
-        for name in names {
+        // The named variant first, then the order of the table. A variant as it is published comes before one
+        // that would need another option: its heads, which no shape shows, may be others.
+        let (stated, others): (Vec<_>, Vec<_>) =
+            names.into_iter().partition(|name| Some(*name) == named);
+        let orders = [stated, others].into_iter().flat_map(|names| {
+            let twice = [false, true].into_iter();
+            twice
+                .flat_map(move |options| names.clone().into_iter().map(move |name| (name, options)))
+        });
+        for (name, with_options) in orders {
             for size in [None, Some(size)] {
-                let mut value = json!({"name": self.plugin.name, "variant": name});
-                if let Some(size) = size {
-                    value["img_size"] = json!(size);
-                }
-                let Ok(config) = serde_json::from_value::<Box<dyn BackboneConfig>>(value) else {
+                let Some(config) = self.variant(name, size, with_options) else {
                     continue;
                 };
                 // Facts rule out most variants without building one.
-                let config = self.with_stated_options(config);
                 if !self.shows_what(&*config) {
                     continue;
                 }
