@@ -129,13 +129,17 @@ impl Attention {
             // `q (W z)^T = (q W) z^T`: a few queries meet the tokens before the projections of keys and values,
             // which cost `d` products for each value of a token. The bias of the keys shifts all scores alike.
             let [key, value] = [1, 2].map(|i| self.part(i));
-            let by_head = |weight: Tensor<2>| weight.reshape([1, heads, width, d]);
-            let asked = q.matmul(by_head(key.0)); // [b, h, t, d]
-            let asked = asked.reshape([b, heads * t, d]);
-            let scores = asked.matmul(x.clone().swap_dims(1, 2)); // [b, h t, n]
+            let by_head = |weight: Tensor<2>| weight.reshape([heads, width, d]);
+            let asking = q.swap_dims(0, 1).reshape([heads, b * t, width]);
+            let asked = asking.matmul(by_head(key.0)); // [h, b t, d]
+            let asked = asked.reshape([heads, b, t, d]).swap_dims(0, 1);
+            let scores = asked.reshape([b, heads * t, d]);
+            let scores = scores.matmul(x.clone().transpose()); // [b, h t, n]
             let mixed = softmax(scores, 2).matmul(x).reshape([b, heads, t, d]);
-            let mixed = mixed.matmul(by_head(value.0).swap_dims(2, 3)); // [b, h, t, w]
-            let mixed = mixed.swap_dims(1, 2).reshape([b, t, d]);
+            let mixed = mixed.swap_dims(0, 1).reshape([heads, b * t, d]);
+            let mixed = mixed.matmul(by_head(value.0).transpose()); // [h, b t, w]
+            let mixed = mixed.reshape([heads, b, t, width]).permute([1, 2, 0, 3]);
+            let mixed = mixed.reshape([b, t, d]);
             match value.1 {
                 Some(bias) => mixed + bias.unsqueeze::<3>(),
                 None => mixed,

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::checkpoint::{Checkpoint, Loaded, load_backbone};
 use peft_core::params::{self, floats};
 use peft_core::random::Distribution::Normal;
 use peft_core::{Activation, BackboneConfig, Hooks, Init, LinearHead, Plug};
-use peft_testing::{Golden, assert_close};
+use peft_testing::{Golden, assert_close, tiny_backbones};
 
 use crate::{GlobalPool, MlpActivation, Vit};
 
@@ -148,6 +148,47 @@ fn every_gradient_agrees_with_timm() {
             let what = format!("{name}: gradient of {param}");
             let got = floats(gradients[&param].clone());
             assert_close(&what, &got, &floats(expected), 2e-5, None);
+        }
+    }
+}
+
+/// A token that asks as a query gets what the block makes of it, since it reads the same tokens.
+#[test]
+fn queries_are_answered_as_the_tokens_themselves() {
+    for (yaml, config) in tiny_backbones() {
+        let init = Init::seeded(&Device::flex(), 8);
+        let backbone = Plug::new(config.build(&init).unwrap());
+        // Attention between tokens that hardly differ would hide a mistake.
+        let weights = params::read(&backbone, |info| {
+            info.name.starts_with("blocks") && info.shape.len() > 1
+        });
+        let larger = weights.into_iter().map(|(name, data)| {
+            let shape = data.shape().clone();
+            let values: Vec<f32> = floats(data).into_iter().map(|value| 10.0 * value).collect();
+            (name, TensorData::new(values, shape))
+        });
+        let backbone = params::write(backbone, larger.collect()).ok().unwrap();
+        let [n, d] = backbone.spec().shape_at(1).dims()[..] else {
+            panic!("{yaml}: tokens have two axes")
+        };
+        let x: Tensor<3> = init.tensor("x", [2, n, d], Normal(0.0, 1.0));
+        let expected = backbone.forward(x.clone().into(), 2..3, &Hooks::none());
+        let expected = Tensor::<3>::from_data(
+            TensorData::new(expected.to_vec(), [2, n, d]),
+            &Device::flex(),
+        );
+        // A rotation turns every token but those before the patches. A few queries are computed in another order than
+        // many.
+        let prefix = backbone.attention_grid(2).unwrap().prefix;
+        let counts = match yaml.contains("rope_type") {
+            true => vec![prefix],
+            false => vec![1, n],
+        };
+        for count in counts {
+            let queries = x.clone().narrow(1, 0, count);
+            let got = backbone.query(2, x.clone(), queries);
+            let own = floats(expected.clone().narrow(1, 0, count).into_data());
+            assert_close(yaml, &floats(got.into_data()), &own, 1e-5, None);
         }
     }
 }
