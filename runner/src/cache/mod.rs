@@ -253,8 +253,11 @@ impl Caches {
             return None;
         }
         let taps = request.prefix.taps;
-        // The value at the first cut that a side network reads is not yet one of its rows.
-        let highest = taps.first() - usize::from(!taps.are_of_side());
+        // The value at the first cut that a side network reads is not yet one of its rows. At cut 0 the rows are
+        // the images, which follow from nothing.
+        let highest = taps
+            .first()
+            .saturating_sub(usize::from(!taps.are_of_side()));
         (1..=highest).rev().find_map(|cut| {
             let taps = Taps::at(cut);
             let prefix = Prefix {
