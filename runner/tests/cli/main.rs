@@ -397,12 +397,15 @@ const BUNDLED: [&str; 4] = [
 ];
 
 /// The trials that the bundled residual network refuses, and the reason.
-const NOT_ON_MAPS: [(&str, &str); 5] = [
+const NOT_ON_MAPS: [(&str, &str); 8] = [
+    ("peft/boft.yaml", "2 factors of blocks of 8 do not divide"),
     ("peft/fact-tk.yaml", "expected tokens of one width"),
     ("peft/fact-tt.yaml", "expected tokens of one width"),
+    ("peft/lst.yaml", "its ladder needs tokens of one width"),
     ("peft/rep-adapter.yaml", "\"qkv\" matches no site of resnet"),
     ("peft/vpt-shallow.yaml", "a sequence under global attention"),
     ("peft/vpt-deep.yaml", "a sequence under global attention"),
+    ("peft/vqt.yaml", "a sequence under global attention"),
 ];
 
 #[test]
