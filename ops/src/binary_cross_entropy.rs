@@ -1,12 +1,9 @@
 //! The binary cross-entropy of a batch of logits, with a backward pass that keeps their gradient.
 
-use burn::backend::TensorMetadata;
-use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_sigmoid;
-use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::row_loss::RowLoss;
 
 /// The mean over all logits `x` with targets `y` of `-y log s(x) - (1 - y) log(1 - s(x))`, where `s` is the
 /// logistic function. Targets are a constant.
@@ -14,17 +11,12 @@ use crate::bridge::{Operation, apply, tensor, values};
 /// # Shapes
 /// `logits`, `targets [b, classes]` `-> [1]`.
 pub fn binary_cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-    let inputs = [
-        logits.into_dispatch(),
-        targets.without_autodiff().into_dispatch(),
-    ];
-    match apply(BinaryCrossEntropy, inputs) {
-        Ok(loss) => Tensor::from_dispatch(loss),
-        Err(inputs) => {
-            let [logits, targets] = inputs.map(Tensor::from_dispatch);
-            composed(logits, targets)
-        }
-    }
+    let loss = RowLoss {
+        row,
+        over_logits: true,
+        composed,
+    };
+    loss.of(logits, targets)
 }
 
 /// The loss as Burn's operations: `1 - s(x)` is `s(-x)`.
@@ -32,45 +24,6 @@ fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     let shown = log_sigmoid(logits.clone()) * targets.clone();
     let absent = log_sigmoid(-logits) * (-targets + 1.0);
     -(shown + absent).mean()
-}
-
-#[derive(Clone, Copy, Debug)]
-struct BinaryCrossEntropy;
-
-impl Operation<FlexTensor, 2> for BinaryCrossEntropy {
-    /// The gradient of the logits.
-    type Saved = FlexTensor;
-
-    fn forward(
-        &self,
-        [logits, targets]: [FlexTensor; 2],
-        _: [bool; 2],
-    ) -> (FlexTensor, FlexTensor) {
-        let shape = logits.shape();
-        let width = shape[1].max(1);
-        let (logits, targets) = (values(&logits), values(&targets));
-        let share = 1.0 / logits.len() as f64;
-        let mut slopes = vec![0.0; logits.len()];
-        let rows = logits.par_chunks(width).zip(targets.par_chunks(width));
-        let losses: Vec<f64> = rows
-            .zip(slopes.par_chunks_mut(width))
-            .map(|((logits, targets), slopes)| row(logits, targets, share, slopes))
-            .collect();
-        // In the order of the rows, whichever thread computed them.
-        let loss = losses.iter().sum::<f64>() * share;
-        (tensor(vec![loss as f32], [1]), tensor(slopes, shape))
-    }
-
-    fn backward(
-        &self,
-        slopes: FlexTensor,
-        gradient: FlexTensor,
-        _: [bool; 2],
-    ) -> [Option<FlexTensor>; 2] {
-        let factor = values(&gradient)[0];
-        let scaled = values(&slopes).iter().map(|slope| slope * factor);
-        [Some(tensor(scaled.collect(), slopes.shape())), None]
-    }
 }
 
 /// The sum of the losses of a row, and `share` times its gradient `s(logits) - targets`.

@@ -1,75 +1,27 @@
 //! The softmax cross-entropy of a batch, with a backward pass that keeps the gradient of the logits.
 
-use burn::backend::TensorMetadata;
-use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
-use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
 use crate::math::sum_of;
+use crate::row_loss::RowLoss;
 
 /// The mean over rows of `-sum_j targets_j log(softmax(logits)_j)`. Targets are a constant.
 ///
 /// # Shapes
 /// `logits`, `targets [b, classes]` `-> [1]`.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-    let inputs = [
-        logits.into_dispatch(),
-        targets.without_autodiff().into_dispatch(),
-    ];
-    match apply(CrossEntropy, inputs) {
-        Ok(loss) => Tensor::from_dispatch(loss),
-        Err(inputs) => {
-            let [logits, targets] = inputs.map(Tensor::from_dispatch);
-            composed(logits, targets)
-        }
-    }
+    let loss = RowLoss {
+        row,
+        over_logits: false,
+        composed,
+    };
+    loss.of(logits, targets)
 }
 
 /// The loss as Burn's operations.
 fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     -(log_softmax(logits, 1) * targets).sum_dim(1).mean()
-}
-
-#[derive(Clone, Copy, Debug)]
-struct CrossEntropy;
-
-impl Operation<FlexTensor, 2> for CrossEntropy {
-    /// The gradient of the logits.
-    type Saved = FlexTensor;
-
-    fn forward(
-        &self,
-        [logits, targets]: [FlexTensor; 2],
-        _: [bool; 2],
-    ) -> (FlexTensor, FlexTensor) {
-        let shape = logits.shape();
-        let [b, classes] = [shape[0], shape[1]];
-        let (logits, targets) = (values(&logits), values(&targets));
-        let share = 1.0 / b as f64;
-        let mut slopes = vec![0.0; logits.len()];
-        let width = classes.max(1);
-        let rows = logits.par_chunks(width).zip(targets.par_chunks(width));
-        let losses: Vec<f64> = rows
-            .zip(slopes.par_chunks_mut(width))
-            .map(|((logits, targets), slopes)| row(logits, targets, share, slopes))
-            .collect();
-        // In the order of the rows, whichever thread computed them.
-        let loss = losses.iter().sum::<f64>() * share;
-        (tensor(vec![loss as f32], [1]), tensor(slopes, shape))
-    }
-
-    fn backward(
-        &self,
-        slopes: FlexTensor,
-        gradient: FlexTensor,
-        _: [bool; 2],
-    ) -> [Option<FlexTensor>; 2] {
-        let factor = values(&gradient)[0];
-        let scaled = values(&slopes).iter().map(|slope| slope * factor);
-        [Some(tensor(scaled.collect(), slopes.shape())), None]
-    }
 }
 
 /// The cross-entropy of a row, and `share` times its gradient `softmax(logits) sum(targets) - targets`.

@@ -44,6 +44,7 @@ mod pool;
 mod relu;
 mod results;
 mod rotary;
+mod row_loss;
 mod scale_shift;
 mod simd;
 mod swiglu;
