@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use burn::tensor::Device;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::file::Checkpoint;
 use super::prefix::wrappers;
@@ -176,50 +176,83 @@ impl Recognised {
     fn into_variant(self, file: &Checkpoint, published: Option<&Published>) -> Result<Self> {
         let size = self.config.input()?.size;
         let named = published.and_then(Published::architecture);
-        let names = self
-            .plugin
-            .family
-            .map_or(Vec::new(), |family| (family.variants)());
+        let family = self.plugin.family;
+        let names = family.map_or(Vec::new(), |family| (family.variants)());
         // The named variant first, then the order of the table. A variant as it is published comes before one
         // that would need another option: its heads, which no shape shows, may be others.
         let (stated, others): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| Some(*name) == named);
-        let orders = [stated, others].into_iter().flat_map(|names| {
-            let twice = [false, true].into_iter();
-            twice
-                .flat_map(move |options| names.clone().into_iter().map(move |name| (name, options)))
-        });
-        for (name, with_options) in orders {
-            for size in [None, Some(size)] {
-                let Some(config) = self.variant(name, size, with_options) else {
-                    continue;
-                };
-                // Facts rule out most variants without building one.
-                if !self.shows_what(&*config) {
-                    continue;
-                }
-                // Not every size is valid for a variant: it must be a multiple of the patch size, say.
-                let Ok(backbone) = config.build(&Init::empty(&Device::flex())) else {
-                    continue;
-                };
-                let infos = params::infos_erased(&*backbone).into_iter();
-                let infos = infos.filter(|info| !info.buffer);
-                // Surveying is slow and the number of parameters rules out most others. It may differ
-                // a little, because bias tables and position embeddings depend on the image size.
-                let parameters: usize = infos.map(|info| info.count()).sum();
-                if parameters.abs_diff(self.parameters) * 20 > self.parameters {
-                    continue;
-                }
-                let variant = Self::of(self.plugin, config, file)?;
-                if !self.nearer(&variant) {
-                    return Ok(Self {
-                        unsure: self.unsure,
-                        ..variant
-                    });
+        for (names, with_options) in [
+            (&stated, false),
+            (&stated, true),
+            (&others, false),
+            (&others, true),
+        ] {
+            let fits = |name: &&'static str| {
+                let variant = self.fitting(name, size, with_options, file);
+                Some((*name, variant.transpose()?))
+            };
+            let mut fits = names.iter().filter_map(fits);
+            let Some((name, found)) = fits.next() else {
+                continue;
+            };
+            let (found, mut unsure) = (found?, self.unsure.clone());
+            let heads = found.heads();
+            for (other, variant) in fits {
+                let others = variant?.heads();
+                if let (Some(heads), Some(others)) = (&heads, others)
+                    && *heads != others
+                {
+                    unsure.push(format!(
+                        "num_heads is {heads}, that of {name}: {other} has tensors of the same names and shapes, \
+                         and {others}; `variant` decides"
+                    ));
                 }
             }
+            return Ok(Self { unsure, ..found });
         }
         Ok(self)
+    }
+
+    /// A published variant, at its own image size or at that of the file, that fits as well as this configuration.
+    fn fitting(
+        &self,
+        name: &str,
+        size: ImageSize,
+        with_options: bool,
+        file: &Checkpoint,
+    ) -> Result<Option<Self>> {
+        for size in [None, Some(size)] {
+            let Some(config) = self.variant(name, size, with_options) else {
+                continue;
+            };
+            // Facts rule out most variants without building one.
+            if !self.shows_what(&*config) {
+                continue;
+            }
+            // Not every size is valid for a variant: it must be a multiple of the patch size, say.
+            let Ok(backbone) = config.build(&Init::empty(&Device::flex())) else {
+                continue;
+            };
+            let infos = params::infos_erased(&*backbone).into_iter();
+            let infos = infos.filter(|info| !info.buffer);
+            // Surveying is slow and the number of parameters rules out most others. It may differ
+            // a little, because bias tables and position embeddings depend on the image size.
+            let parameters: usize = infos.map(|info| info.count()).sum();
+            if parameters.abs_diff(self.parameters) * 20 > self.parameters {
+                continue;
+            }
+            let variant = Self::of(self.plugin, config, file)?;
+            if !self.nearer(&variant) {
+                return Ok(Some(variant));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The number of attention heads, where the family has one.
+    fn heads(&self) -> Option<Value> {
+        self.config.facts().ok()?.get("num_heads").cloned()
     }
 }
 

@@ -2,13 +2,19 @@
 //! library, and each file is recognised by its keys and shapes alone.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
 
-use burn::tensor::{Tensor, TensorData};
-use peft_core::Activation;
+use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::attention::AttentionRecord;
-use peft_core::checkpoint::{Checkpoint, foreign};
+use peft_core::checkpoint::{Checkpoint, foreign, recognise};
 use peft_core::hooks::Hooks;
+use peft_core::params::{self, ParamInfo};
+use peft_core::{Activation, BackboneConfig, Init};
 use peft_testing::{Modern, assert_close};
+use serde_json::json;
+
+use crate::Vit;
 
 /// The folders, and the layouts under which their files are read.
 const FOLDERS: [(&str, &str); 14] = [
@@ -135,4 +141,53 @@ fn eva02_enormous_is_refused_by_name() {
     let (_, reason) = seen("visual.trunk.blocks.63.attn.q_bias").unwrap();
     assert!(reason.contains("eva02_enormous"), "{reason}");
     assert!(seen("blocks.62.attn.q_bias").is_none());
+}
+
+/// No shape shows the heads, so a file is read as a variant with its own heads, or a remark names that variant.
+#[test]
+fn a_variant_is_not_read_with_the_heads_of_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let named =
+        |variant: &str| -> Vit { serde_json::from_value(json!({ "variant": variant })).unwrap() };
+    for variant in [
+        "vit_base_patch16_224",
+        "vit_base_patch16_siglip_224",
+        "vit_base_patch16_siglip_gap_224",
+        "vit_base_patch16_gap_224",
+    ] {
+        let config = named(variant);
+        let backbone = config.build(&Init::empty(&Device::flex())).unwrap();
+        let path = folder.path().join(format!("{variant}.safetensors"));
+        write_without_values(&path, &params::infos_erased(&*backbone));
+        let found = recognise(&Checkpoint::open(&path).unwrap(), None);
+        let found = found.unwrap().unwrap();
+        let heads = |config: &dyn BackboneConfig| config.facts().unwrap()["num_heads"].clone();
+        let remarked = found.unsure.iter().any(|remark| remark.contains(variant));
+        let same = heads(&*found.config) == heads(&config);
+        assert!(same || remarked, "{variant}: {:?}", found.config);
+        // Twelve heads in one, sixteen in the other, and nothing else.
+        let ambiguous = variant.contains("gap");
+        let unsure = found
+            .unsure
+            .iter()
+            .any(|remark| remark.contains("num_heads"));
+        assert_eq!(unsure, ambiguous, "{variant}: {:?}", found.unsure);
+    }
+}
+
+/// Writes a safetensors file whose values are a hole in the file.
+fn write_without_values(path: &Path, infos: &[ParamInfo]) {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for info in infos.iter().filter(|info| !info.buffer) {
+        let start = end;
+        end += 4 * info.count();
+        let tensor = json!({"dtype": "F32", "shape": info.shape, "data_offsets": [start, end]});
+        header.insert(info.name.clone(), tensor);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
+    file.write_all(&header).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
 }
