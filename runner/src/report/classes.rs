@@ -18,38 +18,10 @@ pub fn class(classes: &[String], label: usize) -> String {
 /// The accuracy of each class as a bar; only the worst if there are many.
 pub fn per_class(test: &Metrics, classes: &[String]) -> String {
     let images = |label: usize| test.confusion.get(label).map_or(0, |row| row.iter().sum());
-    let mut rows: Vec<(usize, f64)> = test
-        .per_class
-        .iter()
-        .enumerate()
-        .filter_map(|(label, share)| Some((label, (*share)?)))
-        .collect();
-    if rows.is_empty() {
-        return String::new();
-    }
-    let mut remark = String::new();
-    if rows.len() > MANY {
-        remark = note(&format!("The worst {MANY} of {} classes.", rows.len()));
-        rows.sort_by(|a, b| a.1.total_cmp(&b.1));
-        rows.truncate(MANY);
-    }
-    let mut table = String::from(
-        "<table class=\"bars\">\n<tr><th scope=\"col\">class</th><th scope=\"col\" class=\"number\">images</th>\
-         <th scope=\"col\" colspan=\"2\">top-1</th></tr>\n",
-    );
-    for (label, share) in rows {
-        let _ = writeln!(
-            table,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{:.1} %</td><td class=\"bar\">\
-             <i style=\"width:{:.1}%\"></i></td></tr>",
-            class(classes, label),
-            grouped(images(label)),
-            100.0 * share,
-            100.0 * share
-        );
-    }
-    table.push_str("</table>\n");
-    remark + &table
+    let cells = |label: usize| format!("<td>{}</td>", grouped(images(label)));
+    let titles =
+        "<th scope=\"col\" class=\"number\">images</th><th scope=\"col\" colspan=\"2\">top-1</th>";
+    bars(&test.per_class, titles, cells, classes)
 }
 
 /// The average precision of each class as a bar, beside its F1, where images have several labels; only the
@@ -58,39 +30,55 @@ pub fn scores_by_class(test: &Metrics, classes: &[String]) -> String {
     let Some(scores) = &test.multi_label else {
         return String::new();
     };
-    let precision = scores.average_precision.iter().enumerate();
-    let mut rows: Vec<(usize, f64)> = precision
+    let cells = |label: usize| {
+        let images = scores.images.get(label).copied().unwrap_or_default();
+        let f1 = scores.f1.get(label).copied().flatten();
+        let f1 = f1.map_or(String::new(), |f1| format!("{:.1} %", 100.0 * f1));
+        format!("<td>{}</td><td>{f1}</td>", grouped(images))
+    };
+    let titles = "<th scope=\"col\" class=\"number\">images</th><th scope=\"col\" class=\"number\">F1</th>\
+                  <th scope=\"col\" colspan=\"2\">average precision</th>";
+    bars(&scores.average_precision, titles, cells, classes)
+}
+
+/// A table with the share of each class that has one as a bar, behind other cells; only the worst classes if there
+/// are many.
+fn bars(
+    shares: &[Option<f64>],
+    titles: &str,
+    cells: impl Fn(usize) -> String,
+    classes: &[String],
+) -> String {
+    let shares = shares.iter().enumerate();
+    let mut rows: Vec<(usize, f64)> = shares
         .filter_map(|(label, share)| Some((label, (*share)?)))
         .collect();
     if rows.is_empty() {
         return String::new();
     }
-    let mut remark = String::new();
+    let mut table = String::new();
     if rows.len() > MANY {
-        remark = note(&format!("The worst {MANY} of {} classes.", rows.len()));
+        table = note(&format!("The worst {MANY} of {} classes.", rows.len()));
         rows.sort_by(|a, b| a.1.total_cmp(&b.1));
         rows.truncate(MANY);
     }
-    let mut table = String::from(
-        "<table class=\"bars\">\n<tr><th scope=\"col\">class</th><th scope=\"col\" class=\"number\">images</th>\
-         <th scope=\"col\" class=\"number\">F1</th><th scope=\"col\" colspan=\"2\">average precision</th></tr>\n",
+    let _ = writeln!(
+        table,
+        "<table class=\"bars\">\n<tr><th scope=\"col\">class</th>{titles}</tr>"
     );
     for (label, share) in rows {
-        let images = scores.images.get(label).copied().unwrap_or_default();
-        let f1 = scores.f1.get(label).copied().flatten();
-        let f1 = f1.map_or(String::new(), |f1| format!("{:.1} %", 100.0 * f1));
         let _ = writeln!(
             table,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{f1}</td><td>{:.1} %</td><td class=\"bar\">\
+            "<tr><th scope=\"row\">{}</th>{}<td>{:.1} %</td><td class=\"bar\">\
              <i style=\"width:{:.1}%\"></i></td></tr>",
             class(classes, label),
-            grouped(images),
+            cells(label),
             100.0 * share,
             100.0 * share
         );
     }
     table.push_str("</table>\n");
-    remark + &table
+    table
 }
 
 /// The confusion of `images`, which are counted by label (row) and prediction (column).
