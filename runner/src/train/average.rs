@@ -2,28 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use peft_core::{Model, params};
 
 use crate::config::recipe::Average;
 use crate::train::slot::Slot;
+use crate::train::values::values;
 
 /// A model with averages for what trains; what is frozen it shares with the model that trains.
 pub struct Averaged {
     average: Average,
-    /// On the plain device.
+    /// The averages, on the device without autodiff.
     model: Slot<Model>,
     follows: BTreeMap<ParamId, How>,
 }
 
-/// How a value follows that of the model which trains.
+/// The way in which a value follows that of the model which trains.
 #[derive(Clone, Copy)]
 enum How {
-    /// As a moving average.
+    /// The value is a moving average.
     Averages,
-    /// As a copy: a label map holds indices.
+    /// The value is a copy, because a label map holds indices.
     Copies,
 }
 
@@ -59,36 +60,12 @@ impl Averaged {
     /// Follows step `step` of the optimiser, counted from 1, which made the values of `model`.
     pub fn follow(&mut self, model: &Model, step: u64) {
         let kept = self.average.kept(step);
-        let mut values = Values {
-            follows: &self.follows,
-            values: GradientsParams::new(),
-        };
-        model.visit(&mut values);
         let mut mix = Mix {
             follows: &self.follows,
-            values: values.values,
+            values: values(model, |id| self.follows.contains_key(&id)),
             kept,
         };
         self.model.update(|model| model.map(&mut mix));
-    }
-}
-
-/// Collects the values that are followed, in a container that holds tensors of any number of axes by identity.
-struct Values<'a> {
-    follows: &'a BTreeMap<ParamId, How>,
-    values: GradientsParams,
-}
-
-impl ModuleVisitor for Values<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.follows.contains_key(&param.id) {
-            let value = param.val();
-            let value = match value.is_autodiff() {
-                true => value.inner(),
-                false => value,
-            };
-            self.values.register(param.id, value);
-        }
     }
 }
 

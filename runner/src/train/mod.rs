@@ -20,6 +20,7 @@ pub mod step;
 #[cfg(test)]
 mod tests;
 mod trained;
+mod values;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -8,6 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::Model;
 use peft_core::params::{self, Tensors, floats};
 
+use crate::train::values::values;
+
 /// Masks of the tuned parameters: 1 where an entry trains, else 0.
 pub struct Selected {
     /// `[n]` by identity, the entries in row-major order.
@@ -48,14 +50,6 @@ impl Selected {
     /// The model after a step with the values before it in the entries that do not train: weight decay changes
     /// entries without a gradient too.
     pub fn kept(&self, before: &Model, after: Model) -> Model {
-        struct Values<'a>(&'a BTreeMap<ParamId, Tensor<1>>, GradientsParams);
-        impl ModuleVisitor for Values<'_> {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                if self.0.contains_key(&param.id) {
-                    self.1.register(param.id, plain(param.val()));
-                }
-            }
-        }
         struct Keep<'a>(&'a BTreeMap<ParamId, Tensor<1>>, GradientsParams);
         impl ModuleMapper for Keep<'_> {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -67,7 +61,7 @@ impl Selected {
                 let frozen = mask.clone().reshape(before.shape()).equal_elem(0.0);
                 param.map(|after| {
                     let autodiff = after.is_autodiff();
-                    let kept = plain(after).mask_where(frozen, before);
+                    let kept = after.without_autodiff().mask_where(frozen, before);
                     match autodiff {
                         true => Tensor::from_inner(kept).require_grad(),
                         false => kept,
@@ -75,18 +69,8 @@ impl Selected {
                 })
             }
         }
-        // A container that holds tensors of any number of axes by identity.
-        let mut values = Values(&self.masks, GradientsParams::new());
-        before.visit(&mut values);
-        after.map(&mut Keep(&self.masks, values.1))
-    }
-}
-
-/// A tensor without autodiff.
-fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    match x.is_autodiff() {
-        true => x.inner(),
-        false => x,
+        let before = values(before, |id| self.masks.contains_key(&id));
+        after.map(&mut Keep(&self.masks, before))
     }
 }
 

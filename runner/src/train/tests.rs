@@ -97,6 +97,19 @@ fn batch(images: &Tensor<4>) -> Batch {
     }
 }
 
+/// The steps of a recipe in f32, in which all entries train.
+fn stepper<'a>(recipe: &'a Recipe, loss: &'a Loss, model: &Model) -> Stepper<'a> {
+    Stepper {
+        recipe,
+        loss,
+        seed: 0,
+        compute: DType::F32,
+        prefix: None,
+        rates: Rates::of(model, &recipe.rates).unwrap(),
+        selected: None,
+    }
+}
+
 #[test]
 fn groups_schedule_and_average_are_timms() {
     let golden = Golden::fixture("protocol");
@@ -118,15 +131,7 @@ fn groups_schedule_and_average_are_timms() {
         smoothing: recipe.label_smoothing,
         weights: None,
     });
-    let stepper = Stepper {
-        recipe: &recipe,
-        loss: &loss,
-        seed: 0,
-        compute: DType::F32,
-        prefix: None,
-        rates: Rates::of(&model, &recipe.rates).unwrap(),
-        selected: None,
-    };
+    let stepper = stepper(&recipe, &loss, &model);
     let mut model = model.train();
     let (mut losses, mut factors) = (Vec::new(), Vec::new());
     for number in 0..8 {
@@ -271,16 +276,9 @@ fn blocks_of_the_prefix_are_not_dropped() {
     let (model, images) = loaded(base, backbone, method);
     let recipe = "{optimizer: {name: adamw, lr: 0.01}, epochs: 1, batch_size: 4, drop_path: 0.9}";
     let recipe: Recipe = serde_yaml::from_str(recipe).unwrap();
+    let plain = Loss::default();
     let loss = |prefix: Option<peft_core::BoxedBackbone>, batch: Batch| {
-        let stepper = Stepper {
-            recipe: &recipe,
-            loss: &Loss::default(),
-            seed: 0,
-            compute: DType::F32,
-            prefix: None,
-            rates: Rates::of(&model, &recipe.rates).unwrap(),
-            selected: None,
-        };
+        let stepper = stepper(&recipe, &plain, &model);
         let part = Part { index: 0, of: 1 };
         let model = model.clone().train();
         let images = Images::all(batch);
@@ -316,15 +314,8 @@ fn selected_entries_train_as_in_the_reference() {
     let (model, images) = loaded(base, backbone, &method);
     let recipe = "{optimizer: {name: adamw, lr: 0.01, weight_decay: 0.5, eps: 0.001}, epochs: 1, batch_size: 4}";
     let recipe: Recipe = serde_yaml::from_str(recipe).unwrap();
-    let mut stepper = Stepper {
-        recipe: &recipe,
-        loss: &Loss::default(),
-        seed: 0,
-        compute: DType::F32,
-        prefix: None,
-        rates: Rates::of(&model, &recipe.rates).unwrap(),
-        selected: None,
-    };
+    let plain = Loss::default();
+    let mut stepper = stepper(&recipe, &plain, &model);
     let start = params::read(&model, |info| model.trains(&info.name));
     let mut model = model.train();
     let whole = batch(&images);
