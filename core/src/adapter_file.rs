@@ -50,7 +50,7 @@ impl AdapterInfo {
         }
     }
 
-    /// The same, for images that may show several classes, or none.
+    /// Returns the same information with another answer to whether an image may show several classes.
     pub fn with_multi_label(self, multi_label: bool) -> Self {
         Self {
             multi_label,

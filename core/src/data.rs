@@ -218,7 +218,7 @@ pub trait Dataset: Send + Sync {
     /// If there is no such record, or the set [has several labels per image](Self::is_multi_label).
     fn label(&self, split: Split, index: usize) -> Result<usize>;
 
-    /// Whether an image may show several classes, or none. Otherwise it shows one.
+    /// Returns whether an image may show several classes, or none. Otherwise each image shows one.
     fn is_multi_label(&self) -> bool {
         false
     }

@@ -42,7 +42,7 @@ impl Init {
         }
     }
 
-    /// Whether it gives zeros.
+    /// Returns whether every value that it gives is zero.
     pub fn is_empty(&self) -> bool {
         self.seed.is_none()
     }

@@ -108,7 +108,7 @@ pub struct Tuned {
     pub statistics: Statistics,
     /// Factors of the learning rate by parameter, where they are not 1.
     pub rates: BTreeMap<String, f64>,
-    /// Which entries of these parameters train; none if all do.
+    /// The choice of the entries of these parameters that train. Without it, all of them do.
     pub selection: Option<Selection>,
 }
 

@@ -48,7 +48,7 @@ struct Assembly {
     /// The places where adapters act.
     places: Places,
     batch_statistics: bool,
-    /// What the part that trains reads of the frozen prefix.
+    /// The cuts at which the part that trains reads the frozen prefix.
     taps: Taps,
     /// Factors of the learning rate by name, where they are not 1.
     rates: BTreeMap<String, f64>,
@@ -273,7 +273,7 @@ impl Model {
         self.assembly.taps.end()
     }
 
-    /// What the part that trains reads of the frozen prefix.
+    /// Returns the cuts at which the part that trains reads the frozen prefix.
     pub fn taps(&self) -> &Taps {
         &self.assembly.taps
     }
@@ -355,7 +355,8 @@ impl Model {
         self.assembly.rates.get(name).copied().unwrap_or(1.0)
     }
 
-    /// Which entries of the tuned parameters train; none if all do. Whoever trains the model chooses them.
+    /// Returns how the entries of the tuned parameters that train are to be chosen. Without a choice, all of them
+    /// train. Whoever trains the model carries it out.
     pub fn selection(&self) -> Option<Selection> {
         self.assembly.selection
     }

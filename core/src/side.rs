@@ -29,6 +29,9 @@ pub trait SideNetwork {
 }
 
 /// The frozen backbone beside a side network, as functions without acts.
+///
+/// Side networks read this trait and not [`Backbone`](crate::Backbone), because a backbone calls adapters through its
+/// hooks, and a side network is an adapter.
 pub trait Trunk {
     /// Its boundaries and sites.
     fn spec(&self) -> &BackboneSpec;

@@ -15,7 +15,7 @@ use crate::spec::Cut;
 /// The cuts at which the part that trains reads its frozen prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taps {
-    /// In the order of the forward pass; at least one.
+    /// The cuts that are read, in the order of the forward pass. There is at least one.
     read: Vec<Cut>,
     /// The cut at which the part that trains takes over.
     end: Cut,
@@ -138,7 +138,7 @@ impl Tapped {
         self.each(|x| x.rows(rows.clone(), device))
     }
 
-    /// The same values with another element type.
+    /// Returns the values with another element type.
     pub fn cast(self, dtype: DType) -> Self {
         self.each(|x| x.cast(dtype))
     }

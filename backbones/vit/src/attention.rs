@@ -100,7 +100,7 @@ impl Attention {
         }
     }
 
-    /// What `queries` mix of the tokens `x`, which do not see them, before the last projection. Extra tokens
+    /// Attends from `queries` to the tokens `x`, which do not see them, up to the last projection. Extra tokens
     /// have no place, so that a rotation leaves the queries as they are.
     ///
     /// # Shapes

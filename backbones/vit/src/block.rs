@@ -85,7 +85,7 @@ impl Block {
         self.mlp.set_epsilon(epsilon);
     }
 
-    /// What the block makes of `queries` that attend to the tokens `x`, without acts.
+    /// Runs the block, without acts, for `queries` that attend to the tokens `x`.
     ///
     /// # Shapes
     /// `x`: `[b, n, d]`, `queries`: `[b, t, d]`; the result has the shape of the queries.

@@ -142,17 +142,17 @@ group: [y, place]
 /// A row: its image, the text of its group, and its label.
 type Row = Labelled<(File, String)>;
 
-/// Where the labels of a row are.
+/// The columns that hold the labels of a row.
 #[derive(Clone, Copy)]
 enum LabelColumns<'a> {
-    /// In one column: one label, or several with this separator.
+    /// One column holds one label, or several with this separator between them.
     One(&'a str, Option<char>),
-    /// In a column for each class.
+    /// Each class has a column of its own.
     OneHot(&'a [String]),
 }
 
 impl LabelColumns<'_> {
-    /// What separates the labels in the text of a row; none if it has one label.
+    /// Returns the character between the labels in the text of a row. A row with one label has none.
     fn separator(self) -> Option<char> {
         match self {
             Self::One(_, separator) => separator,
@@ -162,7 +162,7 @@ impl LabelColumns<'_> {
 }
 
 impl Csv {
-    /// Where the labels are.
+    /// The columns of the labels.
     ///
     /// # Errors
     /// Fields that exclude each other.

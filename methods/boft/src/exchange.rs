@@ -38,7 +38,7 @@ impl Exchange {
         weight.permute([0, 1, 3, 2, 4]).reshape(shape)
     }
 
-    /// The same for a formula of that shape.
+    /// Rearranges a formula of that shape in the same way.
     pub fn described(self, weight: Formula, shape: [usize; 2], back: bool) -> Formula {
         if self.level == 0 {
             return weight;

@@ -38,7 +38,7 @@ pub struct FullFinetune {
     /// for example `norm.weight`; the others stay frozen. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Targets>,
-    /// Which entries of these parameters train. Default: all.
+    /// The choice of the entries of these parameters that train. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Selection>,
 }

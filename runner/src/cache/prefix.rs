@@ -17,7 +17,7 @@ pub struct Prefix<'a> {
     pub trial: &'a Trial,
     /// The frozen part on the plain device; `None` if the cut is 0.
     pub backbone: Option<&'a BoxedBackbone>,
-    /// What is read of it: its output at the first cut, or what a side network taps.
+    /// The cuts at which it is read: the first cut, or those that a side network taps.
     pub taps: &'a Taps,
     /// The device.
     pub device: &'a ComputeDevice,

@@ -62,7 +62,7 @@ pub struct Published {
     pub method: String,
     /// The label of the backbone.
     pub backbone: String,
-    /// Where they were published.
+    /// The publication that states them.
     pub source: String,
     /// The scores in percent, by the label of the data set.
     pub scores: BTreeMap<String, f64>,

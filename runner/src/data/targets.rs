@@ -12,7 +12,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// The same labels in a head in which class `i` has the row `rows[i]`.
+    /// Returns the labels as rows of a head in which class `i` has the row `rows[i]`.
     pub fn renumbered(self, rows: &[usize]) -> Self {
         match self {
             Self::One(label) => Self::One(rows[label]),

@@ -65,7 +65,7 @@ fn verify(wanted: &Wanted, part: &Path) -> Result<(), String> {
     }
 }
 
-/// How the copy of a body ended.
+/// The outcome of copying a body.
 enum End {
     /// The file has its whole length.
     Whole,

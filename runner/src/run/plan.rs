@@ -152,7 +152,7 @@ fn drop_path(spec: &BackboneSpec, cut: usize, largest: f64) -> String {
     }
 }
 
-/// What weight decay applies to, where that is not everything.
+/// Says which parameters decay, unless all of them do.
 fn decay(trial: &Trial, model: &Model) -> Option<String> {
     let recipe = &trial.experiment.recipe;
     if recipe.decays == Decays::Everything {

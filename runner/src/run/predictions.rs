@@ -30,7 +30,7 @@ const SCHEMA: &str = "message predictions {
     required group probabilities (LIST) { repeated group list { required float element; } }
 }";
 
-/// The same for images with several labels.
+/// The columns of the parquet file of images with several labels.
 const SCHEMA_OF_SETS: &str = "message predictions {
     required binary split (STRING);
     required binary image (STRING);

@@ -122,7 +122,7 @@ pub struct Metrics {
     /// and others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auroc: Option<f64>,
-    /// What images with several labels are scored by; absent where they have one.
+    /// The scores of images with several labels. They are absent where each image has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multi_label: Option<MultiLabel>,
 }

@@ -37,7 +37,7 @@ pub(super) fn leaf(
     })
 }
 
-/// Where the labels of a shard are.
+/// The columns that hold the labels of a shard.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum LabelColumn {
     /// The leaf column with one label per row.

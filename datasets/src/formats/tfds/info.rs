@@ -260,7 +260,7 @@ impl Labels {
         }
     }
 
-    /// What separates the labels in the text of a record; none if it has one.
+    /// Returns the character between the labels in the text of a record. A record with one label has none.
     pub fn separator(&self) -> Option<char> {
         matches!(self, Self::Sets(_)).then_some(JOINED)
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expected {
-    /// Where they were published: authors, year, table.
+    /// The publication: authors, year and table.
     pub source: String,
     /// The label of the backbone that they were measured on. Default: the only one of the comparison.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -26,7 +26,7 @@ use crate::config::recipe::schedule::Schedule;
 pub struct Recipe {
     /// The optimiser.
     pub optimizer: Optimizer,
-    /// What weight decay applies to.
+    /// The parameters to which weight decay applies.
     #[serde(default, skip_serializing_if = "Decays::is_default")]
     pub decays: Decays,
     /// The schedule: how the learning rate changes over the steps.

@@ -109,7 +109,7 @@ impl Optimizer {
         *weight_decay
     }
 
-    /// The same optimiser without weight decay.
+    /// Returns the optimiser without its weight decay.
     pub fn without_decay(&self) -> Self {
         let mut plain = self.clone();
         let (Self::Adam { weight_decay, .. }
@@ -159,7 +159,7 @@ fn adam_options(betas: [f32; 2], epsilon: f32, weight_decay: f64) -> AdamOptions
     }
 }
 
-/// What weight decay applies to.
+/// The parameters to which weight decay applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decays {

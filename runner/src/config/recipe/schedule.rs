@@ -53,10 +53,10 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
-    /// With every step. The cosine begins after the warm-up.
+    /// The factor changes with every step. The cosine begins after the warm-up.
     #[default]
     Step,
-    /// With every epoch, as in timm's `CosineLRScheduler`: the first epoch has the factor `warmup_start`, and the
+    /// The factor changes with every epoch, as in timm's `CosineLRScheduler`: the first epoch has the factor `warmup_start`, and the
     /// warm-up stands for the first epochs of a cosine over all of them.
     Epoch,
 }
