@@ -4,7 +4,7 @@ use burn::tensor::TensorData;
 
 use crate::error::{Error, Result};
 use crate::params::floats;
-use crate::site::Slice;
+use crate::site::{Site, Slice};
 use crate::spec::BackboneSpec;
 
 /// The names that a library gives to modules and parameters. In a rule `{i}` and `{s}` stand for
@@ -24,6 +24,10 @@ pub struct Layout {
     /// The starts of names that belong to no backbone, such as text towers, poolers and indices;
     /// with numbers as in a rule.
     pub ignored: &'static [&'static str],
+    /// The canonical names of layers that never run there, because the module around them reads their weights
+    /// itself: the projections of `torch.nn.MultiheadAttention`, for example. What another library puts
+    /// around such a layer has no effect.
+    pub functional: &'static [&'static str],
     /// The conversion of its values, if they need one.
     pub convert: Option<Convert>,
 }
@@ -55,6 +59,7 @@ impl Layout {
             prefixes: &[""],
             rules: &[("{*}", "{*}")],
             ignored: &[],
+            functional: &[],
             convert: None,
         }
     }
@@ -146,6 +151,15 @@ impl Layout {
     pub fn ignores(&self, bare: &str) -> Option<&'static str> {
         let mut starts = self.ignored.iter().copied();
         starts.find(|pattern| numbers(bare, pattern).is_some())
+    }
+
+    /// Whether the layer at a site never runs there: it is [`functional`](Self::functional), or its slices have
+    /// biases of their own, which the library joins to one and gives to the layer's weight.
+    pub fn is_functional(&self, site: &Site) -> bool {
+        let of = |pattern: &&str| matches!(numbers(&site.name, pattern), Some((_, "")));
+        let own_biases = site.slices.iter().any(|slice| slice.bias.is_some());
+        self.functional.iter().any(|pattern| of(pattern))
+            || own_biases && self.theirs(&site.name).is_ok()
     }
 
     fn unknown(&self, name: &str, what: &'static str) -> Error {
@@ -271,6 +285,7 @@ mod tests {
             ("projection", "pooler.dense"),
         ],
         ignored: &["pooler.", "layers.{i}.index"],
+        functional: &[],
         convert: None,
     };
 

@@ -339,8 +339,12 @@ pub struct HfPeftCase {
 /// At the first difference.
 pub fn read_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) -> HfPeftCase {
     let init = Init::seeded(&Device::flex(), 0);
-    let unwrap = |e: peft_core::Error| -> ! { panic!("{folder}: {e}") };
     let backbone = loaded(Path::new(base), backbone, &init);
+    read_onto(folder, backbone, &init)
+}
+
+pub(crate) fn read_onto(folder: &str, backbone: BoxedBackbone, init: &Init) -> HfPeftCase {
+    let unwrap = |e: peft_core::Error| -> ! { panic!("{folder}: {e}") };
     let io = Checkpoint::open(&Path::new(folder).join("io.safetensors"));
     let io = io.and_then(|io| io.tensors()).unwrap_or_else(|e| unwrap(e));
 
@@ -350,8 +354,8 @@ pub fn read_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) -> 
     let methods: Vec<Box<dyn AdaptationMethod>> =
         serde_json::from_value(methods).unwrap_or_else(|e| panic!("{folder}: {e}"));
     let outputs = io.get("logits").unwrap_or_else(|| &io["features"]);
-    let head = LinearHead::new(backbone.spec().features, outputs.shape()[1], &init);
-    let model = Model::assemble(backbone.clone(), &methods, head, &init);
+    let head = LinearHead::new(backbone.spec().features, outputs.shape()[1], init);
+    let model = Model::assemble(backbone.clone(), &methods, head, init);
     let model = model.unwrap_or_else(|e| unwrap(e));
     let model = adapter_file::fill(model, imported.tensors.clone(), Path::new(folder));
     let model = model.unwrap_or_else(|e| unwrap(e));
@@ -378,7 +382,10 @@ pub fn read_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) -> 
 /// # Panics
 /// At the first difference.
 pub fn check_hf_peft(folder: &str, base: &str, backbone: &dyn BackboneConfig) -> HfPeftCase {
-    let case = read_hf_peft(folder, base, backbone);
+    written_again(folder, read_hf_peft(folder, base, backbone))
+}
+
+pub(crate) fn written_again(folder: &str, case: HfPeftCase) -> HfPeftCase {
     let own = exported(folder, &case);
     // `bias: all` makes HF PEFT save some biases twice, and those of modules that were replaced.
     let twice = [".modules_to_save.", ".original_module."];

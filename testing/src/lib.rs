@@ -14,5 +14,5 @@ pub use folders::{check_folder, refusal, theirs};
 pub use golden::{
     FIXTURES, Golden, HfPeftCase, Reference, assert_close, check_hf_peft, exported, read_hf_peft,
 };
-pub use modern::Modern;
+pub use modern::{Modern, check_modern_hf_peft};
 pub use tiny::{built, config, resnet, tiny, tiny_backbones, vit};

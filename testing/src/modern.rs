@@ -12,7 +12,7 @@ use peft_core::params::{Tensors, floats};
 use peft_core::plug::Plug;
 use serde_json::Value;
 
-use crate::golden::{FIXTURES, assert_close};
+use crate::golden::{FIXTURES, HfPeftCase, assert_close, read_onto, written_again};
 
 /// Largest difference, over the largest value of a tensor.
 const TOLERANCE: f32 = 2e-5;
@@ -146,4 +146,16 @@ fn completed(config: &dyn BackboneConfig, stated: &Value) -> Box<dyn BackboneCon
         }
     }
     serde_json::from_value(value).unwrap_or_else(|e| unwrap(e))
+}
+
+/// [`check_hf_peft`](crate::check_hf_peft) for a folder below `fixtures/hf_peft`, on the network that the library's
+/// own file below `fixtures/modern` shows.
+///
+/// # Panics
+/// At the first difference.
+pub fn check_modern_hf_peft(folder: &str, base: &str) -> HfPeftCase {
+    let base = Modern::open(&format!("modern/{base}"));
+    let folder = format!("{FIXTURES}/hf_peft/{folder}");
+    let case = read_onto(&folder, base.backbone, &Init::seeded(&Device::flex(), 0));
+    written_again(&folder, case)
 }

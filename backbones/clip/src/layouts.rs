@@ -14,6 +14,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
         // The first rule that matches counts; the second leaves all other names as they are.
         rules: &[("projection.weight", "head.weight"), ("{*}", "{*}")],
         ignored: &[],
+        functional: &[],
         convert: None,
     },
     Layout {
@@ -63,6 +64,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
             "vocab_size",
             "visual.proj",
         ],
+        functional: &["blocks.{i}.attn.proj"],
         convert: Some(from_openai),
     },
     Layout {
@@ -102,6 +104,7 @@ pub(crate) const LAYOUTS: [Layout; 3] = [
             "embeddings.position_ids",
             "visual_projection.",
         ],
+        functional: &[],
         convert: Some(with_axes),
     },
 ];

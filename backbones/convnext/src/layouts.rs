@@ -33,6 +33,7 @@ macro_rules! layout {
                 $($more),*
             ],
             ignored: $ignored,
+            functional: &[],
             convert: None,
         }
     };

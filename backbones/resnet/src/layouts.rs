@@ -34,5 +34,6 @@ pub(crate) const LAYOUTS: [Layout; 1] = [Layout {
         ("layer4", "encoder.stages.3.layers")
     ),
     ignored: &[],
+    functional: &[],
     convert: None,
 }];

@@ -37,6 +37,7 @@ macro_rules! transformers {
                 ("norm", "layernorm"),
             ],
             ignored: $ignored,
+            functional: &[],
             convert: None,
         }
     };
@@ -72,6 +73,7 @@ macro_rules! microsoft {
                 "layers.{s}.blocks.{i}.attn.relative_coords_table",
                 "layers.{s}.blocks.{i}.attn_mask",
             ],
+            functional: &[],
             convert: None,
         }
     };
@@ -105,6 +107,7 @@ macro_rules! torchvision {
                 "features.{2s+1}.{i}.attn.relative_position_index",
                 "features.{2s+1}.{i}.attn.relative_coords_table",
             ],
+            functional: &["layers.{s}.blocks.{i}.attn.qkv", "layers.{s}.blocks.{i}.attn.proj"],
             convert: $convert,
         }
     };

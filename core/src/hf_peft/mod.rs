@@ -9,7 +9,7 @@ mod parts;
 mod saved;
 mod targets;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -21,6 +21,7 @@ use crate::method::{AdaptationMethod, name_of};
 use crate::params::{self, Tensors};
 use crate::registry::{Plugin, PluginKind, plugins};
 use crate::site::Site;
+use crate::spec::BackboneSpec;
 
 use folder::{CONFIG, TENSORS};
 pub use folder::{Format, HfPeft, Imported, Write};
@@ -44,31 +45,53 @@ fn reading_of(given: &HfPeft, backbone: &dyn Backbone) -> (Layout, String) {
     let mut wrappers: Vec<&str> = given.tensors.keys().flat_map(|n| prefixes(n)).collect();
     wrappers.sort_unstable_by_key(|wrapper| (wrapper.len(), *wrapper));
     wrappers.dedup();
+    // How many tensors a reading knows, and of how many it would write the very name.
     let known = |layout: &Layout, wrapper: &str| {
-        let mut count = 0;
+        let (mut count, mut exact) = (0, 0);
         for name in given.tensors.keys() {
             let (bare, inside) = match name.strip_prefix(wrapper) {
                 Some(bare) => (bare, true),
                 None => (name.as_str(), false),
             };
             let of_head = bare.starts_with(&format!("{}.", layout.head));
-            let of_backbone = knows(layout, &modules, bare);
-            if of_backbone && !of_head && !inside {
-                return 0;
+            let module = owner(layout, &modules, bare);
+            if module.is_some() && !of_head && !inside {
+                return (0, 0);
             }
-            let read = of_backbone || ignored(layout, &modules, bare).is_some();
+            let again = |ours: &String| {
+                layout
+                    .theirs(ours)
+                    .is_ok_and(|theirs| is_part(bare, &theirs))
+            };
+            exact += usize::from(module.as_ref().is_some_and(again));
+            let read = module.is_some() || of_head || ignored(layout, &modules, bare).is_some();
             count += usize::from(read);
         }
-        count
+        (count, exact)
     };
-    let mut best = (known(&canonical, ""), canonical, "");
-    let others = backbone.layouts().iter().filter(own);
-    let layouts: Vec<Layout> = std::iter::once(canonical).chain(others.copied()).collect();
-    // Of equal readings the one with the shortest prefix counts.
+    let others = backbone.layouts().iter().filter(own).copied();
+    // A model that was saved alone lacks the prefix that it has inside another.
+    let written = |layout: Layout| {
+        let starts = 0..layout.prefixes.len();
+        starts.map(move |first| Layout {
+            prefixes: &layout.prefixes[first..],
+            ..layout
+        })
+    };
+    let layouts: Vec<Layout> = std::iter::once(canonical)
+        .chain(others)
+        .flat_map(written)
+        .collect();
+    let mut best = ((0, 0), canonical, "");
     for wrapper in wrappers {
         for layout in &layouts {
             let count = known(layout, wrapper);
-            if count > best.0 {
+            // Of equal readings the one with the shortest wrapper counts.
+            let better = match wrapper == best.2 {
+                true => count > best.0,
+                false => count.0 > best.0.0,
+            };
+            if better {
                 best = (count, *layout, wrapper);
             }
         }
@@ -90,22 +113,25 @@ fn modules(backbone: &dyn Backbone) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether a tensor belongs to a module of the backbone or to its head. Its name extends the module's, so
-/// that some prefix of it must be one.
-fn knows(layout: &Layout, modules: &BTreeSet<String>, name: &str) -> bool {
+/// The module of the backbone that a tensor belongs to. Its name extends the module's, so that some prefix of it must
+/// be one.
+fn owner(layout: &Layout, modules: &BTreeSet<String>, name: &str) -> Option<String> {
     let ends = name.match_indices('.').map(|(end, _)| &name[..end]);
-    let mut around = ends.chain([name]);
-    around.any(|module| {
-        module == layout.head
-            || layout
-                .ours(module)
-                .is_ok_and(|ours| modules.contains(&ours))
-    })
+    let mut ours = ends
+        .chain([name])
+        .filter_map(|module| layout.ours(module).ok());
+    ours.find(|ours| modules.contains(ours))
+}
+
+/// Whether `name` is that of a module or of a part of it.
+fn is_part(name: &str, module: &str) -> bool {
+    name.strip_prefix(module)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The entry of the layout's list of other parts, such as a text tower, that a tensor belongs to.
 fn ignored(layout: &Layout, modules: &BTreeSet<String>, name: &str) -> Option<&'static str> {
-    if knows(layout, modules, name) {
+    if is_part(name, layout.head) || owner(layout, modules, name).is_some() {
         return None;
     }
     let prefixes = layout.prefixes.iter();
@@ -162,6 +188,18 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     // The head has the library's name there, so it must be taken out before modules are translated.
     let saved = saved::take(&mut given, backbone, &layout)?;
     remarks.splice(0..0, saved.remarks);
+    let adapted = adapted(&given.tensors, backbone.spec(), &layout);
+    let mut idle = adapted
+        .iter()
+        .filter(|(_, site)| layout.is_functional(site));
+    if let Some((first, _)) = idle.next() {
+        remarks.push(format!(
+            "{} of {} adapted layers, such as {first}, never run in the library, where attention reads their weights itself: \
+             their adapters have no effect there, but they act here",
+            1 + idle.count(),
+            adapted.len(),
+        ));
+    }
 
     let mut imported = (format.read)(&given, backbone, &layout)?;
     let (tuning, values) = saved::tuning(saved.own, backbone);
@@ -170,6 +208,26 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     imported.tensors.extend(saved.head);
     imported.remarks.splice(0..0, remarks);
     Ok(imported)
+}
+
+/// The sites that have an adapter, with the library's names of their modules: something is stored of them beside
+/// their own weight and bias.
+fn adapted<'a>(
+    tensors: &'a Tensors,
+    spec: &'a BackboneSpec,
+    layout: &Layout,
+) -> BTreeMap<&'a str, &'a Site> {
+    let modules = tensors.keys().filter_map(|name| {
+        let (module, part) = name.rsplit_once('.')?;
+        match part {
+            // Of a layer of the adapter: `MODULE.lora_A.weight`.
+            "weight" | "bias" => module.rsplit_once('.').map(|(module, _)| module),
+            _ => Some(module),
+        }
+    });
+    let of_site =
+        modules.filter_map(|module| Some((module, spec.site(&layout.ours(module).ok()?)?)));
+    of_site.collect()
 }
 
 /// Drops the tensors of other parts than the backbone, for example those of CLIP's text tower, and says
@@ -240,6 +298,18 @@ pub fn export(
         return Ok(None);
     };
     let mut own = (own_format.write)(&**chosen, backbone, layout, values)?;
+    let adapted = adapted(&own.tensors, backbone.spec(), layout);
+    let mut idle = adapted
+        .iter()
+        .filter(|(_, site)| layout.is_functional(site));
+    if let Some((module, _)) = idle.next() {
+        let reason = format!(
+            "an adapter of HF PEFT has no effect at {module}, whose weight the attention of {} reads itself; merge it, or \
+             export it for timm with --format pytorch",
+            layout.name
+        );
+        return Err(backbone.spec().unfit(&name_of(&**chosen), reason));
+    }
     let has_head = values.keys().any(|name| name.starts_with("head."));
     let mut modules: Vec<String> = has_head
         .then(|| layout.head.to_owned())

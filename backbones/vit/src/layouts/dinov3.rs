@@ -35,6 +35,7 @@ macro_rules! original {
                 ("{*}", "{*}"),
             ],
             ignored: OWN_IGNORED,
+            functional: &[],
             convert: Some(masked),
         }
     };
@@ -88,6 +89,7 @@ macro_rules! transformers {
                 ("norm", "norm"),
             ],
             ignored: &["embeddings.mask_token"],
+            functional: &[],
             convert: None,
         }
     };

@@ -15,6 +15,7 @@ macro_rules! layout {
             prefixes: &["", "visual.", "visual.trunk."],
             rules: $rules,
             ignored: IGNORED,
+            functional: &[],
             convert: None,
         }
     };

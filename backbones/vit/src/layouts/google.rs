@@ -71,6 +71,7 @@ pub(super) const GOOGLE: Layout = Layout {
     // The hidden layer of heads for ImageNet-21k, also as timm's early conversions call it. Such a head
     // is not read.
     ignored: &["pre_logits/", "pre_logits."],
+    functional: &[],
     convert: Some(from_google),
 };
 

@@ -37,6 +37,7 @@ pub(crate) const LAYOUTS: [Layout; 25] = [
             ("{*}", "{*}"),
         ],
         ignored: &[],
+        functional: &[],
         convert: None,
     },
     GOOGLE,
@@ -59,6 +60,7 @@ pub(crate) const LAYOUTS: [Layout; 25] = [
             "logit_scale",
             "logit_bias",
         ],
+        functional: &[],
         convert: None,
     },
     TRANSFORMERS[4],
@@ -90,6 +92,7 @@ pub(crate) const LAYOUTS: [Layout; 25] = [
             "head.mlp.fc1.",
             "head.mlp.fc2.",
         ],
+        functional: &[],
         convert: None,
     },
     Layout {
@@ -99,6 +102,7 @@ pub(crate) const LAYOUTS: [Layout; 25] = [
         rules: &[("{*}", "{*}")],
         // The projector in the place of a head, the slowly following encoder, and the predictor.
         ignored: &["base_encoder.head.", "momentum_encoder.", "predictor."],
+        functional: &[],
         convert: None,
     },
     dinov3::TRANSFORMERS[0],
@@ -126,6 +130,7 @@ const DINO: Layout = Layout {
         "head.last_layer.",
         "module.head.",
     ],
+    functional: &[],
     convert: Some(from_dinov2),
 };
 

@@ -49,6 +49,7 @@ pub(super) const TRANSFORMERS: Layout = Layout {
         "logit_bias",
         "embeddings.position_ids",
     ],
+    functional: &["attn_pool.proj"],
     convert: Some(cut),
 };
 

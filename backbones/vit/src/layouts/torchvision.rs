@@ -39,6 +39,7 @@ macro_rules! layout {
             ],
             // The hidden layer of a head with a `representation_size`. Such a head is not read.
             ignored: &["heads.pre_logits."],
+            functional: &["blocks.{i}.attn.proj"],
             convert: None,
         }
     };

@@ -30,6 +30,7 @@ macro_rules! layout {
                 $(($ours, $theirs)),*
             ],
             ignored: $ignored,
+            functional: &[],
             convert: $convert,
         }
     };
