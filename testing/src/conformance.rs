@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use rayon::prelude::*;
 
 use peft_core::activation::Activation;
 use peft_core::adapter_file::{self, AdapterInfo};
@@ -72,16 +73,17 @@ pub fn conforms(methods: &[Box<dyn AdaptationMethod>]) -> Vec<Verdict> {
     let backbones = tiny_backbones();
     let mut verdicts = Vec::new();
     for method in methods {
-        let first = verdicts.len();
-        for (yaml, backbone) in &backbones {
-            let what = format!("{method:?} on {yaml}");
-            verdicts.push(check(&what, &**method, &**backbone));
-        }
+        // On the pool's threads, where small operations need not wake another one.
+        let of_method: Vec<_> = backbones
+            .par_iter()
+            .map(|(yaml, backbone)| check(&format!("{method:?} on {yaml}"), &**method, &**backbone))
+            .collect();
         let accepted = |verdict: &Verdict| matches!(verdict, Verdict::Conforms { .. });
         assert!(
-            verdicts[first..].iter().any(accepted),
-            "{method:?} accepts no backbone: {verdicts:?}"
+            of_method.iter().any(accepted),
+            "{method:?} accepts no backbone: {of_method:?}"
         );
+        verdicts.extend(of_method);
     }
     verdicts
 }

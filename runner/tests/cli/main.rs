@@ -429,8 +429,13 @@ fn every_shipped_trial_trains_on_both_bundled_backbones_or_is_refused_with_a_rea
     for config in &configs {
         for backbone in ["vit-micro", "resnet-micro"] {
             let set = format!("backbone={backbone}");
-            let sets = ["--set", &set, "--set", "recipe.epochs=1", "--device", "cpu"];
-            let args = [&["--config", config], &sets[..]].concat();
+            let few = ["dataset=digits", "dataset.shots=10", "recipe.epochs=1"];
+            let sets = [&set, few[0], few[1], few[2]].map(|set| ["--set", set]);
+            let args = [
+                &["--config", config, "--device", "cpu"],
+                sets.as_flattened(),
+            ]
+            .concat();
             let output = run(&args, runs.path());
             let refused = NOT_ON_MAPS.iter().find(|(name, _)| name == config);
             match refused.filter(|_| backbone == "resnet-micro") {
