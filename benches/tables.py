@@ -34,6 +34,7 @@ TABLES = {
     "cost": "benches/cost.sh target/release/runner",
     "peer": "benches/peer/run.sh --only 'vit-|resnet|swin|clip'",
     "peer-modern": "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'",
+    "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",
     "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",
     "cache": "benches/peer/run.sh cache",
     "loader": "python3 benches/loader/run.py target/release/runner",

@@ -1,251 +1,18 @@
-"""The eleven methods in PyTorch, as an experienced user writes them: timm's backbones, HF PEFT for LoRA, small modules for the
-rest. Whatever needs no gradient runs under `no_grad`, and frozen parameters do not require one.
+"""The methods in PyTorch, as an experienced user has them: timm's backbones, HF PEFT where it has the method, small modules for
+the rest. Frozen parameters do not require a gradient.
 
 A method is named and configured by the same mapping as in the runner's YAML.
 """
 
-import timm
+import peft
 import torch
+from peft.tuners.boft import layer
 from torch import nn
 from torch.nn import functional as F
 
-CLASSES = 10
-
-
-def backbone(variant: str, **options) -> nn.Module:
-    """timm's model with a new head, random weights."""
-    return timm.create_model(variant, pretrained=False, num_classes=CLASSES, **options)
-
-
-class Embed(nn.Module):
-    """The part of a ViT from the image to the first block. Keeps the rotary positions, if there are any, for the blocks."""
-
-    def __init__(self, vit):
-        super().__init__()
-        self.vit = [vit]  # In a list, so that its parameters are not registered a second time.
-        self.rope = None
-
-    def forward(self, x):
-        (vit,) = self.vit
-        x = vit._pos_embed(vit.patch_embed(x))
-        if isinstance(x, tuple):
-            x, self.rope = x
-        return vit.norm_pre(x)
-
-
-class Rotary(nn.Module):
-    """A block with the rotary positions of the image."""
-
-    def __init__(self, block, embed):
-        super().__init__()
-        self.block, self.embed = [block], [embed]
-
-    def forward(self, x):
-        (block,), (embed,) = self.block, self.embed
-        return block(x, rope=embed.rope)
-
-
-class Tail(nn.Module):
-    """The part of a model from the last block to the logits."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = [model]
-
-    def forward(self, x):
-        (model,) = self.model
-        for norm in ("norm_pre", "norm") if is_convnext(model) else ("norm",):
-            if hasattr(model, norm):
-                x = getattr(model, norm)(x)
-        return model.forward_head(x)
-
-
-def is_convnext(model) -> bool:
-    return hasattr(model, "stages")
-
-
-def is_resnet(model) -> bool:
-    return hasattr(model, "layer1")
-
-
-def parts(model) -> list[list]:
-    """The model in order, cut at its boundaries: parts[l] leads to the input of block l + 1, and the last part from the output
-    of the last block to the logits."""
-    if hasattr(model, "layers") or is_convnext(model):  # Swin and ConvNeXt: a smaller grid is made at the end of the block before it.
-        first, stages = (model.stem, model.stages) if is_convnext(model) else (model.patch_embed, model.layers)
-        cut = [[first]]
-        for stage in stages:
-            cut[-1].append(stage.downsample)
-            cut.extend([block] for block in stage.blocks)
-    elif hasattr(model, "rope"):
-        embed = Embed(model)
-        cut = [[embed], *([Rotary(block, embed)] for block in model.blocks)]
-    elif hasattr(model, "blocks"):
-        cut = [[Embed(model)], *([block] for block in model.blocks)]
-    else:
-        stem = [model.conv1, model.bn1, model.act1, model.maxpool]
-        cut = [stem, *([block] for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage)]
-    return [*cut, [Tail(model)]]
-
-
-def run(modules, x):
-    for module in modules:
-        x = module(x)
-    return x
-
-
-class Adapted(nn.Module):
-    """A backbone in two spans, of which the one below `cut` needs no gradient."""
-
-    def __init__(self, model, cut: int = 0):
-        super().__init__()
-        self.model = model
-        self.cut = cut
-        cuts = parts(model)
-        self.below = [module for part in cuts[:cut] for module in part]
-        self.above = [module for part in cuts[cut:] for module in part]
-
-    def prefix(self, x):
-        with torch.no_grad():
-            return run(self.below, x)
-
-    def act(self, x):
-        """What the method does at the cut."""
-        return x
-
-    def forward(self, x):
-        return run(self.above, self.act(self.prefix(x)))
-
-
-class LinearProbe(Adapted):
-    """The head on frozen features."""
-
-    def __init__(self, model):
-        super().__init__(model)
-        self.head = model.get_classifier()
-
-    def forward(self, x):
-        with torch.no_grad():
-            features = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
-        return self.head(features)
-
-
-class ActivationPrompt(Adapted):
-    def __init__(self, model, cut, shape):
-        super().__init__(model, cut)
-        self.delta = nn.Parameter(torch.zeros(shape))
-
-    def act(self, x):
-        return x + self.delta
-
-
-class PromptTuning(Adapted):
-    """Prompt tokens before the first block or, if deep, new ones before each block."""
-
-    def __init__(self, model, mode, length):
-        super().__init__(model, 1)
-        width, depth = model.embed_dim, len(model.blocks)
-        layers = depth if mode == "deep" else 1
-        self.prompts = nn.Parameter(torch.empty(layers, length, width).uniform_(-0.1, 0.1))
-        self.blocks, self.tail = self.above[:-1], self.above[-1]
-
-    def forward(self, x):
-        x = self.prefix(x)
-        own, b = x.shape[1], x.shape[0]
-        for index, block in enumerate(self.blocks):
-            if index < len(self.prompts):
-                x = torch.cat([x[:, :own], self.prompts[index].expand(b, -1, -1)], dim=1)
-            x = block(x)
-        return self.tail(x[:, :own])
-
-
-class Bottleneck(nn.Module):
-    """Down, a nonlinearity, up; on maps with 1x1 convolutions."""
-
-    def __init__(self, width, hidden, activation, scale=1.0, dropout=0.0, maps=False):
-        super().__init__()
-        layer = (lambda i, o: nn.Conv2d(i, o, 1)) if maps else nn.Linear
-        self.down, self.up = layer(width, hidden), layer(hidden, width)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-        self.activation, self.scale, self.dropout = activation, scale, nn.Dropout(dropout)
-
-    def forward(self, x):
-        x = self.up(self.dropout(self.activation(self.down(x))))
-        return x if self.scale == 1.0 else x * self.scale
-
-
-class After(nn.Module):
-    """A bottleneck after a branch."""
-
-    def __init__(self, branch, bottleneck):
-        super().__init__()
-        self.branch, self.bottleneck = branch, bottleneck
-
-    def forward(self, x, *rest):
-        x = self.branch(x, *rest)
-        return x + self.bottleneck(x)
-
-
-class BesideMlp(nn.Module):
-    """A block of a ViT with a bottleneck beside its MLP; the bottleneck reads the stream before the norm."""
-
-    def __init__(self, block, bottleneck):
-        super().__init__()
-        self.block, self.bottleneck = block, bottleneck
-
-    def forward(self, x):
-        block = self.block
-        x = x + block.ls1(block.attn(block.norm1(x)))
-        return x + block.ls2(block.mlp(block.norm2(x))) + self.bottleneck(x)
-
-
-class BesideSwinMlp(nn.Module):
-    """The same for a block of Swin, on `[b, h, w, c]`."""
-
-    def __init__(self, block, bottleneck):
-        super().__init__()
-        self.block, self.bottleneck = block, bottleneck
-
-    def forward(self, x):
-        block = self.block
-        x = x + block._attn(block.norm1(x))
-        return x + block.mlp(block.norm2(x)) + self.bottleneck(x)
-
-
-class ResidualBranch(nn.Module):
-    """A residual block of convolutions with a bottleneck after its branch, or beside it on the shortcut."""
-
-    def __init__(self, block, bottleneck, beside):
-        super().__init__()
-        self.block, self.bottleneck, self.beside = block, bottleneck, beside
-
-    def forward(self, x):
-        block = self.block
-        shortcut = x if block.downsample is None else block.downsample(x)
-        x = block.act1(block.bn1(block.conv1(x)))
-        x = block.act2(block.bn2(block.conv2(x)))
-        x = block.bn3(block.conv3(x))
-        x = x + self.bottleneck(shortcut if self.beside else x)
-        return block.act3(x + shortcut)
-
-
-class ScaleShift(nn.Module):
-    """A layer whose output channels are scaled and shifted."""
-
-    def __init__(self, layer, channels, maps):
-        super().__init__()
-        self.layer = layer
-        shape = (channels, 1, 1) if maps else (channels,)
-        self.scale = nn.Parameter(torch.empty(shape).normal_(1.0, 0.02))
-        self.shift = nn.Parameter(torch.empty(shape).normal_(0.0, 0.02))
-
-    @property
-    def weight(self):  # timm reads the patch embedding's type here.
-        return self.layer.weight
-
-    def forward(self, x):
-        return torch.addcmul(self.shift, self.layer(x), self.scale)
+from benchmark import Bypassed, Fact, Hypercomplex, Ladder, Queries, Reparameterised, Shared, normal
+from models import is_convnext, is_resnet, parts, run
+from modules import ActivationPrompt, Adapted, After, BesideMlp, BesideSwinMlp, Bottleneck, LinearProbe, PromptTuning, ResidualBranch, ScaleShift
 
 
 def replace(model, name, module):
@@ -264,6 +31,33 @@ def channels(module) -> int | None:
         case nn.BatchNorm2d():
             return module.num_features
 
+
+class Diagonal:
+    """What HF PEFT's extension for CUDA computes: the block-diagonal matrices of [m, n, b, b]."""
+
+    @staticmethod
+    def apply(blocks):
+        return torch.stack([torch.block_diag(*factor) for factor in blocks])
+
+
+def boft(options, targets):
+    # Without its extension for CUDA, the library would fall back to one factor.
+    layer.get_fbd_cuda = lambda: True
+    layer.FastBlockDiag = Diagonal
+    sizes = dict(boft_block_size=options["block_size"], boft_n_butterfly_factor=options["factors"])
+    return peft.BOFTConfig(**sizes, target_modules=targets)
+
+
+# The methods that HF PEFT has: from the options and the names of the layers to its configuration.
+HF_PEFT = {
+    "lora": lambda o, targets: peft.LoraConfig(r=o["rank"], lora_alpha=o["rank"], lora_dropout=0.0, target_modules=targets),
+    "loha": lambda o, targets: peft.LoHaConfig(r=o["rank"], alpha=o["rank"], target_modules=targets),
+    "lokr": lambda o, targets: peft.LoKrConfig(r=o["rank"], alpha=o["rank"], target_modules=targets),
+    "oft": lambda o, targets: peft.OFTConfig(oft_block_size=o["block_size"], target_modules=targets),
+    "boft": boft,
+    "vera": lambda o, targets: peft.VeraConfig(r=o["rank"], target_modules=targets),
+    "fourierft": lambda o, targets: peft.FourierFTConfig(n_frequency=o["frequencies"], target_modules=targets),
+}
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 
@@ -294,17 +88,12 @@ def adapt(model, method: dict, image_size: int) -> tuple[nn.Module, bool]:
             if n.endswith("bias"):
                 parameter.requires_grad_(True)
         return Adapted(model), False
-    if name == "lora":
-        import peft
-
+    if name in HF_PEFT:
         kinds = nn.Conv2d if residual else nn.Linear
         ends = "" if residual else (".fc1", ".fc2") if is_convnext(model) else "qkv"
         wanted = lambda n: n.endswith(ends)
         targets = [n for n in inside if isinstance(model.get_submodule(n), kinds) and wanted(n)]
-        config = peft.LoraConfig(
-            r=options["rank"], lora_alpha=options["rank"], lora_dropout=0.0, target_modules=targets
-        )
-        model = peft.inject_adapter_in_model(config, model)
+        model = peft.get_peft_model(model, HF_PEFT[name](options, targets)).base_model.model
         model.get_classifier().requires_grad_(True)
         return Adapted(model), False
     if name == "ssf":
@@ -348,7 +137,46 @@ def adapt(model, method: dict, image_size: int) -> tuple[nn.Module, bool]:
                 block = model.get_submodule(owner)
                 replace(model, owner, (BesideSwinMlp if swin else BesideMlp)(block, bottleneck))
         return Adapted(model), False
+    if name == "partial":
+        count = options["blocks"]
+        for part in [*model.blocks[-count:], model.norm]:
+            part.requires_grad_(True)
+        return Adapted(model, len(parts(model)) - 1 - count), False
+    if name in ("fact", "rep-adapter", "compacter"):
+        attach = {"fact": attach_fact, "rep-adapter": attach_rep_adapter, "compacter": attach_compacter}[name]
+        attach(model, **options)
+        return Adapted(model, 1), False
+    if name == "convpass":
+        for i, block in enumerate(model.blocks):
+            model.blocks[i] = Bypassed(block, options["bottleneck"], model.patch_embed.grid_size[0])
+        return Adapted(model, 1), False
+    if name == "lst":
+        return Ladder(model, options["reduction"]), False
+    if name == "vqt":
+        model.get_classifier().requires_grad_(False)
+        return Queries(model, options["length"]), False
     raise ValueError(f"unknown method {name!r}")
+
+
+def attach_fact(model, kind, rank):
+    shared = Shared(model.embed_dim, rank, core=kind == "tk")
+    for block in model.blocks:
+        for part, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
+            setattr(part, name, Fact(getattr(part, name), shared, rank))
+
+
+def attach_rep_adapter(model, bottleneck, groups=2):
+    for block in model.blocks:
+        for part, name in ((block.attn, "qkv"), (block.mlp, "fc1")):
+            setattr(part, name, Reparameterised(getattr(part, name), bottleneck, groups))
+
+
+def attach_compacter(model, bottleneck, factors=4, rank=1):
+    width, rule = model.embed_dim, normal(factors, factors, factors, std=0.01)
+    for block in model.blocks:
+        for name in ("attn", "mlp"):
+            layers = Hypercomplex(width, bottleneck, rule, rank), Hypercomplex(bottleneck, width, rule, rank)
+            setattr(block, name, After(getattr(block, name), nn.Sequential(layers[0], nn.GELU(), layers[1])))
 
 
 def prepare(module, statistics: bool):

@@ -58,6 +58,8 @@ CLIP = Backbone("clip-b32", "clip", "vit_base_patch32_clip_quickgelu_224", 16, 1
 DINOV3 = Backbone("dinov3-small", "vit", "vit_small_patch16_dinov3", 8, 1.0)
 SIGLIP = Backbone("siglip-base", "vit", "vit_base_patch16_siglip_224", 4, 1.0)
 CONVNEXT = Backbone("convnext-tiny", "convnext", "convnext_tiny", 8, 1.0)
+# The other methods of the benchmarks, on ViT-Ti/16.
+BENCHMARK = Backbone("benchmark", "vit", "vit_tiny_patch16_224", 16, 1.0)
 
 METHODS = {
     "linear-probe": {"name": "linear-probe"},
@@ -74,11 +76,26 @@ METHODS = {
     "bias": {"name": "bias"},
     "full-finetune": {"name": "full-finetune"},
     "inference": None,
+    "loha": {"name": "loha", "rank": 8},
+    "lokr": {"name": "lokr", "rank": 8},
+    "oft": {"name": "oft", "block_size": 32},
+    "boft": {"name": "boft", "block_size": 8, "factors": 2},
+    "vera": {"name": "vera", "rank": 256},
+    "fourierft": {"name": "fourierft", "frequencies": 1000},
+    "fact-tt": {"name": "fact", "kind": "tt", "rank": 16},
+    "fact-tk": {"name": "fact", "kind": "tk", "rank": 16},
+    "rep-adapter": {"name": "rep-adapter", "bottleneck": 8},
+    "convpass": {"name": "convpass", "bottleneck": 8},
+    "compacter": {"name": "compacter", "bottleneck": 24},
+    "partial": {"name": "partial", "blocks": 1},
+    "lst": {"name": "lst", "reduction": 8},
+    "vqt": {"name": "vqt", "length": 5},
 }
 
-TRANSFORMER = [name for name in METHODS if name != "ap-late"]
+OTHERS = list(METHODS)[list(METHODS).index("loha"):]
+TRANSFORMER = [name for name in METHODS if name != "ap-late" and name not in OTHERS]
 # On maps an activation prompt is late by default, and blocks cannot take extra tokens.
-CONVOLUTIONAL = [name for name in METHODS if name not in ("ap", "vpt-shallow", "vpt-deep")]
+CONVOLUTIONAL = [name for name in METHODS if name not in ("ap", "vpt-shallow", "vpt-deep", *OTHERS)]
 
 OPTIONS = {DINOV3: {"img_size": DINOV3.size}}
 
@@ -94,6 +111,7 @@ TABLE = [
         (DINOV3, ["linear-probe", "ap", "lora", "full-finetune", "inference"]),
         (SIGLIP, ["linear-probe", "ap", "lora", "full-finetune", "inference"]),
         (CONVNEXT, ["linear-probe", "ap-late", "lora", "full-finetune", "inference"]),
+        (BENCHMARK, ["lora", "full-finetune", *OTHERS]),
     ]
     for name in names
 ]

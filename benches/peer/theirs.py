@@ -19,6 +19,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 import methods
+import models
 
 
 class Heap:
@@ -91,11 +92,11 @@ class Side:
         """mode: eager (f32), autocast (bf16) or compile (bf16, torch.compile)."""
         self.close()
         self.before = self.counter.live() if self.counter else 0
-        model = methods.backbone(row["timm"], **row["options"])
+        model = models.backbone(row["timm"], **row["options"])
         size, batch = row["size"], row["batch"]
         infer = row["method"] is None
-        residual = methods.is_resnet(model)
-        maps = residual or methods.is_convnext(model)
+        residual = models.is_resnet(model)
+        maps = residual or models.is_convnext(model)
         if infer:
             # Folds BatchNorm into the convolutions.
             module = fuse(model.eval()) if residual else model.eval()
@@ -107,7 +108,7 @@ class Side:
             # Convolutions are faster in this layout.
             module = module.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(methods.CLASSES, (batch,), device=self.device)
+        labels = torch.randint(models.CLASSES, (batch,), device=self.device)
         trained = [p for p in module.parameters() if p.requires_grad]
         optimizer = None if infer else torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0, fused=True)
         call = module if mode != "compile" else torch.compile(module)
@@ -147,14 +148,14 @@ class Side:
     def epochs(self, row, images, validation, epochs):
         """Times a trial without a cache: training and validation batches run through the whole network."""
         self.close()
-        module, statistics = methods.adapt(methods.backbone(row["timm"], **row["options"]), row["method"], row["size"])
+        module, statistics = methods.adapt(models.backbone(row["timm"], **row["options"]), row["method"], row["size"])
         module = methods.prepare(module, statistics)
-        layout = torch.channels_last if methods.is_resnet(module.model) else torch.contiguous_format
+        layout = torch.channels_last if models.is_resnet(module.model) else torch.contiguous_format
         module = module.to(memory_format=layout)
 
         def in_memory(count):
             pixels = torch.rand(count, 3, row["size"], row["size"]) * 2 - 1
-            return pixels.contiguous(memory_format=layout), torch.randint(methods.CLASSES, (count,))
+            return pixels.contiguous(memory_format=layout), torch.randint(models.CLASSES, (count,))
 
         training, held_out = in_memory(images), in_memory(validation)
         trained = [p for p in module.parameters() if p.requires_grad]
@@ -174,7 +175,7 @@ class Side:
             with torch.inference_mode():
                 for pixels in held_out[0].split(row["batch"]):
                     module(pixels)
-        return {"epochs": seconds, "to_fifth": time.perf_counter() - start}
+        return {"epochs": seconds, "to_end": time.perf_counter() - start}
 
     def memory(self, steps):
         """The peak above weights and batch, and what the forward pass leaves for the backward pass."""
