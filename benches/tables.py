@@ -36,7 +36,8 @@ TABLES = {
     "peer-modern": "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'",
     "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",
     "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",
-    "cache": "benches/peer/run.sh cache",
+    "cache": "benches/peer/run.sh cache --only 'vit-tiny|resnet'",
+    "cache-side": "benches/peer/run.sh cache --rounds 1 --only vit-base",
     "loader": "python3 benches/loader/run.py target/release/runner",
     "loader-small": "python3 benches/loader/small.py target/release/runner",
 }
