@@ -158,8 +158,7 @@ impl Layout {
     pub fn is_functional(&self, site: &Site) -> bool {
         let of = |pattern: &&str| matches!(numbers(&site.name, pattern), Some((_, "")));
         let own_biases = site.slices.iter().any(|slice| slice.bias.is_some());
-        self.functional.iter().any(|pattern| of(pattern))
-            || own_biases && self.theirs(&site.name).is_ok()
+        self.functional.iter().any(of) || own_biases && self.theirs(&site.name).is_ok()
     }
 
     fn unknown(&self, name: &str, what: &'static str) -> Error {

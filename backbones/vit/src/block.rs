@@ -111,11 +111,13 @@ impl Block {
         tokens.map(|x| {
             // With nothing between a branch's last layer and the sum, both happen in one pass.
             let bare = |site, scale: &LayerScale| scale.is_empty() && !hooks.acts_at(site);
+            // What an adapter does not read is moved, so that its memory is free before the next layer.
             let normed = self.norm1.forward(x.clone(), hooks);
-            let mixed = self.attn.mixed(normed.clone(), rotation, hooks);
             let x = if bare(&self.attn.site, &self.scale1) {
+                let mixed = self.attn.mixed(normed, rotation, hooks);
                 self.attn.proj.forward_onto(x, mixed, hooks)
             } else {
+                let mixed = self.attn.mixed(normed.clone(), rotation, hooks);
                 let output = self.attn.proj.forward(mixed, hooks);
                 let output = branch(&self.attn.site, [x.clone(), normed, output], hooks);
                 x + scaled(output, &self.scale1)

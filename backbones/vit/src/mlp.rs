@@ -76,23 +76,25 @@ impl Mlp {
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
     pub fn forward(&self, residual: Option<Tensor<3>>, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
-        let mut inputs = self.inputs.iter().map(|(_, layer)| layer);
-        let mut input = || match inputs.next() {
-            Some(layer) => layer.forward(x.clone(), hooks),
-            None => unreachable!("an MLP has a first layer for each of its inputs"),
+        let mut layers = self.inputs.iter().map(|(_, layer)| layer);
+        // The last of them takes `x`, so that its memory is free before the next layer.
+        let (gate, input) = match (layers.next(), layers.next()) {
+            (Some(gate), Some(value)) => {
+                let gate = gate.forward(x.clone(), hooks);
+                (Some(gate), value.forward(x, hooks))
+            }
+            (Some(only), None) => (None, only.forward(x, hooks)),
+            (None, _) => unreachable!("an MLP has a first layer"),
         };
         let gelu = self.act_layer.gelu();
-        let hidden = match self.kind {
+        let hidden = match (gate, self.kind) {
+            (Some(gate), _) => swiglu(gate, input),
             // GELU and the last layer run in one pass unless a norm comes between.
-            MlpKind::Plain if self.norm.is_none() => {
-                return self.fc2.forward_gelu(residual, input(), gelu, hooks);
+            (None, MlpKind::Plain) if self.norm.is_none() => {
+                return self.fc2.forward_gelu(residual, input, gelu, hooks);
             }
-            MlpKind::Plain => gelu.of(input()),
-            MlpKind::Swiglu => {
-                let gate = input();
-                swiglu(gate, input())
-            }
-            MlpKind::SwigluPacked => swiglu_packed(input()),
+            (None, MlpKind::Plain) => gelu.of(input),
+            (None, _) => swiglu_packed(input),
         }; // [b, n, hidden]
         let hidden = match &self.norm {
             Some(norm) => norm.forward(hidden, hooks),
