@@ -11,7 +11,7 @@ file differ (runner/tests/cli/documentation.rs).
 
 Build first (`cargo build --release`) and leave the machine alone meanwhile. The tables
 beside PyTorch need what benches/peer/run.sh and benches/loader/run.py need, and loader-small needs what benches/loader/small.py
-needs. The tables of a GPU are measured only when they are named.
+needs. The tables of a GPU and of a CPU without AVX-512 are measured only when they are named.
 """
 
 import argparse
@@ -29,11 +29,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 AVX2 = "PEFT_OPS=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2"
 SAMPLE = "vit-tiny/(linear-probe|lora|inference)|vit-base/inference|resnet50-64/(ap-late|lora|norm-tune|inference)|clip-b32/lora"
+MODERN = "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'"
 TABLES = {
     "digits": "cargo run --release --example digits",
     "cost": "benches/cost.sh target/release/runner",
     "peer": "benches/peer/run.sh --only 'vit-|resnet|swin|clip'",
-    "peer-modern": "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'",
+    "peer-modern": MODERN,
     "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",
     "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",
     "cache": "benches/peer/run.sh cache --only 'vit-tiny|resnet'",
@@ -42,7 +43,9 @@ TABLES = {
     "loader-small": "python3 benches/loader/small.py target/release/runner",
 }
 VIT_BASE = "BACKBONES=vit_base_patch16_224 METHODS='lora full-finetune' PRECISIONS=bf16"
-GPU = {
+ELSEWHERE = {
+    # On a machine whose widest vectors are AVX2.
+    "peer-modern-avx2": MODERN,
     "gpu": "TORCH='eager sdpa' WARMUP=3 benches/cuda.sh target/release/runner",
     "gpu-burn": f"PEFT_OPS_CUDA=off {VIT_BASE} TORCH= WARMUP=3 benches/cuda.sh target/release/runner",
 }
@@ -127,11 +130,11 @@ def write_pages(tables: dict):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLES | GPU)}; default: all but the GPU's")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLES | ELSEWHERE)}; default: all that this machine may have")
     parser.add_argument("--write", action="store_true", help="measure nothing")
     parser.add_argument("--list", action="store_true", help="print the tables and their commands")
     args = parser.parse_args()
-    commands = TABLES | GPU
+    commands = TABLES | ELSEWHERE
     if args.list:
         for name, command in commands.items():
             print(f"{name:<16}{command}")
