@@ -33,6 +33,7 @@ MODERN = "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'"
 TABLES = {
     "digits": "cargo run --release --example digits",
     "cost": "benches/cost.sh target/release/runner",
+    "rectangles": "benches/rectangles.sh target/release/runner",
     "peer": "benches/peer/run.sh --only 'vit-|resnet|swin|clip'",
     "peer-modern": MODERN,
     "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",
@@ -137,7 +138,7 @@ def main():
     commands = TABLES | ELSEWHERE
     if args.list:
         for name, command in commands.items():
-            print(f"{name:<16}{command}")
+            print(f"{name:<18}{command}")
         return
     if unknown := [name for name in args.names if name not in commands]:
         parser.error(f"unknown table {unknown[0]!r}; expected one of {', '.join(commands)}")
