@@ -54,8 +54,8 @@ TRIALS = [
     trial("vit-base", "vit", "vit_base_patch16_224", {"name": "lst", "reduction": 8}, 1000, epochs=2),
     trial("vit-base", "vit", "vit_base_patch16_224", {"name": "vqt", "length": 1}, 96, epochs=2),
 ]
-PER_LORA = ("lst", "vqt")
-LEAST_OF_LORA = 0.1
+SIDE_NETWORKS = ("lst", "vqt")
+MOST_OF_LORA = 0.1
 
 
 def write_images(root: Path, images: int):
@@ -166,15 +166,15 @@ def main():
         if one.cached:
             result["gain"] = gain = later["off"] / later["memory"]
             # What side networks read takes longer than their arithmetic; they are held against LoRA instead.
-            side = row.method["name"] in PER_LORA
+            side = row.method["name"] in SIDE_NETWORKS
             wanted = 0.0 if side else one.least or SHARE * expected
             if gain < wanted:
                 short.append(f"{row.id}: a gain of {gain:.1f} of {wanted:.1f}")
         if row.method["name"] == "lora":
             lora = later["off"] / one.images
-        elif lora and row.method["name"] in PER_LORA:
+        elif lora and row.method["name"] in SIDE_NETWORKS:
             result["of_lora"] = later["memory"] / one.images / lora
-            if result["of_lora"] > LEAST_OF_LORA:
+            if result["of_lora"] > MOST_OF_LORA:
                 short.append(f"{row.id}: {result['of_lora']:.2f} of LoRA's epoch")
         results.append(result)
         print(line(one, result), flush=True)

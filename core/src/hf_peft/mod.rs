@@ -9,7 +9,7 @@ mod parts;
 mod saved;
 mod targets;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -188,16 +188,12 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     // The head has the library's name there, so it must be taken out before modules are translated.
     let saved = saved::take(&mut given, backbone, &layout)?;
     remarks.splice(0..0, saved.remarks);
-    let adapted = adapted(&given.tensors, backbone.spec(), &layout);
-    let mut idle = adapted
-        .iter()
-        .filter(|(_, site)| layout.is_functional(site));
-    if let Some((first, _)) = idle.next() {
+    let idle = functional(&given.tensors, backbone.spec(), &layout);
+    if !idle.is_empty() {
         remarks.push(format!(
-            "{} of {} adapted layers, such as {first}, never run in the library, where attention reads their weights itself: \
-             their adapters have no effect there, but they act here",
-            1 + idle.count(),
-            adapted.len(),
+            "adapters at {} never run in the library, whose attention reads these weights itself: they have no effect \
+             there, but they act here",
+            listed(&idle, 3)
         ));
     }
 
@@ -210,14 +206,9 @@ pub fn import(mut given: HfPeft, backbone: &dyn Backbone) -> Result<Imported> {
     Ok(imported)
 }
 
-/// The sites that have an adapter, with the library's names of their modules: something is stored of them beside
-/// their own weight and bias.
-fn adapted<'a>(
-    tensors: &'a Tensors,
-    spec: &'a BackboneSpec,
-    layout: &Layout,
-) -> BTreeMap<&'a str, &'a Site> {
-    let modules = tensors.keys().filter_map(|name| {
+/// The modules that have an adapter and never run in the library, by its names.
+fn functional<'a>(tensors: &'a Tensors, spec: &BackboneSpec, layout: &Layout) -> Vec<&'a str> {
+    let adapted = tensors.keys().filter_map(|name| {
         let (module, part) = name.rsplit_once('.')?;
         match part {
             // Of a layer of the adapter: `MODULE.lora_A.weight`.
@@ -225,9 +216,13 @@ fn adapted<'a>(
             _ => Some(module),
         }
     });
-    let of_site =
-        modules.filter_map(|module| Some((module, spec.site(&layout.ours(module).ok()?)?)));
-    of_site.collect()
+    let never_runs = |module: &&str| {
+        let ours = layout.ours(module).ok();
+        let site = ours.and_then(|ours| spec.site(&ours));
+        site.is_some_and(|site| layout.is_functional(site))
+    };
+    let modules: BTreeSet<&str> = adapted.filter(never_runs).collect();
+    modules.into_iter().collect()
 }
 
 /// Drops the tensors of other parts than the backbone, for example those of CLIP's text tower, and says
@@ -298,14 +293,12 @@ pub fn export(
         return Ok(None);
     };
     let mut own = (own_format.write)(&**chosen, backbone, layout, values)?;
-    let adapted = adapted(&own.tensors, backbone.spec(), layout);
-    let mut idle = adapted
-        .iter()
-        .filter(|(_, site)| layout.is_functional(site));
-    if let Some((module, _)) = idle.next() {
+    let idle = functional(&own.tensors, backbone.spec(), layout);
+    if !idle.is_empty() {
         let reason = format!(
-            "an adapter of HF PEFT has no effect at {module}, whose weight the attention of {} reads itself; merge it, or \
+            "an adapter of HF PEFT has no effect at {}, whose weight the attention of {} reads itself; merge it, or \
              export it for timm with --format pytorch",
+            listed(&idle, 3),
             layout.name
         );
         return Err(backbone.spec().unfit(&name_of(&**chosen), reason));

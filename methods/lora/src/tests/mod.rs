@@ -1,6 +1,7 @@
 //! Golden values made with HF PEFT, the conformance suite, and refusals.
 
 mod hf_peft;
+mod networks;
 mod starts;
 
 use burn::tensor::{Device, Tensor, TensorData};
