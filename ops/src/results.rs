@@ -6,7 +6,7 @@
 /// level. Activations that were computed under another number, or at another [`level`](crate::level()),
 /// must not be mixed with new ones: a cache of activations records both, and ignores what was made under
 /// others.
-pub const RESULTS: u32 = 5;
+pub const RESULTS: u32 = 6;
 
 #[cfg(all(test, target_arch = "x86_64", not(target_feature = "fma")))]
 mod tests {
@@ -40,9 +40,9 @@ mod tests {
         ("linear_residual", [0xc27e_3317_2136_4835, 0x591a_cc3d_2c1a_9e26, 0x591a_cc3d_2c1a_9e26]),
         ("linear_gelu", [0x9474_ff82_b526_f82e, 0x9896_f05e_ec26_0332, 0x9896_f05e_ec26_0332]),
         ("linear_low_rank", [0x22bc_4898_1b78_1a81, 0x07cf_0f89_dee0_9775, 0x07cf_0f89_dee0_9775]),
-        ("conv2d", [0xf7ff_1ba3_95b2_e364, 0xd7f3_e368_8e3c_d86b, 0xd7f3_e368_8e3c_d86b]),
-        ("conv2d_residual", [0x7803_a5a4_0cee_47e6, 0x31a2_b885_7e10_6ece, 0x31a2_b885_7e10_6ece]),
-        ("conv2d_norm", [0xd841_11be_20a5_8c24, 0x6a66_bb55_c8a2_f53e, 0x6a66_bb55_c8a2_f53e]),
+        ("conv2d", [0x96ea_c5fa_4997_bc0a, 0x58ef_eaa9_d493_4b83, 0x58ef_eaa9_d493_4b83]),
+        ("conv2d_residual", [0xa1d6_7220_6a3f_0246, 0x5e89_0cb2_1efa_ef27, 0x5e89_0cb2_1efa_ef27]),
+        ("conv2d_norm", [0x0334_8579_8e8c_6b68, 0x26ab_8cb5_d26b_549d, 0x26ab_8cb5_d26b_549d]),
         ("depthwise_conv2d", [0x266e_686e_afd2_e0da, 0xaf7d_b187_e6f2_3271, 0xaf7d_b187_e6f2_3271]),
         ("global_response_norm", [0x52f6_fdea_a741_6ce3, 0xe856_1c9c_669c_3c63, 0xe856_1c9c_669c_3c63]),
         ("batch_norm", [0xf15b_c5d2_f079_ccd4, 0xf15b_c5d2_f079_ccd4, 0xf15b_c5d2_f079_ccd4]),
@@ -67,7 +67,7 @@ mod tests {
     }
 
     /// Input, weight and options of convolutions with one window, several blocks of the inner
-    /// dimension, a stride, and groups.
+    /// dimension, a stride, groups, and minimal filtering.
     fn convolutions() -> Vec<(Tensor<4>, Tensor<4>, ConvOptions<2>)> {
         let conv = |x, weight, [stride, padding]: [usize; 2], groups| {
             let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
@@ -78,6 +78,7 @@ mod tests {
             conv([2, 24, 9, 7], [13, 24, 3, 3], [1, 1], 1),
             conv([1, 3, 19, 19], [20, 3, 7, 7], [2, 3], 1),
             conv([2, 8, 6, 6], [8, 2, 3, 3], [1, 1], 4),
+            conv([2, 70, 9, 7], [33, 70, 3, 3], [1, 1], 1),
         ]
     }
 

@@ -46,7 +46,7 @@ impl Kernel {
         count.next_multiple_of(self.lanes)
     }
 
-    /// `out[i, j] = sum_k a[i, k] b[k, j]`, added to what is there if `add`.
+    /// `out[i, j] = sum_k a[i, k] b[k, j]` in runs of `run` products, added to what is there if `add`.
     ///
     /// # Shapes
     /// `b [k, width]`, `out [rows, width]`.
@@ -60,7 +60,7 @@ impl Kernel {
         (a, strides): (*const f32, [usize; 2]),
         b: &[f32],
         out: &mut [f32],
-        add: bool,
+        (run, add): (usize, bool),
     ) {
         assert!(b.len().is_multiple_of(width) && out.len() == self.rows * width);
         #[cfg(target_arch = "x86_64")]
@@ -69,15 +69,15 @@ impl Kernel {
             // The caller vouches for `a`.
             return unsafe {
                 match width / self.lanes {
-                    1 => avx512::tile::<1>(a, strides, b, out, add),
-                    2 => avx512::tile::<2>(a, strides, b, out, add),
-                    _ => avx512::tile::<3>(a, strides, b, out, add),
+                    1 => avx512::tile::<1>(a, strides, b, out, (run, add)),
+                    2 => avx512::tile::<2>(a, strides, b, out, (run, add)),
+                    _ => avx512::tile::<3>(a, strides, b, out, (run, add)),
                 }
             };
         }
         // SAFETY: the panel has as many rows as are read of it, and `out` has room for the tile. The caller
         // vouches for `a`.
-        unsafe { self.kernels.sums(width, (a, strides), b, out, add) }
+        unsafe { self.kernels.sums(width, (a, strides), b, out, (run, add)) }
     }
 }
 
@@ -158,8 +158,6 @@ impl Lines<'_> {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use crate::matmul::RUN;
-
     pub(super) const ROWS: usize = 2 * PART;
     pub(super) const COLUMNS: usize = 3 * LANES;
     /// Values of a vector.
@@ -177,11 +175,13 @@ mod avx512 {
         strides: [usize; 2],
         b: &[f32],
         out: &mut [f32],
-        add: bool,
+        (run, add): (usize, bool),
     ) {
         for (part, out) in out.chunks_exact_mut(PART * V * LANES).enumerate() {
             // SAFETY: the caller vouches for the rows of both parts.
-            unsafe { self::part::<V>(a.add(part * PART * strides[0]), strides, b, out, add) };
+            unsafe {
+                self::part::<V>(a.add(part * PART * strides[0]), strides, b, out, (run, add))
+            };
         }
     }
 
@@ -195,7 +195,7 @@ mod avx512 {
         [row, value]: [usize; 2],
         b: &[f32],
         out: &mut [f32],
-        add: bool,
+        (run, add): (usize, bool),
     ) {
         let mut totals = [[_mm512_setzero_ps(); V]; PART];
         if add {
@@ -206,7 +206,7 @@ mod avx512 {
                 }
             }
         }
-        for b in b.chunks(RUN * V * LANES) {
+        for b in b.chunks(run * V * LANES) {
             // Up to 12 sums that do not wait for each other hide the latency of a product.
             let mut sums = [[_mm512_setzero_ps(); V]; PART];
             for b in b.chunks_exact(V * LANES) {

@@ -5,12 +5,14 @@
 //! matrix is never in memory: each task packs the block of it that it is about to read, which stays in
 //! the caches. Maps stay in Burn's layout `[b, c, h, w]`.
 
+mod finish;
 mod kernel;
 mod left;
 mod product;
 mod shape;
 mod weight_gradient;
 mod windows;
+mod winograd;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +23,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};
 
-use self::product::Finish;
+use self::finish::Finish;
 use self::shape::ConvShape;
 use crate::batch_norm::{Constants, FixedNorm, batch_norm};
 use crate::bridge::{Operation, apply, or_absent, tensor, values};

@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::finish::Finish;
 use super::kernel::Kernel;
 use super::left::Left;
 use super::windows::{Plan, Windows, runs};
 use crate::buffer::{Scratch, Shared, Unset};
 use crate::matmul::{Blocking, RUN};
-use crate::simd::{Simd, multiversion};
+use crate::simd::multiversion;
 
 /// Part of the first cache for a panel of windows. The rows that it meets are read once and pass through.
 const SHARE: f64 = 0.75;
@@ -39,21 +40,6 @@ impl Target {
     fn area(&self) -> usize {
         self.size[0] * self.size[1]
     }
-}
-
-/// What happens to each value before it is written: it becomes `(value - mean) scale + shift + residual`,
-/// and zero if that is negative and `relu` is set.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Finish<'a> {
-    /// `[channels]`.
-    pub(super) mean: Option<&'a [f32]>,
-    /// `[channels]`.
-    pub(super) scale: Option<&'a [f32]>,
-    /// `[channels]`.
-    pub(super) shift: Option<&'a [f32]>,
-    /// In the shape of the result.
-    pub(super) residual: Option<&'a [f32]>,
-    pub(super) relu: bool,
 }
 
 /// A task takes a multiple of as many columns, a whole number of panels of every kernel.
@@ -309,7 +295,7 @@ impl<'a> Right<'a> {
                     for (tile, sums) in tiles.clone().zip(own) {
                         let a = self.left.tile(part.group, tile, block.start, block.len());
                         // SAFETY: the left side has these values of all rows of the tile.
-                        unsafe { kernel.tile(width, a, b, sums, block.start > 0) };
+                        unsafe { kernel.tile(width, a, b, sums, (RUN, block.start > 0)) };
                     }
                 }
             }
@@ -378,13 +364,7 @@ multiversion! {
         // Row by row: maps of a channel are written from front to back, in runs as long as can be.
         for row in rows.clone() {
             let channel = part.group * part.rows + row;
-            let of = |values: Option<&[f32]>, none: f32| values.map_or(none, |v| v[channel]);
-            let line = Line {
-                mean: of(finish.mean, 0.0),
-                scale: of(finish.scale, 1.0),
-                shift: of(finish.shift, 0.0),
-                relu: finish.relu,
-            };
+            let line = finish.line(channel);
             for place in places {
                 let width = if place.at < whole { across } else { narrow };
                 let sums = &sums[place.at + (row - rows.start) * width..][..place.length];
@@ -402,53 +382,7 @@ multiversion! {
                 // SAFETY: each window of the grid has a place in the map, and those of a run are neighbours.
                 // They are this part's.
                 let out = unsafe { out.unset_part(start, place.length) };
-                let residual = finish.residual.map(|r| &r[start..start + place.length]);
-                line.write::<S>(sums, residual.unwrap_or_default(), out);
-            }
-        }
-    }
-}
-
-/// The steps that finish the sums of a channel.
-struct Line {
-    mean: f32,
-    scale: f32,
-    shift: f32,
-    relu: bool,
-}
-
-impl Line {
-    /// Finishes and writes one run. An empty residual is none.
-    #[inline(always)]
-    fn write<S: Simd>(&self, sums: &[f32], residual: &[f32], out: &mut [Unset]) {
-        // Most runs are as long as a panel of AVX2 is wide, and the compiler should know that.
-        let run = (
-            <&[f32; 16]>::try_from(sums),
-            <&mut [Unset; 16]>::try_from(&mut *out),
-        );
-        if let (Ok(sums), Ok(out)) = run {
-            return match <&[f32; 16]>::try_from(residual) {
-                Ok(residual) => self.write_run::<S>(sums, residual, out),
-                Err(_) => self.write_run::<S>(sums, &[], out),
-            };
-        }
-        self.write_run::<S>(sums, residual, out);
-    }
-
-    #[inline(always)]
-    fn write_run<S: Simd>(&self, sums: &[f32], residual: &[f32], out: &mut [Unset]) {
-        // Without a ReLU the lower bound is minus infinity, so that one loop serves both. `f32::max` would
-        // drop NaN; this comparison keeps it.
-        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        let bounded = |value: f32| if value <= floor { floor } else { value };
-        let affine = |sum: f32| S::fma(sum - self.mean, self.scale, self.shift);
-        if residual.is_empty() {
-            for (out, sum) in out.iter_mut().zip(sums) {
-                out.write(bounded(affine(*sum)));
-            }
-        } else {
-            for ((out, sum), residual) in out.iter_mut().zip(sums).zip(residual) {
-                out.write(bounded(affine(*sum) + residual));
+                line.write::<S>(sums, finish.residual(start, place.length), out);
             }
         }
     }

@@ -2,11 +2,13 @@
 
 use burn::tensor::ops::ConvOptions;
 
+use super::finish::Finish;
 use super::kernel;
 use super::left::Left;
-use super::product::{Finish, Target, product};
+use super::product::{Target, product};
 use super::weight_gradient::weight_gradient;
 use super::windows::Windows;
+use super::winograd::{self, Maps, Taps, Weights};
 use crate::batch_norm;
 use crate::buffer::{Unset, written};
 
@@ -80,6 +82,14 @@ impl ConvShape {
         self.kernel[0] * self.kernel[1]
     }
 
+    /// Whether minimal filtering computes it and its gradient, by sizes that are the same for any number of
+    /// images.
+    fn is_minimal(&self) -> bool {
+        (self.groups, self.kernel, self.stride, self.dilation) == (1, [3; 2], [1; 2], [1; 2])
+            && self.padding.iter().all(|before| *before <= 2)
+            && winograd::pays([self.inputs, self.outputs], self.grid)
+    }
+
     /// The windows that the outputs read.
     pub(super) fn windows(&self) -> Windows {
         let tap = |tap: usize| {
@@ -102,6 +112,21 @@ impl ConvShape {
     /// `x [images, inputs, ..size]`, `weight [outputs, inputs / groups, ..kernel] ->
     /// [images, outputs, ..grid]`.
     pub(super) fn forward(&self, x: &[f32], weight: &[f32], finish: Finish) -> Vec<f32> {
+        if self.is_minimal() {
+            let maps = Maps {
+                source: self.size,
+                grid: self.grid,
+                padding: self.padding,
+            };
+            let taps = Taps {
+                values: weight,
+                strides: [9 * self.inputs, 9],
+                reversed: false,
+                scale: None,
+            };
+            let weights = Weights::new([self.outputs, self.inputs], taps);
+            return winograd::convolve(self.images, &maps, &weights, x, finish);
+        }
         let (rows, depth) = (self.outputs / self.groups, self.channels() * self.taps());
         let left = Left::plain([self.groups, rows, depth], weight);
         let target = Target::whole(self.grid);
@@ -123,6 +148,23 @@ impl ConvShape {
         scale: Option<&[f32]>,
         gradient: &[f32],
     ) -> Vec<f32> {
+        if self.is_minimal() {
+            // The gradient is the convolution with the taps in reverse, of maps with more zeros around them
+            // where the input had fewer.
+            let maps = Maps {
+                source: self.grid,
+                grid: self.size,
+                padding: self.padding.map(|before| 2 - before),
+            };
+            let taps = Taps {
+                values: weight,
+                strides: [9, 9 * self.inputs],
+                reversed: true,
+                scale,
+            };
+            let weights = Weights::new([self.inputs, self.outputs], taps);
+            return winograd::convolve(self.images, &maps, &weights, gradient, Finish::default());
+        }
         // SAFETY: every position lies a whole number of strides from exactly one of the origins, and the
         // product of an origin writes all positions that do.
         unsafe {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::left::Left;
 use super::product::{Target, product};
+use super::winograd::{Maps, Taps, Weights, convolve};
 use super::*;
 use crate::buffer::written;
 use crate::machine::Caches;
@@ -148,6 +149,18 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// Layers that minimal filtering computes.
+    fn minimal_layers()(
+        images in 1usize..4,
+        channels in [32usize..42, 32usize..42],
+        size in [9usize..15, 9usize..15],
+        padding in [0usize..3, 0usize..3],
+    ) -> Layer {
+        Layer::new([images, 1], channels, size, [3, 3], [[1, 1], padding, [1, 1]])
+    }
+}
+
 proptest! {
     #![proptest_config(cases(64))]
 
@@ -155,6 +168,16 @@ proptest! {
     fn any_sizes_agree(layer in layers(), view in views(), seed in 1u32..1000) {
         prop_assume!(layer.shapes().1.is_some());
         layer.agrees(view, seed);
+    }
+
+    #[test]
+    fn any_sizes_agree_by_minimal_filtering(
+        layer in minimal_layers(), view in views(), wanted in 1u32..8, seed in 1u32..1000,
+    ) {
+        layer.agrees(view, seed);
+        // Without a ReLU: of as many values one is so close to zero that its rounding decides on a gradient.
+        let case = layer.case(view, seed).wanting(wanted);
+        compare(&case, |t| layer.fused(t, false), |t| layer.composed(t, false));
     }
 
     #[test]
@@ -188,6 +211,7 @@ fn network() -> Vec<Layer> {
         Layer::new([2, 24], [1, 1], [11, 11], [3, 3], SAME),
         Layer::new([3, 1], [2, 3], [20, 19], [3, 3], SAME),
         Layer::new([1, 1], [3, 270], [4, 4], [3, 3], SAME),
+        Layer::new([1, 1], [32, 40], [50, 66], [3, 3], SAME),
     ];
     let products = |layer: &Layer| {
         let output = layer.shapes().1.unwrap();
@@ -262,6 +286,27 @@ fn without_images_there_are_no_maps_and_gradients_are_zero() {
     assert!(gradient.iter::<f32>().all(|value| value == 0.0) && gradient.num_elements() == 108);
 }
 
+/// An image's outputs are the same whatever images stand beside it.
+#[test]
+fn the_other_images_change_nothing() {
+    for [channels, size] in [[40, 9], [40, 30], [20, 9]] {
+        let layer = Layer::new([5, 1], [channels; 2], [size; 2], [3, 3], SAME);
+        let [x, weight] = layer.shapes().0.map(|shape| {
+            let values = noise(shape.iter().product(), 1);
+            Tensor::<4>::from_data(TensorData::new(values, shape), &Device::flex())
+        });
+        let together = |from: usize, to: usize| -> Vec<f32> {
+            let x = x.clone().slice([from..to]);
+            let y = conv2d(x, weight.clone(), None, layer.options.clone());
+            y.into_data().iter().collect()
+        };
+        let alone: Vec<f32> = (0..5)
+            .flat_map(|image| together(image, image + 1))
+            .collect();
+        assert!(together(0, 5) == alone, "{layer:?}");
+    }
+}
+
 /// A machine's caches decide how a product is cut into blocks, but not its values.
 #[test]
 fn the_caches_change_nothing() {
@@ -296,6 +341,41 @@ fn the_caches_change_nothing() {
                 );
             })
         }
+    };
+    let expected = run(32, 512);
+    for [first, second] in [[4, 32], [16, 128], [48, 2048], [128, 4096]] {
+        assert!(
+            run(first, second) == expected,
+            "caches of {first} and {second} KiB"
+        );
+    }
+}
+
+#[test]
+fn the_caches_change_nothing_by_minimal_filtering() {
+    let (depth, rows, size, images) = (300, 50, [12, 13], 3);
+    let (source, values) = (
+        noise(images * depth * 12 * 13, 1),
+        noise(rows * depth * 9, 2),
+    );
+    let maps = Maps {
+        source: size,
+        grid: size,
+        padding: [1, 1],
+    };
+    let run = |first: usize, second: usize| {
+        let taps = Taps {
+            values: &values,
+            strides: [9 * depth, 9],
+            reversed: false,
+            scale: None,
+        };
+        let mut weights = Weights::new([rows, depth], taps);
+        weights.caches = Caches {
+            first: first << 10,
+            second: second << 10,
+        };
+        convolve(images, &maps, &weights, &source, Finish::default())
     };
     let expected = run(32, 512);
     for [first, second] in [[4, 32], [16, 128], [48, 2048], [128, 4096]] {

@@ -171,7 +171,7 @@ impl Product<'_> {
                 for (a, sums) in rows.chunks_exact(kernels.rows * stride).zip(sums) {
                     // SAFETY: the chunk has as many rows as a tile, of at least as many values as the panel
                     // has lines.
-                    unsafe { kernels.sums(width, (a.as_ptr(), [stride, 1]), b, sums, true) };
+                    unsafe { kernels.sums(width, (a.as_ptr(), [stride, 1]), b, sums, (RUN, true)) };
                 }
             }
         }

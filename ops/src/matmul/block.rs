@@ -116,6 +116,7 @@ impl Block<'_> {
             };
             let tile = Tile {
                 depth: piece.depth,
+                run: RUN,
                 a,
                 strides,
                 b,

@@ -16,6 +16,8 @@ pub(crate) const RUN: usize = 64;
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     pub(super) depth: usize,
+    /// Products that are summed before they are added to the total.
+    pub(super) run: usize,
     pub(super) a: *const f32,
     /// From a row of `a` to the next, and from a column to the next.
     pub(super) strides: [usize; 2],
@@ -110,7 +112,7 @@ impl Kernels {
         };
     }
 
-    /// `sums[i, j] = sum_k a[i, k] b[k, j]`, added to what is there if `add`.
+    /// `sums[i, j] = sum_k a[i, k] b[k, j]` in runs of `run` products, added to what is there if `add`.
     ///
     /// # Shapes
     /// `b [k, width]` with one of the two widths, `sums [rows, width]`.
@@ -124,7 +126,7 @@ impl Kernels {
         (a, strides): (*const f32, [usize; 2]),
         b: &[f32],
         sums: &mut [f32],
-        add: bool,
+        (run, add): (usize, bool),
     ) {
         debug_assert!(sums.len() == self.rows * width && b.len().is_multiple_of(width));
         let compute = if width == self.columns {
@@ -134,6 +136,7 @@ impl Kernels {
         };
         let tile = Tile {
             depth: b.len() / width,
+            run,
             a,
             strides,
             b: b.as_ptr(),
@@ -333,7 +336,7 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
         let mut waiting = !tile.first;
         let mut left = tile.depth;
         while left > 0 {
-            let run = left.min(RUN);
+            let run = left.min(tile.run);
             for _ in 0..tile.share {
                 // Spread over the runs: many at once would wait for the few buffers of open misses.
                 prefetch(ahead);

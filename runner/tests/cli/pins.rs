@@ -15,36 +15,36 @@ const KEYS: [([&str; 2], [&str; 2]); 5] = [
     (
         ["avx512", "avx512"],
         [
-            "6a1b8d25ed33ae8f834459038b6ad334",
-            "cd3d77ae47a56820df57e4ffd3e36adb",
+            "862930f6bec9f57ac441e1c7927c36e6",
+            "a1f98318cfbec9ec207422becdc0572f",
         ],
     ),
     (
         ["avx512", "avx2"],
         [
-            "8fc43b57f234defcf2f9fd8614b73d45",
-            "948517003356694809c9fc55140cbcd5",
+            "7cfcfcf7e4c936542880d489007024d0",
+            "9ea5a2ef2094bc588b563098777d7e5a",
         ],
     ),
     (
         ["avx512", "baseline"],
         [
-            "20349930ed438f1e5973749029e69298",
-            "39ef1fbbc756568c8c4f0c73bc66e9f6",
+            "12e291cf513c5ab3837f0900cfb1f418",
+            "17ff93193918511ea846b886d0fb8460",
         ],
     ),
     (
         ["avx2", "avx2"],
         [
-            "e4a609747ea078abd8e48c9c492d7854",
-            "ef3333033e151afc59f8b073636232a9",
+            "1e550bc2b2835b69a0f26e5d0ee149a5",
+            "f527ab72d22f7f676ff7a7f06bea61fb",
         ],
     ),
     (
         ["avx2", "baseline"],
         [
-            "1ec1116307b94eb528640ef9f11ac599",
-            "34f5e2d59636501e76f6fd41e3c688cb",
+            "9c598915e7d86b2509fc20db43541baf",
+            "f55544508da07d67f58872b771465f70",
         ],
     ),
 ];
