@@ -27,17 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs/performance.json"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-AVX2 = "PEFT_OPS=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2"
-SAMPLE = "vit-tiny/(linear-probe|lora|inference)|vit-base/inference|resnet50-64/(ap-late|lora|norm-tune|inference)|clip-b32/lora"
 MODERN = "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'"
 TABLES = {
     "digits": "cargo run --release --example digits",
     "cost": "benches/cost.sh target/release/runner",
     "rectangles": "benches/rectangles.sh target/release/runner",
-    "peer": "benches/peer/run.sh --only 'vit-|resnet|swin|clip'",
+    "peer": "benches/peer/run.sh --rounds 3 --only 'vit-|resnet|swin|clip'",
     "peer-modern": MODERN,
     "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",
-    "peer-avx2": f"{AVX2} benches/peer/run.sh --rounds 3 --only '{SAMPLE}'",
     "cache": "benches/peer/run.sh cache --only 'vit-tiny|resnet'",
     "cache-side": "benches/peer/run.sh cache --rounds 1 --only vit-base",
     "loader": "python3 benches/loader/run.py target/release/runner",
@@ -46,6 +43,8 @@ TABLES = {
 VIT_BASE = "BACKBONES=vit_base_patch16_224 METHODS='lora full-finetune' PRECISIONS=bf16"
 ELSEWHERE = {
     # On a machine whose widest vectors are AVX2.
+    "peer-avx2": "benches/peer/run.sh --rounds 3 --only 'vit-|swin|clip'",
+    "peer-resnet-avx2": "benches/peer/run.sh --rounds 3 --only resnet",
     "peer-modern-avx2": MODERN,
     "gpu": "TORCH='eager sdpa' WARMUP=3 benches/cuda.sh target/release/runner",
     "gpu-burn": f"PEFT_OPS_CUDA=off {VIT_BASE} TORCH= WARMUP=3 benches/cuda.sh target/release/runner",
