@@ -1,6 +1,7 @@
 //! One task of a product: a block of the result, tile by tile.
 
 use std::ops::Range;
+use std::ptr::NonNull;
 
 use super::kernel::{RUN, Tile};
 use super::plan::{Piece, Plan, SPAN};
@@ -92,7 +93,7 @@ impl Block<'_> {
 
         // Bias and residual are added to the whole sum: smaller sums on the way round less.
         let bias = product.bias.filter(|_| last);
-        let bias = bias.map(|bias| bias[columns.clone()].as_ptr());
+        let bias = bias.map(|bias| NonNull::from(&bias[columns.clone()]).cast());
         let residual = product.residual.filter(|_| last);
 
         for (down, row) in self.rows.clone().step_by(height).enumerate() {
@@ -105,7 +106,7 @@ impl Block<'_> {
             };
             let residual = residual.map(|residual| {
                 let start = row * product.columns + columns.start;
-                (residual[start..].as_ptr(), product.columns)
+                NonNull::from(&residual[start..]).cast()
             });
             let (a, strides) = left.tile(row, space.rows);
             // SAFETY: the caller lends the block, whose rows lie inside `out`, to this call. Of this
@@ -126,6 +127,7 @@ impl Block<'_> {
                 first,
                 last,
                 residual,
+                residual_stride: product.columns,
                 bias,
                 out,
                 stride: self.stride,

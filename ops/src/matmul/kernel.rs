@@ -1,6 +1,8 @@
 //! The micro-kernel, which computes a tile of the result from a panel of `b` and as many rows of `a`, and
 //! the packing of both.
 
+use std::ptr::NonNull;
+
 use super::register::Register;
 use crate::buffer::LINE;
 use crate::level::{self, Level};
@@ -33,10 +35,13 @@ pub(super) struct Tile {
     pub(super) first: bool,
     /// Whether this is the last piece: the sums are whole and go to `out`.
     pub(super) last: bool,
-    /// The residual of the tile, and the way from a row to the next.
-    pub(super) residual: Option<(*const f32, usize)>,
+    /// The residual of the tile. The compiler may read an address before it knows whether there is one. An
+    /// `Option` of this type always has one that is initialised, null for none; else valgrind would complain.
+    pub(super) residual: Option<NonNull<f32>>,
+    /// From a row of the residual to the next.
+    pub(super) residual_stride: usize,
     /// Added to every row.
-    pub(super) bias: Option<*const f32>,
+    pub(super) bias: Option<NonNull<f32>>,
     pub(super) out: *mut f32,
     /// From a row of `out` to the next.
     pub(super) stride: usize,
@@ -146,6 +151,7 @@ impl Kernels {
             first: !add,
             last: false,
             residual: None,
+            residual_stride: 0,
             bias: None,
             out: std::ptr::null_mut(),
             stride: 0,
@@ -196,9 +202,9 @@ impl Kernels {
                 // SAFETY: the residual has `count` rows and columns.
                 let residual = tile
                     .residual
-                    .map(|(at, stride)| unsafe { *at.add(i * stride + j) });
+                    .map(|at| unsafe { at.add(i * tile.residual_stride + j).read() });
                 // SAFETY: the bias has `count[1]` values.
-                let bias = tile.bias.map(|at| unsafe { *at.add(j) });
+                let bias = tile.bias.map(|at| unsafe { at.add(j).read() });
                 let sum = edge[i * width + j];
                 // In the order of `add_to`, so that a row is the same to the bit in any tile.
                 let sum = match (residual, bias) {
@@ -327,8 +333,9 @@ unsafe fn compute<R: Register, const ROWS: usize, const ACROSS: usize>(tile: Til
             for i in 0..ROWS {
                 for j in (0..ACROSS * R::LANES).step_by(LINE) {
                     prefetch_near(tile.out.wrapping_add(i * tile.stride + j));
-                    if let Some((residual, stride)) = tile.residual {
-                        prefetch_near(residual.wrapping_add(i * stride + j));
+                    if let Some(residual) = tile.residual {
+                        let at = i * tile.residual_stride + j;
+                        prefetch_near(residual.as_ptr().wrapping_add(at));
                     }
                 }
             }
@@ -405,10 +412,10 @@ unsafe fn add_to<R: Register, const ROWS: usize, const ACROSS: usize>(
             let at = j * R::LANES;
             // SAFETY: the caller vouches for a whole tile of the residual and the bias, and for the level.
             unsafe {
-                let bias = tile.bias.map(|bias| R::load(bias.add(at)));
-                let residual = tile.residual;
-                let residual =
-                    residual.map(|(residual, stride)| R::load(residual.add(i * stride + at)));
+                let load = |from: NonNull<f32>, at: usize| R::load(from.add(at).as_ptr());
+                let bias = tile.bias.map(|bias| load(bias, at));
+                let place = i * tile.residual_stride + at;
+                let residual = tile.residual.map(|residual| load(residual, place));
                 let added = match (residual, bias) {
                     (Some(residual), Some(bias)) => Some(residual.plus(bias)),
                     (residual, bias) => residual.or(bias),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Block, LANES, Maps, POSITIONS, chunk, store};
+use super::tiles::{Block, LANES, Maps, POSITIONS, chunk, store};
 use crate::buffer::{Scratch, Shared};
 use crate::simd::multiversion;
 

@@ -11,6 +11,7 @@
 
 mod inputs;
 mod outputs;
+mod tiles;
 mod weights;
 
 use std::cell::RefCell;
@@ -20,19 +21,16 @@ use rayon::prelude::*;
 
 use self::inputs::transform_inputs;
 use self::outputs::{Writer, write};
+pub(in crate::conv) use self::tiles::Maps;
+use self::tiles::{Block, LANES, POSITIONS};
 pub(in crate::conv) use self::weights::{Taps, Weights};
 use super::finish::Finish;
-use super::kernel::Kernel;
-use crate::buffer::{LINE, Scratch, Shared, Unset, as_unset, written};
+use crate::buffer::{Scratch, Shared, Unset, as_unset, written};
 use crate::matmul::Blocking;
 
-/// Positions of a transformed tile.
-const POSITIONS: usize = 16;
 /// Number of products that are summed one after the other. The transforms make values larger than their sums, so
 /// that runs are shorter than those of other products for the same error.
 const RUN: usize = 32;
-/// Values that the transforms compute at a time.
-const LANES: usize = 8;
 /// Part of the first cache for a panel of transformed inputs.
 const SHARE: f64 = 0.5;
 /// Most tiles of a block, unless one row of tiles has more: enough that each weight which comes from a cache
@@ -53,23 +51,6 @@ const LEAST_AREA: usize = 49;
 /// images, which must not change a result.
 pub(in crate::conv) fn pays(channels: [usize; 2], [rows, columns]: [usize; 2]) -> bool {
     channels.iter().all(|&count| count >= LEAST_CHANNELS) && rows * columns >= LEAST_AREA
-}
-
-/// The maps that are read and written.
-pub(in crate::conv) struct Maps {
-    /// Rows and columns of a map that is read.
-    pub(in crate::conv) source: [usize; 2],
-    /// Rows and columns of a map that is written.
-    pub(in crate::conv) grid: [usize; 2],
-    /// Zeros before the first row and column of a map that is read.
-    pub(in crate::conv) padding: [usize; 2],
-}
-
-impl Maps {
-    /// Number of tiles down and across a map.
-    fn tiles(&self) -> [usize; 2] {
-        self.grid.map(|size| size.div_ceil(2))
-    }
 }
 
 /// What a task works in.
@@ -173,49 +154,6 @@ struct Product<'a> {
     all: usize,
     /// Tiles of the weights in a part.
     part: usize,
-}
-
-/// Some rows of tiles.
-struct Block {
-    kernel: Kernel,
-    /// Counted over all images.
-    rows: Range<usize>,
-    /// Tiles of a row.
-    across: usize,
-    /// Channels of an image.
-    depth: usize,
-}
-
-impl Block {
-    /// Number of tiles.
-    fn columns(&self) -> usize {
-        self.rows.len() * self.across
-    }
-
-    /// Columns of all panels, the last of which may be narrower than the others.
-    fn width(&self) -> usize {
-        let columns = self.columns().next_multiple_of(LANES);
-        let whole = columns / self.kernel.columns * self.kernel.columns;
-        whole + self.kernel.width(columns - whole)
-    }
-
-    /// Values of its transformed inputs, `[POSITIONS, panels, depth, columns of the panel]`.
-    fn inputs(&self) -> usize {
-        POSITIONS * self.position()
-    }
-
-    /// From a position's inputs to the next.
-    fn position(&self) -> usize {
-        apart(self.depth * self.width())
-    }
-
-    /// The columns of each panel.
-    fn panels(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (width, across) = (self.width(), self.kernel.columns);
-        (0..width)
-            .step_by(across)
-            .map(move |first| first..(first + across).min(width))
-    }
 }
 
 impl<'a> Product<'a> {
@@ -328,25 +266,4 @@ impl<'a> Product<'a> {
         // SAFETY: what the caller vouches for.
         unsafe { write(&writer, rows, finish, sums, lines, out) };
     }
-}
-
-/// From the first of `count` values to the next that many: an odd number of cache lines, since places a power
-/// of two apart would share a few lines of the first cache.
-fn apart(count: usize) -> usize {
-    (count.div_ceil(LINE) | 1) * LINE
-}
-
-/// The first `N` values.
-#[inline(always)]
-fn chunk<const N: usize>(values: &[f32]) -> &[f32; N] {
-    values.first_chunk().expect("lines have room for a vector")
-}
-
-/// Writes the first `N` values.
-#[inline(always)]
-fn store<const N: usize>(values: &mut [f32], of: impl Fn(usize) -> f32) {
-    let values: &mut [f32; N] = values
-        .first_chunk_mut()
-        .expect("lines have room for a vector");
-    *values = std::array::from_fn(of);
 }

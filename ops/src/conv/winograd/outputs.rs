@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Block, LANES, Maps, chunk, store};
+use super::tiles::{Block, LANES, Maps, chunk, store};
 use crate::buffer::Shared;
 use crate::conv::finish::Finish;
 use crate::simd::multiversion;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{LANES, POSITIONS, apart};
+use super::tiles::{LANES, POSITIONS, apart};
 use crate::buffer::Unset;
 use crate::conv::kernel::Kernel;
 use crate::machine::{Caches, caches};
