@@ -1,4 +1,4 @@
-//! What follows the sums of a convolution, in the pass that writes them.
+//! The steps after the sums of a convolution: a norm, a residual and a ReLU, in the pass that writes the output.
 
 use crate::buffer::Unset;
 use crate::simd::Simd;
@@ -13,7 +13,7 @@ pub(super) struct Finish<'a> {
     pub(super) scale: Option<&'a [f32]>,
     /// `[channels]`.
     pub(super) shift: Option<&'a [f32]>,
-    /// In the shape of the result.
+    /// Added to the result, whose shape it has.
     pub(super) residual: Option<&'a [f32]>,
     pub(super) relu: bool,
 }

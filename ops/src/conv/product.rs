@@ -49,7 +49,7 @@ const WIDEST: usize = 4 * STEP;
 /// Most sums that a task holds, unless the narrowest has more: a part of the second cache.
 const SUMS: usize = 1 << 16;
 
-/// What a task works in.
+/// The work space of a task.
 #[derive(Default)]
 struct Space {
     plan: Plan,

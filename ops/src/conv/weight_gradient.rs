@@ -21,7 +21,7 @@ const TASKS: usize = 16;
 /// Part of the first cache for a panel of windows.
 const SHARE: f64 = 0.5;
 
-/// What a task works in.
+/// The work space of a task.
 #[derive(Default)]
 struct Space {
     plan: Plan,

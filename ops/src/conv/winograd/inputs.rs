@@ -44,9 +44,9 @@ multiversion! {
                 });
                 let to = split(vertical, long).map(|line| &mut line[before..before + inside]);
                 match inside {
-                    LANES.. => combine::<LANES>(rows, to),
-                    4.. => combine::<4>(rows, to),
-                    _ => combine::<1>(rows, to),
+                    LANES.. => combine_rows::<LANES>(rows, to),
+                    4.. => combine_rows::<4>(rows, to),
+                    _ => combine_rows::<1>(rows, to),
                 }
                 for (i, vertical) in vertical.chunks_exact(long).enumerate() {
                     for j in (0..padded).step_by(LANES) {
@@ -54,16 +54,12 @@ multiversion! {
                         store::<LANES>(&mut even[j..], |l| pairs[2 * l]);
                         store::<LANES>(&mut odd[j..], |l| pairs[2 * l + 1]);
                     }
-                    let positions = &mut lines[4 * i * width..];
+                    let positions = &mut lines[4 * i * width..4 * (i + 1) * width];
                     for j in (0..across).step_by(LANES) {
-                        let [a, b]: [&[f32; LANES]; 2] = [chunk(&even[j..]), chunk(&odd[j..])];
-                        let [c, d]: [&[f32; LANES]; 2] = [chunk(&even[j + 1..]), chunk(&odd[j + 1..])];
+                        let columns = [&even[j..], &odd[j..], &even[j + 1..], &odd[j + 1..]];
                         let at = index * across + j;
-                        let to = |position: usize| position * width + at;
-                        store::<LANES>(&mut positions[to(0)..], |l| a[l] - c[l]);
-                        store::<LANES>(&mut positions[to(1)..], |l| b[l] + c[l]);
-                        store::<LANES>(&mut positions[to(2)..], |l| c[l] - b[l]);
-                        store::<LANES>(&mut positions[to(3)..], |l| b[l] - d[l]);
+                        let to = split(positions, width).map(|line| &mut line[at..]);
+                        combine::<LANES>(columns.map(chunk), to);
                     }
                 }
             }
@@ -84,21 +80,29 @@ multiversion! {
     }
 }
 
-/// The sums and differences of four rows of a tile, `N` columns at a time. The last `N` may overlap those
-/// before, so that nothing is left to compute one by one.
+/// [`combine`] for whole rows, `N` values at a time. The last `N` may overlap those before, so that nothing is
+/// left to compute one by one.
 #[inline(always)]
-fn combine<const N: usize>(rows: [&[f32]; 4], [first, second, third, fourth]: [&mut [f32]; 4]) {
-    let length = first.len();
+fn combine_rows<const N: usize>(rows: [&[f32]; 4], mut to: [&mut [f32]; 4]) {
+    let length = to[0].len();
     let mut x = 0;
     while x < length {
         x = x.min(length - N);
-        let [a, b, c, d]: [&[f32; N]; 4] = rows.map(|row| chunk(&row[x..]));
-        store::<N>(&mut first[x..], |l: usize| a[l] - c[l]);
-        store::<N>(&mut second[x..], |l: usize| b[l] + c[l]);
-        store::<N>(&mut third[x..], |l: usize| c[l] - b[l]);
-        store::<N>(&mut fourth[x..], |l: usize| b[l] - d[l]);
+        let [a, b, c, d] = &mut to;
+        let to = [&mut a[x..], &mut b[x..], &mut c[x..], &mut d[x..]];
+        combine::<N>(rows.map(|row| chunk(&row[x..])), to);
         x += N;
     }
+}
+
+/// The transform along one side of tiles: four values of each become four positions.
+#[inline(always)]
+fn combine<const N: usize>([a, b, c, d]: [&[f32; N]; 4], to: [&mut [f32]; 4]) {
+    let [first, second, third, fourth] = to;
+    store::<N>(first, |l| a[l] - c[l]);
+    store::<N>(second, |l| b[l] + c[l]);
+    store::<N>(third, |l| c[l] - b[l]);
+    store::<N>(fourth, |l| b[l] - d[l]);
 }
 
 /// Four lines of `length` values.

@@ -4,7 +4,7 @@
 //! A tile of 2 x 2 outputs reads 4 x 4 inputs. The inputs and the weights are transformed to 16 positions
 //! each; then every position takes one product, where the outputs would have taken nine each, 16 instead of
 //! 36. The transforms only add, subtract and halve, so that the error grows little. Larger tiles would save
-//! more, but their error is ten times as large.
+//! more and round more.
 //!
 //! The sum over channels is a product of matrices for each position, of weights `[rows, depth]` with
 //! inputs `[depth, tiles]`. As everywhere, how a value is summed follows from the shapes alone.
@@ -15,7 +15,6 @@ mod tiles;
 mod weights;
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -53,7 +52,7 @@ pub(in crate::conv) fn pays(channels: [usize; 2], [rows, columns]: [usize; 2]) -
     channels.iter().all(|&count| count >= LEAST_CHANNELS) && rows * columns >= LEAST_AREA
 }
 
-/// What a task works in.
+/// The work space of a task.
 #[derive(Default)]
 struct Space {
     lines: Scratch,
@@ -87,7 +86,7 @@ fn write_all(maps: &Maps, weights: &Weights, source: &[f32], finish: Finish, out
     if out.is_empty() {
         return;
     }
-    let product = Product::new(maps, weights, source, out.len());
+    let product = Product::new(maps, weights, out.len());
     let (blocks, parts) = (product.blocks(), product.parts());
     let out = Shared::unset(out);
     if blocks >= TASKS * rayon::current_num_threads() {
@@ -99,11 +98,13 @@ fn write_all(maps: &Maps, weights: &Weights, source: &[f32], finish: Finish, out
                     sums,
                 } = space;
                 let block = product.block(block);
-                // SAFETY: `transform` writes nothing but values.
+                // SAFETY: the transform writes nothing but values.
                 let inputs = unsafe { as_unset(inputs.take(block.inputs())) };
                 let all = 0..weights.depth;
                 // SAFETY: these inputs are this task's own.
-                unsafe { product.transform(&block, all, lines, Shared::unset(inputs)) };
+                unsafe {
+                    transform_inputs(maps, &block, all, source, lines, Shared::unset(inputs))
+                };
                 for part in 0..parts {
                     // SAFETY: all channels have been transformed. A block's outputs are those of one task.
                     unsafe { product.compute(&block, part, inputs, sums, finish, out) };
@@ -125,8 +126,9 @@ fn write_all(maps: &Maps, weights: &Weights, source: &[f32], finish: Finish, out
         // SAFETY: each block has a place.
         let to = unsafe { to.from(start(block)) };
         SPACE.with_borrow_mut(|space| {
+            let (block, lines) = (product.block(block), &mut space.lines);
             // SAFETY: these channels of this block are this task's.
-            unsafe { product.transform(&product.block(block), own, &mut space.lines, to) };
+            unsafe { transform_inputs(maps, &block, own, source, lines, to) };
         });
     });
     (0..blocks * parts).into_par_iter().for_each(|task| {
@@ -147,7 +149,6 @@ const CHANNELS: usize = 16;
 struct Product<'a> {
     maps: &'a Maps,
     weights: &'a Weights,
-    source: &'a [f32],
     /// Rows of tiles in a block.
     tall: usize,
     /// Rows of tiles of all images.
@@ -157,7 +158,7 @@ struct Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    fn new(maps: &'a Maps, weights: &'a Weights, source: &'a [f32], outputs: usize) -> Self {
+    fn new(maps: &'a Maps, weights: &'a Weights, outputs: usize) -> Self {
         let (kernel, second) = (weights.kernel, weights.caches.second / size_of::<f32>());
         let [down, across] = maps.tiles();
         let images = outputs / (weights.rows * maps.grid[0] * maps.grid[1]);
@@ -169,7 +170,6 @@ impl<'a> Product<'a> {
         let mut product = Self {
             maps,
             weights,
-            source,
             tall: tall.unwrap_or(1),
             all: images * down,
             part: 1,
@@ -200,25 +200,10 @@ impl<'a> Product<'a> {
         self.weights.tiles().div_ceil(self.part)
     }
 
-    /// Transforms some channels of a block.
-    ///
-    /// # Safety
-    /// `out` has room for the block's inputs, and nobody else uses these channels of them meanwhile.
-    unsafe fn transform(
-        &self,
-        block: &Block,
-        channels: Range<usize>,
-        lines: &mut Scratch,
-        out: Shared,
-    ) {
-        // SAFETY: what the caller vouches for.
-        unsafe { transform_inputs(self.maps, block, channels, self.source, lines, out) };
-    }
-
     /// Computes a part of the rows of a block from its transformed inputs.
     ///
     /// # Safety
-    /// `transform` has written the inputs of all channels. `out` has a map for each row of each image, and
+    /// [`transform_inputs`] has written the inputs of all channels. `out` has a map for each row of each image, and
     /// nobody else uses these outputs meanwhile.
     unsafe fn compute(
         &self,

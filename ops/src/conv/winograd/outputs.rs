@@ -7,7 +7,7 @@ use crate::buffer::Shared;
 use crate::conv::finish::Finish;
 use crate::simd::multiversion;
 
-/// What the outputs of a part are written by.
+/// How the sums of a part lie, and the maps that its outputs go to.
 pub(super) struct Writer<'a> {
     pub(super) maps: &'a Maps,
     pub(super) block: &'a Block,

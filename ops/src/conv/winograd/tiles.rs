@@ -56,7 +56,7 @@ impl Block {
         POSITIONS * self.position()
     }
 
-    /// From a position's inputs to the next.
+    /// The distance from a position's inputs to the next position's.
     pub(super) fn position(&self) -> usize {
         apart(self.depth * self.width())
     }
@@ -70,8 +70,8 @@ impl Block {
     }
 }
 
-/// From the first of `count` values to the next that many: an odd number of cache lines, since places a power
-/// of two apart would share a few lines of the first cache.
+/// The distance between neighbouring groups of `count` values. It is an odd number of cache lines, because groups
+/// a power of two apart would share a few places of the first cache.
 pub(super) fn apart(count: usize) -> usize {
     (count.div_ceil(LINE) | 1) * LINE
 }

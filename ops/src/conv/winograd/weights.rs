@@ -10,7 +10,7 @@ use crate::conv::kernel::Kernel;
 use crate::machine::{Caches, caches};
 use crate::simd::multiversion;
 
-/// Where the nine taps of each row and each value of the inner dimension lie.
+/// Filters of nine taps, one for each row and each value of the inner dimension.
 #[derive(Clone, Copy)]
 pub(in crate::conv) struct Taps<'a> {
     pub(in crate::conv) values: &'a [f32],
@@ -57,7 +57,7 @@ impl Weights {
         self.rows.div_ceil(self.kernel.rows)
     }
 
-    /// Where a part of the inner dimension of a tile's rows begins.
+    /// The address of a tile's weights at a position, from the start of a part of the inner dimension.
     pub(super) fn tile(&self, tile: usize, position: usize, depth: Range<usize>) -> *const f32 {
         let height = self.kernel.rows;
         let start = (tile * POSITIONS + position) * apart(self.depth * height);
