@@ -1,5 +1,6 @@
 //! Compares an operation with Burn's own: both against values and gradients in `f64`, on the same input.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -21,7 +22,13 @@ pub(crate) fn cases(count: u32) -> ProptestConfig {
 
 /// Runs a test of this binary at another level. A process has one level, so this is a process of its own.
 pub(crate) fn at_level(level: Level, test: &str) {
-    let run = Command::new(std::env::current_exe().unwrap())
+    let binary = std::env::current_exe().unwrap();
+    // Programs of another architecture start through an emulator, which `ops/neon.sh` names.
+    let emulator = std::env::var("PEFT_OPS_EMULATOR").unwrap_or_default();
+    let words = emulator.split_whitespace().map(OsStr::new);
+    let mut words = words.chain([binary.as_os_str()]);
+    let run = Command::new(words.next().unwrap())
+        .args(words)
         .args(["--exact", test])
         .env("PEFT_OPS", level.name())
         .output()

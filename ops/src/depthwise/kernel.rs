@@ -3,8 +3,9 @@
 
 use super::sizes::Sizes;
 use crate::buffer::Unset;
+#[cfg(target_arch = "x86_64")]
 use crate::level::{self, Level};
-use crate::matmul::{RUN, Register};
+use crate::matmul::{Baseline, RUN, Register};
 
 /// The most values of a register.
 const LANES: usize = 16;
@@ -67,8 +68,8 @@ macro_rules! of_registers {
                 _ => {}
             }
         }
-        // SAFETY: every CPU has registers of four values.
-        unsafe { $of::<[f32; 4]>($($arg),*) }
+        // SAFETY: every CPU has these registers.
+        unsafe { $of::<Baseline>($($arg),*) }
     }};
 }
 

@@ -3,8 +3,9 @@
 
 use std::ptr::NonNull;
 
-use super::register::Register;
+use super::register::{Baseline, Register};
 use crate::buffer::LINE;
+#[cfg(target_arch = "x86_64")]
 use crate::level::{self, Level};
 
 /// Number of products that are summed one after the other before they are added to the total. Rounding
@@ -80,13 +81,13 @@ pub(super) type Pack = unsafe fn(*const f32, [usize; 2], depth: usize, count: us
 
 impl Kernels {
     pub(crate) fn current() -> &'static Self {
+        #[cfg(target_arch = "x86_64")]
         match level::current() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => &avx512::KERNELS,
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => &avx2::KERNELS,
-            _ => &baseline::KERNELS,
+            Level::Avx512 => return &avx512::KERNELS,
+            Level::Avx2 => return &avx2::KERNELS,
+            _ => {}
         }
+        &baseline::KERNELS
     }
 
     /// Columns of a panel that holds `count` of the product's columns.
@@ -295,12 +296,16 @@ macro_rules! kernels {
 // The shapes fill the registers. With 32 of them there is room for the sums of a run, for the totals and
 // for a row of `b`: 14 + 14 + 2. With 16 there is room for the sums of a run and a row of `b`, 12 + 2 and
 // 8 + 2; the totals wait in memory, where they are needed once in a run. Each column of `a` is one
-// broadcast from memory for each row, which two registers across pay for.
+// broadcast from memory for each row, which two registers across pay for. AArch64 multiplies with a lane of a
+// register instead, which leaves room for 16 sums.
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, std::arch::x86_64::__m512, 7 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2, std::arch::x86_64::__m256, 6 x 2, "avx2,fma");
-kernels!(baseline, [f32; 4], 4 x 2);
+#[cfg(target_arch = "aarch64")]
+kernels!(baseline, Baseline, 8 x 2);
+#[cfg(not(target_arch = "aarch64"))]
+kernels!(baseline, Baseline, 4 x 2);
 
 /// A tile of `ROWS` by `ACROSS` registers.
 ///

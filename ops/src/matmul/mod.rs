@@ -10,6 +10,8 @@
 mod avx2;
 mod block;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plan;
 mod register;
 #[cfg(test)]
@@ -24,7 +26,7 @@ use self::block::Block;
 pub(crate) use self::kernel::{Kernels, RUN};
 pub(crate) use self::plan::Blocking;
 use self::plan::Plan;
-pub(crate) use self::register::Register;
+pub(crate) use self::register::{Baseline, Register};
 use crate::buffer::{Aligned, Scratch, Shared, Unset, written};
 
 /// A strided matrix to read.

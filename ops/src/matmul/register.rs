@@ -1,5 +1,6 @@
 //! Registers of neighbouring values.
 
+#[cfg(not(target_arch = "aarch64"))]
 use crate::simd::{Portable, Simd};
 
 /// A register of neighbouring values. Vectors of the architecture rather than arrays, which the compiler
@@ -200,10 +201,17 @@ unsafe fn transpose_16(from: *const f32, row: usize, to: *mut f32, line: usize) 
     }
 }
 
-/// Four values: every architecture has registers for as many.
+/// Registers that every CPU of the architecture has.
+#[cfg(target_arch = "aarch64")]
+pub(crate) type Baseline = std::arch::aarch64::float32x4_t;
+/// Registers that every CPU of the architecture has. Four values: those of most architectures hold as many.
+#[cfg(not(target_arch = "aarch64"))]
+pub(crate) type Baseline = [f32; 4];
+
+#[cfg(not(target_arch = "aarch64"))]
 impl Register for [f32; 4] {
     const LANES: usize = 4;
-    const SPACIOUS: bool = cfg!(target_arch = "aarch64");
+    const SPACIOUS: bool = false;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
@@ -238,7 +246,7 @@ impl Register for [f32; 4] {
 /// # Safety
 /// The caller keeps the conditions of [`Register::run`].
 #[inline(always)]
-unsafe fn run<R: Register, const ROWS: usize, const ACROSS: usize>(
+pub(super) unsafe fn run<R: Register, const ROWS: usize, const ACROSS: usize>(
     a: *const f32,
     strides: [usize; 2],
     b: *const f32,
