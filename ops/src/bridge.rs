@@ -12,32 +12,18 @@ use burn::backend::autodiff::checkpoint::strategy::{
 };
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Autodiff, AutodiffBackend, Backend, BackendTensor, DispatchAutodiffContext,
     DispatchKindConversion, DispatchTensor, DispatchTensorKind, Flex,
     GradientCheckpointingStrategy, TensorMetadata,
 };
-use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn::tensor::{DType, Tensor};
 
 use crate::level;
-
-/// An operation on `N` tensors outside of any graph: [`FlexTensor`]s for the kernels of the CPU, which
-/// get contiguous `f32` values, or [`DispatchTensor`]s for what is composed of Burn's operations.
-///
-/// What it computes must not depend on the number of threads: work is split by shapes, and partial sums
-/// are added in a fixed order.
-pub(crate) trait Operation<T, const N: usize>: Clone + Debug + Send + 'static {
-    /// What the backward pass needs; tensors are shared, so keeping an input is free.
-    type Saved: Clone + Debug + Send + 'static;
-
-    /// The value, and what backward needs for the gradients of the inputs that are `wanted`.
-    fn forward(&self, inputs: [T; N], wanted: [bool; N]) -> (T, Self::Saved);
-
-    /// The gradients of the inputs that are `wanted`; others are dropped.
-    fn backward(&self, saved: Self::Saved, gradient: T, wanted: [bool; N]) -> [Option<T>; N];
-}
+use crate::narrow::{Narrow, narrow_tensor};
+use crate::operation::{Kept, Operation, tensor};
 
 /// A tensor that operations compute with, outside of any graph, on backend `B`.
 pub(crate) trait Plain<B: Backend>: Debug + Sized + 'static {
@@ -71,8 +57,8 @@ where
     }
 }
 
-/// Runs a kernel's `op` if all inputs are `f32` tensors of the CPU backend, tracked or not, and kernels
-/// are not switched off.
+/// Runs a kernel's `op` if all inputs are tensors of the CPU backend in `f32`, or all in bf16, tracked or not,
+/// and kernels are not switched off.
 ///
 /// # Errors
 /// Hands the tensors back otherwise: use Burn's own operation then.
@@ -81,20 +67,23 @@ where
     reason = "the tensors are handed back, not an error"
 )]
 pub(crate) fn apply<const N: usize>(
-    op: impl Operation<FlexTensor, N>,
+    op: impl Operation<FlexTensor, N, Saved: Kept>,
     inputs: [DispatchTensor; N],
 ) -> Result<DispatchTensor, [DispatchTensor; N]> {
-    let context = inputs[0].autodiff;
-    let fits = |x: &DispatchTensor| on_cpu(x) && x.autodiff == context;
-    if level::current().has_kernels() && inputs.iter().all(fits) {
-        Ok(run::<Flex, FlexTensor, N>(op, inputs))
-    } else {
-        Err(inputs)
+    let (context, dtype) = (inputs[0].autodiff, inputs[0].dtype());
+    let fits = |x: &DispatchTensor| on_cpu(x, dtype) && x.autodiff == context;
+    if !level::current().has_kernels() || !inputs.iter().all(fits) {
+        return Err(inputs);
+    }
+    match dtype {
+        DType::F32 => Ok(run::<Flex, FlexTensor, N>(op, inputs)),
+        DType::BF16 => Ok(run::<Flex, FlexTensor, N>(Narrow(op), inputs)),
+        _ => Err(inputs),
     }
 }
 
-/// Whether it is an `f32` tensor of the CPU backend, tracked or not.
-pub(crate) fn on_cpu(x: &DispatchTensor) -> bool {
+/// Whether it is a tensor of the CPU backend of that type, tracked or not.
+pub(crate) fn on_cpu(x: &DispatchTensor, dtype: DType) -> bool {
     let flex = match &x.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(_)) => true,
         DispatchTensorKind::Autodiff(kind) => {
@@ -103,11 +92,11 @@ pub(crate) fn on_cpu(x: &DispatchTensor) -> bool {
         #[allow(unreachable_patterns, reason = "other backends are features")]
         _ => false,
     };
-    flex && x.dtype() == DType::F32
+    flex && x.dtype() == dtype
 }
 
-/// The tensor, or one that stands for an optional input that is absent: empty, on the CPU, in the
-/// context of the input `beside` it, and without a gradient. So an operation has as many inputs with it
+/// The tensor, or one that stands for an optional input that is absent: empty, on the CPU, of the type and in
+/// the context of the input `beside` it, and without a gradient. So an operation has as many inputs with it
 /// as without.
 pub(crate) fn or_absent<const D: usize>(
     x: Option<Tensor<D>>,
@@ -116,7 +105,10 @@ pub(crate) fn or_absent<const D: usize>(
     if let Some(x) = x {
         return x.into_dispatch();
     }
-    let empty = tensor(Vec::new(), [0]);
+    let empty = match beside.dtype() {
+        DType::BF16 => narrow_tensor(Vec::new(), [0]),
+        _ => tensor(Vec::new(), [0]),
+    };
     match beside.autodiff {
         DispatchAutodiffContext::Disabled => dispatch::<Flex>(empty),
         DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
@@ -224,25 +216,12 @@ where
     <DispatchTensor as DispatchKindConversion<B>>::from_backend(BackendTensor::Float(x))
 }
 
-/// The values of a contiguous `f32` tensor.
-pub(crate) fn values(x: &FlexTensor) -> &[f32] {
-    match x.as_slice::<f32>() {
-        Some(values) => values,
-        None => unreachable!("kernels get contiguous f32 tensors only"),
-    }
-}
-
-/// A tensor of these values.
-pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    let layout = Layout::contiguous(shape.into());
-    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::operation::values;
 
     /// `x + y`, or `x` where `y` is absent.
     #[derive(Clone, Debug)]

@@ -5,15 +5,18 @@ use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Tensor};
 
 use crate::level;
+use crate::narrow::widened;
 
-/// The tensor outside of any graph, if kernels run on it: `f32` on the CPU backend.
+/// The tensor outside of any graph in `f32`, if kernels run on it: `f32` or bf16 on the CPU backend.
 pub(crate) fn constant<const D: usize>(x: Tensor<D>) -> Option<FlexTensor> {
     if !level::current().has_kernels() {
         return None;
     }
     match x.without_autodiff().into_dispatch().kind {
-        DispatchTensorKind::Flex(BackendTensor::Float(x)) if x.dtype() == DType::F32 => {
-            Some(x.to_contiguous())
+        DispatchTensorKind::Flex(BackendTensor::Float(x))
+            if matches!(x.dtype(), DType::F32 | DType::BF16) =>
+        {
+            Some(widened(x.to_contiguous()))
         }
         _ => None,
     }

@@ -6,11 +6,12 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
 use crate::buffer::{Unset, written};
 use crate::composed::{self, Gate};
 use crate::constant::values_mut;
 use crate::math::{CHUNK, exp, normal};
+use crate::operation::{Operation, tensor, values};
 use crate::simd::{Simd, multiversion};
 
 /// `x cdf(x)`, and its exact derivative.

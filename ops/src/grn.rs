@@ -8,9 +8,10 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
 use crate::buffer::{Unset, written};
 use crate::math::{ROWS, column_sums, partial_sums};
+use crate::operation::{Operation, tensor, values};
 use crate::scale_shift::scale_shift_rows;
 use crate::simd::multiversion;
 

@@ -8,10 +8,11 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
 use crate::buffer::{Unset, written};
 use crate::composed;
 use crate::math::{ROWS, partial_sums, sum_of};
+use crate::operation::{Operation, tensor, values};
 use crate::simd::multiversion;
 
 /// `gamma (x - mean) / sqrt(variance + epsilon) + beta` over the last axis, with the biased variance.

@@ -38,6 +38,8 @@ mod linear;
 mod machine;
 mod math;
 mod matmul;
+mod narrow;
+mod operation;
 mod optimizers;
 mod patches;
 mod pool;

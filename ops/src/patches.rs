@@ -5,8 +5,9 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
 use crate::buffer::{Unset, written};
+use crate::operation::{Operation, tensor, values};
 
 /// The patches of `p` rows and `q` columns, from left to right and from the top down. The values of a patch
 /// are in the order of channel, row and column.

@@ -9,7 +9,8 @@ use burn::tensor::module;
 use burn::tensor::ops::MaxPoolOptions;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
+use crate::operation::{Operation, tensor, values};
 use crate::simd::multiversion;
 
 /// Burn's `max_pool2d`: among equal values the first wins, among several NaNs the last.

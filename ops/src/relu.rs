@@ -5,9 +5,10 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Tensor, activation};
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::bridge::{apply, or_absent};
 use crate::buffer::{Unset, written};
 use crate::constant::values_mut;
+use crate::operation::{Operation, tensor, values};
 use crate::simd::multiversion;
 
 /// `max(x, 0)`; NaN stays NaN.

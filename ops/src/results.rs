@@ -6,7 +6,7 @@
 /// level. Activations that were computed under another number, or at another [`level`](crate::level()),
 /// must not be mixed with new ones: a cache of activations records both, and ignores what was made under
 /// others.
-pub const RESULTS: u32 = 6;
+pub const RESULTS: u32 = 7;
 
 #[cfg(all(test, target_arch = "x86_64", not(target_feature = "fma")))]
 mod tests {

@@ -8,8 +8,9 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply};
+use crate::bridge::apply;
 use crate::constant::values_mut;
+use crate::operation::Operation;
 
 /// The channels of a head that are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
+use crate::operation::{Operation, tensor, values};
 
 /// A loss of logits `[b, classes]` with targets `[b, classes]`, which are a constant.
 #[derive(Clone, Copy, Debug)]

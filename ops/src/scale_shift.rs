@@ -6,9 +6,10 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
 use crate::buffer::{Unset, written};
 use crate::math::{ROWS, partial_sums};
+use crate::operation::{Operation, tensor, values};
 use crate::simd::multiversion;
 
 /// `scale x + shift` along the last axis.

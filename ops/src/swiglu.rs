@@ -6,10 +6,11 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, tensor, values};
+use crate::bridge::apply;
 use crate::buffer::{Unset, written};
 use crate::constant::values_mut;
 use crate::math::{CHUNK, ROWS, exp};
+use crate::operation::{Operation, tensor, values};
 use crate::simd::{Simd, multiversion};
 
 /// `silu(gate) up` with `silu(g) = g sigmoid(g)`.

@@ -17,10 +17,11 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 use rayon::prelude::*;
 
-use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::bridge::{apply, or_absent};
 use crate::buffer::{Scratch, Shared, written};
 use crate::math::{add_rows, add_scaled, exp, largest, sum_of};
 use crate::matmul::{Matrix, Product};
+use crate::operation::{Kept, Operation, tensor, values};
 use crate::simd::multiversion;
 
 /// `softmax(q k^T / sqrt(w)) v` for `heads` heads of `w = d / heads` contiguous channels.
@@ -180,6 +181,12 @@ struct Saved {
     bias: FlexTensor,
     /// For each row of scores `[b, h, n]`, the two numbers of [`softmax_rows`].
     statistics: Arc<Vec<f32>>,
+}
+
+impl Kept for Saved {
+    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
+        vec![&mut self.packed, &mut self.bias]
+    }
 }
 
 /// The packed input and the bias, which may be absent.

@@ -18,9 +18,10 @@ use rayon::prelude::*;
 use self::kernels::{Channel, denormalise, normalise, reduce};
 use self::maps::Maps;
 use self::statistics::Statistics;
-use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::bridge::{apply, or_absent};
 use crate::buffer::{Shared, written};
 use crate::constant::{constant, values_mut};
+use crate::operation::{Kept, Operation, tensor, values};
 use crate::relu::mask;
 
 pub(crate) use self::statistics::channel_sums;
@@ -270,6 +271,17 @@ impl Norm {
             gradient = tensor(dx, gradient.shape());
         }
         (gradient, dgamma, dbeta)
+    }
+}
+
+impl Kept for Saved {
+    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
+        let always = [&mut self.gamma, &mut self.beta];
+        always
+            .into_iter()
+            .chain(&mut self.x)
+            .chain(&mut self.y)
+            .collect()
     }
 }
 

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use super::FixedNorm;
 use super::kernels::{squares, sum};
 use super::maps::Maps;
-use crate::bridge::values;
 use crate::constant::constant;
+use crate::operation::values;
 
 /// The statistics of each channel, all `[c]`.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::softmax;
 
 use super::{apply, in_type, run_on, widened};
-use crate::bridge::Operation;
+use crate::operation::Operation;
 
 /// `softmax(q k^T / sqrt(w)) v` for `heads` heads of `w = d / heads` contiguous channels.
 ///

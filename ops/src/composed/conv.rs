@@ -10,7 +10,7 @@ use burn::tensor::ops::{ConvOptions, PadMode};
 use burn::tensor::{DType, Device, Slice, Tensor, module};
 
 use super::{apply, foreign, in_type, widened};
-use crate::bridge::Operation;
+use crate::operation::Operation;
 
 /// Sums that are longer are split into parts, as long as there are not [`PARTS`] of them: a product whose
 /// result is small would otherwise keep few of a device's units busy.

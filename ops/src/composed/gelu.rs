@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
 use super::{apply, in_type, run_on, widened};
-use crate::bridge::Operation;
+use crate::operation::Operation;
 
 /// What GELU multiplies a value by.
 #[derive(Clone, Copy, Debug)]

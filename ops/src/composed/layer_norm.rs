@@ -4,7 +4,7 @@ use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 
 use super::{apply, in_type, run_on, widened};
-use crate::bridge::Operation;
+use crate::operation::Operation;
 
 /// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last axis. The three inputs have one type.
 ///

@@ -19,8 +19,9 @@ use std::sync::OnceLock;
 use burn::backend::{DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex};
 use burn::tensor::{DType, Tensor};
 
-use crate::bridge::{self, Operation, on_cpu};
+use crate::bridge::{self, on_cpu};
 use crate::level::{self, Level};
+use crate::operation::Operation;
 
 pub(crate) use attention::attention;
 pub(crate) use conv::conv2d;
@@ -40,7 +41,7 @@ fn foreign(x: &DispatchTensor) -> bool {
     };
     let flex = matches!(kind, DispatchTensorKind::Flex(_));
     // The doctor's reference is in `f64`, and must stay Burn's.
-    !flex || level::current() == Level::Composed && on_cpu(x)
+    !flex || level::current() == Level::Composed && on_cpu(x, DType::F32)
 }
 
 fn enabled() -> bool {

@@ -26,8 +26,9 @@ use burn::tensor::{Tensor, module};
 use self::finish::Finish;
 use self::shape::ConvShape;
 use crate::batch_norm::{Constants, FixedNorm, batch_norm};
-use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::bridge::{apply, or_absent};
 use crate::composed;
+use crate::operation::{Operation, tensor, values};
 use crate::relu::mask;
 
 /// Burn's `conv2d`. A gradient that nobody wants is not computed.

@@ -19,9 +19,10 @@ use rayon::prelude::*;
 
 use self::kernel::{Lines, Maps};
 use self::sizes::Sizes;
-use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::bridge::{apply, or_absent};
 use crate::buffer::written;
 use crate::math::{column_sums, partial_sums, transposed};
+use crate::operation::{Operation, tensor, values};
 
 /// Positions of the output whose part of the weight's gradient a task sums, at least: the sums of many tasks
 /// would take longer to add up than to compute.

@@ -10,10 +10,11 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
 
-use crate::bridge::{Operation, apply, or_absent, tensor, values};
+use crate::bridge::{apply, or_absent};
 use crate::gelu::Gelu;
 use crate::math::{column_sums, transposed};
 use crate::matmul::{Matrix, Product};
+use crate::operation::{Kept, Operation, tensor, values};
 
 /// `x W^T + b`.
 ///
@@ -159,6 +160,14 @@ struct Saved {
     hidden: Option<FlexTensor>,
     /// Columns of `x`.
     width: usize,
+}
+
+impl Kept for Saved {
+    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
+        let single = [&mut self.x, &mut self.weight, &mut self.hidden];
+        let single = single.into_iter().flatten();
+        single.chain(self.factors.iter_mut().flatten()).collect()
+    }
 }
 
 /// `x` and the weight; a bias, a residual, `A` and `B`, which may be absent.

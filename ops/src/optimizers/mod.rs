@@ -11,13 +11,14 @@ use burn::optim::{
     Adam, AdamConfig, AdamState, AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState,
     LearningRate, ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource,
 };
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::bridge::{on_cpu, values};
+use crate::bridge::on_cpu;
 use crate::constant::values_mut;
 use crate::level;
 use crate::math::CHUNK;
+use crate::operation::values;
 use crate::simd::multiversion;
 
 /// The constants of Adam and AdamW.
@@ -273,7 +274,8 @@ impl Optimizer for FusedSgd {
 /// Whether a step can run in one pass: all tensors are `f32` on the CPU backend, and kernels are not
 /// switched off.
 fn fit<const D: usize>(tensors: &[&Tensor<D>]) -> bool {
-    let fits = |x: &&Tensor<D>| !x.is_autodiff() && on_cpu(&(*x).clone().into_dispatch());
+    let fits =
+        |x: &&Tensor<D>| !x.is_autodiff() && on_cpu(&(*x).clone().into_dispatch(), DType::F32);
     level::current().has_kernels() && tensors.iter().all(fits)
 }
 

@@ -129,7 +129,11 @@ impl DeviceEntry {
             (_, Some(missing)) => format!("not usable: {missing}"),
             (model, None) => model.clone().unwrap_or_default(),
         };
-        let bf16 = if self.bf16 { ", bf16" } else { "" };
+        let bf16 = match self.bf16 {
+            true if self.name == "cpu" => ", bf16 in memory, computed in f32",
+            true => ", bf16",
+            false => "",
+        };
         let software = if self.software {
             ", a software rasteriser"
         } else {

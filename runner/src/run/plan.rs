@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use peft_core::{BackboneSpec, Counts, Model, Step, params};
 
-use crate::config::recipe::Decays;
+use crate::config::recipe::{Decays, Precision};
 use crate::device::ComputeDevice;
 use crate::model::trial::Trial;
 use crate::report::numbers::mebibytes;
@@ -117,7 +117,17 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
         );
     }
     line("memory", estimate(trial, model));
-    line("device", device.name.clone());
+    let narrow = trial.experiment.recipe.precision == Precision::Bf16;
+    line(
+        "device",
+        match narrow && device.is_cpu() {
+            true => format!(
+                "{}, whose kernels compute in f32 on bf16 tensors",
+                device.name
+            ),
+            false => device.name.clone(),
+        },
+    );
     line("run", trial.slug());
     text
 }

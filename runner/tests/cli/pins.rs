@@ -15,36 +15,36 @@ const KEYS: [([&str; 2], [&str; 2]); 5] = [
     (
         ["avx512", "avx512"],
         [
-            "862930f6bec9f57ac441e1c7927c36e6",
-            "a1f98318cfbec9ec207422becdc0572f",
+            "2f2bd55e99165e661a0b95832d7b0f52",
+            "87c77241fcac8a7598cd6de02e823a81",
         ],
     ),
     (
         ["avx512", "avx2"],
         [
-            "7cfcfcf7e4c936542880d489007024d0",
-            "9ea5a2ef2094bc588b563098777d7e5a",
+            "65f166803ea4b884b49d8090b8f53fe7",
+            "a90730865f1a08de582fcde38f04e7d8",
         ],
     ),
     (
         ["avx512", "baseline"],
         [
-            "12e291cf513c5ab3837f0900cfb1f418",
-            "17ff93193918511ea846b886d0fb8460",
+            "779e154a4d2236a3341dae1d667f01aa",
+            "e70ad01c7661e601672778faf1631a6b",
         ],
     ),
     (
         ["avx2", "avx2"],
         [
-            "1e550bc2b2835b69a0f26e5d0ee149a5",
-            "f527ab72d22f7f676ff7a7f06bea61fb",
+            "4f249d256578147fd0fd223e92cb8e3d",
+            "c9ec92dec572b5bdfa5be93ea276445a",
         ],
     ),
     (
         ["avx2", "baseline"],
         [
-            "9c598915e7d86b2509fc20db43541baf",
-            "f55544508da07d67f58872b771465f70",
+            "2eea844716c6695ce6f22f06be79733d",
+            "b8c7b5d347a37bcb3d608cf67357aa47",
         ],
     ),
 ];

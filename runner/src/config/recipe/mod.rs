@@ -152,7 +152,8 @@ pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// Brain floating point of 16 bits, on a device that supports it.
+    /// Brain floating point of 16 bits, on a device that supports it. The CPU halves the memory of weights and
+    /// activations this way, and computes in `f32`.
     Bf16,
 }
 
