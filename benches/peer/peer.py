@@ -13,7 +13,10 @@ from rows import TABLE
 from sides import Ours, SideError, Theirs, machine
 
 # What is compared on each device: our precision and PyTorch's mode.
-PAIRS = {"cpu": [("f32", "eager")], "cuda": [("f32", "eager"), ("bf16", "autocast"), ("bf16", "compile")]}
+PAIRS = {
+    "cpu": [("f32", "eager"), ("bf16", "autocast")],
+    "cuda": [("f32", "eager"), ("bf16", "autocast"), ("bf16", "compile")],
+}
 MEBIBYTE = 1 << 20
 
 
@@ -93,6 +96,7 @@ def main():
     parser.add_argument("--heap", help="count.so; needed on the CPU")
     parser.add_argument("--preload", action="append", default=[], help="a library for PyTorch's process: vendor.so")
     parser.add_argument("--device", choices=PAIRS, default="cpu")
+    parser.add_argument("--precision", choices=("f32", "bf16", "all"), help="f32 by default on the CPU, else all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shipped", action="store_true", help="also time PyTorch without the preloaded library, in turn")
     parser.add_argument("--times", action="store_true", help="measure no memory")
@@ -110,6 +114,8 @@ def main():
     if not rows:
         names = "\n  ".join(row.id for row in TABLE)
         parser.error(f"--only: no row matches {args.only!r}; there are:\n  {names}")
+    precision = args.precision or ("f32" if args.device == "cpu" else "all")
+    pairs = [pair for pair in PAIRS[args.device] if precision in ("all", pair[0])]
     start = time.time()
     ours = Ours(args.runner, args.device, args.threads)
     theirs = Theirs(args.python, args.device, args.threads, args.preload)
@@ -118,16 +124,17 @@ def main():
     if not args.times and not heap:
         heap = Theirs(args.python, "cpu", args.threads, [args.heap, *args.preload])
     about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds, "preload": args.preload}
-    where = f"{args.threads} threads, f32" if args.device == "cpu" else about["device"]
+    narrow = {"f32": "f32", "bf16": "bf16", "all": "f32 and bf16"}[precision]
+    where = f"{args.threads} threads, {narrow}" if args.device == "cpu" else about["device"]
     mkl = ", MKL with all instructions of the processor" if args.preload else ""
     print(f"{where}, PyTorch {about['torch']}{mkl}, medians of {args.rounds} rounds in turn\n")
     columns = TIMES + ([] if args.times else MEMORY) + (SHIPPED if shipped else [])
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     results, failed = [], False
     for row in rows:
-        for precision, mode in PAIRS[args.device]:
+        for kind, mode in pairs:
             try:
-                results.append(measure(row, precision, mode, ours, theirs, shipped, heap, args))
+                results.append(measure(row, kind, mode, ours, theirs, shipped, heap, args))
                 print(line(results[-1], not args.times), flush=True)
             except SideError as e:
                 failed = True
