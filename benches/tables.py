@@ -43,8 +43,7 @@ TABLES = {
 VIT_BASE = "BACKBONES=vit_base_patch16_224 METHODS='lora full-finetune' PRECISIONS=bf16"
 ELSEWHERE = {
     # On a machine whose widest vectors are AVX2.
-    "peer-avx2": "benches/peer/run.sh --only 'vit-|swin|clip'",
-    "peer-resnet-avx2": "benches/peer/run.sh --only resnet",
+    "peer-avx2": "benches/peer/run.sh --rounds 3 --only 'vit-|resnet|swin|clip'",
     "peer-modern-avx2": MODERN,
     "gpu": "TORCH='eager sdpa' WARMUP=3 benches/cuda.sh target/release/runner",
     "gpu-burn": f"PEFT_OPS_CUDA=off {VIT_BASE} TORCH= WARMUP=3 benches/cuda.sh target/release/runner",
