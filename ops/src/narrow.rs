@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn row(x: Tensor<2>, index: usize) -> Tensor<1> {
-        x.slice([index..index + 1]).flatten(0, 1)
+        x.narrow(0, index, 1).flatten(0, 1)
     }
 
     #[test]

@@ -8,10 +8,10 @@ pub(crate) trait Simd: 'static {
 }
 
 /// Arithmetic of the levels with a fused multiply-add.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) struct Fused;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 impl Simd for Fused {
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
