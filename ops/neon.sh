@@ -12,11 +12,11 @@ target=aarch64-unknown-linux-gnu
 emulator="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$emulator PEFT_OPS_EMULATOR=$emulator
-# Optimising Burn for the target takes a quarter of an hour, and only our own crate counts here.
+# Optimising Burn for the target takes more than ten minutes, and only our own crate counts here.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 build=(--release --package peft-ops --target "$target")
 
-# Emulation takes 20 times as long, so property tests have fewer cases and the largest sizes are left out.
+# Emulation is slow, so property tests have fewer cases and the largest sizes are left out.
 PEFT_OPS_SHORT_TESTS=1 cargo test "${build[@]}" --lib --quiet -- "$@"
 
 # Two of three products: what the program does besides is the same.

@@ -124,8 +124,8 @@ def main():
     if not args.times and not heap:
         heap = Theirs(args.python, "cpu", args.threads, [args.heap, *args.preload])
     about = {**machine(), **theirs.about, "threads": args.threads, "rounds": args.rounds, "preload": args.preload}
-    narrow = {"f32": "f32", "bf16": "bf16", "all": "f32 and bf16"}[precision]
-    where = f"{args.threads} threads, {narrow}" if args.device == "cpu" else about["device"]
+    kinds = " and ".join(dict.fromkeys(kind for kind, _ in pairs))
+    where = f"{args.threads} threads, {kinds}" if args.device == "cpu" else about["device"]
     mkl = ", MKL with all instructions of the processor" if args.preload else ""
     print(f"{where}, PyTorch {about['torch']}{mkl}, medians of {args.rounds} rounds in turn\n")
     columns = TIMES + ([] if args.times else MEMORY) + (SHIPPED if shipped else [])

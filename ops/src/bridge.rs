@@ -82,7 +82,7 @@ pub(crate) fn apply<const N: usize>(
     }
 }
 
-/// Whether it is a tensor of the CPU backend of that type, tracked or not.
+/// Returns whether the CPU backend has the tensor, tracked or not, and its values are of that type.
 pub(crate) fn on_cpu(x: &DispatchTensor, dtype: DType) -> bool {
     let flex = match &x.kind {
         DispatchTensorKind::Flex(BackendTensor::Float(_)) => true,

@@ -11,11 +11,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::buffer::{Unset, written};
+use crate::math::CHUNK;
 use crate::operation::{Kept, Operation, tensor, values};
 use crate::simd::multiversion;
-
-/// Values of a task: enough to be worth one.
-const CHUNK: usize = 1 << 14;
 
 /// An operation on bf16 tensors, by way of one on `f32` tensors.
 #[derive(Clone, Debug)]
@@ -31,7 +29,8 @@ where
         let wide = inputs.clone().map(widened);
         let (y, mut saved) = self.0.forward(wide.clone(), wanted);
         let narrow = narrowed(y.clone());
-        // Wide copies are replaced by the tensors that they were made of, which are shared.
+        // Wide copies are replaced by the tensors that they were made of, which are shared. The copies live until
+        // here, so that nothing else can have got their memory.
         let pairs = wide.iter().zip(&inputs).chain([(&y, &narrow)]);
         let pairs: Vec<_> = pairs.filter(|(wide, _)| !is_empty(wide)).collect();
         for kept in saved.tensors() {
@@ -61,7 +60,7 @@ fn is_empty(x: &FlexTensor) -> bool {
     x.shape().num_elements() == 0
 }
 
-/// Whether both are one tensor.
+/// Returns whether `y` has the `f32` values of `x` in the same memory.
 fn is_same(x: &FlexTensor, y: &FlexTensor) -> bool {
     y.dtype() == DType::F32 && x.shape() == y.shape() && values(x).as_ptr() == values(y).as_ptr()
 }

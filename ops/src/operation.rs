@@ -23,10 +23,12 @@ pub(crate) trait Operation<T, const N: usize>: Clone + Debug + Send + 'static {
     fn backward(&self, saved: Self::Saved, gradient: T, wanted: [bool; N]) -> [Option<T>; N];
 }
 
-/// What an operation keeps for its backward pass.
+/// A type of values that an operation keeps for its backward pass.
 pub(crate) trait Kept {
-    /// The tensors in it.
-    fn tensors(&mut self) -> Vec<&mut FlexTensor>;
+    /// The tensors in it. Statistics, indices and sizes have none.
+    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
+        Vec::new()
+    }
 }
 
 impl Kept for FlexTensor {
@@ -64,25 +66,11 @@ impl<A: Kept, B: Kept, C: Kept> Kept for (A, B, C) {
     }
 }
 
-/// Statistics and indices, which keep their type.
-impl<T> Kept for Arc<Vec<T>> {
-    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
-        Vec::new()
-    }
-}
+impl<T> Kept for Arc<Vec<T>> {}
 
-/// A size.
-impl Kept for usize {
-    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
-        Vec::new()
-    }
-}
+impl Kept for usize {}
 
-impl Kept for () {
-    fn tensors(&mut self) -> Vec<&mut FlexTensor> {
-        Vec::new()
-    }
-}
+impl Kept for () {}
 
 /// The values of a contiguous `f32` tensor.
 pub(crate) fn values(x: &FlexTensor) -> &[f32] {
