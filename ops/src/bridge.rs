@@ -66,8 +66,8 @@ where
     clippy::result_large_err,
     reason = "the tensors are handed back, not an error"
 )]
-pub(crate) fn apply<const N: usize>(
-    op: impl Operation<FlexTensor, N, Saved: Kept>,
+pub(crate) fn apply<O: Operation<FlexTensor, N, Saved: Kept>, const N: usize>(
+    op: O,
     inputs: [DispatchTensor; N],
 ) -> Result<DispatchTensor, [DispatchTensor; N]> {
     let (context, dtype) = (inputs[0].autodiff, inputs[0].dtype());
@@ -75,8 +75,12 @@ pub(crate) fn apply<const N: usize>(
     if !level::current().has_kernels() || !inputs.iter().all(fits) {
         return Err(inputs);
     }
+    let as_they_are = match dtype {
+        DType::BF16 => O::MULTIPLIES_BF16 && level::multiplies_bf16(),
+        _ => dtype == DType::F32,
+    };
     match dtype {
-        DType::F32 => Ok(run::<Flex, FlexTensor, N>(op, inputs)),
+        _ if as_they_are => Ok(run::<Flex, FlexTensor, N>(op, inputs)),
         DType::BF16 => Ok(run::<Flex, FlexTensor, N>(Narrow(op), inputs)),
         _ => Err(inputs),
     }

@@ -8,26 +8,50 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
-/// A value that may not have been written yet.
-pub(crate) type Unset = MaybeUninit<f32>;
+use half::bf16;
 
-/// A NaN that no kernel computes, for values that have not been written yet.
-const MARK: u32 = 0x7fd3_a11e;
+/// A value that may not have been written yet.
+pub(crate) type Unset<T = f32> = MaybeUninit<T>;
+
+/// A type of values in buffers, any bits of which are a value.
+pub(crate) trait Value: Copy + Send + Sync {
+    /// A NaN that no kernel computes, for values that have not been written yet.
+    const MARK: Self;
+
+    /// Whether it is the mark, to the bit.
+    fn is_mark(self) -> bool;
+}
+
+impl Value for f32 {
+    const MARK: Self = Self::from_bits(0x7fd3_a11e);
+
+    fn is_mark(self) -> bool {
+        self.to_bits() == Self::MARK.to_bits()
+    }
+}
+
+impl Value for bf16 {
+    const MARK: Self = Self::from_bits(0x7fd3);
+
+    fn is_mark(self) -> bool {
+        self.to_bits() == Self::MARK.to_bits()
+    }
+}
 
 /// `count` values, all of them written by `fill`.
 ///
 /// # Safety
 /// `fill` writes every value of the slice that it is given.
-pub(crate) unsafe fn written(count: usize, fill: impl FnOnce(&mut [Unset])) -> Vec<f32> {
+pub(crate) unsafe fn written<T: Value>(count: usize, fill: impl FnOnce(&mut [Unset<T>])) -> Vec<T> {
     let mut values = Box::new_uninit_slice(count);
     if cfg!(debug_assertions) {
-        values.fill(Unset::new(f32::from_bits(MARK)));
+        values.fill(Unset::new(T::MARK));
     }
     fill(&mut values);
     // SAFETY: the caller vouches that `fill` has written every value.
     let values = unsafe { values.assume_init() }.into_vec();
     debug_assert!(
-        values.iter().all(|value| value.to_bits() != MARK),
+        !values.iter().any(|value| value.is_mark()),
         "a value was not written"
     );
     values
@@ -70,16 +94,16 @@ impl Deref for Aligned {
 
 /// Whether `written` handed out these values and nobody has written them since. Only for builds with
 /// debug assertions, where there are marks.
-fn are_marked<'a>(mut values: impl Iterator<Item = &'a Unset>) -> bool {
+fn are_marked<'a, T: Value + 'a>(mut values: impl Iterator<Item = &'a Unset<T>>) -> bool {
     // SAFETY: with debug assertions, `written` has filled the buffer with marks.
-    values.all(|value| unsafe { value.assume_init() }.to_bits() == MARK)
+    values.all(|value| unsafe { value.assume_init() }.is_mark())
 }
 
 /// The same values for code that writes them without reading them.
 ///
 /// # Safety
 /// Nothing but initialised values is written to the slice.
-pub(crate) unsafe fn as_unset(values: &mut [f32]) -> &mut [Unset] {
+pub(crate) unsafe fn as_unset<T: Value>(values: &mut [T]) -> &mut [Unset<T>] {
     let count = values.len();
     // SAFETY: both types have the same layout, and the borrow of `values` is passed on. The caller
     // keeps the values initialised.
@@ -91,22 +115,22 @@ pub(crate) unsafe fn as_unset(values: &mut [f32]) -> &mut [Unset] {
 /// It hands out places without checking who has them already, hence the unsafe functions. Bounds, and
 /// places of a buffer of [`written`] that are handed out twice, are checked with debug assertions.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared<'a> {
-    start: *mut f32,
+pub(crate) struct Shared<'a, T = f32> {
+    start: *mut T,
     count: usize,
-    buffer: PhantomData<&'a mut [f32]>,
+    buffer: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a `Shared` stands for a mutable borrow of `f32`s, which may move between threads. Safe code
+// SAFETY: a `Shared` stands for a mutable borrow of values, which may move between threads. Safe code
 // can do nothing with it but copy it; every unsafe function asks its caller for exclusive access.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Value> Send for Shared<'_, T> {}
 // SAFETY: copies on several threads hold the same address and length, which never change. Every unsafe
 // function asks its caller for exclusive access to the places that it hands out.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Value> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
+impl<'a, T: Value> Shared<'a, T> {
     /// Values that are initialised.
-    pub(crate) fn new(values: &'a mut [f32]) -> Self {
+    pub(crate) fn new(values: &'a mut [T]) -> Self {
         Self {
             start: values.as_mut_ptr(),
             count: values.len(),
@@ -115,7 +139,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Values that [`written`] or [`Aligned::written`] has allocated and that nobody has written yet.
-    pub(crate) fn unset(values: &'a mut [Unset]) -> Self {
+    pub(crate) fn unset(values: &'a mut [Unset<T>]) -> Self {
         Self {
             start: values.as_mut_ptr().cast(),
             count: values.len(),
@@ -133,7 +157,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// These values lie inside the buffer. While the pointer is used, nobody else uses those of them
     /// that are read or written through it.
-    pub(crate) unsafe fn at(self, offset: usize, count: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, offset: usize, count: usize) -> *mut T {
         debug_assert!(self.holds(offset, count));
         // SAFETY: the caller keeps `offset` inside the buffer, or at its end.
         unsafe { self.start.add(offset) }
@@ -159,7 +183,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// They lie inside the buffer and are initialised, and nobody else uses them while they are
     /// borrowed.
-    pub(crate) unsafe fn part(self, offset: usize, count: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn part(self, offset: usize, count: usize) -> &'a mut [T] {
         debug_assert!(self.holds(offset, count));
         // SAFETY: the caller keeps the range inside the buffer, which is borrowed for `'a`, and to
         // itself.
@@ -170,7 +194,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// They lie inside the buffer, and nobody else uses them while they are borrowed.
-    pub(crate) unsafe fn unset_part(self, offset: usize, count: usize) -> &'a mut [Unset] {
+    pub(crate) unsafe fn unset_part(self, offset: usize, count: usize) -> &'a mut [Unset<T>] {
         debug_assert!(self.holds(offset, count));
         // SAFETY: the caller keeps the range inside the buffer, which is borrowed for `'a`, and to
         // itself. Any bits are an `Unset`.
@@ -189,12 +213,12 @@ impl<'a> Shared<'a> {
         offset: usize,
         count: usize,
         step: usize,
-    ) -> impl Iterator<Item = &'a mut Unset> {
+    ) -> impl Iterator<Item = &'a mut Unset<T>> {
         let span = count.saturating_sub(1) * step + count.min(1);
         debug_assert!(self.holds(offset, span));
         // SAFETY: the caller keeps the range from the first to the last value inside the buffer, which
         // is borrowed for `'a`, and to itself. Any bits are an `Unset`.
-        let part: &'a mut [Unset] =
+        let part: &'a mut [Unset<T>] =
             unsafe { std::slice::from_raw_parts_mut(self.start.add(offset).cast(), span) };
         debug_assert!(
             are_marked(part.iter().step_by(step)),

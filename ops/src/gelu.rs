@@ -4,13 +4,12 @@
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
 use crate::bridge::apply;
-use crate::buffer::{Unset, written};
+use crate::buffer::Unset;
 use crate::composed::{self, Gate};
 use crate::constant::values_mut;
-use crate::math::{CHUNK, exp, normal};
+use crate::math::{Map, Slopes, chain, exp, images, normal};
 use crate::operation::{Operation, tensor, values};
 use crate::simd::{Simd, multiversion};
 
@@ -75,7 +74,7 @@ impl Gelu {
     }
 
     /// The kernel from `x` to `y`.
-    pub(crate) fn kernel(self) -> fn(&[f32], &mut [Unset]) {
+    pub(crate) fn kernel(self) -> Map {
         match self {
             Self::Exact => gelu_values,
             Self::Tanh => gelu_tanh_values,
@@ -83,28 +82,13 @@ impl Gelu {
         }
     }
 
-    /// The function of all values.
-    pub(crate) fn values(self, x: &[f32]) -> Vec<f32> {
-        let kernel = self.kernel();
-        // SAFETY: the chunks cover the output, those of the input are as long, and the kernel writes each
-        // value of a chunk.
-        unsafe {
-            written(x.len(), |y| {
-                let chunks = y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-                chunks.for_each(|(y, x)| kernel(x, y));
-            })
-        }
-    }
-
-    /// Makes the gradient of `x` from that of `y`, in place.
-    pub(crate) fn chain(self, x: &[f32], gradient: &mut [f32]) {
-        let kernel = match self {
+    /// The kernel from `x` that makes the gradient of `x` from that of `y`, in place.
+    pub(crate) fn slopes(self) -> Slopes {
+        match self {
             Self::Exact => gelu_slopes,
             Self::Tanh => gelu_tanh_slopes,
             Self::Quick => quick_gelu_slopes,
-        };
-        let chunks = gradient.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-        chunks.for_each(|(gradient, x)| kernel(x, gradient));
+        }
     }
 }
 
@@ -113,7 +97,7 @@ impl Operation<FlexTensor, 1> for Gelu {
     type Saved = FlexTensor;
 
     fn forward(&self, [x]: [FlexTensor; 1], _: [bool; 1]) -> (FlexTensor, FlexTensor) {
-        (tensor(self.values(values(&x)), x.shape()), x)
+        (tensor(images(self.kernel(), values(&x)), x.shape()), x)
     }
 
     fn backward(
@@ -122,7 +106,7 @@ impl Operation<FlexTensor, 1> for Gelu {
         mut gradient: FlexTensor,
         _: [bool; 1],
     ) -> [Option<FlexTensor>; 1] {
-        self.chain(values(&x), values_mut(&mut gradient));
+        chain(self.slopes(), values(&x), values_mut(&mut gradient));
         [Some(gradient)]
     }
 }

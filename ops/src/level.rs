@@ -18,16 +18,20 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// As [`Avx512`](Self::Avx512), and AVX512-BF16: linear layers multiply bf16 tensors as they are, in twice as many
+    /// products a cycle. What is computed in `f32` is the same to the bit.
+    Avx512Bf16,
 }
 
 impl Level {
     /// All levels, the best last.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Off,
         Self::Composed,
         Self::Baseline,
         Self::Avx2,
         Self::Avx512,
+        Self::Avx512Bf16,
     ];
 
     /// The name in `PEFT_OPS`, such as `avx2`.
@@ -38,6 +42,15 @@ impl Level {
             Self::Baseline => "baseline",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+
+    /// The level of what is computed in `f32`.
+    pub fn of_f32(self) -> Self {
+        match self {
+            Self::Avx512Bf16 => Self::Avx512,
+            level => level,
         }
     }
 
@@ -60,8 +73,10 @@ impl Level {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512.available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
         }
     }
 }
@@ -77,11 +92,23 @@ pub fn level() -> Result<Level, &'static str> {
     level.as_ref().copied().map_err(String::as_str)
 }
 
-/// The level for code that cannot return an error.
+/// The level of what is computed in `f32`, for code that cannot return an error.
 ///
 /// # Panics
 /// Where [`level`] is an error: running at another level than the user asked for would be worse.
 pub(crate) fn current() -> Level {
+    in_force().of_f32()
+}
+
+/// Whether linear layers multiply bf16 tensors as they are. Elsewhere all kernels widen them.
+///
+/// # Panics
+/// As [`current`].
+pub(crate) fn multiplies_bf16() -> bool {
+    in_force() == Level::Avx512Bf16
+}
+
+fn in_force() -> Level {
     level().unwrap_or_else(|message| panic!("{message}"))
 }
 
@@ -128,7 +155,7 @@ mod tests {
         assert_eq!(chosen(""), None);
         let message = chosen("avx3").unwrap().unwrap_err();
         assert!(
-            message.contains("off, composed, baseline, avx2, avx512, got \"avx3\""),
+            message.contains("off, composed, baseline, avx2, avx512, avx512-bf16, got \"avx3\""),
             "{message}"
         );
     }

@@ -1,14 +1,14 @@
 //! Operations with a backward pass of their own, where Burn's are slow on a device.
 //!
-//! Each is a plain function of Burn tensors. If all inputs are `f32` on Burn's CPU backend it runs a
+//! Each is a plain function of Burn tensors. If all inputs are `f32` on Burn's CPU backend, or all bf16, it runs a
 //! kernel of this crate, otherwise Burn's own operations, so that every device and element type works.
 //! Results do not depend on the number of threads. Tests compare values and gradients with `f64`, and
 //! their errors with those of Burn's `f32`.
 //!
 //! Kernels are compiled for several instruction sets, and the best that the CPU has is picked when the
-//! program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests: `avx512`,
-//! `avx2`, `baseline` (what every CPU of the architecture has), `composed` (what other devices run) or
-//! `off` (Burn's own operations). A level that the CPU lacks, or an unknown name, is an error ([`level`]).
+//! program runs. The environment variable `PEFT_OPS` picks another, for comparisons and tests: `avx512-bf16`
+//! (which multiplies bf16 as it is), `avx512`, `avx2`, `baseline` (what every CPU of the architecture has),
+//! `composed` (what other devices run) or `off` (Burn's own operations). A level that the CPU lacks, or an unknown name, is an error ([`level`]).
 //!
 //! On other devices convolutions, GELU, LayerNorm and attention are composed of Burn's operations, but with
 //! a backward pass of their own. `PEFT_OPS_CUDA=off` leaves all but convolutions to Burn too. [`check`]
@@ -46,6 +46,7 @@ mod pool;
 mod relu;
 mod results;
 mod rotary;
+mod rounding;
 mod row_loss;
 mod scale_shift;
 mod simd;

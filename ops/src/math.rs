@@ -4,6 +4,7 @@ use std::ops::{Add, Range};
 
 use rayon::prelude::*;
 
+use crate::buffer::{Unset, Value, written};
 use crate::simd::{Simd, multiversion};
 
 /// Number of partial sums of a reduction. Addition of floats is not associative, so LLVM keeps a single
@@ -142,6 +143,30 @@ pub(crate) const ROWS: usize = 64;
 /// small enough for the first cache.
 pub(crate) const CHUNK: usize = 8 * 1024;
 
+/// Writes the image of each value; all of the second slice, which is as long as the first.
+pub(crate) type Map<T = f32> = fn(&[T], &mut [Unset<T>]);
+
+/// The images of all values.
+pub(crate) fn images<T: Value>(map: Map<T>, values: &[T]) -> Vec<T> {
+    // SAFETY: the chunks cover the output, those of the input are as long, and a map writes each value of a
+    // chunk.
+    unsafe {
+        written(values.len(), |images| {
+            let chunks = images.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+            chunks.for_each(|(images, values)| map(values, images));
+        })
+    }
+}
+
+/// From values, and the gradient of their images to that of the values, in place. Both slices have one length.
+pub(crate) type Slopes<T = f32> = fn(&[T], &mut [T]);
+
+/// Makes the gradient of all values from that of their images, in place.
+pub(crate) fn chain<T: Value>(slopes: Slopes<T>, values: &[T], gradient: &mut [T]) {
+    let chunks = gradient.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+    chunks.for_each(|(gradient, values)| slopes(values, gradient));
+}
+
 multiversion! {
     /// `y <- y + scale x`.
     pub(crate) fn add_scaled<S>(y: &mut [f32], x: &[f32], scale: f32) {
@@ -179,13 +204,13 @@ pub(crate) fn column_sums(values: &[f32], columns: usize) -> Vec<f32> {
 }
 
 /// The transpose of rows of `columns` values.
-pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+pub(crate) fn transposed<T: Copy + Default>(values: &[T], columns: usize) -> Vec<T> {
     /// Side of the squares that are transposed one by one. The lines of the cache that a square reads and
     /// writes stay in the first cache until it is done; along whole rows each written line would be evicted
     /// before its next value comes.
     const SIDE: usize = 32;
     let rows = values.len() / columns.max(1);
-    let mut out = vec![0.0; values.len()];
+    let mut out = vec![T::default(); values.len()];
     for row in (0..rows).step_by(SIDE) {
         for column in (0..columns).step_by(SIDE) {
             let to = row..rows.min(row + SIDE);

@@ -1,6 +1,7 @@
 //! bf16 on the CPU: tensors have 16 bits a value, and kernels compute in `f32`.
 //!
-//! A kernel gets its inputs widened, which is exact, so that sums of products are those of `f32`. Its results
+//! Linear layers multiply bf16 values as they are where the CPU has AVX512-BF16 ([`Avx512Bf16`](crate::Level::Avx512Bf16)). Every other
+//! kernel gets its inputs widened, which is exact, so that sums of products are those of `f32`. Its results
 //! are rounded to the nearest bf16, halves to even. Wide copies live as long as one call: what is kept for the
 //! backward pass is narrow wherever the operation keeps an input or its output.
 
@@ -8,12 +9,9 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape};
 use half::bf16;
-use rayon::prelude::*;
 
-use crate::buffer::{Unset, written};
-use crate::math::CHUNK;
 use crate::operation::{Kept, Operation, tensor, values};
-use crate::simd::multiversion;
+use crate::rounding::{rounded, wide};
 
 /// An operation on bf16 tensors, by way of one on `f32` tensors.
 #[derive(Clone, Debug)]
@@ -70,15 +68,7 @@ pub(crate) fn widened(x: FlexTensor) -> FlexTensor {
     let Some(narrow) = x.as_slice::<bf16>() else {
         return x;
     };
-    // SAFETY: the chunks cover the output, those of the input are as long, and `widen` writes each value of a
-    // chunk.
-    let wide = unsafe {
-        written(narrow.len(), |wide| {
-            let chunks = wide.par_chunks_mut(CHUNK).zip(narrow.par_chunks(CHUNK));
-            chunks.for_each(|(wide, narrow)| widen(narrow, wide));
-        })
-    };
-    tensor(wide, x.shape())
+    tensor(wide(narrow), x.shape())
 }
 
 /// The contiguous tensor in bf16; itself, if it is that already.
@@ -86,11 +76,7 @@ fn narrowed(x: FlexTensor) -> FlexTensor {
     if x.dtype() == DType::BF16 {
         return x;
     }
-    let wide = values(&x);
-    let mut narrow = vec![bf16::ZERO; wide.len()];
-    let chunks = narrow.par_chunks_mut(CHUNK).zip(wide.par_chunks(CHUNK));
-    chunks.for_each(|(narrow, wide)| round(wide, narrow));
-    narrow_tensor(narrow, x.shape())
+    narrow_tensor(rounded(values(&x)), x.shape())
 }
 
 /// A tensor of these values.
@@ -99,30 +85,9 @@ pub(crate) fn narrow_tensor(values: Vec<bf16>, shape: impl Into<Shape>) -> FlexT
     FlexTensor::new(Bytes::from_elems(values), layout, DType::BF16)
 }
 
-multiversion! {
-    fn widen<S>(narrow: &[bf16], wide: &mut [Unset]) {
-        for (wide, narrow) in wide.iter_mut().zip(narrow) {
-            wide.write(f32::from_bits(u32::from(narrow.to_bits()) << 16));
-        }
-    }
-
-    fn round<S>(wide: &[f32], narrow: &mut [bf16]) {
-        for (narrow, wide) in narrow.iter_mut().zip(wide) {
-            let bits = wide.to_bits();
-            // Just below half of the last place, or half of it if that makes the result even: what carries is
-            // rounded up, from the largest finite value to infinity too.
-            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-            // A NaN whose upper bits are all of the fraction's zeros would become an infinity.
-            let bits = if wide.is_nan() { bits | 0x0040_0000 } else { rounded };
-            *narrow = bf16::from_bits((bits >> 16) as u16);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor, TensorData};
-    use proptest::prelude::*;
 
     use super::*;
     use crate::bridge::apply;
@@ -168,31 +133,6 @@ mod tests {
     fn read(x: &FlexTensor) -> Vec<f32> {
         let values = x.as_slice::<bf16>().expect("the result is narrow");
         values.iter().map(|value| value.to_f32()).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn values_are_rounded_as_the_library_rounds(bits in proptest::collection::vec(any::<u32>(), 1..70)) {
-            let wide: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
-            let count = wide.len();
-            let got = narrowed(tensor(wide.clone(), [count]));
-            let got: Vec<u16> = got.as_slice::<bf16>().unwrap().iter().map(|x| x.to_bits()).collect();
-            let expected: Vec<u16> = wide.iter().map(|&x| bf16::from_f32(x).to_bits()).collect();
-            prop_assert_eq!(got, expected);
-        }
-    }
-
-    #[test]
-    fn every_narrow_value_is_widened_exactly_and_back() {
-        let all: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
-        let wide = widened(narrow_tensor(all.clone(), [all.len()]));
-        for (wide, narrow) in values(&wide).iter().zip(&all) {
-            assert_eq!(wide.to_bits(), u32::from(narrow.to_bits()) << 16);
-        }
-        let back = narrowed(wide);
-        for (back, narrow) in back.as_slice::<bf16>().unwrap().iter().zip(&all) {
-            assert!(back == narrow || back.is_nan() && narrow.is_nan());
-        }
     }
 
     #[test]
@@ -260,10 +200,12 @@ mod tests {
                 attention(x.reshape([1, 5, 24]), 2).reshape([5, 8])
             }),
         ];
-        for (name, f) in functions
-            .into_iter()
-            .filter(|_| level::current().has_kernels())
-        {
+        // A level may have linear layers multiply what is not widened.
+        let rounds = |name: &str| {
+            let multiplies = level::multiplies_bf16() && name.starts_with("linear");
+            level::current().has_kernels() && !multiplies
+        };
+        for (name, f) in functions.into_iter().filter(|(name, _)| rounds(name)) {
             let (narrow, wide) = (computed(f, DType::BF16), computed(f, DType::F32));
             assert_eq!(narrow, wide, "{name}");
         }

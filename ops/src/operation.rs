@@ -16,6 +16,9 @@ pub(crate) trait Operation<T, const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs; tensors are shared, so keeping an input is free.
     type Saved: Clone + Debug + Send + 'static;
 
+    /// Whether it takes bf16 tensors as they are where [products of them](crate::level::multiplies_bf16) are fast.
+    const MULTIPLIES_BF16: bool = false;
+
     /// The value, and what backward needs for the gradients of the inputs that are `wanted`.
     fn forward(&self, inputs: [T; N], wanted: [bool; N]) -> (T, Self::Saved);
 

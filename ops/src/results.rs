@@ -11,8 +11,9 @@ pub const RESULTS: u32 = 7;
 #[cfg(all(test, target_arch = "x86_64", not(target_feature = "fma")))]
 mod tests {
     use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
-    use burn::tensor::{Device, Tensor, TensorData};
+    use burn::tensor::{DType, Device, Tensor, TensorData};
 
+    use crate::level::multiplies_bf16;
     use crate::testing::{at_level, noise, on_threads};
     use crate::*;
 
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_current_level_computes_what_its_hashes_say() {
-        let level = level().unwrap();
+        let level = level().unwrap().of_f32();
         // Nothing is pinned for Burn's own operations.
         let Some(column) = LEVELS.iter().position(|other| *other == level) else {
             return;
@@ -254,6 +255,48 @@ mod tests {
             "results of the kernels changed at level {}: raise RESULTS and write the new hash\n{}",
             level.name(),
             changed.join("\n")
+        );
+    }
+
+    /// Hashes of linear layers in bf16 where [`multiplies_bf16`], for this value of [`RESULTS`]. Everywhere else they are
+    /// those of `f32`, rounded.
+    #[rustfmt::skip]
+    const IN_BF16: [(&str, u64); 3] = [
+        ("linear_residual", 0xa9ab_1d7b_dc34_ad2b),
+        ("linear_gelu", 0x3c90_2551_13d6_c619),
+        ("linear_low_rank", 0x490b_3271_6e17_6284),
+    ];
+
+    #[test]
+    fn linear_layers_in_bf16_compute_what_their_hashes_say() {
+        if !multiplies_bf16() {
+            return;
+        }
+        // An odd number of values in a sum, and several pieces.
+        let [m, k, n] = [37, 2051, 50];
+        fn narrow<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
+            noisy(shape, seed).cast(DType::BF16)
+        }
+        let (x, weight, bias) = (narrow([m, k], 11), narrow([n, k], 12), narrow([n], 13));
+        let (residual, factors) = (narrow([m, n], 14), [narrow([4, k], 15), narrow([n, 4], 16)]);
+        let outputs = |threads| {
+            on_threads(threads, || {
+                let (bias, residual) = (Some(bias.clone()), residual.clone());
+                let [a, b, c] = [0; 3].map(|_| (x.clone(), weight.clone()));
+                [
+                    linear_residual(a.0, a.1, bias.clone(), residual),
+                    linear_gelu(b.0, Gelu::Exact, b.1, bias.clone(), None),
+                    linear_low_rank(c.0, c.1, bias, factors.clone(), 0.7),
+                ]
+                .map(|y| hash(&y.into_data().iter().collect::<Vec<f32>>()))
+            })
+        };
+        let got = outputs(1);
+        assert_eq!(got, outputs(3), "results depend on the number of threads");
+        let expected = IN_BF16.map(|(_, hash)| hash);
+        assert!(
+            got == expected,
+            "results in bf16 changed: raise RESULTS and write the new hashes\n{got:#018x?}"
         );
     }
 

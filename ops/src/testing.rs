@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::process::Command;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::bf16;
 use proptest::prelude::*;
 
 use crate::Level;
@@ -61,6 +62,8 @@ pub(crate) struct Case {
     seed: u32,
     /// Whether values are at a kink, where differences say nothing about a gradient.
     kinks: bool,
+    /// Whether bf16 has all values.
+    narrow: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +83,7 @@ impl Case {
             inputs: Vec::new(),
             seed,
             kinks: false,
+            narrow: false,
         }
     }
 
@@ -128,6 +132,15 @@ impl Case {
         self
     }
 
+    /// With all values rounded to bf16.
+    fn rounded(mut self) -> Self {
+        for input in &mut self.inputs {
+            input.values.iter_mut().for_each(round);
+        }
+        self.narrow = true;
+        self
+    }
+
     /// Tells that values are at a kink of the operation.
     pub(crate) fn at_kinks(self) -> Self {
         Self {
@@ -143,6 +156,10 @@ impl Case {
         }
         self
     }
+}
+
+fn round(value: &mut f32) {
+    *value = bf16::from_f32(*value).to_f32();
 }
 
 /// The inputs as tensors of one element type.
@@ -241,7 +258,11 @@ fn run_beside<const D: usize>(
 
 /// The factors of the result's entries in the sum whose gradient is taken.
 fn weights(case: &Case, count: usize) -> Vec<f32> {
-    noise(count, case.seed.wrapping_add(100))
+    let mut weights = noise(count, case.seed.wrapping_add(100));
+    if case.narrow {
+        weights.iter_mut().for_each(round);
+    }
+    weights
 }
 
 /// The direction in which an input is moved.
@@ -373,6 +394,30 @@ pub(crate) fn compare<const D: usize>(
     }
 }
 
+/// Asserts that values and gradients of `op` in bf16 are within one unit in the last place of the largest value of
+/// each tensor from those of `composed` in `f64`, for the same inputs: it may round twice, once on its way.
+pub(crate) fn compare_in_bf16<const D: usize>(
+    case: &Case,
+    op: impl Fn(&Tensors) -> Tensor<D>,
+    composed: impl Fn(&Tensors) -> Tensor<D>,
+) {
+    let case = case.clone().rounded();
+    let expected = run(&case, DType::F64, &composed);
+    let got = run(&case, DType::BF16, &op);
+    assert_eq!(got.len(), expected.len());
+    for ((name, expected), (_, got)) in expected.iter().zip(&got) {
+        assert_eq!(expected.len(), got.len(), "{name}");
+        let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        for (expected, got) in expected.iter().zip(got) {
+            let error = (got - expected).abs();
+            assert!(
+                error <= largest * 2.0f64.powi(-7),
+                "{name}: {got}, expected {expected} of at most {largest}: {case:?}"
+            );
+        }
+    }
+}
+
 /// Asserts that the value of `op` is NaN or infinite exactly where Burn's is.
 pub(crate) fn same_where_not_finite<const D: usize>(
     case: &Case,
@@ -410,6 +455,14 @@ pub(crate) fn same_on_any_threads<T: PartialEq + Send>(f: impl Fn() -> T + Sync)
     for threads in [2, 3, 7] {
         assert!(on_threads(threads, &f) == one, "on {threads} threads");
     }
+}
+
+/// Values and gradients in bf16.
+pub(crate) fn results_in_bf16<const D: usize>(
+    case: &Case,
+    op: impl Fn(&Tensors) -> Tensor<D>,
+) -> Vec<(String, Vec<f64>)> {
+    run(case, DType::BF16, &op)
 }
 
 /// Values and gradients in `f32`.

@@ -2,19 +2,25 @@
 //! 2022), and a GELU before it. Products of gradients that nobody wants are not computed, and their
 //! factors are not kept.
 
+mod element;
 #[cfg(test)]
 mod tests;
 
 use burn::backend::DispatchTensor;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
+#[cfg(target_arch = "x86_64")]
+use burn::tensor::DType;
 use burn::tensor::{Shape, Tensor};
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 
+use self::element::Element;
 use crate::bridge::{apply, or_absent};
 use crate::gelu::Gelu;
-use crate::math::{column_sums, transposed};
+use crate::math::{chain, images, transposed};
 use crate::matmul::{Matrix, Product};
-use crate::operation::{Kept, Operation, tensor, values};
+use crate::operation::{Kept, Operation};
 
 /// `x W^T + b`.
 ///
@@ -174,7 +180,32 @@ impl Kept for Saved {
 impl Operation<FlexTensor, 6> for Linear {
     type Saved = Saved;
 
-    fn forward(
+    const MULTIPLIES_BF16: bool = true;
+
+    fn forward(&self, inputs: [FlexTensor; 6], wanted: [bool; 6]) -> (FlexTensor, Saved) {
+        match inputs[0].dtype() {
+            #[cfg(target_arch = "x86_64")]
+            DType::BF16 => self.forward_in::<bf16>(inputs, wanted),
+            _ => self.forward_in::<f32>(inputs, wanted),
+        }
+    }
+
+    fn backward(
+        &self,
+        saved: Saved,
+        gradient: FlexTensor,
+        wanted: [bool; 6],
+    ) -> [Option<FlexTensor>; 6] {
+        match gradient.dtype() {
+            #[cfg(target_arch = "x86_64")]
+            DType::BF16 => self.backward_in::<bf16>(saved, gradient, wanted),
+            _ => self.backward_in::<f32>(saved, gradient, wanted),
+        }
+    }
+}
+
+impl Linear {
+    fn forward_in<T: Element>(
         &self,
         [x, weight, bias, residual, a, b]: [FlexTensor; 6],
         wanted: [bool; 6],
@@ -182,37 +213,37 @@ impl Operation<FlexTensor, 6> for Linear {
         let [x_wanted, weight_wanted, _, _, a_wanted, b_wanted] = wanted;
         let [n, k] = matrix(&weight);
         let m = x.shape().num_elements() / k.max(1);
-        let rows = Matrix::new(values(&x), k);
-        let weights = Matrix::new(values(&weight), k).transposed();
+        let rows = Matrix::new(T::values(&x), k);
+        let weights = Matrix::new(T::values(&weight), k).transposed();
         // `x A^T [m, r]`, and `B` times the scale: it has fewer values than the path's output.
         let path = self.low_rank.map(|scale| {
             let [r, _] = matrix(&a);
-            let a = Matrix::new(values(&a), k).transposed();
-            let hidden = Product::new([m, k, r], rows, a).run();
-            (r, hidden, scaled(values(&b), scale))
+            let a = Matrix::new(T::values(&a), k).transposed();
+            let hidden = T::run(&Product::new([m, k, r], rows, a));
+            (r, hidden, scaled(T::values(&b), scale))
         });
         let mut product = Product::new([m, k, n], rows, weights)
-            .mapped(self.gelu.map(Gelu::kernel))
-            .with_bias(self.bias.then(|| values(&bias)))
-            .with_residual(self.residual.then(|| values(&residual)));
+            .mapped(self.gelu.map(T::gelu))
+            .with_bias(self.bias.then(|| T::values(&bias)))
+            .with_residual(self.residual.then(|| T::values(&residual)));
         if let Some((r, hidden, b)) = &path {
             let b = Matrix::new(b, *r).transposed();
             product = product.plus(*r, Matrix::new(hidden, *r), b);
         }
-        let y = tensor(product.run(), with_last(x.shape(), n));
+        let y = T::tensor(T::run(&product), with_last(x.shape(), n));
         let hidden = path.filter(|_| b_wanted);
         let x_needed = weight_wanted || a_wanted || (x_wanted && self.gelu.is_some());
         let saved = Saved {
             x: x_needed.then_some(x),
             weight: x_wanted.then_some(weight),
             factors: self.low_rank.map(|_| [a, b]),
-            hidden: hidden.map(|(r, hidden, _)| tensor(hidden, [m, r])),
+            hidden: hidden.map(|(r, hidden, _)| T::tensor(hidden, [m, r])),
             width: k,
         };
         (y, saved)
     }
 
-    fn backward(
+    fn backward_in<T: Element>(
         &self,
         saved: Saved,
         gradient: FlexTensor,
@@ -226,57 +257,60 @@ impl Operation<FlexTensor, 6> for Linear {
             a_wanted,
             b_wanted,
         ] = wanted;
-        let g = values(&gradient);
+        let g = T::values(&gradient);
         let (shape, k) = (gradient.shape(), saved.width);
         let n = shape[shape.num_dims() - 1];
         let m = shape.num_elements() / n.max(1);
-        let x = saved.x.as_ref().map(values);
+        let x = saved.x.as_ref().map(T::values);
         let rows = Matrix::new(g, n);
         let scale = self.low_rank.unwrap_or(1.0);
         // The gradient of `x A^T [m, r]`, which those of `x` and of `A` are made of.
         let through = saved.factors.as_ref().map(|[_, b]| {
             let [_, r] = matrix(b);
-            let b = scaled(values(b), scale);
-            (r, Product::new([m, n, r], rows, Matrix::new(&b, r)).run())
+            let b = scaled(T::values(b), scale);
+            (
+                r,
+                T::run(&Product::new([m, n, r], rows, Matrix::new(&b, r))),
+            )
         });
         let of_weight = x.filter(|_| weight_wanted).map(|x| {
-            let read = self.gelu.map(|gelu| gelu.values(x));
+            let read = self.gelu.map(|gelu| images(T::gelu(gelu), x));
             let x = Matrix::new(read.as_deref().unwrap_or(x), k);
             // The right side of a product is packed into panels, so let it be the narrower one.
             let product = if k <= n {
-                Product::new([n, m, k], rows.transposed(), x).run()
+                T::run(&Product::new([n, m, k], rows.transposed(), x))
             } else {
-                transposed(&Product::new([k, m, n], x.transposed(), rows).run(), n)
+                transposed(&T::run(&Product::new([k, m, n], x.transposed(), rows)), n)
             };
-            tensor(product, [n, k])
+            T::tensor(product, [n, k])
         });
         let through_a = through.as_ref().filter(|_| a_wanted);
         let of_a = x.zip(through_a).map(|(x, (r, through))| {
             // As its transpose, so that the narrow factor is the one that is packed.
             let x = Matrix::new(x, k).transposed();
-            let product = Product::new([k, m, *r], x, Matrix::new(through, *r)).run();
-            tensor(transposed(&product, *r), [*r, k])
+            let product = T::run(&Product::new([k, m, *r], x, Matrix::new(through, *r)));
+            T::tensor(transposed(&product, *r), [*r, k])
         });
         let of_b = saved.hidden.as_ref().filter(|_| b_wanted).map(|hidden| {
             let [_, r] = matrix(hidden);
-            let hidden = Matrix::new(values(hidden), r);
-            let product = Product::new([n, m, r], rows.transposed(), hidden).run();
-            tensor(scaled(&product, scale), [n, r])
+            let hidden = Matrix::new(T::values(hidden), r);
+            let product = T::run(&Product::new([n, m, r], rows.transposed(), hidden));
+            T::tensor(scaled(&product, scale), [n, r])
         });
         // The largest gradient is allocated last, when the work space of the others is free again. The
         // weight was kept if `x` wants a gradient.
         let of_x = saved.weight.as_ref().map(|weight| {
-            let mut product = Product::new([m, n, k], rows, Matrix::new(values(weight), k));
+            let mut product = Product::new([m, n, k], rows, Matrix::new(T::values(weight), k));
             if let (Some((r, through)), Some([a, _])) = (&through, &saved.factors) {
-                product = product.plus(*r, Matrix::new(through, *r), Matrix::new(values(a), k));
+                product = product.plus(*r, Matrix::new(through, *r), Matrix::new(T::values(a), k));
             }
-            let mut of_x = product.run();
+            let mut of_x = T::run(&product);
             if let (Some(gelu), Some(x)) = (self.gelu, x) {
-                gelu.chain(x, &mut of_x);
+                chain(T::gelu_slopes(gelu), x, &mut of_x);
             }
-            tensor(of_x, with_last(shape.clone(), k))
+            T::tensor(of_x, with_last(shape.clone(), k))
         });
-        let of_bias = bias_wanted.then(|| tensor(column_sums(g, n), [n]));
+        let of_bias = bias_wanted.then(|| T::tensor(T::column_sums(g, n), [n]));
         let of_residual = residual_wanted.then(|| gradient.clone());
         [of_x, of_weight, of_bias, of_residual, of_a, of_b]
     }
@@ -296,7 +330,8 @@ fn with_last(mut shape: Shape, size: usize) -> Shape {
 }
 
 /// All values times the scale of the side path.
-fn scaled(values: &[f32], scale: f64) -> Vec<f32> {
+fn scaled<T: Element>(values: &[T], scale: f64) -> Vec<T> {
     let scale = scale as f32;
-    values.iter().map(|value| value * scale).collect()
+    let values = values.iter().map(|value| value.to_f32() * scale);
+    values.map(T::from_f32).collect()
 }

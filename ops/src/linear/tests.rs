@@ -4,8 +4,10 @@ use burn::tensor::{Device, TensorData};
 use proptest::prelude::*;
 
 use super::*;
+use crate::level;
 use crate::testing::{
-    Case, Tensors, View, cases, compare, results, same_on_any_threads, same_where_not_finite, views,
+    Case, Tensors, View, cases, compare, compare_in_bf16, results, results_in_bf16,
+    same_on_any_threads, same_where_not_finite, views,
 };
 
 const SCALE: f64 = 0.7;
@@ -100,6 +102,23 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(cases(32))]
+    #[test]
+    fn bf16_agrees_with_f64(
+        b in 1usize..4, n in 1usize..60, k in 1usize..100, o in 1usize..100, r in 1usize..12,
+        wanted in 0u32..64, view in views(), seed in 1u32..1000,
+    ) {
+        let case = case([b, n, k, o, r], view, seed);
+        for (op, composed, inputs) in OPS {
+            let case = case.clone().wanting(wanted & inputs);
+            if level::current().has_kernels() {
+                compare_in_bf16(&case, op, composed);
+            }
+        }
+    }
+}
+
 #[test]
 fn long_sums_and_single_values_are_as_close() {
     for size in [
@@ -110,6 +129,24 @@ fn long_sums_and_single_values_are_as_close() {
     ] {
         for (op, composed, inputs) in OPS {
             compare(&case(size, View::Plain, 9).wanting(inputs), op, composed);
+        }
+    }
+}
+
+#[test]
+fn bf16_is_as_good_for_long_sums_and_single_values_and_on_any_threads() {
+    for size in [
+        [1, 1, 1, 1, 1],
+        [2, 9, 3000, 17, 2],
+        [3, 700, 5, 4, 3],
+        [1, 140, 320, 130, 8],
+    ] {
+        for (op, composed, inputs) in OPS {
+            let case = case(size, View::Plain, 9).wanting(inputs);
+            if level::current().has_kernels() {
+                compare_in_bf16(&case, op, composed);
+            }
+            same_on_any_threads(|| results_in_bf16(&case, op));
         }
     }
 }

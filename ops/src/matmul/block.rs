@@ -5,9 +5,10 @@ use std::ptr::NonNull;
 
 use super::kernel::{RUN, Tile};
 use super::plan::{Piece, Plan, SPAN};
-use super::{Map, Matrix, Product};
+use super::{Matrix, Product};
 use crate::buffer::{LINE, Shared, as_unset};
 use crate::machine::caches;
+use crate::math::Map;
 
 /// Rows that begin a multiple of this many values apart fall on the same few places of the first cache.
 const ALIAS: usize = 1024;
@@ -21,6 +22,8 @@ pub(super) struct Block<'a> {
     /// All panels, as [`Product::pack`] writes them.
     pub(super) packed: &'a [f32],
     pub(super) out: Shared<'a>,
+    /// The row and the column of the product that `out` begins with.
+    pub(super) origin: [usize; 2],
     /// From a row of `out` to the next.
     pub(super) stride: usize,
 }
@@ -113,7 +116,9 @@ impl Block<'_> {
             // tile only the rows and columns that the product has are used.
             let out = unsafe {
                 let span = (count[0] - 1) * self.stride + count[1];
-                self.out.at(row * self.stride + columns.start, span)
+                let [above, before] = self.origin;
+                let place = (row - above) * self.stride + columns.start - before;
+                self.out.at(place, span)
             };
             let tile = Tile {
                 depth: piece.depth,

@@ -3,6 +3,8 @@
 
 use std::ptr::NonNull;
 
+#[cfg(target_arch = "x86_64")]
+use super::register::Pairs;
 use super::register::{Baseline, Register};
 use crate::buffer::LINE;
 #[cfg(target_arch = "x86_64")]
@@ -88,6 +90,13 @@ impl Kernels {
             _ => {}
         }
         &baseline::KERNELS
+    }
+
+    /// Those that multiply pairs of bf16 values, where [`level::multiplies_bf16`].
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn of_pairs() -> &'static Self {
+        assert!(level::multiplies_bf16());
+        &avx512_bf16::KERNELS
     }
 
     /// Columns of a panel that holds `count` of the product's columns.
@@ -300,6 +309,13 @@ macro_rules! kernels {
 // register instead, which leaves room for 16 sums.
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, std::arch::x86_64::__m512, 7 x 2, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    avx512_bf16,
+    Pairs,
+    7 x 2,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"
+);
 #[cfg(target_arch = "x86_64")]
 kernels!(avx2, std::arch::x86_64::__m256, 6 x 2, "avx2,fma");
 #[cfg(target_arch = "aarch64")]

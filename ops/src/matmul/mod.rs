@@ -10,6 +10,8 @@
 mod avx2;
 mod block;
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod plan;
@@ -27,21 +29,22 @@ pub(crate) use self::kernel::{Kernels, RUN};
 pub(crate) use self::plan::Blocking;
 use self::plan::Plan;
 pub(crate) use self::register::{Baseline, Register};
-use crate::buffer::{Aligned, Scratch, Shared, Unset, written};
+use crate::buffer::{Aligned, Scratch, Shared, written};
+use crate::math::Map;
 
 /// A strided matrix to read.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    values: &'a [f32],
+pub(crate) struct Matrix<'a, T = f32> {
+    values: &'a [T],
     /// From a row to the next.
     row: usize,
     /// From a column to the next.
     column: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T> Matrix<'a, T> {
     /// Rows that begin `row` values apart.
-    pub(crate) fn new(values: &'a [f32], row: usize) -> Self {
+    pub(crate) fn new(values: &'a [T], row: usize) -> Self {
         Self {
             values,
             row,
@@ -64,7 +67,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The address of a place. It may be read if the matrix [holds](Self::holds) it.
-    fn at(&self, row: usize, column: usize) -> *const f32 {
+    fn at(&self, row: usize, column: usize) -> *const T {
         // Wrapping, because an empty matrix has no place: nothing is read there.
         let values = self.values.as_ptr();
         values.wrapping_add(row * self.row + column * self.column)
@@ -72,30 +75,30 @@ impl<'a> Matrix<'a> {
 }
 
 /// `sum_t a_t b_t + bias + residual`.
-pub(crate) struct Product<'a> {
+pub(crate) struct Product<'a, T = f32> {
     rows: usize,
     columns: usize,
-    terms: Vec<Term<'a>>,
-    bias: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
+    terms: Vec<Term<'a, T>>,
+    bias: Option<&'a [T]>,
+    residual: Option<&'a [T]>,
 }
 
 /// One product of the sum.
-struct Term<'a> {
-    a: Matrix<'a>,
-    b: Matrix<'a>,
+struct Term<'a, T = f32> {
+    a: Matrix<'a, T>,
+    b: Matrix<'a, T>,
     inner: usize,
     /// Applied to runs of `a` before they are multiplied.
-    map: Option<Map>,
+    map: Option<Map<T>>,
 }
 
 impl Term<'_> {
-    /// Packs the lines of all panels, in tasks of `least` shares or more.
+    /// Packs the lines of all panels.
     ///
     /// # Safety
     /// As for [`pack`](Self::pack), for these lines of all panels.
-    unsafe fn pack_all(&self, plan: &Plan, above: usize, least: usize, packed: Shared) {
-        let shares = |count: usize| (0..count).into_par_iter().with_min_len(least);
+    unsafe fn pack_all(&self, plan: &Plan, above: usize, packed: Shared) {
+        let shares = |count: usize| (0..count).into_par_iter().with_min_len(plan.least());
         if self.b.column == 1 {
             // Lines that are read from end to end come from memory twice as fast as pieces of them, which are
             // all that a panel needs.
@@ -141,24 +144,29 @@ impl Term<'_> {
     }
 }
 
-/// Writes the image of each value; all of the second slice, which is as long as the first.
-pub(crate) type Map = fn(&[f32], &mut [Unset]);
-
-impl<'a> Product<'a> {
+impl<'a, T> Product<'a, T> {
     /// `a b` with `a [rows, inner]` and `b [inner, columns]`.
-    pub(crate) fn new([rows, inner, columns]: [usize; 3], a: Matrix<'a>, b: Matrix<'a>) -> Self {
-        let empty = Self {
+    pub(crate) fn new(
+        [rows, inner, columns]: [usize; 3],
+        a: Matrix<'a, T>,
+        b: Matrix<'a, T>,
+    ) -> Self {
+        Self::empty(rows, columns).plus(inner, a, b)
+    }
+
+    /// A sum of no products.
+    fn empty(rows: usize, columns: usize) -> Self {
+        Self {
             rows,
             columns,
             terms: Vec::with_capacity(2),
             bias: None,
             residual: None,
-        };
-        empty.plus(inner, a, b)
+        }
     }
 
     /// Plus another product, of `a [rows, inner]` and `b [inner, columns]`.
-    pub(crate) fn plus(mut self, inner: usize, a: Matrix<'a>, b: Matrix<'a>) -> Self {
+    pub(crate) fn plus(mut self, inner: usize, a: Matrix<'a, T>, b: Matrix<'a, T>) -> Self {
         assert!(a.holds(self.rows, inner) && b.holds(inner, self.columns));
         self.terms.push(Term {
             a,
@@ -170,7 +178,7 @@ impl<'a> Product<'a> {
     }
 
     /// With `map(a)` in place of `a` in the last product so far. The values of a row must be neighbours.
-    pub(crate) fn mapped(mut self, map: Option<Map>) -> Self {
+    pub(crate) fn mapped(mut self, map: Option<Map<T>>) -> Self {
         if let Some(term) = self.terms.last_mut() {
             assert!(map.is_none() || term.a.column == 1);
             term.map = map;
@@ -179,45 +187,55 @@ impl<'a> Product<'a> {
     }
 
     /// With `bias [columns]` added to each row.
-    pub(crate) fn with_bias(mut self, bias: Option<&'a [f32]>) -> Self {
+    pub(crate) fn with_bias(mut self, bias: Option<&'a [T]>) -> Self {
         assert!(bias.is_none_or(|bias| bias.len() == self.columns));
         self.bias = bias;
         self
     }
 
     /// With `residual [rows, columns]`, contiguous, added.
-    pub(crate) fn with_residual(mut self, residual: Option<&'a [f32]>) -> Self {
+    pub(crate) fn with_residual(mut self, residual: Option<&'a [T]>) -> Self {
         assert!(residual.is_none_or(|residual| residual.len() == self.rows * self.columns));
         self.residual = residual;
         self
     }
+}
 
+impl Product<'_> {
     /// The result, contiguous, computed on all threads.
     pub(crate) fn run(&self) -> Vec<f32> {
-        // The number of threads decides how the result is cut into blocks, but not how a value is summed.
-        self.run_as(&Plan::new(self, SHARE * rayon::current_num_threads()))
+        self.run_as(&self.plan(Kernels::current()))
     }
 
-    fn run_as(&self, plan: &Plan) -> Vec<f32> {
-        // One thread computes all of a small product.
-        let least = if plan.size() < SMALL { usize::MAX } else { 1 };
+    /// The plan for all threads.
+    fn plan(&self, kernels: &'static Kernels) -> Plan {
+        // The number of threads decides how the result is cut into blocks, but not how a value is summed.
+        Plan::new(kernels, self, SHARE * rayon::current_num_threads())
+    }
+
+    /// The panels of all terms.
+    fn pack(&self, plan: &Plan) -> Aligned {
         // SAFETY: the panels fill the buffer, and each term's part of them is packed by one task.
-        let packed = unsafe {
+        unsafe {
             Aligned::written(plan.packed(), |packed| {
                 let packed = Shared::unset(packed);
                 let mut above = 0;
                 for term in &self.terms {
-                    term.pack_all(plan, above, least, packed);
+                    term.pack_all(plan, above, packed);
                     above += term.inner;
                 }
             })
-        };
+        }
+    }
+
+    fn run_as(&self, plan: &Plan) -> Vec<f32> {
+        let packed = self.pack(plan);
         // SAFETY: the blocks of the tasks fill the result, no two of them overlap, and each task writes
         // all of its own.
         unsafe {
             written(self.rows * self.columns, |out| {
                 let out = Shared::unset(out);
-                let tasks = (0..plan.tasks()).into_par_iter().with_min_len(least);
+                let tasks = (0..plan.tasks()).into_par_iter().with_min_len(plan.least());
                 tasks.for_each(|task| {
                     SCRATCH.with_borrow_mut(|scratch| {
                         let scratch = scratch.take(plan.scratch());
@@ -234,7 +252,7 @@ impl<'a> Product<'a> {
     /// # Safety
     /// The rows lie inside the buffer of `out`, and nobody else uses them meanwhile.
     pub(crate) unsafe fn run_here(&self, scratch: &mut Scratch, out: Shared, stride: usize) {
-        let plan = Plan::new(self, 1);
+        let plan = Plan::new(Kernels::current(), self, 1);
         let scratch = scratch.take(plan.packed() + plan.scratch());
         let (packed, scratch) = scratch.split_at_mut(plan.packed());
         let place = Shared::new(packed);
@@ -270,6 +288,7 @@ impl<'a> Product<'a> {
             panels,
             packed,
             out,
+            origin: [0, 0],
             stride,
         }
     }
@@ -278,9 +297,6 @@ impl<'a> Product<'a> {
 /// Lines of `b` that are packed together, for all panels: few enough that their memory is read from end to
 /// end.
 const TOGETHER: usize = 16;
-
-/// Products of fewer multiplications are not worth a second thread.
-const SMALL: usize = 1 << 16;
 
 /// Least number of blocks of a large product for each thread: enough that threads which are done find
 /// another while the slowest finishes.

@@ -9,6 +9,9 @@ use crate::machine::{Caches, caches};
 /// Least number of panels of a block that does not have all of them: packing its rows should be worth it.
 pub(super) const SPAN: usize = 4;
 
+/// Products of fewer multiplications are not worth a second thread.
+const SMALL: usize = 1 << 16;
+
 /// Part of the first cache for a panel: the rows that it meets need the rest.
 const SHARE: f64 = 0.5;
 
@@ -68,13 +71,17 @@ pub(super) struct Piece {
 
 impl Plan {
     /// With about `tasks` blocks or more, if there are that many tiles.
-    pub(super) fn new(product: &Product, tasks: usize) -> Self {
-        Self::for_caches(caches(), product, tasks)
+    pub(super) fn new(kernels: &'static Kernels, product: &Product, tasks: usize) -> Self {
+        Self::for_caches(caches(), kernels, product, tasks)
     }
 
     /// For the caches of any machine.
-    pub(super) fn for_caches(caches: Caches, product: &Product, tasks: usize) -> Self {
-        let kernels = Kernels::current();
+    pub(super) fn for_caches(
+        caches: Caches,
+        kernels: &'static Kernels,
+        product: &Product,
+        tasks: usize,
+    ) -> Self {
         let blocking = Blocking::new(caches, kernels.columns, SHARE);
         let tiles = product.rows.div_ceil(kernels.rows);
         let panels = product.columns.div_ceil(kernels.columns);
@@ -126,9 +133,13 @@ impl Plan {
         }
     }
 
-    /// Number of multiplications.
-    pub(super) fn size(&self) -> usize {
-        self.rows * self.columns * self.inner
+    /// Least number of shares or blocks for a thread: all of them if the product is small.
+    pub(super) fn least(&self) -> usize {
+        if self.rows * self.columns * self.inner < SMALL {
+            usize::MAX
+        } else {
+            1
+        }
     }
 
     pub(super) fn panels(&self) -> usize {

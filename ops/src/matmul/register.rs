@@ -145,6 +145,57 @@ register!(__m256 x 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_
     }
 });
 
+/// Pairs of bf16 values, or sums of their products in `f32`: both as many as the register of AVX-512 has values.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs(std::arch::x86_64::__m512);
+
+#[cfg(target_arch = "x86_64")]
+impl Register for Pairs {
+    const LANES: usize = 16;
+    const SPACIOUS: bool = true;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: what the caller vouches for.
+        Self(unsafe { Register::load(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: what the caller vouches for.
+        unsafe { self.0.store(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        // SAFETY: what the caller vouches for.
+        Self(unsafe { Register::splat(value) })
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: what the caller vouches for.
+        Self(unsafe { self.0.plus(other.0) })
+    }
+
+    /// `self + a_1 b_1 + a_2 b_2`, of the two values of a pair.
+    #[inline(always)]
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: the caller vouches for the level. All three types are 64 bytes, any of which are a value.
+        Self(unsafe {
+            let (a, b) = (std::mem::transmute(a.0), std::mem::transmute(b.0));
+            std::arch::x86_64::_mm512_dpbf16_ps(self.0, a, b)
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, row: usize, to: *mut f32, line: usize) {
+        // SAFETY: what the caller vouches for.
+        unsafe { <std::arch::x86_64::__m512 as Register>::transpose(from, row, to, line) }
+    }
+}
+
 /// [`Register::transpose`] of 16 by 16 values: pairs of rows within quarters of the registers, pairs of
 /// pairs, then quarters. One by one, their 256 values would take longer than the product that they are
 /// packed for.

@@ -142,7 +142,7 @@ fn the_caches_change_nothing() {
             first: first << 10,
             second: second << 10,
         };
-        product.run_as(&Plan::for_caches(caches, &product, 4))
+        product.run_as(&Plan::for_caches(caches, Kernels::current(), &product, 4))
     };
     let expected = run(32, 512);
     for [first, second] in [[4, 32], [16, 128], [48, 2048], [128, 4096]] {

@@ -1,5 +1,6 @@
 //! The key of a table: a hash of everything that its rows depend on.
 
+use burn::tensor::DType;
 use peft_core::data::Split;
 use peft_ops::{Level, RESULTS};
 use serde_json::json;
@@ -80,6 +81,8 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         }
         backbone
     });
+    // Pixels are not computed in it.
+    let narrow = prefix.cut() > 0 && prefix.compute_type() == DType::BF16;
     let views = random
         .map(|random| json!({ "seed": seed, "views": random.views, "augment": random.augment }));
     let all = json!({
@@ -89,21 +92,22 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
         "input": loader.preprocess().input,
         "encoding": format!("{:?}", prefix.encoding()),
         // The words stay as they are: another spelling would make every existing file useless.
-        "kernels": [(RESULTS + PIXELS).to_string(), code(prefix.device)],
+        "kernels": [(RESULTS + PIXELS).to_string(), code(prefix.device, narrow)],
         "views": views,
     });
     blake3::hash(all.to_string().as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// Identifies the code that computes rows on a device, because other code may round the last bit
-/// differently.
-fn code(device: &ComputeDevice) -> String {
+/// Identifies the code that computes rows on a device, in bf16 or in `f32`, because other code may round the
+/// last bit differently.
+fn code(device: &ComputeDevice, narrow: bool) -> String {
     if !device.is_cpu() {
         let off = std::env::var_os("PEFT_OPS_CUDA").is_some_and(|value| value == "off");
         return format!("{}{}", device.model(), if off { " off" } else { "" });
     }
     // An invalid PEFT_OPS ends the program before anything is computed.
     let level = peft_ops::level().unwrap_or(Level::Off);
+    let level = if narrow { level } else { level.of_f32() };
     code_of_cpu(instructions(), level)
 }
 
@@ -129,6 +133,7 @@ fn code_of_cpu(instructions: &str, level: Level) -> String {
         Level::Baseline => "base",
         Level::Avx2 => "avx2",
         Level::Avx512 => "avx512",
+        Level::Avx512Bf16 => "avx512-bf16",
     };
     if level == instructions {
         format!("{arch} {instructions}")
@@ -163,9 +168,11 @@ mod tests {
     #[test]
     fn the_level_in_force_is_in_the_code_of_the_cpu() {
         let level = peft_ops::level().unwrap();
-        assert_eq!(
-            code(&ComputeDevice::cpu()),
-            code_of_cpu(instructions(), level)
-        );
+        for (narrow, level) in [(false, level.of_f32()), (true, level)] {
+            assert_eq!(
+                code(&ComputeDevice::cpu(), narrow),
+                code_of_cpu(instructions(), level)
+            );
+        }
     }
 }

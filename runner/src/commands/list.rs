@@ -130,9 +130,9 @@ impl DeviceEntry {
             (model, None) => model.clone().unwrap_or_default(),
         };
         let bf16 = match self.bf16 {
-            true if self.name == "cpu" => ", bf16 in memory, computed in f32",
-            true => ", bf16",
-            false => "",
+            true if self.name == "cpu" => format!(", {}", ComputeDevice::bf16_of_cpu()),
+            true => ", bf16".to_owned(),
+            false => String::new(),
         };
         let software = if self.software {
             ", a software rasteriser"

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use burn::tensor::{DType, Device};
+use peft_ops::Level;
 
 pub use self::cuda::toolkit_in_python;
 pub use self::driver::driver;
@@ -101,6 +102,14 @@ impl ComputeDevice {
     /// Whether it computes in bf16.
     pub fn has_bf16(&self) -> bool {
         self.device.supports_dtype(DType::BF16)
+    }
+
+    /// What the CPU does in bf16: all of it, or less.
+    pub fn bf16_of_cpu() -> &'static str {
+        match peft_ops::level() {
+            Ok(Level::Avx512Bf16) => "linear layers multiply in bf16, all else is computed in f32",
+            _ => "bf16 in memory, computed in f32",
+        }
     }
 }
 

@@ -121,10 +121,7 @@ pub fn plan(trial: &Trial, model: &Model, device: &ComputeDevice) -> String {
     line(
         "device",
         match narrow && device.is_cpu() {
-            true => format!(
-                "{}, whose kernels compute in f32 on bf16 tensors",
-                device.name
-            ),
+            true => format!("{}: {}", device.name, ComputeDevice::bf16_of_cpu()),
             false => device.name.clone(),
         },
     );
