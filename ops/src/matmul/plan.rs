@@ -9,6 +9,10 @@ use crate::machine::{Caches, caches};
 /// Least number of panels of a block that does not have all of them: packing its rows should be worth it.
 pub(super) const SPAN: usize = 4;
 
+/// Least depth of a piece. Putting the sums of a tile aside and taking them up again costs as much as some columns of
+/// products: the 32 columns of a panel of AVX-512 are better read from the second cache than cut into shorter pieces.
+const LEAST: usize = 4 * RUN;
+
 /// Products of fewer multiplications are not worth a second thread.
 const SMALL: usize = 1 << 16;
 
@@ -19,7 +23,7 @@ const SHARE: f64 = 0.5;
 /// its products are added, so that results are the same on every machine of a level.
 pub(crate) struct Blocking {
     /// Values of the inner dimension in a piece. A panel that long stays in the first cache while all rows
-    /// of the block pass by.
+    /// of the block pass by, unless the cache is small.
     pub(crate) depth: usize,
     /// Rows of a block: a piece of them stays in the second cache while all panels pass by.
     pub(crate) rows: usize,
@@ -33,7 +37,7 @@ impl Blocking {
         const VALUE: usize = size_of::<f32>();
         let panel = (caches.first as f64 * share) as usize / (columns * VALUE);
         // Whole runs: a run that a piece cuts off would be added up otherwise.
-        let depth = (panel / RUN * RUN).max(RUN);
+        let depth = panel.max(LEAST) / RUN * RUN;
         // A twelfth of the second cache for the rows and a third for the sums: the rest is for the panels
         // and the results, which pass through it.
         let rows = (caches.second / 12 / (depth * VALUE)).max(1);
