@@ -136,14 +136,14 @@ impl Recognised {
         })
     }
 
-    /// A published variant at an image size of its own or of the file. The options that the layout decides
-    /// (libraries pool and activate otherwise with the same weights) are taken over if `with_options`; else
-    /// there is none if the variant has others.
+    /// A published variant at an image size of its own or of the file, with the options that the layout decides:
+    /// libraries pool and activate otherwise with the same weights. None unless `changes` of them are not the
+    /// variant's own.
     fn variant(
         &self,
         name: &str,
         size: Option<ImageSize>,
-        with_options: bool,
+        changes: usize,
     ) -> Option<Box<dyn BackboneConfig>> {
         let mut value = json!({"name": self.plugin.name, "variant": name});
         if let Some(size) = size {
@@ -152,18 +152,18 @@ impl Recognised {
         let variant: Box<dyn BackboneConfig> = serde_json::from_value(value).ok()?;
         let (mut value, facts) = (serde_json::to_value(&variant).ok()?, variant.facts().ok()?);
         let stated = serde_json::to_value(&self.config).ok()?;
-        let mut others = false;
-        for option in ["act_layer", "global_pool"] {
+        let mut changed = 0;
+        for option in OPTIONS {
             let own = &stated[option];
             if !own.is_null() && facts.get(option) != Some(own) {
                 value[option] = own.clone();
-                others = true;
+                changed += 1;
             }
         }
-        match (others, with_options) {
-            (false, false) => Some(variant),
-            (true, true) => serde_json::from_value(value).ok(),
-            _ => None,
+        match changed {
+            _ if changed != changes => None,
+            0 => Some(variant),
+            _ => serde_json::from_value(value).ok(),
         }
     }
 
@@ -178,18 +178,15 @@ impl Recognised {
         let named = published.and_then(Published::architecture);
         let family = self.plugin.family;
         let names = family.map_or(Vec::new(), |family| (family.variants)());
-        // The named variant first, then the order of the table. A variant as it is published comes before one
-        // that would need another option: its heads, which no shape shows, may be others.
+        // The named variant first, then those that need the fewest other options than they are published with,
+        // in the order of the table: another variant's heads, which no shape shows, may be others.
         let (stated, others): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| Some(*name) == named);
-        for (names, with_options) in [
-            (&stated, false),
-            (&stated, true),
-            (&others, false),
-            (&others, true),
-        ] {
+        let changes = 0..=OPTIONS.len();
+        let turns = [&stated, &others].into_iter();
+        for (names, changes) in turns.flat_map(|names| changes.clone().map(move |n| (names, n))) {
             let fits = |name: &&'static str| {
-                let variant = self.fitting(name, size, with_options, file);
+                let variant = self.fitting(name, size, changes, file);
                 Some((*name, variant.transpose()?))
             };
             let mut fits = names.iter().filter_map(fits);
@@ -219,11 +216,11 @@ impl Recognised {
         &self,
         name: &str,
         size: ImageSize,
-        with_options: bool,
+        changes: usize,
         file: &Checkpoint,
     ) -> Result<Option<Self>> {
         for size in [None, Some(size)] {
-            let Some(config) = self.variant(name, size, with_options) else {
+            let Some(config) = self.variant(name, size, changes) else {
                 continue;
             };
             // Facts rule out most variants without building one.
@@ -255,5 +252,8 @@ impl Recognised {
         self.config.facts().ok()?.get("num_heads").cloned()
     }
 }
+
+/// The options that the layout of a checkpoint decides.
+const OPTIONS: [&str; 2] = ["act_layer", "global_pool"];
 
 static CANONICAL: Layout = Layout::canonical("head");

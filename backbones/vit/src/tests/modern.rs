@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use peft_core::attention::AttentionRecord;
 use peft_core::checkpoint::{Checkpoint, foreign, recognise};
 use peft_core::hooks::Hooks;
-use peft_core::params::{self, ParamInfo};
+use peft_core::params;
 use peft_core::{Activation, BackboneConfig, Init};
 use peft_testing::{Modern, assert_close};
 use serde_json::json;
@@ -158,7 +158,9 @@ fn a_variant_is_not_read_with_the_heads_of_another() {
         let config = named(variant);
         let backbone = config.build(&Init::empty(&Device::flex())).unwrap();
         let path = folder.path().join(format!("{variant}.safetensors"));
-        write_without_values(&path, &params::infos_erased(&*backbone));
+        let infos = params::infos_erased(&*backbone).into_iter();
+        let parameters = infos.filter(|info| !info.buffer);
+        write_without_values(&path, parameters.map(|info| (info.name, info.shape)));
         let found = recognise(&Checkpoint::open(&path).unwrap(), None);
         let found = found.unwrap().unwrap();
         let heads = |config: &dyn BackboneConfig| config.facts().unwrap()["num_heads"].clone();
@@ -175,14 +177,64 @@ fn a_variant_is_not_read_with_the_heads_of_another() {
     }
 }
 
+/// Transformers' tower pools by attention and approximates GELU, as the published variant of SigLIP does. Several
+/// variants have the shapes of its blocks.
+#[test]
+fn a_siglip_tower_of_transformers_is_the_published_variant() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut all: Vec<(String, Vec<usize>)> = vec![
+        (
+            "embeddings.patch_embedding.weight".to_owned(),
+            vec![768, 3, 16, 16],
+        ),
+        ("embeddings.patch_embedding.bias".to_owned(), vec![768]),
+        (
+            "embeddings.position_embedding.weight".to_owned(),
+            vec![196, 768],
+        ),
+        ("head.probe".to_owned(), vec![1, 1, 768]),
+        ("head.attention.in_proj_weight".to_owned(), vec![2304, 768]),
+        ("head.attention.in_proj_bias".to_owned(), vec![2304]),
+    ];
+    let mut affine = |name: String, shape: &[usize]| {
+        all.push((format!("{name}.weight"), shape.to_vec()));
+        all.push((format!("{name}.bias"), shape[..1].to_vec()));
+    };
+    let blocks = (0..12).map(|layer| format!("encoder.layers.{layer}"));
+    for block in blocks.clone() {
+        for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            affine(format!("{block}.self_attn.{part}"), &[768, 768]);
+        }
+        for norm in ["layer_norm1", "layer_norm2"] {
+            affine(format!("{block}.{norm}"), &[768]);
+        }
+    }
+    for block in blocks.chain(["head".to_owned()]) {
+        affine(format!("{block}.mlp.fc1"), &[3072, 768]);
+        affine(format!("{block}.mlp.fc2"), &[768, 3072]);
+    }
+    affine("head.attention.out_proj".to_owned(), &[768, 768]);
+    for norm in ["head.layernorm", "post_layernorm"] {
+        affine(norm.to_owned(), &[768]);
+    }
+    let named = all
+        .into_iter()
+        .map(|(name, shape)| (format!("vision_model.{name}"), shape));
+    write_without_values(&path, named);
+    let found = recognise(&Checkpoint::open(&path).unwrap(), None);
+    let config = serde_json::to_value(&found.unwrap().unwrap().config).unwrap();
+    assert_eq!(config["variant"], "vit_base_patch16_siglip_224", "{config}");
+}
+
 /// Writes a safetensors file whose values are a hole in the file.
-fn write_without_values(path: &Path, infos: &[ParamInfo]) {
+fn write_without_values(path: &Path, tensors: impl Iterator<Item = (String, Vec<usize>)>) {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
-    for info in infos.iter().filter(|info| !info.buffer) {
+    for (name, shape) in tensors {
         let start = end;
-        end += 4 * info.count();
-        let tensor = json!({"dtype": "F32", "shape": info.shape, "data_offsets": [start, end]});
-        header.insert(info.name.clone(), tensor);
+        end += 4 * shape.iter().product::<usize>();
+        let tensor = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+        header.insert(name, tensor);
     }
     let header = serde_json::to_vec(&header).unwrap();
     let mut file = std::fs::File::create(path).unwrap();
