@@ -27,12 +27,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docs/performance.json"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+OF_PAPER = "vit-|resnet|swin|clip"
 MODERN = "benches/peer/run.sh --rounds 3 --only 'dinov3|siglip|convnext'"
 TABLES = {
     "digits": "cargo run --release --example digits",
     "cost": "benches/cost.sh target/release/runner",
     "rectangles": "benches/rectangles.sh target/release/runner",
-    "peer": "benches/peer/run.sh --only 'vit-|resnet|swin|clip'",
+    "peer": f"benches/peer/run.sh --rounds 3 --only '{OF_PAPER}'",
+    "peer-narrow-vectors": f"benches/peer/run.sh --level avx2 --rounds 3 --only '{OF_PAPER}'",
+    "peer-bf16": "benches/peer/run.sh --precision bf16 --rounds 3 --only 'vit-|clip|swin|dinov3'",
     "peer-modern": MODERN,
     "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",
     "cache": "benches/peer/run.sh cache --only 'vit-tiny|resnet'",
@@ -43,7 +46,7 @@ TABLES = {
 VIT_BASE = "BACKBONES=vit_base_patch16_224 METHODS='lora full-finetune' PRECISIONS=bf16"
 ELSEWHERE = {
     # On a machine whose widest vectors are AVX2.
-    "peer-avx2": "benches/peer/run.sh --rounds 3 --only 'vit-|resnet|swin|clip'",
+    "peer-avx2": f"benches/peer/run.sh --rounds 3 --only '{OF_PAPER}'",
     "peer-modern-avx2": MODERN,
     "gpu": "TORCH='eager sdpa' WARMUP=3 benches/cuda.sh target/release/runner",
     "gpu-burn": f"PEFT_OPS_CUDA=off {VIT_BASE} TORCH= WARMUP=3 benches/cuda.sh target/release/runner",

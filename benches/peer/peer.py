@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import statistics
 import sys
@@ -18,6 +19,8 @@ PAIRS = {
     "cuda": [("f32", "eager"), ("bf16", "autocast"), ("bf16", "compile")],
 }
 MEBIBYTE = 1 << 20
+# What keeps each side from using wider vectors: our kernels, MKL, PyTorch's own and oneDNN's.
+AVX2 = {"PEFT_OPS": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 def measure(row, precision, mode, ours, theirs, shipped, heap, args):
@@ -97,6 +100,7 @@ def main():
     parser.add_argument("--preload", action="append", default=[], help="a library for PyTorch's process: vendor.so")
     parser.add_argument("--device", choices=PAIRS, default="cpu")
     parser.add_argument("--precision", choices=("f32", "bf16", "all"), help="f32 by default on the CPU, else all")
+    parser.add_argument("--level", choices=("best", "avx2"), default="best", help="the widest vectors on both sides, on the CPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shipped", action="store_true", help="also time PyTorch without the preloaded library, in turn")
     parser.add_argument("--times", action="store_true", help="measure no memory")
@@ -116,6 +120,8 @@ def main():
         parser.error(f"--only: no row matches {args.only!r}; there are:\n  {names}")
     precision = args.precision or ("f32" if args.device == "cpu" else "all")
     pairs = [pair for pair in PAIRS[args.device] if precision in ("all", pair[0])]
+    if args.level == "avx2":
+        os.environ.update(AVX2)
     start = time.time()
     ours = Ours(args.runner, args.device, args.threads)
     theirs = Theirs(args.python, args.device, args.threads, args.preload)
@@ -127,7 +133,8 @@ def main():
     kinds = " and ".join(dict.fromkeys(kind for kind, _ in pairs))
     where = f"{args.threads} threads, {kinds}" if args.device == "cpu" else about["device"]
     mkl = ", MKL with all instructions of the processor" if args.preload else ""
-    print(f"{where}, PyTorch {about['torch']}{mkl}, medians of {args.rounds} rounds in turn\n")
+    level = ", AVX2 on both sides" if args.level == "avx2" else mkl
+    print(f"{where}, PyTorch {about['torch']}{level}, medians of {args.rounds} rounds in turn\n")
     columns = TIMES + ([] if args.times else MEMORY) + (SHIPPED if shipped else [])
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     results, failed = [], False

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Compares training steps and inference with PyTorch's on one machine; both sides take turns.
 #
-#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--precision f32|bf16|all] [--threads 2] [--batch N] [--rounds 5]
-#                     [--times] [--shipped] [--out FILE]
+#   benches/peer/run.sh [--only REGEX] [--device cpu|cuda] [--precision f32|bf16|all] [--level best|avx2]
+#                     [--threads 2] [--batch N] [--rounds 5] [--times] [--shipped] [--out FILE]
 #   benches/peer/run.sh growth [--out FILE.svg]     step time against batch, depth, tokens and threads, as a plot
 #   benches/peer/run.sh cache [--only REGEX]        what the prefix cache gains
 #
