@@ -1,7 +1,7 @@
 //! Operations on a device against their formulas in `f64` on the CPU: values, and the gradients of all
 //! inputs.
 
-use burn::tensor::activation::sigmoid;
+use burn::tensor::activation::{log_softmax, relu, sigmoid};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData, module};
 
@@ -55,15 +55,16 @@ pub fn check<'a>(
 pub(crate) type Function = fn(Tensor<3>, &[Tensor<1>]) -> Tensor<3>;
 
 /// An operation on small sizes.
+#[derive(Clone, Copy)]
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
-    run: Function,
-    plain: Function,
+    pub(crate) run: Function,
+    pub(crate) plain: Function,
     /// Whether it multiplies matrices, for which devices use fewer bits.
-    multiplies: bool,
-    input: [usize; 3],
-    output: [usize; 3],
-    parameters: &'static [usize],
+    pub(crate) multiplies: bool,
+    pub(crate) input: [usize; 3],
+    pub(crate) output: [usize; 3],
+    pub(crate) parameters: &'static [usize],
 }
 
 const HEADS: usize = 3;
@@ -110,7 +111,7 @@ macro_rules! convolution {
 
 // Devices compute the gradient of a convolution's weights in tiles of 8 or 16 outputs and as many of the 9 taps of
 // all inputs: 16 of either fill their tiles, 9 and 7 leave ragged edges.
-pub(crate) static OPERATIONS: [Operation; 16] = [
+pub(crate) static OPERATIONS: [Operation; 19] = [
     convolution!("conv2d", inputs: 16, outputs: 16, groups: 1),
     convolution!("conv2d_ragged", inputs: 7, outputs: 9, groups: 1),
     convolution!("conv2d_ragged_outputs", inputs: 16, outputs: 9, groups: 1),
@@ -144,6 +145,18 @@ pub(crate) static OPERATIONS: [Operation; 16] = [
         input: [3, 7, 33],
         output: [3, 7, 33],
         parameters: &[],
+    },
+    Operation {
+        name: "gelu_with_bias",
+        run: |x, p| crate::gelu_with_bias(x, p[0].clone(), crate::Gelu::Exact),
+        plain: |x, p| {
+            let x = x + p[0].clone().unsqueeze();
+            x.clone() * ((x / std::f64::consts::SQRT_2).erf() + 1.0) * 0.5
+        },
+        multiplies: false,
+        input: [3, 7, 33],
+        output: [3, 7, 33],
+        parameters: &[33],
     },
     Operation {
         name: "gelu_tanh",
@@ -220,6 +233,38 @@ pub(crate) static OPERATIONS: [Operation; 16] = [
         parameters: &[8, 8],
     },
     Operation {
+        name: "batch_norm",
+        run: |x, p| {
+            let (norm, residual) = fixed_norm(p);
+            let x = x.reshape([2, 8, MAP[0], MAP[1]]);
+            crate::batch_norm(x, norm, Some(residual), true).flatten(2, 3)
+        },
+        plain: |x, p| {
+            let (norm, residual) = fixed_norm(p);
+            relu(norm_of(x, norm) + residual.flatten(2, 3))
+        },
+        multiplies: false,
+        input: [2, 8, MAP[0] * MAP[1]],
+        output: [2, 8, MAP[0] * MAP[1]],
+        parameters: &[8, 8, 2 * 8 * MAP[0] * MAP[1]],
+    },
+    Operation {
+        name: "cross_entropy",
+        run: |x, _| {
+            let (logits, targets) = labelled(x);
+            crate::cross_entropy(logits, targets).reshape([1, 1, 1])
+        },
+        plain: |x, _| {
+            let (logits, targets) = labelled(x);
+            let loss = -(log_softmax(logits, 1) * targets).sum_dim(1).mean();
+            loss.reshape([1, 1, 1])
+        },
+        multiplies: false,
+        input: [1, 9, 21],
+        output: [1, 1, 1],
+        parameters: &[],
+    },
+    Operation {
         name: "attention",
         run: |x, _| crate::attention(x, HEADS),
         plain: |x, _| crate::attention::composed(x, HEADS, None),
@@ -238,6 +283,46 @@ pub(crate) static OPERATIONS: [Operation; 16] = [
         parameters: &[WINDOWS * HEADS * 9 * 9],
     },
 ];
+
+/// A norm of as many channels as gamma has, and a residual.
+pub(crate) fn fixed_norm(parameters: &[Tensor<1>]) -> (crate::FixedNorm, Tensor<4>) {
+    let (gamma, beta) = (parameters[0].clone(), parameters[1].clone());
+    let channels = gamma.dims()[0];
+    let [mean, variance] = [5, 6].map(|seed| {
+        let values = Tensor::<1>::from_data(noisy([channels], seed), &gamma.device());
+        values.cast(gamma.dtype())
+    });
+    let norm = crate::FixedNorm {
+        gamma,
+        beta,
+        mean,
+        variance: variance.abs() + 0.5,
+        epsilon: 1e-5,
+    };
+    let residual = parameters[2]
+        .clone()
+        .reshape([2, channels as i32, MAP[0] as i32, -1]);
+    (norm, residual)
+}
+
+/// The norm of maps `[b, c, area]`.
+pub(crate) fn norm_of(x: Tensor<3>, norm: crate::FixedNorm) -> Tensor<3> {
+    let of_channel = |values: Tensor<1>| {
+        let channels = values.dims()[0];
+        values.reshape([1, channels, 1])
+    };
+    let normed = (x - of_channel(norm.mean)) / (of_channel(norm.variance) + norm.epsilon).sqrt();
+    normed * of_channel(norm.gamma) + of_channel(norm.beta)
+}
+
+/// Rows of logits, and targets that are positive, as probabilities are: with both signs, the terms of the loss would
+/// cancel.
+pub(crate) fn labelled(x: Tensor<3>) -> (Tensor<2>, Tensor<2>) {
+    let [b, n, classes] = x.dims();
+    let targets = Tensor::<2>::from_data(noisy([b * n, classes], 7), &x.device());
+    let targets = targets.cast(x.dtype()).abs();
+    (x.reshape([b * n, classes]), targets)
+}
 
 fn bias(parameters: &[Tensor<1>]) -> Tensor<4> {
     parameters[0].clone().reshape([WINDOWS, HEADS, 9, 9])
@@ -260,9 +345,10 @@ impl Operation {
             .iter()
             .zip(&expected)
             .map(|(got, expected)| error(got, expected));
-        // Tensor cores multiply in TF32, with 10 bits of mantissa; `bf16` has 7.
+        // Tensor cores multiply in TF32, with 10 bits of mantissa, as many as f16 has; bf16 has 7.
         let allowed = match (dtype, self.multiplies && *device != Device::flex()) {
             (DType::BF16, _) => 2e-2,
+            (DType::F16, _) => 2.5e-3,
             (_, true) => 2e-3,
             (_, false) => 1e-5,
         };

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
 
+use crate::cube;
 use crate::math::sum_of;
 use crate::row_loss::RowLoss;
 
@@ -14,9 +15,18 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
     let loss = RowLoss {
         row,
         over_logits: false,
-        composed,
+        composed: elsewhere,
     };
     loss.of(logits, targets)
+}
+
+/// The loss on other devices than the CPU.
+fn elsewhere(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    let inputs = [logits.into_dispatch(), targets.into_dispatch()];
+    cube::cross_entropy(inputs).unwrap_or_else(|inputs| {
+        let [logits, targets] = inputs.map(Tensor::from_dispatch);
+        composed(logits, targets)
+    })
 }
 
 /// The loss as Burn's operations.

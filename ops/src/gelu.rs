@@ -9,6 +9,7 @@ use crate::bridge::apply;
 use crate::buffer::Unset;
 use crate::composed::{self, Gate};
 use crate::constant::values_mut;
+use crate::cube;
 use crate::math::{Map, Slopes, chain, exp, images, normal};
 use crate::operation::{Operation, tensor, values};
 use crate::simd::{Simd, multiversion};
@@ -37,6 +38,24 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Gelu::Tanh.of(x)
 }
 
+/// The function of `x + bias`. On accelerators the sum is not written to memory.
+///
+/// # Shapes
+/// `x [.., d]`, `bias [d] -> [.., d]`.
+pub fn gelu_with_bias<const D: usize>(x: Tensor<D>, bias: Tensor<1>, gelu: Gelu) -> Tensor<D> {
+    cube::gelu_biased(gelu.gate(), [x.into_dispatch(), bias.into_dispatch()]).unwrap_or_else(
+        |[x, bias]| {
+            let bias = Tensor::<1>::from_dispatch(bias).unsqueeze();
+            gelu.of(Tensor::<D>::from_dispatch(x) + bias)
+        },
+    )
+}
+
+/// Whether [`gelu_with_bias`] adds the bias where it reads `x`, so that it is worth handing over apart.
+pub fn gelu_adds_bias<const D: usize>(x: &Tensor<D>) -> bool {
+    cube::adds_bias(x.clone().into_dispatch())
+}
+
 /// The exact function or one of its two approximations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
@@ -54,16 +73,12 @@ impl Gelu {
     /// # Shapes
     /// Any; the result has the same.
     pub fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        let gate = match self {
-            Self::Exact => Gate::Normal,
-            Self::Tanh => Gate::Tanh,
-            Self::Quick => Gate::Sigmoid,
-        };
-        let x = match apply(self, [x.into_dispatch()]) {
+        let gate = self.gate();
+        let y = match apply(self, [x.into_dispatch()]) {
             Ok(y) => return Tensor::from_dispatch(y),
-            Err([x]) => composed::gelu(gate, x),
+            Err([x]) => cube::gelu(gate, x).or_else(|x| composed::gelu(gate, x)),
         };
-        x.unwrap_or_else(|x| {
+        y.unwrap_or_else(|x| {
             let x = Tensor::<D>::from_dispatch(x);
             match self {
                 Self::Exact => burn::tensor::activation::gelu(x),
@@ -71,6 +86,14 @@ impl Gelu {
                 Self::Quick => x.clone() * burn::tensor::activation::sigmoid(x * 1.702),
             }
         })
+    }
+
+    fn gate(self) -> Gate {
+        match self {
+            Self::Exact => Gate::Normal,
+            Self::Tanh => Gate::Tanh,
+            Self::Quick => Gate::Sigmoid,
+        }
     }
 
     /// The kernel from `x` to `y`.

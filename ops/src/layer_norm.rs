@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::bridge::apply;
 use crate::buffer::{Unset, written};
 use crate::composed;
+use crate::cube;
 use crate::math::{ROWS, partial_sums, sum_of};
 use crate::operation::{Operation, tensor, values};
 use crate::simd::multiversion;
@@ -32,10 +33,13 @@ pub fn layer_norm<const D: usize>(
     ];
     match apply(LayerNorm { epsilon }, inputs) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err(inputs) => composed::layer_norm(inputs, epsilon).unwrap_or_else(|[x, gamma, beta]| {
-            let [gamma, beta] = [gamma, beta].map(Tensor::from_dispatch);
-            burn::tensor::module::layer_norm(Tensor::from_dispatch(x), gamma, Some(beta), epsilon)
-        }),
+        Err(inputs) => cube::layer_norm(inputs, epsilon)
+            .or_else(|inputs| composed::layer_norm(inputs, epsilon))
+            .unwrap_or_else(|[x, gamma, beta]| {
+                let [gamma, beta] = [gamma, beta].map(Tensor::from_dispatch);
+                let x = Tensor::from_dispatch(x);
+                burn::tensor::module::layer_norm(x, gamma, Some(beta), epsilon)
+            }),
     }
 }
 

@@ -10,15 +10,17 @@
 //! (which multiplies bf16 as it is), `avx512`, `avx2`, `baseline` (what every CPU of the architecture has),
 //! `composed` (what other devices run) or `off` (Burn's own operations). A level that the CPU lacks, or an unknown name, is an error ([`level`]).
 //!
-//! On other devices convolutions, GELU, LayerNorm and attention are composed of Burn's operations, but with
-//! a backward pass of their own. `PEFT_OPS_CUDA=off` leaves all but convolutions to Burn too. [`check`]
-//! compares operations on a device with their formulas.
+//! On accelerators LayerNorm, GELU, attention, batch norm with fixed statistics, cross-entropy and AdamW have kernels
+//! too; convolutions, and the first three where a kernel does not apply, are composed of Burn's operations with a
+//! backward pass of their own. `PEFT_OPS_CUDA=composed` turns the kernels off, and `PEFT_OPS_CUDA=off` leaves all but
+//! convolutions to Burn ([`accelerated`]). [`check`] compares operations on a device with their formulas.
 
 #![allow(
     clippy::needless_range_loop,
     reason = "the registers of a kernel are arrays, several of which share an index"
 )]
 
+mod accelerated;
 mod attention;
 mod batch_norm;
 mod binary_cross_entropy;
@@ -29,6 +31,7 @@ mod composed;
 mod constant;
 mod conv;
 mod cross_entropy;
+mod cube;
 mod depthwise;
 mod gelu;
 mod grn;
@@ -54,6 +57,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 
+pub use accelerated::{Accelerated, accelerated};
 pub use attention::{attention, attention_weights, attention_with_bias};
 pub use batch_norm::{FixedNorm, batch_norm, batch_norm_train};
 pub use binary_cross_entropy::binary_cross_entropy;
@@ -61,7 +65,7 @@ pub use check::{Check, check};
 pub use conv::{conv2d, conv2d_norm, conv2d_residual};
 pub use cross_entropy::cross_entropy;
 pub use depthwise::depthwise_conv2d;
-pub use gelu::{Gelu, gelu, gelu_tanh, quick_gelu};
+pub use gelu::{Gelu, gelu, gelu_adds_bias, gelu_tanh, gelu_with_bias, quick_gelu};
 pub use grn::global_response_norm;
 pub use layer_norm::layer_norm;
 pub use level::{Level, level};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use peft_core::Model;
 use peft_core::files::write_atomically;
+use peft_ops::{Accelerated, accelerated};
 use serde::{Deserialize, Serialize};
 
 use crate::config::recipe::Precision;
@@ -36,9 +37,15 @@ pub fn admit(
     let wrong = record.tests.objection(family, kinds::kinds(model), bf16);
     wrong.map_or(Ok(()), |wrong| {
         let name = &device.name;
+        let kernels = !device.is_cpu() && accelerated() == Accelerated::Kernels;
+        let without = if kernels {
+            "PEFT_OPS_CUDA=composed runs without this program's own kernels, "
+        } else {
+            ""
+        };
         Err(config_error(format!(
             "--device {name}: {wrong}; expected what the CPU computes. `runner doctor --device {name}` has all \
-             figures; --device cpu is right, and --trust-device trains here all the same"
+             figures; {without}--device cpu is right, and --trust-device trains here all the same"
         )))
     })
 }
@@ -57,6 +64,8 @@ struct Key {
     program: String,
     /// The version of the operations' results.
     operations: u32,
+    /// What accelerators run for an operation.
+    accelerated: String,
 }
 
 impl Key {
@@ -65,6 +74,7 @@ impl Key {
         let hash = blake3::hash(&program).to_hex();
         Ok(Self {
             device: format!("{}, {}", device.name, device.model()),
+            accelerated: accelerated().name().to_owned(),
             driver: driver(),
             program: format!("{} {}", env!("CARGO_PKG_VERSION"), &hash[..16]),
             operations: peft_ops::RESULTS,

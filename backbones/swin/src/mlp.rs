@@ -22,7 +22,7 @@ impl Mlp {
     /// # Shapes
     /// `[b, h, w, c] -> [b, h, w, c]`.
     pub fn forward(&self, residual: Option<Tensor<4>>, x: Tensor<4>, hooks: &Hooks) -> Tensor<4> {
-        let hidden = self.fc1.forward(x, hooks); // [b, h, w, hidden]
-        self.fc2.forward_gelu(residual, hidden, Gelu::Exact, hooks)
+        let (last, gelu) = (&self.fc2, Gelu::Exact);
+        self.fc1.forward_mlp(last, residual, x, gelu, hooks)
     }
 }

@@ -76,6 +76,7 @@ impl Mlp {
     /// # Shapes
     /// `[b, n, d] -> [b, n, d]`.
     pub fn forward(&self, residual: Option<Tensor<3>>, x: Tensor<3>, hooks: &Hooks) -> Tensor<3> {
+        let gelu = self.act_layer.gelu();
         let mut layers = self.inputs.iter().map(|(_, layer)| layer);
         // The last of them takes `x`, so that its memory is free before the next layer.
         let (gate, input) = match (layers.next(), layers.next()) {
@@ -83,16 +84,15 @@ impl Mlp {
                 let gate = gate.forward(x.clone(), hooks);
                 (Some(gate), value.forward(x, hooks))
             }
+            // GELU and a linear layer run in one pass unless a norm comes between.
+            (Some(only), None) if self.kind == MlpKind::Plain && self.norm.is_none() => {
+                return only.forward_mlp(&self.fc2, residual, x, gelu, hooks);
+            }
             (Some(only), None) => (None, only.forward(x, hooks)),
             (None, _) => unreachable!("an MLP has a first layer"),
         };
-        let gelu = self.act_layer.gelu();
         let hidden = match (gate, self.kind) {
             (Some(gate), _) => swiglu(gate, input),
-            // GELU and the last layer run in one pass unless a norm comes between.
-            (None, MlpKind::Plain) if self.norm.is_none() => {
-                return self.fc2.forward_gelu(residual, input, gelu, hooks);
-            }
             (None, MlpKind::Plain) => gelu.of(input),
             (None, _) => swiglu_packed(input),
         }; // [b, n, hidden]

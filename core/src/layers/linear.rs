@@ -136,6 +136,35 @@ impl Linear {
         peft_ops::linear_gelu(x, gelu, weight, bias, residual)
     }
 
+    /// Returns `residual + last(gelu(forward(x)))`, or without a residual: an MLP of two layers. If nothing acts at
+    /// this one and GELU adds a bias where it reads its input, it adds this one's.
+    ///
+    /// # Shapes
+    /// See [`forward_onto`](Self::forward_onto).
+    pub fn forward_mlp<const D: usize>(
+        &self,
+        last: &Self,
+        residual: Option<Tensor<D>>,
+        x: Tensor<D>,
+        gelu: Gelu,
+        hooks: &Hooks,
+    ) -> Tensor<D> {
+        let (layer, acts) = self.changed(hooks);
+        if !acts.is_empty() || layer.bias.is_none() || !peft_ops::gelu_adds_bias(&x) {
+            return last.forward_gelu(residual, layer.with_acts(acts, x), gelu, hooks);
+        }
+        let (weight, bias) = layer.like(&x);
+        let hidden = peft_ops::linear(x, weight, None);
+        let hidden = match bias {
+            Some(bias) => peft_ops::gelu_with_bias(hidden, bias, gelu),
+            None => gelu.of(hidden),
+        };
+        match residual {
+            Some(residual) => last.forward_onto(residual, hidden, hooks),
+            None => last.forward(hidden, hooks),
+        }
+    }
+
     /// The layer whose outputs are multiplied by `scale [out]`.
     pub fn scaled(&self, scale: &Tensor<1>) -> Self {
         let weight = self.weight.val();

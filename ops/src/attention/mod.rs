@@ -19,6 +19,7 @@ use rayon::prelude::*;
 
 use crate::bridge::{apply, or_absent};
 use crate::buffer::{Scratch, Shared, written};
+use crate::cube;
 use crate::math::{add_rows, add_scaled, exp, largest, sum_of};
 use crate::matmul::{Matrix, Product};
 use crate::operation::{Kept, Operation, tensor, values};
@@ -37,7 +38,8 @@ pub fn attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     let bias = or_absent::<4>(None, &qkv);
     match apply(op, [qkv, bias]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([qkv, _]) => crate::composed::attention(heads, qkv)
+        Err([qkv, _]) => cube::attention(heads, qkv)
+            .or_else(|qkv| crate::composed::attention(heads, qkv))
             .unwrap_or_else(|qkv| composed(Tensor::from_dispatch(qkv), heads, None)),
     }
 }
@@ -55,10 +57,10 @@ pub fn attention_with_bias(qkv: Tensor<3>, bias: Tensor<4>) -> Tensor<3> {
     };
     match apply(op, [qkv.into_dispatch(), bias.into_dispatch()]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([qkv, bias]) => {
+        Err(inputs) => cube::attention_with_bias(inputs).unwrap_or_else(|[qkv, bias]| {
             let bias = Tensor::from_dispatch(bias);
             composed(Tensor::from_dispatch(qkv), heads, Some(bias))
-        }
+        }),
     }
 }
 

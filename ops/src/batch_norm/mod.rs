@@ -21,6 +21,7 @@ use self::statistics::Statistics;
 use crate::bridge::{apply, or_absent};
 use crate::buffer::{Shared, written};
 use crate::constant::{constant, values_mut};
+use crate::cube;
 use crate::operation::{Kept, Operation, tensor, values};
 use crate::relu::mask;
 
@@ -94,7 +95,7 @@ pub fn batch_norm(
     let statistics = Statistics::fixed(&norm);
     let Some(statistics) = statistics.filter(|s| s.fits(&x, &norm.gamma, &norm.beta, &residual))
     else {
-        return finished(norm.composed(x), residual, relu);
+        return elsewhere(x, norm, residual, relu);
     };
     let op = Norm {
         statistics,
@@ -106,6 +107,27 @@ pub fn batch_norm(
         Ok(y) => y,
         Err((x, residual)) => finished(norm.composed(x), residual, relu),
     }
+}
+
+/// [`batch_norm`] on other devices than the CPU.
+fn elsewhere(x: Tensor<4>, norm: FixedNorm, residual: Option<Tensor<4>>, relu: bool) -> Tensor<4> {
+    let statistics = [norm.mean.clone(), norm.variance.clone()];
+    let inputs = [
+        x.clone().into_dispatch(),
+        norm.gamma.clone().into_dispatch(),
+        norm.beta.clone().into_dispatch(),
+    ];
+    let y = match &residual {
+        // Burn broadcasts, or reports the shapes.
+        Some(residual) if residual.dims() != x.dims() => None,
+        Some(residual) => {
+            let [x, gamma, beta] = inputs;
+            let inputs = [x, gamma, beta, residual.clone().into_dispatch()];
+            cube::batch_norm(inputs, statistics, norm.epsilon, relu).ok()
+        }
+        None => cube::batch_norm(inputs, statistics, norm.epsilon, relu).ok(),
+    };
+    y.unwrap_or_else(|| finished(norm.composed(x), residual, relu))
 }
 
 /// [`batch_norm`] with the statistics of the batch, which it returns: the mean and the biased variance,

@@ -10,7 +10,7 @@ use super::{apply, in_type, run_on, widened};
 use crate::operation::Operation;
 
 /// What GELU multiplies a value by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Gate {
     /// The normal distribution function.
     Normal,
@@ -21,7 +21,7 @@ pub(crate) enum Gate {
 }
 
 /// The factor of the cube in the approximation by tanh.
-const CUBIC: f64 = 0.044_715;
+pub(crate) const CUBIC: f64 = 0.044_715;
 
 impl Gate {
     fn value<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {

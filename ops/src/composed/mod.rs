@@ -4,8 +4,9 @@
 //! Burn's autodiff keeps every intermediate of a composed operation, and its GELU backward is that of
 //! the tanh approximation. These keep their inputs, compute the rest again and have the exact
 //! derivative. Element types below 32 bits are widened while a value is normalised or squashed, as
-//! PyTorch does. `PEFT_OPS_CUDA=off` in the environment turns all but the convolution off: then Burn's
-//! operations and autodiff run as they are. `PEFT_OPS=composed` runs all of them on the CPU, for tests.
+//! PyTorch does. Accelerators run them where no kernel of this crate applies; `PEFT_OPS_CUDA=off` in the
+//! environment turns all but the convolution off: then Burn's operations and autodiff run as they are.
+//! `PEFT_OPS=composed` runs all of them on the CPU, for tests.
 
 mod attention;
 mod conv;
@@ -14,23 +15,24 @@ mod layer_norm;
 #[cfg(test)]
 mod tests;
 
-use std::sync::OnceLock;
-
 use burn::backend::{DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex};
 use burn::tensor::{DType, Tensor};
 
+use crate::accelerated::{Accelerated, accelerated};
 use crate::bridge::{self, on_cpu};
 use crate::level::{self, Level};
 use crate::operation::Operation;
 
 pub(crate) use attention::attention;
 pub(crate) use conv::conv2d;
+#[cfg(feature = "accelerator")]
+pub(crate) use gelu::CUBIC;
 pub(crate) use gelu::{Gate, gelu};
 pub(crate) use layer_norm::layer_norm;
 
 /// Returns whether composed operations run on the device of a tensor. The environment may turn them off.
 fn run_on(x: &DispatchTensor) -> bool {
-    foreign(x) && enabled()
+    foreign(x) && accelerated() != Accelerated::Burns
 }
 
 /// Whether it is not a tensor of the CPU backend, or one that has to be treated as if it were not.
@@ -42,11 +44,6 @@ fn foreign(x: &DispatchTensor) -> bool {
     let flex = matches!(kind, DispatchTensorKind::Flex(_));
     // The doctor's reference is in `f64`, and must stay Burn's.
     !flex || level::current() == Level::Composed && on_cpu(x, DType::F32)
-}
-
-fn enabled() -> bool {
-    static ENABLED: OnceLock<bool> = OnceLock::new();
-    *ENABLED.get_or_init(|| std::env::var_os("PEFT_OPS_CUDA").is_none_or(|value| value != "off"))
 }
 
 /// Runs `op` as one node of the graph, if this crate knows the backend, or without a graph on any.

@@ -1,6 +1,6 @@
 //! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and SGD with momentum, each step in one
 //! pass over memory. They compute what Burn's optimisers compute, operation by operation, so that values
-//! are the same to the bit. State and records are Burn's too.
+//! are the same to the bit on the CPU. State and records are Burn's too.
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::bridge::on_cpu;
 use crate::constant::values_mut;
+use crate::cube::{self, Step};
 use crate::level;
 use crate::math::CHUNK;
 use crate::operation::values;
@@ -52,6 +53,11 @@ pub fn adam(options: AdamOptions) -> ModuleOptimizer {
 
 /// AdamW.
 pub fn adam_w(options: AdamOptions) -> ModuleOptimizer {
+    ModuleOptimizer::from(fused_adam_w(options))
+}
+
+/// [`adam_w`] for one tensor at a time.
+pub(crate) fn fused_adam_w(options: AdamOptions) -> FusedAdamW {
     let AdamOptions {
         betas: [beta_1, beta_2],
         epsilon,
@@ -63,7 +69,7 @@ pub fn adam_w(options: AdamOptions) -> ModuleOptimizer {
         .with_epsilon(epsilon)
         .with_weight_decay(weight_decay)
         .build();
-    ModuleOptimizer::from(FusedAdamW { burns, options })
+    FusedAdamW { burns, options }
 }
 
 /// The constants of SGD.
@@ -89,7 +95,7 @@ struct FusedAdam {
 }
 
 #[derive(Clone)]
-struct FusedAdamW {
+pub(crate) struct FusedAdamW {
     burns: AdamW,
     options: AdamOptions,
 }
@@ -111,23 +117,38 @@ impl Optimizer for FusedAdamW {
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
         let options = &self.options;
         let decay_rate = lr * f64::from(options.weight_decay);
-        let (param, momentum) = match state.map(|state| state.momentum) {
-            // The first step makes the moments, which is left to Burn.
-            Some(state) if fit(&[&param, &gradient, &state.moment_1, &state.moment_2]) => {
-                let by = Constants {
-                    betas: options.betas,
-                    epsilon: options.epsilon,
-                    corrections: corrections(options, state.time + 1),
-                    lr: lr as f32,
-                    decay: (1.0 - decay_rate) as f32,
-                };
-                adaptive(param, gradient, state, |p, m, v, g| {
-                    adam_w_step(p, m, v, g, by)
-                })
-            }
-            state => {
-                let state = state.map(AdamWState::new);
-                return self.burns.step(lr, param, gradient, state);
+        // The first step makes the moments, which is left to Burn.
+        let Some(state) = state.map(|state| state.momentum) else {
+            return self.burns.step(lr, param, gradient, None);
+        };
+        let by = Step {
+            betas: options.betas,
+            epsilon: options.epsilon,
+            corrections: corrections(options, state.time + 1),
+            lr: lr as f32,
+            decay: (1.0 - decay_rate) as f32,
+        };
+        let (param, momentum) = if fit(&[&param, &gradient, &state.moment_1, &state.moment_2]) {
+            adaptive(param, gradient, state, |p, m, v, g| {
+                adam_w_step(p, m, v, g, by)
+            })
+        } else {
+            let (moment_1, moment_2) = (state.moment_1.clone(), state.moment_2.clone());
+            match cube::adam_w([param, moment_1, moment_2, gradient], by) {
+                Ok([param, moment_1, moment_2]) => {
+                    let time = state.time + 1;
+                    let state = AdaptiveMomentumState {
+                        time,
+                        moment_1,
+                        moment_2,
+                        ..state
+                    };
+                    (param, state)
+                }
+                Err([param, _, _, gradient]) => {
+                    let state = Some(AdamWState::new(state));
+                    return self.burns.step(lr, param, gradient, state);
+                }
             }
         };
         (param, Some(AdamWState::new(momentum)))
@@ -154,7 +175,7 @@ impl Optimizer for FusedAdam {
                 let [correction_1, correction_2] = corrections(options, state.time + 1);
                 // Burn's Adam folds both corrections into the step, and epsilon with them.
                 let root = correction_2.sqrt();
-                let by = Constants {
+                let by = Step {
                     betas: options.betas,
                     epsilon: options.epsilon * root,
                     corrections: [root / correction_1, correction_2],
@@ -319,20 +340,9 @@ fn adaptive<const D: usize>(
     (param, state)
 }
 
-/// The factors of a step of Adam or AdamW.
-#[derive(Clone, Copy)]
-struct Constants {
-    betas: [f32; 2],
-    epsilon: f32,
-    corrections: [f32; 2],
-    lr: f32,
-    /// AdamW: the factor that the parameter keeps. Adam: the decay that is added to the gradient.
-    decay: f32,
-}
-
 // Products and sums are not fused: Burn rounds them one by one.
 multiversion! {
-    fn adam_w_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Constants) {
+    fn adam_w_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Step) {
         let rest = by.betas.map(|beta| 1.0 - beta);
         for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
             *m = *m * by.betas[0] + g * rest[0];
@@ -342,7 +352,7 @@ multiversion! {
         }
     }
 
-    fn adam_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Constants) {
+    fn adam_step<S>(p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32], by: Step) {
         let rest = by.betas.map(|beta| 1.0 - beta);
         for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
             let g = if by.decay == 0.0 { *g } else { *p * by.decay + g };

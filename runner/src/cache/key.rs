@@ -102,8 +102,7 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
 /// last bit differently.
 fn code(device: &ComputeDevice, narrow: bool) -> String {
     if !device.is_cpu() {
-        let off = std::env::var_os("PEFT_OPS_CUDA").is_some_and(|value| value == "off");
-        return format!("{}{}", device.model(), if off { " off" } else { "" });
+        return format!("{} {}", device.model(), peft_ops::accelerated().name());
     }
     // An invalid PEFT_OPS ends the program before anything is computed.
     let level = peft_ops::level().unwrap_or(Level::Off);
