@@ -140,23 +140,27 @@ fn loss_of_rows<F: Float, N: Size>(
     }
 }
 
-/// The mean loss as a node of the graph, of logits and targets, which are a constant.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CrossEntropy;
+/// The mean loss as a node of the graph, of logits.
+#[derive(Clone, Debug)]
+pub(super) struct CrossEntropy {
+    /// Outside of any graph.
+    pub targets: DispatchTensor,
+}
 
-impl Operation<DispatchTensor, 2> for CrossEntropy {
+impl Operation<DispatchTensor, 1> for CrossEntropy {
     /// The gradient of the logits.
     type Saved = DispatchTensor;
 
     fn forward(
         &self,
-        [logits, targets]: [DispatchTensor; 2],
-        _: [bool; 2],
+        [logits]: [DispatchTensor; 1],
+        _: [bool; 1],
     ) -> (DispatchTensor, DispatchTensor) {
         let logits = Tensor::<2>::from_dispatch(logits);
         let (rows, dtype) = (logits.dims()[0], logits.dtype());
         let part = 1.0 / rows as f32;
-        let (losses, slopes) = Dispatch::cross_entropy_rows(logits.into_dispatch(), targets, part);
+        let (losses, slopes) =
+            Dispatch::cross_entropy_rows(logits.into_dispatch(), self.targets.clone(), part);
         let loss = Tensor::<2>::from_dispatch(losses).mean().cast(dtype);
         (loss.into_dispatch(), slopes)
     }
@@ -165,10 +169,10 @@ impl Operation<DispatchTensor, 2> for CrossEntropy {
         &self,
         slopes: DispatchTensor,
         gradient: DispatchTensor,
-        _: [bool; 2],
-    ) -> [Option<DispatchTensor>; 2] {
+        _: [bool; 1],
+    ) -> [Option<DispatchTensor>; 1] {
         let factor = Tensor::<1>::from_dispatch(gradient).unsqueeze::<2>();
         let slopes = Tensor::<2>::from_dispatch(slopes) * factor;
-        [Some(slopes.into_dispatch()), None]
+        [Some(slopes.into_dispatch())]
     }
 }

@@ -151,14 +151,21 @@ pub(crate) fn batch_norm<const N: usize>(
     Err(inputs)
 }
 
-/// The mean over rows of `-sum_j targets_j log(softmax(logits)_j)`.
+/// The mean over rows of `-sum_j targets_j log(softmax(logits)_j)`. Targets are a constant.
 ///
 /// # Shapes
 /// `logits`, `targets [b, classes] -> [1]`.
 pub(crate) fn cross_entropy(inputs: [DispatchTensor; 2]) -> Result<Tensor<1>, [DispatchTensor; 2]> {
     #[cfg(feature = "accelerator")]
-    if node::takes_rows(&inputs) {
-        return Ok(node::run(cross_entropy::CrossEntropy, inputs));
+    if inputs
+        .iter()
+        .all(|x| node::takes_rows(std::slice::from_ref(x)))
+        && node::are_alike(&inputs[0], &inputs[1])
+    {
+        let [logits, targets] = inputs;
+        let targets = Tensor::<2>::from_dispatch(targets).without_autodiff();
+        let targets = targets.into_dispatch();
+        return Ok(node::run(cross_entropy::CrossEntropy { targets }, [logits]));
     }
     Err(inputs)
 }

@@ -41,6 +41,11 @@ pub(super) fn untracked(inputs: &[DispatchTensor]) -> bool {
     inputs.iter().all(outside)
 }
 
+/// Whether both tensors have one shape and one type.
+pub(super) fn are_alike(x: &DispatchTensor, y: &DispatchTensor) -> bool {
+    x.shape() == y.shape() && x.dtype() == y.dtype()
+}
+
 /// The shape of a tensor.
 pub(super) fn shape(x: &DispatchTensor) -> Shape {
     x.shape()
