@@ -74,11 +74,15 @@ impl Gelu {
     /// Any; the result has the same.
     pub fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         let gate = self.gate();
-        let y = match apply(self, [x.into_dispatch()]) {
+        let x = match apply(self, [x.into_dispatch()]) {
             Ok(y) => return Tensor::from_dispatch(y),
-            Err([x]) => cube::gelu(gate, x).or_else(|x| composed::gelu(gate, x)),
+            Err([x]) => x,
         };
-        y.unwrap_or_else(|x| {
+        let x = match cube::gelu(gate, x) {
+            Ok(y) => return y,
+            Err(x) => x,
+        };
+        composed::gelu(gate, x).unwrap_or_else(|x| {
             let x = Tensor::<D>::from_dispatch(x);
             match self {
                 Self::Exact => burn::tensor::activation::gelu(x),

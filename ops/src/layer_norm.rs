@@ -33,13 +33,13 @@ pub fn layer_norm<const D: usize>(
     ];
     match apply(LayerNorm { epsilon }, inputs) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err(inputs) => cube::layer_norm(inputs, epsilon)
-            .or_else(|inputs| composed::layer_norm(inputs, epsilon))
-            .unwrap_or_else(|[x, gamma, beta]| {
+        Err(inputs) => cube::layer_norm(inputs, epsilon).unwrap_or_else(|inputs| {
+            composed::layer_norm(inputs, epsilon).unwrap_or_else(|[x, gamma, beta]| {
                 let [gamma, beta] = [gamma, beta].map(Tensor::from_dispatch);
                 let x = Tensor::from_dispatch(x);
                 burn::tensor::module::layer_norm(x, gamma, Some(beta), epsilon)
-            }),
+            })
+        }),
     }
 }
 

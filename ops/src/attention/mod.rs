@@ -38,9 +38,10 @@ pub fn attention(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     let bias = or_absent::<4>(None, &qkv);
     match apply(op, [qkv, bias]) {
         Ok(y) => Tensor::from_dispatch(y),
-        Err([qkv, _]) => cube::attention(heads, qkv)
-            .or_else(|qkv| crate::composed::attention(heads, qkv))
-            .unwrap_or_else(|qkv| composed(Tensor::from_dispatch(qkv), heads, None)),
+        Err([qkv, _]) => cube::attention(heads, qkv).unwrap_or_else(|qkv| {
+            crate::composed::attention(heads, qkv)
+                .unwrap_or_else(|qkv| composed(Tensor::from_dispatch(qkv), heads, None))
+        }),
     }
 }
 
