@@ -133,19 +133,24 @@ impl Optimizer for FusedAdamW {
                 adam_w_step(p, m, v, g, by)
             })
         } else {
-            let (moment_1, moment_2) = (state.moment_1.clone(), state.moment_2.clone());
+            // Nobody else may hold them, so that Burn can write in place.
+            let (moment_1, moment_2) = (state.moment_1, state.moment_2);
             match cube::adam_w([param, moment_1, moment_2, gradient], by) {
                 Ok([param, moment_1, moment_2]) => {
-                    let time = state.time + 1;
                     let state = AdaptiveMomentumState {
-                        time,
+                        time: state.time + 1,
                         moment_1,
                         moment_2,
                         ..state
                     };
                     (param, state)
                 }
-                Err([param, _, _, gradient]) => {
+                Err([param, moment_1, moment_2, gradient]) => {
+                    let state = AdaptiveMomentumState {
+                        moment_1,
+                        moment_2,
+                        ..state
+                    };
                     let state = Some(AdamWState::new(state));
                     return self.burns.step(lr, param, gradient, state);
                 }
