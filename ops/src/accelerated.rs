@@ -9,12 +9,14 @@ pub enum Accelerated {
     Burns,
     /// Operations composed of Burn's, with a backward pass of their own. The variable is `composed`.
     Composed,
-    /// Kernels of this crate where they apply.
+    /// Kernels of this crate where they apply. The variable is `kernels`, or not set.
     Kernels,
 }
 
 impl Accelerated {
-    /// The name in `PEFT_OPS_CUDA`, and `kernels`.
+    const ALL: [Self; 3] = [Self::Burns, Self::Composed, Self::Kernels];
+
+    /// The name in `PEFT_OPS_CUDA`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Burns => "off",
@@ -25,17 +27,34 @@ impl Accelerated {
 }
 
 /// What accelerators run in this process.
-pub fn accelerated() -> Accelerated {
-    static CHOSEN: OnceLock<Accelerated> = OnceLock::new();
-    *CHOSEN.get_or_init(|| chosen(std::env::var("PEFT_OPS_CUDA").ok().as_deref()))
+///
+/// # Errors
+/// If `PEFT_OPS_CUDA` names nothing of it.
+pub fn accelerated() -> Result<Accelerated, &'static str> {
+    static CHOSEN: OnceLock<Result<Accelerated, String>> = OnceLock::new();
+    let wanted = std::env::var_os("PEFT_OPS_CUDA").unwrap_or_default();
+    let chosen = CHOSEN.get_or_init(|| chosen(&wanted.to_string_lossy()));
+    chosen.as_ref().copied().map_err(String::as_str)
 }
 
-fn chosen(value: Option<&str>) -> Accelerated {
-    match value {
-        Some("off") => Accelerated::Burns,
-        Some("composed") => Accelerated::Composed,
-        _ => Accelerated::Kernels,
+/// [`accelerated`] for code that cannot return an error.
+///
+/// # Panics
+/// Where it is an error: running something else than the user asked for would be worse.
+pub(crate) fn current() -> Accelerated {
+    accelerated().unwrap_or_else(|message| panic!("{message}"))
+}
+
+/// What has that name; kernels for an empty one, which is as good as none in the environment.
+fn chosen(name: &str) -> Result<Accelerated, String> {
+    if name.is_empty() {
+        return Ok(Accelerated::Kernels);
     }
+    let found = Accelerated::ALL.into_iter().find(|all| all.name() == name);
+    found.ok_or_else(|| {
+        let names = Accelerated::ALL.map(Accelerated::name).join(", ");
+        format!("PEFT_OPS_CUDA: expected {names}, got {name:?}")
+    })
 }
 
 #[cfg(test)]
@@ -43,11 +62,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_names_turn_kernels_off() {
-        for level in [Accelerated::Burns, Accelerated::Composed] {
-            assert_eq!(chosen(Some(level.name())), level);
+    fn each_has_a_name_and_others_are_refused() {
+        for all in Accelerated::ALL {
+            assert_eq!(chosen(all.name()), Ok(all));
         }
-        assert_eq!(chosen(None), Accelerated::Kernels);
-        assert_eq!(chosen(Some("on")), Accelerated::Kernels);
+        assert_eq!(chosen(""), Ok(Accelerated::Kernels));
+        let message = chosen("on").unwrap_err();
+        assert_eq!(
+            message,
+            "PEFT_OPS_CUDA: expected off, composed, kernels, got \"on\""
+        );
     }
 }

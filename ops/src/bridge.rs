@@ -113,12 +113,27 @@ pub(crate) fn or_absent<const D: usize>(
         DType::BF16 => narrow_tensor(Vec::new(), [0]),
         _ => tensor(Vec::new(), [0]),
     };
+    in_context_of(beside, empty)
+}
+
+/// The tensor without a gradient, in the context of the one `beside` it if the CPU has it: an operation takes
+/// tensors of one context.
+pub(crate) fn as_constant<const D: usize>(x: Tensor<D>, beside: &DispatchTensor) -> DispatchTensor {
+    let x = x.without_autodiff().into_dispatch();
+    if on_cpu(&x, x.dtype()) {
+        in_context_of(beside, float::<Flex>(x))
+    } else {
+        x
+    }
+}
+
+fn in_context_of(beside: &DispatchTensor, x: FlexTensor) -> DispatchTensor {
     match beside.autodiff {
-        DispatchAutodiffContext::Disabled => dispatch::<Flex>(empty),
+        DispatchAutodiffContext::Disabled => dispatch::<Flex>(x),
         DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
-            constant::<BalancedCheckpointing>(empty)
+            constant::<BalancedCheckpointing>(x)
         }
-        DispatchAutodiffContext::Enabled(_) => constant::<NoCheckpointing>(empty),
+        DispatchAutodiffContext::Enabled(_) => constant::<NoCheckpointing>(x),
     }
 }
 

@@ -6,7 +6,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::bridge::apply;
+use crate::bridge::{apply, as_constant};
 use crate::operation::{Operation, tensor, values};
 
 /// A loss of logits `[b, classes]` with targets `[b, classes]`, which are a constant.
@@ -24,11 +24,9 @@ pub(crate) struct RowLoss {
 impl RowLoss {
     /// The mean loss `[1]`.
     pub fn of(self, logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
-        let inputs = [
-            logits.into_dispatch(),
-            targets.without_autodiff().into_dispatch(),
-        ];
-        match apply(self, inputs) {
+        let logits = logits.into_dispatch();
+        let targets = as_constant(targets, &logits);
+        match apply(self, [logits, targets]) {
             Ok(loss) => Tensor::from_dispatch(loss),
             Err(inputs) => {
                 let [logits, targets] = inputs.map(Tensor::from_dispatch);
@@ -72,5 +70,58 @@ impl Operation<FlexTensor, 2> for RowLoss {
         let factor = values(&gradient)[0];
         let scaled = values(&slopes).iter().map(|slope| slope * factor);
         [Some(tensor(scaled.collect(), slopes.shape())), None]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::level;
+
+    /// Half of the sum of squared differences, and its gradient.
+    fn squares(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
+        let differences = logits.iter().zip(targets).map(|(a, b)| a - b);
+        for (slope, difference) in slopes.iter_mut().zip(differences.clone()) {
+            *slope = difference * share as f32;
+        }
+        differences.map(|d| 0.5 * f64::from(d * d)).sum()
+    }
+
+    /// In training the logits are tracked, and the targets are no part of their graph.
+    #[test]
+    fn the_kernel_runs_whatever_graph_logits_and_targets_are_in() {
+        let loss = RowLoss {
+            row: squares,
+            over_logits: false,
+            composed: |_, _| panic!("the kernel did not run"),
+        };
+        let plain = Device::flex();
+        let graph = plain.clone().autodiff();
+        let checkpointing = graph.clone().gradient_checkpointing();
+        let devices = [&plain, &graph, &checkpointing];
+        for of_logits in devices
+            .into_iter()
+            .filter(|_| level::current().has_kernels())
+        {
+            for of_targets in devices {
+                let logits = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 4.0]], of_logits);
+                let targets = Tensor::<2>::from_data([[0.0, 2.0], [1.0, 1.0]], of_targets);
+                let tracked = of_logits != &plain;
+                let logits = if tracked {
+                    logits.require_grad()
+                } else {
+                    logits
+                };
+                let value = loss.of(logits.clone(), targets);
+                assert_eq!(value.clone().into_scalar::<f32>(), 3.5);
+                if tracked {
+                    let gradient = logits.grad(&value.backward()).unwrap();
+                    let gradient: Vec<f32> = gradient.into_data().iter().collect();
+                    assert_eq!(gradient, [0.5, 0.0, 1.0, 1.5]);
+                }
+            }
+        }
     }
 }

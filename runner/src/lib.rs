@@ -117,6 +117,7 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Failure> {
     measure::memory::keep_pages();
     peft_ops::level().map_err(config_error)?;
+    peft_ops::accelerated().map_err(config_error)?;
     peft_core::registry::check()?;
     cli.run()
 }

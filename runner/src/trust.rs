@@ -37,7 +37,7 @@ pub fn admit(
     let wrong = record.tests.objection(family, kinds::kinds(model), bf16);
     wrong.map_or(Ok(()), |wrong| {
         let name = &device.name;
-        let kernels = !device.is_cpu() && accelerated() == Accelerated::Kernels;
+        let kernels = !device.is_cpu() && accelerated() == Ok(Accelerated::Kernels);
         let without = if kernels {
             "PEFT_OPS_CUDA=composed runs without this program's own kernels, "
         } else {
@@ -74,7 +74,7 @@ impl Key {
         let hash = blake3::hash(&program).to_hex();
         Ok(Self {
             device: format!("{}, {}", device.name, device.model()),
-            accelerated: accelerated().name().to_owned(),
+            accelerated: accelerated().map_or("", Accelerated::name).to_owned(),
             driver: driver(),
             program: format!("{} {}", env!("CARGO_PKG_VERSION"), &hash[..16]),
             operations: peft_ops::RESULTS,

@@ -18,7 +18,7 @@ mod tests;
 use burn::backend::{DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, Flex};
 use burn::tensor::{DType, Tensor};
 
-use crate::accelerated::{Accelerated, accelerated};
+use crate::accelerated::{self, Accelerated};
 use crate::bridge::{self, on_cpu};
 use crate::level::{self, Level};
 use crate::operation::Operation;
@@ -32,7 +32,7 @@ pub(crate) use layer_norm::layer_norm;
 
 /// Returns whether composed operations run on the device of a tensor. The environment may turn them off.
 fn run_on(x: &DispatchTensor) -> bool {
-    foreign(x) && accelerated() != Accelerated::Burns
+    foreign(x) && accelerated::current() != Accelerated::Burns
 }
 
 /// Whether it is not a tensor of the CPU backend, or one that has to be treated as if it were not.

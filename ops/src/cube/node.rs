@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use cubecl::ir::ElemType;
 
 use super::rows::{LONGEST, UNITS};
-use crate::accelerated::{Accelerated, accelerated};
+use crate::accelerated::{self, Accelerated};
 use crate::bridge;
 use crate::operation::Operation;
 
@@ -23,7 +23,7 @@ pub(super) fn takes(inputs: &[DispatchTensor]) -> bool {
             && x.dtype() == dtype
             && (1..1 << 31).contains(&count)
     };
-    accelerated() == Accelerated::Kernels
+    accelerated::current() == Accelerated::Kernels
         && matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
         && inputs.iter().all(fits)
         && has_units(&inputs[0])

@@ -2,7 +2,7 @@
 
 use burn::tensor::DType;
 use peft_core::data::Split;
-use peft_ops::{Level, RESULTS};
+use peft_ops::{Accelerated, Level, RESULTS};
 use serde_json::json;
 
 use crate::cache::prefix::Prefix;
@@ -101,10 +101,11 @@ fn key(split: Split, loader: &Loader, prefix: &Prefix, random: Option<EpochRando
 /// Identifies the code that computes rows on a device, in bf16 or in `f32`, because other code may round the
 /// last bit differently.
 fn code(device: &ComputeDevice, narrow: bool) -> String {
+    // An invalid PEFT_OPS or PEFT_OPS_CUDA ends the program before anything is computed.
     if !device.is_cpu() {
-        return format!("{} {}", device.model(), peft_ops::accelerated().name());
+        let accelerated = peft_ops::accelerated().unwrap_or(Accelerated::Kernels);
+        return format!("{} {}", device.model(), accelerated.name());
     }
-    // An invalid PEFT_OPS ends the program before anything is computed.
     let level = peft_ops::level().unwrap_or(Level::Off);
     let level = if narrow { level } else { level.of_f32() };
     code_of_cpu(instructions(), level)
