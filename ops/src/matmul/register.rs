@@ -182,10 +182,12 @@ impl Register for Pairs {
     /// `self + a_1 b_1 + a_2 b_2`, of the two values of a pair.
     #[inline(always)]
     unsafe fn plus_product(self, a: Self, b: Self) -> Self {
-        // SAFETY: the caller vouches for the level. All three types are 64 bytes, any of which are a value.
+        use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+
+        // SAFETY: the caller vouches for the level. Both types are 64 bytes, any of which are a value.
         Self(unsafe {
-            let (a, b) = (std::mem::transmute(a.0), std::mem::transmute(b.0));
-            std::arch::x86_64::_mm512_dpbf16_ps(self.0, a, b)
+            let pairs = |x: Self| std::mem::transmute::<__m512, __m512bh>(x.0);
+            _mm512_dpbf16_ps(self.0, pairs(a), pairs(b))
         })
     }
 
