@@ -78,7 +78,8 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(cases(48))]
+        // A loss is one value: each case is drawn some hundred times.
+        #![proptest_config(cases(8))]
         #[test]
         fn values_and_gradients_agree_with_f64(
             b in 1usize..20, classes in 1usize..200, view in views(), seed in 1u32..1000,
