@@ -17,9 +17,8 @@
 # Needs root (debootstrap and chroot), debootstrap, and 1 GiB for the folder. debootstrap checks Debian's signature,
 # and every package by the hash that is signed. The environment variables ROOT (the folder), MIRROR (Debian's),
 # FEATURES, and RUNNER and TESTS (the runner and the tests of ops/, if they are built already) override the defaults
-# below. stdout has a line per stage with
-# its seconds; each stage's output is in ROOT/../STAGE.log. Exit code: 0 if all passed, 1 if a stage
-# failed (the next ones run all the same), 2 for a wrong command line.
+# below. stdout has a line per stage with its seconds; each stage's output is in ROOT/../STAGE.log. Exit code: 0 if all
+# passed, 1 if a stage failed (the next ones run all the same), 2 for a wrong command line.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

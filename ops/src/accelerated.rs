@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-/// What accelerators run for an operation.
+/// Names the code that accelerators run for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Accelerated {
     /// Burn's own operation, but for convolutions. The variable is `off`.
@@ -26,7 +26,7 @@ impl Accelerated {
     }
 }
 
-/// What accelerators run in this process.
+/// Returns what accelerators run in this process.
 ///
 /// # Errors
 /// If `PEFT_OPS_CUDA` names nothing of it.

@@ -18,7 +18,7 @@ pub(crate) trait Value: Copy + Send + Sync {
     /// A NaN that no kernel computes, for values that have not been written yet.
     const MARK: Self;
 
-    /// Whether it is the mark, to the bit.
+    /// Returns whether the value is the mark, to the bit.
     fn is_mark(self) -> bool;
 }
 

@@ -31,11 +31,17 @@ pub(crate) fn rounded(wide: &[f32]) -> Vec<bf16> {
     }
 }
 
+/// The value in `f32`. Unlike [`bf16::to_f32`] it keeps every NaN as it is, which costs no comparison.
+#[inline(always)]
+pub(crate) fn widened(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
 multiversion! {
     /// [`wide`] of as many values on this thread.
     pub(crate) fn widen<S>(narrow: &[bf16], wide: &mut [Unset]) {
         for (wide, narrow) in wide.iter_mut().zip(narrow) {
-            wide.write(f32::from_bits(u32::from(narrow.to_bits()) << 16));
+            wide.write(widened(*narrow));
         }
     }
 

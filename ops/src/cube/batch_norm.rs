@@ -297,7 +297,7 @@ pub(super) struct BatchNorm {
     pub relu: bool,
 }
 
-/// What backward needs.
+/// Holds what the backward pass needs.
 #[derive(Clone, Debug)]
 pub(super) struct Saved {
     constants: DispatchTensor,

@@ -13,7 +13,7 @@ use crate::accelerated::{self, Accelerated};
 use crate::bridge;
 use crate::operation::Operation;
 
-/// Whether kernels take the tensors, none of which is empty.
+/// Returns whether kernels take the tensors, of which there is at least one. They take no empty ones.
 pub(super) fn takes(inputs: &[DispatchTensor]) -> bool {
     let (context, dtype) = (inputs[0].autodiff, inputs[0].dtype());
     let fits = |x: &DispatchTensor| {
@@ -29,19 +29,19 @@ pub(super) fn takes(inputs: &[DispatchTensor]) -> bool {
         && has_units(&inputs[0])
 }
 
-/// Whether kernels take the tensors as rows of their last axis, which must not be too long.
+/// Returns whether kernels take the tensors as rows of their last axis, which must not be too long.
 pub(super) fn takes_rows(inputs: &[DispatchTensor]) -> bool {
     let short = |x: &DispatchTensor| x.shape().last().is_some_and(|&width| width <= LONGEST);
     takes(inputs) && inputs.iter().all(short)
 }
 
-/// Whether the tensors are outside of any graph.
+/// Returns whether all tensors are outside of any graph.
 pub(super) fn untracked(inputs: &[DispatchTensor]) -> bool {
     let outside = |x: &DispatchTensor| x.autodiff == DispatchAutodiffContext::Disabled;
     inputs.iter().all(outside)
 }
 
-/// Whether both tensors have one shape and one type.
+/// Returns whether both tensors have the same shape and type.
 pub(super) fn are_alike(x: &DispatchTensor, y: &DispatchTensor) -> bool {
     x.shape() == y.shape() && x.dtype() == y.dtype()
 }
@@ -59,7 +59,7 @@ fn on_accelerator(x: &DispatchTensor) -> bool {
     matches!(kind, DispatchTensorKind::Cube(_))
 }
 
-/// Whether the device has as many units in a cube as a row needs.
+/// Returns whether a cube of the device may have as many units as a row needs.
 fn has_units(x: &DispatchTensor) -> bool {
     let device = match x.device() {
         DispatchDevice::Autodiff(device) => device.inner(),

@@ -30,15 +30,11 @@ pub(super) struct Rows {
 impl Rows {
     /// The rows of the last axis, copied if they do not lie as described.
     pub fn of(tensor: CubeTensor) -> Self {
+        let width = tensor.meta.shape().last().copied().unwrap_or(1);
         let (tensor, pitch) = match pitch(&tensor) {
             Some(pitch) => (tensor, pitch),
-            None => {
-                let tensor = into_contiguous(tensor);
-                let width = tensor.meta.shape().last().copied().unwrap_or(1);
-                (tensor, width)
-            }
+            None => (into_contiguous(tensor), width),
         };
-        let width = tensor.meta.shape().last().copied().unwrap_or(1);
         let count = tensor.shape().num_elements() / width.max(1);
         Self {
             tensor,
@@ -61,7 +57,7 @@ impl Rows {
         Self::of(tensor)
     }
 
-    /// As many rows as long as these, unset.
+    /// Returns unset rows of the same shape and type.
     pub fn like(&self) -> Self {
         Self::unset(&self.tensor, self.tensor.shape(), self.tensor.dtype)
     }
@@ -171,7 +167,8 @@ pub(super) fn plane(client: &Client) -> usize {
     }
 }
 
-/// As many cubes as there are rows, or some more that have none.
+/// Returns the cubes of a launch with a row for each. There may be more cubes than rows, as devices limit the sides of a
+/// launch.
 pub(super) fn cubes(client: &Client, rows: usize) -> CubeCount {
     cubecl::calculate_cube_count_elemwise(client, rows, CubeDim::new_1d(1))
 }

@@ -14,6 +14,7 @@ mod kernel;
 mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pack;
 mod plan;
 mod register;
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::kernel::Kernels;
 use super::{Matrix, Product, SCRATCH, Term};
 use crate::buffer::{Shared, Unset, written};
 use crate::math::images;
-use crate::rounding::round;
+use crate::rounding::{round, widened};
 use crate::simd::multiversion;
 
 impl Product<'_, bf16> {
@@ -180,7 +180,7 @@ multiversion! {
 
     fn add<S>(sums: &mut [f32], values: &[bf16]) {
         for (sum, value) in sums.iter_mut().zip(values) {
-            *sum += f32::from_bits(u32::from(value.to_bits()) << 16);
+            *sum += widened(*value);
         }
     }
 }
