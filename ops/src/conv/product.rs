@@ -159,7 +159,7 @@ impl<'a> Right<'a> {
             width -= STEP;
         }
         let tasks = columns.div_ceil(width) * left.groups;
-        let blocking = Blocking::new(left.caches, left.kernel.columns, SHARE);
+        let blocking = Blocking::of_near_panels(left.caches, left.kernel.columns, SHARE);
         let blocks = left.depth.div_ceil(blocking.depth).max(1);
         Self {
             left,

@@ -134,7 +134,7 @@ impl Product<'_> {
         let kernels = self.kernels;
         let (tiles, size) = (self.tiles(task), kernels.rows * kernels.columns);
         let mut sums = vec![0.0; self.panels().count() * tiles * size];
-        let piece = Blocking::new(caches(), kernels.columns, SHARE).depth;
+        let piece = Blocking::of_near_panels(caches(), kernels.columns, SHARE).depth;
         for first in task.windows.clone().step_by(piece) {
             let range = first..(first + piece).min(task.windows.end);
             let (length, stride) = (range.len(), row_stride(range.len()));

@@ -10,20 +10,20 @@ use crate::machine::{Caches, caches};
 pub(super) const SPAN: usize = 4;
 
 /// Least depth of a piece. Putting the sums of a tile aside and taking them up again costs as much as some columns of
-/// products: the 32 columns of a panel of AVX-512 are better read from the second cache than cut into shorter pieces.
+/// products.
 const LEAST: usize = 4 * RUN;
+
+/// Rows of a block of a product, about: whole tiles at each level, and enough that fetching a panel from a cache further
+/// away takes no time beside multiplying it.
+const TALL: usize = 84;
 
 /// Products of fewer multiplications are not worth a second thread.
 const SMALL: usize = 1 << 16;
 
-/// Part of the first cache for a panel: the rows that it meets need the rest.
-const SHARE: f64 = 0.5;
-
 /// Sizes of blocks that suit the caches. They decide when a part of a sum is computed, but not in which order
 /// its products are added, so that results are the same on every machine of a level.
 pub(crate) struct Blocking {
-    /// Values of the inner dimension in a piece. A panel that long stays in the first cache while all rows
-    /// of the block pass by, unless the cache is small.
+    /// Values of the inner dimension in a piece.
     pub(crate) depth: usize,
     /// Rows of a block: a piece of them stays in the second cache while all panels pass by.
     pub(crate) rows: usize,
@@ -31,20 +31,37 @@ pub(crate) struct Blocking {
     columns: usize,
 }
 
+/// Bytes of a value.
+const VALUE: usize = size_of::<f32>();
+
 impl Blocking {
-    /// For panels of `columns` columns, which may take `share` of the first cache.
-    pub(crate) fn new(caches: Caches, columns: usize, share: f64) -> Self {
-        const VALUE: usize = size_of::<f32>();
-        let panel = (caches.first as f64 * share) as usize / (columns * VALUE);
+    /// For a product. A piece is as deep as a quarter of the second cache allows for the rows of a block. Its panels
+    /// are larger than the first cache, so that each tile reads them from the second one; but what is read once is
+    /// multiplied with all rows of the tile, and that takes longer.
+    fn of_product(caches: Caches) -> Self {
+        let quarter = caches.second / 4 / VALUE;
         // Whole runs: a run that a piece cuts off would be added up otherwise.
+        let depth = (quarter / TALL).max(LEAST) / RUN * RUN;
+        Self::with_depth(caches, depth, quarter / depth)
+    }
+
+    /// For panels of `columns` columns that stay in the first cache, of which they may take `share`, while all rows of
+    /// the block pass by.
+    pub(crate) fn of_near_panels(caches: Caches, columns: usize, share: f64) -> Self {
+        let panel = (caches.first as f64 * share) as usize / (columns * VALUE);
         let depth = panel.max(LEAST) / RUN * RUN;
-        // A twelfth of the second cache for the rows and a third for the sums: the rest is for the panels
-        // and the results, which pass through it.
-        let rows = (caches.second / 12 / (depth * VALUE)).max(1);
+        // A twelfth of the second cache: panels and results pass through it too.
+        Self::with_depth(caches, depth, caches.second / 12 / (depth * VALUE))
+    }
+
+    fn with_depth(caches: Caches, depth: usize, rows: usize) -> Self {
+        let rows = rows.max(1);
+        // A third of the second cache for the sums.
+        let columns = caches.second / 3 / (rows * VALUE);
         Self {
             depth,
             rows,
-            columns: (caches.second / 3 / (rows * VALUE)).max(columns),
+            columns: columns.max(1),
         }
     }
 }
@@ -86,7 +103,7 @@ impl Plan {
         product: &Product,
         tasks: usize,
     ) -> Self {
-        let blocking = Blocking::new(caches, kernels.columns, SHARE);
+        let blocking = Blocking::of_product(caches);
         let tiles = product.rows.div_ceil(kernels.rows);
         let panels = product.columns.div_ceil(kernels.columns);
         // As many blocks down and across as the caches ask for, or the tasks if those are more.

@@ -227,7 +227,7 @@ impl<'a> Product<'a> {
         };
         let sums = sums.take(POSITIONS * size + writer.room());
         let (sums, lines) = sums.split_at_mut(POSITIONS * size);
-        let most = Blocking::new(weights.caches, kernel.columns, SHARE).depth;
+        let most = Blocking::of_near_panels(weights.caches, kernel.columns, SHARE).depth;
         for (position, sums) in sums.chunks_exact_mut(size).enumerate() {
             let inputs = &inputs[position * block.position()..][..weights.depth * width];
             for first in (0..weights.depth).step_by(most) {
