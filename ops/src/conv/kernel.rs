@@ -81,7 +81,7 @@ impl Kernel {
     }
 }
 
-/// Tiles of a transposed weight, which are packed line by line.
+/// Tiles of a transposed weight, which are packed some lines at a time.
 pub(super) struct Lines<'a> {
     /// The taps that count.
     pub(super) taps: &'a [usize],
@@ -101,51 +101,59 @@ pub(super) struct Tiles<'a> {
 }
 
 impl Lines<'_> {
-    /// Packs the lines of a channel: for each tap that counts the values of all rows, times `scale`. Rows
-    /// that the last tile lacks are zero.
+    /// Packs the lines of some channels from `first` on: for each tap that counts the values of all rows, times the
+    /// channel's `scale`. Rows that the last tile lacks are zero.
     ///
     /// # Shapes
-    /// `weight [rows, all]`.
-    pub(super) fn pack(&mut self, channel: usize, weight: &[f32], scale: f32) {
+    /// `weight [channels, rows, all]`, `scale [channels]`.
+    pub(super) fn pack(&mut self, first: usize, weight: &[f32], scale: Option<&[f32]>) {
+        if self.taps.is_empty() {
+            return;
+        }
         // Heights and steps that the compiler knows.
         match (self.tiles.height, self.all) {
-            (4, _) => self.pack_tiles::<4>(channel, weight, self.all, scale),
-            (6, 1) => self.pack_tiles::<6>(channel, weight, 1, scale),
-            (6, 9) => self.pack_tiles::<6>(channel, weight, 9, scale),
-            (6, _) => self.pack_tiles::<6>(channel, weight, self.all, scale),
-            (8, 1) => self.pack_tiles::<8>(channel, weight, 1, scale),
-            _ => self.pack_tiles::<8>(channel, weight, self.all, scale),
+            (4, _) => self.pack_tiles::<4>(first, weight, self.all, scale),
+            (6, 1) => self.pack_tiles::<6>(first, weight, 1, scale),
+            (6, 9) => self.pack_tiles::<6>(first, weight, 9, scale),
+            (6, _) => self.pack_tiles::<6>(first, weight, self.all, scale),
+            (8, 1) => self.pack_tiles::<8>(first, weight, 1, scale),
+            _ => self.pack_tiles::<8>(first, weight, self.all, scale),
         }
     }
 
     #[inline(always)]
     fn pack_tiles<const H: usize>(
         &mut self,
-        channel: usize,
+        first: usize,
         weight: &[f32],
         all: usize,
-        scale: f32,
+        scale: Option<&[f32]>,
     ) {
-        let start = channel * self.taps.len() * H;
-        for (first, tile) in self
-            .rows
-            .clone()
-            .step_by(H)
-            .zip(self.tiles.values.chunks_exact_mut(self.tiles.size))
-        {
-            let lines = tile[start..][..self.taps.len() * H].as_chunks_mut::<H>().0;
-            let weight = &weight[first * all..];
-            for (&tap, line) in self.taps.iter().zip(lines) {
-                match weight.get(tap..tap + (H - 1) * all + 1) {
-                    Some(weight) => {
-                        for i in 0..H {
-                            line[i].write(weight[i * all] * scale);
+        let (size, depth) = (self.tiles.size, self.taps.len() * H);
+        let tiles = self.tiles.values.chunks_exact_mut(size);
+        for (row, tile) in self.rows.clone().step_by(H).zip(tiles) {
+            let lines = tile[first * depth..].chunks_exact_mut(depth);
+            let channels = weight.chunks_exact(self.rows.end * all).enumerate();
+            for ((channel, weight), lines) in channels.zip(lines) {
+                let scale = scale.map_or(1.0, |scale| scale[channel]);
+                let weight = &weight[row * all..];
+                for (&tap, line) in self.taps.iter().zip(lines.as_chunks_mut::<H>().0) {
+                    match weight.get(tap..tap + (H - 1) * all + 1) {
+                        // Neighbours: by way of an array, or the compiler would move them one by one.
+                        Some(weight) if all == 1 => {
+                            let values: [f32; H] = std::array::from_fn(|i| weight[i] * scale);
+                            *line = values.map(Unset::new);
                         }
-                    }
-                    None => {
-                        for (i, value) in line.iter_mut().enumerate() {
-                            let weight = weight.get(tap + i * all);
-                            value.write(weight.map_or(0.0, |weight| weight * scale));
+                        Some(weight) => {
+                            for i in 0..H {
+                                line[i].write(weight[i * all] * scale);
+                            }
+                        }
+                        None => {
+                            for (i, value) in line.iter_mut().enumerate() {
+                                let weight = weight.get(tap + i * all);
+                                value.write(weight.map_or(0.0, |weight| weight * scale));
+                            }
                         }
                     }
                 }

@@ -12,6 +12,9 @@ use super::winograd::{self, Maps, Taps, Weights};
 use crate::batch_norm;
 use crate::buffer::{Unset, written};
 
+/// Channels of a transposed weight that are packed together: their lines of a tile fill whole cache lines.
+const CHANNELS: usize = 4;
+
 /// The sizes of a convolution; each pair is rows and columns.
 #[derive(Clone, Debug)]
 pub(super) struct ConvShape {
@@ -215,10 +218,12 @@ impl ConvShape {
                 rows: first..rows,
                 tiles,
             };
-            for channel in 0..channels {
-                let output = group * channels + channel;
-                let weight = &weight[output * rows * all..][..rows * all];
-                lines.pack(channel, weight, scale.map_or(1.0, |scale| scale[output]));
+            for first in (0..channels).step_by(CHANNELS) {
+                let count = CHANNELS.min(channels - first);
+                let start = group * channels + first;
+                let outputs = start..start + count;
+                let weight = &weight[outputs.start * rows * all..outputs.end * rows * all];
+                lines.pack(first, weight, scale.map(|scale| &scale[outputs]));
             }
         });
         let grid = [0, 1].map(|i| (self.size[i] - origin[i]).div_ceil(self.stride[i]));
