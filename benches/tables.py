@@ -34,6 +34,7 @@ TABLES = {
     "cost": "benches/cost.sh target/release/runner",
     "rectangles": "benches/rectangles.sh target/release/runner",
     "peer": f"benches/peer/run.sh --rounds 3 --only '{OF_PAPER}'",
+    "peer-at-avx2": f"benches/peer/run.sh --level avx2 --rounds 3 --only '{OF_PAPER}'",
     "peer-bf16": "benches/peer/run.sh --precision bf16 --rounds 3 --only vit-",
     "peer-modern": MODERN,
     "peer-benchmark": "benches/peer/run.sh --rounds 3 --only benchmark",

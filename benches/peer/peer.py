@@ -29,15 +29,17 @@ def measure(row, precision, mode, ours, theirs, shipped, heap, args):
     if shipped:
         shipped.ask("open", row=row.theirs(), mode=mode)
         shipped.ask("time", warmup=args.warmup, steps=1)
-    # The first round warms up both sides and tells how many steps make a round.
+    # The first round warms up both sides and tells how many steps make a round, and how many rounds the row needs: what
+    # disturbs a shared machine for a second or two should not be most of what is timed.
     first = theirs.ask("time", warmup=args.warmup, steps=1)["seconds"][0]
     steps = max(1, min(5, round(args.seconds / first)))
+    rounds = max(args.rounds, round(args.row_seconds / (steps * first)))
     seconds = {"ours": [], "theirs": [], "shipped": []}
     report = ours.open(row, precision, args.warmup, steps)
     if row.method and report["trainable"] != opened["trainable"]:
         raise SideError(f"trainable parameters differ: {report['trainable']} and {opened['trainable']}")
     key = "seconds" if row.method else "inference_seconds"
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         seconds["ours"].append(statistics.median(ours.again()[key]))
         for name, side in (("theirs", theirs), ("shipped", shipped)):
             if side:
@@ -106,8 +108,9 @@ def main():
     parser.add_argument("--times", action="store_true", help="measure no memory")
     parser.add_argument("--only", default="", help="a regular expression over rows such as vit-tiny/lora")
     parser.add_argument("--batch", type=int, help="instead of the rows' own batches, which leave a large GPU idle")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="least number of rounds of a row")
     parser.add_argument("--seconds", type=float, default=0.6, help="rough length of a side's part of a round")
+    parser.add_argument("--row-seconds", type=float, default=4.0, help="rough least time of a side in a row, in more rounds if need be")
     parser.add_argument("--warmup", type=int, default=1, help="steps of each side before its first round")
     parser.add_argument("--out", type=Path, default=Path("peer.json"))
     args = parser.parse_args()
@@ -134,7 +137,7 @@ def main():
     where = f"{args.threads} threads, {kinds}" if args.device == "cpu" else about["device"]
     mkl = ", MKL with all instructions of the processor" if args.preload else ""
     level = ", AVX2 on both sides" if args.level == "avx2" else mkl
-    print(f"{where}, PyTorch {about['torch']}{level}, medians of {args.rounds} rounds in turn\n")
+    print(f"{where}, PyTorch {about['torch']}{level}, medians of {args.rounds} rounds or more in turn\n")
     columns = TIMES + ([] if args.times else MEMORY) + (SHIPPED if shipped else [])
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
     results, failed = [], False
