@@ -117,87 +117,56 @@ pub(super) fn copy(
     let client = &split.tensor.client;
     let width = split.width / size;
     let count = split.count * width;
-    let launch = (
-        cubes(client, count.div_ceil(UNITS)),
-        CubeDim::new_1d(UNITS as u32),
-    );
-    let pitch = packed.pitch / size;
-    let first = part * heads * width;
-    // SAFETY: the kernels leave what is beyond `count` vectors alone, and places in packed tokens follow from the
+    let (from, to) = if join {
+        (split, packed)
+    } else {
+        (packed, split)
+    };
+    // SAFETY: the kernel leaves what is beyond `count` vectors alone, and places in packed tokens follow from the
     // shape of which `count` is the product.
     unsafe {
-        if join {
-            to_packed::launch_unchecked(
-                client,
-                launch.0,
-                launch.1,
-                size,
-                packed.arg(),
-                split.arg(),
-                count,
-                width,
-                tokens,
-                heads,
-                pitch,
-                first,
-                element(split.tensor.dtype),
-            );
-        } else {
-            from_packed::launch_unchecked(
-                client,
-                launch.0,
-                launch.1,
-                size,
-                packed.arg(),
-                split.arg(),
-                count,
-                width,
-                tokens,
-                heads,
-                pitch,
-                first,
-                element(split.tensor.dtype),
-            );
-        }
+        copied::launch_unchecked(
+            client,
+            cubes(client, count.div_ceil(UNITS)),
+            CubeDim::new_1d(UNITS as u32),
+            size,
+            from.arg(),
+            to.arg(),
+            count,
+            width,
+            tokens,
+            heads,
+            packed.pitch / size,
+            part * heads * width,
+            join,
+            element(split.tensor.dtype),
+        );
     }
 }
 
 #[cube(launch_unchecked)]
-fn from_packed<F: Float, N: Size>(
-    packed: &[Vector<F, N>],
-    split: &mut [Vector<F, N>],
+fn copied<F: Float, N: Size>(
+    from: &[Vector<F, N>],
+    to: &mut [Vector<F, N>],
     count: usize,
     width: usize,
     tokens: usize,
     heads: usize,
     pitch: usize,
     first: usize,
+    #[comptime] join: bool,
     #[define(F)] _element: ElemType,
 ) {
     let place = ABSOLUTE_POS;
     if place >= count {
         terminate!();
     }
-    split[place] = packed[first + place_in_packed(place, width, tokens, heads, pitch)];
-}
-
-#[cube(launch_unchecked)]
-fn to_packed<F: Float, N: Size>(
-    packed: &mut [Vector<F, N>],
-    split: &[Vector<F, N>],
-    count: usize,
-    width: usize,
-    tokens: usize,
-    heads: usize,
-    pitch: usize,
-    first: usize,
-    #[define(F)] _element: ElemType,
-) {
-    let place = ABSOLUTE_POS;
-    if place >= count {
-        terminate!();
+    let packed = first + place_in_packed(place, width, tokens, heads, pitch);
+    if join {
+        to[packed] = from[place];
+    } else {
+        to[place] = from[packed];
     }
-    packed[first + place_in_packed(place, width, tokens, heads, pitch)] = split[place];
 }
 
 /// Where the value at `place` of `[b, heads, tokens, width]` is in the first part of `[b, tokens, pitch]`.
