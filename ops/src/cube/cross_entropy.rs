@@ -12,7 +12,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::node::element;
-use super::rows::{Rows, Share, cubes, lanes, largest_lane, reduced};
+use super::rows::{Rows, Share, cubes, largest_of_row, sum_of_row};
 use crate::operation::Operation;
 
 #[backend_extension(Cube, Fusion)]
@@ -65,9 +65,7 @@ pub(super) fn forward(logits: &Rows, targets: &Rows, part: f32, losses: &Rows, s
             losses.pitch,
             slopes.pitch / share.vector,
             part,
-            share.units,
-            share.each,
-            share.plane,
+            share,
             element(logits.tensor.dtype),
         );
     }
@@ -86,9 +84,7 @@ fn loss_of_rows<F: Float, N: Size>(
     losses_pitch: usize,
     slopes_pitch: usize,
     part: f32,
-    #[comptime] units: usize,
-    #[comptime] each: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[define(F)] _element: ElemType,
 ) {
     let row = CUBE_POS;
@@ -96,45 +92,45 @@ fn loss_of_rows<F: Float, N: Size>(
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let mut shared = Shared::<[f32]>::new_slice(units);
-    let mut values = Array::<Vector<f32, N>>::new(each);
-    let mut wanted = Array::<Vector<f32, N>>::new(each);
+    let mut shared = Shared::<[f32]>::new_slice(share.units);
+    let mut values = Array::<Vector<f32, N>>::new(share.each);
+    let mut wanted = Array::<Vector<f32, N>>::new(share.each);
     let mut largest = Vector::<f32, N>::new(f32::MIN);
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             values[i] = Vector::cast_from(logits[row * logits_pitch + column]);
             wanted[i] = Vector::cast_from(targets[row * targets_pitch + column]);
             largest = max(largest, values[i]);
         }
     }
-    let largest = reduced(largest_lane(largest), &mut shared, units, plane, true);
+    let largest = largest_of_row(largest, &mut shared, share);
     let mut sum = Vector::<f32, N>::zeroed();
     let mut weight = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..each {
-        if i * units + unit < width {
+    for i in 0..share.each {
+        if i * share.units + unit < width {
             values[i] -= Vector::new(largest);
             sum += values[i].exp();
             weight += wanted[i];
         }
     }
-    let sum = reduced(lanes(sum), &mut shared, units, plane, false);
-    let weight = reduced(lanes(weight), &mut shared, units, plane, false);
+    let sum = sum_of_row(sum, &mut shared, share);
+    let weight = sum_of_row(weight, &mut shared, share);
     let logarithm = Vector::<f32, N>::new(sum.ln());
     let factor = Vector::<f32, N>::new(weight / sum);
     let mut loss = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             loss += (logarithm - values[i]) * wanted[i];
             let slope = values[i].exp() * factor - wanted[i];
             slopes[row * slopes_pitch + column] = Vector::cast_from(slope * Vector::new(part));
         }
     }
-    let loss = reduced(lanes(loss), &mut shared, units, plane, false);
+    let loss = sum_of_row(loss, &mut shared, share);
     if unit == 0 {
         losses[row * losses_pitch] = loss;
     }

@@ -18,7 +18,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::node::element;
-use super::rows::{Rows, Share, cubes, lanes, reduced};
+use super::rows::{Rows, Share, cubes, sum_of_row};
 use crate::operation::Operation;
 
 /// The most cubes that share the rows of a backward pass with gradients of gamma and beta, each of which has sums of
@@ -152,9 +152,7 @@ pub(super) fn forward(
             statistics.pitch,
             1.0 / x.width as f32,
             epsilon,
-            share.units,
-            share.each,
-            share.plane,
+            share,
             element(x.tensor.dtype),
         );
     }
@@ -202,9 +200,7 @@ pub(super) fn backward(
             sums_pitch / share.vector,
             1.0 / x.width as f32,
             sums.is_some(),
-            share.units,
-            share.each,
-            share.plane,
+            share,
             element(x.tensor.dtype),
         );
     }
@@ -224,9 +220,7 @@ fn normalise<F: Float, N: Size>(
     statistics_pitch: usize,
     part: f32,
     epsilon: f32,
-    #[comptime] units: usize,
-    #[comptime] each: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[define(F)] _element: ElemType,
 ) {
     let row = CUBE_POS;
@@ -234,32 +228,32 @@ fn normalise<F: Float, N: Size>(
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let mut shared = Shared::<[f32]>::new_slice(units);
-    let mut values = Array::<Vector<f32, N>>::new(each);
+    let mut shared = Shared::<[f32]>::new_slice(share.units);
+    let mut values = Array::<Vector<f32, N>>::new(share.each);
     let mut sum = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             values[i] = Vector::cast_from(x[row * x_pitch + column]);
             sum += values[i];
         }
     }
-    let mean = reduced(lanes(sum), &mut shared, units, plane, false) * part;
+    let mean = sum_of_row(sum, &mut shared, share) * part;
     // A second pass over the registers: the mean of squares less the square of the mean would cancel.
     let mut squares = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..each {
-        if i * units + unit < width {
+    for i in 0..share.each {
+        if i * share.units + unit < width {
             values[i] -= Vector::new(mean);
             squares += values[i] * values[i];
         }
     }
-    let variance = reduced(lanes(squares), &mut shared, units, plane, false) * part;
+    let variance = sum_of_row(squares, &mut shared, share) * part;
     let inverse = 1.0 / (variance + epsilon).sqrt();
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             let factor = Vector::<f32, N>::cast_from(gamma[column]);
             let offset = Vector::<f32, N>::cast_from(beta[column]);
@@ -291,9 +285,7 @@ fn slopes<F: Float, N: Size>(
     sums_pitch: usize,
     part: f32,
     #[comptime] summed: bool,
-    #[comptime] units: usize,
-    #[comptime] each: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[define(F)] _element: ElemType,
 ) {
     let first = CUBE_POS * rows_of_cube;
@@ -301,19 +293,19 @@ fn slopes<F: Float, N: Size>(
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let mut shared = Shared::<[f32]>::new_slice(units);
-    let mut normed = Array::<Vector<f32, N>>::new(each);
-    let mut scaled = Array::<Vector<f32, N>>::new(each);
-    let mut of_gamma = Array::<Vector<f32, N>>::new(each);
-    let mut of_beta = Array::<Vector<f32, N>>::new(each);
+    let mut shared = Shared::<[f32]>::new_slice(share.units);
+    let mut normed = Array::<Vector<f32, N>>::new(share.each);
+    let mut scaled = Array::<Vector<f32, N>>::new(share.each);
+    let mut of_gamma = Array::<Vector<f32, N>>::new(share.each);
+    let mut of_beta = Array::<Vector<f32, N>>::new(share.each);
     for row in first..min(first + rows_of_cube, count) {
         let mean = Vector::<f32, N>::new(statistics[row * statistics_pitch]);
         let inverse = statistics[row * statistics_pitch + 1];
         let mut sum = Vector::<f32, N>::zeroed();
         let mut along = Vector::<f32, N>::zeroed();
         #[unroll]
-        for i in 0..each {
-            let column = i * units + unit;
+        for i in 0..share.each {
+            let column = i * share.units + unit;
             if column < width {
                 let value = Vector::<f32, N>::cast_from(x[row * x_pitch + column]);
                 let slope = Vector::<f32, N>::cast_from(gradient[row * gradient_pitch + column]);
@@ -327,11 +319,11 @@ fn slopes<F: Float, N: Size>(
                 }
             }
         }
-        let sum = reduced(lanes(sum), &mut shared, units, plane, false) * part;
-        let along = reduced(lanes(along), &mut shared, units, plane, false) * part;
+        let sum = sum_of_row(sum, &mut shared, share) * part;
+        let along = sum_of_row(along, &mut shared, share) * part;
         #[unroll]
-        for i in 0..each {
-            let column = i * units + unit;
+        for i in 0..share.each {
+            let column = i * share.units + unit;
             if column < width {
                 let rest = scaled[i] - Vector::new(sum) - normed[i] * Vector::new(along);
                 dx[row * dx_pitch + column] = Vector::cast_from(rest * Vector::new(inverse));
@@ -340,8 +332,8 @@ fn slopes<F: Float, N: Size>(
     }
     if summed {
         #[unroll]
-        for i in 0..each {
-            let column = i * units + unit;
+        for i in 0..share.each {
+            let column = i * share.units + unit;
             if column < width {
                 sums[2 * CUBE_POS * sums_pitch + column] = of_gamma[i];
                 sums[(2 * CUBE_POS + 1) * sums_pitch + column] = of_beta[i];

@@ -105,8 +105,8 @@ fn pitch(tensor: &CubeTensor) -> Option<usize> {
     (pitch >= *width).then_some(pitch)
 }
 
-/// How units share the rows of a launch.
-#[derive(Clone, Copy, Debug)]
+/// How units share the rows of a launch. A kernel is compiled for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Share {
     /// Values that are loaded at once.
     pub vector: usize,
@@ -180,12 +180,12 @@ pub(super) fn cubes(client: &Client, rows: usize) -> CubeCount {
 pub(super) fn reduced(
     value: f32,
     shared: &mut Shared<[f32]>,
-    #[comptime] units: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[comptime] largest: bool,
 ) -> f32 {
     // What a reduction before this one left there has been read by all.
     sync_cube();
+    let Share { units, plane, .. } = comptime!(share);
     if comptime!(plane > 1 && units >= plane) {
         let part = if largest {
             plane_max(value)
@@ -223,9 +223,29 @@ fn combined(a: f32, b: f32, #[comptime] largest: bool) -> f32 {
     if largest { max(a, b) } else { a + b }
 }
 
+/// Returns the sum over a row to all units of a cube, each of which has added up its own vectors.
+#[cube]
+pub(super) fn sum_of_row<N: Size>(
+    own: Vector<f32, N>,
+    shared: &mut Shared<[f32]>,
+    #[comptime] share: Share,
+) -> f32 {
+    reduced(lanes(own), shared, share, false)
+}
+
+/// Returns the largest value of a row to all units of a cube, each of which has the largest of its own vectors.
+#[cube]
+pub(super) fn largest_of_row<N: Size>(
+    own: Vector<f32, N>,
+    shared: &mut Shared<[f32]>,
+    #[comptime] share: Share,
+) -> f32 {
+    reduced(largest_lane(own), shared, share, true)
+}
+
 /// The sum of the values of a vector.
 #[cube]
-pub(super) fn lanes<N: Size>(vector: Vector<f32, N>) -> f32 {
+fn lanes<N: Size>(vector: Vector<f32, N>) -> f32 {
     let mut sum = vector.extract(0usize);
     #[unroll]
     for i in 1usize..N::value() {
@@ -236,7 +256,7 @@ pub(super) fn lanes<N: Size>(vector: Vector<f32, N>) -> f32 {
 
 /// The largest of the values of a vector.
 #[cube]
-pub(super) fn largest_lane<N: Size>(vector: Vector<f32, N>) -> f32 {
+fn largest_lane<N: Size>(vector: Vector<f32, N>) -> f32 {
     let mut largest = vector.extract(0usize);
     #[unroll]
     for i in 1usize..N::value() {

@@ -13,7 +13,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::node::element;
-use super::rows::{Rows, Share, cubes, lanes, largest_lane, reduced};
+use super::rows::{Rows, Share, cubes, largest_of_row, sum_of_row};
 
 #[backend_extension(Cube, Fusion)]
 pub(super) trait Softmaxes: Backend {
@@ -90,9 +90,7 @@ pub(super) fn forward(scores: &Rows, bias: Option<&Rows>, scale: f32, p: &Rows) 
             p.pitch / share.vector,
             scale,
             bias.is_some(),
-            share.units,
-            share.each,
-            share.plane,
+            share,
             element(scores.tensor.dtype),
         );
     }
@@ -118,9 +116,7 @@ pub(super) fn backward(p: &Rows, gradient: &Rows, factor: f32, ds: &Rows) {
             gradient.pitch / share.vector,
             ds.pitch / share.vector,
             factor,
-            share.units,
-            share.each,
-            share.plane,
+            share,
             element(p.tensor.dtype),
         );
     }
@@ -139,9 +135,7 @@ fn probabilities<F: Float, N: Size>(
     p_pitch: usize,
     scale: f32,
     #[comptime] biased: bool,
-    #[comptime] units: usize,
-    #[comptime] each: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[define(F)] _element: ElemType,
 ) {
     let row = CUBE_POS;
@@ -149,12 +143,12 @@ fn probabilities<F: Float, N: Size>(
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let mut shared = Shared::<[f32]>::new_slice(units);
-    let mut values = Array::<Vector<f32, N>>::new(each);
+    let mut shared = Shared::<[f32]>::new_slice(share.units);
+    let mut values = Array::<Vector<f32, N>>::new(share.each);
     let mut largest = Vector::<f32, N>::new(f32::MIN);
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             let mut value = Vector::<f32, N>::cast_from(scores[row * scores_pitch + column])
                 * Vector::new(scale);
@@ -165,19 +159,19 @@ fn probabilities<F: Float, N: Size>(
             largest = max(largest, value);
         }
     }
-    let largest = reduced(largest_lane(largest), &mut shared, units, plane, true);
+    let largest = largest_of_row(largest, &mut shared, share);
     let mut sum = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..each {
-        if i * units + unit < width {
+    for i in 0..share.each {
+        if i * share.units + unit < width {
             values[i] = (values[i] - Vector::new(largest)).exp();
             sum += values[i];
         }
     }
-    let inverse = 1.0 / reduced(lanes(sum), &mut shared, units, plane, false);
+    let inverse = 1.0 / sum_of_row(sum, &mut shared, share);
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             p[row * p_pitch + column] = Vector::cast_from(values[i] * Vector::new(inverse));
         }
@@ -195,9 +189,7 @@ fn slopes<F: Float, N: Size>(
     gradient_pitch: usize,
     ds_pitch: usize,
     factor: f32,
-    #[comptime] units: usize,
-    #[comptime] each: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[define(F)] _element: ElemType,
 ) {
     let row = CUBE_POS;
@@ -205,23 +197,23 @@ fn slopes<F: Float, N: Size>(
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let mut shared = Shared::<[f32]>::new_slice(units);
-    let mut values = Array::<Vector<f32, N>>::new(each);
-    let mut slopes = Array::<Vector<f32, N>>::new(each);
+    let mut shared = Shared::<[f32]>::new_slice(share.units);
+    let mut values = Array::<Vector<f32, N>>::new(share.each);
+    let mut slopes = Array::<Vector<f32, N>>::new(share.each);
     let mut along = Vector::<f32, N>::zeroed();
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             values[i] = Vector::cast_from(p[row * p_pitch + column]);
             slopes[i] = Vector::cast_from(gradient[row * gradient_pitch + column]);
             along += values[i] * slopes[i];
         }
     }
-    let along = reduced(lanes(along), &mut shared, units, plane, false);
+    let along = sum_of_row(along, &mut shared, share);
     #[unroll]
-    for i in 0..each {
-        let column = i * units + unit;
+    for i in 0..share.each {
+        let column = i * share.units + unit;
         if column < width {
             let slope = values[i] * (slopes[i] - Vector::new(along)) * Vector::new(factor);
             ds[row * ds_pitch + column] = Vector::cast_from(slope);

@@ -4,22 +4,21 @@ use cubecl::prelude::*;
 
 use super::cube_device;
 use crate::check::noise;
-use crate::cube::rows::{plane, reduced};
+use crate::cube::rows::{Share, plane, reduced};
 
 #[cube(launch)]
 fn reduce_twice(
     input: &[f32],
     output: &mut [f32],
-    #[comptime] units: usize,
-    #[comptime] plane: usize,
+    #[comptime] share: Share,
     #[comptime] largest: bool,
 ) {
-    let mut shared = Shared::<[f32]>::new_slice(units);
+    let mut shared = Shared::<[f32]>::new_slice(share.units);
     let unit = UNIT_POS as usize;
-    let first = reduced(input[unit], &mut shared, units, plane, largest);
-    let second = reduced(input[units + unit], &mut shared, units, plane, largest);
+    let first = reduced(input[unit], &mut shared, share, largest);
+    let second = reduced(input[share.units + unit], &mut shared, share, largest);
     output[unit] = first;
-    output[units + unit] = second;
+    output[share.units + unit] = second;
 }
 
 #[test]
@@ -28,6 +27,12 @@ fn every_unit_has_the_result_of_all() {
     let client = cube_device().client();
     for plane in [0, plane(&client)] {
         for (units, largest) in [(32, false), (64, true), (256, false), (256, true)] {
+            let share = Share {
+                vector: 1,
+                units,
+                each: 1,
+                plane,
+            };
             let values = noise(2 * units, units as u32);
             let input = client.create_from_slice(f32::as_bytes(&values));
             let output = client.empty(size_of_val(&values[..]));
@@ -40,8 +45,7 @@ fn every_unit_has_the_result_of_all() {
                 CubeDim::new_1d(units as u32),
                 input,
                 written,
-                units,
-                plane,
+                share,
                 largest,
             );
             let bytes = client.read_one_unchecked(output);
