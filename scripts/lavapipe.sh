@@ -57,10 +57,12 @@ build() {
     install -D -t "$ROOT/opt/peft" "$RUNNER"
 }
 
-# The tests of ops/ are a program of their own. cargo prints its path.
+# The tests of ops/ are a program of their own. cargo prints its path. The features are those of the runner, which
+# is why cargo is told of it.
 kernels() {
     if [[ -z ${TESTS:-} ]]; then
-        TESTS=$(cargo test --release --features "$FEATURES" --lib --no-run --message-format=json |
+        TESTS=$(cargo test --release --features "$FEATURES" -p peft-ops -p peft-runner --lib --no-run \
+            --message-format=json |
             sed -n '/"name":"peft_ops"/s/.*"executable":"\([^"]*\)".*/\1/p') && [[ -n $TESTS ]] || return 1
     fi
     install -D "$TESTS" "$ROOT/opt/peft/kernels"
