@@ -54,7 +54,7 @@ build() {
         cargo build --release --features "$FEATURES" || return 1
         RUNNER=target/release/runner
     fi
-    install -D -t "$ROOT/opt/peft" "$RUNNER"
+    install -D "$RUNNER" "$ROOT/opt/peft/runner"
 }
 
 # The tests of ops/ are a program of their own. cargo prints its path. The features are those of the runner, which
