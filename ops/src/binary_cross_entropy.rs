@@ -27,15 +27,17 @@ fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
 }
 
 /// The sum of the losses of a row, and `share` times its gradient `s(logits) - targets`.
-fn row(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
+fn row(logits: &[f32], targets: &[f32], share: f64, mut slopes: Option<&mut [f32]>) -> f64 {
     let mut sum = 0.0;
-    for ((slope, &logit), &target) in slopes.iter_mut().zip(logits).zip(targets) {
+    for (i, (&logit, &target)) in logits.iter().zip(targets).enumerate() {
         let (x, y) = (f64::from(logit), f64::from(target));
         // `exp` of a number that is not positive does not overflow.
         let exponential = (-x.abs()).exp();
         let smaller = exponential / (1.0 + exponential);
         let probability = if x < 0.0 { smaller } else { 1.0 - smaller };
-        *slope = ((probability - y) * share) as f32;
+        if let Some(slopes) = &mut slopes {
+            slopes[i] = ((probability - y) * share) as f32;
+        }
         sum += x.max(0.0) - x * y + exponential.ln_1p();
     }
     sum

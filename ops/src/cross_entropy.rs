@@ -35,13 +35,13 @@ fn composed(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
 }
 
 /// The cross-entropy of a row, and `share` times its gradient `softmax(logits) sum(targets) - targets`.
-fn row(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
+fn row(logits: &[f32], targets: &[f32], share: f64, slopes: Option<&mut [f32]>) -> f64 {
     // `largest` drops NaN, but the sum keeps it.
     let largest = f64::from(crate::math::largest(logits));
     let exponential = |logit: f32| (f64::from(logit) - largest).exp();
     let sum: f64 = logits.iter().map(|&logit| exponential(logit)).sum();
     let weight = sum_of([targets], |sum: f64, [target]| sum + target);
-    for ((slope, &logit), &target) in slopes.iter_mut().zip(logits).zip(targets) {
+    for ((slope, &logit), &target) in slopes.into_iter().flatten().zip(logits).zip(targets) {
         let probability = exponential(logit) / sum;
         *slope = ((probability * weight - f64::from(target)) * share) as f32;
     }

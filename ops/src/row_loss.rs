@@ -13,8 +13,8 @@ use crate::operation::{Operation, tensor, values};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowLoss {
     /// Returns the loss of a row from its logits and its targets, and writes the third argument times the gradient of its
-    /// logits into the last slice.
-    pub row: fn(&[f32], &[f32], f64, &mut [f32]) -> f64,
+    /// logits into the last slice, if there is one.
+    pub row: fn(&[f32], &[f32], f64, Option<&mut [f32]>) -> f64,
     /// Whether the mean is that over all logits; otherwise it is that over the rows.
     pub over_logits: bool,
     /// The loss as Burn's operations, for devices without a kernel.
@@ -37,39 +37,48 @@ impl RowLoss {
 }
 
 impl Operation<FlexTensor, 2> for RowLoss {
-    /// The gradient of the logits.
-    type Saved = FlexTensor;
+    /// The gradient of the logits, if it is wanted.
+    type Saved = Option<FlexTensor>;
 
     fn forward(
         &self,
         [logits, targets]: [FlexTensor; 2],
-        _: [bool; 2],
-    ) -> (FlexTensor, FlexTensor) {
+        [wanted, _]: [bool; 2],
+    ) -> (FlexTensor, Option<FlexTensor>) {
         let shape = logits.shape();
         let (rows, width) = (shape[0], shape[1].max(1));
         let (logits, targets) = (values(&logits), values(&targets));
         let count = if self.over_logits { logits.len() } else { rows };
         let share = 1.0 / count as f64;
-        let mut slopes = vec![0.0; logits.len()];
         let rows = logits.par_chunks(width).zip(targets.par_chunks(width));
-        let losses: Vec<f64> = rows
-            .zip(slopes.par_chunks_mut(width))
-            .map(|((logits, targets), slopes)| (self.row)(logits, targets, share, slopes))
-            .collect();
+        let (losses, slopes): (Vec<f64>, _) = if wanted {
+            let mut slopes = vec![0.0; logits.len()];
+            let rows = rows.zip(slopes.par_chunks_mut(width));
+            let losses = rows.map(|((logits, targets), slopes)| {
+                (self.row)(logits, targets, share, Some(slopes))
+            });
+            (losses.collect(), Some(tensor(slopes, shape)))
+        } else {
+            let losses = rows.map(|(logits, targets)| (self.row)(logits, targets, share, None));
+            (losses.collect(), None)
+        };
         // In the order of the rows, whichever thread computed them.
         let loss = losses.iter().sum::<f64>() * share;
-        (tensor(vec![loss as f32], [1]), tensor(slopes, shape))
+        (tensor(vec![loss as f32], [1]), slopes)
     }
 
     fn backward(
         &self,
-        slopes: FlexTensor,
+        slopes: Option<FlexTensor>,
         gradient: FlexTensor,
         _: [bool; 2],
     ) -> [Option<FlexTensor>; 2] {
         let factor = values(&gradient)[0];
-        let scaled = values(&slopes).iter().map(|slope| slope * factor);
-        [Some(tensor(scaled.collect(), slopes.shape())), None]
+        let scaled = slopes.map(|slopes| {
+            let scaled = values(&slopes).iter().map(|slope| slope * factor);
+            tensor(scaled.collect(), slopes.shape())
+        });
+        [scaled, None]
     }
 }
 
@@ -81,9 +90,9 @@ mod tests {
     use crate::level;
 
     /// Half of the sum of squared differences, and its gradient.
-    fn squares(logits: &[f32], targets: &[f32], share: f64, slopes: &mut [f32]) -> f64 {
+    fn squares(logits: &[f32], targets: &[f32], share: f64, slopes: Option<&mut [f32]>) -> f64 {
         let differences = logits.iter().zip(targets).map(|(a, b)| a - b);
-        for (slope, difference) in slopes.iter_mut().zip(differences.clone()) {
+        for (slope, difference) in slopes.into_iter().flatten().zip(differences.clone()) {
             *slope = difference * share as f32;
         }
         differences.map(|d| 0.5 * f64::from(d * d)).sum()
