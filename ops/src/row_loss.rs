@@ -9,12 +9,14 @@ use rayon::prelude::*;
 use crate::bridge::{apply, as_constant};
 use crate::operation::{Operation, tensor, values};
 
+/// Returns the loss of a row from its logits and its targets, and writes the third argument times the gradient of its
+/// logits into the last slice, if there is one.
+type OfRow = fn(&[f32], &[f32], f64, Option<&mut [f32]>) -> f64;
+
 /// A loss of logits `[b, classes]` with targets `[b, classes]`, which are a constant.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowLoss {
-    /// Returns the loss of a row from its logits and its targets, and writes the third argument times the gradient of its
-    /// logits into the last slice, if there is one.
-    pub row: fn(&[f32], &[f32], f64, Option<&mut [f32]>) -> f64,
+    pub row: OfRow,
     /// Whether the mean is that over all logits; otherwise it is that over the rows.
     pub over_logits: bool,
     /// The loss as Burn's operations, for devices without a kernel.
