@@ -107,9 +107,6 @@ impl Lines<'_> {
     /// # Shapes
     /// `weight [channels, rows, all]`, `scale [channels]`.
     pub(super) fn pack(&mut self, first: usize, weight: &[f32], scale: Option<&[f32]>) {
-        if self.taps.is_empty() {
-            return;
-        }
         // Heights and steps that the compiler knows.
         match (self.tiles.height, self.all) {
             (4, _) => self.pack_tiles::<4>(first, weight, self.all, scale),
@@ -132,31 +129,35 @@ impl Lines<'_> {
         let (size, depth) = (self.tiles.size, self.taps.len() * H);
         let tiles = self.tiles.values.chunks_exact_mut(size);
         for (row, tile) in self.rows.clone().step_by(H).zip(tiles) {
-            let lines = tile[first * depth..].chunks_exact_mut(depth);
             let channels = weight.chunks_exact(self.rows.end * all).enumerate();
-            for ((channel, weight), lines) in channels.zip(lines) {
+            for (channel, weight) in channels {
                 let scale = scale.map_or(1.0, |scale| scale[channel]);
-                let weight = &weight[row * all..];
+                let lines = &mut tile[(first + channel) * depth..][..depth];
                 for (&tap, line) in self.taps.iter().zip(lines.as_chunks_mut::<H>().0) {
-                    match weight.get(tap..tap + (H - 1) * all + 1) {
-                        // Neighbours: by way of an array, or the compiler would move them one by one.
-                        Some(weight) if all == 1 => {
-                            let values: [f32; H] = std::array::from_fn(|i| weight[i] * scale);
-                            *line = values.map(Unset::new);
-                        }
-                        Some(weight) => {
-                            for i in 0..H {
-                                line[i].write(weight[i * all] * scale);
-                            }
-                        }
-                        None => {
-                            for (i, value) in line.iter_mut().enumerate() {
-                                let weight = weight.get(tap + i * all);
-                                value.write(weight.map_or(0.0, |weight| weight * scale));
-                            }
-                        }
-                    }
+                    pack_line(&weight[row * all + tap..], all, scale, line);
                 }
+            }
+        }
+    }
+}
+
+/// Packs every `step`th value times `scale`, and zeros where there are no more.
+#[inline(always)]
+fn pack_line<const H: usize>(values: &[f32], step: usize, scale: f32, line: &mut [Unset; H]) {
+    match values.get(..(H - 1) * step + 1) {
+        // Neighbours: by way of an array, or the compiler would move them one by one.
+        Some(values) if step == 1 => {
+            let scaled: [f32; H] = std::array::from_fn(|i| values[i] * scale);
+            *line = scaled.map(Unset::new);
+        }
+        Some(values) => {
+            for i in 0..H {
+                line[i].write(values[i * step] * scale);
+            }
+        }
+        None => {
+            for (i, place) in line.iter_mut().enumerate() {
+                place.write(values.get(i * step).map_or(0.0, |value| value * scale));
             }
         }
     }

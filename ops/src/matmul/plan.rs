@@ -36,7 +36,7 @@ const VALUE: usize = size_of::<f32>();
 
 impl Blocking {
     /// For a product. A piece is as deep as a quarter of the second cache allows for the rows of a block. Its panels
-    /// are larger than the first cache, so that each tile reads them from the second one; but what is read once is
+    /// may be larger than the first cache, so that each tile reads them from the second one; but what is read once is
     /// multiplied with all rows of the tile, and that takes longer.
     fn of_product(caches: Caches) -> Self {
         let quarter = caches.second / 4 / VALUE;
