@@ -333,25 +333,27 @@ fn the_stated_results_are_those_of_a_run() {
     }
 }
 
-/// Whether a text in backquotes is the path of a file or folder of the repository.
-fn is_a_path(text: &str) -> bool {
+/// Whether a text in backquotes is the path of a file or folder of the repository. What commands write, which git
+/// ignores, is there or is not.
+fn is_a_path(text: &str, ignored: &str) -> bool {
     let top = text.split('/').next().unwrap_or_default();
+    let kept = !ignored.lines().any(|line| line == format!("/{top}"));
     let written = text
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
-    written && text.contains('/') && !top.is_empty() && root().join(top).is_dir()
+    written && kept && text.contains('/') && !top.is_empty() && root().join(top).is_dir()
 }
 
 #[test]
 fn every_path_that_a_page_names_is_there() {
+    let ignored = read(".gitignore");
     let mut named = 0;
     for (path, page) in pages() {
         let prose: String = page.split("```").step_by(2).collect();
         let trees = blocks(&page, "text").flat_map(str::lines);
         let trees = trees.filter_map(|line| line.split_whitespace().next());
         for text in prose.split('`').skip(1).step_by(2).chain(trees) {
-            // Runs are written there, not kept.
-            if is_a_path(text) && !text.starts_with("target/") {
+            if is_a_path(text, &ignored) {
                 assert!(root().join(text).exists(), "{path}: {text}");
                 named += 1;
             }
